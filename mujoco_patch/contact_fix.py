@@ -1,0 +1,269 @@
+"""Replaces MuJoCo's sphere-capsule collider, in this process, by one that aligns contact frames with the capsule.
+
+libmujoco looks every collider up in its exported, writable table `mjCOLLISIONFUNC`
+(https://mujoco.readthedocs.io/en/stable/APIreference/APIglobals.html#mjcollisionfunc), also from the threads of
+mujoco.batch. One entry is exchanged: by the compiled `contact_fix.c` or, where there is no compiler, by a Python
+function with the same effect. A forked process inherits the exchange; a spawned one has to install it again.
+"""
+
+import atexit
+import ctypes
+import os
+import sys
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, cast
+
+import mujoco
+
+from mujoco_patch.layout import ContactFixError, Layout, discover_layout
+
+Choice = Literal["auto", "c", "python"]
+ENVIRONMENT_VARIABLE = "BALLBOT_CONTACT_FIX"
+
+_ABI = 1  # CONTACT_FIX_ABI in contact_fix.c
+_MIN_SINE_SQUARED = 1e-10  # as in contact_fix.c
+_ELLIPTIC = int(mujoco.mjtCone.mjCONE_ELLIPTIC)
+_ENTRY = int(mujoco.mjtGeom.mjGEOM_SPHERE) * int(mujoco.mjtGeom.mjNGEOMTYPES) + int(
+    mujoco.mjtGeom.mjGEOM_CAPSULE
+)
+_SIGNATURE = (ctypes.c_void_p, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int, ctypes.c_int, ctypes.c_double)
+_Callback = ctypes.CFUNCTYPE(ctypes.c_int, *_SIGNATURE)  # takes the GIL: MuJoCo's threads call it without
+_Original = ctypes.PYFUNCTYPE(
+    ctypes.c_int, *_SIGNATURE
+)  # keeps the GIL: the call is shorter than a hand-over
+
+
+@dataclass(frozen=True)
+class _Exchange:
+    """One exchange of the table entry."""
+
+    implementation: Literal["c", "python"]
+    ours: int
+    """address of our collider"""
+    theirs: int
+    """address of the collider it replaced and calls"""
+    generation: int
+    """counts exchanges, so that a check made under an earlier one is not mistaken for one under this"""
+
+
+_lock = threading.RLock()
+_table: "ctypes.Array[ctypes.c_void_p] | None" = None
+_exchange: _Exchange | None = None
+_generation = 0
+_told_fallback = False
+
+
+def _after_fork() -> None:
+    """Another thread may have held the lock when the process forked; it does not exist in the child."""
+    global _lock
+    _lock = threading.RLock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
+
+
+def install(implementation: Choice = "auto") -> None:
+    """Installs the fix in this process; does nothing if it is installed already. Safe from several threads.
+
+    Args:
+      implementation: "c" for the compiled collider, "python" for the slower fallback, "auto" for the one named by the
+        environment variable BALLBOT_CONTACT_FIX ("c", "python" or "auto") or else the compiled one if it is there.
+
+    Raises:
+      ContactFixError: MuJoCo is not as expected, the choice is not available, or somebody else exchanged the entry.
+      ValueError: `implementation` is none of the three.
+    """
+    global _exchange, _generation
+    if implementation not in ("auto", "c", "python"):
+        raise ValueError(f"implementation={implementation!r}: expected 'auto', 'c' or 'python'")
+    with _lock:
+        if is_installed():
+            if implementation in ("auto", cast(_Exchange, _exchange).implementation):
+                return
+            uninstall()
+        choice = _choice_from_environment() if implementation == "auto" else implementation
+        layout = discover_layout()
+        table = _find_table()
+        theirs = table[_ENTRY]
+        if not theirs:
+            raise ContactFixError(
+                f"contact fix: MuJoCo {mujoco.__version__} has no sphere-capsule collider to extend"
+            )
+        if _exchange is not None and theirs != _exchange.theirs:
+            raise _replaced("install the contact fix again")
+
+        library = None if choice == "python" else _load_library(must=choice == "c")
+        if library is not None:
+            ours = cast(int, ctypes.cast(library.contact_fix_collide, ctypes.c_void_p).value)
+            if theirs == ours:  # exchanged before this module was reloaded
+                theirs = cast(int, library.contact_fix_original())
+            else:
+                _configure(library, theirs, layout)
+        else:
+            ours = _make_python_collider(theirs, layout)
+        _generation += 1
+        _exchange = _Exchange("c" if library is not None else "python", ours, theirs, _generation)
+        table[_ENTRY] = ours  # one aligned 8-byte store: other threads see the old collider or the new one
+
+
+def uninstall() -> None:
+    """Puts back the collider the fix replaced; does nothing if the fix was never installed or is undone already.
+
+    Raises:
+      ContactFixError: somebody else exchanged the entry since, so putting ours back would undo theirs.
+    """
+    with _lock:
+        if _exchange is None or _table is None or _table[_ENTRY] == _exchange.theirs:
+            return
+        if not is_installed():
+            raise _replaced("uninstall the contact fix")
+        _table[_ENTRY] = _exchange.theirs
+
+
+def is_installed() -> bool:
+    """Whether MuJoCo's table holds our collider now."""
+    return _exchange is not None and _table is not None and _table[_ENTRY] == _exchange.ours
+
+
+def implementation() -> Literal["c", "python"] | None:
+    """Which implementation is installed: "c", "python", or None if the fix is not installed."""
+    return _exchange.implementation if _exchange is not None and is_installed() else None
+
+
+def table_state() -> tuple[int, bool]:
+    """Number of the latest exchange and whether it is in force: what a finished check was made under."""
+    return _generation, is_installed()
+
+
+def _replaced(action: str) -> ContactFixError:
+    return ContactFixError(
+        f"cannot {action}: other code has replaced MuJoCo's sphere-capsule collider (mjCOLLISIONFUNC) since the fix "
+        "was installed. Undo that first, or install it before the contact fix so that the fix extends it."
+    )
+
+
+def _choice_from_environment() -> Choice:
+    value = os.environ.get(ENVIRONMENT_VARIABLE, "auto").strip().lower() or "auto"
+    if value not in ("auto", "c", "python"):
+        raise ContactFixError(
+            f"{ENVIRONMENT_VARIABLE}={value!r}: expected 'c', 'python' or 'auto', or leave it unset"
+        )
+    return cast(Choice, value)
+
+
+def _find_table() -> "ctypes.Array[ctypes.c_void_p]":
+    """mjCOLLISIONFUNC, row after row, of the very libmujoco that the Python bindings use."""
+    global _table
+    if _table is not None:
+        return _table
+    # Looking a symbol up in the bindings' own module also searches what it is linked to (not on Windows, where the
+    # library's name finds the loaded one), so a second libmujoco elsewhere cannot be patched by mistake.
+    bindings = cast(str, sys.modules["mujoco._functions"].__file__)
+    folder = Path(bindings).parent
+    problem = ""
+    for path in (
+        [folder / "mujoco.dll"] if sys.platform == "win32" else [Path(bindings), *folder.glob("libmujoco*")]
+    ):
+        try:
+            entries = int(mujoco.mjtGeom.mjNGEOMTYPES) ** 2
+            _table = (ctypes.c_void_p * entries).in_dll(ctypes.CDLL(str(path)), "mjCOLLISIONFUNC")
+            return _table
+        except (OSError, ValueError) as error:
+            problem = str(error)
+    raise ContactFixError(
+        f"contact fix: MuJoCo {mujoco.__version__} does not export mjCOLLISIONFUNC ({problem}). "
+        "Install the official wheel: pip install --upgrade 'mujoco>=3.17'"
+    )
+
+
+def _library_candidates() -> list[Path]:
+    """Compiled forms of contact_fix.c next to this file, this Python's own before any other's."""
+    return sorted(
+        (
+            p
+            for p in Path(__file__).parent.glob("_contact_fix*")
+            if p.suffix in (".so", ".pyd", ".dylib", ".dll")
+        ),
+        key=lambda p: (sys.implementation.cache_tag or "").replace("-", "") not in p.name.replace("-", ""),
+    )
+
+
+def _load_library(must: bool) -> ctypes.CDLL | None:
+    """The compiled collider; without one that fits, None and a notice, or an error if it `must` be there."""
+    global _told_fallback
+    problem = "not built"
+    for path in _library_candidates():
+        try:
+            library = ctypes.CDLL(str(path))
+            if library.contact_fix_abi() != _ABI:
+                raise OSError(f"interface {library.contact_fix_abi()}, expected {_ABI}")
+            library.contact_fix_configure.argtypes = [ctypes.c_void_p, *[ctypes.c_size_t] * 2, ctypes.c_int]
+            library.contact_fix_configure.argtypes += [ctypes.c_size_t] * 3
+            library.contact_fix_configure.restype = None
+            library.contact_fix_original.restype = ctypes.c_void_p
+            _ = library.contact_fix_collide
+            return library
+        except (OSError, AttributeError) as error:
+            problem = f"{path.name}: {error}"
+    remedy = "For the compiled one, reinstall this package where a C compiler is available"
+    if must:
+        raise ContactFixError(f"contact fix: no compiled collider ({problem}). {remedy}, or choose 'python'.")
+    if not _told_fallback:
+        _told_fallback = True
+        print(
+            f"ballbot: contact fix runs in Python ({problem}): same results, slower on many cores because every wheel "
+            f"contact takes the GIL. {remedy}.",
+            file=sys.stderr,
+        )
+    return None
+
+
+def _configure(library: ctypes.CDLL, original: int, layout: Layout) -> None:
+    library.contact_fix_configure(
+        original,
+        layout.geom_xmat_offset,
+        layout.cone_offset,
+        _ELLIPTIC,
+        layout.contact_size,
+        layout.normal_offset,
+        layout.tangent_offset,
+    )
+
+
+def _make_python_collider(original_address: int, layout: Layout) -> int:
+    """Address of the Python twin of contact_fix_collide in contact_fix.c, which explains the steps."""
+    original = _Original(original_address)
+    vector = ctypes.c_double * 3
+    matrix = ctypes.c_double * 9
+
+    def collide(m: int, d: int, con: int, g1: int, g2: int, margin: float) -> int:
+        ncon: int = original(m, d, con, g1, g2, margin)
+        if ncon <= 0 or ctypes.c_int.from_address(m + layout.cone_offset).value != _ELLIPTIC:
+            return ncon
+        geom_xmat = cast(int, ctypes.c_void_p.from_address(d + layout.geom_xmat_offset).value)
+        mat = matrix.from_address(geom_xmat + ctypes.sizeof(matrix) * g2)
+        ax, ay, az = mat[2], mat[5], mat[8]
+        for contact in range(con, con + ncon * layout.contact_size, layout.contact_size):
+            nx, ny, nz = vector.from_address(contact + layout.normal_offset)
+            x, y, z = ay * nz - az * ny, az * nx - ax * nz, ax * ny - ay * nx
+            if x * x + y * y + z * z >= _MIN_SINE_SQUARED:
+                vector.from_address(contact + layout.tangent_offset)[:] = (ax, ay, az)
+        return ncon
+
+    callback = _Callback(cast(Callable[..., Any], collide))
+    # A simulation thread may be inside the callback at any time, even after uninstall(): it must never be freed.
+    ctypes.pythonapi.Py_IncRef(ctypes.py_object(callback))
+    return cast(int, ctypes.cast(callback, ctypes.c_void_p).value)
+
+
+@atexit.register
+def _leave_python() -> None:
+    """Keeps simulation threads that outlive the interpreter from calling into it."""
+    if implementation() == "python":
+        uninstall()
+        time.sleep(0.01)  # lets calls that wait for the GIL at this moment through

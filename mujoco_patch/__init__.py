@@ -1,7 +1,7 @@
 """Makes anisotropic friction between a sphere and a capsule follow the capsule's axis, in stock MuJoCo.
 
-Call `ensure()` before simulating omniwheels modelled as capsules; it installs the fix in this process and measures that
-it works. README.md in this folder explains why it is needed.
+Call `ensure()` before simulating omniwheels modelled as capsules; it installs the fix in this process and
+measures that it works. README.md in this folder explains why it is needed.
 """
 
 from mujoco_patch.contact_fix import implementation, install, is_installed, uninstall

@@ -1,11 +1,11 @@
 // Sphere-capsule contacts whose first friction direction is the capsule's axis.
 //
-// A drop-in for the entry [mjGEOM_SPHERE][mjGEOM_CAPSULE] of MuJoCo's table mjCOLLISIONFUNC.  It calls the
-// collider it replaces and then fills mjPreContact.tangent, which MuJoCo's own leaves zero.  See README.md.
+// A drop-in for the entry [mjGEOM_SPHERE][mjGEOM_CAPSULE] of MuJoCo's table mjCOLLISIONFUNC. It calls the
+// collider it replaces and then fills mjPreContact.tangent, which MuJoCo's own leaves zero. See README.md.
 //
-// No header of MuJoCo or Python is needed: where things lie in their structs is measured at run time (layout.py)
-// and handed over once, so that one compiled file serves every MuJoCo version with this collider signature.
-// The library is loaded by ctypes; it is built as a Python extension only because every installer can build those.
+// No header of MuJoCo or Python is needed: where things lie in MuJoCo's structs is measured at run time
+// (layout.py) and handed over once, so one compiled file serves every MuJoCo with this collider signature.
+// ctypes loads the library; it is built as a Python extension only because installers can build those.
 
 #include <stddef.h>
 #include <string.h>
@@ -16,13 +16,13 @@
 #define EXPORT __attribute__((visibility("default")))
 #endif
 
-// Raise when an exported signature changes: contact_fix.py refuses a library that reports another number.
+// To be raised when an exported signature changes: contact_fix.py refuses any other number.
 #define CONTACT_FIX_ABI 1
 
 // mjfCollision of mjdata.h, with the structs opaque and mjtNum a double (layout.py checks both).
 typedef int (*Collider)(const void* m, void* d, void* con, int g1, int g2, double margin);
 
-// Squared sine of the angle between axis and normal below which the axis gives no tangent direction: 1e-5 rad.
+// Squared sine of the angle between axis and normal below which the axis gives no tangent: 1e-5 rad.
 #define MIN_SINE_SQUARED 1e-10
 
 // Written before the table entry, only read by the collider: safe from any number of threads.
@@ -43,7 +43,7 @@ EXPORT int contact_fix_abi(void) {
 EXPORT int contact_fix_collide(const void* m, void* d, void* con, int g1, int g2, double margin) {
   int ncon = original(m, d, con, g1, g2, margin);
 
-  // A pyramid's edges follow the tangents even if friction is isotropic: such models stay exactly as they were.
+  // A pyramid's edges follow the tangents even if friction is isotropic: such models stay as they were.
   int cone;
   memcpy(&cone, (const char*)m + cone_offset, sizeof(cone));
   if (cone != elliptic) {
@@ -60,8 +60,8 @@ EXPORT int contact_fix_collide(const void* m, void* d, void* con, int g1, int g2
     double normal[3];
     memcpy(normal, contact + normal_offset, sizeof(normal));
 
-    // Ball straight beyond the capsule's end: no tangent is along the axis.  mju_makeFrame would return a skewed
-    // frame, so leave the choice to it.
+    // Sphere straight beyond the capsule's end: no tangent is along the axis, and mju_makeFrame would make a
+    // skewed frame of it. Left zero, it chooses one.
     double x = axis[1] * normal[2] - axis[2] * normal[1];
     double y = axis[2] * normal[0] - axis[0] * normal[2];
     double z = axis[0] * normal[1] - axis[1] * normal[0];
@@ -74,8 +74,9 @@ EXPORT int contact_fix_collide(const void* m, void* d, void* con, int g1, int g2
 
 
 // Sets what the collider needs; to be called before its address goes into the table.
-EXPORT void contact_fix_configure(Collider original_, size_t geom_xmat_offset_, size_t cone_offset_, int elliptic_,
-                                  size_t contact_size_, size_t normal_offset_, size_t tangent_offset_) {
+EXPORT void contact_fix_configure(Collider original_, size_t geom_xmat_offset_, size_t cone_offset_,
+                                  int elliptic_, size_t contact_size_, size_t normal_offset_,
+                                  size_t tangent_offset_) {
   original = original_;
   geom_xmat_offset = geom_xmat_offset_;
   cone_offset = cone_offset_;
@@ -92,7 +93,7 @@ EXPORT Collider contact_fix_original(void) {
 }
 
 
-// setuptools tells the Windows linker to export this name, so it has to exist.  It is never imported as a module.
+// setuptools tells the Windows linker to export this name, so it has to exist; it is never imported as a module.
 EXPORT void* PyInit__contact_fix(void) {
   return NULL;
 }

@@ -1,40 +1,33 @@
-"""Replaces MuJoCo's sphere-capsule collider, in this process, by one that aligns contact frames with the capsule.
+"""Replaces MuJoCo's sphere-capsule collider, in this process, by one that aligns contact frames.
 
 libmujoco looks every collider up in its exported, writable table `mjCOLLISIONFUNC`
-(https://mujoco.readthedocs.io/en/stable/APIreference/APIglobals.html#mjcollisionfunc), also from the threads of
-mujoco.batch. One entry is exchanged: by the compiled `contact_fix.c` or, where there is no compiler, by a Python
-function with the same effect. A forked process inherits the exchange; a spawned one has to install it again.
+(https://mujoco.readthedocs.io/en/stable/APIreference/APIglobals.html#mjcollisionfunc), also from the
+threads of mujoco.batch. One entry is exchanged: for the compiled `contact_fix.c` or, where there is no
+compiler, for a Python function with the same effect. A forked process inherits the exchange; a spawned one
+has to install it again.
 """
 
-import atexit
+import contextlib
 import ctypes
 import os
 import sys
 import threading
-import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Literal, cast
 
 import mujoco
 
+from mujoco_patch import python_collider
 from mujoco_patch.layout import ContactFixError, Layout, discover_layout
 
 Choice = Literal["auto", "c", "python"]
 ENVIRONMENT_VARIABLE = "BALLBOT_CONTACT_FIX"
 
 _ABI = 1  # CONTACT_FIX_ABI in contact_fix.c
-_MIN_SINE_SQUARED = 1e-10  # as in contact_fix.c
 _ELLIPTIC = int(mujoco.mjtCone.mjCONE_ELLIPTIC)
-_ENTRY = int(mujoco.mjtGeom.mjGEOM_SPHERE) * int(mujoco.mjtGeom.mjNGEOMTYPES) + int(
-    mujoco.mjtGeom.mjGEOM_CAPSULE
-)
-_SIGNATURE = (ctypes.c_void_p, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int, ctypes.c_int, ctypes.c_double)
-_Callback = ctypes.CFUNCTYPE(ctypes.c_int, *_SIGNATURE)  # takes the GIL: MuJoCo's threads call it without
-_Original = ctypes.PYFUNCTYPE(
-    ctypes.c_int, *_SIGNATURE
-)  # keeps the GIL: the call is shorter than a hand-over
+_TYPES = int(mujoco.mjtGeom.mjNGEOMTYPES)
+_ENTRY = int(mujoco.mjtGeom.mjGEOM_SPHERE) * _TYPES + int(mujoco.mjtGeom.mjGEOM_CAPSULE)
 
 
 @dataclass(frozen=True)
@@ -46,8 +39,6 @@ class _Exchange:
     """address of our collider"""
     theirs: int
     """address of the collider it replaced and calls"""
-    generation: int
-    """counts exchanges, so that a check made under an earlier one is not mistaken for one under this"""
 
 
 _lock = threading.RLock()
@@ -71,11 +62,12 @@ def install(implementation: Choice = "auto") -> None:
     """Installs the fix in this process; does nothing if it is installed already. Safe from several threads.
 
     Args:
-      implementation: "c" for the compiled collider, "python" for the slower fallback, "auto" for the one named by the
-        environment variable BALLBOT_CONTACT_FIX ("c", "python" or "auto") or else the compiled one if it is there.
+      implementation: "c" for the compiled collider, "python" for the slower fallback, "auto" for the one
+        named by the environment variable BALLBOT_CONTACT_FIX or else the compiled one if it is there.
 
     Raises:
-      ContactFixError: MuJoCo is not as expected, the choice is not available, or somebody else exchanged the entry.
+      ContactFixError: MuJoCo is not as expected, the choice is not available, or somebody else exchanged
+        the entry.
       ValueError: `implementation` is none of the three.
     """
     global _exchange, _generation
@@ -105,24 +97,31 @@ def install(implementation: Choice = "auto") -> None:
             else:
                 _configure(library, theirs, layout)
         else:
-            ours = _make_python_collider(theirs, layout)
+            ours = python_collider.make_collider(theirs, layout, undo=_uninstall_quietly)
         _generation += 1
-        _exchange = _Exchange("c" if library is not None else "python", ours, theirs, _generation)
+        _exchange = _Exchange("c" if library is not None else "python", ours, theirs)
         table[_ENTRY] = ours  # one aligned 8-byte store: other threads see the old collider or the new one
 
 
 def uninstall() -> None:
-    """Puts back the collider the fix replaced; does nothing if the fix was never installed or is undone already.
+    """Puts back the collider the fix replaced; does nothing if the fix is not installed.
 
     Raises:
       ContactFixError: somebody else exchanged the entry since, so putting ours back would undo theirs.
     """
+    global _exchange
     with _lock:
-        if _exchange is None or _table is None or _table[_ENTRY] == _exchange.theirs:
+        if _exchange is None or _table is None:
             return
-        if not is_installed():
+        if _table[_ENTRY] not in (_exchange.ours, _exchange.theirs):
             raise _replaced("uninstall the contact fix")
         _table[_ENTRY] = _exchange.theirs
+        _exchange = None
+
+
+def _uninstall_quietly() -> None:
+    with contextlib.suppress(ContactFixError):  # at exit nobody could act on the message
+        uninstall()
 
 
 def is_installed() -> bool:
@@ -136,14 +135,14 @@ def implementation() -> Literal["c", "python"] | None:
 
 
 def table_state() -> tuple[int, bool]:
-    """Number of the latest exchange and whether it is in force: what a finished check was made under."""
+    """Number of exchanges so far and whether the last is in force: what a finished check was made under."""
     return _generation, is_installed()
 
 
 def _replaced(action: str) -> ContactFixError:
     return ContactFixError(
-        f"cannot {action}: other code has replaced MuJoCo's sphere-capsule collider (mjCOLLISIONFUNC) since the fix "
-        "was installed. Undo that first, or install it before the contact fix so that the fix extends it."
+        f"cannot {action}: other code has replaced MuJoCo's sphere-capsule collider (mjCOLLISIONFUNC) since "
+        "the fix was installed. Undo that first, or do it before so that the contact fix extends it."
     )
 
 
@@ -161,8 +160,8 @@ def _find_table() -> "ctypes.Array[ctypes.c_void_p]":
     global _table
     if _table is not None:
         return _table
-    # Looking a symbol up in the bindings' own module also searches what it is linked to (not on Windows, where the
-    # library's name finds the loaded one), so a second libmujoco elsewhere cannot be patched by mistake.
+    # A symbol looked up in the bindings' own module is also searched in what it is linked to (not on Windows,
+    # where the path finds the loaded library), so a second libmujoco cannot be patched by mistake.
     bindings = cast(str, sys.modules["mujoco._functions"].__file__)
     folder = Path(bindings).parent
     problem = ""
@@ -170,8 +169,7 @@ def _find_table() -> "ctypes.Array[ctypes.c_void_p]":
         [folder / "mujoco.dll"] if sys.platform == "win32" else [Path(bindings), *folder.glob("libmujoco*")]
     ):
         try:
-            entries = int(mujoco.mjtGeom.mjNGEOMTYPES) ** 2
-            _table = (ctypes.c_void_p * entries).in_dll(ctypes.CDLL(str(path)), "mjCOLLISIONFUNC")
+            _table = (ctypes.c_void_p * _TYPES**2).in_dll(ctypes.CDLL(str(path)), "mjCOLLISIONFUNC")
             return _table
         except (OSError, ValueError) as error:
             problem = str(error)
@@ -216,8 +214,8 @@ def _load_library(must: bool) -> ctypes.CDLL | None:
     if not _told_fallback:
         _told_fallback = True
         print(
-            f"ballbot: contact fix runs in Python ({problem}): same results, slower on many cores because every wheel "
-            f"contact takes the GIL. {remedy}.",
+            f"ballbot: contact fix runs in Python ({problem}): same results, slower on many cores because "
+            f"every wheel contact takes the GIL. {remedy}.",
             file=sys.stderr,
         )
     return None
@@ -233,37 +231,3 @@ def _configure(library: ctypes.CDLL, original: int, layout: Layout) -> None:
         layout.normal_offset,
         layout.tangent_offset,
     )
-
-
-def _make_python_collider(original_address: int, layout: Layout) -> int:
-    """Address of the Python twin of contact_fix_collide in contact_fix.c, which explains the steps."""
-    original = _Original(original_address)
-    vector = ctypes.c_double * 3
-    matrix = ctypes.c_double * 9
-
-    def collide(m: int, d: int, con: int, g1: int, g2: int, margin: float) -> int:
-        ncon: int = original(m, d, con, g1, g2, margin)
-        if ncon <= 0 or ctypes.c_int.from_address(m + layout.cone_offset).value != _ELLIPTIC:
-            return ncon
-        geom_xmat = cast(int, ctypes.c_void_p.from_address(d + layout.geom_xmat_offset).value)
-        mat = matrix.from_address(geom_xmat + ctypes.sizeof(matrix) * g2)
-        ax, ay, az = mat[2], mat[5], mat[8]
-        for contact in range(con, con + ncon * layout.contact_size, layout.contact_size):
-            nx, ny, nz = vector.from_address(contact + layout.normal_offset)
-            x, y, z = ay * nz - az * ny, az * nx - ax * nz, ax * ny - ay * nx
-            if x * x + y * y + z * z >= _MIN_SINE_SQUARED:
-                vector.from_address(contact + layout.tangent_offset)[:] = (ax, ay, az)
-        return ncon
-
-    callback = _Callback(cast(Callable[..., Any], collide))
-    # A simulation thread may be inside the callback at any time, even after uninstall(): it must never be freed.
-    ctypes.pythonapi.Py_IncRef(ctypes.py_object(callback))
-    return cast(int, ctypes.cast(callback, ctypes.c_void_p).value)
-
-
-@atexit.register
-def _leave_python() -> None:
-    """Keeps simulation threads that outlive the interpreter from calling into it."""
-    if implementation() == "python":
-        uninstall()
-        time.sleep(0.01)  # lets calls that wait for the GIL at this moment through

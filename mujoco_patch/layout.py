@@ -1,7 +1,8 @@
 """Where MuJoCo keeps what the contact fix reads and writes: found out at run time, never assumed.
 
-MuJoCo promises no binary layout across versions. So the shipped headers are read first, before anything is called,
-and the two offsets inside the large structs are measured on throw-away objects with reads that cannot crash.
+MuJoCo promises no binary layout across versions. So the shipped headers are read first, before anything is
+called, and the two offsets inside the large structs are measured on throw-away objects with reads that cannot
+crash.
 """
 
 import ctypes
@@ -24,14 +25,14 @@ _SIZEOF_MJTNUM = 8
 _SCAN_LIMIT = 1 << 20  # bytes; mjData took 161 kB in MuJoCo 4.0
 _OPTION_LIMIT = 1 << 12  # bytes; mjModel starts with its sizes and mjOption, about 1.3 kB in MuJoCo 4.0
 
-# Several geoms and joints, so that no pointer into the data buffer equals geom_xmat because an array is empty.
+# One of each, so that no pointer into the data buffer equals geom_xmat because an array before it is empty.
 _PROBE = """<mujoco><worldbody>
   <body pos="0 0 1"><freejoint/><geom type="capsule" size=".1 .1"/><site/><camera/><light/></body>
   <geom type="sphere" size=".1"/></worldbody></mujoco>"""
 
 
 class ContactFixError(RuntimeError):
-    """The contact fix cannot be installed, or does not do what it should. The message says why and what to do."""
+    """The contact fix cannot be installed or does not work. The message says why and what to do."""
 
 
 @dataclass(frozen=True)
@@ -61,7 +62,7 @@ def discover_layout() -> Layout:
     """Layout of the running MuJoCo, measured once per process.
 
     Raises:
-      ContactFixError: this MuJoCo is too old, built otherwise than expected, or laid out in a way not understood.
+      ContactFixError: this MuJoCo is too old, or laid out in a way not understood.
     """
     size, normal, tangent = parse_headers(read_headers())
     return Layout(_measure_geom_xmat(), _measure_cone(), size, normal, tangent)

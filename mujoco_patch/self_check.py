@@ -1,7 +1,7 @@
 """Measures, on a wheel and a ball of its own, that contacts behave as the contact fix promises.
 
-The check does not trust the fix's own bookkeeping: it compares contact frames with axles computed from the poses it
-set, and contact forces, in world axes, with Coulomb's law.
+The check does not trust the fix's own bookkeeping: it compares contact frames with axles computed from the
+poses it set, and contact forces, in world axes, with Coulomb's law.
 """
 
 import time
@@ -31,7 +31,7 @@ _SLIP = 1.0  # m/s, far beyond the speed below which the soft contact would cree
 _POSES = 48
 _ON_CAP = 16  # of the poses touch a rounded end of the capsule, where the normal is not across the axle
 
-# The order of the geoms is not that of the collider, and the ball's frame is not the wheel's: both would hide errors.
+# The geoms come in another order than the collider's, lest g1 and g2 be confused unnoticed.
 _MODEL = """
 <mujoco>
   <option cone="elliptic" gravity="0 0 0" timestep="0.002"/>
@@ -79,7 +79,7 @@ _checked: tuple[tuple[int, bool], SelfCheckReport] | None = None
 
 
 def ensure() -> SelfCheckReport:
-    """Installs the contact fix if it is not, and checks it unless that was done: cheap to call before every use.
+    """Installs and checks the contact fix unless that was done: cheap to call before every use.
 
     Raises:
       ContactFixError: the fix cannot be installed or does not work.
@@ -114,11 +114,13 @@ def _judge(report: SelfCheckReport) -> None:
         faults.append(f"a contact's first tangent . axle is {report.worst_alignment:.6f} (expected 1)")
     if abs(report.drive_ratio / DRIVE_FRICTION - 1) > FRICTION_TOLERANCE:
         faults.append(
-            f"friction across the axle is {report.drive_ratio:.4f} of the normal force (expected {DRIVE_FRICTION})"
+            f"friction across the axle is {report.drive_ratio:.4f} of the normal force "
+            f"(expected {DRIVE_FRICTION})"
         )
     if abs(report.slip_ratio / AXLE_FRICTION - 1) > FRICTION_TOLERANCE:
         faults.append(
-            f"friction along the axle is {report.slip_ratio:.5f} of the normal force (expected {AXLE_FRICTION})"
+            f"friction along the axle is {report.slip_ratio:.5f} of the normal force "
+            f"(expected {AXLE_FRICTION})"
         )
     if report.stray_ratio > FRICTION_TOLERANCE * AXLE_FRICTION:
         faults.append(
@@ -127,8 +129,8 @@ def _judge(report: SelfCheckReport) -> None:
     if faults:
         installed = report.implementation is not None
         remedy = (
-            "MuJoCo has changed in a way the fix does not know: use the MuJoCo version this package was tested with, "
-            "and report this message together with the version"
+            "MuJoCo has changed in a way the fix does not know: use a version this package was tested with "
+            "and report this message"
             if installed
             else "The contact fix is not installed: call mujoco_patch.install() before simulating"
         )
@@ -198,9 +200,9 @@ def _furthest(ratios: list[Array], expected: float) -> float:
 
 
 def _poses() -> tuple[Array, Array, Array, Array]:
-    """Random poses of a wheel pressed on the ball: qpos (n, 8), mount pose (n, 7), axle and normal (n, 3), world.
+    """Random poses of a wheel pressed on the ball: qpos (n, 8), mount pose (n, 7), axle and normal (n, 3).
 
-    The normal points from the ball to the wheel.
+    All in world axes; the normal points from the ball to the wheel.
     """
     rng = np.random.default_rng(0)
     mount, ball = rng.normal(size=(2, _POSES, 4))
@@ -252,7 +254,7 @@ def _run_loop(model: mujoco.MjModel, qpos: Array, qvel: Array, mount: Array) -> 
 def _checked_contacts(force: Array, sensor: Array) -> tuple[Array, Array]:
     if not np.all(sensor[:, 0] == 1):
         raise ContactFixError(
-            f"contact self-check failed with MuJoCo {mujoco.__version__}: {np.sum(sensor[:, 0] != 1)} of {len(sensor)} "
-            f"wheels do not touch the ball in one contact. The fix does not know this MuJoCo; needed: {NEEDED}."
+            f"contact self-check failed with MuJoCo {mujoco.__version__}: {np.sum(sensor[:, 0] != 1)} of "
+            f"{len(sensor)} wheels do not touch the ball in one contact. Needed: {NEEDED}."
         )
     return force[:, 1:4], sensor[:, 1:4]  # a free joint's first three dofs are a force in world axes

@@ -1,0 +1,31 @@
+"""Proximal policy optimisation for any Gymnasium vector environment."""
+
+from ballbot.ppo.agent import Agent
+from ballbot.ppo.checkpoint import CheckpointError, load_checkpoint
+from ballbot.ppo.config import PPOConfig
+from ballbot.ppo.distributed import distributed_setup
+from ballbot.ppo.evaluate import evaluate, load_agent
+from ballbot.ppo.logger import RunDirectoryError
+from ballbot.ppo.normalizer import RewardScaler, RunningNormalizer
+from ballbot.ppo.ppo import DivergedError, Rollout, TrainResult, gae, ppo_loss, rollout, train, update
+
+__all__ = [
+    "Agent",
+    "CheckpointError",
+    "DivergedError",
+    "PPOConfig",
+    "RewardScaler",
+    "Rollout",
+    "RunDirectoryError",
+    "RunningNormalizer",
+    "TrainResult",
+    "distributed_setup",
+    "evaluate",
+    "gae",
+    "load_agent",
+    "load_checkpoint",
+    "ppo_loss",
+    "rollout",
+    "train",
+    "update",
+]

@@ -1,0 +1,225 @@
+"""Policy and value networks."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import torch
+from torch import nn
+
+from ballbot.ppo.config import PPOConfig
+from ballbot.ppo.normalizer import RunningNormalizer
+
+ACTIVATIONS = {"tanh": nn.Tanh, "relu": nn.ReLU, "elu": nn.ELU, "leaky_relu": nn.LeakyReLU, "silu": nn.SiLU}
+HALF_LOG_2PI = 0.5 * math.log(2 * math.pi)
+
+
+def gaussian_logprob(x: torch.Tensor, mean: torch.Tensor, log_std: torch.Tensor) -> torch.Tensor:
+    """Log density of a diagonal Gaussian at `x` (..., dim), summed over the last axis."""
+    return (-0.5 * ((x - mean) * torch.exp(-log_std)) ** 2 - log_std - HALF_LOG_2PI).sum(-1)
+
+
+def gaussian_entropy(log_std: torch.Tensor) -> torch.Tensor:
+    """Entropy in nats of a diagonal Gaussian with `log_std` (..., dim), summed over the last axis."""
+    return (log_std + 0.5 + HALF_LOG_2PI).sum(-1)
+
+
+def categorical_logprob(action: torch.Tensor, logits: torch.Tensor) -> torch.Tensor:
+    """Log probability of the indices `action` (...) under `logits` (..., n)."""
+    return logits.log_softmax(-1).gather(-1, action.long().unsqueeze(-1)).squeeze(-1)
+
+
+def categorical_entropy(logits: torch.Tensor) -> torch.Tensor:
+    """Entropy in nats of the categorical distribution with `logits` (..., n)."""
+    logp = logits.log_softmax(-1)
+    return -(logp.exp() * logp).sum(-1)
+
+
+def layer(in_size: int, out_size: int, gain: float, generator: torch.Generator | None) -> nn.Linear:
+    """Linear layer with orthogonal weights of the given gain and zero bias."""
+    linear = nn.Linear(in_size, out_size)
+    nn.init.orthogonal_(linear.weight, gain, generator=generator)
+    nn.init.zeros_(linear.bias)
+    return linear
+
+
+class Agent(nn.Module):
+    """Gaussian (Box actions) or categorical (Discrete actions) policy, and a value function.
+
+    Observations go in raw, of any shape, and are flattened and normalised inside. The standard deviation of the Gaussian does
+    not depend on the state. Actions are stored unbounded; `env_action` clips them to the Box on their way out, so that their
+    log-probability stays that of the distribution they were drawn from.
+    """
+
+    log_std: torch.Tensor
+    action_low: torch.Tensor
+    action_high: torch.Tensor
+
+    def __init__(
+        self,
+        observation_space: gym.Space,
+        action_space: gym.Space,
+        config: PPOConfig,
+        generator: torch.Generator | None = None,
+    ) -> None:
+        """Build the networks.
+
+        Args:
+            observation_space: a Box, of one environment.
+            action_space: a Box of floats or a Discrete space, of one environment.
+            config: sizes, activation, initial standard deviation.
+            generator: source of the initial weights (None: PyTorch's global one).
+
+        Raises:
+            TypeError: a space is of another kind.
+        """
+        super().__init__()
+        if not isinstance(observation_space, gym.spaces.Box):
+            raise TypeError(
+                f"observations must be a Box, got {observation_space}; wrap the environments, e.g. with FlattenObservation"
+            )
+        if isinstance(action_space, gym.spaces.Discrete):
+            self.discrete = True
+            self.action_shape: tuple[int, ...] = ()
+            self.action_start = int(action_space.start)
+            out_size = noise_size = int(action_space.n)
+        elif isinstance(action_space, gym.spaces.Box) and np.issubdtype(action_space.dtype, np.floating):
+            self.discrete = False
+            self.action_shape = action_space.shape
+            out_size = noise_size = math.prod(action_space.shape)
+            self.register_buffer("action_low", torch.as_tensor(action_space.low.reshape(-1), dtype=torch.float32))
+            self.register_buffer("action_high", torch.as_tensor(action_space.high.reshape(-1), dtype=torch.float32))
+        else:
+            raise TypeError(f"actions must be a Box of floats or Discrete, got {action_space}")
+        self.obs_size = math.prod(observation_space.shape)
+        self.noise_size = noise_size
+        self.min_log_std = -math.inf if config.min_std is None else math.log(config.min_std)
+
+        def trunk() -> nn.Sequential:
+            sizes = [self.obs_size] + [config.hidden_size] * config.num_layers
+            layers: list[nn.Module] = []
+            for in_size, size in zip(sizes[:-1], sizes[1:], strict=True):
+                layers += [layer(in_size, size, math.sqrt(2), generator), ACTIVATIONS[config.activation]()]
+            return nn.Sequential(*layers)
+
+        self.normalizer = RunningNormalizer((self.obs_size,)) if config.normalize_observations else None
+        self.policy_trunk = trunk()
+        self.value_trunk = None if config.shared_trunk else trunk()
+        # A small policy head makes the first policy nearly the same in every state (Andrychowicz et al. 2021, sec. 3.2).
+        self.policy_head = layer(config.hidden_size, out_size, 0.01, generator)
+        self.value_head = layer(config.hidden_size, 1, 1.0, generator)
+        if not self.discrete:
+            self.log_std = nn.Parameter(torch.full((out_size,), math.log(config.initial_std)))
+
+    def _normalized(self, obs: torch.Tensor) -> torch.Tensor:
+        x = obs.reshape(-1, self.obs_size).float()
+        return x if self.normalizer is None else self.normalizer(x)
+
+    def get_value(self, obs: torch.Tensor) -> torch.Tensor:
+        """Value (batch,) of `obs` (batch, ...)."""
+        trunk = self.policy_trunk if self.value_trunk is None else self.value_trunk
+        return self.value_head(trunk(self._normalized(obs))).squeeze(-1)
+
+    def get_action_and_value(
+        self, obs: torch.Tensor, action: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Judge `action` (batch, dim) or (batch,) in `obs` (batch, ...).
+
+        Returns:
+            action, log-probability (batch,), entropy (batch,) and value (batch,).
+        """
+        x = self._normalized(obs)
+        hidden = self.policy_trunk(x)
+        value = self.value_head(hidden if self.value_trunk is None else self.value_trunk(x)).squeeze(-1)
+        output = self.policy_head(hidden)
+        if self.discrete:
+            return action, categorical_logprob(action, output), categorical_entropy(output), value
+        entropy = gaussian_entropy(self.log_std).expand(len(x))
+        return action, gaussian_logprob(action, output, self.log_std), entropy, value
+
+    def sample(self, obs: torch.Tensor, noise: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Draw actions.
+
+        Args:
+            obs: (batch, ...).
+            noise: (batch, noise_size) from `draw_noise`.
+
+        Returns:
+            unclipped action (batch, dim) or index (batch,), and its log-probability (batch,).
+        """
+        output = self.policy_head(self.policy_trunk(self._normalized(obs)))
+        if self.discrete:
+            action = (output + noise).argmax(-1)  # Gumbel-max trick: exact samples of the softmax
+            return action, categorical_logprob(action, output)
+        action = output + noise * torch.exp(self.log_std)
+        return action, gaussian_logprob(action, output, self.log_std)
+
+    def draw_noise(self, shape: tuple[int, ...], generator: torch.Generator) -> torch.Tensor:
+        """Noise (*shape, noise_size) for `sample`: standard normal for Box, standard Gumbel for Discrete actions."""
+        size = (*shape, self.noise_size)
+        if not self.discrete:
+            return torch.randn(size, generator=generator, device=generator.device)
+        uniform = torch.rand(size, generator=generator, device=generator.device)
+        tiny = torch.finfo(uniform.dtype).tiny  # rand can return 0, whose logarithm is not finite
+        exponential = (-torch.log(uniform.clamp(min=tiny))).clamp(min=tiny)
+        return -torch.log(exponential)
+
+    def env_action(self, action: torch.Tensor) -> torch.Tensor:
+        """What the environments get: (batch, *action_shape) within the Box, or indices counted from Discrete.start."""
+        if self.discrete:
+            return action + self.action_start
+        return action.clamp(self.action_low, self.action_high).reshape(-1, *self.action_shape)
+
+    @torch.no_grad()
+    def act(
+        self, obs: torch.Tensor | np.ndarray, deterministic: bool = True, generator: torch.Generator | None = None
+    ) -> torch.Tensor:
+        """Action (batch, *action_shape) for the environments, from raw `obs` (batch, ...): the mode, or a sample.
+
+        Raises:
+            ValueError: a sample is asked for without a `generator`.
+        """
+        obs = torch.as_tensor(obs, device=self.policy_head.weight.device)
+        if deterministic:
+            output = self.policy_head(self.policy_trunk(self._normalized(obs)))
+            return self.env_action(output.argmax(-1) if self.discrete else output)
+        if generator is None:
+            raise ValueError("act(deterministic=False) needs a torch.Generator on the agent's device, got None")
+        return self.env_action(self.sample(obs, self.draw_noise((len(obs),), generator))[0])
+
+    @torch.no_grad()
+    def limit_std(self) -> None:
+        """Raise the standard deviation to `min_std` where it has fallen below.
+
+        The parameter itself is moved: clamping it in the forward pass would give it zero gradient and never let it rise again.
+        """
+        if not self.discrete and self.min_log_std > -math.inf:
+            self.log_std.clamp_(min=self.min_log_std)
+
+
+def describe_spaces(observation_space: gym.Space, action_space: gym.Space) -> dict[str, Any]:
+    """Spaces of one environment as plain types, for checkpoints."""
+    if isinstance(action_space, gym.spaces.Discrete):
+        action: dict[str, Any] = {"kind": "discrete", "n": int(action_space.n), "start": int(action_space.start)}
+    else:
+        assert isinstance(action_space, gym.spaces.Box)
+        action = {
+            "kind": "box",
+            "shape": list(action_space.shape),
+            "low": action_space.low.astype(float).flatten().tolist(),
+            "high": action_space.high.astype(float).flatten().tolist(),
+        }
+    return {"observation_shape": list(observation_space.shape or ()), "action": action}
+
+
+def rebuild_spaces(spaces: dict[str, Any]) -> tuple[gym.Space, gym.Space]:
+    """Inverse of `describe_spaces`; observation bounds, which the networks do not use, become infinite."""
+    observation_space = gym.spaces.Box(-np.inf, np.inf, tuple(spaces["observation_shape"]), np.float32)
+    action = spaces["action"]
+    if action["kind"] == "discrete":
+        return observation_space, gym.spaces.Discrete(action["n"], start=action["start"])
+    low, high = (np.array(action[key], np.float32).reshape(action["shape"]) for key in ("low", "high"))
+    return observation_space, gym.spaces.Box(low, high, dtype=np.float32)

@@ -1,0 +1,146 @@
+"""Checkpoints: tensors and plain types only, written so that a crash at any moment leaves a complete file behind."""
+
+from __future__ import annotations
+
+import io
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+FORMAT_VERSION = 1
+"""Raised whenever the contents change in a way that older or newer code would misread."""
+ARRAY, SCALAR = "__numpy_array__", "__numpy_scalar__"
+
+
+class CheckpointError(RuntimeError):
+    """A checkpoint is missing, damaged, or belongs to something else; the message names the file and the remedy."""
+
+
+def to_plain(value: Any) -> Any:
+    """Nested state with NumPy arrays as the same state of tensors and plain types; `from_plain` restores it exactly.
+
+    Raises:
+        TypeError: a value is neither a tensor, a numeric array, a plain Python type, nor a list, tuple or dict of these.
+    """
+    if isinstance(value, dict):
+        return {key: to_plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return type(value)(to_plain(item) for item in value)
+    if isinstance(value, (np.ndarray, np.generic)):
+        try:
+            # copy: the file must not follow later changes; "C" and native order are what tensors can hold
+            array = np.array(value, dtype=value.dtype.newbyteorder("="), order="C")
+            return {ARRAY if isinstance(value, np.ndarray) else SCALAR: torch.from_numpy(array)}
+        except TypeError as error:
+            raise TypeError(f"cannot store an array of dtype {value.dtype} in a checkpoint; use numbers") from error
+    if isinstance(value, torch.Tensor):
+        return value.detach().cpu().clone()
+    if value is None or isinstance(value, (bool, int, float, str)):
+        return value
+    raise TypeError(f"cannot store {type(value).__name__} in a checkpoint; use arrays, tensors, numbers, strings or lists")
+
+
+def from_plain(value: Any) -> Any:
+    """Inverse of `to_plain`."""
+    if isinstance(value, dict):
+        if ARRAY in value:
+            return value[ARRAY].numpy().copy()
+        if SCALAR in value:
+            return value[SCALAR].numpy()[()]
+        return {key: from_plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return type(value)(from_plain(item) for item in value)
+    return value
+
+
+def write_atomic(path: Path, data: bytes) -> None:
+    """Replace `path` by `data`: a reader, or a crash, finds the old file or the new one, never a part."""
+    temporary = path.with_name(f".{path.name}.tmp")
+    with open(temporary, "wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(temporary, path)
+    directory = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(directory)  # the new name itself must survive a power cut
+    finally:
+        os.close(directory)
+
+
+def save_checkpoint(paths: list[Path], state: dict[str, Any]) -> None:
+    """Write one state to each of `paths`, atomically."""
+    buffer = io.BytesIO()
+    torch.save(to_plain({"format_version": FORMAT_VERSION, **state}), buffer)
+    for path in paths:
+        write_atomic(path, buffer.getvalue())
+
+
+def load_checkpoint(path: str | Path) -> dict[str, Any]:
+    """Read a checkpoint without running any code from it.
+
+    Raises:
+        CheckpointError: the file is missing, damaged, no checkpoint, or of another format version.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise CheckpointError(f"{path} does not exist or is no file; pass a checkpoint (.pt)")
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch raises whatever the damaged byte happens to break
+        raise CheckpointError(
+            f"{path} is damaged or no checkpoint ({type(error).__name__}); "
+            "pass another one of the same run, or the run directory to take the newest that can be read"
+        ) from error
+    if not isinstance(state, dict) or "format_version" not in state:
+        raise CheckpointError(f"{path} was not written by ballbot.ppo (no format_version); pass a checkpoint of a run")
+    if state["format_version"] != FORMAT_VERSION:
+        raise CheckpointError(
+            f"{path} has format version {state['format_version']}, this program reads {FORMAT_VERSION}; "
+            "use the version of the program that wrote it"
+        )
+    try:
+        return from_plain(state)
+    except Exception as error:
+        raise CheckpointError(f"{path} is damaged ({error}); pass another checkpoint of the same run") from error
+
+
+def find_checkpoint(path: str | Path) -> tuple[Path, dict[str, Any]]:
+    """Read the training checkpoint `path`, or the newest one that can be read in the run directory `path`.
+
+    Raises:
+        CheckpointError: there is none.
+    """
+    path = Path(path)
+    candidates = [path]
+    if path.is_dir():
+        steps = sorted(path.glob("checkpoints/step_*.pt"), key=_step_of, reverse=True)
+        candidates = [p for p in [path / "last.pt", *steps] if p.is_file()]
+        if not candidates:
+            raise CheckpointError(f"{path} holds no checkpoint (last.pt or checkpoints/step_<N>.pt); start a new run")
+    for i, candidate in enumerate(candidates):
+        try:
+            state = load_checkpoint(candidate)
+        except CheckpointError as error:
+            if i + 1 == len(candidates):
+                raise
+            print(f"warning: {error}\nwarning: trying {candidates[i + 1]} instead")
+            continue
+        if state.get("kind") != "training":
+            raise CheckpointError(f"{candidate} holds a policy only; resume from last.pt or checkpoints/step_<N>.pt")
+        return candidate, state
+    raise AssertionError("unreachable")
+
+
+def prune_checkpoints(directory: Path, keep: int) -> None:
+    """Delete all but the `keep` newest step_<N>.pt in `directory`."""
+    for path in sorted(directory.glob("step_*.pt"), key=_step_of)[:-keep]:
+        path.unlink()
+
+
+def _step_of(path: Path) -> int:
+    digits = path.stem.removeprefix("step_")
+    return int(digits) if digits.isdigit() else -1

@@ -1,0 +1,193 @@
+"""Settings of a PPO run: one flat dataclass, checked when it is built."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, fields
+from typing import Literal
+
+MAX_COUNT = 10**12
+"""Upper bound of every count: far above any real run, low enough to catch a slipped exponent."""
+MAX_ENVS = 2**20
+"""Upper bound of `num_envs`: sub-environment i is seeded with seed + i, which must stay below 2**31."""
+
+Activation = Literal["tanh", "relu", "elu", "leaky_relu", "silu"]
+Schedule = Literal["constant", "linear", "cosine", "piecewise", "adaptive"]
+
+
+@dataclass
+class PPOConfig:
+    """Settings of a PPO run; the defaults balance the ball-balancing robot on uneven ground.
+
+    Raises:
+        ValueError: a value is out of range, NaN, or does not fit the others; the message says which and what to do.
+    """
+
+    seed: int = 0
+    """Seed of the networks, the exploration noise, the minibatch order and the training environments."""
+    total_timesteps: int = 3_000_000
+    """Environment steps to train for, over all environments; rounded up to whole updates."""
+    device: str = "cpu"
+    """Where the networks live: "cpu", "cuda" or "cuda:<index>"."""
+    torch_deterministic: bool = True
+    """Use deterministic kernels, so that equal seeds give equal bits on the same machine and thread count."""
+    compile: bool = False
+    """Compile the policy and the loss with torch.compile (needs a C++ compiler; pays off on long runs)."""
+
+    num_envs: int = 64
+    """Parallel environments, over all processes."""
+    num_steps: int = 256
+    """Steps each environment takes between two updates."""
+    gamma: float = 0.995
+    """Discount factor."""
+    gae_lambda: float = 0.95
+    """Decay of the generalised advantage estimate (0: one-step, 1: Monte Carlo)."""
+
+    learning_rate: float = 3e-4
+    """Initial step size of AdamW."""
+    lr_schedule: Schedule = "linear"
+    """How the learning rate changes over training; "adaptive" follows the KL divergence to target_kl."""
+    min_learning_rate: float = 1e-5
+    """Lowest learning rate of the adaptive schedule."""
+    max_learning_rate: float = 1e-2
+    """Highest learning rate of the adaptive schedule."""
+    update_epochs: int = 5
+    """Passes over the collected steps in one update."""
+    minibatch_size: int = 1024
+    """Steps in one gradient step, over all processes; num_envs * num_steps must be a multiple of it."""
+    clip_range: float = 0.2
+    """How far the probability ratio may move from 1 before the objective stops rewarding it."""
+    value_clip_range: float | None = None
+    """How far the value may move from its old prediction (None: not clipped)."""
+    target_kl: float | None = 0.01
+    """An update stops before the gradient step at which the KL divergence exceeds 1.5 times this (None: never)."""
+    ent_coef: float = 0.0
+    """Weight of the entropy bonus in the loss."""
+    vf_coef: float = 0.5
+    """Weight of the value loss, which is half the mean squared error."""
+    max_grad_norm: float | None = 0.5
+    """Longest allowed gradient, as the norm over all parameters (None: not clipped)."""
+    weight_decay: float = 0.01
+    """AdamW weight decay of weight matrices; biases, norms and the log standard deviation are not decayed."""
+    normalize_advantage: bool = True
+    """Shift and scale the advantages of each rollout to mean 0 and standard deviation 1."""
+    normalize_observations: bool = True
+    """Normalise observations by running statistics; the first rollout then only measures them."""
+    normalize_rewards: bool = False
+    """Divide rewards by the running standard deviation of the discounted return."""
+
+    hidden_size: int = 128
+    """Units in each hidden layer."""
+    num_layers: int = 3
+    """Hidden layers in each network."""
+    activation: Activation = "leaky_relu"
+    """Non-linearity after each hidden layer."""
+    shared_trunk: bool = False
+    """Let policy and value share their hidden layers."""
+    initial_std: float = math.exp(-1)
+    """Initial standard deviation of the exploration noise (continuous actions only)."""
+    min_std: float | None = None
+    """Lowest standard deviation the exploration noise may reach (None: no limit)."""
+
+    eval_interval: int = 200_000
+    """Environment steps between two evaluations."""
+    eval_episodes: int = 10
+    """Episodes of one evaluation, each in an environment of its own."""
+    eval_seed: int = 10_000
+    """Seed of the evaluation environments, the same at every evaluation and in every run."""
+    checkpoint_interval: int = 200_000
+    """Environment steps between two checkpoints."""
+    keep_checkpoints: int = 3
+    """Newest step_<N>.pt files to keep; last.pt and best.pt are kept besides."""
+
+    def __post_init__(self) -> None:
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if isinstance(value, float) and not math.isfinite(value):
+                raise ValueError(f"{field.name} must be a finite number, got {value}")
+
+        for name in _COUNTS:
+            value = getattr(self, name)
+            if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= MAX_COUNT:
+                raise ValueError(f"{name} must be a whole number from 1 to {MAX_COUNT:.0e}, got {value!r}")
+        for name, (low, high) in _RANGES.items():
+            value = getattr(self, name)
+            if value is not None and not low <= value <= high:
+                raise ValueError(f"{name} must be from {low:g} to {high:g}, got {value!r}")
+        for name in _POSITIVE:
+            value = getattr(self, name)
+            if value is not None and not value > 0:
+                raise ValueError(f"{name} must be greater than 0, got {value!r}")
+        for name, choices in (("activation", Activation), ("lr_schedule", Schedule)):
+            if getattr(self, name) not in choices.__args__:  # type: ignore[attr-defined]
+                options = ", ".join(choices.__args__)  # type: ignore[attr-defined]
+                raise ValueError(f"{name} must be one of {options}; got {getattr(self, name)!r}")
+
+        if self.device.split(":")[0] not in ("cpu", "cuda"):
+            raise ValueError(f'device must be "cpu", "cuda" or "cuda:<index>", got {self.device!r}')
+        if self.batch_size % self.minibatch_size:
+            raise ValueError(
+                f"num_envs * num_steps = {self.num_envs} * {self.num_steps} = {self.batch_size} is not a multiple of "
+                f"minibatch_size = {self.minibatch_size}; choose a minibatch_size that divides {self.batch_size}"
+            )
+        if self.normalize_advantage and self.batch_size == 1:
+            raise ValueError("normalize_advantage needs more than one step in a rollout; raise num_steps or num_envs")
+        if self.lr_schedule == "adaptive" and self.target_kl is None:
+            raise ValueError('lr_schedule "adaptive" follows target_kl, which is None; set target_kl')
+        if self.min_learning_rate > self.max_learning_rate:
+            raise ValueError(
+                f"min_learning_rate = {self.min_learning_rate} is above max_learning_rate = {self.max_learning_rate}"
+            )
+
+    @property
+    def batch_size(self) -> int:
+        """Steps collected for one update, over all environments and processes."""
+        return self.num_envs * self.num_steps
+
+
+_COUNTS = (
+    "total_timesteps",
+    "num_envs",
+    "num_steps",
+    "update_epochs",
+    "minibatch_size",
+    "hidden_size",
+    "num_layers",
+    "eval_interval",
+    "eval_episodes",
+    "checkpoint_interval",
+    "keep_checkpoints",
+)
+_POSITIVE = (
+    "gamma",
+    "learning_rate",
+    "min_learning_rate",
+    "clip_range",
+    "value_clip_range",
+    "target_kl",
+    "max_grad_norm",
+    "initial_std",
+    "min_std",
+)
+# Upper bounds are far outside useful settings: they catch a slipped digit before it costs a day of training or all memory.
+_RANGES: dict[str, tuple[float, float]] = {
+    "seed": (0, 2**31 - 1),
+    "eval_seed": (0, 2**31 - 1 - MAX_ENVS),
+    "num_envs": (1, MAX_ENVS),
+    "num_steps": (1, 10**6),
+    "update_epochs": (1, 1000),
+    "hidden_size": (1, 16384),
+    "num_layers": (1, 64),
+    "eval_episodes": (1, 10**5),
+    "gamma": (0, 1),
+    "gae_lambda": (0, 1),
+    "learning_rate": (0, 10),
+    "min_learning_rate": (0, 10),
+    "max_learning_rate": (0, 10),
+    "clip_range": (0, 10),
+    "ent_coef": (0, 1000),
+    "vf_coef": (0, 1000),
+    "weight_decay": (0, 10),
+    "initial_std": (0, 100),
+    "min_std": (0, 100),
+}

@@ -1,0 +1,130 @@
+"""Data-parallel training: thin wrappers of torch.distributed that do nothing in a single process."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable
+from datetime import timedelta
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+import torch.distributed as dist
+
+T = TypeVar("T")
+
+TIMEOUT = timedelta(minutes=30)
+"""How long a process waits for the others: longer than any evaluation, during which only the first process works."""
+
+
+def distributed_setup(device: str) -> tuple[int, int, torch.device]:
+    """Join the processes started by torchrun, if there are any.
+
+    Args:
+        device: "cpu" (gloo) or "cuda" (nccl, one GPU per process of a host).
+
+    Returns:
+        rank, world size, and the device of this process.
+
+    Raises:
+        ValueError: CUDA is asked for and not available.
+    """
+    if device.startswith("cuda") and not torch.cuda.is_available():
+        raise ValueError(f'device = "{device}", but this PyTorch sees no CUDA device; use device = "cpu"')
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1 and not dist.is_initialized():
+        if device.startswith("cuda"):
+            torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
+        dist.init_process_group("nccl" if device.startswith("cuda") else "gloo", timeout=TIMEOUT)
+    if dist.is_initialized() and device == "cuda":
+        device = f"cuda:{torch.cuda.current_device()}"
+    return rank(), world_size(), torch.device(device)
+
+
+def rank() -> int:
+    """Index of this process; 0 writes all files."""
+    return dist.get_rank() if dist.is_initialized() else 0
+
+
+def world_size() -> int:
+    """Number of processes."""
+    return dist.get_world_size() if dist.is_initialized() else 1
+
+
+def rank_seed(seed: int, rank: int) -> int:
+    """Seed of one process, in [0, 2**30).
+
+    Vector environments seed sub-environment i with seed + i, so `seed + rank` would give two processes nearly the same
+    environments; hashed seeds lie far apart.
+    """
+    return int(np.random.SeedSequence((seed, rank)).generate_state(1)[0]) % 2**30
+
+
+def all_reduce_sum(x: torch.Tensor) -> torch.Tensor:
+    """Sum of `x` over all processes."""
+    if world_size() > 1:
+        x = x.clone()
+        _collective(lambda: dist.all_reduce(x))
+    return x
+
+
+def any_rank(flag: int, device: torch.device) -> int:
+    """Largest `flag` over all processes: one decision for all of them."""
+    if world_size() == 1:
+        return flag
+    x = torch.tensor(flag, device=device)
+    _collective(lambda: dist.all_reduce(x, dist.ReduceOp.MAX))
+    return int(x)
+
+
+def average_gradients(parameters: Iterable[torch.nn.Parameter]) -> None:
+    """Replace every gradient by its mean over all processes, in one message."""
+    if world_size() == 1:
+        return
+    grads = [p.grad for p in parameters if p.grad is not None]
+    flat = torch.cat([g.flatten() for g in grads])
+    _collective(lambda: dist.all_reduce(flat))
+    flat /= world_size()
+    for grad, mean in zip(grads, flat.split([g.numel() for g in grads]), strict=True):
+        grad.copy_(mean.view_as(grad))
+
+
+def broadcast_module(module: torch.nn.Module) -> None:
+    """Copy the first process's parameters and buffers to all others."""
+    if world_size() > 1:
+        for tensor in module.state_dict().values():
+            _collective(lambda tensor=tensor: dist.broadcast(tensor, 0))
+
+
+def gather(value: T) -> list[T]:
+    """`value` of every process, in order of rank, on every process."""
+    if world_size() == 1:
+        return [value]
+    values: list[Any] = [None] * world_size()
+    _collective(lambda: dist.all_gather_object(values, value))
+    return values
+
+
+def on_rank_zero(function: Callable[[], T]) -> T:
+    """Call `function` on the first process only; its result, or its error, reaches all of them."""
+    if world_size() == 1:
+        return function()
+    box: list[Any] = [None, None]
+    if rank() == 0:
+        try:
+            box[0] = function()
+        except Exception as error:
+            box[1] = error
+    _collective(lambda: dist.broadcast_object_list(box, 0))
+    if box[1] is not None:
+        raise box[1]
+    return box[0]
+
+
+def _collective(call: Callable[[], Any]) -> None:
+    try:
+        call()
+    except RuntimeError as error:
+        raise RuntimeError(
+            f"process {rank()} of {world_size()} lost contact with the others, most likely because one of them failed; "
+            "its own message is the one to read. Restart all processes with resume to continue from the last checkpoint"
+        ) from error

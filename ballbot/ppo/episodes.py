@@ -1,0 +1,98 @@
+"""Returns, lengths and reward terms of finished episodes, counted by the trainer itself."""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import Any
+
+import numpy as np
+import torch
+
+WINDOW = 100
+"""Finished episodes that the logged averages look back on, as is usual for learning curves."""
+
+
+def to_numpy(x: Any) -> np.ndarray:
+    """Array or tensor, on any device, as an array."""
+    return x.cpu().numpy() if isinstance(x, torch.Tensor) else np.asarray(x)
+
+
+def episode_terms(infos: dict[str, Any]) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """What an environment tells about episodes that ended in this step, beyond return and length.
+
+    Reads `infos["final_info"]`: the numeric arrays in its dict "reward_terms" (episode sums of each part of the reward) as
+    "reward/<name>", and its array "diverged" (1 where the simulation itself failed).
+
+    Returns:
+        name -> (values (num_envs,), mask (num_envs,) bool, True where an episode reported the value).
+    """
+    final_info = infos.get("final_info")
+    if not isinstance(final_info, dict):
+        return {}
+    found = {}
+    reward_terms = final_info.get("reward_terms", {})
+    for source, key, name in [(reward_terms, key, f"reward/{key}") for key in reward_terms] + [
+        (final_info, "diverged", "charts/diverged")
+    ]:
+        if key.startswith("_") or key not in source:
+            continue
+        values = to_numpy(source[key])
+        if values.ndim == 1 and (np.issubdtype(values.dtype, np.number) or values.dtype == bool):
+            mask = to_numpy(source.get(f"_{key}", final_info.get("_reward_terms", np.ones(len(values), bool))))
+            found[name] = (values.astype(np.float64), mask.astype(bool).copy())
+    return found
+
+
+class EpisodeStatistics:
+    """Running episodes of each environment, and the last finished ones."""
+
+    def __init__(self, num_envs: int) -> None:
+        """Start with no episode under way in any of `num_envs` environments."""
+        self.returns = np.zeros(num_envs)
+        self.lengths = np.zeros(num_envs, np.int64)
+        self.recent: deque[dict[str, float]] = deque(maxlen=WINDOW)
+
+    def add(
+        self,
+        rewards: np.ndarray,
+        ended: np.ndarray,
+        valid: np.ndarray | None,
+        terms: dict[int, dict[str, tuple[np.ndarray, np.ndarray]]],
+    ) -> list[dict[str, float]]:
+        """Count the steps of one rollout.
+
+        Args:
+            rewards: (num_steps, num_envs).
+            ended: (num_steps, num_envs) bool, True where the step ended an episode.
+            valid: (num_steps, num_envs) bool, False in rows that are no real step (None: all are real).
+            terms: step -> `episode_terms` of that step.
+
+        Returns:
+            the finished episodes, in order: "return", "length" and whatever `terms` hold.
+        """
+        finished = []
+        for t in range(len(rewards)):
+            real = True if valid is None else valid[t]
+            self.returns += rewards[t] * real
+            self.lengths += real
+            for i in np.flatnonzero(ended[t]):
+                episode = {"return": float(self.returns[i]), "length": float(self.lengths[i])}
+                episode |= {name: float(v[i]) for name, (v, mask) in terms.get(t, {}).items() if mask[i]}
+                finished.append(episode)
+            self.returns[ended[t]] = 0
+            self.lengths[ended[t]] = 0
+        return finished
+
+    def averages(self) -> dict[str, float]:
+        """Mean of each value over the last finished episodes that report it."""
+        names = dict.fromkeys(name for episode in self.recent for name in episode)
+        return {name: float(np.mean([e[name] for e in self.recent if name in e])) for name in names}
+
+    def get_state(self) -> dict[str, Any]:
+        """Running episodes and the last finished ones, for checkpoints."""
+        return {"returns": self.returns, "lengths": self.lengths, "recent": list(self.recent)}
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        """Inverse of `get_state`."""
+        self.returns, self.lengths = state["returns"].copy(), state["lengths"].copy()
+        self.recent = deque(state["recent"], maxlen=WINDOW)

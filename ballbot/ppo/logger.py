@@ -1,0 +1,188 @@
+"""The run directory: settings, progress.csv, TensorBoard events, and one console line per update."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+import platform
+import subprocess
+import time
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import gymnasium
+import numpy as np
+import torch
+from torch.utils.tensorboard import SummaryWriter
+
+from ballbot.ppo.checkpoint import write_atomic
+from ballbot.ppo.config import PPOConfig
+
+HEADER_EVERY = 25
+"""Console lines between two header lines: one is always in sight on a usual terminal."""
+STEP = "global_step"
+COLUMNS = (
+    ("step", 11, lambda row: f"{row[STEP]:,}"),
+    ("steps/s", 8, lambda row: f"{row['charts/SPS']:,.0f}"),
+    ("return", 9, lambda row: f"{row['charts/episodic_return']:.2f}"),
+    ("length", 8, lambda row: f"{row['charts/episodic_length']:.0f}"),
+    ("KL", 8, lambda row: f"{row['losses/approx_kl']:.4f}"),
+    ("expl.var", 9, lambda row: f"{row['losses/explained_variance']:.3f}"),
+    ("std", 6, lambda row: f"{row['policy/std']:.3f}"),
+    ("lr", 9, lambda row: f"{row['charts/learning_rate']:.1e}"),
+    ("ETA", 9, lambda row: _duration(row["time/eta"])),
+)
+
+
+class RunDirectoryError(RuntimeError):
+    """The run directory cannot be used; the message says why and what to do."""
+
+
+def create_run_dir(run_dir: Path, resuming: bool) -> None:
+    """Make `run_dir` and its `checkpoints`, refusing to mix two runs.
+
+    Raises:
+        RunDirectoryError: it already holds a run that is not being resumed, or cannot be written.
+    """
+    if (run_dir / "config.json").exists() and not resuming:
+        raise RunDirectoryError(
+            f"{run_dir} already holds a run; choose another name, or continue it with resume={str(run_dir)!r}"
+        )
+    try:
+        (run_dir / "checkpoints").mkdir(parents=True, exist_ok=True)
+        probe = run_dir / f".write_test_{os.getpid()}"
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise RunDirectoryError(
+            f"cannot write to {run_dir} ({error.strerror}); choose a directory you may write to"
+        ) from error
+
+
+def write_config(run_dir: Path, config: PPOConfig, settings: Mapping[str, Any], world_size: int) -> None:
+    """Dump what it takes to repeat the run to `config.json`.
+
+    Args:
+        run_dir: existing run directory.
+        config: settings of PPO.
+        settings: settings of the environments, from the script; anything JSON cannot hold is written as its text.
+        world_size: number of processes.
+    """
+    content = {
+        "ppo": asdict(config),
+        **settings,
+        "world_size": world_size,
+        "versions": {
+            "python": platform.python_version(),
+            "torch": torch.__version__,
+            "numpy": np.__version__,
+            "gymnasium": gymnasium.__version__,
+        },
+        "git_commit": _git_commit(),
+    }
+    write_atomic(run_dir / "config.json", (json.dumps(content, indent=2, default=str) + "\n").encode())
+
+
+class Logger:
+    """Writes one row of numbers per update to progress.csv, TensorBoard and the console.
+
+    A column enters progress.csv when its first value arrives (reward terms, say, with the first finished episode); the file is
+    then rewritten with the longer header. Wall-clock columns are "time/..." and "charts/SPS"; all others repeat exactly when a
+    run is repeated, or interrupted and resumed.
+    """
+
+    def __init__(self, run_dir: Path, resume_step: int | None = None, console: bool = True) -> None:
+        """Open the logs.
+
+        Args:
+            run_dir: existing run directory.
+            resume_step: keep the rows up to this step and drop later ones, which will be learned again (None: new run).
+            console: print a line per update.
+        """
+        self.path = run_dir / "progress.csv"
+        self.console = console
+        self.rows: list[dict[str, str]] = []
+        if resume_step is not None and self.path.exists():
+            with open(self.path, newline="") as file:
+                # A row cut short by a crash lacks its last values (None); such a row is the last one, past any checkpoint.
+                rows = [row for row in csv.DictReader(file) if None not in row.values()]
+            self.rows = [
+                {k: v for k, v in row.items() if v != ""} for row in rows if int(row[STEP]) <= resume_step
+            ]
+        self.columns = list(dict.fromkeys(key for row in self.rows for key in row))
+        self._rewrite()
+        self.writer = SummaryWriter(str(run_dir), purge_step=None if resume_step is None else resume_step + 1)
+        self.lines = 0
+
+    def log(self, row: dict[str, float]) -> None:
+        """Write one row; it must hold "global_step"."""
+        text = {key: repr(value) for key, value in row.items()}
+        self.rows.append(text)
+        new = [key for key in text if key not in self.columns]
+        if new:
+            self.columns += new
+            self._rewrite()
+        else:
+            with open(self.path, "a", newline="") as file:
+                csv.DictWriter(file, self.columns, lineterminator="\n").writerow(text)
+        for key, value in row.items():
+            if key != STEP:
+                self.writer.add_scalar(key, value, int(row[STEP]))
+        if self.console:
+            self._print(row)
+
+    def close(self) -> None:
+        """Flush what is buffered."""
+        self.writer.close()
+
+    def _rewrite(self) -> None:
+        buffer = io.StringIO(newline="")
+        if self.columns:
+            writer = csv.DictWriter(buffer, self.columns, lineterminator="\n")
+            writer.writeheader()
+            writer.writerows(self.rows)
+        write_atomic(self.path, buffer.getvalue().encode())
+
+    def _print(self, row: dict[str, float]) -> None:
+        if self.lines % HEADER_EVERY == 0:
+            print("".join(name.rjust(width) for name, width, _ in COLUMNS))
+        self.lines += 1
+        cells = []
+        for _, width, text in COLUMNS:
+            try:
+                cells.append(text(row).rjust(width))
+            except KeyError:  # no episode has ended yet, or nothing was learned in the first update
+                cells.append("-".rjust(width))
+        evaluation = f"   eval {row['eval/return_mean']:.2f}" if "eval/return_mean" in row else ""
+        print("".join(cells) + evaluation, flush=True)
+
+
+class Stopwatch:
+    """Seconds spent in each part of an update."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+        self._last = time.perf_counter()
+
+    def lap(self, name: str) -> None:
+        """Add the time since the last lap to `name`."""
+        now = time.perf_counter()
+        self.seconds[name] = self.seconds.get(name, 0.0) + now - self._last
+        self._last = now
+
+
+def _duration(seconds: float) -> str:
+    minutes = int(seconds // 60)
+    return f"{minutes // 60}h{minutes % 60:02d}m" if minutes else f"{int(seconds)}s"
+
+
+def _git_commit() -> str | None:
+    try:
+        command = ["git", "rev-parse", "HEAD"]
+        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=5).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return None

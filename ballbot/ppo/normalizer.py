@@ -1,0 +1,117 @@
+"""Running statistics of observations and rewards, kept as module buffers so that they travel in checkpoints."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from ballbot.ppo.distributed import all_reduce_sum
+
+
+def masked_moments(x: torch.Tensor, mask: torch.Tensor | None = None) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Count, mean and population variance of `x` over its first axis, over all processes, in float64.
+
+    Args:
+        x: (batch, ...) values.
+        mask: (batch,) bool, True where a row counts (None: all do).
+    """
+    x = x.double()
+    weight = torch.ones(len(x), dtype=x.dtype, device=x.device) if mask is None else mask.double()
+    count = all_reduce_sum(weight.sum())
+    weight = weight.view(-1, *(1,) * (x.ndim - 1))
+    # Two passes: the textbook one-pass formula loses all digits when the mean is large against the spread.
+    mean = all_reduce_sum((weight * x).sum(0)) / count.clamp(min=1)
+    var = all_reduce_sum((weight * (x - mean) ** 2).sum(0)) / count.clamp(min=1)
+    return count, mean, var
+
+
+class RunningNormalizer(nn.Module):
+    """Shift and scale values by their running mean and standard deviation.
+
+    Statistics are float64 and change only in `update`; `forward` reads them, so a policy is the same function while a rollout
+    is collected and learned from. Before the first `update` it returns its input.
+    """
+
+    count: torch.Tensor
+    mean: torch.Tensor
+    var: torch.Tensor
+
+    def __init__(self, shape: tuple[int, ...], clip: float | None = 10.0, eps: float = 1e-8) -> None:
+        """Start with no data.
+
+        Args:
+            shape: shape of one value, without the batch axis.
+            clip: bound of the normalised values; 10 standard deviations are an outlier, not a signal (None: no bound).
+            eps: added to the variance, so that a constant feature does not divide by zero.
+        """
+        super().__init__()
+        self.clip = clip
+        self.eps = eps
+        self.register_buffer("count", torch.zeros((), dtype=torch.float64))
+        self.register_buffer("mean", torch.zeros(shape, dtype=torch.float64))
+        self.register_buffer("var", torch.ones(shape, dtype=torch.float64))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Normalise `x` (..., *shape)."""
+        scale = torch.rsqrt(self.var + self.eps).to(x.dtype)
+        # Subtract before scaling: mean * scale may be large, and the difference of two large float32 numbers is noise.
+        y = (x - self.mean.to(x.dtype)) * scale
+        return y if self.clip is None else y.clamp(-self.clip, self.clip)
+
+    @torch.no_grad()
+    def update(self, x: torch.Tensor, mask: torch.Tensor | None = None) -> None:
+        """Merge a batch (batch, *shape), over all processes, into the statistics.
+
+        Chan, Golub & LeVeque 1979, "Updating formulae and a pairwise algorithm for computing sample variances", eq. 2.1.
+        """
+        count, mean, var = masked_moments(x, mask)
+        total = self.count + count
+        fraction = count / total.clamp(min=1)
+        delta = mean - self.mean
+        self.var.copy_(self.var + fraction * (var - self.var) + fraction * (1 - fraction) * delta**2)
+        self.mean.copy_(self.mean + fraction * delta)
+        self.count.copy_(total)
+
+
+class RewardScaler(nn.Module):
+    """Divide rewards by the running standard deviation of the discounted return (Engstrom et al. 2020, arXiv:2005.12729).
+
+    The mean is left alone: shifting rewards would change which behaviour is best.
+    """
+
+    discounted: torch.Tensor
+
+    def __init__(self, num_envs: int, gamma: float, clip: float = 10.0) -> None:
+        """Start with no data.
+
+        Args:
+            num_envs: environments of this process.
+            gamma: discount factor.
+            clip: bound of the scaled rewards.
+        """
+        super().__init__()
+        self.gamma = gamma
+        self.clip = clip
+        self.statistics = RunningNormalizer((), clip=None)
+        self.register_buffer("discounted", torch.zeros(num_envs, dtype=torch.float64))
+
+    @torch.no_grad()
+    def update_and_scale(self, rewards: torch.Tensor, ended: torch.Tensor, valid: torch.Tensor | None) -> torch.Tensor:
+        """Learn from one rollout and scale it.
+
+        Args:
+            rewards: (num_steps, num_envs).
+            ended: (num_steps, num_envs) bool, True where the step ended an episode.
+            valid: (num_steps, num_envs) bool, False in rows that are no real step (None: all are real).
+
+        Returns:
+            (num_steps, num_envs) scaled rewards.
+        """
+        discounted = torch.empty(rewards.shape, dtype=torch.float64, device=rewards.device)
+        for t in range(len(rewards)):
+            self.discounted.mul_(self.gamma).add_(rewards[t])
+            discounted[t] = self.discounted
+            self.discounted.masked_fill_(ended[t], 0.0)
+        self.statistics.update(discounted.flatten(), None if valid is None else valid.flatten())
+        scale = torch.rsqrt(self.statistics.var + self.statistics.eps).to(rewards.dtype)
+        return (rewards * scale).clamp(-self.clip, self.clip)

@@ -1,0 +1,580 @@
+"""Proximal policy optimisation (Schulman et al. 2017, arXiv:1707.06347), from top to bottom.
+
+One update: `rollout` collects num_steps from every environment, `gae` turns rewards and values into advantages, `update`
+improves the networks on them; `train` repeats this and takes care of logs, evaluation and checkpoints. Each part can be
+imported and used alone.
+
+Normalisation: the observation statistics are those of all earlier rollouts. They stay frozen while a rollout is collected and
+learned from, and take it in only afterwards, so the policy that judges the actions in `update` is the one that drew them and the
+first probability ratio is 1. The first rollout has nothing to be normalised by: it only measures, and no gradient step follows.
+
+Episode ends: `terminated` has no future, `truncated` (a time limit) has one, worth V(final observation); both cut the advantage
+recursion. With Gymnasium's SAME_STEP autoreset the final observation comes in `infos["final_obs"]`. With NEXT_STEP it is the
+returned observation, and the next row is a filler whose action the environment ignores: it takes no part in losses,
+statistics and episode counts.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from gymnasium.vector import AutoresetMode, VectorEnv
+from torch import nn
+
+from ballbot.ppo import distributed
+from ballbot.ppo.agent import Agent
+from ballbot.ppo.checkpoint import find_checkpoint
+from ballbot.ppo.config import PPOConfig
+from ballbot.ppo.episodes import episode_terms, to_numpy
+from ballbot.ppo.evaluate import evaluate
+from ballbot.ppo.interrupt import StopSignal
+from ballbot.ppo.logger import STEP, Logger, Stopwatch, create_run_dir, write_config
+from ballbot.ppo.normalizer import masked_moments
+from ballbot.ppo.schedules import adapt_lr, scheduled_lr
+from ballbot.ppo.state import EnvState, TrainingState
+
+KL_STOP_FACTOR = 1.5
+"""An update ends at this multiple of target_kl, as in OpenAI Spinning Up: the target is an aim, not a limit."""
+
+
+class DivergedError(RuntimeError):
+    """Learning or the environment produced a number that is not finite."""
+
+
+@dataclass
+class Rollout:
+    """Steps of all environments; every tensor is (num_steps, num_envs, ...) and float32 unless noted.
+
+    `final_values` holds V(final observation) where an episode was truncated, and is not used elsewhere. `valid` (bool, or None
+    for all) is False in rows that are no real step. `next_value` is (num_envs,).
+    """
+
+    obs: torch.Tensor
+    actions: torch.Tensor
+    logprobs: torch.Tensor
+    rewards: torch.Tensor
+    terminated: torch.Tensor
+    truncated: torch.Tensor
+    values: torch.Tensor
+    final_values: torch.Tensor
+    next_value: torch.Tensor
+    valid: torch.Tensor | None
+
+    @classmethod
+    def allocate(cls, agent: Agent, num_steps: int, num_envs: int, next_step: bool, device: torch.device) -> Rollout:
+        """Storage to be filled again and again; `next_step` tells whether there are filler rows."""
+
+        def zeros(*shape: int, dtype: torch.dtype = torch.float32) -> torch.Tensor:
+            return torch.zeros(num_steps, num_envs, *shape, dtype=dtype, device=device)
+
+        return cls(
+            obs=zeros(agent.obs_size),
+            actions=zeros(dtype=torch.int64) if agent.discrete else zeros(agent.noise_size),
+            logprobs=zeros(),
+            rewards=zeros(),
+            terminated=zeros(dtype=torch.bool),
+            truncated=zeros(dtype=torch.bool),
+            values=zeros(),
+            final_values=zeros(),
+            next_value=torch.zeros(num_envs, device=device),
+            valid=zeros(dtype=torch.bool) if next_step else None,
+        )
+
+
+def autoreset_mode(envs: VectorEnv) -> AutoresetMode:
+    """Autoreset mode the environments declare.
+
+    Raises:
+        ValueError: none is declared, or the environments do not reset themselves.
+    """
+    mode = envs.metadata.get("autoreset_mode")
+    if mode not in (AutoresetMode.SAME_STEP, AutoresetMode.NEXT_STEP):
+        raise ValueError(
+            f'envs.metadata["autoreset_mode"] is {mode}; it must be AutoresetMode.SAME_STEP or NEXT_STEP, since the '
+            "trainer relies on environments that reset themselves"
+        )
+    return mode
+
+
+def rollout(
+    agent: Agent,
+    envs: VectorEnv,
+    state: EnvState,
+    storage: Rollout,
+    generator: torch.Generator,
+    stopwatch: Stopwatch,
+    sample: Callable[[torch.Tensor, torch.Tensor], tuple[torch.Tensor, torch.Tensor]] | None = None,
+) -> dict[int, dict[str, tuple[np.ndarray, np.ndarray]]]:
+    """Fill `storage` with num_steps from every environment and move `state` on.
+
+    The networks' inputs may be NumPy arrays or tensors; tensors on the agent's device are used as they are, and such
+    environments get their actions as tensors. Values are computed in one batch at the end, since only the policy is needed to act.
+
+    Args:
+        agent: acts and values.
+        envs: vector environment with SAME_STEP or NEXT_STEP autoreset.
+        state: where the environments stand; updated.
+        storage: overwritten.
+        generator: source of the exploration noise.
+        stopwatch: gets laps "infer" and "simulate".
+        sample: compiled stand-in of `agent.sample`.
+
+    Returns:
+        step -> `episode_terms` of that step, where there are any.
+
+    Raises:
+        DivergedError: an observation or reward is not finite.
+        ValueError: SAME_STEP environments truncate without giving the final observation.
+    """
+    device = storage.rewards.device
+    num_steps, num_envs = storage.rewards.shape
+    sample = sample or agent.sample
+    same_step = storage.valid is None
+    as_tensors = isinstance(state.obs, torch.Tensor)
+    terms: dict[int, dict[str, tuple[np.ndarray, np.ndarray]]] = {}
+    final_obs: list[torch.Tensor] = []
+    has_final = torch.zeros_like(storage.truncated)
+    noise = agent.draw_noise((num_steps, num_envs), generator)
+
+    for t in range(num_steps):
+        storage.obs[t] = torch.as_tensor(state.obs, device=device).reshape(num_envs, -1)
+        if storage.valid is not None:
+            storage.valid[t] = ~state.done
+        with torch.inference_mode():
+            action, logprob = sample(storage.obs[t], noise[t])
+            storage.actions[t] = action
+            storage.logprobs[t] = logprob
+            env_action = agent.env_action(action)
+        stopwatch.lap("infer")
+
+        env_action = env_action if as_tensors else env_action.cpu().numpy()
+        state.obs, reward, terminated, truncated, infos = envs.step(env_action)
+        stopwatch.lap("simulate")
+
+        storage.rewards[t] = torch.as_tensor(reward, device=device)
+        storage.terminated[t] = torch.as_tensor(terminated, device=device)
+        storage.truncated[t] = torch.as_tensor(truncated, device=device)
+        state.done = storage.terminated[t] | storage.truncated[t]
+        if same_step and "final_obs" in infos:
+            mask = to_numpy(infos["_final_obs"]) & to_numpy(truncated) & ~to_numpy(terminated)
+            has_final[t] = torch.as_tensor(mask, device=device)
+            final_obs += [
+                torch.as_tensor(infos["final_obs"][i], device=device, dtype=torch.float32).reshape(-1)
+                for i in np.flatnonzero(mask)
+            ]
+        if "final_info" in infos and (found := episode_terms(infos)):
+            terms[t] = found
+
+    next_obs = torch.as_tensor(state.obs, device=device).reshape(num_envs, -1).float()
+    check_finite(storage.obs, next_obs, storage.rewards, final_obs)
+    with torch.no_grad():
+        storage.values.copy_(agent.get_value(storage.obs.flatten(0, 1)).view(num_steps, num_envs))
+        storage.next_value.copy_(agent.get_value(next_obs))
+        if not same_step:
+            storage.final_values.copy_(torch.cat([storage.values[1:], storage.next_value.unsqueeze(0)]))
+        elif missing := int((storage.truncated & ~storage.terminated & ~has_final).sum()):
+            raise ValueError(
+                f'{missing} truncated episodes came without their final observation; SAME_STEP environments must give '
+                'infos["final_obs"] and its mask infos["_final_obs"]'
+            )
+        elif final_obs:
+            storage.final_values[has_final] = agent.get_value(torch.stack(final_obs))
+    stopwatch.lap("infer")
+    return terms
+
+
+def check_finite(obs: torch.Tensor, next_obs: torch.Tensor, rewards: torch.Tensor, final_obs: list[torch.Tensor]) -> None:
+    """Raise DivergedError if the environments returned a NaN or an infinity."""
+    for name, x in (("observation", obs), ("observation", next_obs.unsqueeze(0)), ("reward", rewards.unsqueeze(-1))):
+        bad = ~x.isfinite().all(-1)
+        if bad.any():
+            step, env = bad.nonzero()[0].tolist()
+            raise DivergedError(
+                f"environment {env} returned a {name} that is not finite ({int(bad.sum())} in all, the first at step {step} "
+                "of the rollout); the environment must end an episode whose simulation fails. The last checkpoint is untouched"
+            )
+    if final_obs and not torch.stack(final_obs).isfinite().all():
+        raise DivergedError("an environment returned a final observation that is not finite; see infos['final_obs']")
+
+
+def gae(
+    rewards: torch.Tensor,
+    values: torch.Tensor,
+    terminated: torch.Tensor,
+    truncated: torch.Tensor,
+    final_values: torch.Tensor,
+    next_value: torch.Tensor,
+    gamma: float,
+    gae_lambda: float,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Generalised advantage estimation (Schulman et al. 2016, arXiv:1506.02438, eq. 11-16).
+
+    Args:
+        rewards: (num_steps, num_envs).
+        values: V of the observation each step started from, same shape.
+        terminated: bool, same shape; the future after such a step is worth 0, even if it is also truncated.
+        truncated: bool, same shape; the future after such a step is worth `final_values`.
+        final_values: V of the final observation, same shape, read only where truncated and not terminated.
+        next_value: (num_envs,) V of the observation after the last step.
+        gamma: discount factor.
+        gae_lambda: decay of the estimate.
+
+    Returns:
+        advantages and returns (advantages + values), each (num_steps, num_envs).
+    """
+    ended = terminated | truncated
+    future = torch.cat([values[1:], next_value.unsqueeze(0)])
+    future = torch.where(ended, final_values.masked_fill(terminated, 0.0), future)
+    delta = rewards + gamma * future - values
+    decay = gamma * gae_lambda * (~ended)
+    advantages = torch.empty_like(rewards)
+    advantage = torch.zeros_like(next_value)
+    for t in reversed(range(len(rewards))):
+        advantage = delta[t] + decay[t] * advantage
+        advantages[t] = advantage
+    return advantages, advantages + values
+
+
+def ppo_loss(
+    agent: Agent,
+    obs: torch.Tensor,
+    actions: torch.Tensor,
+    old_logprobs: torch.Tensor,
+    advantages: torch.Tensor,
+    returns: torch.Tensor,
+    old_values: torch.Tensor,
+    weights: torch.Tensor | None,
+    config: PPOConfig,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Loss of one minibatch: clipped surrogate, value error and entropy (arXiv:1707.06347, eq. 7 and 9).
+
+    Args:
+        agent: networks being trained.
+        obs: (batch, obs_size).
+        actions: (batch, dim) or (batch,).
+        old_logprobs: (batch,), as are all that follow.
+        advantages: already normalised, if they are to be.
+        returns: targets of the value.
+        old_values: values when the steps were collected.
+        weights: None for the plain mean, else factors under which a sum is the mean over the real steps.
+        config: clip ranges and coefficients.
+
+    Returns:
+        loss, and the detached METRICS of the minibatch.
+    """
+
+    def mean(x: torch.Tensor) -> torch.Tensor:
+        return x.mean() if weights is None else (x * weights).sum()
+
+    _, logprobs, entropy, values = agent.get_action_and_value(obs, actions)
+    logratio = logprobs - old_logprobs
+    ratio = logratio.exp()
+    clipped = ratio.clamp(1 - config.clip_range, 1 + config.clip_range)
+    policy_loss = mean(torch.max(-advantages * ratio, -advantages * clipped))
+
+    squared_error = (values - returns) ** 2
+    if config.value_clip_range is not None:
+        moved = (values - old_values).clamp(-config.value_clip_range, config.value_clip_range)
+        squared_error = torch.max(squared_error, (old_values + moved - returns) ** 2)
+    value_loss = 0.5 * mean(squared_error)
+
+    entropy_mean = mean(entropy)
+    loss = policy_loss + config.vf_coef * value_loss - config.ent_coef * entropy_mean
+    with torch.no_grad():
+        # Schulman, "Approximating KL divergence" (joschu.net/blog/kl-approx.html): k1 and k3
+        kls = [mean(-logratio), mean((ratio - 1) - logratio)]
+        clipfrac = mean(((ratio - 1).abs() > config.clip_range).float())
+        metrics = torch.stack([loss, policy_loss, value_loss, entropy_mean, clipfrac, *kls])
+    return loss, metrics.detach()
+
+
+METRICS = ("loss", "policy_loss", "value_loss", "entropy", "clipfrac", "old_approx_kl", "approx_kl")
+"""What `ppo_loss` measures, in order."""
+
+
+def update(
+    agent: Agent,
+    optimizer: torch.optim.Optimizer,
+    batch: Rollout,
+    advantages: torch.Tensor,
+    returns: torch.Tensor,
+    config: PPOConfig,
+    generator: torch.Generator,
+    loss_fn: Callable[..., tuple[torch.Tensor, torch.Tensor]] = ppo_loss,
+) -> dict[str, float]:
+    """Improve the agent on one rollout.
+
+    The KL divergence of each minibatch is tested before its gradient step; once it exceeds 1.5 * target_kl the step is not taken
+    and the update ends. With several processes, gradients, KL divergence and advantage statistics are those of all of them.
+
+    Args:
+        agent: networks to train.
+        optimizer: from `make_optimizer`.
+        batch: what `rollout` collected.
+        advantages: (num_steps, num_envs) from `gae`.
+        returns: same.
+        config: PPO settings.
+        generator: source of the minibatch order.
+        loss_fn: compiled stand-in of `ppo_loss`.
+
+    Returns:
+        mean of each of METRICS over the minibatches, except approx_kl, which is the last one tested; also
+        "explained_variance", "grad_norm" and "minibatches", the number of gradient steps.
+
+    Raises:
+        DivergedError: a loss or gradient is not finite; the parameters are those before that gradient step.
+    """
+    valid = None if batch.valid is None else batch.valid.flatten()
+    advantages, returns, old_values = advantages.flatten(), returns.flatten(), batch.values.flatten()
+    if config.normalize_advantage:
+        count, mean, var = masked_moments(advantages, valid)
+        std = (var * count / (count - 1).clamp(min=1)).sqrt()
+        advantages = ((advantages - mean) / (std + 1e-8)).float()
+    columns = (batch.obs.flatten(0, 1), batch.actions.flatten(0, 1), batch.logprobs.flatten())
+    columns += (advantages, returns, old_values)
+    size = config.minibatch_size // distributed.world_size()
+
+    taken, grad_norms = 0, 0.0
+    measured: list[torch.Tensor] = []
+    stop = False
+    for _ in range(config.update_epochs):
+        order = torch.randperm(len(returns), generator=generator, device=returns.device)
+        for indices in order.split(size):
+            weights = None
+            if valid is not None:
+                real = valid[indices].float()
+                weights = real * distributed.world_size() / distributed.all_reduce_sum(real.sum()).clamp(min=1)
+            loss, metrics = loss_fn(agent, *(x.index_select(0, indices) for x in columns), weights, config)
+            # The decision to stop must be the same in all processes, or some would wait for a gradient that never comes.
+            measured.append(distributed.all_reduce_sum(metrics) / distributed.world_size())
+            now = dict(zip(METRICS, measured[-1].tolist(), strict=True))
+            if not all(map(math.isfinite, now.values())):
+                raise DivergedError(_diverged("loss", now["loss"], config))
+            if config.target_kl is not None and now["approx_kl"] > KL_STOP_FACTOR * config.target_kl:
+                stop = True
+                break
+            optimizer.zero_grad()
+            loss.backward()
+            distributed.average_gradients(agent.parameters())
+            max_norm = math.inf if config.max_grad_norm is None else config.max_grad_norm
+            grad_norm = float(nn.utils.clip_grad_norm_(agent.parameters(), max_norm))
+            if not math.isfinite(grad_norm):
+                raise DivergedError(_diverged("gradient", grad_norm, config))
+            optimizer.step()
+            agent.limit_std()
+            taken += 1
+            grad_norms += grad_norm
+        if stop:
+            break
+
+    result = dict(zip(METRICS, torch.stack(measured).mean(0).tolist(), strict=True))
+    result["approx_kl"] = now["approx_kl"]
+    result["grad_norm"] = grad_norms / max(taken, 1)
+    result["minibatches"] = taken
+    _, _, var_returns = masked_moments(returns, valid)
+    _, _, var_errors = masked_moments(returns - old_values, valid)
+    result["explained_variance"] = float(1 - var_errors / var_returns) if var_returns > 0 else math.nan
+    return result
+
+
+def _diverged(what: str, value: float, config: PPOConfig) -> str:
+    return (
+        f"the {what} became {value}; learning has diverged. The last checkpoint is untouched: start again with a "
+        f"learning_rate below {config.learning_rate:g} or a max_grad_norm below {config.max_grad_norm}"
+    )
+
+
+def make_optimizer(agent: Agent, config: PPOConfig) -> torch.optim.AdamW:
+    """AdamW that decays weight matrices only: pulling biases or log_std to 0 would be a bias, not a regulariser."""
+    decay = [p for p in agent.parameters() if p.ndim >= 2]
+    no_decay = [p for p in agent.parameters() if p.ndim < 2]
+    groups = [{"params": decay, "weight_decay": config.weight_decay}, {"params": no_decay, "weight_decay": 0.0}]
+    # eps 1e-5 instead of 1e-8: Huang et al. 2022, "The 37 implementation details of PPO", detail 3
+    return torch.optim.AdamW(groups, lr=config.learning_rate, eps=1e-5, fused=True)
+
+
+@dataclass
+class TrainResult:
+    """What `train` leaves behind: the agent, the steps it has seen, and the best mean evaluation return (or None)."""
+
+    agent: Agent
+    global_step: int
+    best_return: float | None
+
+
+def train(
+    config: PPOConfig,
+    make_envs: Callable[[int], VectorEnv],
+    make_eval_envs: Callable[[int], VectorEnv] | None = None,
+    *,
+    run_dir: str | Path,
+    resume: str | Path | None = None,
+    env_metadata: Mapping[str, Any] | None = None,
+    settings: Mapping[str, Any] | None = None,
+    console: bool = True,
+) -> TrainResult:
+    """Train until `config.total_timesteps`, leaving logs and checkpoints in `run_dir`.
+
+    Started by torchrun, every process simulates and learns from its share of the environments, and the first one alone writes
+    files and evaluates. Ctrl-C or SIGTERM lets the update under way finish, saves, and raises SystemExit with the usual code
+    (130, 143); a second one stops at once and leaves the last checkpoint as it is. Python's, NumPy's and PyTorch's global random
+    states are seeded, since environments may use them.
+
+    A resumed run repeats bit for bit what it would have done without the interruption if the environments have
+    `get_state()` and `set_state(state)`, with nested dicts and lists of arrays and plain values; others start new episodes.
+
+    Args:
+        config: PPO settings. On resume all must be equal but those in `state.FREE_TO_CHANGE`, total_timesteps among them.
+        make_envs: called with the number of environments; they are seeded through `reset(seed=...)`.
+        make_eval_envs: same, for evaluation (None: no evaluation and no best.pt).
+        run_dir: directory of this run, usually runs/<name>.
+        resume: checkpoint, or run directory for its newest readable one (None: new run).
+        env_metadata: plain values that describe what the observations mean; must be equal on resume.
+        settings: whatever else belongs in config.json, such as the environment's settings.
+        console: print a line per update.
+
+    Raises:
+        ValueError, TypeError: settings or environments do not fit together.
+        RunDirectoryError: `run_dir` holds another run or cannot be written.
+        CheckpointError: `resume` cannot be read or belongs to another run.
+        DivergedError: numbers stopped being finite; checkpoints are untouched.
+    """
+    rank, world_size, device = distributed.distributed_setup(config.device)
+    for name in ("num_envs", "minibatch_size"):
+        if getattr(config, name) % world_size:
+            raise ValueError(
+                f"{name} = {getattr(config, name)} does not divide among {world_size} processes; choose a multiple"
+            )
+    run_dir, env_metadata, console = Path(run_dir), dict(env_metadata or {}), console and rank == 0
+    loaded = None
+    if resume is not None:
+        loaded = distributed.on_rank_zero(lambda: find_checkpoint(resume))
+
+    envs = make_envs(config.num_envs // world_size)
+    state = TrainingState(config, envs, env_metadata, rank, device)
+    if loaded is not None:
+        state.restore(*loaded)
+        say(console, f"resuming from {loaded[0]} at step {state.global_step:,}")
+
+    def prepare() -> None:
+        create_run_dir(run_dir, resuming=resume is not None)
+        extra = {"env_metadata": env_metadata, **(settings or {})}
+        write_config(run_dir, config, extra, world_size)
+
+    distributed.on_rank_zero(prepare)
+    logger = Logger(run_dir, state.global_step if loaded else None, console) if rank == 0 else None
+    eval_envs = make_eval_envs(config.eval_episodes) if make_eval_envs and rank == 0 else None
+    storage = Rollout.allocate(
+        state.agent, config.num_steps, envs.num_envs, autoreset_mode(envs) == AutoresetMode.NEXT_STEP, device
+    )
+    sample = torch.compile(state.agent.sample) if config.compile else state.agent.sample
+    loss_fn = torch.compile(ppo_loss) if config.compile else ppo_loss
+
+    start_time, start_step = time.perf_counter(), state.global_step
+    with StopSignal() as stop:
+        while state.global_step < config.total_timesteps and not stop.number:
+            stopwatch = Stopwatch()
+            row = iterate(state, envs, storage, stopwatch, sample, loss_fn)
+            if eval_envs is not None and (due(state, config.eval_interval) or state.finished):
+                result = evaluate(state.agent, eval_envs, config.eval_episodes, config.eval_seed)
+                row |= {f"eval/{name}": value for name, value in result.items()}
+                if state.best_return is None or result["return_mean"] > state.best_return:
+                    state.best_return = result["return_mean"]
+                    state.save_policy(run_dir / "best.pt")
+                stopwatch.lap("evaluate")
+            stop.number = distributed.any_rank(stop.number, device)
+            rate = (state.global_step - start_step) / (time.perf_counter() - start_time)
+            row["charts/SPS"] = rate
+            row |= {f"time/{name}": seconds for name, seconds in stopwatch.seconds.items()}
+            row["time/eta"] = max(config.total_timesteps - state.global_step, 0) / rate
+            if logger is not None:
+                logger.log(row)
+            if due(state, config.checkpoint_interval) or state.finished or stop.number:
+                state.save(run_dir)
+    for closable in (logger, envs, eval_envs):
+        if closable is not None:
+            closable.close()
+    if stop.number:
+        say(console, f"stopped by signal {stop.number} at step {state.global_step:,}; continue with resume={str(run_dir)!r}")
+        raise SystemExit(128 + stop.number)
+    return TrainResult(state.agent, state.global_step, state.best_return)
+
+
+def iterate(
+    state: TrainingState,
+    envs: VectorEnv,
+    storage: Rollout,
+    stopwatch: Stopwatch,
+    sample: Callable[..., tuple[torch.Tensor, torch.Tensor]],
+    loss_fn: Callable[..., tuple[torch.Tensor, torch.Tensor]],
+) -> dict[str, float]:
+    """One rollout and one update; `state` moves on, and the row to log is returned."""
+    config, agent = state.config, state.agent
+    if config.lr_schedule != "adaptive":
+        remaining = max(1 - state.global_step / config.total_timesteps, 0.0)
+        state.learning_rate = scheduled_lr(config.lr_schedule, config.learning_rate, remaining)
+    row: dict[str, float] = {STEP: state.global_step + config.batch_size, "charts/learning_rate": state.learning_rate}
+
+    terms = rollout(agent, envs, state.env_state, storage, state.generator, stopwatch, sample)
+    ended = storage.terminated | storage.truncated
+    valid = None if storage.valid is None else to_numpy(storage.valid)
+    finished = state.episodes.add(to_numpy(storage.rewards), to_numpy(ended), valid, terms)
+    state.episodes.recent.extend(e for episodes in distributed.gather(finished) for e in episodes)
+    averages = state.episodes.averages()
+    for name in ("return", "length"):
+        if name in averages:
+            row[f"charts/episodic_{name}"] = averages.pop(name)
+    row |= averages
+    if state.reward_scaler is not None:
+        storage.rewards.copy_(state.reward_scaler.update_and_scale(storage.rewards, ended, storage.valid))
+
+    # The first rollout was collected without statistics of the observations: learn those from it and nothing else.
+    if agent.normalizer is None or agent.normalizer.count > 0:
+        advantages, returns = gae(
+            storage.rewards,
+            storage.values,
+            storage.terminated,
+            storage.truncated,
+            storage.final_values,
+            storage.next_value,
+            config.gamma,
+            config.gae_lambda,
+        )
+        for group in state.optimizer.param_groups:
+            group["lr"] = state.learning_rate
+        metrics = update(agent, state.optimizer, storage, advantages, returns, config, state.generator, loss_fn)
+        if config.lr_schedule == "adaptive" and config.target_kl is not None:
+            state.learning_rate = adapt_lr(
+                state.learning_rate,
+                metrics["approx_kl"],
+                config.target_kl,
+                config.min_learning_rate,
+                config.max_learning_rate,
+            )
+        row |= {f"losses/{name}": value for name, value in metrics.items()}
+    if agent.normalizer is not None:
+        valid_rows = None if storage.valid is None else storage.valid.flatten()
+        agent.normalizer.update(storage.obs.flatten(0, 1), valid_rows)
+    if not agent.discrete:
+        row["policy/std"] = float(agent.log_std.detach().exp().mean())
+    state.global_step += config.batch_size
+    stopwatch.lap("learn")
+    return row
+
+
+def due(state: TrainingState, interval: int) -> bool:
+    """Whether the last update passed a multiple of `interval` steps; needs no memory, so resuming cannot upset it."""
+    return state.global_step // interval > (state.global_step - state.config.batch_size) // interval
+
+
+def say(console: bool, text: str) -> None:
+    """Print `text` at once, if there is a console to print to."""
+    if console:
+        print(text, flush=True)

@@ -1,0 +1,197 @@
+"""Everything a run has to remember: built new, or restored from a checkpoint."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from gymnasium.vector import VectorEnv
+
+from ballbot.ppo import distributed
+from ballbot.ppo.agent import Agent, describe_spaces
+from ballbot.ppo.checkpoint import CheckpointError, prune_checkpoints, save_checkpoint, to_plain
+from ballbot.ppo.config import PPOConfig
+from ballbot.ppo.episodes import EpisodeStatistics
+from ballbot.ppo.normalizer import RewardScaler
+
+FREE_TO_CHANGE = {
+    "total_timesteps",
+    "torch_deterministic",
+    "compile",
+    "eval_interval",
+    "eval_episodes",
+    "eval_seed",
+    "checkpoint_interval",
+    "keep_checkpoints",
+}
+"""Settings that may differ on resume; any other would make the rest of the run belong to another experiment."""
+
+
+@dataclass
+class EnvState:
+    """Where the environments stand between two rollouts: `obs` as they returned it, `done` (num_envs,) bool."""
+
+    obs: Any
+    done: torch.Tensor
+
+
+class TrainingState:
+    """Networks, optimiser, counters, random generators and environments of one process."""
+
+    def __init__(
+        self, config: PPOConfig, envs: VectorEnv, env_metadata: dict[str, Any], rank: int, device: torch.device
+    ) -> None:
+        """Start from nothing: new networks, seeded generators, freshly reset environments.
+
+        Args:
+            config: PPO settings.
+            envs: environments of this process.
+            env_metadata: what the observations mean; stored, and compared on `restore`.
+            rank: index of this process.
+            device: where the networks live.
+        """
+        from ballbot.ppo.ppo import make_optimizer
+
+        self.config, self.envs, self.env_metadata, self.device = config, envs, env_metadata, device
+        self.spaces = describe_spaces(envs.single_observation_space, envs.single_action_space)
+        if config.torch_deterministic:
+            torch.backends.cudnn.deterministic = True
+            torch.backends.cudnn.benchmark = False
+        seed = distributed.rank_seed(config.seed, rank)
+        random.seed(seed)
+        np.random.seed(seed)
+        torch.manual_seed(seed)
+
+        init_generator = torch.Generator().manual_seed(config.seed)
+        self.agent = Agent(envs.single_observation_space, envs.single_action_space, config, init_generator).to(device)
+        distributed.broadcast_module(self.agent)
+        self.optimizer = make_optimizer(self.agent, config)
+        self.reward_scaler = (
+            RewardScaler(envs.num_envs, config.gamma).to(device) if config.normalize_rewards else None
+        )
+        self.generator = torch.Generator(device).manual_seed(seed)
+        self.episodes = EpisodeStatistics(envs.num_envs)
+        self.learning_rate = config.learning_rate
+        self.global_step = 0
+        self.best_return: float | None = None
+        obs, _ = envs.reset(seed=seed)
+        self.env_state = EnvState(obs, torch.zeros(envs.num_envs, dtype=torch.bool, device=device))
+
+    @property
+    def finished(self) -> bool:
+        """Whether the run has taken all its steps."""
+        return self.global_step >= self.config.total_timesteps
+
+    def save(self, run_dir: Path) -> None:
+        """Write checkpoints/step_<N>.pt and last.pt, then delete surplus old ones. Every process must call this."""
+        ranks = distributed.gather(self._rank_state())
+        if distributed.rank() == 0:
+            state = {
+                **self._description("training"),
+                "optimizer": self.optimizer.state_dict(),
+                "learning_rate": self.learning_rate,
+                "global_step": self.global_step,
+                "best_return": self.best_return,
+                "ranks": ranks,
+            }
+            directory = run_dir / "checkpoints"
+            save_checkpoint([directory / f"step_{self.global_step}.pt", run_dir / "last.pt"], state)
+            prune_checkpoints(directory, self.config.keep_checkpoints)
+
+    def save_policy(self, path: Path) -> None:
+        """Write a small checkpoint that holds the agent alone."""
+        save_checkpoint([path], {**self._description("policy"), "global_step": self.global_step})
+
+    def restore(self, path: Path, state: dict[str, Any]) -> None:
+        """Take over a loaded training checkpoint; `path` is for error messages.
+
+        Raises:
+            CheckpointError: it was written with other settings, spaces, environments or number of processes.
+        """
+        self._check_fits(path, state)
+        mine = state["ranks"][distributed.rank()]
+        try:
+            self.agent.load_state_dict(state["agent"])
+            self.optimizer.load_state_dict(state["optimizer"])
+            self.learning_rate = state["learning_rate"]
+            self.global_step = state["global_step"]
+            self.best_return = state["best_return"]
+            self.episodes.set_state(mine["episodes"])
+            if self.reward_scaler is not None:
+                self.reward_scaler.load_state_dict(mine["reward_scaler"])
+            self._restore_envs(mine)
+            # Last: resetting the environments above may have drawn from the global generators.
+            self.generator.set_state(mine["generator"])
+            torch.set_rng_state(mine["torch"])
+            version, internal, gauss = mine["python"]
+            random.setstate((version, tuple(internal), gauss))
+            np.random.set_state(mine["numpy"])
+        except (KeyError, ValueError, TypeError, RuntimeError, IndexError) as error:
+            raise CheckpointError(
+                f"{path} does not fit this program ({type(error).__name__}: {error}); "
+                "resume with the version of the program and the environments that wrote it"
+            ) from error
+
+    def _restore_envs(self, mine: dict[str, Any]) -> None:
+        if "env_state" in mine and hasattr(self.envs, "set_state"):
+            self.envs.set_state(mine["env_state"])
+            obs = mine["obs"]
+            self.env_state.obs = obs.to(self.device) if isinstance(obs, torch.Tensor) else obs
+            self.env_state.done = mine["done"].to(self.device)
+            return
+        if distributed.rank() == 0:
+            print("note: these environments cannot restore their state, so new episodes start in all of them")
+        seed = distributed.rank_seed(self.config.seed, distributed.rank() + distributed.world_size() * self.global_step)
+        self.env_state.obs, _ = self.envs.reset(seed=seed)
+        self.episodes.returns[:] = 0
+        self.episodes.lengths[:] = 0
+        if self.reward_scaler is not None:
+            self.reward_scaler.discounted.zero_()
+
+    def _check_fits(self, path: Path, state: dict[str, Any]) -> None:
+        missing = {"config", "spaces", "env_metadata", "ranks", "agent", "optimizer"} - state.keys()
+        if missing:
+            raise CheckpointError(f"{path} lacks {', '.join(sorted(missing))}; use another checkpoint of the same run")
+        now, then = asdict(self.config), state["config"]
+        names = [n for n in {**now, **then} if n not in FREE_TO_CHANGE and now.get(n) != then.get(n)]
+        differences = [f"{n} (then {then.get(n)!r}, now {now.get(n)!r})" for n in names]
+        if self.spaces != state["spaces"]:
+            differences.append(f"spaces (then {state['spaces']}, now {self.spaces})")
+        if to_plain(self.env_metadata) != state["env_metadata"]:
+            differences.append(f"env_metadata (then {state['env_metadata']}, now {self.env_metadata})")
+        if len(state["ranks"]) != distributed.world_size():
+            differences.append(f"number of processes (then {len(state['ranks'])}, now {distributed.world_size()})")
+        if differences:
+            raise CheckpointError(
+                f"{path} was written with other settings: {'; '.join(differences)}. "
+                "Resume with the old ones, or start a new run"
+            )
+
+    def _description(self, kind: str) -> dict[str, Any]:
+        return {
+            "kind": kind,
+            "config": asdict(self.config),
+            "spaces": self.spaces,
+            "env_metadata": self.env_metadata,
+            "agent": self.agent.state_dict(),
+        }
+
+    def _rank_state(self) -> dict[str, Any]:
+        state = {
+            "generator": self.generator.get_state(),
+            "torch": torch.get_rng_state(),
+            "numpy": np.random.get_state(),
+            "python": random.getstate(),
+            "obs": self.env_state.obs,
+            "done": self.env_state.done,
+            "episodes": self.episodes.get_state(),
+        }
+        if self.reward_scaler is not None:
+            state["reward_scaler"] = self.reward_scaler.state_dict()
+        if hasattr(self.envs, "get_state"):
+            state["env_state"] = self.envs.get_state()
+        return state

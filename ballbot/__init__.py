@@ -1,0 +1,23 @@
+"""Ballbot: reinforcement learning for a ball-balancing robot, on stock MuJoCo and PyTorch.
+
+Importing this package registers ``Ballbot-v0`` with Gymnasium::
+
+    import ballbot, gymnasium as gym
+    env = gym.make("Ballbot-v0", terrain="flat")
+    envs = gym.make_vec("Ballbot-v0", num_envs=64)
+
+``ballbot.envs`` is the world, ``ballbot.ppo`` the learning; neither is imported here, so that each can be used
+without the other.
+"""
+
+import gymnasium as gym
+
+__version__ = "0.1.0"
+
+if "Ballbot-v0" not in gym.registry:  # importlib.reload must not warn
+    # No max_episode_steps: the environment counts its own time limit, in gym.make and gym.make_vec alike.
+    gym.register(
+        id="Ballbot-v0",
+        entry_point="ballbot.envs:BallbotEnv",
+        vector_entry_point="ballbot.envs:BallbotVectorEnv",
+    )

@@ -1,0 +1,114 @@
+"""The MuJoCo model: the robot's MJCF, its ground, and where things are in the state vector."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from importlib.resources import files
+
+import mujoco
+import numpy as np
+from numpy.typing import NDArray
+
+from ballbot.envs.terrain import MAX_HEIGHT, TERRAIN_LENGTH
+
+INTEGRATORS = {
+    "Euler": mujoco.mjtIntegrator.mjINT_EULER,
+    "implicitfast": mujoco.mjtIntegrator.mjINT_IMPLICITFAST,
+    "RK4": mujoco.mjtIntegrator.mjINT_RK4,
+}
+_SUBSOIL = 0.1  # m of solid ground below the lowest vertex of a height field
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Addresses in qpos and qvel, by name, so that nothing depends on the order of bodies in the MJCF."""
+
+    base_qpos: int  # 7 numbers: position, quaternion
+    base_qvel: int  # 6: linear velocity in the world, angular velocity in the body
+    ball_qpos: int
+    ball_qvel: int
+    wheel_qvel: tuple[int, int, int]
+    ground_geom: int
+
+    @classmethod
+    def of(cls, model: mujoco.MjModel) -> Layout:
+        base, ball = model.joint("base_free").id, model.joint("ball_free").id
+        wheels = [int(model.jnt_dofadr[model.joint(f"wheel_{i}").id]) for i in range(3)]
+        return cls(
+            base_qpos=int(model.jnt_qposadr[base]),
+            base_qvel=int(model.jnt_dofadr[base]),
+            ball_qpos=int(model.jnt_qposadr[ball]),
+            ball_qvel=int(model.jnt_dofadr[ball]),
+            wheel_qvel=(wheels[0], wheels[1], wheels[2]),
+            ground_geom=model.geom("ground").id,
+        )
+
+
+def build_model(heights: NDArray[np.float32] | None = None, *, integrator: str = "Euler") -> mujoco.MjModel:
+    """Compile the robot with its ground.
+
+    Args:
+        heights: (num_terrains, n, n) float32 in [0, 1], one height field each (see ballbot.envs.terrain), of which the
+            ground shows the first; None for an infinite plane.
+        integrator: "Euler", "implicitfast" or "RK4".
+
+    Returns:
+        The model.  Height field k is shown by ``geom_dataid[ground] = k``.
+
+    Raises:
+        ValueError: for an unknown integrator.
+    """
+    if integrator not in INTEGRATORS:
+        raise ValueError(f"integrator={integrator!r} is unknown: use one of {', '.join(map(repr, INTEGRATORS))}")
+    spec = mujoco.MjSpec.from_file(str(files("ballbot.assets") / "ballbot.xml"))
+    spec.option.integrator = INTEGRATORS[integrator]
+    if heights is not None:
+        half = TERRAIN_LENGTH / 2
+        for k in range(len(heights)):
+            nrow, ncol = heights[k].shape
+            spec.add_hfield(
+                name=f"terrain_{k}",
+                nrow=nrow,
+                ncol=ncol,
+                size=[half, half, MAX_HEIGHT, _SUBSOIL],
+                userdata=heights[k].ravel(),
+            )
+        ground = spec.geom("ground")
+        ground.type = mujoco.mjtGeom.mjGEOM_HFIELD
+        ground.hfieldname = "terrain_0"
+    return spec.compile()
+
+
+def settled_poses(model: mujoco.MjModel) -> NDArray[np.float64]:
+    """Upright poses at the centre of each terrain, in which the ground carries exactly the robot's weight.
+
+    The base rests on the ball as in the MJCF's keyframe "settled"; the height of both is found by bisection on the
+    ground's force on the ball, so that an episode does not begin with a drop or a push.
+
+    Returns:
+        (num_terrains, nq) qpos; one row for a plane.
+    """
+    layout, data = Layout.of(model), mujoco.MjData(model)
+    original = int(model.geom_dataid[layout.ground_geom])
+    num_terrains = max(model.nhfield, 1)
+    poses = np.tile(model.key("settled").qpos, (num_terrains, 1))
+    heights = [layout.base_qpos + 2, layout.ball_qpos + 2]
+    ball_radius = float(model.geom("ball").size[0])
+    weight = float(model.body_subtreemass[0] * -model.opt.gravity[2])
+    for k, pose in enumerate(poses):
+        # the highest and lowest that the ground under the ball can push it, above the plane's settled height
+        low, high = (-0.01, MAX_HEIGHT + ball_radius) if model.nhfield else (-0.01, 0.01)
+        if model.nhfield:
+            model.geom_dataid[layout.ground_geom] = k
+        for _ in range(30):  # 0.2 m / 2^30: far below the solver's tolerance
+            middle = (low + high) / 2
+            data.qpos[:] = pose
+            data.qpos[heights] += middle
+            data.qacc_warmstart[:] = 0
+            mujoco.mj_forward(model, data)
+            # wheel forces cancel between base and ball: what is left is the ground's
+            force = data.qfrc_constraint[[layout.base_qvel + 2, layout.ball_qvel + 2]].sum()
+            low, high = (middle, high) if force > weight else (low, middle)
+        pose[heights] += high
+    model.geom_dataid[layout.ground_geom] = original
+    return poses

@@ -1,0 +1,99 @@
+"""Pictures and the interactive viewer.  The only part of the environment that needs OpenGL; imported lazily."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import Any
+
+import mujoco
+import numpy as np
+from numpy.typing import NDArray
+
+from ballbot.envs.model import build_model
+
+WIDTH, HEIGHT = 640, 480
+
+
+class Renderer:
+    """Draws one simulation at a time, on its own terrain.
+
+    A second model with a single height field is drawn, because OpenGL would upload the whole pool of terrains.
+
+    Args:
+        mode: "rgb_array" or "human".
+        integrator: of the simulation; the model is otherwise independent of it.
+    """
+
+    def __init__(self, mode: str, integrator: str) -> None:
+        self._mode, self._integrator = mode, integrator
+        self._model: mujoco.MjModel | None = None
+        self._data: mujoco.MjData | None = None
+        self._window: Any = None  # mujoco.Renderer, or the viewer's handle
+        self._shown: NDArray[np.float32] | None = None
+
+    def draw(
+        self, heights: NDArray[np.float32] | None, qpos: NDArray[np.float64], qvel: NDArray[np.float64]
+    ) -> NDArray[np.uint8] | None:
+        """The (480, 640, 3) uint8 picture of this state, or None in "human" mode.
+
+        Raises:
+            RuntimeError: no OpenGL or no display, with what to install or set.
+        """
+        if self._model is None or self._data is None:
+            self._model = build_model(None if heights is None else heights[None], integrator=self._integrator)
+            self._data = mujoco.MjData(self._model)
+            self._window = self._open(self._model, self._data)
+            self._shown = heights
+        model, data = self._model, self._data
+        if heights is not None and heights is not self._shown and not np.array_equal(heights, self._shown):
+            model.hfield_data[:] = heights.ravel()
+            self._upload(model)
+        self._shown = heights
+        data.qpos[:], data.qvel[:] = qpos, qvel
+        mujoco.mj_forward(model, data)
+        if self._mode == "human":
+            if self._window.is_running():
+                self._window.sync()
+            return None
+        self._window.update_scene(data, camera="follow")
+        return np.array(self._window.render(), np.uint8)
+
+    def close(self) -> None:
+        """Free the OpenGL context or close the window."""
+        if self._window is not None:
+            self._window.close()
+            self._window = None
+
+    def _open(self, model: mujoco.MjModel, data: mujoco.MjData) -> Any:
+        if self._mode == "human":
+            if sys.platform.startswith("linux") and not (os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")):
+                raise RuntimeError(
+                    "render_mode='human' opens a window, but this machine has no display (DISPLAY is not set): use "
+                    "render_mode='rgb_array', or run on a desktop"
+                )
+            import mujoco.viewer
+
+            try:
+                viewer = mujoco.viewer.launch_passive(model, data, show_left_ui=False, show_right_ui=False)
+            except Exception as error:
+                raise RuntimeError(f"MuJoCo's viewer did not start: {error}") from error
+            viewer.cam.type = mujoco.mjtCamera.mjCAMERA_TRACKING
+            viewer.cam.trackbodyid = model.body("base").id
+            viewer.cam.distance = 2.0
+            return viewer
+        try:
+            return mujoco.Renderer(model, HEIGHT, WIDTH)
+        except Exception as error:
+            raise RuntimeError(
+                f"render_mode='rgb_array' needs OpenGL, and none could be started (MUJOCO_GL="
+                f"{os.environ.get('MUJOCO_GL', '')!r}: {error}). On a machine without a display install EGL or OSMesa "
+                "(Debian: apt-get install libegl1 or libosmesa6) and set MUJOCO_GL=egl or MUJOCO_GL=osmesa before "
+                "Python starts. Training needs no OpenGL"
+            ) from error
+
+    def _upload(self, model: mujoco.MjModel) -> None:
+        if self._mode == "human":
+            self._window.update_hfield(0)
+        else:
+            mujoco.mjr_uploadHField(model, self._window._mjr_context, 0)

@@ -1,0 +1,88 @@
+"""``BallbotEnv``: one ballbot, the same numbers as one simulation of ``BallbotVectorEnv``."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+from numpy.typing import NDArray
+
+from ballbot.envs.vector_env import BallbotVectorEnv
+
+
+class BallbotEnv(gym.Env[NDArray[np.float32], NDArray[Any]]):
+    """One ballbot that learns to travel along a goal direction without falling.
+
+    Actions, observations, rewards, endings, infos and keyword options are those of ``BallbotVectorEnv`` without the
+    leading axis.  After ``reset(seed=s)`` and the same actions, every number equals that of simulation i of a
+    ``BallbotVectorEnv`` after ``reset(seed=s - i)``.
+
+    Args:
+        render_mode: "rgb_array", "human" or None.
+        **options: of ``BallbotVectorEnv``, except num_envs.  One thread by default: more do not help one simulation.
+    """
+
+    metadata: dict[str, Any] = {"render_modes": ["rgb_array", "human"], "render_fps": 500}
+
+    def __init__(self, *, render_mode: str | None = None, **options: Any) -> None:
+        self._envs = BallbotVectorEnv(1, render_mode=render_mode, **{"num_threads": 1, **options})  # type: ignore[arg-type]
+        self.render_mode = render_mode
+        self.observation_space = self._envs.single_observation_space
+        self.action_space = self._envs.single_action_space
+
+    @property
+    def dt(self) -> float:
+        """Seconds a step."""
+        return self._envs.dt
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[NDArray[np.float32], dict[str, Any]]:
+        """Start a new episode; returns the (size,) float32 observation and the info."""
+        super().reset(seed=seed)
+        observations, infos = self._envs.reset(seed=seed, options=options)
+        if self.render_mode == "human":
+            self.render()
+        return observations[0], _first(infos)
+
+    def step(self, action: NDArray[Any]) -> tuple[NDArray[np.float32], float, bool, bool, dict[str, Any]]:
+        """Advance by ``dt`` seconds with (3,) finite floats, clipped to [-1, 1].
+
+        Raises:
+            ValueError, TypeError: an action of another shape or dtype, or not finite.
+        """
+        action = np.asarray(action)
+        if action.shape != (3,):
+            raise ValueError(f"action has shape {action.shape}, expected (3,): one number a motor")
+        observations, rewards, terminated, truncated, infos = self._envs._advance(action[None])
+        if self.render_mode == "human":
+            self.render()
+        return observations[0].copy(), float(rewards[0]), bool(terminated[0]), bool(truncated[0]), _first(infos)
+
+    def render(self) -> NDArray[np.uint8] | None:  # type: ignore[override]
+        """The (480, 640, 3) uint8 picture in "rgb_array" mode; None in "human" mode, after updating the viewer."""
+        frames = self._envs.render()
+        return frames[0] if frames else None
+
+    def close(self) -> None:
+        """Close the viewer, if any."""
+        self._envs.close()
+
+    def get_state(self) -> dict[str, Any]:
+        """As ``BallbotVectorEnv.get_state``."""
+        return self._envs.get_state()
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        """As ``BallbotVectorEnv.set_state``."""
+        self._envs.set_state(state)
+
+
+def _first(infos: dict[str, Any]) -> dict[str, Any]:
+    """The info of the only simulation: Gymnasium's vector infos without their masks and leading axis."""
+    info: dict[str, Any] = {}
+    for key, value in infos.items():
+        if not key.startswith("_"):
+            first = _first(value) if isinstance(value, dict) else value[0]
+            info[key] = first.item() if isinstance(first, np.generic) else first
+    return info

@@ -110,19 +110,20 @@ def verify(force: bool = False) -> SelfCheckReport:
 
 def _judge(report: SelfCheckReport) -> None:
     faults = []
-    if report.worst_alignment < MIN_ALIGNMENT:
+    # `not <=` so that NaN counts as a fault
+    if not report.worst_alignment >= MIN_ALIGNMENT:
         faults.append(f"a contact's first tangent . axle is {report.worst_alignment:.6f} (expected 1)")
-    if abs(report.drive_ratio / DRIVE_FRICTION - 1) > FRICTION_TOLERANCE:
+    if not abs(report.drive_ratio / DRIVE_FRICTION - 1) <= FRICTION_TOLERANCE:
         faults.append(
             f"friction across the axle is {report.drive_ratio:.4f} of the normal force "
             f"(expected {DRIVE_FRICTION})"
         )
-    if abs(report.slip_ratio / AXLE_FRICTION - 1) > FRICTION_TOLERANCE:
+    if not abs(report.slip_ratio / AXLE_FRICTION - 1) <= FRICTION_TOLERANCE:
         faults.append(
             f"friction along the axle is {report.slip_ratio:.5f} of the normal force "
             f"(expected {AXLE_FRICTION})"
         )
-    if report.stray_ratio > FRICTION_TOLERANCE * AXLE_FRICTION:
+    if not report.stray_ratio <= FRICTION_TOLERANCE * AXLE_FRICTION:
         faults.append(
             f"{report.stray_ratio:.5f} of the normal force acts at right angles to the slip (expected 0)"
         )
@@ -178,8 +179,9 @@ def measure() -> SelfCheckReport:
             projected /= np.linalg.norm(projected, axis=1, keepdims=True)
             alignment.extend(np.abs(np.sum(tangents * projected, axis=1)))
             press = np.abs(np.sum(forces * normal, axis=1))[side]
-            across = np.abs(np.sum(forces * drive, axis=1))[side] / press
-            along = np.abs(np.sum(forces * axle, axis=1))[side] / press
+            with np.errstate(divide="ignore", invalid="ignore"):  # no normal force: judged as a fault
+                across = np.abs(np.sum(forces * drive, axis=1))[side] / press
+                along = np.abs(np.sum(forces * axle, axis=1))[side] / press
             ratios["drive" if spin else "slip"].append(across if spin else along)
             ratios["stray"].append(along if spin else across)
     return SelfCheckReport(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 from typing import Any
 
 import gymnasium as gym
@@ -90,8 +91,10 @@ class Agent(nn.Module):
             self.discrete = False
             self.action_shape = action_space.shape
             out_size = noise_size = math.prod(action_space.shape)
-            self.register_buffer("action_low", torch.as_tensor(action_space.low.reshape(-1), dtype=torch.float32))
-            self.register_buffer("action_high", torch.as_tensor(action_space.high.reshape(-1), dtype=torch.float32))
+            self.register_buffer("action_low", torch.tensor(action_space.low.flatten(), dtype=torch.float32))
+            self.register_buffer(
+                "action_high", torch.tensor(action_space.high.flatten(), dtype=torch.float32)
+            )
         else:
             raise TypeError(f"actions must be a Box of floats or Discrete, got {action_space}")
         self.obs_size = math.prod(observation_space.shape)
@@ -101,7 +104,7 @@ class Agent(nn.Module):
         def trunk() -> nn.Sequential:
             sizes = [self.obs_size] + [config.hidden_size] * config.num_layers
             layers: list[nn.Module] = []
-            for in_size, size in zip(sizes[:-1], sizes[1:], strict=True):
+            for in_size, size in pairwise(sizes):
                 layers += [layer(in_size, size, math.sqrt(2), generator), ACTIVATIONS[config.activation]()]
             return nn.Sequential(*layers)
 
@@ -175,7 +178,10 @@ class Agent(nn.Module):
 
     @torch.no_grad()
     def act(
-        self, obs: torch.Tensor | np.ndarray, deterministic: bool = True, generator: torch.Generator | None = None
+        self,
+        obs: torch.Tensor | np.ndarray,
+        deterministic: bool = True,
+        generator: torch.Generator | None = None,
     ) -> torch.Tensor:
         """Action (batch, *action_shape) for the environments, from raw `obs` (batch, ...): the mode, or a sample.
 
@@ -187,7 +193,9 @@ class Agent(nn.Module):
             output = self.policy_head(self.policy_trunk(self._normalized(obs)))
             return self.env_action(output.argmax(-1) if self.discrete else output)
         if generator is None:
-            raise ValueError("act(deterministic=False) needs a torch.Generator on the agent's device, got None")
+            raise ValueError(
+                "act(deterministic=False) needs a torch.Generator on the agent's device, got None"
+            )
         return self.env_action(self.sample(obs, self.draw_noise((len(obs),), generator))[0])
 
     @torch.no_grad()
@@ -203,7 +211,11 @@ class Agent(nn.Module):
 def describe_spaces(observation_space: gym.Space, action_space: gym.Space) -> dict[str, Any]:
     """Spaces of one environment as plain types, for checkpoints."""
     if isinstance(action_space, gym.spaces.Discrete):
-        action: dict[str, Any] = {"kind": "discrete", "n": int(action_space.n), "start": int(action_space.start)}
+        action: dict[str, Any] = {
+            "kind": "discrete",
+            "n": int(action_space.n),
+            "start": int(action_space.start),
+        }
     else:
         assert isinstance(action_space, gym.spaces.Box)
         action = {

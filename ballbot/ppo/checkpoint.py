@@ -27,20 +27,26 @@ def to_plain(value: Any) -> Any:
     """
     if isinstance(value, dict):
         return {key: to_plain(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return type(value)(to_plain(item) for item in value)
+    if isinstance(value, list):
+        return [to_plain(item) for item in value]
+    if isinstance(value, tuple):
+        return tuple(to_plain(item) for item in value)
     if isinstance(value, (np.ndarray, np.generic)):
         try:
             # copy: the file must not follow later changes; "C" and native order are what tensors can hold
             array = np.array(value, dtype=value.dtype.newbyteorder("="), order="C")
             return {ARRAY if isinstance(value, np.ndarray) else SCALAR: torch.from_numpy(array)}
         except TypeError as error:
-            raise TypeError(f"cannot store an array of dtype {value.dtype} in a checkpoint; use numbers") from error
+            raise TypeError(
+                f"cannot store an array of dtype {value.dtype} in a checkpoint; use numbers"
+            ) from error
     if isinstance(value, torch.Tensor):
         return value.detach().cpu().clone()
     if value is None or isinstance(value, (bool, int, float, str)):
         return value
-    raise TypeError(f"cannot store {type(value).__name__} in a checkpoint; use arrays, tensors, numbers, strings or lists")
+    raise TypeError(
+        f"cannot store {type(value).__name__} in a checkpoint; use arrays, tensors, numbers, strings or lists"
+    )
 
 
 def from_plain(value: Any) -> Any:
@@ -51,19 +57,27 @@ def from_plain(value: Any) -> Any:
         if SCALAR in value:
             return value[SCALAR].numpy()[()]
         return {key: from_plain(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return type(value)(from_plain(item) for item in value)
+    if isinstance(value, list):
+        return [from_plain(item) for item in value]
+    if isinstance(value, tuple):
+        return tuple(from_plain(item) for item in value)
     return value
 
 
 def write_atomic(path: Path, data: bytes) -> None:
     """Replace `path` by `data`: a reader, or a crash, finds the old file or the new one, never a part."""
     temporary = path.with_name(f".{path.name}.tmp")
-    with open(temporary, "wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
+    try:
+        with open(temporary, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise OSError(
+            error.errno, f"cannot write {path} ({error.strerror}); what it held before is untouched"
+        ) from error
     directory = os.open(path.parent, os.O_RDONLY)
     try:
         os.fsync(directory)  # the new name itself must survive a power cut
@@ -96,7 +110,9 @@ def load_checkpoint(path: str | Path) -> dict[str, Any]:
             "pass another one of the same run, or the run directory to take the newest that can be read"
         ) from error
     if not isinstance(state, dict) or "format_version" not in state:
-        raise CheckpointError(f"{path} was not written by ballbot.ppo (no format_version); pass a checkpoint of a run")
+        raise CheckpointError(
+            f"{path} was not written by ballbot.ppo (no format_version); pass a checkpoint of a run"
+        )
     if state["format_version"] != FORMAT_VERSION:
         raise CheckpointError(
             f"{path} has format version {state['format_version']}, this program reads {FORMAT_VERSION}; "
@@ -105,7 +121,9 @@ def load_checkpoint(path: str | Path) -> dict[str, Any]:
     try:
         return from_plain(state)
     except Exception as error:
-        raise CheckpointError(f"{path} is damaged ({error}); pass another checkpoint of the same run") from error
+        raise CheckpointError(
+            f"{path} is damaged ({error}); pass another checkpoint of the same run"
+        ) from error
 
 
 def find_checkpoint(path: str | Path) -> tuple[Path, dict[str, Any]]:
@@ -120,7 +138,9 @@ def find_checkpoint(path: str | Path) -> tuple[Path, dict[str, Any]]:
         steps = sorted(path.glob("checkpoints/step_*.pt"), key=_step_of, reverse=True)
         candidates = [p for p in [path / "last.pt", *steps] if p.is_file()]
         if not candidates:
-            raise CheckpointError(f"{path} holds no checkpoint (last.pt or checkpoints/step_<N>.pt); start a new run")
+            raise CheckpointError(
+                f"{path} holds no checkpoint (last.pt or checkpoints/step_<N>.pt); start a new run"
+            )
     for i, candidate in enumerate(candidates):
         try:
             state = load_checkpoint(candidate)
@@ -130,7 +150,9 @@ def find_checkpoint(path: str | Path) -> tuple[Path, dict[str, Any]]:
             print(f"warning: {error}\nwarning: trying {candidates[i + 1]} instead")
             continue
         if state.get("kind") != "training":
-            raise CheckpointError(f"{candidate} holds a policy only; resume from last.pt or checkpoints/step_<N>.pt")
+            raise CheckpointError(
+                f"{candidate} holds a policy only; resume from last.pt or checkpoints/step_<N>.pt"
+            )
         return candidate, state
     raise AssertionError("unreachable")
 

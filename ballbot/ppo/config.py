@@ -32,7 +32,7 @@ class PPOConfig:
     torch_deterministic: bool = True
     """Use deterministic kernels, so that equal seeds give equal bits on the same machine and thread count."""
     compile: bool = False
-    """Compile the policy and the loss with torch.compile (needs a C++ compiler; pays off on long runs)."""
+    """Compile the policy and the loss with torch.compile; meant for GPUs, small networks on a CPU may get slower."""
 
     num_envs: int = 64
     """Parallel environments, over all processes."""
@@ -105,6 +105,8 @@ class PPOConfig:
             value = getattr(self, field.name)
             if isinstance(value, float) and not math.isfinite(value):
                 raise ValueError(f"{field.name} must be a finite number, got {value}")
+            if value is None and field.name not in _OPTIONAL:
+                raise ValueError(f"{field.name} must be given, got None")
 
         for name in _COUNTS:
             value = getattr(self, name)
@@ -112,8 +114,8 @@ class PPOConfig:
                 raise ValueError(f"{name} must be a whole number from 1 to {MAX_COUNT:.0e}, got {value!r}")
         for name, (low, high) in _RANGES.items():
             value = getattr(self, name)
-            if value is not None and not low <= value <= high:
-                raise ValueError(f"{name} must be from {low:g} to {high:g}, got {value!r}")
+            if value is not None and not (isinstance(value, (int, float)) and low <= value <= high):
+                raise ValueError(f"{name} must be a number from {low:g} to {high:g}, got {value!r}")
         for name in _POSITIVE:
             value = getattr(self, name)
             if value is not None and not value > 0:
@@ -131,9 +133,13 @@ class PPOConfig:
                 f"minibatch_size = {self.minibatch_size}; choose a minibatch_size that divides {self.batch_size}"
             )
         if self.normalize_advantage and self.batch_size == 1:
-            raise ValueError("normalize_advantage needs more than one step in a rollout; raise num_steps or num_envs")
+            raise ValueError(
+                "normalize_advantage needs more than one step in a rollout; raise num_steps or num_envs"
+            )
         if self.lr_schedule == "adaptive" and self.target_kl is None:
             raise ValueError('lr_schedule "adaptive" follows target_kl, which is None; set target_kl')
+        if self.min_std is not None and self.min_std > self.initial_std:
+            raise ValueError(f"min_std = {self.min_std} is above initial_std = {self.initial_std}")
         if self.min_learning_rate > self.max_learning_rate:
             raise ValueError(
                 f"min_learning_rate = {self.min_learning_rate} is above max_learning_rate = {self.max_learning_rate}"
@@ -169,7 +175,9 @@ _POSITIVE = (
     "initial_std",
     "min_std",
 )
-# Upper bounds are far outside useful settings: they catch a slipped digit before it costs a day of training or all memory.
+_OPTIONAL = ("value_clip_range", "target_kl", "max_grad_norm", "min_std")
+# Upper bounds are far outside useful settings: they catch a slipped digit before it costs a day of training
+# or all memory.
 _RANGES: dict[str, tuple[float, float]] = {
     "seed": (0, 2**31 - 1),
     "eval_seed": (0, 2**31 - 1 - MAX_ENVS),
@@ -185,6 +193,9 @@ _RANGES: dict[str, tuple[float, float]] = {
     "min_learning_rate": (0, 10),
     "max_learning_rate": (0, 10),
     "clip_range": (0, 10),
+    "value_clip_range": (0, 1e6),
+    "target_kl": (0, 100),
+    "max_grad_norm": (0, 1e6),
     "ent_coef": (0, 1000),
     "vf_coef": (0, 1000),
     "weight_decay": (0, 10),

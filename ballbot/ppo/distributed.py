@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 from collections.abc import Callable, Iterable
 from datetime import timedelta
+from functools import partial
 from typing import Any, TypeVar
 
 import numpy as np
@@ -31,12 +33,13 @@ def distributed_setup(device: str) -> tuple[int, int, torch.device]:
     """
     if device.startswith("cuda") and not torch.cuda.is_available():
         raise ValueError(f'device = "{device}", but this PyTorch sees no CUDA device; use device = "cpu"')
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1 and not dist.is_initialized():
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         if device.startswith("cuda"):
-            torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
-        dist.init_process_group("nccl" if device.startswith("cuda") else "gloo", timeout=TIMEOUT)
-    if dist.is_initialized() and device == "cuda":
-        device = f"cuda:{torch.cuda.current_device()}"
+            device = f"cuda:{os.environ['LOCAL_RANK']}"
+            torch.cuda.set_device(device)
+        if not dist.is_initialized():
+            dist.init_process_group("nccl" if device.startswith("cuda") else "gloo", timeout=TIMEOUT)
+            atexit.register(dist.destroy_process_group)
     return rank(), world_size(), torch.device(device)
 
 
@@ -92,7 +95,7 @@ def broadcast_module(module: torch.nn.Module) -> None:
     """Copy the first process's parameters and buffers to all others."""
     if world_size() > 1:
         for tensor in module.state_dict().values():
-            _collective(lambda tensor=tensor: dist.broadcast(tensor, 0))
+            _collective(partial(dist.broadcast, tensor, 0))
 
 
 def gather(value: T) -> list[T]:
@@ -112,7 +115,7 @@ def on_rank_zero(function: Callable[[], T]) -> T:
     if rank() == 0:
         try:
             box[0] = function()
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 - raised below, in every process
             box[1] = error
     _collective(lambda: dist.broadcast_object_list(box, 0))
     if box[1] is not None:

@@ -52,7 +52,9 @@ def evaluate(
         running = np.ones(n, bool)
         while running.any():
             action = agent.act(obs, deterministic, generator)
-            obs, reward, terminated, truncated, infos = envs.step(action if as_tensors else action.cpu().numpy())
+            obs, reward, terminated, truncated, infos = envs.step(
+                action if as_tensors else action.cpu().numpy()
+            )
             returns[start : start + n] += to_numpy(reward) * running
             lengths[start : start + n] += running
             ended = running & (to_numpy(terminated) | to_numpy(truncated))

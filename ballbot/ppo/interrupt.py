@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import threading
+import time
 from types import FrameType, TracebackType
 from typing import Any
 
 
+REPEAT_SECONDS = 1.0
+"""Signals closer than this are one request: Ctrl-C reaches a process started by torchrun twice, from terminal and launcher."""
+
+
 class StopSignal:
-    """Within its `with` block, the first SIGINT or SIGTERM only sets `number`; a second one acts as it would without.
+    """Within its `with` block, the first SIGINT or SIGTERM only sets `number`; a later one acts as it would without.
 
     Python delivers signals to the main thread alone; in any other thread this does nothing.
     """
 
     def __init__(self) -> None:
         self.number = 0
+        self._first = 0.0
         self._previous: dict[int, Any] = {}
 
     def __enter__(self) -> StopSignal:
@@ -24,13 +31,19 @@ class StopSignal:
                 self._previous[number] = signal.signal(number, self._handle)
         return self
 
-    def __exit__(self, kind: type | None, value: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self._restore()
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
-        self.number = number
-        self._restore()
-        print(f"\nsignal {number}: finishing this update, then saving; send it again to stop at once", flush=True)
+        if not self.number:
+            self.number, self._first = number, time.monotonic()
+            text = f"\nsignal {number}: finishing this update, then saving; send it again to stop at once\n"
+            os.write(2, text.encode())  # print() is not safe here: it may be what the signal interrupted
+        elif time.monotonic() - self._first > REPEAT_SECONDS:
+            self._restore()
+            signal.raise_signal(number)
 
     def _restore(self) -> None:
         for number, handler in self._previous.items():

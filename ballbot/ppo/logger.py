@@ -105,27 +105,21 @@ class Logger:
         """
         self.path = run_dir / "progress.csv"
         self.console = console
-        self.rows: list[dict[str, str]] = []
+        rows: list[dict[str, str]] = []
         if resume_step is not None and self.path.exists():
-            with open(self.path, newline="") as file:
-                # A row cut short by a crash lacks its last values (None); such a row is the last one, past any checkpoint.
-                rows = [row for row in csv.DictReader(file) if None not in row.values()]
-            self.rows = [
-                {k: v for k, v in row.items() if v != ""} for row in rows if int(row[STEP]) <= resume_step
-            ]
-        self.columns = list(dict.fromkeys(key for row in self.rows for key in row))
-        self._rewrite()
+            rows = [row for row in self._read() if int(row[STEP]) <= resume_step]
+        self.columns = list(dict.fromkeys(key for row in rows for key in row))
+        self._rewrite(rows)
         self.writer = SummaryWriter(str(run_dir), purge_step=None if resume_step is None else resume_step + 1)
         self.lines = 0
 
     def log(self, row: dict[str, float]) -> None:
         """Write one row; it must hold "global_step"."""
         text = {key: repr(value) for key, value in row.items()}
-        self.rows.append(text)
         new = [key for key in text if key not in self.columns]
         if new:
             self.columns += new
-            self._rewrite()
+            self._rewrite([*self._read(), text])
         else:
             with open(self.path, "a", newline="") as file:
                 csv.DictWriter(file, self.columns, lineterminator="\n").writerow(text)
@@ -139,12 +133,18 @@ class Logger:
         """Flush what is buffered."""
         self.writer.close()
 
-    def _rewrite(self) -> None:
+    def _read(self) -> list[dict[str, str]]:
+        with open(self.path, newline="") as file:
+            # A row cut short by a crash lacks its last values (None); it is the last one, and past any checkpoint.
+            rows = [row for row in csv.DictReader(file) if None not in row.values()]
+        return [{key: value for key, value in row.items() if value != ""} for row in rows]
+
+    def _rewrite(self, rows: list[dict[str, str]]) -> None:
         buffer = io.StringIO(newline="")
         if self.columns:
             writer = csv.DictWriter(buffer, self.columns, lineterminator="\n")
             writer.writeheader()
-            writer.writerows(self.rows)
+            writer.writerows(rows)
         write_atomic(self.path, buffer.getvalue().encode())
 
     def _print(self, row: dict[str, float]) -> None:

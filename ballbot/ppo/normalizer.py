@@ -8,7 +8,9 @@ from torch import nn
 from ballbot.ppo.distributed import all_reduce_sum
 
 
-def masked_moments(x: torch.Tensor, mask: torch.Tensor | None = None) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+def masked_moments(
+    x: torch.Tensor, mask: torch.Tensor | None = None
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Count, mean and population variance of `x` over its first axis, over all processes, in float64.
 
     Args:
@@ -96,7 +98,9 @@ class RewardScaler(nn.Module):
         self.register_buffer("discounted", torch.zeros(num_envs, dtype=torch.float64))
 
     @torch.no_grad()
-    def update_and_scale(self, rewards: torch.Tensor, ended: torch.Tensor, valid: torch.Tensor | None) -> torch.Tensor:
+    def update_and_scale(
+        self, rewards: torch.Tensor, ended: torch.Tensor, valid: torch.Tensor | None
+    ) -> torch.Tensor:
         """Learn from one rollout and scale it.
 
         Args:

@@ -17,6 +17,8 @@ statistics and episode counts.
 from __future__ import annotations
 
 import math
+import os
+import random
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -68,7 +70,9 @@ class Rollout:
     valid: torch.Tensor | None
 
     @classmethod
-    def allocate(cls, agent: Agent, num_steps: int, num_envs: int, next_step: bool, device: torch.device) -> Rollout:
+    def allocate(
+        cls, agent: Agent, num_steps: int, num_envs: int, next_step: bool, device: torch.device
+    ) -> Rollout:
         """Storage to be filled again and again; `next_step` tells whether there are filler rows."""
 
         def zeros(*shape: int, dtype: torch.dtype = torch.float32) -> torch.Tensor:
@@ -147,15 +151,15 @@ def rollout(
         storage.obs[t] = torch.as_tensor(state.obs, device=device).reshape(num_envs, -1)
         if storage.valid is not None:
             storage.valid[t] = ~state.done
-        with torch.inference_mode():
+        with torch.no_grad():
             action, logprob = sample(storage.obs[t], noise[t])
             storage.actions[t] = action
             storage.logprobs[t] = logprob
             env_action = agent.env_action(action)
         stopwatch.lap("infer")
 
-        env_action = env_action if as_tensors else env_action.cpu().numpy()
-        state.obs, reward, terminated, truncated, infos = envs.step(env_action)
+        sent = env_action if as_tensors else env_action.cpu().numpy()
+        state.obs, reward, terminated, truncated, infos = envs.step(sent)
         stopwatch.lap("simulate")
 
         storage.rewards[t] = torch.as_tensor(reward, device=device)
@@ -181,7 +185,7 @@ def rollout(
             storage.final_values.copy_(torch.cat([storage.values[1:], storage.next_value.unsqueeze(0)]))
         elif missing := int((storage.truncated & ~storage.terminated & ~has_final).sum()):
             raise ValueError(
-                f'{missing} truncated episodes came without their final observation; SAME_STEP environments must give '
+                f"{missing} truncated episodes came without their final observation; SAME_STEP environments must give "
                 'infos["final_obs"] and its mask infos["_final_obs"]'
             )
         elif final_obs:
@@ -190,9 +194,15 @@ def rollout(
     return terms
 
 
-def check_finite(obs: torch.Tensor, next_obs: torch.Tensor, rewards: torch.Tensor, final_obs: list[torch.Tensor]) -> None:
+def check_finite(
+    obs: torch.Tensor, next_obs: torch.Tensor, rewards: torch.Tensor, final_obs: list[torch.Tensor]
+) -> None:
     """Raise DivergedError if the environments returned a NaN or an infinity."""
-    for name, x in (("observation", obs), ("observation", next_obs.unsqueeze(0)), ("reward", rewards.unsqueeze(-1))):
+    for name, x in (
+        ("observation", obs),
+        ("observation", next_obs.unsqueeze(0)),
+        ("reward", rewards.unsqueeze(-1)),
+    ):
         bad = ~x.isfinite().all(-1)
         if bad.any():
             step, env = bad.nonzero()[0].tolist()
@@ -201,7 +211,9 @@ def check_finite(obs: torch.Tensor, next_obs: torch.Tensor, rewards: torch.Tenso
                 "of the rollout); the environment must end an episode whose simulation fails. The last checkpoint is untouched"
             )
     if final_obs and not torch.stack(final_obs).isfinite().all():
-        raise DivergedError("an environment returned a final observation that is not finite; see infos['final_obs']")
+        raise DivergedError(
+            "an environment returned a final observation that is not finite; see infos['final_obs']"
+        )
 
 
 def gae(
@@ -337,8 +349,8 @@ def update(
         count, mean, var = masked_moments(advantages, valid)
         std = (var * count / (count - 1).clamp(min=1)).sqrt()
         advantages = ((advantages - mean) / (std + 1e-8)).float()
-    columns = (batch.obs.flatten(0, 1), batch.actions.flatten(0, 1), batch.logprobs.flatten())
-    columns += (advantages, returns, old_values)
+    obs, actions, logprobs = batch.obs.flatten(0, 1), batch.actions.flatten(0, 1), batch.logprobs.flatten()
+    columns = (obs, actions, logprobs, advantages, returns, old_values)
     size = config.minibatch_size // distributed.world_size()
 
     taken, grad_norms = 0, 0.0
@@ -350,7 +362,9 @@ def update(
             weights = None
             if valid is not None:
                 real = valid[indices].float()
-                weights = real * distributed.world_size() / distributed.all_reduce_sum(real.sum()).clamp(min=1)
+                weights = (
+                    real * distributed.world_size() / distributed.all_reduce_sum(real.sum()).clamp(min=1)
+                )
             loss, metrics = loss_fn(agent, *(x.index_select(0, indices) for x in columns), weights, config)
             # The decision to stop must be the same in all processes, or some would wait for a gradient that never comes.
             measured.append(distributed.all_reduce_sum(metrics) / distributed.world_size())
@@ -386,8 +400,8 @@ def update(
 
 def _diverged(what: str, value: float, config: PPOConfig) -> str:
     return (
-        f"the {what} became {value}; learning has diverged. The last checkpoint is untouched: start again with a "
-        f"learning_rate below {config.learning_rate:g} or a max_grad_norm below {config.max_grad_norm}"
+        f"the {what} became {value}; learning has diverged. The last checkpoint is untouched: start again with a smaller "
+        f"learning_rate (now {config.learning_rate:g}) or max_grad_norm (now {config.max_grad_norm})"
     )
 
 
@@ -395,7 +409,10 @@ def make_optimizer(agent: Agent, config: PPOConfig) -> torch.optim.AdamW:
     """AdamW that decays weight matrices only: pulling biases or log_std to 0 would be a bias, not a regulariser."""
     decay = [p for p in agent.parameters() if p.ndim >= 2]
     no_decay = [p for p in agent.parameters() if p.ndim < 2]
-    groups = [{"params": decay, "weight_decay": config.weight_decay}, {"params": no_decay, "weight_decay": 0.0}]
+    groups = [
+        {"params": decay, "weight_decay": config.weight_decay},
+        {"params": no_decay, "weight_decay": 0.0},
+    ]
     # eps 1e-5 instead of 1e-8: Huang et al. 2022, "The 37 implementation details of PPO", detail 3
     return torch.optim.AdamW(groups, lr=config.learning_rate, eps=1e-5, fused=True)
 
@@ -458,23 +475,32 @@ def train(
         loaded = distributed.on_rank_zero(lambda: find_checkpoint(resume))
 
     envs = make_envs(config.num_envs // world_size)
-    state = TrainingState(config, envs, env_metadata, rank, device)
+    next_step = autoreset_mode(envs) == AutoresetMode.NEXT_STEP
+    seed = distributed.rank_seed(config.seed, rank)
+    seed_everything(seed, config.torch_deterministic and device.type == "cuda")
+    weights_generator = torch.Generator().manual_seed(config.seed)
+    agent = Agent(envs.single_observation_space, envs.single_action_space, config, weights_generator).to(
+        device
+    )
+    distributed.broadcast_module(agent)
+    state = TrainingState(config, envs, agent, make_optimizer(agent, config), env_metadata, seed)
     if loaded is not None:
         state.restore(*loaded)
         say(console, f"resuming from {loaded[0]} at step {state.global_step:,}")
 
     def prepare() -> None:
-        create_run_dir(run_dir, resuming=resume is not None)
+        # Resuming inside the directory continues its run; a checkpoint from elsewhere starts a new run from there.
+        create_run_dir(run_dir, loaded is not None and loaded[0].resolve().is_relative_to(run_dir.resolve()))
+        if not (run_dir / "best.pt").exists():
+            state.best_return = None
         extra = {"env_metadata": env_metadata, **(settings or {})}
         write_config(run_dir, config, extra, world_size)
 
     distributed.on_rank_zero(prepare)
     logger = Logger(run_dir, state.global_step if loaded else None, console) if rank == 0 else None
     eval_envs = make_eval_envs(config.eval_episodes) if make_eval_envs and rank == 0 else None
-    storage = Rollout.allocate(
-        state.agent, config.num_steps, envs.num_envs, autoreset_mode(envs) == AutoresetMode.NEXT_STEP, device
-    )
-    sample = torch.compile(state.agent.sample) if config.compile else state.agent.sample
+    storage = Rollout.allocate(agent, config.num_steps, envs.num_envs, next_step, device)
+    sample = torch.compile(agent.sample) if config.compile else agent.sample
     loss_fn = torch.compile(ppo_loss) if config.compile else ppo_loss
 
     start_time, start_step = time.perf_counter(), state.global_step
@@ -483,7 +509,7 @@ def train(
             stopwatch = Stopwatch()
             row = iterate(state, envs, storage, stopwatch, sample, loss_fn)
             if eval_envs is not None and (due(state, config.eval_interval) or state.finished):
-                result = evaluate(state.agent, eval_envs, config.eval_episodes, config.eval_seed)
+                result = evaluate(agent, eval_envs, config.eval_episodes, config.eval_seed)
                 row |= {f"eval/{name}": value for name, value in result.items()}
                 if state.best_return is None or result["return_mean"] > state.best_return:
                     state.best_return = result["return_mean"]
@@ -502,9 +528,12 @@ def train(
         if closable is not None:
             closable.close()
     if stop.number:
-        say(console, f"stopped by signal {stop.number} at step {state.global_step:,}; continue with resume={str(run_dir)!r}")
+        say(
+            console,
+            f"stopped by signal {stop.number} at step {state.global_step:,}; continue with resume={str(run_dir)!r}",
+        )
         raise SystemExit(128 + stop.number)
-    return TrainResult(state.agent, state.global_step, state.best_return)
+    return TrainResult(agent, state.global_step, state.best_return)
 
 
 def iterate(
@@ -520,7 +549,10 @@ def iterate(
     if config.lr_schedule != "adaptive":
         remaining = max(1 - state.global_step / config.total_timesteps, 0.0)
         state.learning_rate = scheduled_lr(config.lr_schedule, config.learning_rate, remaining)
-    row: dict[str, float] = {STEP: state.global_step + config.batch_size, "charts/learning_rate": state.learning_rate}
+    row: dict[str, float] = {
+        STEP: state.global_step + config.batch_size,
+        "charts/learning_rate": state.learning_rate,
+    }
 
     terms = rollout(agent, envs, state.env_state, storage, state.generator, stopwatch, sample)
     ended = storage.terminated | storage.truncated
@@ -549,7 +581,9 @@ def iterate(
         )
         for group in state.optimizer.param_groups:
             group["lr"] = state.learning_rate
-        metrics = update(agent, state.optimizer, storage, advantages, returns, config, state.generator, loss_fn)
+        metrics = update(
+            agent, state.optimizer, storage, advantages, returns, config, state.generator, loss_fn
+        )
         if config.lr_schedule == "adaptive" and config.target_kl is not None:
             state.learning_rate = adapt_lr(
                 state.learning_rate,
@@ -567,6 +601,17 @@ def iterate(
     state.global_step += config.batch_size
     stopwatch.lap("learn")
     return row
+
+
+def seed_everything(seed: int, deterministic_cuda: bool) -> None:
+    """Seed the global random states and, on request, restrict CUDA to kernels that give equal bits every time."""
+    random.seed(seed)
+    np.random.seed(seed)
+    torch.manual_seed(seed)
+    if deterministic_cuda:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # what cuBLAS needs for it
+        torch.use_deterministic_algorithms(True, warn_only=True)
+        torch.backends.cudnn.benchmark = False
 
 
 def due(state: TrainingState, interval: int) -> bool:

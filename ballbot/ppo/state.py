@@ -43,43 +43,38 @@ class TrainingState:
     """Networks, optimiser, counters, random generators and environments of one process."""
 
     def __init__(
-        self, config: PPOConfig, envs: VectorEnv, env_metadata: dict[str, Any], rank: int, device: torch.device
+        self,
+        config: PPOConfig,
+        envs: VectorEnv,
+        agent: Agent,
+        optimizer: torch.optim.Optimizer,
+        env_metadata: dict[str, Any],
+        seed: int,
     ) -> None:
-        """Start from nothing: new networks, seeded generators, freshly reset environments.
+        """Start a run: reset the environments, set all counters to 0.
 
         Args:
             config: PPO settings.
             envs: environments of this process.
+            agent: networks to train.
+            optimizer: of the agent.
             env_metadata: what the observations mean; stored, and compared on `restore`.
-            rank: index of this process.
-            device: where the networks live.
+            seed: of this process's environments and exploration.
         """
-        from ballbot.ppo.ppo import make_optimizer
-
-        self.config, self.envs, self.env_metadata, self.device = config, envs, env_metadata, device
+        self.config, self.envs, self.env_metadata = config, envs, env_metadata
+        self.agent, self.optimizer = agent, optimizer
+        self.device = agent.policy_head.weight.device
         self.spaces = describe_spaces(envs.single_observation_space, envs.single_action_space)
-        if config.torch_deterministic:
-            torch.backends.cudnn.deterministic = True
-            torch.backends.cudnn.benchmark = False
-        seed = distributed.rank_seed(config.seed, rank)
-        random.seed(seed)
-        np.random.seed(seed)
-        torch.manual_seed(seed)
-
-        init_generator = torch.Generator().manual_seed(config.seed)
-        self.agent = Agent(envs.single_observation_space, envs.single_action_space, config, init_generator).to(device)
-        distributed.broadcast_module(self.agent)
-        self.optimizer = make_optimizer(self.agent, config)
-        self.reward_scaler = (
-            RewardScaler(envs.num_envs, config.gamma).to(device) if config.normalize_rewards else None
-        )
-        self.generator = torch.Generator(device).manual_seed(seed)
+        self.reward_scaler = RewardScaler(envs.num_envs, config.gamma) if config.normalize_rewards else None
+        if self.reward_scaler is not None:
+            self.reward_scaler.to(self.device)
+        self.generator = torch.Generator(self.device).manual_seed(seed)
         self.episodes = EpisodeStatistics(envs.num_envs)
         self.learning_rate = config.learning_rate
         self.global_step = 0
         self.best_return: float | None = None
         obs, _ = envs.reset(seed=seed)
-        self.env_state = EnvState(obs, torch.zeros(envs.num_envs, dtype=torch.bool, device=device))
+        self.env_state = EnvState(obs, torch.zeros(envs.num_envs, dtype=torch.bool, device=self.device))
 
     @property
     def finished(self) -> bool:
@@ -127,6 +122,8 @@ class TrainingState:
             # Last: resetting the environments above may have drawn from the global generators.
             self.generator.set_state(mine["generator"])
             torch.set_rng_state(mine["torch"])
+            if self.device.type == "cuda":
+                torch.cuda.set_rng_state(mine["cuda"], self.device)
             version, internal, gauss = mine["python"]
             random.setstate((version, tuple(internal), gauss))
             np.random.set_state(mine["numpy"])
@@ -145,7 +142,9 @@ class TrainingState:
             return
         if distributed.rank() == 0:
             print("note: these environments cannot restore their state, so new episodes start in all of them")
-        seed = distributed.rank_seed(self.config.seed, distributed.rank() + distributed.world_size() * self.global_step)
+        seed = distributed.rank_seed(
+            self.config.seed, distributed.rank() + distributed.world_size() * self.global_step
+        )
         self.env_state.obs, _ = self.envs.reset(seed=seed)
         self.episodes.returns[:] = 0
         self.episodes.lengths[:] = 0
@@ -155,7 +154,9 @@ class TrainingState:
     def _check_fits(self, path: Path, state: dict[str, Any]) -> None:
         missing = {"config", "spaces", "env_metadata", "ranks", "agent", "optimizer"} - state.keys()
         if missing:
-            raise CheckpointError(f"{path} lacks {', '.join(sorted(missing))}; use another checkpoint of the same run")
+            raise CheckpointError(
+                f"{path} lacks {', '.join(sorted(missing))}; use another checkpoint of the same run"
+            )
         now, then = asdict(self.config), state["config"]
         names = [n for n in {**now, **then} if n not in FREE_TO_CHANGE and now.get(n) != then.get(n)]
         differences = [f"{n} (then {then.get(n)!r}, now {now.get(n)!r})" for n in names]
@@ -164,7 +165,9 @@ class TrainingState:
         if to_plain(self.env_metadata) != state["env_metadata"]:
             differences.append(f"env_metadata (then {state['env_metadata']}, now {self.env_metadata})")
         if len(state["ranks"]) != distributed.world_size():
-            differences.append(f"number of processes (then {len(state['ranks'])}, now {distributed.world_size()})")
+            differences.append(
+                f"number of processes (then {len(state['ranks'])}, now {distributed.world_size()})"
+            )
         if differences:
             raise CheckpointError(
                 f"{path} was written with other settings: {'; '.join(differences)}. "
@@ -192,6 +195,8 @@ class TrainingState:
         }
         if self.reward_scaler is not None:
             state["reward_scaler"] = self.reward_scaler.state_dict()
+        if self.device.type == "cuda":
+            state["cuda"] = torch.cuda.get_rng_state(self.device)
         if hasattr(self.envs, "get_state"):
             state["env_state"] = self.envs.get_state()
         return state

@@ -1,0 +1,54 @@
+# What you can do here. Every target first makes .venv and installs into it, if that was not done.
+#
+#   make train ARGS="--terrain flat --seed 1"     options of experiments/ppo_ballbot.py
+#   make test  ARGS="-k contact"                  options of pytest
+#   make PYTHON=python3.12 train                  another Python than python3 (for a new .venv)
+
+PYTHON ?= python3
+ARGS ?=
+
+BIN := .venv/bin
+INSTALLED := .venv/installed-for-make
+
+.PHONY: help train curves test test-all lint format bench check clean
+
+help:  ## show this list
+	@sed -n 's/^\([a-z-]*\):.*##/make \1\t/p' Makefile | expand -t 20
+
+train: $(INSTALLED)  ## train the ballbot to balance and travel on uneven ground; results in runs/
+	$(BIN)/python experiments/ppo_ballbot.py $(ARGS)
+
+curves: $(INSTALLED)  ## show the curves of all runs in TensorBoard
+	$(BIN)/tensorboard --logdir runs $(ARGS)
+
+test: $(INSTALLED)  ## run the tests, except those marked slow
+	$(BIN)/pytest -m "not slow" $(ARGS)
+
+test-all: $(INSTALLED)  ## run all tests, also those that take minutes
+	$(BIN)/pytest $(ARGS)
+
+lint: $(INSTALLED)  ## check style, formatting and types
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+
+format: $(INSTALLED)  ## format the code and mend what can be mended automatically
+	$(BIN)/ruff check --fix
+	$(BIN)/ruff format
+
+bench: $(INSTALLED)  ## measure speed and memory
+	$(BIN)/python experiments/benchmark.py $(ARGS)
+
+check: $(INSTALLED)  ## say what works on this machine, what does not, and what to do
+	$(BIN)/python experiments/check_setup.py $(ARGS)
+
+clean:  ## remove .venv and everything that was built (runs/ stays)
+	rm -rf .venv build dist *.egg-info mujoco_patch/_contact_fix*
+
+# Installs this folder itself ("editable"), so changed Python code is used at once; the C source is compiled here.
+$(INSTALLED): pyproject.toml setup.py constraints.txt mujoco_patch/contact_fix.c
+	@$(PYTHON) -c 'import sys; v = sys.version.split()[0]; sys.exit(sys.version_info < (3, 11) and \
+	    f"ballbot needs Python 3.11 or newer, {sys.executable} is {v}: use make PYTHON=/path/to/another ...")'
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[dev]"
+	touch $(INSTALLED)

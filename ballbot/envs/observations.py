@@ -48,6 +48,7 @@ CLIP = 2.0  # the reference's bound on velocities and scaled wheel speeds
 class RobotState:
     """The part of the simulations' state that observations, rewards and endings need; one column per simulation."""
 
+    position: Array  # (3, n) of the base's origin, world frame, m
     quaternion: Array  # (4, n) base orientation, w first
     rotation: Array  # (3, 3, n) its matrix: body to world
     velocity: Array  # (3, n) of the base's origin, world frame, m/s

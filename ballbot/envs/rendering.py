@@ -22,11 +22,10 @@ class Renderer:
 
     Args:
         mode: "rgb_array" or "human".
-        integrator: of the simulation; the model is otherwise independent of it.
     """
 
-    def __init__(self, mode: str, integrator: str) -> None:
-        self._mode, self._integrator = mode, integrator
+    def __init__(self, mode: str) -> None:
+        self._mode = mode
         self._model: mujoco.MjModel | None = None
         self._data: mujoco.MjData | None = None
         self._window: Any = None  # mujoco.Renderer, or the viewer's handle
@@ -41,7 +40,7 @@ class Renderer:
             RuntimeError: no OpenGL or no display, with what to install or set.
         """
         if self._model is None or self._data is None:
-            self._model = build_model(None if heights is None else heights[None], integrator=self._integrator)
+            self._model = build_model(None if heights is None else heights[None])
             self._data = mujoco.MjData(self._model)
             self._window = self._open(self._model, self._data)
             self._shown = heights
@@ -72,10 +71,10 @@ class Renderer:
                     "render_mode='human' opens a window, but this machine has no display (DISPLAY is not set): use "
                     "render_mode='rgb_array', or run on a desktop"
                 )
-            import mujoco.viewer
+            from mujoco import viewer as mujoco_viewer  # loads GLFW, which headless machines lack
 
             try:
-                viewer = mujoco.viewer.launch_passive(model, data, show_left_ui=False, show_right_ui=False)
+                viewer = mujoco_viewer.launch_passive(model, data, show_left_ui=False, show_right_ui=False)
             except Exception as error:
                 raise RuntimeError(f"MuJoCo's viewer did not start: {error}") from error
             viewer.cam.type = mujoco.mjtCamera.mjCAMERA_TRACKING

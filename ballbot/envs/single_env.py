@@ -55,10 +55,10 @@ class BallbotEnv(gym.Env[NDArray[np.float32], NDArray[Any]]):
         action = np.asarray(action)
         if action.shape != (3,):
             raise ValueError(f"action has shape {action.shape}, expected (3,): one number a motor")
-        observations, rewards, terminated, truncated, infos = self._envs._advance(action[None])
+        observations, rewards, terminated, truncated, infos = self._envs.advance(action[None])
         if self.render_mode == "human":
             self.render()
-        return observations[0].copy(), float(rewards[0]), bool(terminated[0]), bool(truncated[0]), _first(infos)
+        return observations[0], float(rewards[0]), bool(terminated[0]), bool(truncated[0]), _first(infos)
 
     def render(self) -> NDArray[np.uint8] | None:  # type: ignore[override]
         """The (480, 640, 3) uint8 picture in "rgb_array" mode; None in "human" mode, after updating the viewer."""

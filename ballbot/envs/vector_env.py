@@ -7,39 +7,41 @@ rows, so nothing lags and no derived field has to be copied out.
 
 from __future__ import annotations
 
-import os
 import weakref
 from typing import Any, Literal
 
 import gymnasium as gym
-import mujoco
-import mujoco_patch
 import numpy as np
 from gymnasium.vector import AutoresetMode, VectorEnv
-from mujoco.batch import Batch, SimulationError
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 
+import mujoco_patch
 from ballbot.envs import rewards
-from ballbot.envs.model import INTEGRATORS, Layout, build_model, settled_poses
-from ballbot.envs.observations import OBSERVATION_SIZES, OBSERVE, RobotState, rotation_matrix
+from ballbot.envs.checks import (
+    check_actions,
+    check_choice,
+    check_count,
+    check_direction,
+    check_number,
+    check_reset_mask,
+    check_seeds,
+)
+from ballbot.envs.model import INTEGRATORS
+from ballbot.envs.observations import OBSERVATION_SIZES, OBSERVE, RobotState
+from ballbot.envs.random_streams import WORDS, new_stream, pack_streams, unpack_streams
 from ballbot.envs.rendering import Renderer
-from ballbot.envs.terrain import SPLITS, TERRAIN_LENGTH, make_terrain
+from ballbot.envs.simulation import TERRAINS, Simulations
+from ballbot.envs.terrain import SPLITS
 
-Array = NDArray[np.float64]
 Bools = NDArray[np.bool_]
+StepResult = tuple[NDArray[np.float32], NDArray[np.float64], Bools, Bools, dict[str, Any]]
 
 MOTOR_TORQUE = -10.0
 """N m on a wheel's axle per unit of action (the reference's sign)."""
-EDGE_MARGIN = 0.15
-"""m: the ball's radius and the lean of the base at the tilt limit; nearer to the edge the robot counts as off it."""
-MAX_PLAUSIBLE_SPEED = 1e3
-"""m/s and rad/s.  Full torque spins a free wheel at 12.5 rad/s: a thousand is a broken simulation, not a fast robot."""
 REWARD_TERMS = ("progress", "survival", "action_cost")
-TERRAINS = ("perlin", "flat")
 MAX_NUM_ENVS = 1_000_000
 
-_without_fix: weakref.WeakSet[BallbotVectorEnv] = weakref.WeakSet()
-_with_fix: weakref.WeakSet[BallbotVectorEnv] = weakref.WeakSet()
+_open_envs: weakref.WeakSet[BallbotVectorEnv] = weakref.WeakSet()
 
 
 class BallbotVectorEnv(VectorEnv[NDArray[np.float32], NDArray[Any], NDArray[Any]]):
@@ -121,64 +123,56 @@ class BallbotVectorEnv(VectorEnv[NDArray[np.float32], NDArray[Any], NDArray[Any]
         contact_fix: bool = True,
         render_mode: Literal["rgb_array", "human"] | None = None,
     ) -> None:
-        _check_choice("terrain", terrain, TERRAINS)
-        _check_choice("observation", observation, ("proprioception",))
-        _check_choice("frame", frame, tuple(OBSERVE))
-        _check_choice("integrator", integrator, tuple(INTEGRATORS))
-        _check_choice("terrain_split", terrain_split, tuple(SPLITS))
-        _check_choice("render_mode", render_mode, (None, *self.metadata["render_modes"]))
-        self.num_envs = _check_count("num_envs", num_envs, 1, MAX_NUM_ENVS)
-        self.max_episode_steps = _check_count("max_episode_steps", max_episode_steps, 1, 10**9)
-        _check_count("num_terrains", num_terrains, 1, 4096)
-        _check_count("terrain_seed", terrain_seed, 0, 2**63)
-        _check_count("num_threads", num_threads, 0, 1024)
-        self.initial_tilt = np.radians(_check_range("initial_tilt_deg", initial_tilt_deg, 0.0, 90.0))
-        self.tilt_limit_deg = _check_range("tilt_limit_deg", tilt_limit_deg, 0.1, 180.0)
-        self.goal = _unit_vector("goal", goal)
+        check_choice("terrain", terrain, TERRAINS)
+        check_choice("observation", observation, ("proprioception",))
+        check_choice("frame", frame, tuple(OBSERVE))
+        check_choice("integrator", integrator, tuple(INTEGRATORS))
+        check_choice("terrain_split", terrain_split, tuple(SPLITS))
+        check_choice("render_mode", render_mode, (None, *self.metadata["render_modes"]))
+        check_count("num_threads", num_threads, 0, 1024)
+        check_count("num_terrains", num_terrains, 1, 4096)
+        check_count("terrain_seed", terrain_seed, 0, 2**63)
+        self.num_envs = n = check_count("num_envs", num_envs, 1, MAX_NUM_ENVS)
+        self.max_episode_steps = check_count("max_episode_steps", max_episode_steps, 1, 10**9)
+        self.initial_tilt_deg = check_number("initial_tilt_deg", initial_tilt_deg, 0.0, 90.0)
+        self.tilt_limit_deg = check_number("tilt_limit_deg", tilt_limit_deg, 0.1, 180.0)
+        self.goal = check_direction("goal", goal)
         self.terrain, self.observation, self.frame, self.terrain_split = terrain, observation, frame, terrain_split
-        self.integrator, self.random_yaw, self.render_mode = integrator, bool(random_yaw), render_mode
-        self.stagger_first_episodes = bool(stagger_first_episodes)
+        self.terrain_seed, self.integrator, self.render_mode = terrain_seed, integrator, render_mode
+        self.random_yaw, self.stagger_first_episodes = bool(random_yaw), bool(stagger_first_episodes)
+        self.contact_fix = bool(contact_fix)
         self.num_diverged = 0
         """Simulations that diverged since construction."""
 
-        self._use_contact_physics(contact_fix)
-        heights = None
-        if terrain == "perlin":
-            ids = range(num_terrains)
-            heights = np.stack([make_terrain(k, split=terrain_split, seed=terrain_seed) for k in ids])
-        self.heights = heights
-        """(num_terrains, 293, 293) heights in [0, 1], or None for a plane."""
-        self.model = build_model(heights, integrator=integrator)
-        self._poses = settled_poses(self.model)
-        self._layout = layout = Layout.of(self.model)
-        self.dt = float(self.model.opt.timestep)
+        _use_contact_physics(self.contact_fix)
+        self.simulations = Simulations(
+            n,
+            terrain=terrain,
+            integrator=integrator,
+            num_threads=num_threads,
+            num_terrains=num_terrains,
+            terrain_split=terrain_split,
+            terrain_seed=terrain_seed,
+        )
+        self.dt = float(self.simulations.model.opt.timestep)
         """Seconds a step."""
 
-        threads = num_threads or len(os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else [0])
-        self.num_threads = min(threads, self.num_envs)
-        self.batch = Batch(self.model, self.num_envs, self.num_threads)
-        self._qpos, self._qvel, self._ctrl = (self.batch.bind(name) for name in ("qpos", "qvel", "ctrl"))
-        self._terrain_of = self.batch.expand("geom_dataid")[:, layout.ground_geom] if heights is not None else None
-        self._fresh_row = self.batch.state[0].copy()  # time, velocities, controls and warm start of a new simulation
-        self._base, self._spin = layout.base_qpos, layout.base_qvel
-
-        n = self.num_envs
-        self._rngs: list[np.random.Generator] = []
-        self._terrain_ids = np.zeros(n, np.int64)
+        self._streams: list[np.random.Generator] = []  # filled by the first reset
         self._elapsed = np.zeros(n, np.int64)
         self._time_limit = np.full(n, self.max_episode_steps)
         self._actions = np.zeros((n, 3))
         self._term_sums = np.zeros((len(REWARD_TERMS), n))
         self._obs = np.zeros((n, OBSERVATION_SIZES[frame]), np.float32)
-        self._all = np.ones(n, bool)
+        self._all, self._none = np.ones(n, bool), np.zeros(n, bool)
         self._observe = OBSERVE[frame]
+        self._upright_limit = np.cos(np.radians(self.tilt_limit_deg))
         self._renderer: Renderer | None = None
 
-        size = OBSERVATION_SIZES[frame]
-        self.single_observation_space = gym.spaces.Box(-np.inf, np.inf, (size,), np.float32)
+        self.single_observation_space = gym.spaces.Box(-np.inf, np.inf, (OBSERVATION_SIZES[frame],), np.float32)
         self.single_action_space = gym.spaces.Box(-1.0, 1.0, (3,), np.float32)
         self.observation_space = gym.vector.utils.batch_space(self.single_observation_space, n)
         self.action_space = gym.vector.utils.batch_space(self.single_action_space, n)
+        _open_envs.add(self)
 
     # -- Gymnasium's interface ----------------------------------------------------------------------------------------
 
@@ -194,23 +188,19 @@ class BallbotVectorEnv(VectorEnv[NDArray[np.float32], NDArray[Any], NDArray[Any]
         Returns:
             (num_envs, size) float32 observations, and infos.
         """
-        mask = self._reset_mask(options)
-        self._seed(seed, mask)
+        mask, seeds = check_reset_mask(options, self.num_envs), check_seeds(seed, self.num_envs)
+        if not self._streams:
+            if not mask.all():
+                raise gym.error.ResetNeeded("the first reset() must reset every simulation: leave reset_mask out")
+            self._streams = [new_stream(s) for s in seeds]
         ids = np.flatnonzero(mask)
-        if self.stagger_first_episodes:
-            for i in ids:
-                self._time_limit[i] = self._rngs[i].integers(1, self.max_episode_steps, endpoint=True)
-        else:
-            self._time_limit[ids] = self.max_episode_steps
-        self._reset_simulations(ids)
-        state = self._robot_state()
-        self._obs = self._observe(state, self.goal, self._actions)
-        none = np.zeros(self.num_envs, bool)
-        return self._obs.copy(), self._infos(state, none, none, none, none)
+        for i in ids:
+            if seeds[i] is not None:
+                self._streams[i] = new_stream(seeds[i])
+        self._start_episodes(ids, stagger=self.stagger_first_episodes)
+        return self._obs.copy(), self._infos(self._robots)
 
-    def step(
-        self, actions: NDArray[Any]
-    ) -> tuple[NDArray[np.float32], NDArray[np.float64], Bools, Bools, dict[str, Any]]:
+    def step(self, actions: NDArray[Any]) -> StepResult:
         """Advance every simulation by one step of ``dt`` seconds.
 
         Args:
@@ -223,27 +213,52 @@ class BallbotVectorEnv(VectorEnv[NDArray[np.float32], NDArray[Any], NDArray[Any]
         Raises:
             ValueError, TypeError: actions of another shape or dtype, or not finite; nothing was stepped.
         """
-        observations, reward, terminated, truncated, infos = self._advance(actions)
+        observations, reward, terminated, truncated, infos = self.advance(actions)
         done = terminated | truncated
         if done.any():
             final_obs = np.full(self.num_envs, None, dtype=object)
             ids = np.flatnonzero(done)
             for i in ids:
-                final_obs[i] = observations[i].copy()
-            final_info = infos
-            self._time_limit[ids] = self.max_episode_steps
-            self._reset_simulations(ids)
-            state = self._robot_state()
-            self._obs = observations = self._observe(state, self.goal, self._actions)
-            none = np.zeros(self.num_envs, bool)
-            infos = self._infos(state, none, none, none, none)
+                final_obs[i] = observations[i]
+            final_info = _masked(infos, done)
+            self._start_episodes(ids)
+            observations = self._obs.copy()
+            infos = self._infos(self._robots)
             infos |= {"final_obs": final_obs, "_final_obs": done, "final_info": final_info, "_final_info": done.copy()}
-            for key, value in final_info.items():
-                if key.startswith("_"):
-                    final_info[key] = done.copy()
-                elif isinstance(value, dict):
-                    value.update({name: done.copy() for name in value if name.startswith("_")})
-        return observations.copy(), reward, terminated, truncated, infos
+        return observations, reward, terminated, truncated, infos
+
+    def advance(self, actions: NDArray[Any]) -> StepResult:
+        """``step`` without the autoreset: an ended episode goes on until its simulation is reset."""
+        if not self._streams:
+            raise gym.error.ResetNeeded("call reset() before step()")
+        self._actions = check_actions(actions, self.num_envs)
+        diverged = self.simulations.step(MOTOR_TORQUE * self._actions)
+        self._elapsed += 1
+        self._robots = robots = self.simulations.robot_state()
+        observations = self._observe(robots, self.goal, self._actions)
+        fallen = robots.rotation[2, 2] < self._upright_limit
+        terms = np.stack(
+            [
+                rewards.progress(robots.velocity[:2], self.goal),
+                rewards.survival(fallen),
+                rewards.action_cost(self._actions),
+            ]
+        )
+        success = (self._elapsed >= self._time_limit) & ~fallen
+        out_of_bounds = self.simulations.off_terrain(robots.position) & ~fallen
+        if diverged is None:
+            diverged, truncated = self._none, success | out_of_bounds
+        else:
+            self.num_diverged += int(diverged.sum())
+            terms[:, diverged] = 0.0
+            observations[diverged] = self._obs[diverged]  # the last sound ones
+            for flag in (fallen, success, out_of_bounds):
+                flag[diverged] = False
+            truncated = success | out_of_bounds | diverged
+        self._term_sums += terms
+        self._obs = observations
+        infos = self._infos(robots, success, fallen.copy(), out_of_bounds, diverged.copy())
+        return observations.copy(), terms.sum(axis=0), fallen, truncated, infos
 
     def render(self) -> tuple[NDArray[np.uint8], ...] | None:  # type: ignore[override]
         """One (480, 640, 3) uint8 picture a simulation in "rgb_array" mode; the viewer is updated in "human" mode.
@@ -255,9 +270,10 @@ class BallbotVectorEnv(VectorEnv[NDArray[np.float32], NDArray[Any], NDArray[Any]
             gym.logger.warn("render() was called without a render_mode: pass render_mode='rgb_array' or 'human'.")
             return None
         if self._renderer is None:
-            self._renderer = Renderer(self.render_mode, self.integrator)
-        sims = range(self.num_envs) if self.render_mode == "rgb_array" else range(1)
-        frames = [self._renderer.draw(self._height_field(i), self._qpos[i], self._qvel[i]) for i in sims]
+            self._renderer = Renderer(self.render_mode)
+        sims, draw = self.simulations, self._renderer.draw
+        shown = range(self.num_envs) if self.render_mode == "rgb_array" else range(1)
+        frames = [draw(sims.terrain_of(i), sims.qpos[i], sims.qvel[i]) for i in shown]
         return tuple(f for f in frames if f is not None) if self.render_mode == "rgb_array" else None
 
     def close_extras(self, **kwargs: Any) -> None:
@@ -270,306 +286,122 @@ class BallbotVectorEnv(VectorEnv[NDArray[np.float32], NDArray[Any], NDArray[Any]
 
     def get_state(self) -> dict[str, Any]:
         """Everything that decides the future: arrays and plain types only, so that it can go into a checkpoint."""
-        generators = np.array([_pack_generator(rng) for rng in self._rngs], np.uint64)
         return {
-            "layout": self._state_layout(),
-            "simulations": self.batch.state.copy(),
-            "terrain_ids": self._terrain_ids.copy(),
-            "generators": generators.view(np.int64),  # torch stores int64 in every version
-            "elapsed": self._elapsed.copy(),
-            "time_limit": self._time_limit.copy(),
-            "actions": self._actions.copy(),
-            "reward_terms": self._term_sums.copy(),
-            "observations": self._obs.copy(),
+            "options": self._state_options(),
+            "simulations": self.simulations.get_state(),
+            "streams": pack_streams(self._streams),
             "num_diverged": self.num_diverged,
+            **{name: getattr(self, f"_{name}").copy() for name in _STATE_ARRAYS},
         }
 
     def set_state(self, state: dict[str, Any]) -> None:
         """Restore what ``get_state`` returned, in an environment made with the same options.
 
         Raises:
-            ValueError: the state is of another layout; nothing was changed.
+            ValueError: the state is damaged, or of an environment with other options; nothing was changed.
         """
-        if not isinstance(state, dict) or "layout" not in state:
-            raise ValueError("set_state needs what get_state() returned, got " + type(state).__name__)
-        mine, theirs = self._state_layout(), dict(state["layout"])
-        differing = [f"{k}: {theirs.get(k)!r} here {mine[k]!r}" for k in mine if theirs.get(k) != mine[k]]
+        if not isinstance(state, dict) or not isinstance(state.get("options"), dict):
+            raise ValueError(f"set_state needs what get_state() returned, got {type(state).__name__}")
+        mine, theirs = self._state_options(), state["options"]
+        differing = [f"{key} was {theirs.get(key)!r}, is {mine[key]!r}" for key in mine if theirs.get(key) != mine[key]]
         if differing:
             raise ValueError(
-                "this state is of another environment layout (" + "; ".join(differing) + "): make the environment with "
+                f"this state is of an environment with other options ({'; '.join(differing)}): make the environment with "
                 "the options it was saved with"
             )
-        expected = {name: value for name, value in self.get_state().items() if isinstance(value, np.ndarray)}
-        arrays = {}
-        for name, like in expected.items():
-            arrays[name] = np.asarray(state.get(name))
-            rows_of_generators = name == "generators" and arrays[name].shape in ((self.num_envs, 6), (0,))
-            if arrays[name].shape != like.shape and not rows_of_generators:
-                raise ValueError(f"state[{name!r}] has shape {arrays[name].shape}, expected {like.shape}")
-        self.batch.state[:] = arrays["simulations"]
-        self._terrain_ids[:] = arrays["terrain_ids"]
-        if self._terrain_of is not None:
-            self._terrain_of[:] = self._terrain_ids
-        packed = np.ascontiguousarray(arrays["generators"], np.int64).view(np.uint64)
-        self._rngs = [_unpack_generator(row) for row in packed]
-        self._elapsed[:], self._time_limit[:] = arrays["elapsed"], arrays["time_limit"]
-        self._actions[:], self._term_sums[:] = arrays["actions"], arrays["reward_terms"]
-        self._obs = arrays["observations"].astype(np.float32)
-        self.num_diverged = int(state["num_diverged"])
-
-    def _state_layout(self) -> dict[str, Any]:
-        return {
-            "num_envs": self.num_envs,
-            "terrain": self.terrain,
-            "terrain_split": self.terrain_split,
-            "num_terrains": len(self._poses),
-            "observation": self.observation,
-            "frame": self.frame,
-            "state_size": int(self.batch.state.shape[1]),
+        streams = np.asarray(state.get("streams", []))
+        started = len(streams) > 0
+        shapes = {
+            "streams": (streams.shape, (self.num_envs, WORDS) if started else (0, WORDS)),
+            "rows": (np.shape(state["simulations"]["rows"]), self.simulations.batch.state.shape),
+            "terrain_ids": (np.shape(state["simulations"]["terrain_ids"]), (self.num_envs,)),
+            **{name: (np.shape(state.get(name)), getattr(self, f"_{name}").shape) for name in _STATE_ARRAYS},
         }
+        for name, (shape, expected) in shapes.items():
+            if shape != expected:
+                raise ValueError(f"state {name!r} has shape {shape}, expected {expected}: it is damaged")
+        self.simulations.set_state(state["simulations"])
+        self._streams = unpack_streams(streams)
+        self.num_diverged = int(state["num_diverged"])
+        for name in _STATE_ARRAYS:
+            getattr(self, f"_{name}")[:] = state[name]
+        self._robots = self.simulations.robot_state()
 
-    # -- One step and one reset, shared with BallbotEnv -----------------------------------------------------------------
+    def _state_options(self) -> dict[str, Any]:
+        """What must be equal for a state to mean the same."""
+        names = ("num_envs", "terrain", "terrain_split", "terrain_seed", "observation", "frame", "integrator")
+        names += ("max_episode_steps", "tilt_limit_deg", "initial_tilt_deg", "random_yaw")
+        sizes = {"num_terrains": self.simulations.num_terrains, "row": int(self.simulations.batch.state.shape[1])}
+        return {name: getattr(self, name) for name in names} | sizes | {"goal": self.goal.tolist()}
 
-    def _advance(
-        self, actions: ArrayLike
-    ) -> tuple[NDArray[np.float32], NDArray[np.float64], Bools, Bools, dict[str, Any]]:
-        """``step`` without the autoreset."""
-        if not self._rngs:
-            raise gym.error.ResetNeeded("call reset() before step()")
-        self._actions = self._checked_actions(actions)
-        np.multiply(self._actions, MOTOR_TORQUE, out=self._ctrl)
-        diverged = self._step_physics()
-        self._elapsed += 1
+    # -- Episodes and infos -------------------------------------------------------------------------------------------
 
-        state = self._robot_state()
-        observations = self._observe(state, self.goal, self._actions)
-        terminated = state.rotation[2, 2] < self._upright_limit
-        terms = (
-            rewards.progress(state.velocity[:2], self.goal),
-            rewards.survival(terminated),
-            rewards.action_cost(self._actions),
-        )
-        reward = terms[0] + terms[1] + terms[2]
-        success = (self._elapsed >= self._time_limit) & ~terminated
-        out_of_bounds = self._off_terrain() & ~terminated
-        if diverged is not None:
-            reward[diverged] = 0.0
-            for term in terms:
-                term[diverged] = 0.0
-            observations[diverged] = self._obs[diverged]  # the last sound ones
-            for flag in (terminated, success, out_of_bounds):
-                flag[diverged] = False
-        self._term_sums += terms
-        truncated = success | out_of_bounds
-        if diverged is not None:
-            truncated |= diverged
-        self._obs = observations
-        no = np.zeros(self.num_envs, bool)
-        infos = self._infos(state, success, terminated.copy(), out_of_bounds, no if diverged is None else diverged)
-        return observations, reward, terminated, truncated, infos
-
-    def _step_physics(self) -> Bools | None:
-        """Step the batch; the mask of simulations that diverged, or None."""
-        failed: NDArray[Any] | None = None
-        try:
-            self.batch.step()
-        except SimulationError as error:  # MuJoCo raised in these: they kept their state, the others ran
-            failed = error.ids
-        # Any MuJoCo warning counts.  MuJoCo resets a simulation whose state went bad, so its state may look sound.
-        warned = self.batch.warning.any()
-        # NaN compares false, so it counts as too fast
-        sound = np.abs(self._qvel).max(axis=1) <= MAX_PLAUSIBLE_SPEED
-        if failed is None and not warned and sound.all() and np.isfinite(self._qpos).all():
-            return None
-        diverged = ~sound | ~np.isfinite(self._qpos).all(axis=1) | self.batch.warning.reshape(self.num_envs, -1).any(1)
-        if failed is not None:
-            diverged[failed] = True
-        self.batch.warning[:] = 0
-        self.num_diverged += int(diverged.sum())
-        # A sound state, so that nothing non-finite is computed from it before its reset
-        self.batch.state[diverged] = self._fresh_row
-        return diverged
-
-    def _reset_simulations(self, ids: NDArray[Any]) -> None:
+    def _start_episodes(self, ids: NDArray[Any], stagger: bool = False) -> None:
         """New episodes for these simulations, each drawn from its own stream."""
-        layout, base, ball = self._layout, self._base, self._layout.ball_qpos
-        self.batch.state[ids] = self._fresh_row
         for i in ids:
-            rng = self._rngs[i]
-            terrain = int(rng.integers(len(self._poses)))
-            draw = rng.random(3)
-            pose = self._poses[terrain].copy()
-            yaw = 2 * np.pi * draw[0] if self.random_yaw else 0.0
-            # evenly over the cone's disc, about a horizontal axis
-            tilt, axis = self.initial_tilt * np.sqrt(draw[1]), 2 * np.pi * draw[2]
-            sin, cos = np.sin(tilt / 2), np.cos(tilt / 2)
-            lean = np.array([cos, sin * np.cos(axis), sin * np.sin(axis), 0.0])
-            turn = np.array([np.cos(yaw / 2), 0.0, 0.0, np.sin(yaw / 2)])
-            # The whole robot leans about the ball's centre, so that the wheels stay on the ball as settled
-            arm = pose[base : base + 3] - pose[ball : ball + 3]
-            mujoco.mju_mulQuat(pose[base + 3 : base + 7], lean, turn)
-            mujoco.mju_rotVecQuat(pose[base : base + 3], arm, lean)
-            pose[base : base + 3] += pose[ball : ball + 3]
-            self._qpos[i] = pose
-            self._terrain_ids[i] = terrain
-        if self._terrain_of is not None:
-            self._terrain_of[ids] = self._terrain_ids[ids]
-        assert layout is self._layout
+            stream = self._streams[i]
+            terrain = int(stream.integers(self.simulations.num_terrains))
+            yaw, radius, axis = stream.random(3).tolist()
+            self.simulations.place(
+                int(i),
+                terrain,
+                yaw=2 * np.pi * yaw if self.random_yaw else 0.0,
+                tilt=np.radians(self.initial_tilt_deg) * np.sqrt(radius),  # evenly over the cone's disc
+                tilt_axis=2 * np.pi * axis,
+            )
+            limit = self.max_episode_steps
+            self._time_limit[i] = stream.integers(1, limit, endpoint=True) if stagger else limit
         self._elapsed[ids] = 0
         self._actions[ids] = 0.0
         self._term_sums[:, ids] = 0.0
-
-    def _robot_state(self) -> RobotState:
-        qpos, qvel = self._qpos.T.copy(), self._qvel.T.copy()  # one row a quantity: fast to compute with
-        base, spin = self._base, self._spin
-        quaternion = qpos[base + 3 : base + 7]
-        return RobotState(
-            quaternion=quaternion,
-            rotation=rotation_matrix(quaternion),
-            velocity=qvel[spin : spin + 3],
-            gyro=qvel[spin + 3 : spin + 6],
-            wheel_speeds=qvel[list(self._layout.wheel_qvel)],
-        )
-
-    def _off_terrain(self) -> Bools:
-        if self.heights is None:
-            return np.zeros(self.num_envs, bool)
-        return np.abs(self._qpos[:, self._base : self._base + 2]).max(axis=1) > TERRAIN_LENGTH / 2 - EDGE_MARGIN
+        self._robots = self.simulations.robot_state()
+        observations = self._observe(self._robots, self.goal, self._actions)
+        self._obs[ids] = observations[ids]
 
     def _infos(
-        self, state: RobotState, success: Bools, failure: Bools, out_of_bounds: Bools, diverged: Bools
+        self,
+        robots: RobotState,
+        success: Bools | None = None,
+        failure: Bools | None = None,
+        out_of_bounds: Bools | None = None,
+        diverged: Bools | None = None,
     ) -> dict[str, Any]:
         infos: dict[str, Any] = {
-            "position": self._qpos[:, self._base : self._base + 2].copy(),
-            "tilt_deg": np.degrees(np.arccos(np.clip(state.rotation[2, 2], -1.0, 1.0))),
-            "terrain_id": self._terrain_ids.copy(),
-            "success": success,
-            "failure": failure,
-            "out_of_bounds": out_of_bounds,
-            "diverged": diverged,
+            "position": robots.position[:2].T.copy(),
+            "tilt_deg": np.degrees(np.arccos(np.clip(robots.rotation[2, 2], -1.0, 1.0))),
+            "terrain_id": self.simulations.terrain_ids.copy(),
+            "success": self._none.copy() if success is None else success,
+            "failure": self._none.copy() if failure is None else failure,
+            "out_of_bounds": self._none.copy() if out_of_bounds is None else out_of_bounds,
+            "diverged": self._none.copy() if diverged is None else diverged,
+            "reward_terms": dict(zip(REWARD_TERMS, self._term_sums.copy(), strict=True)),
         }
-        terms = dict(zip(REWARD_TERMS, self._term_sums.copy(), strict=True))
-        infos["reward_terms"] = terms | {f"_{name}": self._all for name in REWARD_TERMS}
-        return infos | {f"_{key}": self._all for key in infos}
-
-    def _height_field(self, sim: int) -> NDArray[np.float32] | None:
-        return None if self.heights is None else self.heights[self._terrain_ids[sim]]
-
-    # -- Checks ---------------------------------------------------------------------------------------------------------
-
-    def _checked_actions(self, actions: ArrayLike) -> Array:
-        actions = np.asarray(actions)
-        if actions.shape != (self.num_envs, 3):
-            raise ValueError(
-                f"actions have shape {actions.shape}, expected ({self.num_envs}, 3): one row a simulation, one column a "
-                "motor"
-            )
-        if actions.dtype.kind != "f":
-            raise TypeError(f"actions have dtype {actions.dtype}, expected floats in [-1, 1]: use .astype(np.float32)")
-        if not np.isfinite(actions).all():
-            bad = np.flatnonzero(~np.isfinite(actions).all(axis=1))
-            raise ValueError(
-                f"actions of simulations {bad[:5].tolist()} are not finite, the first is {actions[bad[0]].tolist()}: "
-                "the policy has probably diverged; nothing was stepped"
-            )
-        return np.clip(actions, -1.0, 1.0, dtype=np.float64)
-
-    def _reset_mask(self, options: dict[str, Any] | None) -> Bools:
-        unknown = set(options or {}) - {"reset_mask"}
-        if unknown:
-            raise ValueError(f"unknown reset option {sorted(unknown)[0]!r}: the only one is 'reset_mask'")
-        mask = (options or {}).get("reset_mask")
-        if mask is None:
-            return self._all
-        mask = np.asarray(mask)
-        if mask.shape != (self.num_envs,) or mask.dtype != np.bool_ or not mask.any():
-            raise ValueError(
-                f"options['reset_mask'] must be a ({self.num_envs},) bool array with at least one True, got "
-                f"{mask.dtype} {mask.shape}"
-            )
-        if not self._rngs and not mask.all():
-            raise gym.error.ResetNeeded("the first reset() must reset every simulation: leave reset_mask out")
-        return mask
-
-    def _seed(self, seed: int | list[int | None] | None, mask: Bools) -> None:
-        if isinstance(seed, (int, np.integer)):
-            _check_count("seed", int(seed), 0, 2**63)
-            self._np_random_seed = int(seed)
-            seeds: list[int | None] = [int(seed) + i for i in range(self.num_envs)]
-        else:
-            seeds = [None] * self.num_envs if seed is None else list(seed)
-        if len(seeds) != self.num_envs:
-            raise ValueError(f"seed has {len(seeds)} entries, expected one for each of the {self.num_envs} simulations")
-        if not self._rngs:
-            self._rngs = [np.random.Generator(np.random.PCG64(s)) for s in seeds]
-            return
-        for i in np.flatnonzero(mask):
-            if seeds[i] is not None:
-                self._rngs[i] = np.random.Generator(np.random.PCG64(seeds[i]))
-
-    def _use_contact_physics(self, contact_fix: bool) -> None:
-        """The collision table is one per process: environments with and without the fix cannot be mixed."""
-        others = [env for env in (_without_fix if contact_fix else _with_fix) if not env.closed]
-        if others:
-            raise ValueError(
-                f"contact_fix={contact_fix} here, but an open environment of this process has contact_fix="
-                f"{not contact_fix}, and MuJoCo's collision table is shared: close that one first"
-            )
-        if contact_fix:
-            mujoco_patch.ensure()
-        else:
-            mujoco_patch.uninstall()
-            gym.logger.warn("contact_fix=False: the wheels' friction acts along arbitrary directions; no policy learns.")
-        (_with_fix if contact_fix else _without_fix).add(self)
-        self._upright_limit = np.cos(np.radians(self.tilt_limit_deg))
+        return _masked(infos, self._all)
 
 
-def _check_choice(name: str, value: Any, choices: tuple[Any, ...]) -> None:
-    if value not in choices:
-        raise ValueError(f"{name}={value!r} is unknown: use one of {', '.join(map(repr, choices))}")
+_STATE_ARRAYS = ("elapsed", "time_limit", "actions", "term_sums", "obs")
 
 
-def _check_count(name: str, value: Any, low: int, high: int) -> int:
-    if isinstance(value, bool) or not isinstance(value, (int, np.integer)):
-        raise TypeError(f"{name}={value!r} must be an integer, got {type(value).__name__}")
-    if not low <= value <= high:
-        raise ValueError(f"{name}={value} is out of range: use {low} to {high}")
-    return int(value)
+def _masked(infos: dict[str, Any], mask: Bools) -> dict[str, Any]:
+    """Gymnasium's vector infos: beside every key, "_key" tells which simulations it holds for."""
+    masked: dict[str, Any] = {}
+    for key, value in infos.items():
+        if not key.startswith("_"):
+            masked[key] = _masked(value, mask) if isinstance(value, dict) else value
+            masked[f"_{key}"] = mask
+    return masked
 
 
-def _check_range(name: str, value: Any, low: float, high: float) -> float:
-    if isinstance(value, bool) or not isinstance(value, (int, float, np.number)):
-        raise TypeError(f"{name}={value!r} must be a number, got {type(value).__name__}")
-    if not low <= value <= high:  # NaN fails too
-        raise ValueError(f"{name}={value} is out of range: use {low} to {high}")
-    return float(value)
-
-
-def _unit_vector(name: str, value: Any) -> Array:
-    vector = np.asarray(value, np.float64)
-    length = np.linalg.norm(vector) if vector.shape == (2,) else np.nan
-    if not (np.isfinite(length) and length > 0):
-        raise ValueError(f"{name}={value!r} must be two finite numbers, not both zero: the direction (x, y)")
-    return np.asarray(vector / length)
-
-
-_WORD = 2**64
-
-
-def _pack_generator(rng: np.random.Generator) -> list[int]:
-    """The whole state of a PCG64 generator in six 64-bit words."""
-    state: Any = rng.bit_generator.state
-    value, increment = state["state"]["state"], state["state"]["inc"]
-    return [value // _WORD, value % _WORD, increment // _WORD, increment % _WORD, state["has_uint32"], state["uinteger"]]
-
-
-def _unpack_generator(words: NDArray[np.uint64]) -> np.random.Generator:
-    high, low, increment_high, increment_low, has_uint32, uinteger = (int(w) for w in words)
-    generator = np.random.PCG64()
-    generator.state = {
-        "bit_generator": "PCG64",
-        "state": {"state": high * _WORD + low, "inc": increment_high * _WORD + increment_low},
-        "has_uint32": has_uint32,
-        "uinteger": uinteger,
-    }
-    return np.random.Generator(generator)
+def _use_contact_physics(fix: bool) -> None:
+    """Install and verify the contact fix, or remove it.  MuJoCo's collision table is one per process, so environments
+    with and without the fix cannot be open at the same time."""
+    if any(env.contact_fix != fix and not env.closed for env in _open_envs):
+        raise ValueError(
+            f"contact_fix={fix}, but an environment with contact_fix={not fix} is open in this process, and MuJoCo's "
+            "collision table is shared: close that one first"
+        )
+    if fix:
+        mujoco_patch.ensure()
+    else:
+        mujoco_patch.uninstall()
+        gym.logger.warn("contact_fix=False: the wheels' friction acts along arbitrary directions; no policy can learn")

@@ -1,0 +1,93 @@
+"""Checks of what users hand in: errors name the argument, the value, what was expected and what to do."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+def check_choice(name: str, value: Any, choices: tuple[Any, ...]) -> None:
+    """Raise ValueError unless value is one of the choices."""
+    if value not in choices:
+        raise ValueError(f"{name}={value!r} is unknown: use one of {', '.join(map(repr, choices))}")
+
+
+def check_count(name: str, value: Any, low: int, high: int) -> int:
+    """The value as an int; TypeError if it is not whole, ValueError if it is not within [low, high]."""
+    if isinstance(value, bool) or not isinstance(value, (int, np.integer)):
+        raise TypeError(f"{name}={value!r} must be an integer, got {type(value).__name__}")
+    if not low <= value <= high:
+        raise ValueError(f"{name}={value} is out of range: use {low} to {high}")
+    return int(value)
+
+
+def check_number(name: str, value: Any, low: float, high: float) -> float:
+    """The value as a float; TypeError if it is no number, ValueError if it is NaN or not within [low, high]."""
+    if isinstance(value, bool) or not isinstance(value, (int, float, np.number)):
+        raise TypeError(f"{name}={value!r} must be a number, got {type(value).__name__}")
+    if not low <= value <= high:
+        raise ValueError(f"{name}={value} is out of range: use {low} to {high}")
+    return float(value)
+
+
+def check_direction(name: str, value: Any) -> NDArray[np.float64]:
+    """The value as a (2,) unit vector; ValueError unless it is two finite numbers that are not both zero."""
+    try:
+        vector = np.asarray(value, np.float64)
+    except (TypeError, ValueError):
+        vector = np.empty(0)
+    length = float(np.linalg.norm(vector)) if vector.shape == (2,) else 0.0
+    if not (np.isfinite(length) and length > 0):
+        raise ValueError(f"{name}={value!r} must be two finite numbers, not both zero: the direction (x, y)")
+    return np.asarray(vector / length)
+
+
+def check_actions(actions: Any, num_envs: int) -> NDArray[np.float64]:
+    """(num_envs, 3) actions, clipped to [-1, 1]; TypeError unless floats, ValueError for another shape or NaN or inf."""
+    actions = np.asarray(actions)
+    if actions.shape != (num_envs, 3):
+        raise ValueError(
+            f"actions have shape {actions.shape}, expected ({num_envs}, 3): one row a simulation, one column a motor"
+        )
+    if actions.dtype.kind != "f":
+        raise TypeError(f"actions have dtype {actions.dtype}, expected floats in [-1, 1]: use .astype(np.float32)")
+    if not np.isfinite(actions).all():
+        bad = np.flatnonzero(~np.isfinite(actions).all(axis=1))
+        raise ValueError(
+            f"actions of simulations {bad[:5].tolist()} are not finite, the first is {actions[bad[0]].tolist()}: the "
+            "policy has probably diverged; nothing was stepped"
+        )
+    return np.clip(actions, -1.0, 1.0, dtype=np.float64)
+
+
+def check_reset_mask(options: dict[str, Any] | None, num_envs: int) -> NDArray[np.bool_]:
+    """The (num_envs,) mask in reset's options, all True if there is none; ValueError if it is of another form."""
+    unknown = sorted(set(options or {}) - {"reset_mask"})
+    if unknown:
+        raise ValueError(f"unknown reset option {unknown[0]!r}: the only one is 'reset_mask'")
+    mask = (options or {}).get("reset_mask")
+    if mask is None:
+        return np.ones(num_envs, bool)
+    mask = np.asarray(mask)
+    if mask.shape != (num_envs,) or mask.dtype != np.bool_ or not mask.any():
+        raise ValueError(
+            f"options['reset_mask'] must be a ({num_envs},) bool array with at least one True, got {mask.dtype} "
+            f"{mask.shape}"
+        )
+    return mask
+
+
+def check_seeds(seed: Any, num_envs: int) -> list[int | None]:
+    """One seed a simulation: seed + i of an int, the entries of a list, or None; TypeError or ValueError otherwise."""
+    if seed is None:
+        return [None] * num_envs
+    if isinstance(seed, (int, np.integer)) and not isinstance(seed, bool):
+        first = check_count("seed", seed, 0, 2**63)
+        return [first + i for i in range(num_envs)]
+    if not isinstance(seed, (list, tuple, np.ndarray)):
+        raise TypeError(f"seed={seed!r} must be an int, a list of ints or None")
+    if len(seed) != num_envs:
+        raise ValueError(f"seed has {len(seed)} entries, expected one for each of the {num_envs} simulations")
+    return [None if s is None else check_count("seed", s, 0, 2**63) for s in seed]

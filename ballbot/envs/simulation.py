@@ -1,0 +1,171 @@
+"""The physics: many ballbots in one ``mujoco.batch.Batch``, each on a terrain of its own.
+
+Simulation i is a row of state.  Reading the rows costs nothing and is always current, whereas MuJoCo's derived fields lag
+one step behind; so everything above this file is computed from ``RobotState``, never from derived fields.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import mujoco
+import numpy as np
+from mujoco.batch import Batch, SimulationError
+from numpy.typing import NDArray
+
+from ballbot.envs.model import Layout, build_model, settled_poses
+from ballbot.envs.observations import RobotState, rotation_matrix
+from ballbot.envs.terrain import TERRAIN_LENGTH, make_terrain
+
+Array = NDArray[np.float64]
+Bools = NDArray[np.bool_]
+
+TERRAINS = ("perlin", "flat")
+EDGE_MARGIN = 0.15
+"""m: the ball's radius and the lean of the base at the tilt limit; nearer to the edge the robot counts as off it."""
+MAX_PLAUSIBLE_SPEED = 1e3
+"""m/s and rad/s.  Full torque spins a free wheel at 12.5 rad/s: a thousand is a broken simulation, not a fast robot."""
+
+
+class Simulations:
+    """``num`` robots, stepped together.
+
+    Args:
+        num: how many simulations.
+        terrain: "perlin" or "flat".
+        integrator: see ``ballbot.envs.model.INTEGRATORS``.
+        num_threads: threads that step them; 0 takes every CPU this process may use.
+        num_terrains: height fields in the pool ("perlin" only).
+        terrain_split: "train" or "eval".
+        terrain_seed: base seed of the pool.
+    """
+
+    def __init__(
+        self,
+        num: int,
+        *,
+        terrain: str,
+        integrator: str,
+        num_threads: int,
+        num_terrains: int,
+        terrain_split: str,
+        terrain_seed: int,
+    ) -> None:
+        self.heights: NDArray[np.float32] | None = None
+        """(num_terrains, 293, 293) heights in [0, 1], or None for a plane."""
+        if terrain == "perlin":
+            pool = range(num_terrains)
+            self.heights = np.stack([make_terrain(k, split=terrain_split, seed=terrain_seed) for k in pool])
+        self.num = num
+        self.integrator = integrator
+        self.model = build_model(self.heights, integrator=integrator)
+        self.poses = settled_poses(self.model)
+        """(num_terrains, nq) upright poses at rest."""
+        self.layout = Layout.of(self.model)
+        self.batch = Batch(self.model, num, min(num_threads or _usable_cpus(), num))
+        self.terrain_ids = np.zeros(num, np.int64)
+        """(num,) index of each simulation's terrain in the pool."""
+        self.qpos, self.qvel = self.batch.bind("qpos"), self.batch.bind("qvel")  # live views of the state rows
+        self._ctrl = self.batch.bind("ctrl")
+        self._warnings = self.batch.warning.reshape(num, -1)
+        self._shown = self.batch.expand("geom_dataid")[:, self.layout.ground_geom] if terrain == "perlin" else None
+        # time, velocities, controls and solver warm start of a new simulation
+        self._fresh_row = self.batch.state[0].copy()
+
+    @property
+    def num_terrains(self) -> int:
+        """Size of the pool; 1 for a plane."""
+        return len(self.poses)
+
+    def step(self, torques: Array) -> Bools | None:
+        """Apply (num, 3) torques, N m about the wheels' axles, for one time step.
+
+        Returns:
+            (num,) mask of simulations that diverged, or None if all are sound.  A diverged one is put back to a finite
+            state, to be placed anew by the caller.
+        """
+        self._ctrl[:] = torques
+        failed: NDArray[Any] | None = None
+        try:
+            self.batch.step()
+        except SimulationError as error:  # these kept the state they had; the others ran to completion
+            failed = error.ids
+        # A NaN compares false, so it counts as too fast.  MuJoCo itself resets a simulation whose state went bad, so
+        # its state may look sound: its warning tells.
+        slow_enough = np.abs(self.qvel).max(axis=1) <= MAX_PLAUSIBLE_SPEED
+        placed = np.isfinite(self.qpos.sum(axis=1))
+        if failed is None and slow_enough.all() and placed.all() and not self._warnings.any():
+            return None
+        diverged = ~slow_enough | ~placed | self._warnings.any(axis=1)
+        if failed is not None:
+            diverged[failed] = True
+        self._warnings[:] = 0
+        self.batch.state[diverged] = self._fresh_row
+        return diverged
+
+    def place(self, sim: int, terrain_id: int, *, yaw: float, tilt: float, tilt_axis: float) -> None:
+        """Put a simulation's robot at rest at the centre of a terrain.
+
+        Args:
+            sim: which simulation.
+            terrain_id: index in the pool.
+            yaw: heading about the vertical, rad.
+            tilt: lean from the vertical, rad.
+            tilt_axis: direction of the horizontal axis it leans about, rad from the world's x axis.
+        """
+        pose = self.poses[terrain_id].copy()
+        base, ball = self.layout.base_qpos, self.layout.ball_qpos
+        turn = np.array([np.cos(yaw / 2), 0.0, 0.0, np.sin(yaw / 2)])
+        sine = np.sin(tilt / 2)
+        lean = np.array([np.cos(tilt / 2), sine * np.cos(tilt_axis), sine * np.sin(tilt_axis), 0.0])
+        # The base leans about the ball's centre, so that the wheels press on the ball as they do upright.
+        centre = pose[ball : ball + 3]
+        mujoco.mju_rotVecQuat(pose[base : base + 3], pose[base : base + 3] - centre, lean)
+        pose[base : base + 3] += centre
+        mujoco.mju_mulQuat(pose[base + 3 : base + 7], lean, turn)
+        self.batch.state[sim] = self._fresh_row
+        self.qpos[sim] = pose
+        self._show(np.array([sim]), np.array([terrain_id]))
+
+    def robot_state(self) -> RobotState:
+        """The robots' state now, one column a simulation."""
+        qpos, qvel = self.qpos.T.copy(), self.qvel.T.copy()  # contiguous rows: fast to compute with
+        base, spin = self.layout.base_qpos, self.layout.base_qvel
+        quaternion = qpos[base + 3 : base + 7]
+        return RobotState(
+            position=qpos[base : base + 3],
+            quaternion=quaternion,
+            rotation=rotation_matrix(quaternion),
+            velocity=qvel[spin : spin + 3],
+            gyro=qvel[spin + 3 : spin + 6],
+            wheel_speeds=qvel[list(self.layout.wheel_qvel)],
+        )
+
+    def off_terrain(self, position: Array) -> Bools:
+        """(num,) whether the base at (3, num) positions is at the edge of the height field; a plane has no edge."""
+        if self.heights is None:
+            return np.zeros(position.shape[1], bool)
+        return np.asarray(np.abs(position[:2]).max(axis=0) > TERRAIN_LENGTH / 2 - EDGE_MARGIN)
+
+    def terrain_of(self, sim: int) -> NDArray[np.float32] | None:
+        """Heights of a simulation's terrain, or None on a plane."""
+        return None if self.heights is None else self.heights[self.terrain_ids[sim]]
+
+    def get_state(self) -> dict[str, Any]:
+        """Everything that decides the future of the physics."""
+        return {"rows": self.batch.state.copy(), "terrain_ids": self.terrain_ids.copy()}
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        """Restore what ``get_state`` returned."""
+        self.batch.state[:] = state["rows"]
+        self._show(np.arange(self.num), np.asarray(state["terrain_ids"]))
+
+    def _show(self, sims: NDArray[Any], terrain_ids: NDArray[Any]) -> None:
+        self.terrain_ids[sims] = terrain_ids
+        if self._shown is not None:
+            self._shown[sims] = terrain_ids
+
+
+def _usable_cpus() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

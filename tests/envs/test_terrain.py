@@ -1,0 +1,72 @@
+"""The ground: seeded, bounded, disjoint between splits, and as rough as the reference's."""
+
+import numpy as np
+import pytest
+
+from ballbot.envs.terrain import GRID_SIZE, MAX_HEIGHT, TERRAIN_LENGTH, make_terrain
+
+
+def test_a_seed_always_gives_the_same_terrain():
+    assert np.array_equal(make_terrain(3, seed=7), make_terrain(3, seed=7))
+
+
+def test_terrain_ids_and_seeds_give_different_terrains():
+    terrains = [make_terrain(i, seed=s) for s in (0, 1) for i in (0, 1)]
+    for i, a in enumerate(terrains):
+        for b in terrains[i + 1 :]:
+            assert np.abs(a - b).mean() > 0.05
+
+
+def test_training_and_evaluation_terrains_differ_for_equal_seeds():
+    assert np.abs(make_terrain(0, split="train") - make_terrain(0, split="eval")).mean() > 0.05
+
+
+def test_heights_fill_the_unit_range():
+    height = make_terrain(0)
+    assert height.shape == (GRID_SIZE, GRID_SIZE) and height.dtype == np.float32
+    assert height.min() == 0.0 and height.max() == 1.0
+
+
+def test_roughness_matches_the_reference():
+    """Measured on the reference's generator (noise.snoise2, repeat 1024, bases 0, 1000, 2000, 3000): heights have a
+    standard deviation of 0.153-0.160, slopes a median of 5.0-5.2 and a 99th percentile of 13.3-14.2 degrees."""
+    spread, median, steep = [], [], []
+    for terrain_id in range(8):
+        height = make_terrain(terrain_id)
+        rise = np.gradient(height * MAX_HEIGHT, TERRAIN_LENGTH / (GRID_SIZE - 1))
+        slope = np.degrees(np.arctan(np.hypot(*rise)))
+        spread.append(height.std())
+        median.append(np.median(slope))
+        steep.append(np.percentile(slope, 99))
+    assert np.mean(spread) == pytest.approx(0.156, abs=0.01)
+    assert np.mean(median) == pytest.approx(5.1, abs=0.4)
+    assert np.mean(steep) == pytest.approx(13.7, abs=1.0)
+
+
+def test_terrain_is_continuous():
+    """No vertex is far from its neighbours, also where two simplices meet."""
+    height = make_terrain(1)
+    assert max(np.abs(np.diff(height, axis=axis)).max() for axis in (0, 1)) < 0.2
+
+
+def test_noise_equals_a_direct_evaluation_of_simplex_noise():
+    """One octave against the textbook form: at each point, sum over ALL nearby lattice points instead of the simplex's
+    five corners chosen by ranking; the falloff is zero beyond radius sqrt(0.6), which no other corner is within."""
+    from ballbot.envs import terrain
+
+    octave = terrain._octaves(GRID_SIZE)[0]
+    points = np.stack([octave.x, octave.y, np.zeros_like(octave.x), np.zeros_like(octave.x)]).astype(np.float64)
+    rng = np.random.default_rng(0)
+    for p in rng.choice(points.shape[1], 200, replace=False):
+        offset = points[:, p] - octave.vertices.astype(np.float64)
+        falloff = np.maximum(0.6 - (offset**2).sum(1), 0.0) ** 4
+        near = {int(v): falloff[v] for v in np.flatnonzero(falloff > 1e-9)}
+        chosen = {int(index[p]): float(weight[p]) for index, weight in octave.corners if weight[p] > 1e-9}
+        for vertex, weight in chosen.items():
+            assert weight == pytest.approx(near[vertex], abs=1e-5)
+        assert sum(near.values()) == pytest.approx(sum(chosen.values()), abs=2e-2)
+
+
+def test_unknown_split_is_refused_by_name():
+    with pytest.raises(ValueError, match=r"terrain_split='test'.*'train', 'eval'"):
+        make_terrain(0, split="test")

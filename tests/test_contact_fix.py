@@ -251,8 +251,9 @@ def test_contact_at_the_very_end_of_a_capsule_keeps_an_orthonormal_frame(
 
 def test_fix_undone_behind_our_back_is_noticed_and_put_back(use_library: None) -> None:
     mujoco_patch.ensure()
-    table = contact_fix._find_table()
-    table[contact_fix._ENTRY] = contact_fix._exchange.theirs
+    table, exchange = contact_fix._find_table(), contact_fix._exchange
+    assert exchange is not None
+    table[contact_fix._ENTRY] = exchange.theirs
     assert not mujoco_patch.is_installed() and mujoco_patch.implementation() is None
     with pytest.raises(ContactFixError):
         mujoco_patch.verify()
@@ -262,7 +263,8 @@ def test_fix_undone_behind_our_back_is_noticed_and_put_back(use_library: None) -
 
 def test_a_collider_somebody_else_installed_later_is_left_alone(use_library: None) -> None:
     mujoco_patch.install("c")
-    table, ours = contact_fix._find_table(), contact_fix._exchange.ours
+    table = contact_fix._find_table()
+    ours = table[contact_fix._ENTRY]
     theirs = table[2 * contact_fix._TYPES + 2]  # any other collider's address
     table[contact_fix._ENTRY] = theirs
     for action in (mujoco_patch.install, mujoco_patch.uninstall):
@@ -295,6 +297,28 @@ def test_forked_process_inherits_the_fix(use_library: None) -> None:
     with multiprocessing.get_context("fork").Pool(1) as pool:
         assert pool.apply(mujoco_patch.is_installed)
         assert pool.apply(mujoco_patch.verify, (True,)).worst_alignment > 1 - 1e-12
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")
+def test_process_forked_during_an_installation_can_install(use_library: None) -> None:
+    held, release = threading.Event(), threading.Event()
+
+    def hold_lock() -> None:
+        with contact_fix._lock:
+            held.set()
+            release.wait()
+
+    thread = threading.Thread(target=hold_lock)
+    thread.start()
+    held.wait()
+    child = multiprocessing.get_context("fork").Process(target=mujoco_patch.install)
+    child.start()
+    child.join(timeout=20)
+    release.set()
+    thread.join()
+    exit_code = child.exitcode
+    child.kill()
+    assert exit_code == 0
 
 
 def test_spawned_process_starts_without_the_fix_and_ensure_installs_it(use_library: None) -> None:
@@ -374,7 +398,7 @@ def test_library_with_another_interface_is_not_used(tmp_path: Path, monkeypatch:
 
 
 def test_choices_that_do_not_exist_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(ValueError, match="'fortran'.*expected 'auto', 'c' or 'python'"):
+    with pytest.raises(ValueError, match=r"'fortran'.*expected 'auto', 'c' or 'python'"):
         mujoco_patch.install("fortran")  # type: ignore[arg-type]
     monkeypatch.setenv("BALLBOT_CONTACT_FIX", "rust")
     with pytest.raises(ContactFixError, match="BALLBOT_CONTACT_FIX='rust'"):

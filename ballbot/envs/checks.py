@@ -59,7 +59,7 @@ def check_actions(actions: Any, num_envs: int) -> NDArray[np.float64]:
             f"actions of simulations {bad[:5].tolist()} are not finite, the first is {actions[bad[0]].tolist()}: the "
             "policy has probably diverged; nothing was stepped"
         )
-    return np.clip(actions, -1.0, 1.0, dtype=np.float64)
+    return np.minimum(np.maximum(actions, -1.0, dtype=np.float64), 1.0)
 
 
 def check_reset_mask(options: dict[str, Any] | None, num_envs: int) -> NDArray[np.bool_]:

@@ -58,15 +58,21 @@ class RobotState:
 
 def rotation_matrix(quaternion: Array) -> Array:
     """(3, 3, n) rotation matrices of (4, n) unit quaternions, w first."""
-    w, x, y, z = quaternion
-    x2, y2, z2 = 2 * x, 2 * y, 2 * z
-    xx, yy, zz = x * x2, y * y2, z * z2
-    xy, xz, yz = x * y2, x * z2, y * z2
-    wx, wy, wz = w * x2, w * y2, w * z2
+    ww, wx, wy, wz = (2 * quaternion[0]) * quaternion
+    xx, xy, xz = (2 * quaternion[1]) * quaternion[1:]
+    yy, yz = (2 * quaternion[2]) * quaternion[2:]
     rotation = np.empty((3, 3, quaternion.shape[1]))
-    rotation[0, 0], rotation[0, 1], rotation[0, 2] = 1 - yy - zz, xy - wz, xz + wy
-    rotation[1, 0], rotation[1, 1], rotation[1, 2] = xy + wz, 1 - xx - zz, yz - wx
-    rotation[2, 0], rotation[2, 1], rotation[2, 2] = xz - wy, yz + wx, 1 - xx - yy
+    ww -= 1  # for unit quaternions 1 - yy - zz = ww - 1 + xx
+    np.add(ww, xx, out=rotation[0, 0])
+    np.subtract(xy, wz, out=rotation[0, 1])
+    np.add(xz, wy, out=rotation[0, 2])
+    np.add(xy, wz, out=rotation[1, 0])
+    np.add(ww, yy, out=rotation[1, 1])
+    np.subtract(yz, wx, out=rotation[1, 2])
+    np.subtract(xz, wy, out=rotation[2, 0])
+    np.add(yz, wx, out=rotation[2, 1])
+    zz = (2 * quaternion[3]) * quaternion[3]
+    np.add(ww, zz, out=rotation[2, 2])
     return rotation
 
 

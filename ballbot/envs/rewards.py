@@ -27,7 +27,7 @@ def progress(velocity_xy: Array, goal: Array) -> Array:
     Returns:
         (n,) reward.
     """
-    clipped = np.clip(velocity_xy, -MAX_REWARDED_SPEED, MAX_REWARDED_SPEED)
+    clipped = np.minimum(np.maximum(velocity_xy, -MAX_REWARDED_SPEED), MAX_REWARDED_SPEED)
     return PROGRESS_WEIGHT * (goal[0] * clipped[0] + goal[1] * clipped[1])
 
 

@@ -38,7 +38,7 @@ StepResult = tuple[NDArray[np.float32], NDArray[np.float64], Bools, Bools, dict[
 
 MOTOR_TORQUE = -10.0
 """N m on a wheel's axle per unit of action (the reference's sign)."""
-REWARD_TERMS = ("progress", "survival", "action_cost")
+REWARD_TERMS = ("progress", "survival", "action_cost")  # the order of the rows in advance()
 MAX_NUM_ENVS = 1_000_000
 
 _open_envs: weakref.WeakSet[BallbotVectorEnv] = weakref.WeakSet()
@@ -237,13 +237,10 @@ class BallbotVectorEnv(VectorEnv[NDArray[np.float32], NDArray[Any], NDArray[Any]
         self._robots = robots = self.simulations.robot_state()
         observations = self._observe(robots, self.goal, self._actions)
         fallen = robots.rotation[2, 2] < self._upright_limit
-        terms = np.stack(
-            [
-                rewards.progress(robots.velocity[:2], self.goal),
-                rewards.survival(fallen),
-                rewards.action_cost(self._actions),
-            ]
-        )
+        terms = np.empty_like(self._term_sums)
+        terms[0] = rewards.progress(robots.velocity[:2], self.goal)
+        terms[1] = rewards.survival(fallen)
+        terms[2] = rewards.action_cost(self._actions)
         success = (self._elapsed >= self._time_limit) & ~fallen
         out_of_bounds = self.simulations.off_terrain(robots.position) & ~fallen
         if diverged is None:

@@ -7,7 +7,8 @@ from ballbot.ppo.distributed import distributed_setup
 from ballbot.ppo.evaluate import evaluate, load_agent
 from ballbot.ppo.logger import RunDirectoryError
 from ballbot.ppo.normalizer import RewardScaler, RunningNormalizer
-from ballbot.ppo.ppo import DivergedError, Rollout, TrainResult, gae, ppo_loss, rollout, train, update
+from ballbot.ppo.ppo import TrainResult, gae, ppo_loss, rollout, train, update
+from ballbot.ppo.storage import DivergedError, Rollout
 
 __all__ = [
     "Agent",

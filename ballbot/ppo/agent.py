@@ -50,9 +50,9 @@ def layer(in_size: int, out_size: int, gain: float, generator: torch.Generator |
 class Agent(nn.Module):
     """Gaussian (Box actions) or categorical (Discrete actions) policy, and a value function.
 
-    Observations go in raw, of any shape, and are flattened and normalised inside. The standard deviation of the Gaussian does
-    not depend on the state. Actions are stored unbounded; `env_action` clips them to the Box on their way out, so that their
-    log-probability stays that of the distribution they were drawn from.
+    Observations go in raw, of any shape, and are flattened and normalised inside. The standard deviation of
+    the Gaussian does not depend on the state. Actions are stored unbounded; `env_action` clips them to the
+    Box on their way out, so that their log-probability stays that of the distribution they were drawn from.
     """
 
     log_std: torch.Tensor
@@ -61,8 +61,8 @@ class Agent(nn.Module):
 
     def __init__(
         self,
-        observation_space: gym.Space,
-        action_space: gym.Space,
+        observation_space: gym.Space[Any],
+        action_space: gym.Space[Any],
         config: PPOConfig,
         generator: torch.Generator | None = None,
     ) -> None:
@@ -80,7 +80,8 @@ class Agent(nn.Module):
         super().__init__()
         if not isinstance(observation_space, gym.spaces.Box):
             raise TypeError(
-                f"observations must be a Box, got {observation_space}; wrap the environments, e.g. with FlattenObservation"
+                f"observations must be a Box, got {observation_space}; wrap the environments, "
+                "e.g. with FlattenObservation"
             )
         if isinstance(action_space, gym.spaces.Discrete):
             self.discrete = True
@@ -111,7 +112,8 @@ class Agent(nn.Module):
         self.normalizer = RunningNormalizer((self.obs_size,)) if config.normalize_observations else None
         self.policy_trunk = trunk()
         self.value_trunk = None if config.shared_trunk else trunk()
-        # A small policy head makes the first policy nearly the same in every state (Andrychowicz et al. 2021, sec. 3.2).
+        # A small policy head makes the first policy nearly the same in every state (Andrychowicz et al. 2021,
+        # sec. 3.2).
         self.policy_head = layer(config.hidden_size, out_size, 0.01, generator)
         self.value_head = layer(config.hidden_size, 1, 1.0, generator)
         if not self.discrete:
@@ -124,7 +126,8 @@ class Agent(nn.Module):
     def get_value(self, obs: torch.Tensor) -> torch.Tensor:
         """Value (batch,) of `obs` (batch, ...)."""
         trunk = self.policy_trunk if self.value_trunk is None else self.value_trunk
-        return self.value_head(trunk(self._normalized(obs))).squeeze(-1)
+        value: torch.Tensor = self.value_head(trunk(self._normalized(obs)))
+        return value.squeeze(-1)
 
     def get_action_and_value(
         self, obs: torch.Tensor, action: torch.Tensor
@@ -161,7 +164,7 @@ class Agent(nn.Module):
         return action, gaussian_logprob(action, output, self.log_std)
 
     def draw_noise(self, shape: tuple[int, ...], generator: torch.Generator) -> torch.Tensor:
-        """Noise (*shape, noise_size) for `sample`: standard normal for Box, standard Gumbel for Discrete actions."""
+        """Noise (*shape, noise_size) for `sample`: standard normal (Box) or standard Gumbel (Discrete)."""
         size = (*shape, self.noise_size)
         if not self.discrete:
             return torch.randn(size, generator=generator, device=generator.device)
@@ -171,7 +174,7 @@ class Agent(nn.Module):
         return -torch.log(exponential)
 
     def env_action(self, action: torch.Tensor) -> torch.Tensor:
-        """What the environments get: (batch, *action_shape) within the Box, or indices counted from Discrete.start."""
+        """What the environments get: (batch, *action_shape) within the Box, or Discrete indices."""
         if self.discrete:
             return action + self.action_start
         return action.clamp(self.action_low, self.action_high).reshape(-1, *self.action_shape)
@@ -183,7 +186,9 @@ class Agent(nn.Module):
         deterministic: bool = True,
         generator: torch.Generator | None = None,
     ) -> torch.Tensor:
-        """Action (batch, *action_shape) for the environments, from raw `obs` (batch, ...): the mode, or a sample.
+        """Action (batch, *action_shape) for the environments, from raw `obs` (batch, ...).
+
+        The most likely one if `deterministic`, else a sample.
 
         Raises:
             ValueError: a sample is asked for without a `generator`.
@@ -202,13 +207,14 @@ class Agent(nn.Module):
     def limit_std(self) -> None:
         """Raise the standard deviation to `min_std` where it has fallen below.
 
-        The parameter itself is moved: clamping it in the forward pass would give it zero gradient and never let it rise again.
+        The parameter itself is moved: clamping it in the forward pass would give it zero gradient and never
+            let it rise again.
         """
         if not self.discrete and self.min_log_std > -math.inf:
             self.log_std.clamp_(min=self.min_log_std)
 
 
-def describe_spaces(observation_space: gym.Space, action_space: gym.Space) -> dict[str, Any]:
+def describe_spaces(observation_space: gym.Space[Any], action_space: gym.Space[Any]) -> dict[str, Any]:
     """Spaces of one environment as plain types, for checkpoints."""
     if isinstance(action_space, gym.spaces.Discrete):
         action: dict[str, Any] = {
@@ -227,7 +233,7 @@ def describe_spaces(observation_space: gym.Space, action_space: gym.Space) -> di
     return {"observation_shape": list(observation_space.shape or ()), "action": action}
 
 
-def rebuild_spaces(spaces: dict[str, Any]) -> tuple[gym.Space, gym.Space]:
+def rebuild_spaces(spaces: dict[str, Any]) -> tuple[gym.Space[Any], gym.Space[Any]]:
     """Inverse of `describe_spaces`; observation bounds, which the networks do not use, become infinite."""
     observation_space = gym.spaces.Box(-np.inf, np.inf, tuple(spaces["observation_shape"]), np.float32)
     action = spaces["action"]

@@ -1,4 +1,4 @@
-"""Checkpoints: tensors and plain types only, written so that a crash at any moment leaves a complete file behind."""
+"""Checkpoints: tensors and plain types only, written so that a crash leaves a complete file behind."""
 
 from __future__ import annotations
 
@@ -16,14 +16,15 @@ ARRAY, SCALAR = "__numpy_array__", "__numpy_scalar__"
 
 
 class CheckpointError(RuntimeError):
-    """A checkpoint is missing, damaged, or belongs to something else; the message names the file and the remedy."""
+    """A checkpoint is missing, damaged or belongs to something else; the message names file and remedy."""
 
 
 def to_plain(value: Any) -> Any:
-    """Nested state with NumPy arrays as the same state of tensors and plain types; `from_plain` restores it exactly.
+    """Turn nested state with NumPy arrays into tensors and plain types; `from_plain` restores it exactly.
 
     Raises:
-        TypeError: a value is neither a tensor, a numeric array, a plain Python type, nor a list, tuple or dict of these.
+        TypeError: a value is neither a tensor, a numeric array, a plain Python type, nor a list, tuple or
+            dict of these.
     """
     if isinstance(value, dict):
         return {key: to_plain(item) for key, item in value.items()}
@@ -119,7 +120,8 @@ def load_checkpoint(path: str | Path) -> dict[str, Any]:
             "use the version of the program that wrote it"
         )
     try:
-        return from_plain(state)
+        restored: dict[str, Any] = from_plain(state)
+        return restored
     except Exception as error:
         raise CheckpointError(
             f"{path} is damaged ({error}); pass another checkpoint of the same run"

@@ -20,7 +20,8 @@ class PPOConfig:
     """Settings of a PPO run; the defaults balance the ball-balancing robot on uneven ground.
 
     Raises:
-        ValueError: a value is out of range, NaN, or does not fit the others; the message says which and what to do.
+        ValueError: a value is out of range, NaN, or does not fit the others; the message says which and what
+            to do.
     """
 
     seed: int = 0
@@ -32,7 +33,7 @@ class PPOConfig:
     torch_deterministic: bool = True
     """Use deterministic kernels, so that equal seeds give equal bits on the same machine and thread count."""
     compile: bool = False
-    """Compile the policy and the loss with torch.compile; meant for GPUs, small networks on a CPU may get slower."""
+    """Compile policy and loss with torch.compile; meant for GPUs, small networks on a CPU get slower."""
 
     num_envs: int = 64
     """Parallel environments, over all processes."""
@@ -60,7 +61,7 @@ class PPOConfig:
     value_clip_range: float | None = None
     """How far the value may move from its old prediction (None: not clipped)."""
     target_kl: float | None = 0.01
-    """An update stops before the gradient step at which the KL divergence exceeds 1.5 times this (None: never)."""
+    """An update stops before the gradient step at which the KL divergence exceeds 1.5 times this, if set."""
     ent_coef: float = 0.0
     """Weight of the entropy bonus in the loss."""
     vf_coef: float = 0.5
@@ -129,8 +130,8 @@ class PPOConfig:
             raise ValueError(f'device must be "cpu", "cuda" or "cuda:<index>", got {self.device!r}')
         if self.batch_size % self.minibatch_size:
             raise ValueError(
-                f"num_envs * num_steps = {self.num_envs} * {self.num_steps} = {self.batch_size} is not a multiple of "
-                f"minibatch_size = {self.minibatch_size}; choose a minibatch_size that divides {self.batch_size}"
+                f"num_envs * num_steps = {self.num_envs} * {self.num_steps} = {self.batch_size} is not a "
+                f"multiple of minibatch_size = {self.minibatch_size}; choose one that divides it"
             )
         if self.normalize_advantage and self.batch_size == 1:
             raise ValueError(
@@ -142,7 +143,8 @@ class PPOConfig:
             raise ValueError(f"min_std = {self.min_std} is above initial_std = {self.initial_std}")
         if self.min_learning_rate > self.max_learning_rate:
             raise ValueError(
-                f"min_learning_rate = {self.min_learning_rate} is above max_learning_rate = {self.max_learning_rate}"
+                f"min_learning_rate = {self.min_learning_rate} is above "
+                f"max_learning_rate = {self.max_learning_rate}"
             )
 
     @property

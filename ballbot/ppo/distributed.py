@@ -16,7 +16,7 @@ import torch.distributed as dist
 T = TypeVar("T")
 
 TIMEOUT = timedelta(minutes=30)
-"""How long a process waits for the others: longer than any evaluation, during which only the first process works."""
+"""How long a process waits for the others: longer than any evaluation, which only the first one does."""
 
 
 def distributed_setup(device: str) -> tuple[int, int, torch.device]:
@@ -56,8 +56,8 @@ def world_size() -> int:
 def rank_seed(seed: int, rank: int) -> int:
     """Seed of one process, in [0, 2**30).
 
-    Vector environments seed sub-environment i with seed + i, so `seed + rank` would give two processes nearly the same
-    environments; hashed seeds lie far apart.
+    Vector environments seed sub-environment i with seed + i, so `seed + rank` would give two processes nearly
+    the same environments; hashed seeds lie far apart.
     """
     return int(np.random.SeedSequence((seed, rank)).generate_state(1)[0]) % 2**30
 
@@ -87,7 +87,7 @@ def average_gradients(parameters: Iterable[torch.nn.Parameter]) -> None:
     flat = torch.cat([g.flatten() for g in grads])
     _collective(lambda: dist.all_reduce(flat))
     flat /= world_size()
-    for grad, mean in zip(grads, flat.split([g.numel() for g in grads]), strict=True):
+    for grad, mean in zip(grads, torch.split(flat, [g.numel() for g in grads]), strict=True):
         grad.copy_(mean.view_as(grad))
 
 
@@ -115,12 +115,13 @@ def on_rank_zero(function: Callable[[], T]) -> T:
     if rank() == 0:
         try:
             box[0] = function()
-        except Exception as error:  # noqa: BLE001 - raised below, in every process
+        except Exception as error:  # raised below, in every process
             box[1] = error
     _collective(lambda: dist.broadcast_object_list(box, 0))
     if box[1] is not None:
         raise box[1]
-    return box[0]
+    result: T = box[0]
+    return result
 
 
 def _collective(call: Callable[[], Any]) -> None:
@@ -128,6 +129,7 @@ def _collective(call: Callable[[], Any]) -> None:
         call()
     except RuntimeError as error:
         raise RuntimeError(
-            f"process {rank()} of {world_size()} lost contact with the others, most likely because one of them failed; "
-            "its own message is the one to read. Restart all processes with resume to continue from the last checkpoint"
+            f"process {rank()} of {world_size()} lost contact with the others, most likely because one of "
+            "them failed; its own message is the one to read. Restart all processes with resume to continue "
+            "from the last checkpoint"
         ) from error

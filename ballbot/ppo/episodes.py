@@ -20,8 +20,8 @@ def to_numpy(x: Any) -> np.ndarray:
 def episode_terms(infos: dict[str, Any]) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     """What an environment tells about episodes that ended in this step, beyond return and length.
 
-    Reads `infos["final_info"]`: the numeric arrays in its dict "reward_terms" (episode sums of each part of the reward) as
-    "reward/<name>", and its array "diverged" (1 where the simulation itself failed).
+    Reads `infos["final_info"]`: the numeric arrays in its dict "reward_terms" (episode sums of each part of
+    the reward) as "reward/<name>", and its array "diverged" (1 where the simulation itself failed).
 
     Returns:
         name -> (values (num_envs,), mask (num_envs,) bool, True where an episode reported the value).

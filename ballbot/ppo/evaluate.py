@@ -23,8 +23,8 @@ def evaluate(
 ) -> dict[str, float]:
     """Run `num_episodes` whole episodes: the first after a reset in each environment, as often as it takes.
 
-    Only first episodes count, since short episodes would otherwise be over-represented. The result depends on the agent, the
-    environments and `seed` alone, and no random state of the training is touched.
+    Only first episodes count, since short episodes would otherwise be over-represented. The result depends on
+    the agent, the environments and `seed` alone, and no random state of the training is touched.
 
     Args:
         agent: policy to judge.
@@ -34,7 +34,8 @@ def evaluate(
         deterministic: act by the mode of the policy, else by samples of it.
 
     Returns:
-        return_mean, return_std, return_min, length_mean, and the mean of each reward term the environments report.
+        return_mean, return_std, return_min, length_mean, and the mean of each reward term the environments
+        report.
 
     Raises:
         ValueError: `num_episodes` is no multiple of `envs.num_envs`.
@@ -64,8 +65,8 @@ def evaluate(
                 running &= ~ended
             if lengths.max() > MAX_EPISODE_STEPS:
                 raise RuntimeError(
-                    f"evaluation episode {int(lengths.argmax())} has not ended after {MAX_EPISODE_STEPS} steps; "
-                    "limit the episodes, e.g. with gymnasium.wrappers.TimeLimit"
+                    f"evaluation episode {int(lengths.argmax())} has not ended after {MAX_EPISODE_STEPS} "
+                    "steps; limit the episodes, e.g. with gymnasium.wrappers.TimeLimit"
                 )
     return {
         "return_mean": float(returns.mean()),

@@ -9,13 +9,12 @@ import time
 from types import FrameType, TracebackType
 from typing import Any
 
-
 REPEAT_SECONDS = 1.0
-"""Signals closer than this are one request: Ctrl-C reaches a process started by torchrun twice, from terminal and launcher."""
+"""Signals closer than this are one request: under torchrun, terminal and launcher both pass Ctrl-C on."""
 
 
 class StopSignal:
-    """Within its `with` block, the first SIGINT or SIGTERM only sets `number`; a later one acts as it would without.
+    """Within its `with` block, the first SIGINT or SIGTERM only sets `number`; a later one stops at once.
 
     Python delivers signals to the main thread alone; in any other thread this does nothing.
     """

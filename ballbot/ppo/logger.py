@@ -9,7 +9,7 @@ import os
 import platform
 import subprocess
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,7 @@ from ballbot.ppo.config import PPOConfig
 HEADER_EVERY = 25
 """Console lines between two header lines: one is always in sight on a usual terminal."""
 STEP = "global_step"
-COLUMNS = (
+COLUMNS: tuple[tuple[str, int, Callable[[dict[str, float]], str]], ...] = (
     ("step", 11, lambda row: f"{row[STEP]:,}"),
     ("steps/s", 8, lambda row: f"{row['charts/SPS']:,.0f}"),
     ("return", 9, lambda row: f"{row['charts/episodic_return']:.2f}"),
@@ -69,7 +69,8 @@ def write_config(run_dir: Path, config: PPOConfig, settings: Mapping[str, Any], 
     Args:
         run_dir: existing run directory.
         config: settings of PPO.
-        settings: settings of the environments, from the script; anything JSON cannot hold is written as its text.
+        settings: settings of the environments, from the script; anything JSON cannot hold is written as its
+            text.
         world_size: number of processes.
     """
     content = {
@@ -90,9 +91,9 @@ def write_config(run_dir: Path, config: PPOConfig, settings: Mapping[str, Any], 
 class Logger:
     """Writes one row of numbers per update to progress.csv, TensorBoard and the console.
 
-    A column enters progress.csv when its first value arrives (reward terms, say, with the first finished episode); the file is
-    then rewritten with the longer header. Wall-clock columns are "time/..." and "charts/SPS"; all others repeat exactly when a
-    run is repeated, or interrupted and resumed.
+    A column enters progress.csv when its first value arrives (reward terms, say, with the first finished
+    episode); the file is then rewritten with the longer header. Wall-clock columns are "time/..." and
+    "charts/SPS"; all others repeat exactly when a run is repeated, or interrupted and resumed.
     """
 
     def __init__(self, run_dir: Path, resume_step: int | None = None, console: bool = True) -> None:
@@ -100,7 +101,8 @@ class Logger:
 
         Args:
             run_dir: existing run directory.
-            resume_step: keep the rows up to this step and drop later ones, which will be learned again (None: new run).
+            resume_step: keep the rows up to this step and drop later ones, which will be learned again (None:
+                new run).
             console: print a line per update.
         """
         self.path = run_dir / "progress.csv"
@@ -135,7 +137,8 @@ class Logger:
 
     def _read(self) -> list[dict[str, str]]:
         with open(self.path, newline="") as file:
-            # A row cut short by a crash lacks its last values (None); it is the last one, and past any checkpoint.
+            # A row cut short by a crash lacks its last values (None); it is the last one, and past any
+            # checkpoint.
             rows = [row for row in csv.DictReader(file) if None not in row.values()]
         return [{key: value for key, value in row.items() if value != ""} for row in rows]
 

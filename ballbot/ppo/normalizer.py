@@ -1,4 +1,4 @@
-"""Running statistics of observations and rewards, kept as module buffers so that they travel in checkpoints."""
+"""Running statistics of observations and rewards, as module buffers that travel in checkpoints."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ def masked_moments(
 class RunningNormalizer(nn.Module):
     """Shift and scale values by their running mean and standard deviation.
 
-    Statistics are float64 and change only in `update`; `forward` reads them, so a policy is the same function while a rollout
-    is collected and learned from. Before the first `update` it returns its input.
+    Statistics are float64 and change only in `update`; `forward` reads them, so a policy is the same function
+    while a rollout is collected and learned from. Before the first `update` it returns its input.
     """
 
     count: torch.Tensor
@@ -43,7 +43,8 @@ class RunningNormalizer(nn.Module):
 
         Args:
             shape: shape of one value, without the batch axis.
-            clip: bound of the normalised values; 10 standard deviations are an outlier, not a signal (None: no bound).
+            clip: bound of the normalised values; 10 standard deviations are an outlier, not a signal (None:
+                no bound).
             eps: added to the variance, so that a constant feature does not divide by zero.
         """
         super().__init__()
@@ -56,7 +57,8 @@ class RunningNormalizer(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Normalise `x` (..., *shape)."""
         scale = torch.rsqrt(self.var + self.eps).to(x.dtype)
-        # Subtract before scaling: mean * scale may be large, and the difference of two large float32 numbers is noise.
+        # Subtract before scaling: mean * scale may be large, and the difference of two large float32 numbers
+        # is noise.
         y = (x - self.mean.to(x.dtype)) * scale
         return y if self.clip is None else y.clamp(-self.clip, self.clip)
 
@@ -64,7 +66,8 @@ class RunningNormalizer(nn.Module):
     def update(self, x: torch.Tensor, mask: torch.Tensor | None = None) -> None:
         """Merge a batch (batch, *shape), over all processes, into the statistics.
 
-        Chan, Golub & LeVeque 1979, "Updating formulae and a pairwise algorithm for computing sample variances", eq. 2.1.
+        Chan, Golub & LeVeque 1979, "Updating formulae and a pairwise algorithm for computing sample
+        variances", eq. 2.1.
         """
         count, mean, var = masked_moments(x, mask)
         total = self.count + count
@@ -76,9 +79,10 @@ class RunningNormalizer(nn.Module):
 
 
 class RewardScaler(nn.Module):
-    """Divide rewards by the running standard deviation of the discounted return (Engstrom et al. 2020, arXiv:2005.12729).
+    """Divide rewards by the running standard deviation of the discounted return.
 
-    The mean is left alone: shifting rewards would change which behaviour is best.
+    Engstrom et al. 2020, "Implementation matters in deep RL", arXiv:2005.12729, sec. 3. The mean is left
+    alone: shifting rewards would change which behaviour is best.
     """
 
     discounted: torch.Tensor

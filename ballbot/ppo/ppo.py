@@ -1,17 +1,18 @@
 """Proximal policy optimisation (Schulman et al. 2017, arXiv:1707.06347), from top to bottom.
 
-One update: `rollout` collects num_steps from every environment, `gae` turns rewards and values into advantages, `update`
-improves the networks on them; `train` repeats this and takes care of logs, evaluation and checkpoints. Each part can be
-imported and used alone.
+One update: `rollout` collects num_steps from every environment, `gae` turns rewards and values into
+advantages, `update` improves the networks on them; `train` repeats this and takes care of logs, evaluation
+and checkpoints. Each part can be imported and used alone.
 
-Normalisation: the observation statistics are those of all earlier rollouts. They stay frozen while a rollout is collected and
-learned from, and take it in only afterwards, so the policy that judges the actions in `update` is the one that drew them and the
-first probability ratio is 1. The first rollout has nothing to be normalised by: it only measures, and no gradient step follows.
+Normalisation: the observation statistics are those of all earlier rollouts. They stay frozen while a rollout
+is collected and learned from, and take it in only afterwards, so the policy that judges the actions in
+`update` is the one that drew them and the first probability ratio is 1. The first rollout has nothing to be
+normalised by: it only measures, and no gradient step follows.
 
-Episode ends: `terminated` has no future, `truncated` (a time limit) has one, worth V(final observation); both cut the advantage
-recursion. With Gymnasium's SAME_STEP autoreset the final observation comes in `infos["final_obs"]`. With NEXT_STEP it is the
-returned observation, and the next row is a filler whose action the environment ignores: it takes no part in losses,
-statistics and episode counts.
+Episode ends: `terminated` has no future, `truncated` (a time limit) has one, worth V(final observation); both
+cut the advantage recursion. With Gymnasium's SAME_STEP autoreset the final observation comes in
+`infos["final_obs"]`. With NEXT_STEP it is the returned observation, and the next row is a filler whose action
+the environment ignores: it takes no part in losses, statistics and episode counts.
 """
 
 from __future__ import annotations
@@ -40,71 +41,11 @@ from ballbot.ppo.interrupt import StopSignal
 from ballbot.ppo.logger import STEP, Logger, Stopwatch, create_run_dir, write_config
 from ballbot.ppo.normalizer import masked_moments
 from ballbot.ppo.schedules import adapt_lr, scheduled_lr
-from ballbot.ppo.state import EnvState, TrainingState
+from ballbot.ppo.state import TrainingState
+from ballbot.ppo.storage import DivergedError, EnvState, Rollout, autoreset_mode, check_finite
 
 KL_STOP_FACTOR = 1.5
-"""An update ends at this multiple of target_kl, as in OpenAI Spinning Up: the target is an aim, not a limit."""
-
-
-class DivergedError(RuntimeError):
-    """Learning or the environment produced a number that is not finite."""
-
-
-@dataclass
-class Rollout:
-    """Steps of all environments; every tensor is (num_steps, num_envs, ...) and float32 unless noted.
-
-    `final_values` holds V(final observation) where an episode was truncated, and is not used elsewhere. `valid` (bool, or None
-    for all) is False in rows that are no real step. `next_value` is (num_envs,).
-    """
-
-    obs: torch.Tensor
-    actions: torch.Tensor
-    logprobs: torch.Tensor
-    rewards: torch.Tensor
-    terminated: torch.Tensor
-    truncated: torch.Tensor
-    values: torch.Tensor
-    final_values: torch.Tensor
-    next_value: torch.Tensor
-    valid: torch.Tensor | None
-
-    @classmethod
-    def allocate(
-        cls, agent: Agent, num_steps: int, num_envs: int, next_step: bool, device: torch.device
-    ) -> Rollout:
-        """Storage to be filled again and again; `next_step` tells whether there are filler rows."""
-
-        def zeros(*shape: int, dtype: torch.dtype = torch.float32) -> torch.Tensor:
-            return torch.zeros(num_steps, num_envs, *shape, dtype=dtype, device=device)
-
-        return cls(
-            obs=zeros(agent.obs_size),
-            actions=zeros(dtype=torch.int64) if agent.discrete else zeros(agent.noise_size),
-            logprobs=zeros(),
-            rewards=zeros(),
-            terminated=zeros(dtype=torch.bool),
-            truncated=zeros(dtype=torch.bool),
-            values=zeros(),
-            final_values=zeros(),
-            next_value=torch.zeros(num_envs, device=device),
-            valid=zeros(dtype=torch.bool) if next_step else None,
-        )
-
-
-def autoreset_mode(envs: VectorEnv) -> AutoresetMode:
-    """Autoreset mode the environments declare.
-
-    Raises:
-        ValueError: none is declared, or the environments do not reset themselves.
-    """
-    mode = envs.metadata.get("autoreset_mode")
-    if mode not in (AutoresetMode.SAME_STEP, AutoresetMode.NEXT_STEP):
-        raise ValueError(
-            f'envs.metadata["autoreset_mode"] is {mode}; it must be AutoresetMode.SAME_STEP or NEXT_STEP, since the '
-            "trainer relies on environments that reset themselves"
-        )
-    return mode
+"""An update ends at this multiple of target_kl, as in Spinning Up: the target is an aim, not a limit."""
 
 
 def rollout(
@@ -118,8 +59,9 @@ def rollout(
 ) -> dict[int, dict[str, tuple[np.ndarray, np.ndarray]]]:
     """Fill `storage` with num_steps from every environment and move `state` on.
 
-    The networks' inputs may be NumPy arrays or tensors; tensors on the agent's device are used as they are, and such
-    environments get their actions as tensors. Values are computed in one batch at the end, since only the policy is needed to act.
+    The networks' inputs may be NumPy arrays or tensors; tensors on the agent's device are used as they are,
+    and such environments get their actions as tensors. Values are computed in one batch at the end, since
+    only the policy is needed to act.
 
     Args:
         agent: acts and values.
@@ -185,35 +127,13 @@ def rollout(
             storage.final_values.copy_(torch.cat([storage.values[1:], storage.next_value.unsqueeze(0)]))
         elif missing := int((storage.truncated & ~storage.terminated & ~has_final).sum()):
             raise ValueError(
-                f"{missing} truncated episodes came without their final observation; SAME_STEP environments must give "
-                'infos["final_obs"] and its mask infos["_final_obs"]'
+                f"{missing} truncated episodes came without their final observation; SAME_STEP environments "
+                'must give infos["final_obs"] and its mask infos["_final_obs"]'
             )
         elif final_obs:
             storage.final_values[has_final] = agent.get_value(torch.stack(final_obs))
     stopwatch.lap("infer")
     return terms
-
-
-def check_finite(
-    obs: torch.Tensor, next_obs: torch.Tensor, rewards: torch.Tensor, final_obs: list[torch.Tensor]
-) -> None:
-    """Raise DivergedError if the environments returned a NaN or an infinity."""
-    for name, x in (
-        ("observation", obs),
-        ("observation", next_obs.unsqueeze(0)),
-        ("reward", rewards.unsqueeze(-1)),
-    ):
-        bad = ~x.isfinite().all(-1)
-        if bad.any():
-            step, env = bad.nonzero()[0].tolist()
-            raise DivergedError(
-                f"environment {env} returned a {name} that is not finite ({int(bad.sum())} in all, the first at step {step} "
-                "of the rollout); the environment must end an episode whose simulation fails. The last checkpoint is untouched"
-            )
-    if final_obs and not torch.stack(final_obs).isfinite().all():
-        raise DivergedError(
-            "an environment returned a final observation that is not finite; see infos['final_obs']"
-        )
 
 
 def gae(
@@ -245,7 +165,7 @@ def gae(
     future = torch.cat([values[1:], next_value.unsqueeze(0)])
     future = torch.where(ended, final_values.masked_fill(terminated, 0.0), future)
     delta = rewards + gamma * future - values
-    decay = gamma * gae_lambda * (~ended)
+    decay = gamma * gae_lambda * (~ended).to(rewards.dtype)
     advantages = torch.empty_like(rewards)
     advantage = torch.zeros_like(next_value)
     for t in reversed(range(len(rewards))):
@@ -323,8 +243,9 @@ def update(
 ) -> dict[str, float]:
     """Improve the agent on one rollout.
 
-    The KL divergence of each minibatch is tested before its gradient step; once it exceeds 1.5 * target_kl the step is not taken
-    and the update ends. With several processes, gradients, KL divergence and advantage statistics are those of all of them.
+    The KL divergence of each minibatch is tested before its gradient step; once it exceeds 1.5 * target_kl
+    the step is not taken and the update ends. With several processes, gradients, KL divergence and advantage
+    statistics are those of all of them.
 
     Args:
         agent: networks to train.
@@ -358,7 +279,7 @@ def update(
     stop = False
     for _ in range(config.update_epochs):
         order = torch.randperm(len(returns), generator=generator, device=returns.device)
-        for indices in order.split(size):
+        for indices in torch.split(order, size):
             weights = None
             if valid is not None:
                 real = valid[indices].float()
@@ -366,7 +287,8 @@ def update(
                     real * distributed.world_size() / distributed.all_reduce_sum(real.sum()).clamp(min=1)
                 )
             loss, metrics = loss_fn(agent, *(x.index_select(0, indices) for x in columns), weights, config)
-            # The decision to stop must be the same in all processes, or some would wait for a gradient that never comes.
+            # The decision to stop must be the same in all processes, or some would wait for a gradient that
+            # never comes.
             measured.append(distributed.all_reduce_sum(metrics) / distributed.world_size())
             now = dict(zip(METRICS, measured[-1].tolist(), strict=True))
             if not all(map(math.isfinite, now.values())):
@@ -375,7 +297,7 @@ def update(
                 stop = True
                 break
             optimizer.zero_grad()
-            loss.backward()
+            torch.autograd.backward(loss)
             distributed.average_gradients(agent.parameters())
             max_norm = math.inf if config.max_grad_norm is None else config.max_grad_norm
             grad_norm = float(nn.utils.clip_grad_norm_(agent.parameters(), max_norm))
@@ -400,13 +322,14 @@ def update(
 
 def _diverged(what: str, value: float, config: PPOConfig) -> str:
     return (
-        f"the {what} became {value}; learning has diverged. The last checkpoint is untouched: start again with a smaller "
-        f"learning_rate (now {config.learning_rate:g}) or max_grad_norm (now {config.max_grad_norm})"
+        f"the {what} became {value}; learning has diverged. The last checkpoint is untouched: start again "
+        f"with a smaller learning_rate (now {config.learning_rate:g}) "
+        f"or max_grad_norm (now {config.max_grad_norm})"
     )
 
 
 def make_optimizer(agent: Agent, config: PPOConfig) -> torch.optim.AdamW:
-    """AdamW that decays weight matrices only: pulling biases or log_std to 0 would be a bias, not a regulariser."""
+    """AdamW that decays weight matrices only: to pull log_std to 0 would set the noise, not regularise."""
     decay = [p for p in agent.parameters() if p.ndim >= 2]
     no_decay = [p for p in agent.parameters() if p.ndim < 2]
     groups = [
@@ -419,7 +342,7 @@ def make_optimizer(agent: Agent, config: PPOConfig) -> torch.optim.AdamW:
 
 @dataclass
 class TrainResult:
-    """What `train` leaves behind: the agent, the steps it has seen, and the best mean evaluation return (or None)."""
+    """What `train` leaves behind: the agent, its steps, and the best mean evaluation return (or None)."""
 
     agent: Agent
     global_step: int
@@ -439,16 +362,19 @@ def train(
 ) -> TrainResult:
     """Train until `config.total_timesteps`, leaving logs and checkpoints in `run_dir`.
 
-    Started by torchrun, every process simulates and learns from its share of the environments, and the first one alone writes
-    files and evaluates. Ctrl-C or SIGTERM lets the update under way finish, saves, and raises SystemExit with the usual code
-    (130, 143); a second one stops at once and leaves the last checkpoint as it is. Python's, NumPy's and PyTorch's global random
-    states are seeded, since environments may use them.
+    Started by torchrun, every process simulates and learns from its share of the environments, and the first
+    one alone writes files and evaluates. Ctrl-C or SIGTERM lets the update under way finish, saves, and
+    raises SystemExit with the usual code (130, 143); a second one stops at once and leaves the last
+    checkpoint as it is. Python's, NumPy's and PyTorch's global random states are seeded, since environments
+    may use them.
 
-    A resumed run repeats bit for bit what it would have done without the interruption if the environments have
-    `get_state()` and `set_state(state)`, with nested dicts and lists of arrays and plain values; others start new episodes.
+    A resumed run repeats bit for bit what it would have done without the interruption if the environments
+    have `get_state()` and `set_state(state)`, with nested dicts and lists of arrays and plain values; others
+    start new episodes.
 
     Args:
-        config: PPO settings. On resume all must be equal but those in `state.FREE_TO_CHANGE`, total_timesteps among them.
+        config: PPO settings. On resume all must be equal but those in `state.FREE_TO_CHANGE`, total_timesteps
+            among them.
         make_envs: called with the number of environments; they are seeded through `reset(seed=...)`.
         make_eval_envs: same, for evaluation (None: no evaluation and no best.pt).
         run_dir: directory of this run, usually runs/<name>.
@@ -467,7 +393,8 @@ def train(
     for name in ("num_envs", "minibatch_size"):
         if getattr(config, name) % world_size:
             raise ValueError(
-                f"{name} = {getattr(config, name)} does not divide among {world_size} processes; choose a multiple"
+                f"{name} = {getattr(config, name)} does not divide among {world_size} processes; "
+                "choose a multiple of their number"
             )
     run_dir, env_metadata, console = Path(run_dir), dict(env_metadata or {}), console and rank == 0
     loaded = None
@@ -489,7 +416,8 @@ def train(
         say(console, f"resuming from {loaded[0]} at step {state.global_step:,}")
 
     def prepare() -> None:
-        # Resuming inside the directory continues its run; a checkpoint from elsewhere starts a new run from there.
+        # Resuming inside the directory continues its run; a checkpoint from elsewhere starts a new run from
+        # there.
         create_run_dir(run_dir, loaded is not None and loaded[0].resolve().is_relative_to(run_dir.resolve()))
         if not (run_dir / "best.pt").exists():
             state.best_return = None
@@ -530,7 +458,8 @@ def train(
     if stop.number:
         say(
             console,
-            f"stopped by signal {stop.number} at step {state.global_step:,}; continue with resume={str(run_dir)!r}",
+            f"stopped by signal {stop.number} at step {state.global_step:,}; "
+            f"continue with resume={str(run_dir)!r}",
         )
         raise SystemExit(128 + stop.number)
     return TrainResult(agent, state.global_step, state.best_return)
@@ -567,7 +496,8 @@ def iterate(
     if state.reward_scaler is not None:
         storage.rewards.copy_(state.reward_scaler.update_and_scale(storage.rewards, ended, storage.valid))
 
-    # The first rollout was collected without statistics of the observations: learn those from it and nothing else.
+    # The first rollout was collected without statistics of the observations: learn those from it and nothing
+    # else.
     if agent.normalizer is None or agent.normalizer.count > 0:
         advantages, returns = gae(
             storage.rewards,
@@ -604,7 +534,7 @@ def iterate(
 
 
 def seed_everything(seed: int, deterministic_cuda: bool) -> None:
-    """Seed the global random states and, on request, restrict CUDA to kernels that give equal bits every time."""
+    """Seed the global random states and, on request, restrict CUDA to kernels that repeat exactly."""
     random.seed(seed)
     np.random.seed(seed)
     torch.manual_seed(seed)
@@ -615,7 +545,7 @@ def seed_everything(seed: int, deterministic_cuda: bool) -> None:
 
 
 def due(state: TrainingState, interval: int) -> bool:
-    """Whether the last update passed a multiple of `interval` steps; needs no memory, so resuming cannot upset it."""
+    """Whether the last update passed a multiple of `interval` steps."""
     return state.global_step // interval > (state.global_step - state.config.batch_size) // interval
 
 

@@ -1,4 +1,4 @@
-"""Learning rate over a run: functions of the fraction of training that remains, and one that follows the KL."""
+"""Learning rate over a run: by the fraction of training that remains, or by the KL divergence."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from ballbot.ppo.config import Schedule
 def scheduled_lr(schedule: Schedule, learning_rate: float, remaining: float) -> float:
     """Learning rate with a fraction `remaining` (1 at the start, 0 at the end) of training still to come.
 
-    "piecewise" is the published ball-balancing schedule (Salehi 2025, arXiv:2505.18417): 1, 0.5, 0.1 times the initial rate
-    while more than 70 %, more than 50 %, and less of training remains. "adaptive" starts at `learning_rate` and is then
-    driven by `adapt_lr`.
+    "piecewise" is the published ball-balancing schedule (Salehi 2025, arXiv:2505.18417): 1, 0.5, 0.1 times
+    the initial rate while more than 70 %, more than 50 %, and less of training remains. "adaptive" starts at
+    `learning_rate` and is then driven by `adapt_lr`.
     """
     if schedule == "linear":
         return learning_rate * remaining
@@ -26,7 +26,8 @@ def scheduled_lr(schedule: Schedule, learning_rate: float, remaining: float) -> 
 def adapt_lr(lr: float, approx_kl: float, target_kl: float, low: float, high: float) -> float:
     """Learning rate for the next update, given the KL divergence the last one reached.
 
-    Factor and thresholds follow rsl_rl: 1.5 times slower above twice the target, 1.5 times faster below half of it.
+    Factor and thresholds follow rsl_rl: 1.5 times slower above twice the target, 1.5 times faster below half
+        of it.
     """
     if approx_kl > 2 * target_kl:
         lr /= 1.5

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from ballbot.ppo.checkpoint import CheckpointError, prune_checkpoints, save_chec
 from ballbot.ppo.config import PPOConfig
 from ballbot.ppo.episodes import EpisodeStatistics
 from ballbot.ppo.normalizer import RewardScaler
+from ballbot.ppo.storage import EnvState
 
 FREE_TO_CHANGE = {
     "total_timesteps",
@@ -28,15 +29,7 @@ FREE_TO_CHANGE = {
     "checkpoint_interval",
     "keep_checkpoints",
 }
-"""Settings that may differ on resume; any other would make the rest of the run belong to another experiment."""
-
-
-@dataclass
-class EnvState:
-    """Where the environments stand between two rollouts: `obs` as they returned it, `done` (num_envs,) bool."""
-
-    obs: Any
-    done: torch.Tensor
+"""Settings that may differ on resume; any other would make the rest of the run another experiment."""
 
 
 class TrainingState:
@@ -82,7 +75,7 @@ class TrainingState:
         return self.global_step >= self.config.total_timesteps
 
     def save(self, run_dir: Path) -> None:
-        """Write checkpoints/step_<N>.pt and last.pt, then delete surplus old ones. Every process must call this."""
+        """Write step_<N>.pt and last.pt, then delete surplus old ones; every process must call this."""
         ranks = distributed.gather(self._rank_state())
         if distributed.rank() == 0:
             state = {

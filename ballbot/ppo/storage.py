@@ -1,0 +1,103 @@
+"""What passes between environments and algorithm: the steps of one rollout."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from gymnasium.vector import AutoresetMode, VectorEnv
+
+from ballbot.ppo.agent import Agent
+
+
+class DivergedError(RuntimeError):
+    """Learning or the environment produced a number that is not finite."""
+
+
+@dataclass
+class Rollout:
+    """Steps of all environments; every tensor is (num_steps, num_envs, ...) and float32 unless noted.
+
+    `final_values` holds V(final observation) where an episode was truncated, and is not used elsewhere.
+    `valid` (bool, or None for all) is False in rows that are no real step. `next_value` is (num_envs,).
+    """
+
+    obs: torch.Tensor
+    actions: torch.Tensor
+    logprobs: torch.Tensor
+    rewards: torch.Tensor
+    terminated: torch.Tensor
+    truncated: torch.Tensor
+    values: torch.Tensor
+    final_values: torch.Tensor
+    next_value: torch.Tensor
+    valid: torch.Tensor | None
+
+    @classmethod
+    def allocate(
+        cls, agent: Agent, num_steps: int, num_envs: int, next_step: bool, device: torch.device
+    ) -> Rollout:
+        """Storage to be filled again and again; `next_step` tells whether there are filler rows."""
+
+        def zeros(*shape: int, dtype: torch.dtype = torch.float32) -> torch.Tensor:
+            return torch.zeros(num_steps, num_envs, *shape, dtype=dtype, device=device)
+
+        return cls(
+            obs=zeros(agent.obs_size),
+            actions=zeros(dtype=torch.int64) if agent.discrete else zeros(agent.noise_size),
+            logprobs=zeros(),
+            rewards=zeros(),
+            terminated=zeros(dtype=torch.bool),
+            truncated=zeros(dtype=torch.bool),
+            values=zeros(),
+            final_values=zeros(),
+            next_value=torch.zeros(num_envs, device=device),
+            valid=zeros(dtype=torch.bool) if next_step else None,
+        )
+
+
+@dataclass
+class EnvState:
+    """Where the environments stand after a rollout: `obs` as they returned it, `done` (num_envs,) bool."""
+
+    obs: Any
+    done: torch.Tensor
+
+
+def autoreset_mode(envs: VectorEnv) -> AutoresetMode:
+    """Autoreset mode the environments declare.
+
+    Raises:
+        ValueError: none is declared, or the environments do not reset themselves.
+    """
+    mode = envs.metadata.get("autoreset_mode")
+    if not isinstance(mode, AutoresetMode) or mode == AutoresetMode.DISABLED:
+        raise ValueError(
+            f'envs.metadata["autoreset_mode"] is {mode}; it must be AutoresetMode.SAME_STEP or NEXT_STEP, '
+            "since the trainer relies on environments that reset themselves"
+        )
+    return mode
+
+
+def check_finite(
+    obs: torch.Tensor, next_obs: torch.Tensor, rewards: torch.Tensor, final_obs: list[torch.Tensor]
+) -> None:
+    """Raise DivergedError if the environments returned a NaN or an infinity."""
+    for name, x in (
+        ("observation", obs),
+        ("observation", next_obs.unsqueeze(0)),
+        ("reward", rewards.unsqueeze(-1)),
+    ):
+        bad = ~x.isfinite().all(-1)
+        if bad.any():
+            step, env = bad.nonzero()[0].tolist()
+            raise DivergedError(
+                f"environment {env} returned a {name} that is not finite ({int(bad.sum())} in all, the first "
+                f"at step {step} of the rollout); it must end an episode whose simulation fails. The last "
+                "checkpoint is untouched"
+            )
+    if final_obs and not torch.stack(final_obs).isfinite().all():
+        raise DivergedError(
+            "an environment returned a final observation that is not finite; see infos['final_obs']"
+        )

@@ -1,0 +1,129 @@
+"""Small environments whose every number can be checked by hand."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import torch
+from gymnasium.vector import AutoresetMode, SyncVectorEnv, VectorEnv
+
+
+def cartpole(num_envs: int, mode: AutoresetMode = AutoresetMode.SAME_STEP) -> SyncVectorEnv:
+    return SyncVectorEnv([lambda: gym.make("CartPole-v1")] * num_envs, autoreset_mode=mode)
+
+
+class PointEnv(VectorEnv):
+    """A point on a line, pushed by the action and a random force; ends beyond 2 (terminated) or after 20 steps.
+
+    Can save and restore itself, reports reward terms, and returns tensors if asked to.
+    """
+
+    metadata = {"autoreset_mode": AutoresetMode.SAME_STEP}  # noqa: RUF012 - Gymnasium's convention
+    LIMIT = 20
+
+    def __init__(self, num_envs: int, as_tensors: bool = False) -> None:
+        self.num_envs = num_envs
+        self.as_tensors = as_tensors
+        self.single_observation_space = gym.spaces.Box(-np.inf, np.inf, (2,), np.float32)
+        self.single_action_space = gym.spaces.Box(-1.0, 1.0, (1,), np.float32)
+        self.rng = np.random.default_rng(0)
+        self.x = np.zeros((num_envs, 2), np.float32)
+        self.age = np.zeros(num_envs, np.uint32)
+        self.term = np.zeros(num_envs)
+        self.returned: list[Any] = []
+        self.received: list[Any] = []
+
+    def _out(self, x: np.ndarray) -> Any:
+        out = torch.from_numpy(x.copy()) if self.as_tensors else x.copy()
+        self.returned.append(out)
+        return out
+
+    def reset(self, *, seed: Any = None, options: Any = None) -> tuple[Any, dict[str, Any]]:
+        if seed is not None:
+            self.rng = np.random.default_rng(seed)
+        self.x = self.rng.normal(size=(self.num_envs, 2)).astype(np.float32)
+        self.age[:] = 0
+        self.term[:] = 0
+        return self._out(self.x), {}
+
+    def step(self, actions: Any) -> tuple[Any, Any, Any, Any, dict[str, Any]]:
+        self.received.append(actions)
+        push = np.asarray(actions).reshape(self.num_envs)
+        self.x[:, 1] += 0.1 * push + 0.05 * self.rng.normal(size=self.num_envs)
+        self.x[:, 0] += 0.1 * self.x[:, 1]
+        self.age += 1
+        position = -np.abs(self.x[:, 0])
+        self.term += position
+        terminated = np.abs(self.x[:, 0]) > 2
+        truncated = self.age >= self.LIMIT
+        infos: dict[str, Any] = {}
+        if (done := terminated | truncated).any():
+            infos = {
+                "final_obs": self.x.copy(),
+                "_final_obs": done,
+                "final_info": {
+                    "reward_terms": {"position": self.term.copy()},
+                    "_reward_terms": done,
+                    "diverged": np.zeros(self.num_envs, bool),
+                },
+            }
+            self.x[done] = self.rng.normal(size=(int(done.sum()), 2))
+            self.age[done] = 0
+            self.term[done] = 0
+        reward = position.astype(np.float32)
+        if self.as_tensors:
+            return self._out(self.x), *map(torch.from_numpy, (reward, terminated, truncated)), infos
+        return self._out(self.x), reward, terminated, truncated, infos
+
+    def get_state(self) -> dict[str, Any]:
+        return {
+            "rng": self.rng.bit_generator.state,
+            "x": self.x,
+            "age": self.age,
+            "term": self.term,
+            "nested": [{"flag": True, "name": "point"}, np.float32(0.1)],
+        }
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        assert state["nested"][0] == {"flag": True, "name": "point"}
+        assert state["age"].dtype == np.uint32
+        self.rng.bit_generator.state = state["rng"]
+        self.x, self.age, self.term = state["x"].copy(), state["age"].copy(), state["term"].copy()
+
+
+class ScriptedEnv(VectorEnv):
+    """One environment that plays back rewards and episode ends; observation t is [t], final ones are [100 + t].
+
+    With NEXT_STEP, the step after an episode end is a filler of reward 0, as Gymnasium specifies.
+    """
+
+    def __init__(self, ends: str, mode: AutoresetMode = AutoresetMode.SAME_STEP) -> None:
+        """`ends` has one letter per step: "." goes on, "T" terminates, "L" hits the time limit, "B" does both."""
+        self.metadata = {"autoreset_mode": mode}
+        self.num_envs, self.ends, self.t, self.done = 1, ends, 0, False
+        self.next_step = mode == AutoresetMode.NEXT_STEP
+        self.single_observation_space = gym.spaces.Box(-np.inf, np.inf, (1,), np.float32)
+        self.single_action_space = gym.spaces.Box(-1.0, 1.0, (1,), np.float32)
+
+    def reset(self, *, seed: Any = None, options: Any = None) -> tuple[Any, dict[str, Any]]:
+        self.t, self.done = 0, False
+        return np.zeros((1, 1), np.float32), {}
+
+    def step(self, actions: Any) -> tuple[Any, Any, Any, Any, dict[str, Any]]:
+        end = self.ends[self.t % len(self.ends)]
+        self.t += 1
+        filler, self.done = self.done and self.next_step, end != "." and not (self.done and self.next_step)
+        obs = np.full((1, 1), self.t, np.float32)
+        if filler:
+            return obs, np.zeros(1), np.zeros(1, bool), np.zeros(1, bool), {}
+        infos = {}
+        if self.done and self.next_step:
+            obs = obs + 100
+        elif self.done:
+            final = np.full(1, None, object)
+            final[0] = obs[0] + 100
+            infos = {"final_obs": final, "_final_obs": np.ones(1, bool)}
+        reward = np.full(1, float(self.t))
+        return obs, reward, np.array([end in "TB"]), np.array([end in "LB"]), infos

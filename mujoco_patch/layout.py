@@ -87,8 +87,9 @@ def parse_headers(text: str) -> tuple[int, int, int]:
     Raises:
       ContactFixError: the collider interface differs from the one the fix was written for.
     """
-    if mujoco.MJTNUM_DTYPE is not np.float64:
-        raise _refuse(f"mjtNum is {mujoco.MJTNUM_DTYPE.__name__}, expected float64")
+    mjtnum = getattr(mujoco, "MJTNUM_DTYPE", np.float64)  # older versions know only double
+    if mjtnum is not np.float64:
+        raise _refuse(f"mjtNum is {mjtnum.__name__}, expected float64")
 
     version = re.search(r"#define mjVERSION_HEADER (\d+)", text)
     if version is None or int(version[1]) != mujoco.mj_version():

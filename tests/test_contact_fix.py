@@ -434,6 +434,12 @@ def test_unknown_mujoco_is_refused_before_anything_is_called(
     assert mujoco.__version__ in str(caught.value) and "mujoco>=3.17" in str(caught.value)
 
 
+def test_single_precision_mujoco_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(mujoco, "MJTNUM_DTYPE", np.float32)
+    with pytest.raises(ContactFixError, match="mjtNum is float32, expected float64"):
+        layout.parse_headers(layout.read_headers())
+
+
 def test_reading_memory_that_is_not_there_gives_nothing_instead_of_crashing() -> None:
     assert layout.read_memory(8, 64) == b""
     buffer = ctypes.create_string_buffer(bytes(range(200)) * 100)

@@ -123,7 +123,8 @@ class TestGae:
                     expected[t, i] += (gamma * lam) ** (k - t) * (r[k, i] + gamma * future - v[k, i])
                     if term[k, i] or trunc[k, i]:
                         break
-        advantages, _ = gae(*map(torch.from_numpy, (r, v, term, trunc, fv, nv)), gamma, lam)
+        a, b, c, d, e, f = (torch.from_numpy(x) for x in (r, v, term, trunc, fv, nv))
+        advantages, _ = gae(a, b, c, d, e, f, gamma, lam)
         np.testing.assert_allclose(advantages.numpy(), expected, rtol=1e-12)
 
     def test_agrees_with_stable_baselines3_without_truncation(self) -> None:
@@ -198,9 +199,9 @@ class TestRollout:
             assert agent.normalizer is not None
             agent.normalizer.update(batch.obs.flatten(0, 1), batch.valid.flatten())
             results.append(agent.state_dict())
+            assert agent.normalizer.count == int(batch.valid.sum())
         for key in results[0]:
             assert torch.equal(results[0][key], results[1][key]), key
-        assert results[0]["normalizer.count"] == int(batch.valid.sum())
 
     def test_same_step_without_final_obs_is_an_error(self) -> None:
         class Forgetful(ScriptedEnv):
@@ -226,7 +227,7 @@ class TestRollout:
         agent, batch = collect(PointEnv(4), small_config())
         with torch.no_grad():
             mean = agent.policy_head(agent.policy_trunk(batch.obs.flatten(0, 1)))
-            normal = torch.distributions.Normal(mean, agent.log_std.exp())
+            normal: Any = torch.distributions.Normal(mean, agent.log_std.exp())
             expected = normal.log_prob(batch.actions.flatten(0, 1)).sum(-1)
         torch.testing.assert_close(batch.logprobs.flatten(), expected, rtol=1e-4, atol=1e-5)
 
@@ -269,7 +270,7 @@ class TestRollout:
 
 class TestLoss:
     def loss(self, config: PPOConfig, old_shift: list[float], advantages: list[float]) -> dict[str, float]:
-        """Loss on two steps whose log ratio is -old_shift, with values 1 and 2, old values 0 and returns 3."""
+        """Loss on two steps of log ratio -old_shift, with values 1, old values 0 and returns 3."""
         agent = Agent(OBS2, BOX1, config, generator())
         obs, actions = torch.zeros(2, 2), torch.zeros(2, 1)
         with torch.no_grad():
@@ -314,7 +315,7 @@ class TestLoss:
         assert out["loss"] == pytest.approx(-1.5 + 2.0 * 2.0 - 0.1 * entropy)
 
     def test_agrees_with_the_formula_of_stable_baselines3(self) -> None:
-        """Its loss, written with PyTorch's distributions; it does not halve the squared error, so vf_coef differs."""
+        """Its loss, by PyTorch's distributions; it does not halve the squared error, so vf_coef differs."""
         config = small_config(ent_coef=0.02, vf_coef=0.7, clip_range=0.1)
         agent, batch = collect(PointEnv(4), config)
         g = generator(5)
@@ -323,7 +324,9 @@ class TestLoss:
         obs, actions = batch.obs.flatten(0, 1), batch.actions.flatten(0, 1)
         loss, _ = ppo_loss(agent, obs, actions, old, advantages, returns, torch.zeros(128), None, config)
 
-        dist = torch.distributions.Normal(agent.policy_head(agent.policy_trunk(obs)), agent.log_std.exp())
+        dist: Any = torch.distributions.Normal(
+            agent.policy_head(agent.policy_trunk(obs)), agent.log_std.exp()
+        )
         ratio = torch.exp(dist.log_prob(actions).sum(-1) - old)
         policy = -torch.min(advantages * ratio, advantages * torch.clamp(ratio, 0.9, 1.1)).mean()
         value = torch.nn.functional.mse_loss(returns, agent.get_value(obs))
@@ -338,11 +341,13 @@ class TestLoss:
         config = small_config()
         agent, batch = collect(PointEnv(4), config)
         g = generator(5)
-        args = [batch.obs.flatten(0, 1), batch.actions.flatten(0, 1), batch.logprobs.flatten()]
+        args: Any = [agent, batch.obs.flatten(0, 1), batch.actions.flatten(0, 1), batch.logprobs.flatten()]
         args += [torch.randn(128, generator=g) for _ in range(3)]
         keep = torch.rand(128, generator=g) < 0.7
-        weighted, _ = ppo_loss(agent, *args, keep.float() / keep.sum(), config)
-        plain, _ = ppo_loss(agent, *(x[keep] for x in args), None, config)
+        loss_fn: Any = ppo_loss
+        weighted, _ = loss_fn(*args, keep.float() / keep.sum(), config)
+        kept: Any = [agent, *(x[keep] for x in args[1:])]
+        plain, _ = loss_fn(*kept, None, config)
         torch.testing.assert_close(weighted, plain)
 
 
@@ -446,13 +451,13 @@ class TestUpdate:
 class TestAgent:
     def test_gaussian_against_torch_distributions(self) -> None:
         x, mean, log_std = torch.randn(7, 3), torch.randn(7, 3), torch.randn(3)
-        normal = torch.distributions.Normal(mean, log_std.exp())
+        normal: Any = torch.distributions.Normal(mean, log_std.exp())
         torch.testing.assert_close(gaussian_logprob(x, mean, log_std), normal.log_prob(x).sum(-1))
         torch.testing.assert_close(gaussian_entropy(log_std).expand(7), normal.entropy().sum(-1))
 
     def test_categorical_against_torch_distributions(self) -> None:
         logits, action = torch.randn(7, 5), torch.randint(5, (7,))
-        categorical = torch.distributions.Categorical(logits=logits)
+        categorical: Any = torch.distributions.Categorical(logits=logits)
         torch.testing.assert_close(categorical_logprob(action, logits), categorical.log_prob(action))
         torch.testing.assert_close(categorical_entropy(logits), categorical.entropy())
 
@@ -480,7 +485,7 @@ class TestAgent:
     @pytest.mark.parametrize("shared", [False, True])
     def test_trunks_are_shared_or_not(self, shared: bool) -> None:
         agent = Agent(OBS2, BOX1, small_config(shared_trunk=shared), generator())
-        agent.get_value(torch.ones(1, 2)).sum().backward()
+        torch.autograd.backward(agent.get_value(torch.ones(1, 2)).sum())
         assert (agent.policy_trunk[0].weight.grad is not None) == shared
 
     def test_initial_policy_is_nearly_the_same_everywhere(self) -> None:

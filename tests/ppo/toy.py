@@ -15,7 +15,7 @@ def cartpole(num_envs: int, mode: AutoresetMode = AutoresetMode.SAME_STEP) -> Sy
 
 
 class PointEnv(VectorEnv):
-    """A point on a line, pushed by the action and a random force; ends beyond 2 (terminated) or after 20 steps.
+    """A point on a line, pushed by the action and at random; terminated beyond 2, truncated after 20 steps.
 
     Can save and restore itself, reports reward terms, and returns tensors if asked to.
     """
@@ -94,13 +94,13 @@ class PointEnv(VectorEnv):
 
 
 class ScriptedEnv(VectorEnv):
-    """One environment that plays back rewards and episode ends; observation t is [t], final ones are [100 + t].
+    """One environment that plays back episode ends; observation t is [t], a final one [100 + t].
 
     With NEXT_STEP, the step after an episode end is a filler of reward 0, as Gymnasium specifies.
     """
 
     def __init__(self, ends: str, mode: AutoresetMode = AutoresetMode.SAME_STEP) -> None:
-        """`ends` has one letter per step: "." goes on, "T" terminates, "L" hits the time limit, "B" does both."""
+        """`ends`: per step "." goes on, "T" terminates, "L" hits the time limit, "B" does both."""
         self.metadata = {"autoreset_mode": mode}
         self.num_envs, self.ends, self.t, self.done = 1, ends, 0, False
         self.next_step = mode == AutoresetMode.NEXT_STEP

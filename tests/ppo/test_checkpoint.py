@@ -1,0 +1,398 @@
+"""Checkpoints survive everything, say what is wrong with them, and continue a run to the last bit."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from gymnasium.vector import VectorEnv
+from toy import PointEnv, cartpole
+
+from ballbot.ppo import (
+    CheckpointError,
+    PPOConfig,
+    RunDirectoryError,
+    TrainResult,
+    evaluate,
+    load_agent,
+    load_checkpoint,
+    train,
+)
+from ballbot.ppo.checkpoint import from_plain, save_checkpoint, to_plain, write_atomic
+
+BATCH = 4 * 16
+SETTINGS: dict[str, Any] = {
+    "total_timesteps": 10 * BATCH,
+    "num_envs": 4,
+    "num_steps": 16,
+    "minibatch_size": 32,
+    "hidden_size": 8,
+    "num_layers": 1,
+    "eval_interval": 3 * BATCH,
+    "eval_episodes": 2,
+    "checkpoint_interval": 2 * BATCH,
+    "keep_checkpoints": 100,
+}
+
+
+def run(
+    run_dir: Path, make: Callable[[int], VectorEnv] = PointEnv, resume: Path | None = None, **changes: Any
+) -> TrainResult:
+    metadata = changes.pop("env_metadata", {"layout": "v1"})
+    config = PPOConfig(**(SETTINGS | changes))
+    return train(config, make, make, run_dir=run_dir, resume=resume, env_metadata=metadata, console=False)
+
+
+def curve(run_dir: Path) -> list[dict[str, str]]:
+    """All of progress.csv but the columns that depend on the clock."""
+    with open(run_dir / "progress.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    return [{k: v for k, v in row.items() if not k.startswith("time/") and k != "charts/SPS"} for row in rows]
+
+
+def assert_same_weights(one: Path, two: Path) -> None:
+    a, b = load_checkpoint(one), load_checkpoint(two)
+    for key in a["agent"]:
+        assert torch.equal(a["agent"][key], b["agent"][key]), key
+    for i in a["optimizer"]["state"]:
+        for key, value in a["optimizer"]["state"][i].items():
+            assert torch.equal(value, b["optimizer"]["state"][i][key]), (i, key)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run that was never interrupted."""
+    run_dir = tmp_path_factory.mktemp("runs") / "whole"
+    run(run_dir)
+    return run_dir
+
+
+class TestPlainTypes:
+    def test_round_trip_is_exact(self, tmp_path: Path) -> None:
+        state: dict[Any, Any] = {
+            "ints": [np.arange(5, dtype=t) for t in ("u1", "u2", "u4", "u8", "i1", "i2", "i4", "i8")],
+            "floats": tuple(np.array([0.1, -0.0, np.inf, np.nan], dtype=t) for t in ("f2", "f4", "f8")),
+            "bool": np.array([[True], [False]]),
+            "big": np.array([2**64 - 1], np.uint64),
+            "huge": 2**127 + 1,  # the state of NumPy's PCG64 has 128 bits
+            "zero_d": np.array(3.5),
+            "scalar": np.float32(0.1),
+            "empty": np.zeros((0, 3)),
+            "swapped": np.array([1, 2], ">i4"),
+            "strided": np.arange(10)[::2],
+            "none": None,
+            1: "text",
+        }
+        path = tmp_path / "x.pt"
+        save_checkpoint([path], {"state": state})
+        back = load_checkpoint(path)["state"]
+        assert list(back) == list(state)
+        assert type(back["floats"]) is tuple
+        assert (back["huge"], back["none"], back[1]) == (state["huge"], None, "text")
+        assert isinstance(back["scalar"], np.float32)
+        pairs = [
+            *zip(state["ints"], back["ints"], strict=True),
+            *zip(state["floats"], back["floats"], strict=True),
+        ]
+        pairs += [(state[k], back[k]) for k in ("bool", "big", "zero_d", "scalar", "empty", "strided")]
+        for before, after in pairs:
+            assert before.dtype == after.dtype
+            assert before.shape == after.shape
+            assert before.tobytes() == after.tobytes()
+        np.testing.assert_array_equal(back["swapped"], [1, 2])
+
+    def test_later_changes_do_not_reach_the_stored_state(self) -> None:
+        array = np.zeros(2)
+        stored = to_plain([array])
+        array += 1
+        assert from_plain(stored)[0].tolist() == [0, 0]
+
+    @pytest.mark.parametrize("value", [np.array(["a"]), np.array([None]), {1, 2}, object()])
+    def test_anything_else_is_refused(self, value: Any) -> None:
+        with pytest.raises(TypeError, match="cannot store"):
+            to_plain(value)
+
+
+class TestResume:
+    @pytest.mark.parametrize("updates", [2, 4, 6, 8])
+    def test_continues_to_the_last_bit(self, finished: Path, tmp_path: Path, updates: int) -> None:
+        part = tmp_path / "part"
+        shutil.copytree(finished, part)
+        run(part, resume=part / "checkpoints" / f"step_{updates * BATCH}.pt")
+        assert curve(part) == curve(finished)
+        assert_same_weights(part / "last.pt", finished / "last.pt")
+
+    def test_continues_with_scaled_rewards_and_adaptive_rate(self, tmp_path: Path) -> None:
+        changes: dict[str, Any] = {"normalize_rewards": True, "lr_schedule": "adaptive", "activation": "tanh"}
+        run(tmp_path / "a", **changes)
+        shutil.copytree(tmp_path / "a", tmp_path / "b")
+        run(tmp_path / "b", resume=tmp_path / "b" / "checkpoints" / f"step_{4 * BATCH}.pt", **changes)
+        assert curve(tmp_path / "a") == curve(tmp_path / "b")
+        assert_same_weights(tmp_path / "a" / "last.pt", tmp_path / "b" / "last.pt")
+
+    def test_same_seed_same_bits_other_seed_other_bits(self, finished: Path, tmp_path: Path) -> None:
+        run(tmp_path / "same")
+        assert curve(tmp_path / "same") == curve(finished)
+        run(tmp_path / "other", seed=1)
+        assert curve(tmp_path / "other") != curve(finished)
+
+    def test_a_run_directory_stands_for_its_last_checkpoint(self, finished: Path, tmp_path: Path) -> None:
+        shutil.copytree(finished, tmp_path / "r")
+        result = run(tmp_path / "r", resume=tmp_path / "r", total_timesteps=12 * BATCH)
+        assert result.global_step == 12 * BATCH
+        assert [int(row["global_step"]) for row in curve(tmp_path / "r")] == [BATCH * i for i in range(1, 13)]
+
+    def test_a_damaged_last_checkpoint_falls_back_to_the_one_before(
+        self, finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        shutil.copytree(finished, tmp_path / "r")
+        for name in ("last.pt", f"checkpoints/step_{10 * BATCH}.pt"):
+            data = (tmp_path / "r" / name).read_bytes()
+            (tmp_path / "r" / name).write_bytes(data[: len(data) // 2])
+        run(tmp_path / "r", resume=tmp_path / "r")
+        printed = capsys.readouterr().out
+        assert "warning" in printed
+        assert f"step_{8 * BATCH}.pt" in printed
+        assert_same_weights(tmp_path / "r" / "last.pt", finished / "last.pt")
+
+    def test_a_checkpoint_from_elsewhere_starts_a_new_run(self, finished: Path, tmp_path: Path) -> None:
+        run(tmp_path / "fork", resume=finished / "checkpoints" / f"step_{6 * BATCH}.pt")
+        assert [int(row["global_step"]) for row in curve(tmp_path / "fork")] == [
+            BATCH * i for i in range(7, 11)
+        ]
+        assert_same_weights(tmp_path / "fork" / "last.pt", finished / "last.pt")
+        assert (tmp_path / "fork" / "best.pt").exists()
+
+    def test_environments_without_state_start_new_episodes(
+        self, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        run(tmp_path / "r", cartpole, total_timesteps=4 * BATCH)
+        run(tmp_path / "r", cartpole, total_timesteps=8 * BATCH, resume=tmp_path / "r")
+        assert "cannot restore their state" in capsys.readouterr().out
+        assert len(curve(tmp_path / "r")) == 8
+
+    @pytest.mark.parametrize(
+        ("changes", "words"),
+        [
+            ({"hidden_size": 16}, r"hidden_size \(then 8, now 16\)"),
+            ({"gamma": 0.9}, "gamma"),
+            ({"env_metadata": {"layout": "v2"}}, "env_metadata"),
+            ({"make": cartpole}, "spaces"),
+        ],
+    )
+    def test_other_settings_are_refused_and_nothing_is_written(
+        self, finished: Path, changes: dict[str, Any], words: str
+    ) -> None:
+        before = {p: p.read_bytes() for p in finished.rglob("*") if p.is_file()}
+        with pytest.raises(CheckpointError, match=words):
+            run(finished, resume=finished, **changes)
+        assert {p: p.read_bytes() for p in finished.rglob("*") if p.is_file()} == before
+
+
+class TestBadFiles:
+    def test_missing(self, tmp_path: Path) -> None:
+        with pytest.raises(CheckpointError, match="does not exist"):
+            load_checkpoint(tmp_path / "no.pt")
+        with pytest.raises(CheckpointError, match="holds no checkpoint"):
+            run(tmp_path / "r", resume=tmp_path)
+        assert not (tmp_path / "r").exists()
+
+    @pytest.mark.parametrize("keep", [0, 1, 100, 0.5, 0.99])
+    def test_truncated(self, finished: Path, tmp_path: Path, keep: float) -> None:
+        data = (finished / "last.pt").read_bytes()
+        size = int(keep * len(data)) if isinstance(keep, float) else keep
+        (tmp_path / "cut.pt").write_bytes(data[:size])
+        with pytest.raises(CheckpointError, match=r"cut\.pt is damaged"):
+            load_checkpoint(tmp_path / "cut.pt")
+
+    def test_code_in_a_file_is_not_run(self, tmp_path: Path) -> None:
+        class Evil:
+            def __reduce__(self) -> Any:
+                return os.system, (f"touch {tmp_path}/ran",)
+
+        torch.save({"format_version": 1, "x": Evil()}, tmp_path / "evil.pt")
+        with pytest.raises(CheckpointError):
+            load_checkpoint(tmp_path / "evil.pt")
+        assert not (tmp_path / "ran").exists()
+
+    def test_foreign_and_future_files(self, tmp_path: Path) -> None:
+        torch.save({"weights": torch.zeros(1)}, tmp_path / "foreign.pt")
+        with pytest.raises(CheckpointError, match="format_version"):
+            load_checkpoint(tmp_path / "foreign.pt")
+        torch.save({"format_version": 99}, tmp_path / "future.pt")
+        with pytest.raises(CheckpointError, match="version 99"):
+            load_checkpoint(tmp_path / "future.pt")
+
+    def test_other_weights_than_the_settings_describe(self, finished: Path, tmp_path: Path) -> None:
+        state = load_checkpoint(finished / "best.pt")
+        state["config"]["num_layers"] = 2
+        save_checkpoint([tmp_path / "wrong.pt"], state)
+        with pytest.raises(CheckpointError, match=r"wrong\.pt does not hold the networks"):
+            load_agent(tmp_path / "wrong.pt")
+
+    def test_a_policy_is_no_training_state(self, finished: Path, tmp_path: Path) -> None:
+        with pytest.raises(CheckpointError, match="policy only"):
+            run(tmp_path / "r", resume=finished / "best.pt")
+
+    def test_a_failed_write_leaves_the_old_file(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        write_atomic(tmp_path / "x", b"old")
+
+        def full(*_: Any) -> None:
+            raise OSError(28, "No space left on device")
+
+        monkeypatch.setattr(os, "fsync", full)
+        with pytest.raises(OSError, match="No space left"):
+            write_atomic(tmp_path / "x", b"new")
+        assert (tmp_path / "x").read_bytes() == b"old"
+        assert [p.name for p in tmp_path.iterdir()] == ["x"]
+
+
+class TestRunDirectory:
+    def test_holds_what_it_should(self, finished: Path) -> None:
+        names = {p.name for p in finished.iterdir()}
+        assert {"config.json", "progress.csv", "checkpoints", "last.pt", "best.pt"} <= names
+        assert any(name.startswith("events.out.tfevents") for name in names)
+        content = json.loads((finished / "config.json").read_text())
+        assert content["ppo"]["hidden_size"] == 8
+        assert content["env_metadata"] == {"layout": "v1"}
+        assert {"torch", "numpy", "gymnasium", "python"} <= content["versions"].keys()
+        first, *_, last = curve(finished)
+        assert first["losses/value_loss"] == ""  # the first rollout only measures the observations
+        assert float(last["reward/position"]) < 0
+        assert last["eval/return_mean"] != ""
+        assert float(last["charts/diverged"]) == 0
+
+    def test_tensorboard_has_the_usual_tags(self, finished: Path) -> None:
+        accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+        events = accumulator.EventAccumulator(str(finished)).Reload()
+        tags = set(events.Tags()["scalars"])
+        assert {
+            "charts/episodic_return",
+            "charts/SPS",
+            "losses/approx_kl",
+            "losses/explained_variance",
+        } <= tags
+        assert [e.step for e in events.Scalars("charts/learning_rate")] == [BATCH * i for i in range(1, 11)]
+
+    def test_best_is_the_best_evaluation(self, finished: Path) -> None:
+        returns = {
+            int(r["global_step"]): float(r["eval/return_mean"])
+            for r in curve(finished)
+            if r["eval/return_mean"]
+        }
+        best = load_checkpoint(finished / "best.pt")
+        assert returns[best["global_step"]] == max(returns.values())
+        again = evaluate(load_agent(finished / "best.pt"), PointEnv(2), 2, PPOConfig().eval_seed)
+        assert again["return_mean"] == max(returns.values())
+        assert (finished / "best.pt").stat().st_size < (finished / "last.pt").stat().st_size
+
+    def test_two_runs_do_not_mix(self, finished: Path, tmp_path: Path) -> None:
+        with pytest.raises(RunDirectoryError, match="already holds a run"):
+            run(finished)
+        run(tmp_path / "other", total_timesteps=2 * BATCH, seed=3)
+        with pytest.raises(RunDirectoryError, match="already holds a run"):
+            run(tmp_path / "other", resume=finished)
+
+    def test_unwritable(self, tmp_path: Path) -> None:
+        (tmp_path / "file").touch()
+        with pytest.raises(RunDirectoryError, match="cannot write"):
+            run(tmp_path / "file" / "run")
+
+    def test_old_checkpoints_are_pruned(self, tmp_path: Path) -> None:
+        run(tmp_path / "r", keep_checkpoints=2, eval_interval=10**6)
+        names = sorted(p.name for p in (tmp_path / "r" / "checkpoints").iterdir())
+        assert names == sorted(f"step_{BATCH * i}.pt" for i in (8, 10))
+
+    def test_evaluation_does_not_touch_training(self, finished: Path, tmp_path: Path) -> None:
+        run(tmp_path / "r", eval_interval=BATCH, eval_episodes=5)
+        for one, two in zip(curve(tmp_path / "r"), curve(finished), strict=True):
+            for key in two:
+                assert key.startswith("eval/") or one[key] == two[key], key
+
+    def test_diverged_run_keeps_its_last_checkpoint(self, tmp_path: Path) -> None:
+        class Fails(PointEnv):
+            def step(self, actions: Any) -> Any:
+                obs, reward, *rest = super().step(actions)
+                return obs, reward * (np.nan if len(self.received) > 5 * 16 else 1), *rest
+
+        with pytest.raises(RuntimeError, match="environment 0 returned a reward"):
+            run(tmp_path / "r", Fails)
+        assert load_checkpoint(tmp_path / "r" / "last.pt")["global_step"] == 4 * BATCH
+
+
+SLOW_SCRIPT = """
+import sys, time
+sys.path.insert(0, {toy!r})
+import torch
+torch.set_num_threads(1)
+from pathlib import Path
+from toy import PointEnv
+from test_checkpoint import run
+class Slow(PointEnv):
+    def step(self, actions):
+        time.sleep(float(sys.argv[2]))
+        return super().step(actions)
+path = Path(sys.argv[1])
+run(path, Slow, resume=path if len(sys.argv) > 3 else None, checkpoint_interval=10**6, eval_interval=10**6)
+"""
+
+
+class TestSignals:
+    def start(self, run_dir: Path, delay: float = 0.01, rows: int = 3) -> subprocess.Popen[str]:
+        script = SLOW_SCRIPT.format(toy=str(Path(__file__).parent))
+        process = subprocess.Popen(
+            [sys.executable, "-c", script, str(run_dir), str(delay)],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])},
+        )
+        for _ in range(600):
+            curve = run_dir / "progress.csv"
+            if curve.exists() and len(curve.read_text().splitlines()) > rows:
+                return process
+            assert process.poll() is None, process.communicate()[0]
+            time.sleep(0.1)
+        process.kill()
+        raise AssertionError("no progress in a minute")
+
+    @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+    def test_saves_and_can_be_continued_to_the_last_bit(
+        self, finished: Path, tmp_path: Path, number: signal.Signals, code: int
+    ) -> None:
+        process = self.start(tmp_path / "r")
+        process.send_signal(number)
+        output, _ = process.communicate(timeout=60)
+        assert process.returncode == code, output
+        step = load_checkpoint(tmp_path / "r" / "last.pt")["global_step"]
+        assert 0 < step < 10 * BATCH
+        assert len(curve(tmp_path / "r")) == step // BATCH
+        run(tmp_path / "r", resume=tmp_path / "r")
+        drop = ("eval/",)
+        strip = [{k: v for k, v in row.items() if not k.startswith(drop)} for row in curve(finished)]
+        mine = [{k: v for k, v in row.items() if not k.startswith(drop)} for row in curve(tmp_path / "r")]
+        assert mine == strip
+        assert_same_weights(tmp_path / "r" / "last.pt", finished / "last.pt")
+
+    def test_a_second_signal_stops_at_once(self, tmp_path: Path) -> None:
+        process = self.start(tmp_path / "r", delay=0.2, rows=1)  # an update takes 16 steps, so 3 s
+        process.send_signal(signal.SIGTERM)
+        time.sleep(1.2)
+        process.send_signal(signal.SIGTERM)
+        process.communicate(timeout=60)
+        assert process.returncode == -signal.SIGTERM
+        assert not (tmp_path / "r" / "last.pt").exists()

@@ -1,0 +1,135 @@
+"""Several processes started by torchrun learn as one."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from toy import PointEnv
+
+from ballbot.ppo import PPOConfig, load_checkpoint, train
+from ballbot.ppo.distributed import distributed_setup, rank_seed
+
+pytestmark = pytest.mark.skipif(
+    not torch.distributed.is_available() or sys.platform != "linux", reason="needs gloo and torchrun"
+)
+BATCH = 4 * 16
+
+# Every process writes down what it ends with; argv: run directory, settings, what to resume or "".
+SCRIPT = """
+import json, sys
+sys.path.insert(0, {toy!r})
+import torch
+torch.set_num_threads(1)
+from pathlib import Path
+from toy import PointEnv
+from ballbot.ppo import PPOConfig, train
+from ballbot.ppo.distributed import rank
+run_dir, settings, resume = Path(sys.argv[1]), json.loads(sys.argv[2]), sys.argv[3] or None
+fail_rank = settings.pop("fail_rank", None)
+class Env(PointEnv):
+    def step(self, actions):
+        if rank() == fail_rank and len(self.received) > 20:
+            raise ValueError("the simulator of one process broke")
+        return super().step(actions)
+result = train(PPOConfig(**settings), Env, PointEnv, run_dir=run_dir, resume=resume, console=False)
+torch.save(
+    {{"agent": result.agent.state_dict(), "step": result.global_step}}, run_dir.parent / f"rank{{rank()}}.pt"
+)
+"""
+SETTINGS: dict[str, Any] = {
+    "total_timesteps": 6 * BATCH,
+    "num_envs": 4,
+    "num_steps": 16,
+    "minibatch_size": 32,
+    "hidden_size": 8,
+    "num_layers": 1,
+    "eval_interval": 10**6,
+    "eval_episodes": 2,
+    "checkpoint_interval": 2 * BATCH,
+    "normalize_rewards": True,
+}
+
+
+def torchrun(
+    run_dir: Path, resume: str = "", processes: int = 2, **changes: Any
+) -> subprocess.CompletedProcess[str]:
+    script = run_dir.parent / "script.py"
+    script.write_text(SCRIPT.format(toy=str(Path(__file__).parent)))
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
+    command += [str(script), str(run_dir), json.dumps(SETTINGS | changes), resume]
+    env = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2]), "OMP_NUM_THREADS": "1"}
+    return subprocess.run(command, capture_output=True, text=True, timeout=120, env=env)
+
+
+def rows(run_dir: Path) -> list[dict[str, str]]:
+    with open(run_dir / "progress.csv", newline="") as file:
+        return [
+            {k: v for k, v in row.items() if not k.startswith("time/") and k != "charts/SPS"}
+            for row in csv.DictReader(file)
+        ]
+
+
+def test_ranks_end_alike_and_resume_to_the_last_bit(tmp_path: Path) -> None:
+    whole = tmp_path / "whole"
+    done = torchrun(whole)
+    assert done.returncode == 0, done.stderr
+    one, two = (torch.load(tmp_path / f"rank{i}.pt", weights_only=True) for i in range(2))
+    assert one["step"] == two["step"] == 6 * BATCH
+    for key in one["agent"]:
+        assert torch.equal(one["agent"][key], two["agent"][key]), key
+    assert one["agent"]["normalizer.count"] == 6 * BATCH  # the steps of both processes
+    state = load_checkpoint(whole / "last.pt")
+    assert len(state["ranks"]) == 2
+    assert not np.array_equal(state["ranks"][0]["obs"], state["ranks"][1]["obs"])
+
+    expected = rows(whole)
+    assert len(expected) == 6
+    again = torchrun(whole, resume=str(whole / "checkpoints" / f"step_{2 * BATCH}.pt"))
+    assert again.returncode == 0, again.stderr
+    assert rows(whole) == expected
+    resumed = torch.load(tmp_path / "rank1.pt", weights_only=True)
+    for key in one["agent"]:
+        assert torch.equal(one["agent"][key], resumed["agent"][key]), key
+
+    with pytest.raises(Exception, match=r"number of processes \(then 2, now 1\)"):
+        train(PPOConfig(**SETTINGS), PointEnv, run_dir=whole, resume=whole, console=False)
+
+
+def test_a_failing_process_takes_the_others_with_it(tmp_path: Path) -> None:
+    done = torchrun(tmp_path / "r", fail_rank=1)
+    assert done.returncode != 0
+    assert "the simulator of one process broke" in done.stderr
+
+
+def test_what_does_not_divide_is_an_error(tmp_path: Path) -> None:
+    done = torchrun(tmp_path / "r", num_envs=5, minibatch_size=16)
+    assert "num_envs = 5 does not divide among 2 processes" in done.stderr
+
+
+def test_the_run_directory_is_checked_for_all(tmp_path: Path) -> None:
+    (tmp_path / "r").mkdir()
+    (tmp_path / "r" / "config.json").touch()
+    done = torchrun(tmp_path / "r")
+    assert done.returncode != 0
+    assert done.stderr.count("already holds a run") >= 2
+
+
+def test_seeds_of_processes_lie_far_apart() -> None:
+    seeds = sorted(rank_seed(seed, rank) for seed in range(10) for rank in range(64))
+    assert min(np.diff(seeds)) > 64
+    assert seeds[-1] < 2**30
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has CUDA")
+def test_missing_cuda_is_an_error() -> None:
+    with pytest.raises(ValueError, match='use device = "cpu"'):
+        distributed_setup("cuda")

@@ -22,6 +22,7 @@ import os
 import random
 import time
 from collections.abc import Callable, Mapping
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -401,39 +402,69 @@ def train(
     if resume is not None:
         loaded = distributed.on_rank_zero(lambda: find_checkpoint(resume))
 
-    envs = make_envs(config.num_envs // world_size)
+    with ExitStack() as stack:
+        envs = stack.enter_context(closing(make_envs(config.num_envs // world_size)))
+        if envs.num_envs != config.num_envs // world_size:
+            raise ValueError(
+                f"make_envs({config.num_envs // world_size}) returned {envs.num_envs} environments; "
+                "it must return as many as it is asked for"
+            )
+        autoreset_mode(envs)
+        seed = distributed.rank_seed(config.seed, rank)
+        seed_everything(seed, config.torch_deterministic and device.type == "cuda")
+        weights = torch.Generator().manual_seed(config.seed)
+        agent = Agent(envs.single_observation_space, envs.single_action_space, config, weights).to(device)
+        distributed.broadcast_module(agent)
+        state = TrainingState(config, envs, agent, make_optimizer(agent, config), env_metadata, seed)
+        if loaded is not None:
+            state.restore(*loaded)
+            say(console, f"resuming from {loaded[0]} at step {state.global_step:,}")
+
+        def prepare() -> None:
+            # Resuming inside the directory continues its run; a checkpoint from elsewhere starts a new one.
+            inside = loaded is not None and loaded[0].resolve().is_relative_to(run_dir.resolve())
+            create_run_dir(run_dir, resuming=inside)
+            if not (run_dir / "best.pt").exists():
+                state.best_return = None
+            write_config(run_dir, config, {"env_metadata": env_metadata, **(settings or {})}, world_size)
+
+        distributed.on_rank_zero(prepare)
+        logger, eval_envs = None, None
+        if rank == 0:
+            resume_step = None if loaded is None else state.global_step
+            logger = stack.enter_context(closing(Logger(run_dir, resume_step, console)))
+            if make_eval_envs is not None:
+                eval_envs = stack.enter_context(closing(make_eval_envs(config.eval_episodes)))
+        stopped = learn(state, envs, eval_envs, logger, run_dir)
+    if stopped:
+        say(console, f"stopped by signal {stopped} at step {state.global_step:,}; to go on, resume {run_dir}")
+        raise SystemExit(128 + stopped)
+    return TrainResult(agent, state.global_step, state.best_return)
+
+
+def learn(
+    state: TrainingState, envs: VectorEnv, eval_envs: VectorEnv | None, logger: Logger | None, run_dir: Path
+) -> int:
+    """Repeat `iterate` until the run is finished, with evaluation, logs and checkpoints in between.
+
+    Args:
+        state: where the run stands; moves on.
+        envs: environments of this process.
+        eval_envs: for evaluation (None: none, or another process does it).
+        logger: None if another process logs.
+        run_dir: existing run directory.
+
+    Returns:
+        number of the signal that ended the run early, or 0.
+    """
+    config, agent = state.config, state.agent
     next_step = autoreset_mode(envs) == AutoresetMode.NEXT_STEP
-    seed = distributed.rank_seed(config.seed, rank)
-    seed_everything(seed, config.torch_deterministic and device.type == "cuda")
-    weights_generator = torch.Generator().manual_seed(config.seed)
-    agent = Agent(envs.single_observation_space, envs.single_action_space, config, weights_generator).to(
-        device
-    )
-    distributed.broadcast_module(agent)
-    state = TrainingState(config, envs, agent, make_optimizer(agent, config), env_metadata, seed)
-    if loaded is not None:
-        state.restore(*loaded)
-        say(console, f"resuming from {loaded[0]} at step {state.global_step:,}")
-
-    def prepare() -> None:
-        # Resuming inside the directory continues its run; a checkpoint from elsewhere starts a new run from
-        # there.
-        create_run_dir(run_dir, loaded is not None and loaded[0].resolve().is_relative_to(run_dir.resolve()))
-        if not (run_dir / "best.pt").exists():
-            state.best_return = None
-        extra = {"env_metadata": env_metadata, **(settings or {})}
-        write_config(run_dir, config, extra, world_size)
-
-    distributed.on_rank_zero(prepare)
-    logger = Logger(run_dir, state.global_step if loaded else None, console) if rank == 0 else None
-    eval_envs = make_eval_envs(config.eval_episodes) if make_eval_envs and rank == 0 else None
-    storage = Rollout.allocate(agent, config.num_steps, envs.num_envs, next_step, device)
+    storage = Rollout.allocate(agent, config.num_steps, envs.num_envs, next_step, state.device)
     sample = torch.compile(agent.sample) if config.compile else agent.sample
     loss_fn = torch.compile(ppo_loss) if config.compile else ppo_loss
-
-    start_time, start_step = time.perf_counter(), state.global_step
-    with StopSignal() as stop:
-        while state.global_step < config.total_timesteps and not stop.number:
+    start_time, start_step, stopped = time.perf_counter(), state.global_step, 0
+    with StopSignal() as signal:
+        while not state.finished and not stopped:
             stopwatch = Stopwatch()
             row = iterate(state, envs, storage, stopwatch, sample, loss_fn)
             if eval_envs is not None and (due(state, config.eval_interval) or state.finished):
@@ -443,26 +474,17 @@ def train(
                     state.best_return = result["return_mean"]
                     state.save_policy(run_dir / "best.pt")
                 stopwatch.lap("evaluate")
-            stop.number = distributed.any_rank(stop.number, device)
+            # Read the signal once: saving and leaving the loop must follow the same answer, in all processes.
+            stopped = distributed.any_rank(signal.number, state.device)
             rate = (state.global_step - start_step) / (time.perf_counter() - start_time)
             row["charts/SPS"] = rate
             row |= {f"time/{name}": seconds for name, seconds in stopwatch.seconds.items()}
             row["time/eta"] = max(config.total_timesteps - state.global_step, 0) / rate
             if logger is not None:
                 logger.log(row)
-            if due(state, config.checkpoint_interval) or state.finished or stop.number:
+            if due(state, config.checkpoint_interval) or state.finished or stopped:
                 state.save(run_dir)
-    for closable in (logger, envs, eval_envs):
-        if closable is not None:
-            closable.close()
-    if stop.number:
-        say(
-            console,
-            f"stopped by signal {stop.number} at step {state.global_step:,}; "
-            f"continue with resume={str(run_dir)!r}",
-        )
-        raise SystemExit(128 + stop.number)
-    return TrainResult(agent, state.global_step, state.best_return)
+    return stopped
 
 
 def iterate(

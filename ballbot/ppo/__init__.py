@@ -4,7 +4,7 @@ from ballbot.ppo.agent import Agent
 from ballbot.ppo.checkpoint import CheckpointError, load_checkpoint
 from ballbot.ppo.config import PPOConfig
 from ballbot.ppo.distributed import distributed_setup
-from ballbot.ppo.evaluate import evaluate, load_agent
+from ballbot.ppo.evaluation import evaluate, load_agent
 from ballbot.ppo.logger import RunDirectoryError
 from ballbot.ppo.normalizer import RewardScaler, RunningNormalizer
 from ballbot.ppo.ppo import TrainResult, gae, ppo_loss, rollout, train, update

@@ -37,7 +37,7 @@ from ballbot.ppo.agent import Agent
 from ballbot.ppo.checkpoint import find_checkpoint
 from ballbot.ppo.config import PPOConfig
 from ballbot.ppo.episodes import episode_terms, to_numpy
-from ballbot.ppo.evaluate import evaluate
+from ballbot.ppo.evaluation import evaluate
 from ballbot.ppo.interrupt import StopSignal
 from ballbot.ppo.logger import STEP, Logger, Stopwatch, create_run_dir, write_config
 from ballbot.ppo.normalizer import masked_moments
@@ -268,9 +268,8 @@ def update(
     valid = None if batch.valid is None else batch.valid.flatten()
     advantages, returns, old_values = advantages.flatten(), returns.flatten(), batch.values.flatten()
     if config.normalize_advantage:
-        count, mean, var = masked_moments(advantages, valid)
-        std = (var * count / (count - 1).clamp(min=1)).sqrt()
-        advantages = ((advantages - mean) / (std + 1e-8)).float()
+        _, mean, var = masked_moments(advantages, valid)
+        advantages = ((advantages - mean) / (var.sqrt() + 1e-8)).float()
     obs, actions, logprobs = batch.obs.flatten(0, 1), batch.actions.flatten(0, 1), batch.logprobs.flatten()
     columns = (obs, actions, logprobs, advantages, returns, old_values)
     size = config.minibatch_size // distributed.world_size()

@@ -367,6 +367,24 @@ class TestUpdate:
             agent.normalizer.update(batch.obs.flatten(0, 1))
             agent, batch = collect(envs, config, agent)
 
+    @pytest.mark.parametrize("normalize", [True, False])
+    def test_advantages_are_normalised_on_request(self, normalize: bool) -> None:
+        config = small_config(normalize_advantage=normalize, target_kl=None, update_epochs=1)
+        agent, batch = collect(PointEnv(4), config)
+        advantages, returns = advantages_of(batch, config)
+        seen: list[torch.Tensor] = []
+
+        def spy(agent: Agent, obs: Any, actions: Any, logprobs: Any, used: torch.Tensor, *rest: Any) -> Any:
+            seen.append(used)
+            return ppo_loss(agent, obs, actions, logprobs, used, *rest)
+
+        update(agent, make_optimizer(agent, config), batch, advantages, returns, config, generator(), spy)
+        used = torch.cat(seen).sort().values
+        expected = (
+            (advantages - advantages.mean()) / advantages.std(correction=0) if normalize else advantages
+        )
+        torch.testing.assert_close(used, expected.flatten().sort().values, rtol=1e-4, atol=1e-5)
+
     def test_kl_stop_comes_before_the_step(self) -> None:
         config = small_config(target_kl=0.01)
         agent, batch = collect(PointEnv(4), config)

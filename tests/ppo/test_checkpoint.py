@@ -17,8 +17,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from gymnasium.vector import VectorEnv
-from toy import PointEnv, cartpole
+from gymnasium.vector import AutoresetMode, VectorEnv
+from toy import PointEnv, ScriptedEnv, cartpole
 
 from ballbot.ppo import (
     CheckpointError,
@@ -139,6 +139,21 @@ class TestResume:
         run(tmp_path / "a", **changes)
         shutil.copytree(tmp_path / "a", tmp_path / "b")
         run(tmp_path / "b", resume=tmp_path / "b" / "checkpoints" / f"step_{4 * BATCH}.pt", **changes)
+        assert curve(tmp_path / "a") == curve(tmp_path / "b")
+        assert_same_weights(tmp_path / "a" / "last.pt", tmp_path / "b" / "last.pt")
+
+    def test_continues_where_a_filler_row_is_due(self, tmp_path: Path) -> None:
+        """Each rollout ends with an episode, so the first row of the next is a filler, and must stay one."""
+
+        def make(num_envs: int) -> VectorEnv:
+            return ScriptedEnv("." * 15 + "L", AutoresetMode.NEXT_STEP)
+
+        config = PPOConfig(**(SETTINGS | {"num_envs": 1, "minibatch_size": 8, "total_timesteps": 6 * 16}))
+        config.checkpoint_interval = 2 * 16
+        train(config, make, run_dir=tmp_path / "a", console=False)
+        shutil.copytree(tmp_path / "a", tmp_path / "b")
+        resume = tmp_path / "b" / "checkpoints" / "step_32.pt"
+        train(config, make, run_dir=tmp_path / "b", resume=resume, console=False)
         assert curve(tmp_path / "a") == curve(tmp_path / "b")
         assert_same_weights(tmp_path / "a" / "last.pt", tmp_path / "b" / "last.pt")
 

@@ -127,3 +127,9 @@ class ScriptedEnv(VectorEnv):
             infos = {"final_obs": final, "_final_obs": np.ones(1, bool)}
         reward = np.full(1, float(self.t))
         return obs, reward, np.array([end in "TB"]), np.array([end in "LB"]), infos
+
+    def get_state(self) -> dict[str, Any]:
+        return {"t": self.t, "done": self.done}
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        self.t, self.done = state["t"], state["done"]

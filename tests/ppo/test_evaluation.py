@@ -1,0 +1,67 @@
+"""Evaluation counts whole first episodes and nothing else."""
+
+from __future__ import annotations
+
+import gymnasium as gym
+import numpy as np
+import pytest
+import torch
+from gymnasium.vector import AutoresetMode
+from toy import PointEnv, ScriptedEnv, cartpole
+
+from ballbot.ppo import Agent, PPOConfig, evaluate
+
+
+def agent_for(envs: gym.vector.VectorEnv) -> Agent:
+    config = PPOConfig(hidden_size=8, num_layers=1)
+    generator = torch.Generator().manual_seed(0)
+    return Agent(envs.single_observation_space, envs.single_action_space, config, generator)
+
+
+@pytest.mark.parametrize("mode", [AutoresetMode.SAME_STEP, AutoresetMode.NEXT_STEP])
+def test_return_and_length_by_hand(mode: AutoresetMode) -> None:
+    envs = ScriptedEnv("...T..", mode)
+    result = evaluate(agent_for(envs), envs, num_episodes=3, seed=0)
+    assert result["return_mean"] == 1 + 2 + 3 + 4
+    assert result["return_std"] == 0
+    assert result["length_mean"] == 4
+
+
+@pytest.mark.parametrize("mode", [AutoresetMode.SAME_STEP, AutoresetMode.NEXT_STEP])
+def test_equals_single_environments_run_one_after_the_other(mode: AutoresetMode) -> None:
+    envs = cartpole(4, mode)
+    agent = agent_for(envs)
+    returns = []
+    for seed in range(50, 58):
+        env = gym.make("CartPole-v1")
+        obs, _ = env.reset(seed=seed)
+        total, done = 0.0, False
+        while not done:
+            action = int(agent.act(obs[None])[0])
+            obs, reward, terminated, truncated, _ = env.step(action)
+            total, done = total + float(reward), terminated or truncated
+        returns.append(total)
+    result = evaluate(agent, envs, num_episodes=8, seed=50)
+    assert result["return_mean"] == np.mean(returns)
+    assert result["return_min"] == min(returns)
+
+
+def test_repeats_and_leaves_the_global_random_states_alone() -> None:
+    agent = agent_for(PointEnv(3))
+    before = torch.get_rng_state()
+    results = [evaluate(agent, PointEnv(3), 3, seed=1, deterministic=False) for _ in range(2)]
+    assert results[0] == results[1] != evaluate(agent, PointEnv(3), 3, seed=2, deterministic=False)
+    assert torch.equal(torch.get_rng_state(), before)
+    assert results[0]["reward/position"] == pytest.approx(results[0]["return_mean"], rel=1e-5)
+
+
+def test_number_of_episodes_must_fill_the_environments() -> None:
+    with pytest.raises(ValueError, match=r"num_episodes = 4 .*num_envs = 3"):
+        evaluate(agent_for(PointEnv(3)), PointEnv(3), 4, seed=0)
+
+
+def test_an_endless_episode_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ballbot.ppo.evaluation.MAX_EPISODE_STEPS", 50)
+    envs = ScriptedEnv("." * 1000)
+    with pytest.raises(RuntimeError, match="TimeLimit"):
+        evaluate(agent_for(envs), envs, 1, seed=0)

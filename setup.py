@@ -1,8 +1,8 @@
 """Build the compiled contact fix; everything else about the package stands in pyproject.toml.
 
-The library includes no header of Python or MuJoCo and is loaded by ctypes, so one file serves every Python. It is
-built as an extension module only because installers can build those. Without a C compiler the package installs all
-the same and `mujoco_patch` falls back to Python.
+The library includes no header of Python or MuJoCo and is loaded by ctypes, so one file serves every Python.
+It is built as an extension module only because installers can build those. Without a C compiler the package
+installs all the same and `mujoco_patch` falls back to Python.
 """
 
 import sysconfig

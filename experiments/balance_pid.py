@@ -1,0 +1,209 @@
+"""Balance the robot by three lines of classical control: the sanity check before any learning.
+
+Two PID controllers, one for pitch and one for roll, turn the tilt of the base into a horizontal push, and
+the three wheels share it out. With aligned wheel contacts that is enough to stand on flat ground. On stock
+MuJoCo, whose contact frames ignore the wheels' axles, the same controller falls within a second: so if this
+script fails, nothing that is learned afterwards can be trusted.
+
+    python experiments/balance_pid.py                      # headless; says "balanced" and exits with 0
+    python experiments/balance_pid.py --no-contact-fix     # stock MuJoCo: says "fell" and exits with 1
+    python experiments/balance_pid.py --render             # watch it, in real time (needs a display)
+    python experiments/balance_pid.py --integrator RK4 --num-envs 20
+
+Exit status: 0 every robot stood for all steps, 1 a robot fell or left the terrain, 2 bad input.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import tyro
+from numpy.typing import NDArray
+
+from ballbot.envs import BallbotVectorEnv
+from mujoco_patch import ContactFixError
+
+Array = NDArray[np.float64]
+
+WHEEL_ANGLES = np.radians([0.0, 120.0, 240.0])
+"""Where the wheels sit around the vertical axis of the base (ballbot/assets/ballbot.xml)."""
+MAX_SETPOINT_DEG = 20.0
+"""The environment calls a larger tilt a fall."""
+FRAMES_PER_SECOND = 60
+"""Pictures a second in the viewer."""
+
+
+@dataclass
+class Args:
+    """Balance the robot by PID control and say whether it stood."""
+
+    steps: int = 3000
+    """How long to balance, in steps of 2 ms."""
+    num_envs: int = 1
+    """Robots, each with its own start; all have to stand."""
+    seed: int = 0
+    """Seed of the starts; robot i has seed + i."""
+    terrain: Literal["flat", "perlin"] = "flat"
+    """Endless plane or uneven ground. The gains are for the plane; uneven ground is beyond them."""
+    integrator: Literal["Euler", "implicitfast", "RK4"] = "Euler"
+    """MuJoCo's integrator."""
+    contact_fix: bool = True
+    """Align contact frames with the wheels' axles; --no-contact-fix shows stock MuJoCo."""
+    setpoint_pitch_deg: float = 0.0
+    """Pitch to hold, degrees; the robot speeds up along its x axis until the motors can no more."""
+    setpoint_roll_deg: float = 0.0
+    """Roll to hold, degrees; the robot speeds up along its y axis until the motors can no more."""
+    kp: float = 20.0
+    """Proportional gain, action per rad."""
+    ki: float = 15.0
+    """Integral gain, action per rad s."""
+    kd: float = 2.0
+    """Derivative gain, action per rad/s."""
+    render: bool = False
+    """Show the first robot in MuJoCo's viewer, in real time."""
+
+    def __post_init__(self) -> None:
+        for name, highest in (("steps", 10**9), ("num_envs", 10**5)):
+            value = getattr(self, name)
+            if not 1 <= value <= highest:
+                raise ValueError(f"{option(name)} {value} is out of range: use 1 to {highest}")
+        if not 0 <= self.seed < 2**31 - self.num_envs:
+            raise ValueError(f"--seed {self.seed} is out of range: use 0 to {2**31 - self.num_envs - 1}")
+        for name in ("setpoint_pitch_deg", "setpoint_roll_deg"):
+            value = getattr(self, name)
+            if not abs(value) <= MAX_SETPOINT_DEG:  # NaN fails too
+                raise ValueError(
+                    f"{option(name)} {value} is out of range: a tilt beyond {MAX_SETPOINT_DEG} is a fall"
+                )
+        for name in ("kp", "ki", "kd"):
+            if not np.isfinite(getattr(self, name)):
+                raise ValueError(f"{option(name)} {getattr(self, name)} is not a finite number")
+
+
+def option(name: str) -> str:
+    """A field's name on the command line."""
+    return "--" + name.replace("_", "-")
+
+
+def pitch_and_roll(gravity: Array) -> Array:
+    """Tilt of the base, independent of its heading.
+
+    Args:
+        gravity: (num_envs, 3) unit vector of gravity in the body frame, minus the last row of the rotation
+            matrix R.
+
+    Returns:
+        (2, num_envs) pitch and roll, rad: the Z-Y-X Euler angles pitch = atan2(-R31, sqrt(R32² + R33²)) and
+        roll = atan2(R32, R33).
+    """
+    r31, r32, r33 = -gravity.T
+    return np.stack([np.arctan2(-r31, np.hypot(r32, r33)), np.arctan2(r32, r33)])
+
+
+@dataclass
+class PID:
+    """A PID controller per row and column of the error."""
+
+    kp: float
+    ki: float
+    kd: float
+    dt: float
+    """Seconds between two calls."""
+    integral: Array | float = 0.0
+    previous: Array | None = None
+    """Error of the last call; the first one has no derivative, lest the start be a kick."""
+
+    def __call__(self, error: Array) -> Array:
+        """The command for this error."""
+        self.integral = self.integral + error * self.dt
+        derivative = 0.0 if self.previous is None else (error - self.previous) / self.dt
+        self.previous = error
+        return self.kp * error + self.ki * self.integral + self.kd * derivative
+
+
+def wheel_actions(command: Array) -> NDArray[np.float32]:
+    """Share a (2, num_envs) pitch and roll command among the wheels: (num_envs, 3) actions in [-1, 1]."""
+    pitch, roll = command
+    actions = np.outer(roll, np.cos(WHEEL_ANGLES)) + np.outer(pitch, np.sin(WHEEL_ANGLES))
+    return np.clip(actions, -1.0, 1.0).astype(np.float32)
+
+
+def balance(args: Args) -> tuple[NDArray[np.int64], NDArray[np.bool_], Array]:
+    """Run the controller.
+
+    Returns:
+        for each robot: steps it stood, whether it fell (else it reached the end or left the terrain), and
+        its largest tilt in degrees.
+    """
+    envs = BallbotVectorEnv(
+        args.num_envs,
+        terrain=args.terrain,
+        integrator=args.integrator,
+        contact_fix=args.contact_fix,
+        max_episode_steps=args.steps + 1,
+        render_mode="human" if args.render else None,
+    )
+    try:
+        controller = PID(args.kp, args.ki, args.kd, envs.dt)
+        setpoint = np.radians([[args.setpoint_pitch_deg], [args.setpoint_roll_deg]])
+        observations, _ = envs.reset(seed=args.seed)
+        stood = np.full(args.num_envs, args.steps)
+        fell = np.zeros(args.num_envs, bool)
+        standing = ~fell
+        max_tilt = np.zeros(args.num_envs)
+        pause = max(round(1 / FRAMES_PER_SECOND / envs.dt), 1)
+        start = time.perf_counter()
+        for step in range(1, args.steps + 1):
+            tilt = pitch_and_roll(observations[:, :3].astype(np.float64))
+            observations, _, terminated, truncated, infos = envs.step(
+                wheel_actions(controller(setpoint - tilt))
+            )
+            ended = standing & (terminated | truncated)
+            tilt_deg = infos["final_info"]["tilt_deg"] if ended.any() else infos["tilt_deg"]
+            max_tilt = np.where(standing, np.maximum(max_tilt, tilt_deg), max_tilt)
+            stood[ended] = step
+            fell |= ended & terminated
+            standing &= ~ended
+            if not standing.any():
+                break
+            if args.render and step % pause == 0:
+                envs.render()
+                time.sleep(max(start + step * envs.dt - time.perf_counter(), 0.0))
+    finally:
+        envs.close()
+    return stood, fell, max_tilt
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Balance, print one line, and return the exit status."""
+    try:
+        args = tyro.cli(Args, args=argv, description=__doc__)
+        stood, fell, max_tilt = balance(args)
+    except (ValueError, RuntimeError, ContactFixError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    balanced = (stood == args.steps) & ~fell
+    setting = f"{args.terrain} ground, {args.integrator}, contact fix {'on' if args.contact_fix else 'OFF'}"
+    if balanced.all():
+        robots = "" if args.num_envs == 1 else f" by all {args.num_envs} robots"
+        print(f"balanced for {args.steps} steps{robots}, largest tilt {max_tilt.max():.2f} deg ({setting})")
+        return 0
+    if args.num_envs == 1:
+        print(
+            f"{'fell' if fell[0] else 'left the terrain'} after {stood[0]} of {args.steps} steps ({setting})"
+        )
+    else:
+        left = (~balanced & ~fell).sum()
+        print(
+            f"{fell.sum()} of {args.num_envs} robots fell, {left} left the terrain, the first after "
+            f"{stood.min()}, the median after {np.median(stood):.0f} of {args.steps} steps ({setting})"
+        )
+    return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -291,11 +291,11 @@ def update(
             # never comes.
             measured.append(distributed.all_reduce_sum(metrics) / distributed.world_size())
             now = dict(zip(METRICS, measured[-1].tolist(), strict=True))
-            if not all(map(math.isfinite, now.values())):
-                raise DivergedError(_diverged("loss", now["loss"], config))
             if config.target_kl is not None and now["approx_kl"] > KL_STOP_FACTOR * config.target_kl:
                 stop = True
                 break
+            if not all(map(math.isfinite, now.values())):
+                raise DivergedError(_diverged("loss", now["loss"], config))
             optimizer.zero_grad()
             torch.autograd.backward(loss)
             distributed.average_gradients(agent.parameters())

@@ -397,6 +397,16 @@ class TestUpdate:
         assert metrics["approx_kl"] == pytest.approx(math.exp(-1), abs=1e-4)
         assert all(torch.equal(p, q) for p, q in zip(agent.parameters(), before, strict=True))
 
+    def test_an_infinite_kl_stops_the_update_and_not_the_run(self) -> None:
+        config = small_config(target_kl=0.01)
+        agent, batch = collect(PointEnv(4), config)
+        batch.logprobs -= 200.0  # ratio e^200, beyond float32
+        advantages, returns = advantages_of(batch, config)
+        metrics = update(
+            agent, make_optimizer(agent, config), batch, advantages, returns, config, generator()
+        )
+        assert metrics["minibatches"] == 0
+
     def test_without_target_kl_every_minibatch_is_used(self) -> None:
         config = small_config(target_kl=None, update_epochs=3)
         agent, batch = collect(PointEnv(4), config)

@@ -7,8 +7,9 @@
     python experiments/ppo_ballbot.py --config runs/NAME/config.json --seed 1
     torchrun --nproc-per-node 2 experiments/ppo_ballbot.py    # data-parallel
 
-Everything is written to runs/<run-name> under the current folder: config.json, progress.csv, TensorBoard events, checkpoints,
-best.pt (the best evaluation on terrains never trained on) and last.pt.  Watch it with ``tensorboard --logdir runs``.
+Everything is written to runs/<run-name> under the current folder: config.json, progress.csv, TensorBoard events,
+checkpoints, best.pt (the best evaluation on terrains never trained on) and last.pt.  Watch it with
+``tensorboard --logdir runs``.
 
 Ctrl-C finishes the update under way, saves and exits.
 """
@@ -73,8 +74,9 @@ class Args:
     evaluate and save may be changed."""
     config: Path | None = None
     """config.json of another run: its settings become the defaults that the other options change."""
-    torch_threads: int = 0
-    """Threads of PyTorch (0: PyTorch's choice).  Other counts give other rounding, hence another run."""
+    torch_threads: int = 1
+    """Threads of PyTorch (0: PyTorch's choice).  Networks this small gain little from more and lose much on a busy
+    machine; another count rounds differently, hence gives another run."""
 
 
 def run_dir_of(resume: Path) -> Path:
@@ -93,7 +95,7 @@ def load_settings(path: Path) -> tuple[PPOConfig, EnvConfig]:
     try:
         content = json.loads(path.read_text())
     except FileNotFoundError:
-        raise ValueError(f"{path} does not exist: give the config.json of a run") from None
+        raise ValueError(f"{path} does not exist: settings are read from the config.json of a run") from None
     except (OSError, ValueError) as error:
         raise ValueError(f"{path} cannot be read as JSON ({error}): give the config.json of a run") from error
     if not isinstance(content, dict):
@@ -106,14 +108,16 @@ def load_settings(path: Path) -> tuple[PPOConfig, EnvConfig]:
             raise ValueError(f'{path}: "{name}" must be a JSON object')
         unknown = sorted(set(section) - known)
         if unknown:
-            raise ValueError(f'{path}: "{name}" has the unknown key {unknown[0]!r}; known are {", ".join(sorted(known))}')
+            raise ValueError(
+                f'{path}: "{name}" has the unknown key {unknown[0]!r}; known are {", ".join(sorted(known))}'
+            )
         try:
             sections.append(cls(**section))
         except (TypeError, ValueError) as error:
             raise ValueError(f"{path}: {error}") from error
     unknown = sorted(set(content) - {"ppo", "env", "env_metadata", "mujoco", "world_size", "versions", "git_commit"})
     if unknown:
-        raise ValueError(f"{path} has the unknown key {unknown[0]!r}: settings belong under \"ppo\" or \"env\"")
+        raise ValueError(f'{path} has the unknown key {unknown[0]!r}: settings belong under "ppo" or "env"')
     return sections[0], sections[1]
 
 
@@ -130,10 +134,16 @@ def parse(argv: list[str] | None = None) -> Args:
         ppo, env = load_settings(given.config)
         default = replace(default, ppo=ppo, env=env)
     elif given.resume:
+        if not given.resume.exists():
+            raise ValueError(f"--resume {given.resume} does not exist: give a run folder or a checkpoint in one")
         ppo, env = load_settings(run_dir_of(given.resume) / "config.json")
         default = replace(default, ppo=ppo, env=env)
     return tyro.cli(
-        tyro.conf.OmitArgPrefixes[Args], args=argv, default=default, description=__doc__, prog="ppo_ballbot.py"
+        tyro.conf.OmitArgPrefixes[Args],
+        args=argv,
+        default=default,
+        description=__doc__,
+        prog="ppo_ballbot.py",
     )
 
 
@@ -166,10 +176,21 @@ def main(argv: list[str] | None = None) -> None:
             run_dir=run_dir,
             resume=args.resume,
             # what a policy's inputs mean: a checkpoint refuses to go on with others
-            env_metadata={"observation": "proprioception", "frame": args.env.frame, "terrain": args.env.terrain},
+            env_metadata={
+                "observation": "proprioception",
+                "frame": args.env.frame,
+                "terrain": args.env.terrain,
+            },
             settings={"env": asdict(args.env), "mujoco": mujoco.__version__},
         )
-    except (ValueError, TypeError, CheckpointError, RunDirectoryError, ContactFixError, DivergedError) as error:
+    except (
+        ValueError,
+        TypeError,
+        CheckpointError,
+        RunDirectoryError,
+        ContactFixError,
+        DivergedError,
+    ) as error:
         print(f"error: {error}", file=sys.stderr)
         raise SystemExit(2) from None
     best = "" if result.best_return is None else f"; best evaluation return {result.best_return:.1f}"

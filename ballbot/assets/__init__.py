@@ -1,0 +1,1 @@
+"""Files of the robot: ``ballbot.xml``, its MuJoCo model."""

@@ -45,7 +45,7 @@ def check_direction(name: str, value: Any) -> NDArray[np.float64]:
 
 
 def check_actions(actions: Any, num_envs: int) -> NDArray[np.float64]:
-    """(num_envs, 3) actions, clipped to [-1, 1]; TypeError unless floats, ValueError for another shape or NaN or inf."""
+    """(num_envs, 3) actions, clipped to [-1, 1]; TypeError unless floats, ValueError for other shapes, NaN and inf."""
     actions = np.asarray(actions)
     if actions.shape != (num_envs, 3):
         raise ValueError(

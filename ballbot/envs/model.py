@@ -32,6 +32,7 @@ class Layout:
 
     @classmethod
     def of(cls, model: mujoco.MjModel) -> Layout:
+        """Look up the addresses in a compiled model."""
         base, ball = model.joint("base_free").id, model.joint("ball_free").id
         wheels = [int(model.jnt_dofadr[model.joint(f"wheel_{i}").id]) for i in range(3)]
         return cls(

@@ -45,7 +45,7 @@ class Renderer:
             self._window = self._open(self._model, self._data)
             self._shown = heights
         model, data = self._model, self._data
-        if heights is not None and heights is not self._shown and not np.array_equal(heights, self._shown):
+        if heights is not None and self._shown is not None and not np.array_equal(heights, self._shown):
             model.hfield_data[:] = heights.ravel()
             self._upload(model)
         self._shown = heights
@@ -66,7 +66,9 @@ class Renderer:
 
     def _open(self, model: mujoco.MjModel, data: mujoco.MjData) -> Any:
         if self._mode == "human":
-            if sys.platform.startswith("linux") and not (os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")):
+            if sys.platform.startswith("linux") and not (
+                os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")
+            ):
                 raise RuntimeError(
                     "render_mode='human' opens a window, but this machine has no display (DISPLAY is not set): use "
                     "render_mode='rgb_array', or run on a desktop"

@@ -1,7 +1,7 @@
 """The physics: many ballbots in one ``mujoco.batch.Batch``, each on a terrain of its own.
 
-Simulation i is a row of state.  Reading the rows costs nothing and is always current, whereas MuJoCo's derived fields lag
-one step behind; so everything above this file is computed from ``RobotState``, never from derived fields.
+Simulation i is a row of state.  Reading the rows costs nothing and is always current, whereas MuJoCo's derived fields
+lag one step behind; so everything above this file is computed from ``RobotState``, never from derived fields.
 """
 
 from __future__ import annotations
@@ -66,7 +66,10 @@ class Simulations:
         self.batch = Batch(self.model, num, min(num_threads or _usable_cpus(), num))
         self.terrain_ids = np.zeros(num, np.int64)
         """(num,) index of each simulation's terrain in the pool."""
-        self.qpos, self.qvel = self.batch.bind("qpos"), self.batch.bind("qvel")  # live views of the state rows
+        self.qpos, self.qvel = (
+            self.batch.bind("qpos"),
+            self.batch.bind("qvel"),
+        )  # live views of the state rows
         self._ctrl = self.batch.bind("ctrl")
         self._warnings = self.batch.warning.reshape(num, -1)
         self._shown = self.batch.expand("geom_dataid")[:, self.layout.ground_geom] if terrain == "perlin" else None

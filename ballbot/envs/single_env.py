@@ -23,7 +23,7 @@ class BallbotEnv(gym.Env[NDArray[np.float32], NDArray[Any]]):
         **options: of ``BallbotVectorEnv``, except num_envs.  One thread by default: more do not help one simulation.
     """
 
-    metadata: dict[str, Any] = {"render_modes": ["rgb_array", "human"], "render_fps": 500}
+    metadata = {"render_modes": ["rgb_array", "human"], "render_fps": 500}  # noqa: RUF012 (as Gymnasium declares it)
 
     def __init__(self, *, render_mode: str | None = None, **options: Any) -> None:
         self._envs = BallbotVectorEnv(1, render_mode=render_mode, **{"num_threads": 1, **options})  # type: ignore[arg-type]
@@ -60,7 +60,7 @@ class BallbotEnv(gym.Env[NDArray[np.float32], NDArray[Any]]):
             self.render()
         return observations[0], float(rewards[0]), bool(terminated[0]), bool(truncated[0]), _first(infos)
 
-    def render(self) -> NDArray[np.uint8] | None:  # type: ignore[override]
+    def render(self) -> NDArray[np.uint8] | None:
         """The (480, 640, 3) uint8 picture in "rgb_array" mode; None in "human" mode, after updating the viewer."""
         frames = self._envs.render()
         return frames[0] if frames else None

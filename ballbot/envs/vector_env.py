@@ -96,7 +96,7 @@ class BallbotVectorEnv(VectorEnv[NDArray[np.float32], NDArray[Any], NDArray[Any]
         mujoco_patch.ContactFixError: the contact physics cannot be proved right here; the message says what to do.
     """
 
-    metadata: dict[str, Any] = {
+    metadata: dict[str, Any] = {  # noqa: RUF012 (as Gymnasium declares it)
         "render_modes": ["rgb_array", "human"],
         "render_fps": 500,
         "autoreset_mode": AutoresetMode.SAME_STEP,
@@ -137,7 +137,12 @@ class BallbotVectorEnv(VectorEnv[NDArray[np.float32], NDArray[Any], NDArray[Any]
         self.initial_tilt_deg = check_number("initial_tilt_deg", initial_tilt_deg, 0.0, 90.0)
         self.tilt_limit_deg = check_number("tilt_limit_deg", tilt_limit_deg, 0.1, 180.0)
         self.goal = check_direction("goal", goal)
-        self.terrain, self.observation, self.frame, self.terrain_split = terrain, observation, frame, terrain_split
+        self.terrain, self.observation, self.frame, self.terrain_split = (
+            terrain,
+            observation,
+            frame,
+            terrain_split,
+        )
         self.terrain_seed, self.integrator, self.render_mode = terrain_seed, integrator, render_mode
         self.random_yaw, self.stagger_first_episodes = bool(random_yaw), bool(stagger_first_episodes)
         self.contact_fix = bool(contact_fix)
@@ -224,7 +229,12 @@ class BallbotVectorEnv(VectorEnv[NDArray[np.float32], NDArray[Any], NDArray[Any]
             self._start_episodes(ids)
             observations = self._obs.copy()
             infos = self._infos(self._robots)
-            infos |= {"final_obs": final_obs, "_final_obs": done, "final_info": final_info, "_final_info": done.copy()}
+            infos |= {
+                "final_obs": final_obs,
+                "_final_obs": done,
+                "final_info": final_info,
+                "_final_info": done.copy(),
+            }
         return observations, reward, terminated, truncated, infos
 
     def advance(self, actions: NDArray[Any]) -> StepResult:
@@ -257,7 +267,7 @@ class BallbotVectorEnv(VectorEnv[NDArray[np.float32], NDArray[Any], NDArray[Any]
         infos = self._infos(robots, success, fallen.copy(), out_of_bounds, diverged.copy())
         return observations.copy(), terms.sum(axis=0), fallen, truncated, infos
 
-    def render(self) -> tuple[NDArray[np.uint8], ...] | None:  # type: ignore[override]
+    def render(self) -> tuple[NDArray[np.uint8], ...] | None:
         """One (480, 640, 3) uint8 picture a simulation in "rgb_array" mode; the viewer is updated in "human" mode.
 
         Raises:
@@ -303,8 +313,8 @@ class BallbotVectorEnv(VectorEnv[NDArray[np.float32], NDArray[Any], NDArray[Any]
         differing = [f"{key} was {theirs.get(key)!r}, is {mine[key]!r}" for key in mine if theirs.get(key) != mine[key]]
         if differing:
             raise ValueError(
-                f"this state is of an environment with other options ({'; '.join(differing)}): make the environment with "
-                "the options it was saved with"
+                f"this state is of an environment with other options ({'; '.join(differing)}): make the environment "
+                "with the options it was saved with"
             )
         streams = np.asarray(state.get("streams", []))
         started = len(streams) > 0
@@ -312,7 +322,7 @@ class BallbotVectorEnv(VectorEnv[NDArray[np.float32], NDArray[Any], NDArray[Any]
             "streams": (streams.shape, (self.num_envs, WORDS) if started else (0, WORDS)),
             "rows": (np.shape(state["simulations"]["rows"]), self.simulations.batch.state.shape),
             "terrain_ids": (np.shape(state["simulations"]["terrain_ids"]), (self.num_envs,)),
-            **{name: (np.shape(state.get(name)), getattr(self, f"_{name}").shape) for name in _STATE_ARRAYS},
+            **{name: (np.shape(state.get(name, ())), getattr(self, f"_{name}").shape) for name in _STATE_ARRAYS},
         }
         for name, (shape, expected) in shapes.items():
             if shape != expected:
@@ -326,10 +336,9 @@ class BallbotVectorEnv(VectorEnv[NDArray[np.float32], NDArray[Any], NDArray[Any]
 
     def _state_options(self) -> dict[str, Any]:
         """What must be equal for a state to mean the same."""
-        names = ("num_envs", "terrain", "terrain_split", "terrain_seed", "observation", "frame", "integrator")
-        names += ("max_episode_steps", "tilt_limit_deg", "initial_tilt_deg", "random_yaw")
+        options = {name: getattr(self, name) for name in _STATE_OPTIONS}
         sizes = {"num_terrains": self.simulations.num_terrains, "row": int(self.simulations.batch.state.shape[1])}
-        return {name: getattr(self, name) for name in names} | sizes | {"goal": self.goal.tolist()}
+        return options | sizes | {"goal": self.goal.tolist()}
 
     # -- Episodes and infos -------------------------------------------------------------------------------------------
 
@@ -376,6 +385,19 @@ class BallbotVectorEnv(VectorEnv[NDArray[np.float32], NDArray[Any], NDArray[Any]
         return _masked(infos, self._all)
 
 
+_STATE_OPTIONS = (
+    "num_envs",
+    "terrain",
+    "terrain_split",
+    "terrain_seed",
+    "observation",
+    "frame",
+    "integrator",
+    "max_episode_steps",
+    "tilt_limit_deg",
+    "initial_tilt_deg",
+    "random_yaw",
+)
 _STATE_ARRAYS = ("elapsed", "time_limit", "actions", "term_sums", "obs")
 
 
@@ -390,8 +412,10 @@ def _masked(infos: dict[str, Any], mask: Bools) -> dict[str, Any]:
 
 
 def _use_contact_physics(fix: bool) -> None:
-    """Install and verify the contact fix, or remove it.  MuJoCo's collision table is one per process, so environments
-    with and without the fix cannot be open at the same time."""
+    """Install and verify the contact fix, or remove it.
+
+    MuJoCo's collision table is one per process, so environments with and without it cannot be open at the same time.
+    """
     if any(env.contact_fix != fix and not env.closed for env in _open_envs):
         raise ValueError(
             f"contact_fix={fix}, but an environment with contact_fix={not fix} is open in this process, and MuJoCo's "

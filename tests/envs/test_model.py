@@ -1,3 +1,4 @@
+# mypy: allow-untyped-defs, allow-untyped-calls, allow-incomplete-defs
 """The robot: the reference's physical parameters, and a start at rest."""
 
 import mujoco

@@ -1,3 +1,4 @@
+# mypy: allow-untyped-defs, allow-untyped-calls, allow-incomplete-defs
 """Observations and rewards against SciPy-free closed forms and MuJoCo's own functions."""
 
 import mujoco
@@ -61,7 +62,12 @@ def test_gravity_points_down_in_an_upright_body_and_forward_when_pitched():
 
 def test_body_frame_observation_does_not_change_when_robot_and_goal_turn_together():
     lean = np.array([np.cos(0.05), np.sin(0.05), 0, 0])
-    velocity, gyro, wheels, action = np.array([0.3, -0.2, 0.1]), (1, 2, 3), (4, 5, 6), np.array([[0.1, 0.2, 0.3]])
+    velocity, gyro, wheels, action = (
+        np.array([0.3, -0.2, 0.1]),
+        (1, 2, 3),
+        (4, 5, 6),
+        np.array([[0.1, 0.2, 0.3]]),
+    )
     before = body_frame(robot(lean, velocity, gyro, wheels), NORTH, action)
     for angle in (0.7, 2.5, -1.9):
         turn = rotation_matrix(yawed(angle)[:, None])[..., 0]
@@ -72,7 +78,9 @@ def test_body_frame_observation_does_not_change_when_robot_and_goal_turn_togethe
 
 
 def test_body_frame_table():
-    obs = body_frame(robot(yawed(np.pi / 2), (0.3, 0.7, 0.1), (1, 2, 3), (10, -20, 5)), NORTH, np.array([[0.1, 0.2, 0.3]]))
+    obs = body_frame(
+        robot(yawed(np.pi / 2), (0.3, 0.7, 0.1), (1, 2, 3), (10, -20, 5)), NORTH, np.array([[0.1, 0.2, 0.3]])
+    )
     # a robot that faces +y (yaw 90 degrees) and drives along +y moves along its own x, where its goal is
     expected = [0, 0, -1, 1, 2, 3, 0.7, -0.3, 0.1, 1, 0, 1, -2, 0.5, 0.1, 0.2, 0.3]
     np.testing.assert_allclose(obs[0], expected, atol=1e-6)

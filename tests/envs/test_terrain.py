@@ -1,3 +1,4 @@
+# mypy: allow-untyped-defs, allow-untyped-calls, allow-incomplete-defs
 """The ground: seeded, bounded, disjoint between splits, and as rough as the reference's."""
 
 import numpy as np

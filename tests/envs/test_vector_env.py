@@ -1,3 +1,4 @@
+# mypy: allow-untyped-defs, allow-untyped-calls, allow-incomplete-defs
 """The batched environment: Gymnasium's contract, exact state, and endings that mean what they say."""
 
 import gymnasium as gym
@@ -22,7 +23,7 @@ def make():
 
     def make(num_envs=4, **options):
         defaults = {"terrain": "flat", "num_threads": 1, "num_terrains": 4}
-        opened.append(BallbotVectorEnv(num_envs, **(defaults | options)))
+        opened.append(BallbotVectorEnv(num_envs, **(defaults | options)))  # type: ignore[arg-type]
         return opened[-1]
 
     yield make
@@ -66,9 +67,7 @@ def test_batched_numbers_equal_single_environments_under_gymnasiums_own_vectoris
     """SyncVectorEnv of BallbotEnvs, SAME_STEP: every returned array, and the final observations, to the bit."""
     options = {"terrain": terrain, "num_terrains": 4, "max_episode_steps": 150}
     envs = make(3, **options)
-    sync = SyncVectorEnv(
-        [lambda: BallbotEnv(**options) for _ in range(3)], autoreset_mode=AutoresetMode.SAME_STEP
-    )
+    sync = SyncVectorEnv([lambda: BallbotEnv(**options) for _ in range(3)], autoreset_mode=AutoresetMode.SAME_STEP)
     ours, infos = envs.reset(seed=5)
     theirs, sync_infos = sync.reset(seed=5)
     np.testing.assert_array_equal(ours, theirs)
@@ -225,7 +224,7 @@ def test_leaving_the_terrain_truncates(make):
 def test_first_episodes_can_be_staggered_and_later_ones_are_whole(make):
     envs = make(16, max_episode_steps=50, stagger_first_episodes=True)
     envs.reset(seed=0)
-    lengths = [[] for _ in range(16)]
+    lengths: list[list[int]] = [[] for _ in range(16)]
     age = np.zeros(16, int)
     for _ in range(101):
         done = np.logical_or(*envs.step(np.zeros((16, 3)))[2:4])
@@ -382,7 +381,7 @@ def test_step_before_reset_is_refused(make):
 
 def test_environments_with_and_without_the_contact_fix_cannot_be_mixed(make):
     make(1)
-    with pytest.raises(ValueError, match="contact_fix=False.*close that one first"):
+    with pytest.raises(ValueError, match=r"contact_fix=False.*close that one first"):
         make(1, contact_fix=False)
 
 

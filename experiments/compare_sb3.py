@@ -1,0 +1,203 @@
+"""Is our PPO right?  Train it and stable-baselines3's on Gymnasium's own tasks, same hyperparameters, same seeds.
+
+    pip install -e ".[dev]"
+    python experiments/compare_sb3.py                              # four tasks, three seeds, about an hour on two cores
+    python experiments/compare_sb3.py --tasks CartPole-v1 --seeds 0
+
+Prints a table of deterministic evaluation returns and writes one row a run to --csv.  Exit status 1 if on some task our
+mean return is worse than stable-baselines3's by more than both spreads over seeds.
+
+Both see observations normalised by running statistics and scaled rewards where the task asks for it, both bootstrap
+time limits, and both use the same networks, optimiser and schedule.  What still differs: advantages are normalised over
+the rollout here and over each minibatch there; observation statistics move once a rollout here, at every step there.
+"""
+
+from __future__ import annotations
+
+import csv
+import multiprocessing
+import sys
+import tempfile
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import torch
+import tyro
+from gymnasium.vector import AutoresetMode
+
+from ballbot.ppo import PPOConfig, evaluate, train
+
+EVAL_EPISODES = 20
+
+# Shapes after rl-baselines3-zoo's tuned settings, made equal for both sides.
+TASKS: dict[str, dict[str, Any]] = {
+    "CartPole-v1": {
+        "total_timesteps": 100_000, "num_envs": 8, "num_steps": 32, "minibatch_size": 256, "update_epochs": 20,
+        "gamma": 0.98, "gae_lambda": 0.8, "learning_rate": 1e-3, "normalize_observations": False,
+    },
+    "Pendulum-v1": {
+        "total_timesteps": 200_000, "num_envs": 4, "num_steps": 1024, "minibatch_size": 256, "update_epochs": 10,
+        "gamma": 0.9, "gae_lambda": 0.95, "learning_rate": 1e-3, "normalize_rewards": True,
+    },
+    "InvertedDoublePendulum-v5": {
+        "total_timesteps": 400_000, "num_envs": 8, "num_steps": 256, "minibatch_size": 256, "update_epochs": 10,
+        "gamma": 0.98, "gae_lambda": 0.95, "learning_rate": 3e-4, "normalize_rewards": True,
+    },
+    "Hopper-v5": {
+        "total_timesteps": 500_000, "num_envs": 8, "num_steps": 256, "minibatch_size": 256, "update_epochs": 10,
+        "gamma": 0.99, "gae_lambda": 0.95, "learning_rate": 3e-4, "normalize_rewards": True,
+    },
+}  # fmt: skip
+SHARED: dict[str, Any] = {
+    "hidden_size": 64,
+    "num_layers": 2,
+    "activation": "tanh",
+    "initial_std": 1.0,
+    "weight_decay": 0.0,
+    "target_kl": None,
+    "clip_range": 0.2,
+    "ent_coef": 0.0,
+    "vf_coef": 1.0,  # half the mean squared error here, the whole of it in stable-baselines3: 0.5 there
+    "max_grad_norm": 0.5,
+    "lr_schedule": "linear",
+}
+
+
+@dataclass
+class Args:
+    """Compare our PPO with stable-baselines3's."""
+
+    tasks: list[str] = field(default_factory=lambda: list(TASKS))
+    """Which of the tasks to run."""
+    seeds: list[int] = field(default_factory=lambda: [0, 1, 2])
+    """Seeds of both."""
+    jobs: int = 2
+    """Runs at the same time, one thread each."""
+    csv: Path = Path("compare_sb3.csv")
+    """Where to write one row a run; rows already there are not run again."""
+
+
+def config_of(task: str, seed: int) -> PPOConfig:
+    """Our settings for a task; stable-baselines3's are derived from them."""
+    return PPOConfig(seed=seed, eval_interval=10**9, checkpoint_interval=10**9, **SHARED, **TASKS[task])
+
+
+def run_ours(task: str, seed: int) -> float:
+    """Mean return of our policy over EVAL_EPISODES unseen episodes."""
+
+    def make_envs(num_envs: int) -> gym.vector.VectorEnv:
+        mode = {"autoreset_mode": AutoresetMode.SAME_STEP}
+        return gym.make_vec(task, num_envs=num_envs, vectorization_mode="sync", vector_kwargs=mode)
+
+    with tempfile.TemporaryDirectory() as folder:
+        agent = train(config_of(task, seed), make_envs, run_dir=Path(folder) / "run", console=False).agent
+    envs = make_envs(EVAL_EPISODES)
+    result = evaluate(agent, envs, EVAL_EPISODES, seed=10_000)["return_mean"]
+    envs.close()
+    return result
+
+
+def run_sb3(task: str, seed: int) -> float:
+    """The same by stable-baselines3."""
+    from stable_baselines3 import PPO
+    from stable_baselines3.common.env_util import make_vec_env
+    from stable_baselines3.common.evaluation import evaluate_policy
+    from stable_baselines3.common.vec_env import VecNormalize
+
+    config = config_of(task, seed)
+    norm: dict[str, Any] = {
+        "norm_obs": config.normalize_observations,
+        "norm_reward": config.normalize_rewards,
+        "gamma": config.gamma,
+    }
+    envs = VecNormalize(make_vec_env(task, n_envs=config.num_envs, seed=seed), **norm)
+    width = [config.hidden_size] * config.num_layers
+    model = PPO(
+        "MlpPolicy",
+        envs,
+        n_steps=config.num_steps,
+        batch_size=config.minibatch_size,
+        n_epochs=config.update_epochs,
+        gamma=config.gamma,
+        gae_lambda=config.gae_lambda,
+        clip_range=config.clip_range,
+        ent_coef=config.ent_coef,
+        vf_coef=config.vf_coef / 2,
+        max_grad_norm=SHARED["max_grad_norm"],
+        learning_rate=lambda remaining: config.learning_rate * remaining,
+        policy_kwargs={
+            "net_arch": {"pi": width, "vf": width},
+            "activation_fn": torch.nn.Tanh,
+            "log_std_init": 0.0,
+        },
+        seed=seed,
+        device="cpu",
+    )
+    model.learn(config.total_timesteps)
+    test = VecNormalize(make_vec_env(task, n_envs=1, seed=10_000), **norm, training=False)
+    test.norm_reward = False
+    if config.normalize_observations:
+        test.obs_rms = envs.obs_rms
+    mean, _ = evaluate_policy(model, test, n_eval_episodes=EVAL_EPISODES, warn=False)
+    return float(mean)  # type: ignore[arg-type]
+
+
+def run_one(job: tuple[str, str, int]) -> dict[str, Any]:
+    """One row of the CSV."""
+    library, task, seed = job
+    torch.set_num_threads(1)
+    start = time.perf_counter()
+    result = {"ballbot": run_ours, "stable-baselines3": run_sb3}[library](task, seed)
+    seconds = time.perf_counter() - start
+    return {
+        "task": task,
+        "library": library,
+        "seed": seed,
+        "return": round(result, 3),
+        "seconds": round(seconds, 1),
+    }
+
+
+def main() -> int:
+    """Run, print, compare."""
+    args = tyro.cli(Args, description=__doc__)
+    unknown = [task for task in args.tasks if task not in TASKS]
+    if unknown:
+        print(f"error: unknown task {unknown[0]!r}: choose from {', '.join(TASKS)}", file=sys.stderr)
+        return 2
+    rows: list[dict[str, Any]] = []
+    if args.csv.exists():
+        with open(args.csv, newline="") as file:
+            rows = list(csv.DictReader(file))
+    done = {(r["library"], r["task"], int(r["seed"])) for r in rows}
+    jobs = [(lib, task, seed) for task in args.tasks for seed in args.seeds for lib in ("ballbot", "stable-baselines3")]
+    jobs = [job for job in jobs if job not in done]
+    # spawn: torch and MuJoCo hold threads, which do not survive a fork
+    with multiprocessing.get_context("spawn").Pool(args.jobs, maxtasksperchild=1) as pool:
+        for row in pool.imap_unordered(run_one, jobs):
+            rows.append(row)
+            print(f"{row['task']:27} {row['library']:18} seed {row['seed']}: {row['return']:9.1f}", flush=True)
+            with open(args.csv, "w", newline="") as file:
+                writer = csv.DictWriter(file, list(row))
+                writer.writeheader()
+                writer.writerows(rows)
+
+    worse = False
+    print(f"\n{'task':27} {'ballbot':>20} {'stable-baselines3':>20}")
+    for task in args.tasks:
+        sides = {}
+        for library in ("ballbot", "stable-baselines3"):
+            values = [float(r["return"]) for r in rows if r["task"] == task and r["library"] == library]
+            sides[library] = (float(np.mean(values)), float(np.std(values)))
+        (ours, our_spread), (theirs, their_spread) = sides["ballbot"], sides["stable-baselines3"]
+        worse |= ours < theirs - our_spread - their_spread
+        print(f"{task:27} {ours:11.1f} ± {our_spread:6.1f} {theirs:11.1f} ± {their_spread:6.1f}")
+    return int(worse)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

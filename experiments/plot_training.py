@@ -1,0 +1,108 @@
+"""Plot learning curves from runs' progress.csv: every run as a thin line, the median of each group as a thick one.
+
+    python experiments/plot_training.py runs/a runs/b --out curves.png
+    python experiments/plot_training.py results/flat_*.csv results/perlin_*.csv --out docs/images/learning_curves.png
+
+A file's group is its name without the last part after "_": flat_0, flat_1 and flat_2 are one.  Needs the extra "plots".
+"""
+
+from __future__ import annotations
+
+import csv
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import numpy as np
+import tyro
+from numpy.typing import NDArray
+
+# Okabe and Ito's palette: told apart by colour-blind readers too
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
+PANELS = (
+    ("eval/return_mean", "charts/episodic_return", "return of an episode"),
+    ("eval/length_mean", "charts/episodic_length", "length of an episode (steps of 2 ms)"),
+)
+
+
+@dataclass
+class Args:
+    """Plot learning curves."""
+
+    runs: Annotated[list[Path], tyro.conf.Positional]
+    """Run folders, or progress.csv files under any name."""
+    out: Path = Path("training.png")
+    """Picture to write: .png or .svg."""
+    curve: Literal["evaluation", "training"] = "evaluation"
+    """Deterministic policy on unseen episodes, or the exploring policy's last 100 episodes."""
+
+
+def read(path: Path) -> dict[str, NDArray[np.float64]]:
+    """Columns of a progress.csv; missing values are NaN.
+
+    Raises:
+        ValueError: the file is missing or is not a progress.csv.
+    """
+    file = path / "progress.csv" if path.is_dir() else path
+    if not file.is_file():
+        raise ValueError(f"{file} does not exist: give run folders or progress.csv files")
+    with open(file, newline="") as handle:
+        rows = list(csv.DictReader(handle))
+    if not rows or "global_step" not in rows[0]:
+        raise ValueError(f"{file} is not a progress.csv (no column global_step)")
+    return {name: np.array([float(row[name] or "nan") for row in rows]) for name in rows[0]}
+
+
+def group_of(path: Path) -> str:
+    """What runs of several seeds have in common: the name without its last part."""
+    return path.stem.rpartition("_")[0] or path.stem
+
+
+def draw(runs: dict[Path, dict[str, NDArray[np.float64]]], curve: str) -> Any:
+    """The figure: return and length against steps."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot as plt
+
+    figure, axes = plt.subplots(1, len(PANELS), figsize=(10, 3.8), constrained_layout=True)
+    groups = list(dict.fromkeys(map(group_of, runs)))
+    for axis, (evaluation, training, label) in zip(axes, PANELS, strict=True):
+        column = evaluation if curve == "evaluation" else training
+        for group, colour in zip(groups, COLOURS * (len(groups) // len(COLOURS) + 1), strict=False):
+            curves = []
+            for path, table in runs.items():
+                if group_of(path) == group:
+                    if column not in table:
+                        raise ValueError(f"{path} has no column {column}: try --curve training")
+                    known = np.isfinite(table[column])
+                    curves.append((table["global_step"][known] / 1e6, table[column][known]))
+                    axis.plot(*curves[-1], color=colour, alpha=0.35, linewidth=1)
+            steps = curves[0][0]
+            median = np.median([np.interp(steps, *c) for c in curves], axis=0)
+            axis.plot(steps, median, color=colour, linewidth=2.2, label=f"{group} ({len(curves)} runs)")
+        axis.set(xlabel="environment steps (millions)", ylabel=label, xlim=(0, None), ylim=(0, None))
+        axis.grid(alpha=0.3)
+        axis.spines[["top", "right"]].set_visible(False)
+    axes[0].legend(frameon=False, loc="lower right")
+    return figure
+
+
+def main() -> None:
+    """Read, draw, save."""
+    args = tyro.cli(Args, description=__doc__)
+    try:
+        figure = draw({path: read(path) for path in args.runs}, args.curve)
+    except ImportError:
+        raise SystemExit("error: plots need matplotlib: pip install 'ballbot[plots]'") from None
+    except ValueError as error:
+        print(f"error: {error}", file=sys.stderr)
+        raise SystemExit(2) from None
+    args.out.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(args.out, dpi=130)
+    print(f"wrote {args.out}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,52 @@
+"""Take a picture of the robot at the start of an episode.  Needs OpenGL (see check_setup.py) and the extra "plots".
+
+MUJOCO_GL=egl python experiments/take_picture.py --out docs/images/ballbot.png
+"""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import tyro
+
+from ballbot.envs import BallbotEnv
+
+
+@dataclass
+class Args:
+    """Take a picture of the robot."""
+
+    out: Path = Path("ballbot.png")
+    """File to write."""
+    terrain: Literal["perlin", "flat"] = "perlin"
+    """Ground."""
+    seed: int = 0
+    """Seed of the episode: terrain, heading and tilt."""
+
+
+def main() -> None:
+    """Reset, draw, save."""
+    args = tyro.cli(Args, description=__doc__)
+    env = BallbotEnv(terrain=args.terrain, num_terrains=16, render_mode="rgb_array")
+    env.reset(seed=args.seed)
+    try:
+        picture = env.render()
+        from matplotlib.image import imsave
+    except ImportError:
+        raise SystemExit("error: pictures need matplotlib: pip install 'ballbot[plots]'") from None
+    except RuntimeError as error:
+        print(f"error: {error}", file=sys.stderr)
+        raise SystemExit(2) from None
+    finally:
+        env.close()
+    args.out.parent.mkdir(parents=True, exist_ok=True)
+    assert picture is not None  # since render_mode is "rgb_array"
+    imsave(args.out, picture)
+    print(f"wrote {args.out}")
+
+
+if __name__ == "__main__":
+    main()

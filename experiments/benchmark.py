@@ -1,0 +1,450 @@
+"""Measure speed and memory: how much the environment adds to MuJoCo, and how training compares.
+
+    python experiments/benchmark.py                        # everything, about six minutes
+    python experiments/benchmark.py --quick                # shorter runs, rougher figures
+    python experiments/benchmark.py --only env ppo --json bench.json
+
+What is compared runs in turns in one process (or, for memory, in processes started in turns), because a
+figure alone says as much about the machine and its other users as about the code: trust the ratios. Each is
+the median over the repetitions; the spread is printed beside it.
+
+env         BallbotVectorEnv.step against bare mujoco.batch.Batch.step: same model, states and controls
+scale       4096 environments against 64: throughput, and memory of the process
+integrators Euler, implicitfast and RK4
+contact_fix the compiled contact fix against the Python fallback
+threads     1, 2, 4, ... threads
+ppo         ballbot.ppo against stable-baselines3's PPO on SubprocVecEnv: same networks and hyperparameters
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+import multiprocessing
+import os
+import platform
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, field
+from functools import partial
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import tyro
+from balance_pid import pitch_and_roll, wheel_actions
+from mujoco.batch import Batch
+from numpy.typing import NDArray
+
+import mujoco_patch
+from ballbot.envs import BallbotVectorEnv
+from ballbot.envs.vector_env import MOTOR_TORQUE
+
+Actions = NDArray[np.float32]
+Policy = Callable[[NDArray[np.float32], np.random.Generator], Actions]
+Section = Literal["env", "scale", "integrators", "contact_fix", "threads", "ppo"]
+SECTIONS: tuple[Section, ...] = ("env", "scale", "integrators", "contact_fix", "threads", "ppo")
+
+BLOCK = 50
+"""Steps before the next competitor's turn: short against what other users of the machine do to the speed."""
+EXPLORATION = math.exp(-1)
+"""Standard deviation of the noise on balancing actions: an untrained policy's (PPOConfig.initial_std)."""
+PACKAGES = ("ballbot", "mujoco", "numpy", "gymnasium", "torch", "stable_baselines3")
+
+
+@dataclass
+class Args:
+    """Measure the environment and the trainer; see the top of this file."""
+
+    only: list[Section] = field(default_factory=lambda: list(SECTIONS))
+    """Parts to run."""
+    quick: bool = False
+    """A quarter of the steps and at most three repetitions: for a first look."""
+    repeat: int = 5
+    """Repetitions; the median is reported."""
+    steps: int = 800
+    """Steps of every environment in one repetition."""
+    num_envs: int = 64
+    """Environments, where nothing else is said."""
+    many_envs: int = 4096
+    """Environments in the second half of "scale"."""
+    num_threads: int = 0
+    """Simulation threads (0: every CPU)."""
+    ppo_updates: int = 3
+    """Updates a repetition of "ppo"."""
+    json: Path | None = None
+    """File for the figures."""
+
+    def __post_init__(self) -> None:
+        for name in ("repeat", "steps", "num_envs", "many_envs", "ppo_updates"):
+            if not 1 <= getattr(self, name) <= 10**6:
+                raise ValueError(f"--{name.replace('_', '-')} {getattr(self, name)}: use 1 to 1000000")
+        if self.json is not None and not self.json.resolve().parent.is_dir():
+            raise ValueError(f"--json {self.json}: the folder does not exist; make it first")
+        if self.quick:
+            self.repeat, self.steps, self.ppo_updates = min(self.repeat, 3), max(self.steps // 4, BLOCK), 1
+
+
+@dataclass
+class Figure:
+    """One line of the table."""
+
+    section: str
+    name: str
+    value: float
+    """Median over the repetitions."""
+    unit: str
+    low: float
+    high: float
+    """Smallest and largest of the repetitions."""
+    target: str = ""
+    """What it should be, if that was set."""
+
+
+def figure(section: str, name: str, values: list[float], unit: str, target: str = "") -> Figure:
+    """The figure of these repetitions."""
+    return Figure(section, name, statistics.median(values), unit, min(values), max(values), target)
+
+
+def balancing(obs: NDArray[np.float32], rng: np.random.Generator) -> Actions:
+    """Actions (n, 3) as in training: tilt control, which stands, plus the noise of an exploring policy."""
+    gravity, gyro = obs[:, :3].astype(np.float64), obs[:, 3:6]
+    command = -20.0 * pitch_and_roll(gravity) - 2.0 * gyro[:, [1, 0]].T  # gains of balance_pid.py
+    noise = rng.normal(0.0, EXPLORATION, (len(obs), 3))
+    return np.clip(wheel_actions(command) + noise, -1.0, 1.0).astype(np.float32)
+
+
+def flailing(obs: NDArray[np.float32], rng: np.random.Generator) -> Actions:
+    """Uniformly random actions (n, 3): the robot soon falls, so resets are frequent."""
+    return rng.uniform(-1.0, 1.0, (len(obs), 3)).astype(np.float32)
+
+
+POLICIES: dict[str, Policy] = {"balancing": balancing, "random": flailing}
+
+
+def run(envs: BallbotVectorEnv, policy: Policy, steps: int, seed: int | None = None) -> float:
+    """Seconds spent inside `envs.step` over these steps; resets first if a seed is given."""
+    if seed is not None:
+        envs.reset(seed=seed)
+    rng = np.random.default_rng(seed)
+    obs = envs.step(np.zeros((envs.num_envs, 3), np.float32))[0]
+    seconds = 0.0
+    for _ in range(steps):
+        actions = policy(obs, rng)
+        start = time.perf_counter()
+        obs = envs.step(actions)[0]
+        seconds += time.perf_counter() - start
+    return seconds
+
+
+def in_turns(turns: dict[str, Callable[[], float]], steps: int) -> dict[str, float]:
+    """Seconds each competitor took for these steps, taking turns of BLOCK steps in alternating order."""
+    seconds = dict.fromkeys(turns, 0.0)
+    names = list(turns)
+    for _ in range(max(steps // BLOCK, 1)):
+        for name in names:
+            seconds[name] += turns[name]()
+        names.reverse()
+    return seconds
+
+
+def env_against_engine(args: Args) -> Iterator[Figure]:
+    """The environment's step against the engine's, on the same states and controls, step by step."""
+    for terrain in ("flat", "perlin"):
+        envs = BallbotVectorEnv(args.num_envs, terrain=terrain, num_threads=args.num_threads)
+        sims = envs.simulations
+        bare = Batch(sims.model, args.num_envs, args.num_threads or usable_cpus())
+        ctrl = bare.bind("ctrl")
+        shown = bare.expand("geom_dataid")[:, sims.layout.ground_geom] if terrain == "perlin" else None
+        for name, policy in POLICIES.items():
+            rates: list[float] = []
+            bare_rates: list[float] = []
+            for repetition in range(args.repeat):
+                obs, _ = envs.reset(seed=1000 * repetition)
+                rng = np.random.default_rng(repetition)
+                seconds = {"env": 0.0, "bare": 0.0}
+                for step in range(args.steps):
+                    actions = policy(obs, rng)
+                    bare.state[:] = sims.batch.state
+                    ctrl[:] = MOTOR_TORQUE * actions
+                    if shown is not None:
+                        shown[:] = sims.terrain_ids
+                    for who in ("env", "bare") if step % 2 else ("bare", "env"):
+                        start = time.perf_counter()
+                        if who == "env":
+                            obs = envs.step(actions)[0]
+                        else:
+                            bare.step()
+                        seconds[who] += time.perf_counter() - start
+                rates.append(args.num_envs * args.steps / seconds["env"])
+                bare_rates.append(args.num_envs * args.steps / seconds["bare"])
+            label = f"{terrain}, {name} actions"
+            ratios = [a / b for a, b in zip(rates, bare_rates, strict=True)]
+            yield figure("env", f"{label}: bare Batch.step", bare_rates, "steps/s")
+            yield figure("env", f"{label}: BallbotVectorEnv.step", rates, "steps/s")
+            yield figure("env", f"{label}: environment / bare", ratios, "", ">= 0.85")
+        envs.close()
+
+
+def scale_child(num_envs: int, num_threads: int, steps: int, result: Any) -> None:
+    """In a process of its own: (steps/s, peak resident MiB, seconds to construct and reset)."""
+    import resource
+
+    start = time.perf_counter()
+    envs = BallbotVectorEnv(num_envs, num_threads=num_threads)
+    envs.reset(seed=0)
+    ready = time.perf_counter() - start
+    seconds = run(envs, balancing, steps)
+    unit = 1 if sys.platform == "darwin" else 1024  # bytes there, KiB elsewhere
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**20
+    result.put((num_envs * steps / seconds, peak, ready))
+
+
+def scale(args: Args) -> Iterator[Figure]:
+    """Many environments against few, on uneven ground, in fresh processes taken in turns."""
+    context = multiprocessing.get_context("spawn")
+    measured: dict[int, list[tuple[float, float, float]]] = {args.num_envs: [], args.many_envs: []}
+    for _ in range(args.repeat):
+        for num_envs, results in measured.items():
+            queue = context.Queue()
+            steps = max(args.steps * 64 // num_envs, 10)
+            child = context.Process(target=scale_child, args=(num_envs, args.num_threads, steps, queue))
+            child.start()
+            results.append(queue.get(timeout=600))
+            child.join()
+    few, many = measured.values()
+    for num_envs, results in measured.items():
+        yield figure("scale", f"{num_envs} environments", [r[0] for r in results], "steps/s")
+        limit = "< 4096" if num_envs == args.many_envs else ""
+        yield figure("scale", f"{num_envs} environments: memory of the process", [r[1] for r in results], "MiB", limit)
+        yield figure("scale", f"{num_envs} environments: construct and reset", [r[2] for r in results], "s")
+    ratios = [b[0] / a[0] for a, b in zip(few, many, strict=True)]
+    yield figure("scale", f"throughput, {args.many_envs} / {args.num_envs} environments", ratios, "", ">= 1")
+
+
+def compare(
+    section: str, args: Args, turns: dict[str, Callable[[], float]], restart: Callable[[int], None]
+) -> Iterator[Figure]:
+    """Rates of competitors that run in turns, and the cost of each against the first."""
+    seconds: dict[str, list[float]] = {name: [] for name in turns}
+    for repetition in range(args.repeat):
+        restart(repetition)
+        for name, spent in in_turns(turns, args.steps).items():
+            seconds[name].append(spent)
+    steps = args.num_envs * max(args.steps // BLOCK, 1) * BLOCK
+    first = next(iter(seconds.values()))
+    for name, values in seconds.items():
+        yield figure(section, name, [steps / value for value in values], "steps/s")
+    for name, values in list(seconds.items())[1:]:
+        costs = [value / base for base, value in zip(first, values, strict=True)]
+        yield figure(section, f"{name}: time against {next(iter(seconds))}", costs, "x")
+
+
+def compare_envs(section: str, args: Args, options: dict[str, dict[str, Any]]) -> Iterator[Figure]:
+    """`compare` for environments made with different options, each balancing on its own robots."""
+    envs = {
+        name: BallbotVectorEnv(args.num_envs, **{"num_threads": args.num_threads, **kwargs})
+        for name, kwargs in options.items()
+    }
+
+    def restart(seed: int) -> None:
+        for env in envs.values():
+            env.reset(seed=1000 * seed)
+
+    yield from compare(
+        section, args, {name: partial(run, env, balancing, BLOCK) for name, env in envs.items()}, restart
+    )
+    for env in envs.values():
+        env.close()
+
+
+def contact_fixes(args: Args) -> Iterator[Figure]:
+    """The two implementations of the contact fix, exchanged under the same environment."""
+    try:
+        mujoco_patch.install("c")
+    except mujoco_patch.ContactFixError as error:
+        print(f"contact_fix: skipped, there is nothing to compare with: {error}", file=sys.stderr)
+        return
+    envs = BallbotVectorEnv(args.num_envs, num_threads=args.num_threads)
+
+    def turn(implementation: Literal["c", "python"]) -> float:
+        mujoco_patch.install(implementation)
+        return run(envs, balancing, BLOCK)
+
+    try:
+        turns = {"compiled": lambda: turn("c"), "Python fallback": lambda: turn("python")}
+        yield from compare("contact_fix", args, turns, lambda seed: envs.reset(seed=1000 * seed) and None)
+    finally:
+        mujoco_patch.install("c")
+        envs.close()
+
+
+def integrators(args: Args) -> Iterator[Figure]:
+    """What the integrators cost."""
+    return compare_envs("integrators", args, {name: {"integrator": name} for name in ("Euler", "implicitfast", "RK4")})
+
+
+def threads(args: Args) -> Iterator[Figure]:
+    """How stepping scales with threads: powers of two up to the CPUs."""
+    counts = [2**k for k in range(int(math.log2(usable_cpus())) + 1)]
+    options = {f"{n} thread{'s' * (n > 1)}": {"num_threads": n} for n in counts}
+    return compare_envs("threads", args, options)
+
+
+def train_ours(config: Any, folder: Path) -> float:
+    """Environment steps a second of collecting and learning, all updates but the first."""
+    from ballbot.ppo import train
+
+    train(config, partial(BallbotVectorEnv, terrain="flat"), run_dir=folder, console=False)
+    with (folder / "progress.csv").open() as file:
+        rows = list(csv.DictReader(file))[1:]  # the first update only measures the observations
+    seconds = sum(float(row[f"time/{part}"]) for row in rows for part in ("simulate", "infer", "learn"))
+    return float(len(rows) * config.batch_size / seconds)
+
+
+def make_sb3(config: Any) -> Any:
+    """stable-baselines3's PPO with the same settings, on one process an environment."""
+    import gymnasium as gym
+    import torch
+    from stable_baselines3 import PPO
+    from stable_baselines3.common.vec_env import SubprocVecEnv, VecNormalize
+
+    def make() -> gym.Env[Any, Any]:
+        import ballbot  # noqa: F401  (registers the environment in the child)
+
+        return gym.make("Ballbot-v0", terrain="flat")
+
+    envs = VecNormalize(SubprocVecEnv([make] * config.num_envs), norm_reward=False)
+    width = [config.hidden_size] * config.num_layers
+    return PPO(
+        "MlpPolicy",
+        envs,
+        learning_rate=config.learning_rate,
+        n_steps=config.num_steps,
+        batch_size=config.minibatch_size,
+        n_epochs=config.update_epochs,
+        gamma=config.gamma,
+        gae_lambda=config.gae_lambda,
+        clip_range=config.clip_range,
+        ent_coef=config.ent_coef,
+        vf_coef=config.vf_coef / 2,  # half the mean squared error here, the whole of it there
+        max_grad_norm=config.max_grad_norm,
+        policy_kwargs={
+            "net_arch": {"pi": width, "vf": width},
+            "activation_fn": torch.nn.LeakyReLU,
+            "log_std_init": math.log(config.initial_std),
+            "optimizer_class": torch.optim.AdamW,
+            "optimizer_kwargs": {"weight_decay": config.weight_decay},
+        },
+        device="cpu",
+        seed=config.seed,
+    )
+
+
+def ppo(args: Args) -> Iterator[Figure]:
+    """Collecting and learning, ours against stable-baselines3's, in turns of a few updates."""
+    try:
+        import stable_baselines3  # noqa: F401
+    except ImportError:
+        print("ppo: skipped, stable-baselines3 is not installed: pip install -e '.[dev]'", file=sys.stderr)
+        return
+    from ballbot.ppo import PPOConfig
+
+    batch = 256 * args.num_envs
+    never = 10**12
+    # no early stop, so that both take the same number of gradient steps
+    config = PPOConfig(
+        num_envs=args.num_envs,
+        num_steps=256,
+        total_timesteps=(1 + args.ppo_updates) * batch,
+        target_kl=None,
+        lr_schedule="constant",
+        eval_interval=never,
+        checkpoint_interval=never,
+    )
+    theirs = make_sb3(config)
+    rates: list[float] = []
+    sb3_rates: list[float] = []
+    try:
+        theirs.learn(batch)  # warm up, as ours does in its first update
+        for repetition in range(args.repeat):
+            with tempfile.TemporaryDirectory() as folder:
+                rates.append(train_ours(config, Path(folder, f"run-{repetition}")))
+            start = time.perf_counter()
+            theirs.learn(args.ppo_updates * batch, reset_num_timesteps=False)
+            sb3_rates.append(args.ppo_updates * batch / (time.perf_counter() - start))
+    finally:
+        theirs.get_env().close()
+    label = f"{args.num_envs} environments, flat ground"
+    yield figure("ppo", f"stable-baselines3, {label}", sb3_rates, "steps/s")
+    yield figure("ppo", f"ballbot.ppo, {label}", rates, "steps/s")
+    ratios = [a / b for a, b in zip(rates, sb3_rates, strict=True)]
+    yield figure("ppo", "ballbot.ppo / stable-baselines3", ratios, "", ">= 3")
+
+
+def usable_cpus() -> int:
+    """CPUs this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def describe_machine() -> dict[str, Any]:
+    """What the figures belong to."""
+    versions = {}
+    for name in PACKAGES:
+        try:
+            versions[name] = version(name)
+        except PackageNotFoundError:
+            versions[name] = "not installed"
+    return {
+        "python": platform.python_version(),
+        "machine": platform.machine(),
+        "system": platform.system(),
+        "cpus": usable_cpus(),
+        "contact_fix": mujoco_patch.implementation(),
+        "versions": versions,
+    }
+
+
+RUN: dict[Section, Callable[[Args], Iterator[Figure]]] = {
+    "env": env_against_engine,
+    "scale": scale,
+    "integrators": integrators,
+    "contact_fix": contact_fixes,
+    "threads": threads,
+    "ppo": ppo,
+}
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the chosen parts, print the table line by line, write the JSON file; return the exit status."""
+    try:
+        args = tyro.cli(Args, args=argv, description=__doc__)
+        mujoco_patch.ensure()
+    except (ValueError, mujoco_patch.ContactFixError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    machine = describe_machine()
+    print(f"{machine['cpus']} CPUs, Python {machine['python']}, contact fix: {machine['contact_fix']},", end=" ")
+    print(", ".join(f"{name} {value}" for name, value in machine["versions"].items()))
+    print(f"\n{'':60}{'median':>10} {'':8}{'lowest':>10}{'highest':>10}  target")
+    figures: list[Figure] = []
+    for section in args.only:
+        for line in RUN[section](args):
+            figures.append(line)
+            digits = ",.0f" if line.value >= 100 else ".3f"
+            numbers = f"{line.value:>10{digits}} {line.unit:8}{line.low:>10{digits}}{line.high:>10{digits}}"
+            print(f"{line.name:60}{numbers}  {line.target}".rstrip(), flush=True)
+        if args.json is not None:  # after every part: an interrupted run keeps what it measured
+            options = {k: str(v) if isinstance(v, Path) else v for k, v in asdict(args).items()}
+            content = {"machine": machine, "options": options, "figures": [asdict(line) for line in figures]}
+            args.json.write_text(json.dumps(content, indent=1) + "\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -76,9 +76,7 @@ class Args:
         for name in ("setpoint_pitch_deg", "setpoint_roll_deg"):
             value = getattr(self, name)
             if not abs(value) <= MAX_SETPOINT_DEG:  # NaN fails too
-                raise ValueError(
-                    f"{option(name)} {value} is out of range: a tilt beyond {MAX_SETPOINT_DEG} is a fall"
-                )
+                raise ValueError(f"{option(name)} {value} is out of range: a tilt beyond {MAX_SETPOINT_DEG} is a fall")
         for name in ("kp", "ki", "kd"):
             if not np.isfinite(getattr(self, name)):
                 raise ValueError(f"{option(name)} {getattr(self, name)} is not a finite number")
@@ -159,9 +157,7 @@ def balance(args: Args) -> tuple[NDArray[np.int64], NDArray[np.bool_], Array]:
         start = time.perf_counter()
         for step in range(1, args.steps + 1):
             tilt = pitch_and_roll(observations[:, :3].astype(np.float64))
-            observations, _, terminated, truncated, infos = envs.step(
-                wheel_actions(controller(setpoint - tilt))
-            )
+            observations, _, terminated, truncated, infos = envs.step(wheel_actions(controller(setpoint - tilt)))
             ended = standing & (terminated | truncated)
             tilt_deg = infos["final_info"]["tilt_deg"] if ended.any() else infos["tilt_deg"]
             max_tilt = np.where(standing, np.maximum(max_tilt, tilt_deg), max_tilt)
@@ -193,9 +189,7 @@ def main(argv: list[str] | None = None) -> int:
         print(f"balanced for {args.steps} steps{robots}, largest tilt {max_tilt.max():.2f} deg ({setting})")
         return 0
     if args.num_envs == 1:
-        print(
-            f"{'fell' if fell[0] else 'left the terrain'} after {stood[0]} of {args.steps} steps ({setting})"
-        )
+        print(f"{'fell' if fell[0] else 'left the terrain'} after {stood[0]} of {args.steps} steps ({setting})")
     else:
         left = (~balanced & ~fell).sum()
         print(

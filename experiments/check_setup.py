@@ -91,10 +91,7 @@ def probe(code: str, **environment: str) -> tuple[dict[str, Any] | None, str]:
 
 def print_version(name: str) -> str:
     """Code that prints the version of an installed package, as `probe` wants it."""
-    return (
-        "import json; from importlib.metadata import version\n"
-        f"print(json.dumps(dict(version=version({name!r}))))"
-    )
+    return f"import json; from importlib.metadata import version\nprint(json.dumps(dict(version=version({name!r}))))"
 
 
 def numbers(version: str) -> tuple[int, ...]:
@@ -112,9 +109,7 @@ def check_python() -> Line:
     found = f"{platform.python_version()}, {sys.executable}"
     if sys.version_info[:2] < MINIMUM_PYTHON:
         needed = ".".join(map(str, MINIMUM_PYTHON))
-        return Line(
-            "Python", FAIL, f"{found}; needed: >={needed}", f"make PYTHON=/path/to/python{needed} ..."
-        )
+        return Line("Python", FAIL, f"{found}; needed: >={needed}", f"make PYTHON=/path/to/python{needed} ...")
     return Line("Python", OK, found)
 
 
@@ -145,9 +140,7 @@ def check_contact_fix() -> list[Line]:
         "print(json.dumps(asdict(mujoco_patch.verify(force=True))))"
     )
     if result is None:
-        remedy = (
-            INSTALL if "No module named" in problem else "see the message; README.md of mujoco_patch explains"
-        )
+        remedy = INSTALL if "No module named" in problem else "see the message; README.md of mujoco_patch explains"
         return [Line("contact fix", FAIL, problem, remedy)]
     if result["implementation"] == "c":
         line = Line("contact fix", OK, "compiled")
@@ -236,9 +229,7 @@ def check_opengl() -> list[Line]:
     if result is not None:
         lines.append(Line("pictures", OK, f"with MUJOCO_GL={chosen!r}, as it is set now"))
     else:
-        remedy = (
-            f"export MUJOCO_GL={working[0]}" if working else "install one of the above; training needs none"
-        )
+        remedy = f"export MUJOCO_GL={working[0]}" if working else "install one of the above; training needs none"
         lines.append(Line("pictures", OPTIONAL, f"not with MUJOCO_GL={chosen!r}, as it is set now", remedy))
     return lines
 
@@ -260,13 +251,9 @@ def check_disk() -> Line:
             file.write(b"x" * 4096)
         free = shutil.disk_usage(folder).free / 2**30
     except OSError as error:
-        return Line(
-            "disk", FAIL, f"cannot write in {folder}: {error}", "start from a folder you may write in"
-        )
+        return Line("disk", FAIL, f"cannot write in {folder}: {error}", "start from a folder you may write in")
     if free < ENOUGH_DISK:
-        return Line(
-            "disk", FAIL, f"{free:.1f} GiB free in {folder}; needed: {ENOUGH_DISK}", "free some space"
-        )
+        return Line("disk", FAIL, f"{free:.1f} GiB free in {folder}; needed: {ENOUGH_DISK}", "free some space")
     return Line("disk", OK, f"{folder} is writable, {free:.0f} GiB free")
 
 
@@ -285,9 +272,7 @@ def check_all() -> list[Line]:
 
 def main() -> int:
     """Print the table and the verdict; return the exit status."""
-    argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    ).parse_args()
+    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
     lines = check_all()
     width = max(len(line.what) for line in lines)
     for line in lines:

@@ -17,7 +17,8 @@ import torch
 SCRIPT = Path(__file__).parents[1] / "experiments" / "ppo_ballbot.py"
 SMALL = shlex.split(
     "--terrain perlin --num-terrains 2 --num-envs 4 --num-steps 32 --minibatch-size 64 --hidden-size 16 "
-    "--num-threads 1 --torch-threads 1 --max-episode-steps 60 --eval-episodes 2 --eval-interval 512 --checkpoint-interval 256"
+    "--num-threads 1 --torch-threads 1 --max-episode-steps 60 --eval-episodes 2 --eval-interval 512 "
+    "--checkpoint-interval 256"
 )
 
 
@@ -102,11 +103,11 @@ def test_sigterm_saves_and_the_run_goes_on(tmp_path):
         assert time.monotonic() < deadline and process.poll() is None
         time.sleep(0.1)
     process.send_signal(signal.SIGTERM)
-    out, err = process.communicate(timeout=60)
+    _, err = process.communicate(timeout=60)
     assert process.returncode == 128 + signal.SIGTERM, err
     step = torch.load(run_dir / "last.pt", weights_only=True)["global_step"]
     assert step == int(curve(run_dir)[-1]["global_step"]), "an update was logged but not saved"
-    code, out, err = run(
+    code, _, err = run(
         tmp_path, "--resume", str(run_dir), "--total-timesteps", str(step + 256), "--torch-threads", "1"
     )
     assert code == 0, err

@@ -1,6 +1,9 @@
 # mypy: allow-untyped-defs, allow-untyped-calls, allow-incomplete-defs
 """The batched environment: Gymnasium's contract, exact state, and endings that mean what they say."""
 
+import subprocess
+import sys
+
 import gymnasium as gym
 import mujoco
 import numpy as np
@@ -393,3 +396,17 @@ def test_the_robot_falls_without_the_contact_fix_and_the_fix_comes_back(make):
     envs.close()
     make(1)
     assert mujoco_patch.is_installed()
+
+
+def test_an_old_mujoco_is_named_with_the_remedy():
+    code = """
+import sys, mujoco
+sys.modules["mujoco.batch"] = None  # what an older MuJoCo lacks
+mujoco.__version__ = "3.9.0"
+try:
+    import ballbot.envs
+except ImportError as error:
+    print(error)
+"""
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert "this is 3.9.0" in result.stdout and "mujoco>=3.17" in result.stdout, result.stdout + result.stderr

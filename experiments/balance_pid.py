@@ -66,25 +66,32 @@ class Args:
     render: bool = False
     """Show the first robot in MuJoCo's viewer, in real time."""
 
-    def __post_init__(self) -> None:
-        for name, highest in (("steps", 10**9), ("num_envs", 10**5)):
-            value = getattr(self, name)
-            if not 1 <= value <= highest:
-                raise ValueError(f"{option(name)} {value} is out of range: use 1 to {highest}")
-        if not 0 <= self.seed < 2**31 - self.num_envs:
-            raise ValueError(f"--seed {self.seed} is out of range: use 0 to {2**31 - self.num_envs - 1}")
-        for name in ("setpoint_pitch_deg", "setpoint_roll_deg"):
-            value = getattr(self, name)
-            if not abs(value) <= MAX_SETPOINT_DEG:  # NaN fails too
-                raise ValueError(f"{option(name)} {value} is out of range: a tilt beyond {MAX_SETPOINT_DEG} is a fall")
-        for name in ("kp", "ki", "kd"):
-            if not np.isfinite(getattr(self, name)):
-                raise ValueError(f"{option(name)} {getattr(self, name)} is not a finite number")
-
 
 def option(name: str) -> str:
     """A field's name on the command line."""
     return "--" + name.replace("_", "-")
+
+
+def check(args: Args) -> Args:
+    """The same options, if they are possible.
+
+    Raises:
+        ValueError: an option is out of range; the message names it.
+    """
+    for name, highest in (("steps", 10**9), ("num_envs", 10**5)):
+        value = getattr(args, name)
+        if not 1 <= value <= highest:
+            raise ValueError(f"{option(name)} {value} is out of range: use 1 to {highest}")
+    if not 0 <= args.seed < 2**31 - args.num_envs:
+        raise ValueError(f"--seed {args.seed} is out of range: use 0 to {2**31 - args.num_envs - 1}")
+    for name in ("setpoint_pitch_deg", "setpoint_roll_deg"):
+        value = getattr(args, name)
+        if not abs(value) <= MAX_SETPOINT_DEG:  # NaN fails too
+            raise ValueError(f"{option(name)} {value} is out of range: a tilt beyond {MAX_SETPOINT_DEG} is a fall")
+    for name in ("kp", "ki", "kd"):
+        if not np.isfinite(getattr(args, name)):
+            raise ValueError(f"{option(name)} {getattr(args, name)} is not a finite number")
+    return args
 
 
 def pitch_and_roll(gravity: Array) -> Array:
@@ -177,7 +184,7 @@ def balance(args: Args) -> tuple[NDArray[np.int64], NDArray[np.bool_], Array]:
 def main(argv: list[str] | None = None) -> int:
     """Balance, print one line, and return the exit status."""
     try:
-        args = tyro.cli(Args, args=argv, description=__doc__)
+        args = check(tyro.cli(Args, args=argv, description=__doc__))
         stood, fell, max_tilt = balance(args)
     except (ValueError, RuntimeError, ContactFixError) as error:
         print(f"error: {error}", file=sys.stderr)

@@ -29,7 +29,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -80,14 +80,24 @@ class Args:
     json: Path | None = None
     """File for the figures."""
 
-    def __post_init__(self) -> None:
-        for name in ("repeat", "steps", "num_envs", "many_envs", "ppo_updates"):
-            if not 1 <= getattr(self, name) <= 10**6:
-                raise ValueError(f"--{name.replace('_', '-')} {getattr(self, name)}: use 1 to 1000000")
-        if self.json is not None and not self.json.resolve().parent.is_dir():
-            raise ValueError(f"--json {self.json}: the folder does not exist; make it first")
-        if self.quick:
-            self.repeat, self.steps, self.ppo_updates = min(self.repeat, 3), max(self.steps // 4, BLOCK), 1
+
+def check(args: Args) -> Args:
+    """The options, shortened if --quick asks for it.
+
+    Raises:
+        ValueError: an option is out of range; the message names it.
+    """
+    for name in ("repeat", "steps", "num_envs", "many_envs", "ppo_updates"):
+        value = getattr(args, name)
+        if not 1 <= value <= 10**6:
+            raise ValueError(f"--{name.replace('_', '-')} {value} is out of range: use 1 to 1000000")
+    if not 0 <= args.num_threads <= 1024:
+        raise ValueError(f"--num-threads {args.num_threads} is out of range: use 0 to 1024")
+    if args.json is not None and not args.json.resolve().parent.is_dir():
+        raise ValueError(f"--json {args.json}: its folder does not exist; make it first")
+    if not args.quick:
+        return args
+    return replace(args, repeat=min(args.repeat, 3), steps=max(args.steps // 4, BLOCK), ppo_updates=1)
 
 
 @dataclass
@@ -171,16 +181,19 @@ def env_against_engine(args: Args) -> Iterator[Figure]:
                 for step in range(args.steps):
                     actions = policy(obs, rng)
                     bare.state[:] = sims.batch.state
-                    ctrl[:] = MOTOR_TORQUE * actions
+                    ctrl[:] = MOTOR_TORQUE * actions.astype(np.float64)
                     if shown is not None:
                         shown[:] = sims.terrain_ids
                     for who in ("env", "bare") if step % 2 else ("bare", "env"):
                         start = time.perf_counter()
                         if who == "env":
-                            obs = envs.step(actions)[0]
+                            obs, _, terminated, truncated, _ = envs.step(actions)
                         else:
                             bare.step()
                         seconds[who] += time.perf_counter() - start
+                going_on = ~(terminated | truncated)
+                if not np.array_equal(bare.state[going_on], sims.batch.state[going_on]):
+                    raise RuntimeError("the bare engine did not simulate what the environment did")
                 rates.append(args.num_envs * args.steps / seconds["env"])
                 bare_rates.append(args.num_envs * args.steps / seconds["bare"])
             label = f"{terrain}, {name} actions"
@@ -423,7 +436,7 @@ RUN: dict[Section, Callable[[Args], Iterator[Figure]]] = {
 def main(argv: list[str] | None = None) -> int:
     """Run the chosen parts, print the table line by line, write the JSON file; return the exit status."""
     try:
-        args = tyro.cli(Args, args=argv, description=__doc__)
+        args = check(tyro.cli(Args, args=argv, description=__doc__))
         mujoco_patch.ensure()
     except (ValueError, mujoco_patch.ContactFixError) as error:
         print(f"error: {error}", file=sys.stderr)

@@ -244,9 +244,10 @@ def check_display() -> Line:
 
 def check_disk() -> Line:
     """Whether runs/ can be written in the current folder."""
-    folder = Path.cwd()
-    runs = folder / "runs"
+    folder = Path()
     try:
+        folder = Path.cwd()
+        runs = folder / "runs"
         with tempfile.TemporaryFile(dir=runs if runs.is_dir() else folder) as file:
             file.write(b"x" * 4096)
         free = shutil.disk_usage(folder).free / 2**30

@@ -1,0 +1,242 @@
+"""The scripts a newcomer runs first do what they say, say what went wrong, and exit with the right status."""
+
+import ast
+import importlib
+import json
+import os
+import re
+import subprocess
+import sys
+import tempfile
+import tomllib
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import pytest
+from packaging.requirements import Requirement
+
+EXPERIMENTS = Path(__file__).parents[1] / "experiments"
+SCRIPTS = ["balance_pid.py", "benchmark.py", "check_setup.py"]
+
+
+def run(script: str, *args: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, str(EXPERIMENTS / script), *args]
+    variables = {**os.environ, **environment}
+    return subprocess.run(command, env=variables, capture_output=True, text=True, timeout=240)
+
+
+def load(monkeypatch: pytest.MonkeyPatch, name: str) -> ModuleType:
+    """A script as a module."""
+    monkeypatch.syspath_prepend(str(EXPERIMENTS))
+    return importlib.import_module(name)
+
+
+# -- Help ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_help_explains_every_option(script: str) -> None:
+    done = run(script, "--help", COLUMNS="200")
+    assert done.returncode == 0, done.stderr
+    help_text = " ".join(re.sub("[│╭╮╰╯─]", " ", done.stdout).split())
+    tree = ast.parse((EXPERIMENTS / script).read_text())
+    assert (ast.get_docstring(tree) or "").splitlines()[0] in help_text
+    args = next((n for n in tree.body if isinstance(n, ast.ClassDef) and n.name == "Args"), None)
+    if args is None:
+        return
+    for statement, following in zip(args.body[:-1], args.body[1:], strict=True):
+        if isinstance(statement, ast.AnnAssign) and isinstance(statement.target, ast.Name):
+            option = "--" + statement.target.id.replace("_", "-")
+            assert re.search(rf"{option}\b", help_text) or "--no" + option[1:] in help_text
+            assert isinstance(following, ast.Expr) and isinstance(following.value, ast.Constant), option
+            explanation = " ".join(str(following.value.value).split()[:4])
+            assert explanation in help_text, f"{option} is not explained"
+
+
+# -- balance_pid.py ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("integrator", ["Euler", "implicitfast", "RK4"])
+def test_pid_balances_with_aligned_contacts(integrator: str) -> None:
+    done = run("balance_pid.py", "--steps", "3000", "--num-envs", "4", "--integrator", integrator)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "balanced for 3000 steps by all 4 robots" in done.stdout
+
+
+@pytest.mark.parametrize("integrator", ["Euler", "implicitfast", "RK4"])
+def test_the_same_pid_falls_at_once_on_stock_contacts(integrator: str) -> None:
+    done = run("balance_pid.py", "--no-contact-fix", "--num-envs", "20", "--integrator", integrator)
+    assert done.returncode == 1
+    assert "20 of 20 robots fell" in done.stdout
+    median = re.search(r"the median after (\d+) of 3000", done.stdout)
+    assert median and int(median[1]) < 500  # one second
+
+
+def test_pid_tells_how_long_one_robot_stood() -> None:
+    done = run("balance_pid.py", "--no-contact-fix")
+    assert done.returncode == 1
+    assert re.search(r"^fell after \d+ of 3000 steps", done.stdout)
+
+
+def test_robot_leans_where_the_setpoint_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    balance_pid = load(monkeypatch, "balance_pid")
+    stood, fell, max_tilt = balance_pid.balance(balance_pid.Args(steps=500, setpoint_roll_deg=-3.0, seed=3))
+    assert stood == 500 and not fell
+    assert 2.5 < max_tilt[0] < 6.0
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (["--steps", "0"], "--steps 0 is out of range"),
+        (["--num-envs", "-1"], "--num-envs -1 is out of range"),
+        (["--seed", "-1"], "--seed -1 is out of range"),
+        (["--setpoint-pitch-deg", "nan"], "--setpoint-pitch-deg nan is out of range"),
+        (["--kp", "inf"], "--kp inf is not a finite number"),
+        (["--terrain", "moon"], "moon"),
+        (["--integrator", "euler"], "euler"),
+    ],
+)
+def test_pid_names_the_bad_option(args: list[str], message: str, capfd: pytest.CaptureFixture[str]) -> None:
+    done = run("balance_pid.py", *args)
+    assert done.returncode == 2
+    assert message in done.stderr
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="elsewhere there is always a display")
+def test_viewer_without_a_display_is_refused_in_words() -> None:
+    done = run("balance_pid.py", "--render", DISPLAY="", WAYLAND_DISPLAY="")
+    assert done.returncode == 2
+    assert "no display" in done.stderr
+
+
+@pytest.mark.parametrize(("pitch", "roll", "yaw"), [(0.2, 0.0, 0.0), (0.0, -0.3, 1.0), (0.1, 0.2, -2.5)])
+def test_tilt_is_measured_as_pitch_and_roll_whatever_the_heading(
+    pitch: float, roll: float, yaw: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    balance_pid = load(monkeypatch, "balance_pid")
+    (sy, sp, sr), (cy, cp, cr) = np.sin([yaw, pitch, roll]), np.cos([yaw, pitch, roll])
+    rotation = (
+        np.array([[cy, -sy, 0], [sy, cy, 0], [0, 0, 1]])
+        @ np.array([[cp, 0, sp], [0, 1, 0], [-sp, 0, cp]])
+        @ np.array([[1, 0, 0], [0, cr, -sr], [0, sr, cr]])
+    )
+    gravity = rotation.T @ [0, 0, -1]
+    np.testing.assert_allclose(balance_pid.pitch_and_roll(gravity[None])[:, 0], [pitch, roll], atol=1e-12)
+
+
+def test_pid_terms_are_the_textbooks_without_a_kick_at_the_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    balance_pid = load(monkeypatch, "balance_pid")
+    controller = balance_pid.PID(kp=2.0, ki=3.0, kd=5.0, dt=0.1)
+    assert controller(np.array([1.0])) == pytest.approx(2.0 * 1.0 + 3.0 * 0.1)
+    assert controller(np.array([1.5])) == pytest.approx(2.0 * 1.5 + 3.0 * 0.25 + 5.0 * 5.0)
+
+
+# -- check_setup.py ------------------------------------------------------------------------------------------
+
+
+def test_setup_check_passes_where_the_tests_run() -> None:
+    done = run("check_setup.py")
+    assert done.returncode == 0, done.stdout
+    for what in ("Python", "torch", "contact self-check", "threads", "OpenGL by egl", "GPU", "disk", "display"):
+        assert re.search(rf"^{what} +(ok|-) ", done.stdout, re.MULTILINE), f"no line for {what}\n{done.stdout}"
+    assert "Training works here" in done.stdout
+
+
+@pytest.fixture
+def check_setup(monkeypatch: pytest.MonkeyPatch) -> Any:
+    return load(monkeypatch, "check_setup")
+
+
+@pytest.mark.parametrize(
+    ("code", "found"),
+    [
+        ("import os; os.abort()", "crashed with signal 6"),
+        ("raise ImportError('libfoo.so: cannot open shared object file')", "libfoo.so"),
+        ("raise SystemExit(3)", "exit status 3"),
+    ],
+)
+def test_a_broken_package_is_one_line_of_the_table(
+    code: str, found: str, check_setup: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "tensorboard.py").write_text(code)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    line = check_setup.check_package("tensorboard")
+    assert line.status == check_setup.FAIL
+    assert found in line.found
+    assert "pip install" in line.remedy
+
+
+def test_an_old_mujoco_is_named_with_the_version_needed(
+    check_setup: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    info = tmp_path / "mujoco-3.16.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: mujoco\nVersion: 3.16.0\n")
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")]))
+    line = check_setup.check_package("mujoco")
+    assert line.status == check_setup.FAIL
+    assert line.found == "3.16.0; needed: >=3.17"
+    assert line.remedy == "pip install --upgrade 'mujoco>=3.17'"
+
+
+def test_a_missing_optional_package_is_no_failure(check_setup: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(check_setup.EXTRAS, "no_such_package", ("video", "videos"))
+    line = check_setup.check_extra("no_such_package")
+    assert line.status == check_setup.OPTIONAL
+    assert line.remedy == "pip install -e '.[video]'"
+
+
+def test_a_folder_that_cannot_be_written_fails(check_setup: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(**_: Any) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(tempfile, "TemporaryFile", refuse)
+    line = check_setup.check_disk()
+    assert line.status == check_setup.FAIL
+    assert "Permission denied" in line.found
+
+
+@pytest.mark.parametrize(("older", "newer"), [("4.9", "4.10"), ("2.4", "2.13.0+cpu"), ("3.17", "4.0.0rc1")])
+def test_versions_compare_by_number(older: str, newer: str, check_setup: Any) -> None:
+    assert check_setup.numbers(older) < check_setup.numbers(newer)
+
+
+def test_setup_check_asks_for_what_the_package_declares(check_setup: Any) -> None:
+    project = tomllib.loads((EXPERIMENTS.parent / "pyproject.toml").read_text())["project"]
+    declared = {r.name: next(iter(r.specifier)).version for r in map(Requirement, project["dependencies"])}
+    assert declared == check_setup.MINIMUM
+    assert project["requires-python"] == ">=" + ".".join(map(str, check_setup.MINIMUM_PYTHON))
+    for extra, _ in check_setup.EXTRAS.values():
+        assert extra in project["optional-dependencies"]
+
+
+# -- benchmark.py --------------------------------------------------------------------------------------------
+
+
+def test_benchmark_compares_environment_and_engine_and_writes_json(tmp_path: Path) -> None:
+    path = tmp_path / "bench.json"
+    options = ["--only", "env", "--repeat", "2", "--steps", "100", "--num-envs", "8", "--json", str(path)]
+    done = run("benchmark.py", *options)
+    assert done.returncode == 0, done.stderr
+    content = json.loads(path.read_text())
+    ratios = [f["value"] for f in content["figures"] if f["name"].endswith("environment / bare")]
+    assert len(ratios) == 4  # two terrains, two kinds of actions
+    assert all(0.05 < ratio < 2.0 for ratio in ratios)  # a busy machine may say anything more precise
+    assert content["machine"]["versions"]["mujoco"]
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (["--repeat", "0"], "--repeat 0"),
+        (["--only", "wheels"], "wheels"),
+        (["--json", "/no/such/folder/x.json"], "folder does not exist"),
+    ],
+)
+def test_benchmark_names_the_bad_option(args: list[str], message: str) -> None:
+    done = run("benchmark.py", *args)
+    assert done.returncode == 2
+    assert message in done.stderr

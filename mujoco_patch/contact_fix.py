@@ -83,9 +83,7 @@ def install(implementation: Choice = "auto") -> None:
         table = _find_table()
         theirs = table[_ENTRY]
         if not theirs:
-            raise ContactFixError(
-                f"contact fix: MuJoCo {mujoco.__version__} has no sphere-capsule collider to extend"
-            )
+            raise ContactFixError(f"contact fix: MuJoCo {mujoco.__version__} has no sphere-capsule collider to extend")
         if _exchange is not None and theirs != _exchange.theirs:
             raise _replaced("install the contact fix again")
 
@@ -149,9 +147,7 @@ def _replaced(action: str) -> ContactFixError:
 def _choice_from_environment() -> Choice:
     value = os.environ.get(ENVIRONMENT_VARIABLE, "auto").strip().lower() or "auto"
     if value not in ("auto", "c", "python"):
-        raise ContactFixError(
-            f"{ENVIRONMENT_VARIABLE}={value!r}: expected 'c', 'python' or 'auto', or leave it unset"
-        )
+        raise ContactFixError(f"{ENVIRONMENT_VARIABLE}={value!r}: expected 'c', 'python' or 'auto', or leave it unset")
     return cast(Choice, value)
 
 
@@ -165,9 +161,7 @@ def _find_table() -> "ctypes.Array[ctypes.c_void_p]":
     bindings = cast(str, sys.modules["mujoco._functions"].__file__)
     folder = Path(bindings).parent
     problem = ""
-    for path in (
-        [folder / "mujoco.dll"] if sys.platform == "win32" else [Path(bindings), *folder.glob("libmujoco*")]
-    ):
+    for path in [folder / "mujoco.dll"] if sys.platform == "win32" else [Path(bindings), *folder.glob("libmujoco*")]:
         try:
             _table = (ctypes.c_void_p * _TYPES**2).in_dll(ctypes.CDLL(str(path)), "mjCOLLISIONFUNC")
             return _table
@@ -182,11 +176,7 @@ def _find_table() -> "ctypes.Array[ctypes.c_void_p]":
 def _library_candidates() -> list[Path]:
     """Compiled forms of contact_fix.c next to this file, this Python's own before any other's."""
     return sorted(
-        (
-            p
-            for p in Path(__file__).parent.glob("_contact_fix*")
-            if p.suffix in (".so", ".pyd", ".dylib", ".dll")
-        ),
+        (p for p in Path(__file__).parent.glob("_contact_fix*") if p.suffix in (".so", ".pyd", ".dylib", ".dll")),
         key=lambda p: (sys.implementation.cache_tag or "").replace("-", "") not in p.name.replace("-", ""),
     )
 

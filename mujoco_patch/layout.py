@@ -52,9 +52,7 @@ class Layout:
 
 
 def _refuse(what: str) -> ContactFixError:
-    return ContactFixError(
-        f"contact fix: {what}. Found MuJoCo {mujoco.__version__}; needed: {NEEDED}. {_REMEDY}"
-    )
+    return ContactFixError(f"contact fix: {what}. Found MuJoCo {mujoco.__version__}; needed: {NEEDED}. {_REMEDY}")
 
 
 @cache
@@ -73,9 +71,7 @@ def read_headers() -> str:
     for folder in mujoco.__path__:
         include = Path(folder, "include", "mujoco")
         if (include / "mujoco.h").is_file():
-            text = "".join(
-                path.read_text(encoding="utf-8", errors="replace") for path in sorted(include.glob("*.h"))
-            )
+            text = "".join(path.read_text(encoding="utf-8", errors="replace") for path in sorted(include.glob("*.h")))
             text = re.sub(r"/\*.*?\*/|//[^\n]*", " ", text, flags=re.DOTALL)
             return re.sub(r"\s+", " ", text)
     raise _refuse(f"no headers (include/mujoco/mujoco.h) in {list(mujoco.__path__)}")
@@ -97,9 +93,7 @@ def parse_headers(text: str) -> tuple[int, int, int]:
         raise _refuse(f"headers are of version {found}, the library of {mujoco.mj_version()}")
 
     signature = re.search(r"typedef (int ?\(\* ?mjfCollision\) ?\([^)]*\))", text)
-    types_only = (
-        re.sub(r"\b\w+ ?(?=[,)])", _drop_name, signature[1]).replace(" ", "") if signature else "none"
-    )
+    types_only = re.sub(r"\b\w+ ?(?=[,)])", _drop_name, signature[1]).replace(" ", "") if signature else "none"
     if types_only != _COLLIDER_SIGNATURE:
         raise _refuse(f"collider signature is {types_only!r}, expected {_COLLIDER_SIGNATURE!r}")
     if "mjfCollision mjCOLLISIONFUNC[mjNGEOMTYPES][mjNGEOMTYPES];" not in text:

@@ -84,9 +84,7 @@ class Robot:
         along = axle - frame[0] * (axle @ frame[0])
         along /= np.linalg.norm(along)
         across = np.cross(along, frame[0])
-        self.data.qvel[self.ball : self.ball + 3] = SLIP * (
-            np.cos(direction) * along + np.sin(direction) * across
-        )
+        self.data.qvel[self.ball : self.ball + 3] = SLIP * (np.cos(direction) * along + np.sin(direction) * across)
         _, frame, _, force = self.contact(wheel)
         return np.array([force @ along, force @ across]) / float(force @ frame[0])
 
@@ -165,9 +163,7 @@ def draw(stock: dict[str, Any], fixed: dict[str, Any], path: Path) -> None:
     import matplotlib.pyplot as plt
     from matplotlib.lines import Line2D
 
-    plt.rcParams.update(
-        {"font.size": 9, "axes.edgecolor": "#888888", "axes.titlesize": 10, "text.color": INK}
-    )
+    plt.rcParams.update({"font.size": 9, "axes.edgecolor": "#888888", "axes.titlesize": 10, "text.color": INK})
     figure, axes = plt.subplots(2, 3, figsize=(10, 6.6), width_ratios=(1, 1, 1.3), layout="constrained")
     for row, (name, data) in enumerate((("stock MuJoCo", stock), ("with the contact fix", fixed))):
         _draw_frames(axes[row, 0], data)
@@ -193,9 +189,7 @@ def _draw_frames(axes: Any, data: dict[str, Any]) -> None:
     for (place, frame, axle), colour in zip(data["frames"], COLOURS, strict=True):
         x, y = place[:2]
         bar = 0.055 * axle[:2]
-        axes.plot(
-            [x - bar[0], x + bar[0]], [y - bar[1], y + bar[1]], color="#C4C4C4", lw=9, solid_capstyle="round"
-        )
+        axes.plot([x - bar[0], x + bar[0]], [y - bar[1], y + bar[1]], color="#C4C4C4", lw=9, solid_capstyle="round")
         tangent = 0.055 * frame[1][:2] * np.sign(frame[1] @ axle)
         axes.annotate(
             "",
@@ -240,9 +234,7 @@ def _draw_drive(axes: Any, data: dict[str, Any]) -> None:
 def main() -> None:
     """Measures, prints the tables, draws the figure."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument(
-        "--output", type=Path, default=FOLDER / "contact_frames.png", help="where the figure goes"
-    )
+    parser.add_argument("--output", type=Path, default=FOLDER / "contact_frames.png", help="where the figure goes")
     parser.add_argument("--cost", action="store_true", help="also time the compiled and the Python collider")
     arguments = parser.parse_args()
     contact_fix.uninstall()

@@ -115,18 +115,14 @@ def _judge(report: SelfCheckReport) -> None:
         faults.append(f"a contact's first tangent . axle is {report.worst_alignment:.6f} (expected 1)")
     if not abs(report.drive_ratio / DRIVE_FRICTION - 1) <= FRICTION_TOLERANCE:
         faults.append(
-            f"friction across the axle is {report.drive_ratio:.4f} of the normal force "
-            f"(expected {DRIVE_FRICTION})"
+            f"friction across the axle is {report.drive_ratio:.4f} of the normal force (expected {DRIVE_FRICTION})"
         )
     if not abs(report.slip_ratio / AXLE_FRICTION - 1) <= FRICTION_TOLERANCE:
         faults.append(
-            f"friction along the axle is {report.slip_ratio:.5f} of the normal force "
-            f"(expected {AXLE_FRICTION})"
+            f"friction along the axle is {report.slip_ratio:.5f} of the normal force (expected {AXLE_FRICTION})"
         )
     if not report.stray_ratio <= FRICTION_TOLERANCE * AXLE_FRICTION:
-        faults.append(
-            f"{report.stray_ratio:.5f} of the normal force acts at right angles to the slip (expected 0)"
-        )
+        faults.append(f"{report.stray_ratio:.5f} of the normal force acts at right angles to the slip (expected 0)")
     if faults:
         installed = report.implementation is not None
         remedy = (

@@ -51,9 +51,7 @@ def compile_library(source: str, folder: Path) -> Path:
         pytest.skip("no C compiler")
     (folder / "contact_fix.c").write_text(source)
     target = folder / "_contact_fix.so"
-    subprocess.run(
-        [compiler, "-O2", "-shared", "-fPIC", str(folder / "contact_fix.c"), "-o", str(target)], check=True
-    )
+    subprocess.run([compiler, "-O2", "-shared", "-fPIC", str(folder / "contact_fix.c"), "-o", str(target)], check=True)
     return target
 
 
@@ -90,9 +88,7 @@ def wheel(heading_deg: float, friction: str = "0.001 1.0 0 0 0", cone: str = "el
     return mujoco.MjModel.from_xml_string(WHEEL.format(heading=heading_deg, friction=friction, cone=cone))
 
 
-def slide_over_wheel(
-    model: mujoco.MjModel, spin: float, velocity: NDArray[np.float64]
-) -> NDArray[np.float64]:
+def slide_over_wheel(model: mujoco.MjModel, spin: float, velocity: NDArray[np.float64]) -> NDArray[np.float64]:
     """Mean friction (x, y) over mean normal force in 20 ms after wheel and ball get `spin`, `velocity`.
 
     Both from the change of momentum alone. MuJoCo's soft contact also lifts a ball that slides at high
@@ -121,9 +117,7 @@ def test_spinning_wheel_drags_the_ball_across_its_axle(
 
 @pytest.mark.parametrize("heading_deg", [0, 37, 90, 155])
 @pytest.mark.parametrize("choice", ["c", "python"])
-def test_wheel_slips_freely_along_its_axle(
-    use_library: None, choice: contact_fix.Choice, heading_deg: float
-) -> None:
+def test_wheel_slips_freely_along_its_axle(use_library: None, choice: contact_fix.Choice, heading_deg: float) -> None:
     mujoco_patch.install(choice)
     heading = np.radians(heading_deg)
     along = np.array([np.cos(heading), np.sin(heading), 0])
@@ -167,9 +161,7 @@ def test_self_check_catches_a_wrong_collider(
         mujoco_patch.verify()
 
 
-def test_self_check_catches_swapped_friction_coefficients(
-    use_library: None, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_self_check_catches_swapped_friction_coefficients(use_library: None, monkeypatch: pytest.MonkeyPatch) -> None:
     swapped = self_check._MODEL.replace("{along} {across}", "{across} {along}")
     assert swapped != self_check._MODEL
     monkeypatch.setattr(self_check, "_MODEL", swapped)
@@ -365,9 +357,7 @@ for _ in range(5):
 
 
 @pytest.mark.parametrize("content", [None, b"not a library"])
-def test_without_a_usable_library_python_steps_in_and_says_so_once(
-    content: bytes | None, tmp_path: Path
-) -> None:
+def test_without_a_usable_library_python_steps_in_and_says_so_once(content: bytes | None, tmp_path: Path) -> None:
     foreign = tmp_path / "_contact_fix.so"
     if content is not None:
         foreign.write_bytes(content)
@@ -424,9 +414,7 @@ def test_choices_that_do_not_exist_are_refused(monkeypatch: pytest.MonkeyPatch) 
         (lambda text: "", "headers are of version none"),
     ],
 )
-def test_unknown_mujoco_is_refused_before_anything_is_called(
-    edit: Callable[[str], str], message: str
-) -> None:
+def test_unknown_mujoco_is_refused_before_anything_is_called(edit: Callable[[str], str], message: str) -> None:
     text = layout.read_headers()
     assert layout.parse_headers(text) == (80, 32, 56)
     with pytest.raises(ContactFixError, match=message) as caught:
@@ -468,8 +456,6 @@ def test_source_diff_is_well_formed_and_touches_only_the_sphere_capsule_collider
     git = shutil.which("git")
     if git is None:
         pytest.skip("no git")
-    counts = subprocess.run(
-        [git, "apply", "--numstat", str(diff)], capture_output=True, text=True, check=True
-    )
+    counts = subprocess.run([git, "apply", "--numstat", str(diff)], capture_output=True, text=True, check=True)
     assert counts.stdout.split() == ["12", "1", "src/engine/engine_collision_primitive.c"]
     assert "-  return mjraw_SphereCapsule(" in diff.read_text()

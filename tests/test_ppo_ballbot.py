@@ -107,9 +107,7 @@ def test_sigterm_saves_and_the_run_goes_on(tmp_path):
     assert process.returncode == 128 + signal.SIGTERM, err
     step = torch.load(run_dir / "last.pt", weights_only=True)["global_step"]
     assert step == int(curve(run_dir)[-1]["global_step"]), "an update was logged but not saved"
-    code, _, err = run(
-        tmp_path, "--resume", str(run_dir), "--total-timesteps", str(step + 256), "--torch-threads", "1"
-    )
+    code, _, err = run(tmp_path, "--resume", str(run_dir), "--total-timesteps", str(step + 256), "--torch-threads", "1")
     assert code == 0, err
     assert [int(r["global_step"]) for r in curve(run_dir)] == list(range(128, step + 257, 128))
 

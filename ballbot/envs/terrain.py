@@ -77,10 +77,14 @@ def make_terrain(terrain_id: int, *, split: str = "train", seed: int = 0, size: 
     if split not in SPLITS:
         raise ValueError(f"terrain_split={split!r} is unknown: use one of {', '.join(map(repr, SPLITS))}")
     rng = np.random.default_rng((SPLITS[split], seed, terrain_id))
-    height = np.zeros(size * size, np.float32)
+    # A random window of a slightly larger field: slopes depend on where a point lies in its lattice cell, and without
+    # it the robot would start at the same, rather steep, place of a cell on every terrain.
+    margin = round(_SCALE)
+    grid = size + margin
+    height = np.zeros(grid * grid, np.float32)
     value, gathered = np.empty_like(height), np.empty_like(height)
     amplitude = 1.0
-    for octave in _octaves(size):
+    for octave in _octaves(grid):
         gradient = _GRADIENTS[rng.integers(len(_GRADIENTS), size=len(octave.vertices))] * np.float32(amplitude)
         # gradient . (point - vertex), split so that all but x and y is one number per vertex
         gradient_x, gradient_y = np.ascontiguousarray(gradient.T[:2])
@@ -94,9 +98,11 @@ def make_terrain(terrain_id: int, *, split: str = "train", seed: int = 0, size: 
             value *= falloff
             height += value
         amplitude *= _PERSISTENCE
-    height -= height.min()
-    height /= height.max()
-    return height.reshape(size, size)
+    row, column = rng.integers(margin, size=2, endpoint=True)
+    window = height.reshape(grid, grid)[row : row + size, column : column + size].copy()
+    window -= window.min()
+    window /= window.max()
+    return window
 
 
 @lru_cache(maxsize=2)

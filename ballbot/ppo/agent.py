@@ -93,9 +93,7 @@ class Agent(nn.Module):
             self.action_shape = action_space.shape
             out_size = noise_size = math.prod(action_space.shape)
             self.register_buffer("action_low", torch.tensor(action_space.low.flatten(), dtype=torch.float32))
-            self.register_buffer(
-                "action_high", torch.tensor(action_space.high.flatten(), dtype=torch.float32)
-            )
+            self.register_buffer("action_high", torch.tensor(action_space.high.flatten(), dtype=torch.float32))
         else:
             raise TypeError(f"actions must be a Box of floats or Discrete, got {action_space}")
         self.obs_size = math.prod(observation_space.shape)
@@ -198,9 +196,7 @@ class Agent(nn.Module):
             output = self.policy_head(self.policy_trunk(self._normalized(obs)))
             return self.env_action(output.argmax(-1) if self.discrete else output)
         if generator is None:
-            raise ValueError(
-                "act(deterministic=False) needs a torch.Generator on the agent's device, got None"
-            )
+            raise ValueError("act(deterministic=False) needs a torch.Generator on the agent's device, got None")
         return self.env_action(self.sample(obs, self.draw_noise((len(obs),), generator))[0])
 
     @torch.no_grad()

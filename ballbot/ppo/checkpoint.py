@@ -38,9 +38,7 @@ def to_plain(value: Any) -> Any:
             array = np.array(value, dtype=value.dtype.newbyteorder("="), order="C")
             return {ARRAY if isinstance(value, np.ndarray) else SCALAR: torch.from_numpy(array)}
         except TypeError as error:
-            raise TypeError(
-                f"cannot store an array of dtype {value.dtype} in a checkpoint; use numbers"
-            ) from error
+            raise TypeError(f"cannot store an array of dtype {value.dtype} in a checkpoint; use numbers") from error
     if isinstance(value, torch.Tensor):
         return value.detach().cpu().clone()
     if value is None or isinstance(value, (bool, int, float, str)):
@@ -111,9 +109,7 @@ def load_checkpoint(path: str | Path) -> dict[str, Any]:
             "pass another one of the same run, or the run directory to take the newest that can be read"
         ) from error
     if not isinstance(state, dict) or "format_version" not in state:
-        raise CheckpointError(
-            f"{path} was not written by ballbot.ppo (no format_version); pass a checkpoint of a run"
-        )
+        raise CheckpointError(f"{path} was not written by ballbot.ppo (no format_version); pass a checkpoint of a run")
     if state["format_version"] != FORMAT_VERSION:
         raise CheckpointError(
             f"{path} has format version {state['format_version']}, this program reads {FORMAT_VERSION}; "
@@ -123,9 +119,7 @@ def load_checkpoint(path: str | Path) -> dict[str, Any]:
         restored: dict[str, Any] = from_plain(state)
         return restored
     except Exception as error:
-        raise CheckpointError(
-            f"{path} is damaged ({error}); pass another checkpoint of the same run"
-        ) from error
+        raise CheckpointError(f"{path} is damaged ({error}); pass another checkpoint of the same run") from error
 
 
 def find_checkpoint(path: str | Path) -> tuple[Path, dict[str, Any]]:
@@ -140,9 +134,7 @@ def find_checkpoint(path: str | Path) -> tuple[Path, dict[str, Any]]:
         steps = sorted(path.glob("checkpoints/step_*.pt"), key=_step_of, reverse=True)
         candidates = [p for p in [path / "last.pt", *steps] if p.is_file()]
         if not candidates:
-            raise CheckpointError(
-                f"{path} holds no checkpoint (last.pt or checkpoints/step_<N>.pt); start a new run"
-            )
+            raise CheckpointError(f"{path} holds no checkpoint (last.pt or checkpoints/step_<N>.pt); start a new run")
     for i, candidate in enumerate(candidates):
         try:
             state = load_checkpoint(candidate)
@@ -152,9 +144,7 @@ def find_checkpoint(path: str | Path) -> tuple[Path, dict[str, Any]]:
             print(f"warning: {error}\nwarning: trying {candidates[i + 1]} instead")
             continue
         if state.get("kind") != "training":
-            raise CheckpointError(
-                f"{candidate} holds a policy only; resume from last.pt or checkpoints/step_<N>.pt"
-            )
+            raise CheckpointError(f"{candidate} holds a policy only; resume from last.pt or checkpoints/step_<N>.pt")
         return candidate, state
     raise AssertionError("unreachable")
 

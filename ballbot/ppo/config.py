@@ -77,6 +77,9 @@ class PPOConfig:
     normalize_rewards: bool = False
     """Divide rewards by the running standard deviation of the discounted return."""
 
+    policy_average: float | None = 0.9
+    """Decay per update of the running average of all parameters that is evaluated and deployed (None: no average)."""
+
     hidden_size: int = 128
     """Units in each hidden layer."""
     num_layers: int = 3
@@ -134,17 +137,14 @@ class PPOConfig:
                 f"multiple of minibatch_size = {self.minibatch_size}; choose one that divides it"
             )
         if self.normalize_advantage and self.batch_size == 1:
-            raise ValueError(
-                "normalize_advantage needs more than one step in a rollout; raise num_steps or num_envs"
-            )
+            raise ValueError("normalize_advantage needs more than one step in a rollout; raise num_steps or num_envs")
         if self.lr_schedule == "adaptive" and self.target_kl is None:
             raise ValueError('lr_schedule "adaptive" follows target_kl, which is None; set target_kl')
         if self.min_std is not None and self.min_std > self.initial_std:
             raise ValueError(f"min_std = {self.min_std} is above initial_std = {self.initial_std}")
         if self.min_learning_rate > self.max_learning_rate:
             raise ValueError(
-                f"min_learning_rate = {self.min_learning_rate} is above "
-                f"max_learning_rate = {self.max_learning_rate}"
+                f"min_learning_rate = {self.min_learning_rate} is above max_learning_rate = {self.max_learning_rate}"
             )
 
     @property
@@ -201,6 +201,7 @@ _RANGES: dict[str, tuple[float, float]] = {
     "ent_coef": (0, 1000),
     "vf_coef": (0, 1000),
     "weight_decay": (0, 10),
+    "policy_average": (0, 0.9999),
     "initial_std": (0, 100),
     "min_std": (0, 100),
 }

@@ -38,9 +38,7 @@ def episode_terms(infos: dict[str, Any]) -> dict[str, tuple[np.ndarray, np.ndarr
             continue
         values = to_numpy(source[key])
         if values.ndim == 1 and (np.issubdtype(values.dtype, np.number) or values.dtype == bool):
-            mask = to_numpy(
-                source.get(f"_{key}", final_info.get("_reward_terms", np.ones(len(values), bool)))
-            )
+            mask = to_numpy(source.get(f"_{key}", final_info.get("_reward_terms", np.ones(len(values), bool))))
             found[name] = (values.astype(np.float64), mask.astype(bool).copy())
     return found
 

@@ -53,9 +53,7 @@ def evaluate(
         running = np.ones(n, bool)
         while running.any():
             action = agent.act(obs, deterministic, generator)
-            obs, reward, terminated, truncated, infos = envs.step(
-                action if as_tensors else action.cpu().numpy()
-            )
+            obs, reward, terminated, truncated, infos = envs.step(action if as_tensors else action.cpu().numpy())
             returns[start : start + n] += to_numpy(reward) * running
             lengths[start : start + n] += running
             ended = running & (to_numpy(terminated) | to_numpy(truncated))
@@ -81,7 +79,7 @@ def agent_from_state(state: dict[str, Any], path: Path) -> Agent:
     """Agent held by a loaded checkpoint; `path` is for the error message."""
     try:
         agent = Agent(*rebuild_spaces(state["spaces"]), PPOConfig(**state["config"]))
-        agent.load_state_dict(state["agent"])
+        agent.load_state_dict(state["policy"])
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
         raise CheckpointError(
             f"{path} does not hold the networks its settings describe ({error}); use another one"

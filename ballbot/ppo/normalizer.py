@@ -102,9 +102,7 @@ class RewardScaler(nn.Module):
         self.register_buffer("discounted", torch.zeros(num_envs, dtype=torch.float64))
 
     @torch.no_grad()
-    def update_and_scale(
-        self, rewards: torch.Tensor, ended: torch.Tensor, valid: torch.Tensor | None
-    ) -> torch.Tensor:
+    def update_and_scale(self, rewards: torch.Tensor, ended: torch.Tensor, valid: torch.Tensor | None) -> torch.Tensor:
         """Learn from one rollout and scale it.
 
         Args:

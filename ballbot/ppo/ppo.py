@@ -283,9 +283,7 @@ def update(
             weights = None
             if valid is not None:
                 real = valid[indices].float()
-                weights = (
-                    real * distributed.world_size() / distributed.all_reduce_sum(real.sum()).clamp(min=1)
-                )
+                weights = real * distributed.world_size() / distributed.all_reduce_sum(real.sum()).clamp(min=1)
             loss, metrics = loss_fn(agent, *(x.index_select(0, indices) for x in columns), weights, config)
             # The decision to stop must be the same in all processes, or some would wait for a gradient that
             # never comes.
@@ -342,7 +340,7 @@ def make_optimizer(agent: Agent, config: PPOConfig) -> torch.optim.AdamW:
 
 @dataclass
 class TrainResult:
-    """What `train` leaves behind: the agent, its steps, and the best mean evaluation return (or None)."""
+    """What `train` leaves behind: the agent to deploy, its steps, and the best mean evaluation return (or None)."""
 
     agent: Agent
     global_step: int
@@ -438,7 +436,7 @@ def train(
     if stopped:
         say(console, f"stopped by signal {stopped} at step {state.global_step:,}; to go on, resume {run_dir}")
         raise SystemExit(128 + stopped)
-    return TrainResult(agent, state.global_step, state.best_return)
+    return TrainResult(state.policy, state.global_step, state.best_return)
 
 
 def learn(
@@ -467,7 +465,7 @@ def learn(
             stopwatch = Stopwatch()
             row = iterate(state, envs, storage, stopwatch, sample, loss_fn)
             if eval_envs is not None and (due(state, config.eval_interval) or state.finished):
-                result = evaluate(agent, eval_envs, config.eval_episodes, config.eval_seed)
+                result = evaluate(state.policy, eval_envs, config.eval_episodes, config.eval_seed)
                 row |= {f"eval/{name}": value for name, value in result.items()}
                 if state.best_return is None or result["return_mean"] > state.best_return:
                     state.best_return = result["return_mean"]
@@ -532,9 +530,7 @@ def iterate(
         )
         for group in state.optimizer.param_groups:
             group["lr"] = state.learning_rate
-        metrics = update(
-            agent, state.optimizer, storage, advantages, returns, config, state.generator, loss_fn
-        )
+        metrics = update(agent, state.optimizer, storage, advantages, returns, config, state.generator, loss_fn)
         if config.lr_schedule == "adaptive" and config.target_kl is not None:
             state.learning_rate = adapt_lr(
                 state.learning_rate,
@@ -547,6 +543,7 @@ def iterate(
     if agent.normalizer is not None:
         valid_rows = None if storage.valid is None else storage.valid.flatten()
         agent.normalizer.update(storage.obs.flatten(0, 1), valid_rows)
+    state.update_average()
     if not agent.discrete:
         row["policy/std"] = float(agent.log_std.detach().exp().mean())
     state.global_step += config.batch_size

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import random
 from dataclasses import asdict
 from pathlib import Path
@@ -56,6 +57,7 @@ class TrainingState:
         """
         self.config, self.envs, self.env_metadata = config, envs, env_metadata
         self.agent, self.optimizer = agent, optimizer
+        self.averaged = copy.deepcopy(agent) if config.policy_average is not None else None
         self.device = agent.policy_head.weight.device
         self.spaces = describe_spaces(envs.single_observation_space, envs.single_action_space)
         self.reward_scaler = RewardScaler(envs.num_envs, config.gamma) if config.normalize_rewards else None
@@ -74,12 +76,31 @@ class TrainingState:
         """Whether the run has taken all its steps."""
         return self.global_step >= self.config.total_timesteps
 
+    @property
+    def policy(self) -> Agent:
+        """The agent to evaluate and deploy: the running average if there is one, else the newest."""
+        return self.agent if self.averaged is None else self.averaged
+
+    @torch.no_grad()
+    def update_average(self) -> None:
+        """Move the average towards the agent; updates jitter about a good policy, and their mean is better than each.
+
+        Polyak & Juditsky 1992, "Acceleration of stochastic approximation by averaging".
+        """
+        if self.averaged is not None:
+            for mean, newest in zip(self.averaged.parameters(), self.agent.parameters(), strict=True):
+                mean.lerp_(newest, 1 - (self.config.policy_average or 0.0))
+            for mean, newest in zip(self.averaged.buffers(), self.agent.buffers(), strict=True):
+                mean.copy_(newest)
+
     def save(self, run_dir: Path) -> None:
         """Write step_<N>.pt and last.pt, then delete surplus old ones; every process must call this."""
         ranks = distributed.gather(self._rank_state())
         if distributed.rank() == 0:
             state = {
                 **self._description("training"),
+                "agent": self.agent.state_dict(),
+                "policy": self.policy.state_dict(),
                 "optimizer": self.optimizer.state_dict(),
                 "learning_rate": self.learning_rate,
                 "global_step": self.global_step,
@@ -92,7 +113,8 @@ class TrainingState:
 
     def save_policy(self, path: Path) -> None:
         """Write a small checkpoint that holds the agent alone."""
-        save_checkpoint([path], {**self._description("policy"), "global_step": self.global_step})
+        state = {**self._description("policy"), "policy": self.policy.state_dict(), "global_step": self.global_step}
+        save_checkpoint([path], state)
 
     def restore(self, path: Path, state: dict[str, Any]) -> None:
         """Take over a loaded training checkpoint; `path` is for error messages.
@@ -104,6 +126,8 @@ class TrainingState:
         mine = state["ranks"][distributed.rank()]
         try:
             self.agent.load_state_dict(state["agent"])
+            if self.averaged is not None:
+                self.averaged.load_state_dict(state["policy"])
             self.optimizer.load_state_dict(state["optimizer"])
             self.learning_rate = state["learning_rate"]
             self.global_step = state["global_step"]
@@ -135,9 +159,7 @@ class TrainingState:
             return
         if distributed.rank() == 0:
             print("note: these environments cannot restore their state, so new episodes start in all of them")
-        seed = distributed.rank_seed(
-            self.config.seed, distributed.rank() + distributed.world_size() * self.global_step
-        )
+        seed = distributed.rank_seed(self.config.seed, distributed.rank() + distributed.world_size() * self.global_step)
         self.env_state.obs, _ = self.envs.reset(seed=seed)
         self.episodes.returns[:] = 0
         self.episodes.lengths[:] = 0
@@ -145,11 +167,9 @@ class TrainingState:
             self.reward_scaler.discounted.zero_()
 
     def _check_fits(self, path: Path, state: dict[str, Any]) -> None:
-        missing = {"config", "spaces", "env_metadata", "ranks", "agent", "optimizer"} - state.keys()
+        missing = {"config", "spaces", "env_metadata", "ranks", "agent", "policy", "optimizer"} - state.keys()
         if missing:
-            raise CheckpointError(
-                f"{path} lacks {', '.join(sorted(missing))}; use another checkpoint of the same run"
-            )
+            raise CheckpointError(f"{path} lacks {', '.join(sorted(missing))}; use another checkpoint of the same run")
         now, then = asdict(self.config), state["config"]
         names = [n for n in {**now, **then} if n not in FREE_TO_CHANGE and now.get(n) != then.get(n)]
         differences = [f"{n} (then {then.get(n)!r}, now {now.get(n)!r})" for n in names]
@@ -158,9 +178,7 @@ class TrainingState:
         if to_plain(self.env_metadata) != state["env_metadata"]:
             differences.append(f"env_metadata (then {state['env_metadata']}, now {self.env_metadata})")
         if len(state["ranks"]) != distributed.world_size():
-            differences.append(
-                f"number of processes (then {len(state['ranks'])}, now {distributed.world_size()})"
-            )
+            differences.append(f"number of processes (then {len(state['ranks'])}, now {distributed.world_size()})")
         if differences:
             raise CheckpointError(
                 f"{path} was written with other settings: {'; '.join(differences)}. "
@@ -173,7 +191,6 @@ class TrainingState:
             "config": asdict(self.config),
             "spaces": self.spaces,
             "env_metadata": self.env_metadata,
-            "agent": self.agent.state_dict(),
         }
 
     def _rank_state(self) -> dict[str, Any]:

@@ -35,9 +35,7 @@ class Rollout:
     valid: torch.Tensor | None
 
     @classmethod
-    def allocate(
-        cls, agent: Agent, num_steps: int, num_envs: int, next_step: bool, device: torch.device
-    ) -> Rollout:
+    def allocate(cls, agent: Agent, num_steps: int, num_envs: int, next_step: bool, device: torch.device) -> Rollout:
         """Storage to be filled again and again; `next_step` tells whether there are filler rows."""
 
         def zeros(*shape: int, dtype: torch.dtype = torch.float32) -> torch.Tensor:
@@ -98,6 +96,4 @@ def check_finite(
                 "checkpoint is untouched"
             )
     if final_obs and not torch.stack(final_obs).isfinite().all():
-        raise DivergedError(
-            "an environment returned a final observation that is not finite; see infos['final_obs']"
-        )
+        raise DivergedError("an environment returned a final observation that is not finite; see infos['final_obs']")

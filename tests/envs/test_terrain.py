@@ -44,6 +44,16 @@ def test_roughness_matches_the_reference():
     assert np.mean(steep) == pytest.approx(13.7, abs=1.0)
 
 
+def test_the_start_is_no_special_place():
+    """At the centre, where robots start, slopes are those of the whole field: 5 degrees in the median."""
+    slopes = []
+    for terrain_id in range(60):
+        centre = make_terrain(terrain_id)[145:148, 145:148] * MAX_HEIGHT
+        rise = np.gradient(centre, TERRAIN_LENGTH / (GRID_SIZE - 1))
+        slopes.append(np.degrees(np.arctan(np.hypot(rise[0][1, 1], rise[1][1, 1]))))
+    assert np.median(slopes) == pytest.approx(5.1, abs=1.5)
+
+
 def test_terrain_is_continuous():
     """No vertex is far from its neighbours, also where two simplices meet."""
     height = make_terrain(1)

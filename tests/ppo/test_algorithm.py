@@ -166,9 +166,7 @@ class TestRollout:
             expected = agent.get_value(torch.tensor([[103.0]]))
         torch.testing.assert_close(batch.final_values[2], expected)
         advantages, _ = advantages_of(batch, config)
-        torch.testing.assert_close(
-            advantages[2], batch.rewards[2] + config.gamma * expected - batch.values[2]
-        )
+        torch.testing.assert_close(advantages[2], batch.rewards[2] + config.gamma * expected - batch.values[2])
         torch.testing.assert_close(advantages[5], batch.rewards[5] - batch.values[5])
         torch.testing.assert_close(advantages[9], batch.rewards[9] - batch.values[9])
 
@@ -324,9 +322,7 @@ class TestLoss:
         obs, actions = batch.obs.flatten(0, 1), batch.actions.flatten(0, 1)
         loss, _ = ppo_loss(agent, obs, actions, old, advantages, returns, torch.zeros(128), None, config)
 
-        dist: Any = torch.distributions.Normal(
-            agent.policy_head(agent.policy_trunk(obs)), agent.log_std.exp()
-        )
+        dist: Any = torch.distributions.Normal(agent.policy_head(agent.policy_trunk(obs)), agent.log_std.exp())
         ratio = torch.exp(dist.log_prob(actions).sum(-1) - old)
         policy = -torch.min(advantages * ratio, advantages * torch.clamp(ratio, 0.9, 1.1)).mean()
         value = torch.nn.functional.mse_loss(returns, agent.get_value(obs))
@@ -358,9 +354,7 @@ class TestUpdate:
         envs = PointEnv(4)
         agent, batch = collect(envs, config)
         for _ in range(2):
-            _, logprobs, _, _ = agent.get_action_and_value(
-                batch.obs.flatten(0, 1), batch.actions.flatten(0, 1)
-            )
+            _, logprobs, _, _ = agent.get_action_and_value(batch.obs.flatten(0, 1), batch.actions.flatten(0, 1))
             ratio = (logprobs - batch.logprobs.flatten()).exp()
             torch.testing.assert_close(ratio, torch.ones(128), rtol=0, atol=1e-5)
             assert agent.normalizer is not None
@@ -380,9 +374,7 @@ class TestUpdate:
 
         update(agent, make_optimizer(agent, config), batch, advantages, returns, config, generator(), spy)
         used = torch.cat(seen).sort().values
-        expected = (
-            (advantages - advantages.mean()) / advantages.std(correction=0) if normalize else advantages
-        )
+        expected = (advantages - advantages.mean()) / advantages.std(correction=0) if normalize else advantages
         torch.testing.assert_close(used, expected.flatten().sort().values, rtol=1e-4, atol=1e-5)
 
     def test_kl_stop_comes_before_the_step(self) -> None:
@@ -402,9 +394,7 @@ class TestUpdate:
         agent, batch = collect(PointEnv(4), config)
         batch.logprobs -= 200.0  # ratio e^200, beyond float32
         advantages, returns = advantages_of(batch, config)
-        metrics = update(
-            agent, make_optimizer(agent, config), batch, advantages, returns, config, generator()
-        )
+        metrics = update(agent, make_optimizer(agent, config), batch, advantages, returns, config, generator())
         assert metrics["minibatches"] == 0
 
     def test_without_target_kl_every_minibatch_is_used(self) -> None:
@@ -446,9 +436,7 @@ class TestUpdate:
         config = small_config(max_grad_norm=1e-3, target_kl=None, update_epochs=1)
         agent, batch = collect(PointEnv(4), config)
         advantages, returns = advantages_of(batch, config)
-        metrics = update(
-            agent, make_optimizer(agent, config), batch, advantages, returns + 100, config, generator()
-        )
+        metrics = update(agent, make_optimizer(agent, config), batch, advantages, returns + 100, config, generator())
         norm = math.sqrt(sum(float((p.grad**2).sum()) for p in agent.parameters() if p.grad is not None))
         assert metrics["grad_norm"] > 1
         assert norm == pytest.approx(1e-3, rel=1e-3)

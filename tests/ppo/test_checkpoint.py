@@ -184,9 +184,7 @@ class TestResume:
 
     def test_a_checkpoint_from_elsewhere_starts_a_new_run(self, finished: Path, tmp_path: Path) -> None:
         run(tmp_path / "fork", resume=finished / "checkpoints" / f"step_{6 * BATCH}.pt")
-        assert [int(row["global_step"]) for row in curve(tmp_path / "fork")] == [
-            BATCH * i for i in range(7, 11)
-        ]
+        assert [int(row["global_step"]) for row in curve(tmp_path / "fork")] == [BATCH * i for i in range(7, 11)]
         assert_same_weights(tmp_path / "fork" / "last.pt", finished / "last.pt")
         assert (tmp_path / "fork" / "best.pt").exists()
 
@@ -261,9 +259,7 @@ class TestBadFiles:
         with pytest.raises(CheckpointError, match="policy only"):
             run(tmp_path / "r", resume=finished / "best.pt")
 
-    def test_a_failed_write_leaves_the_old_file(
-        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
+    def test_a_failed_write_leaves_the_old_file(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         write_atomic(tmp_path / "x", b"old")
 
         def full(*_: Any) -> None:
@@ -305,9 +301,7 @@ class TestRunDirectory:
 
     def test_best_is_the_best_evaluation(self, finished: Path) -> None:
         returns = {
-            int(r["global_step"]): float(r["eval/return_mean"])
-            for r in curve(finished)
-            if r["eval/return_mean"]
+            int(r["global_step"]): float(r["eval/return_mean"]) for r in curve(finished) if r["eval/return_mean"]
         }
         best = load_checkpoint(finished / "best.pt")
         assert returns[best["global_step"]] == max(returns.values())

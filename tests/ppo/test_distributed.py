@@ -59,9 +59,7 @@ SETTINGS: dict[str, Any] = {
 }
 
 
-def torchrun(
-    run_dir: Path, resume: str = "", processes: int = 2, **changes: Any
-) -> subprocess.CompletedProcess[str]:
+def torchrun(run_dir: Path, resume: str = "", processes: int = 2, **changes: Any) -> subprocess.CompletedProcess[str]:
     script = run_dir.parent / "script.py"
     script.write_text(SCRIPT.format(toy=str(Path(__file__).parent)))
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]

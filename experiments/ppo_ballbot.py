@@ -55,6 +55,8 @@ class EnvConfig:
     """Draw the heading at the start of an episode."""
     initial_tilt_deg: float = 1.0
     """Largest tilt at the start of an episode, degrees."""
+    initial_speed: float = 0.4
+    """Largest speed at the start of a training episode, m/s; evaluation episodes start at rest."""
     tilt_limit_deg: float = 20.0
     """A larger tilt is a fall and ends the episode, degrees."""
     num_threads: int = 0
@@ -167,7 +169,7 @@ def main(argv: list[str] | None = None) -> None:
             return BallbotVectorEnv(num_envs, stagger_first_episodes=True, **options)
 
         def make_eval_envs(num_envs: int) -> BallbotVectorEnv:
-            return BallbotVectorEnv(num_envs, terrain_split="eval", **options)
+            return BallbotVectorEnv(num_envs, terrain_split="eval", **{**options, "initial_speed": 0.0})
 
         result = train(
             args.ppo,

@@ -113,3 +113,26 @@ def settled_poses(model: mujoco.MjModel) -> NDArray[np.float64]:
         pose[heights] += high
     model.geom_dataid[layout.ground_geom] = original
     return poses
+
+
+def rolling_wheel_speeds(model: mujoco.MjModel) -> NDArray[np.float64]:
+    """Wheel speeds at which the upright robot rolls along without the wheels slipping across their axles.
+
+    Returns:
+        (3, 2) matrix: rad/s of each wheel per m/s of travel along the base's x and y.
+    """
+    data = mujoco.MjData(model)
+    mujoco.mj_resetDataKeyframe(model, data, model.key("settled").id)
+    mujoco.mj_forward(model, data)
+    ball, radius = data.geom("ball").xpos, float(model.geom("ball").size[0])
+    speeds = np.empty((3, 2))
+    for wheel in range(3):
+        joint, geom = model.joint(f"wheel_{wheel}").id, model.geom(f"wheel_{wheel}").id
+        (contact,) = (c for c in data.contact if geom in (c.geom1, c.geom2))
+        axle, arm = data.xaxis[joint], contact.pos - data.xanchor[joint]
+        rim = np.cross(axle, arm)  # velocity of the rim at the contact per rad/s, seen from the base
+        for column, travel in enumerate(np.eye(3)[:2]):
+            # The ball's centre moves with the base, so the base sees it spin in place, at travel / radius.
+            spin = np.cross([0.0, 0.0, 1.0], travel) / radius
+            speeds[wheel, column] = np.cross(spin, contact.pos - ball) @ rim / (rim @ rim)
+    return speeds

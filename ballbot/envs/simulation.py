@@ -14,7 +14,7 @@ import numpy as np
 from mujoco.batch import Batch, SimulationError
 from numpy.typing import NDArray
 
-from ballbot.envs.model import Layout, build_model, settled_poses
+from ballbot.envs.model import Layout, build_model, rolling_wheel_speeds, settled_poses
 from ballbot.envs.observations import RobotState, rotation_matrix
 from ballbot.envs.terrain import TERRAIN_LENGTH, make_terrain
 
@@ -63,6 +63,8 @@ class Simulations:
         self.poses = settled_poses(self.model)
         """(num_terrains, nq) upright poses at rest."""
         self.layout = Layout.of(self.model)
+        self._wheel_speeds = rolling_wheel_speeds(self.model)
+        self._ball_radius = float(self.model.geom("ball").size[0])
         self.batch = Batch(self.model, num, min(num_threads or _usable_cpus(), num))
         self.terrain_ids = np.zeros(num, np.int64)
         """(num,) index of each simulation's terrain in the pool."""
@@ -107,8 +109,17 @@ class Simulations:
         self.batch.state[diverged] = self._fresh_row
         return diverged
 
-    def place(self, sim: int, terrain_id: int, *, yaw: float, tilt: float, tilt_axis: float) -> None:
-        """Put a simulation's robot at rest at the centre of a terrain.
+    def place(
+        self,
+        sim: int,
+        terrain_id: int,
+        *,
+        yaw: float = 0.0,
+        tilt: float = 0.0,
+        tilt_axis: float = 0.0,
+        velocity: tuple[float, float] = (0.0, 0.0),
+    ) -> None:
+        """Put a simulation's robot at the centre of a terrain, at rest or rolling without slip.
 
         Args:
             sim: which simulation.
@@ -116,6 +127,7 @@ class Simulations:
             yaw: heading about the vertical, rad.
             tilt: lean from the vertical, rad.
             tilt_axis: direction of the horizontal axis it leans about, rad from the world's x axis.
+            velocity: along the world's x and y, m/s.
         """
         pose = self.poses[terrain_id].copy()
         base, ball = self.layout.base_qpos, self.layout.ball_qpos
@@ -129,6 +141,12 @@ class Simulations:
         mujoco.mju_mulQuat(pose[base + 3 : base + 7], lean, turn)
         self.batch.state[sim] = self._fresh_row
         self.qpos[sim] = pose
+        vx, vy = velocity
+        spin, roll = self.layout.base_qvel, self.layout.ball_qvel
+        self.qvel[sim, spin : spin + 2] = self.qvel[sim, roll : roll + 2] = vx, vy
+        self.qvel[sim, roll + 3 : roll + 5] = -vy / self._ball_radius, vx / self._ball_radius
+        ahead, left = np.cos(yaw) * vx + np.sin(yaw) * vy, np.cos(yaw) * vy - np.sin(yaw) * vx
+        self.qvel[sim, list(self.layout.wheel_qvel)] = self._wheel_speeds @ (ahead, left)
         self._show(np.array([sim]), np.array([terrain_id]))
 
     def robot_state(self) -> RobotState:

@@ -84,6 +84,9 @@ class BallbotVectorEnv(VectorEnv[NDArray[np.float32], NDArray[Any], NDArray[Any]
         terrain_seed: base seed of the terrains.
         random_yaw: draw the heading at reset; else the robot starts with its x axis along the world's.
         initial_tilt_deg: the tilt at reset is drawn evenly from a cone of this half-angle, degrees.
+        initial_speed: the velocity at reset is drawn evenly from a disc of this radius, m/s; the robot then starts
+            rolling.  Worth it for training: a robot that slowly gains speed meets the consequences thousands of steps
+            later, unless some episodes begin there.
         tilt_limit_deg: a larger tilt is a fall, degrees.
         goal: direction of travel in the world, (x, y); normalised.
         stagger_first_episodes: shorten each simulation's first episode by a random amount, so that time-outs do not all
@@ -117,6 +120,7 @@ class BallbotVectorEnv(VectorEnv[NDArray[np.float32], NDArray[Any], NDArray[Any]
         terrain_seed: int = 0,
         random_yaw: bool = True,
         initial_tilt_deg: float = 1.0,
+        initial_speed: float = 0.0,
         tilt_limit_deg: float = 20.0,
         goal: tuple[float, float] = (0.0, 1.0),
         stagger_first_episodes: bool = False,
@@ -135,6 +139,7 @@ class BallbotVectorEnv(VectorEnv[NDArray[np.float32], NDArray[Any], NDArray[Any]
         self.num_envs = n = check_count("num_envs", num_envs, 1, MAX_NUM_ENVS)
         self.max_episode_steps = check_count("max_episode_steps", max_episode_steps, 1, 10**9)
         self.initial_tilt_deg = check_number("initial_tilt_deg", initial_tilt_deg, 0.0, 90.0)
+        self.initial_speed = check_number("initial_speed", initial_speed, 0.0, 2.0)
         self.tilt_limit_deg = check_number("tilt_limit_deg", tilt_limit_deg, 0.1, 180.0)
         self.goal = check_direction("goal", goal)
         self.terrain, self.observation, self.frame, self.terrain_split = (
@@ -347,13 +352,15 @@ class BallbotVectorEnv(VectorEnv[NDArray[np.float32], NDArray[Any], NDArray[Any]
         for i in ids:
             stream = self._streams[i]
             terrain = int(stream.integers(self.simulations.num_terrains))
-            yaw, radius, axis = stream.random(3).tolist()
+            yaw, radius, axis, speed, heading = stream.random(5).tolist()
+            speed, heading = self.initial_speed * np.sqrt(speed), 2 * np.pi * heading
             self.simulations.place(
                 int(i),
                 terrain,
                 yaw=2 * np.pi * yaw if self.random_yaw else 0.0,
                 tilt=np.radians(self.initial_tilt_deg) * np.sqrt(radius),  # evenly over the cone's disc
                 tilt_axis=2 * np.pi * axis,
+                velocity=(speed * np.cos(heading), speed * np.sin(heading)),
             )
             limit = self.max_episode_steps
             self._time_limit[i] = stream.integers(1, limit, endpoint=True) if stagger else limit
@@ -396,6 +403,7 @@ _STATE_OPTIONS = (
     "max_episode_steps",
     "tilt_limit_deg",
     "initial_tilt_deg",
+    "initial_speed",
     "random_yaw",
 )
 _STATE_ARRAYS = ("elapsed", "time_limit", "actions", "term_sums", "obs")

@@ -90,8 +90,8 @@ class TrainingState:
         if self.averaged is not None:
             for mean, newest in zip(self.averaged.parameters(), self.agent.parameters(), strict=True):
                 mean.lerp_(newest, 1 - (self.config.policy_average or 0.0))
-            for mean, newest in zip(self.averaged.buffers(), self.agent.buffers(), strict=True):
-                mean.copy_(newest)
+            for kept, now in zip(self.averaged.buffers(), self.agent.buffers(), strict=True):
+                kept.copy_(now)
 
     def save(self, run_dir: Path) -> None:
         """Write step_<N>.pt and last.pt, then delete surplus old ones; every process must call this."""

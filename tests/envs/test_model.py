@@ -5,6 +5,7 @@ import mujoco
 import numpy as np
 import pytest
 
+import mujoco_patch
 from ballbot.envs.model import Layout, build_model, settled_poses
 from ballbot.envs.simulation import Simulations
 from ballbot.envs.terrain import make_terrain
@@ -118,20 +119,22 @@ def test_unknown_integrator_is_refused_by_name():
 
 @pytest.mark.parametrize("yaw", [0.0, 1.0, -2.5])
 def test_a_rolling_start_rolls(yaw):
-    """At 0.3 m/s, with the axles' damping (0.8 N m s/rad) made up for, everything goes on as it was set; a wheel that
-    was set wrong is torn to the ball's speed at once."""
+    """At 0.3 m/s, with the axles' damping (0.8 N m s/rad) made up for, everything goes on as it was set.  A robot whose
+    wheels were not set turning is braked by them."""
+    mujoco_patch.ensure()
     options = {"terrain": "flat", "integrator": "Euler", "terrain_split": "train"}
     sims = Simulations(2, num_threads=1, num_terrains=1, terrain_seed=0, **options)
     layout, wheels = sims.layout, list(sims.layout.wheel_qvel)
     for sim in range(2):
         sims.place(sim, 0, yaw=yaw, velocity=(0.1, 0.28))
     right = sims.qvel[0].copy()
-    sims.qvel[1, wheels[0]] += 3.0
-    for _ in range(10):
+    sims.qvel[1, wheels] = 0.0
+    for _ in range(25):
         assert sims.step(0.8 * sims.qvel[:, wheels]) is None
-    assert np.abs(sims.qvel[0, wheels] - right[wheels]).max() < 0.05
-    assert abs(sims.qvel[1, wheels[0]] - right[wheels[0]] - 3.0) > 1.0
+    kept, braked = np.abs(sims.qvel - right)[:, : layout.base_qvel + 2].max(axis=1)
+    assert kept < 0.005 and braked > 10 * kept
+    assert np.abs(sims.qvel[0, wheels] - right[wheels]).max() < 0.1
     base, ball = layout.base_qvel, layout.ball_qvel
     np.testing.assert_allclose(sims.qvel[0, base : base + 2], (0.1, 0.28), atol=0.005)
     spin = np.array([-0.28, 0.1]) / float(sims.model.geom("ball").size[0])
-    np.testing.assert_allclose(sims.qvel[0, ball + 3 : ball + 5], spin, rtol=0.03)
+    np.testing.assert_allclose(sims.qvel[0, ball + 3 : ball + 5], spin, atol=0.1)

@@ -177,7 +177,7 @@ _POSITIVE = (
     "initial_std",
     "min_std",
 )
-_OPTIONAL = ("value_clip_range", "target_kl", "max_grad_norm", "min_std")
+_OPTIONAL = {field.name for field in fields(PPOConfig) if "None" in str(field.type)}
 # Upper bounds are far outside useful settings: they catch a slipped digit before it costs a day of training
 # or all memory.
 _RANGES: dict[str, tuple[float, float]] = {

@@ -83,15 +83,20 @@ class TrainingState:
 
     @torch.no_grad()
     def update_average(self) -> None:
-        """Move the average towards the agent; updates jitter about a good policy, and their mean is better than each.
+        """Move the average towards the agent: updates jitter about a good policy, and their mean beats most of them.
 
-        Polyak & Juditsky 1992, "Acceleration of stochastic approximation by averaging".
+        The weight of the past grows from 0 to config.policy_average, so that nothing is left of the random start.
+        Observation statistics are the newest: they are an average already. Source of the idea: Polyak & Juditsky 1992,
+        "Acceleration of stochastic approximation by averaging"; exponential, because the policy keeps improving.
         """
-        if self.averaged is not None:
-            for mean, newest in zip(self.averaged.parameters(), self.agent.parameters(), strict=True):
-                mean.lerp_(newest, 1 - (self.config.policy_average or 0.0))
-            for kept, now in zip(self.averaged.buffers(), self.agent.buffers(), strict=True):
-                kept.copy_(now)
+        if self.averaged is None or self.config.policy_average is None:
+            return
+        updates = self.global_step // self.config.batch_size
+        past = min(self.config.policy_average, updates / (updates + 10))
+        for mean, newest in zip(self.averaged.parameters(), self.agent.parameters(), strict=True):
+            mean.lerp_(newest, 1 - past)
+        for kept, now in zip(self.averaged.buffers(), self.agent.buffers(), strict=True):
+            kept.copy_(now)
 
     def save(self, run_dir: Path) -> None:
         """Write step_<N>.pt and last.pt, then delete surplus old ones; every process must call this."""

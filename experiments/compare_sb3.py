@@ -8,9 +8,9 @@ Prints a table of deterministic evaluation returns and writes one row a run to -
 mean return is worse than stable-baselines3's by more than both spreads over seeds.
 
 Both see observations normalised by running statistics and scaled rewards where the task asks for it, both bootstrap
-time limits, and both use the same networks, optimiser and schedule; ours is judged without policy averaging.  What
-still differs: advantages are normalised over the rollout here and over each minibatch there; observation statistics move
-once a rollout here and at every step there, and the first rollout only measures them here.
+time limits, and both use the same networks, optimiser and schedule; ours is judged without policy averaging. What
+still differs: advantages are normalised over the rollout here and over each minibatch there; observation statistics
+move once a rollout here and at every step there, and the first rollout only measures them here.
 """
 
 from __future__ import annotations

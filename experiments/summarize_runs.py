@@ -1,0 +1,104 @@
+"""Tabulate evaluations of finished runs: when each reached a return and a length, and whether it stayed there.
+
+    python experiments/summarize_runs.py results/flat_*.csv --return-target 88 --length-target 3950
+
+Prints a Markdown table, one row a run; exits with 1 if a run never reached both targets in one evaluation.  Wall-clock
+is the sum of the logged parts of every update (simulate, infer, learn, evaluate); it survives stops and resumptions.
+"""
+
+from __future__ import annotations
+
+import csv
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+
+@dataclass
+class Args:
+    """Tabulate evaluations of finished runs."""
+
+    runs: Annotated[list[Path], tyro.conf.Positional]
+    """Run folders, or progress.csv files under any name."""
+    return_target: float = 88.0
+    """Mean return of an evaluation that counts as reached."""
+    length_target: float = 3950.0
+    """Mean length, steps, that counts as reached in the same evaluation."""
+
+
+@dataclass
+class Evaluation:
+    """One evaluation in a run."""
+
+    step: int
+    minutes: float
+    mean_return: float
+    length: float
+
+
+def read(path: Path) -> list[Evaluation]:
+    """The evaluations in a progress.csv.
+
+    Raises:
+        ValueError: the file is missing or holds no evaluation.
+    """
+    file = path / "progress.csv" if path.is_dir() else path
+    if not file.is_file():
+        raise ValueError(f"{file} does not exist: give run folders or progress.csv files")
+    evaluations, seconds = [], 0.0
+    with open(file, newline="") as handle:
+        for row in csv.DictReader(handle):
+            parts = ("simulate", "infer", "learn", "evaluate")
+            seconds += sum(float(row.get(f"time/{part}") or 0) for part in parts)
+            if row.get("eval/return_mean"):
+                mean_return, length = float(row["eval/return_mean"]), float(row["eval/length_mean"])
+                evaluations.append(Evaluation(int(row["global_step"]), seconds / 60, mean_return, length))
+    if not evaluations:
+        raise ValueError(f"{file} holds no evaluation (column eval/return_mean)")
+    return evaluations
+
+
+def main() -> int:
+    """Read and print."""
+    args = tyro.cli(Args, description=__doc__)
+    try:
+        runs = {path: read(path) for path in args.runs}
+    except ValueError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    goal = f"return ≥ {args.return_target:g} and length ≥ {args.length_target:g}"
+    print(f"| run | first evaluation with {goal} | evaluations from there on: lowest, median, highest return; lowest length "
+          "| best | last |")  # fmt: skip
+    print("|---|---|---|---|---|")
+    missed = False
+    for path, evaluations in runs.items():
+        best = max(evaluations, key=lambda e: e.mean_return)
+        reached = [
+            i
+            for i, e in enumerate(evaluations)
+            if e.mean_return >= args.return_target and e.length >= args.length_target
+        ]
+        missed |= not reached
+        first, stayed = "never", "–"
+        if reached:
+            start = evaluations[reached[0]]
+            first = (
+                f"{start.step / 1e6:.2f}M steps, {start.minutes:.1f} min: {start.mean_return:.1f}, {start.length:.0f}"
+            )
+            after = sorted(e.mean_return for e in evaluations[reached[0] :])
+            shortest = min(e.length for e in evaluations[reached[0] :])
+            stayed = f"{after[0]:.1f}, {after[len(after) // 2]:.1f}, {after[-1]:.1f}; {shortest:.0f}"
+        last = evaluations[-1]
+        print(
+            f"| {path.stem if path.is_file() else path.name} | {first} | {stayed} "
+            f"| {best.mean_return:.1f} at {best.step / 1e6:.2f}M "
+            f"| {last.mean_return:.1f}, {last.length:.0f} at {last.step / 1e6:.2f}M, {last.minutes:.1f} min |"
+        )
+    return int(missed)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -82,7 +82,7 @@ def main() -> int:
             if e.mean_return >= args.return_target and e.length >= args.length_target
         ]
         missed |= not reached
-        first, stayed = "never", "–"
+        first, stayed = "never", "-"
         if reached:
             start = evaluations[reached[0]]
             first = (

@@ -26,7 +26,7 @@ class PPOConfig:
 
     seed: int = 0
     """Seed of the networks, the exploration noise, the minibatch order and the training environments."""
-    total_timesteps: int = 3_000_000
+    total_timesteps: int = 4_000_000
     """Environment steps to train for, over all environments; rounded up to whole updates."""
     device: str = "cpu"
     """Where the networks live: "cpu", "cuda" or "cuda:<index>"."""
@@ -37,7 +37,7 @@ class PPOConfig:
 
     num_envs: int = 64
     """Parallel environments, over all processes."""
-    num_steps: int = 256
+    num_steps: int = 128
     """Steps each environment takes between two updates."""
     gamma: float = 0.995
     """Discount factor."""
@@ -77,7 +77,7 @@ class PPOConfig:
     normalize_rewards: bool = False
     """Divide rewards by the running standard deviation of the discounted return."""
 
-    policy_average: float | None = 0.9
+    policy_average: float | None = 0.93
     """Decay per update of the running average of all parameters that is evaluated and deployed (None: no average)."""
 
     hidden_size: int = 128
@@ -93,13 +93,13 @@ class PPOConfig:
     min_std: float | None = None
     """Lowest standard deviation the exploration noise may reach (None: no limit)."""
 
-    eval_interval: int = 200_000
+    eval_interval: int = 250_000
     """Environment steps between two evaluations."""
-    eval_episodes: int = 10
+    eval_episodes: int = 20
     """Episodes of one evaluation, each in an environment of its own."""
     eval_seed: int = 10_000
     """Seed of the evaluation environments, the same at every evaluation and in every run."""
-    checkpoint_interval: int = 200_000
+    checkpoint_interval: int = 250_000
     """Environment steps between two checkpoints."""
     keep_checkpoints: int = 3
     """Newest step_<N>.pt files to keep; last.pt and best.pt are kept besides."""

@@ -70,8 +70,8 @@ def main() -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
     goal = f"return ≥ {args.return_target:g} and length ≥ {args.length_target:g}"
-    print(f"| run | first evaluation with {goal} | evaluations from there on: lowest, median, highest return; lowest length "
-          "| best | last |")  # fmt: skip
+    after = "from there on: lowest, median, highest return; lowest length"
+    print(f"| run | first evaluation with {goal} | {after} | best | last |")
     print("|---|---|---|---|---|")
     missed = False
     for path, evaluations in runs.items():
@@ -88,9 +88,9 @@ def main() -> int:
             first = (
                 f"{start.step / 1e6:.2f}M steps, {start.minutes:.1f} min: {start.mean_return:.1f}, {start.length:.0f}"
             )
-            after = sorted(e.mean_return for e in evaluations[reached[0] :])
+            returns = sorted(e.mean_return for e in evaluations[reached[0] :])
             shortest = min(e.length for e in evaluations[reached[0] :])
-            stayed = f"{after[0]:.1f}, {after[len(after) // 2]:.1f}, {after[-1]:.1f}; {shortest:.0f}"
+            stayed = f"{returns[0]:.1f}, {returns[len(returns) // 2]:.1f}, {returns[-1]:.1f}; {shortest:.0f}"
         last = evaluations[-1]
         print(
             f"| {path.stem if path.is_file() else path.name} | {first} | {stayed} "

@@ -55,8 +55,7 @@ Corner = tuple[NDArray[np.intp], Floats]  # vertex index (size²,), falloff (siz
 class _Octave(NamedTuple):
     vertices: Floats  # (num_vertices, 4) lattice points, relative to the plane in the last two
     corners: tuple[Corner, ...]  # of each grid point's simplex
-    x: Floats  # (size²,) the grid's first two coordinates; the other two are constant
-    y: Floats
+    x: Floats  # (size,) the grid's coordinate along a row; along a column it is the same, and two more are constant
 
 
 def make_terrain(terrain_id: int, *, split: str = "train", seed: int = 0, size: int = GRID_SIZE) -> Floats:
@@ -79,27 +78,30 @@ def make_terrain(terrain_id: int, *, split: str = "train", seed: int = 0, size: 
     rng = np.random.default_rng((SPLITS[split], seed, terrain_id))
     # A random window of a slightly larger field: slopes depend on where a point lies in its lattice cell, and without
     # it the robot would start at the same, rather steep, place of a cell on every terrain.
-    margin = round(_SCALE)
+    margin = round(_SCALE)  # one cell of the first octave
     grid = size + margin
-    height = np.zeros(grid * grid, np.float32)
-    value, gathered = np.empty_like(height), np.empty_like(height)
+    octaves = _octaves(grid)
+    draws = [rng.integers(len(_GRADIENTS), size=len(octave.vertices)) for octave in octaves]
+    row, column = rng.integers(margin, size=2, endpoint=True)
+    rows = slice(row, row + size)  # the others are not computed; columns are, for whole rows lie in one piece
+    part = slice(row * grid, (row + size) * grid)
+    height, value, gathered = np.zeros((3, size, grid), np.float32)
     amplitude = 1.0
-    for octave in _octaves(grid):
-        gradient = _GRADIENTS[rng.integers(len(_GRADIENTS), size=len(octave.vertices))] * np.float32(amplitude)
+    for octave, draw in zip(octaves, draws, strict=True):
+        gradient = np.take(_GRADIENTS * np.float32(amplitude), draw, axis=0, mode="clip")
         # gradient . (point - vertex), split so that all but x and y is one number per vertex
         gradient_x, gradient_y = np.ascontiguousarray(gradient.T[:2])
         constant = -np.einsum("vk,vk->v", gradient, octave.vertices)
         for index, falloff in octave.corners:
-            np.take(constant, index, out=value, mode="clip")
-            for column, coordinate in ((gradient_x, octave.x), (gradient_y, octave.y)):
-                np.take(column, index, out=gathered, mode="clip")
+            np.take(constant, index[part], out=value.reshape(-1), mode="clip")
+            for slopes, coordinate in ((gradient_x, octave.x), (gradient_y, octave.x[rows, None])):
+                np.take(slopes, index[part], out=gathered.reshape(-1), mode="clip")
                 gathered *= coordinate
                 value += gathered
-            value *= falloff
+            value *= falloff[part].reshape(size, grid)
             height += value
         amplitude *= _PERSISTENCE
-    row, column = rng.integers(margin, size=2, endpoint=True)
-    window = height.reshape(grid, grid)[row : row + size, column : column + size].copy()
+    window = height[:, column : column + size].copy()
     window -= window.min()
     window /= window.max()
     return window
@@ -129,5 +131,5 @@ def _octaves(size: int) -> tuple[_Octave, ...]:
             offset = points - vertices[:, corner]
             falloffs.append((corner, (np.maximum(0.6 - (offset**2).sum(0), 0.0) ** 4).astype(np.float32)))
         vertices[2:] -= points[2:, :1]  # the constant coordinates, folded into the vertices
-        octaves.append(_Octave(vertices.T.astype(np.float32), tuple(falloffs), *points[:2].astype(np.float32)))
+        octaves.append(_Octave(vertices.T.astype(np.float32), tuple(falloffs), points[0, :size].astype(np.float32)))
     return tuple(octaves)

@@ -18,19 +18,33 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 import time
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NoReturn
 
 import mujoco
 import torch
 import tyro
 
 from ballbot.envs import BallbotVectorEnv
-from ballbot.ppo import CheckpointError, DivergedError, PPOConfig, RunDirectoryError, train
+from ballbot.ppo import (
+    CheckpointError,
+    DivergedError,
+    PPOConfig,
+    RunDirectoryError,
+    SettingsError,
+    distributed_setup,
+    train,
+)
+from ballbot.ppo.config import check_types
+from ballbot.ppo.distributed import on_rank_zero
 from mujoco_patch import ContactFixError
+
+RANK = int(os.environ.get("RANK", "0"))
+"""Index of this process among those torchrun started: the first one speaks for all."""
 
 
 @dataclass
@@ -60,7 +74,11 @@ class EnvConfig:
     tilt_limit_deg: float = 20.0
     """A larger tilt is a fall and ends the episode, degrees."""
     num_threads: int = 0
-    """Threads that step the simulations (0: every CPU); results do not depend on it."""
+    """Threads that step the simulations (0: every CPU, shared among the processes of torchrun); results do not depend
+    on it."""
+
+    def __post_init__(self) -> None:
+        check_types(self)
 
 
 @dataclass
@@ -73,12 +91,22 @@ class Args:
     """Folder under runs/ (default: terrain, seed and time)."""
     resume: Path | None = None
     """Run folder or checkpoint to continue, with its own settings; only a longer --total-timesteps and how often to
-    evaluate and save may be changed."""
+    evaluate and save may be changed.  A longer run stretches the schedule of the learning rate, which jumps up again;
+    what the run saved after the given checkpoint is moved to checkpoints/abandoned."""
     config: Path | None = None
     """config.json of another run: its settings become the defaults that the other options change."""
     torch_threads: int = 1
     """Threads of PyTorch (0: PyTorch's choice).  Networks this small gain little from more and lose much on a busy
-    machine; another count rounds differently, hence gives another run."""
+    machine; another count rounds differently, hence gives another run.  --resume and --config bring the count of the
+    old run with them."""
+
+    def __post_init__(self) -> None:
+        if self.torch_threads < 0:
+            raise SettingsError(f"--torch-threads {self.torch_threads} is negative: use 0 for PyTorch's choice")
+
+
+CONFIG_KEYS = {"ppo", "env", "torch_threads", "env_metadata", "mujoco", "world_size", "versions", "git_commit"}
+"""What a run's config.json holds; all but the first three only tells where the numbers came from."""
 
 
 def run_dir_of(resume: Path) -> Path:
@@ -88,11 +116,11 @@ def run_dir_of(resume: Path) -> Path:
     return resume.parent.parent if resume.parent.name == "checkpoints" else resume.parent
 
 
-def load_settings(path: Path) -> tuple[PPOConfig, EnvConfig]:
-    """The settings in a run's config.json.
+def load_settings(path: Path) -> Args:
+    """The settings in a run's config.json, as defaults of the command line.
 
     Raises:
-        ValueError: the file is missing, no JSON, or has a key this version does not know.
+        ValueError: the file is missing, no JSON, has a key this version does not know or a value of the wrong kind.
     """
     try:
         content = json.loads(path.read_text())
@@ -117,10 +145,13 @@ def load_settings(path: Path) -> tuple[PPOConfig, EnvConfig]:
             sections.append(cls(**section))
         except (TypeError, ValueError) as error:
             raise ValueError(f"{path}: {error}") from error
-    unknown = sorted(set(content) - {"ppo", "env", "env_metadata", "mujoco", "world_size", "versions", "git_commit"})
+    unknown = sorted(set(content) - CONFIG_KEYS)
     if unknown:
         raise ValueError(f'{path} has the unknown key {unknown[0]!r}: settings belong under "ppo" or "env"')
-    return sections[0], sections[1]
+    threads = content.get("torch_threads", 1)  # absent from the files of older versions, whose default was 1
+    if type(threads) is not int or threads < 1:
+        raise ValueError(f'{path}: "torch_threads" must be a whole number of at least 1, got {threads!r}')
+    return Args(ppo=sections[0], env=sections[1], torch_threads=threads)
 
 
 def parse(argv: list[str] | None = None) -> Args:
@@ -133,48 +164,78 @@ def parse(argv: list[str] | None = None) -> Args:
     if given.config and given.resume:
         raise ValueError("--config starts a new run and --resume continues an old one: give one of them")
     if given.config:
-        ppo, env = load_settings(given.config)
-        default = replace(default, ppo=ppo, env=env)
+        default = load_settings(given.config)
     elif given.resume:
         if not given.resume.exists():
             raise ValueError(f"--resume {given.resume} does not exist: give a run folder or a checkpoint in one")
-        ppo, env = load_settings(run_dir_of(given.resume) / "config.json")
-        default = replace(default, ppo=ppo, env=env)
+        default = load_settings(run_dir_of(given.resume) / "config.json")
     return tyro.cli(
         tyro.conf.OmitArgPrefixes[Args],
         args=argv,
         default=default,
         description=__doc__,
         prog="ppo_ballbot.py",
+        console_outputs=RANK == 0,
     )
+
+
+def fail(error: Exception) -> NoReturn:
+    """Say what is wrong and exit with 2, in one line instead of a traceback."""
+    # Bad input is the same in all processes and said once; only these can happen in one process alone.
+    if RANK == 0 or isinstance(error, (DivergedError, OSError)):
+        print(f"error: {error}" if RANK == 0 else f"error in process {RANK}: {error}", file=sys.stderr)
+    raise SystemExit(2) from None
+
+
+def simulation_threads(num_threads: int) -> int:
+    """Threads of this process's simulations: 0 stands for every CPU, which torchrun's processes on a host share."""
+    processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    if num_threads or processes == 1:
+        return num_threads
+    count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(count // processes, 1)
+
+
+def prepare(argv: list[str] | None) -> tuple[Args, Path]:
+    """Settings and run folder; all processes of torchrun agree on both.
+
+    Raises:
+        ValueError, TypeError: an option cannot be used.
+    """
+    args = parse(argv)
+    if args.env.cameras:
+        raise ValueError("--cameras: depth cameras are not available in this version, use --no-cameras")
+    name = args.run_name
+    if name is not None and (name in ("", ".", "..") or "/" in name or "\\" in name):
+        raise ValueError(f"--run-name {name!r} must be a plain folder name: it is created under runs/")
+    if args.torch_threads:
+        torch.set_num_threads(args.torch_threads)
+    distributed_setup(args.ppo.device)
+    if name is None:
+        name = on_rank_zero(lambda: f"{args.env.terrain}_{args.ppo.seed}_{time.strftime('%Y%m%d-%H%M%S')}")
+    return args, run_dir_of(args.resume) if args.resume else Path("runs") / name
 
 
 def main(argv: list[str] | None = None) -> None:
     """Train, and exit with 2 on bad input."""
     try:
-        args = parse(argv)
-        if args.env.cameras:
-            raise ValueError("--cameras: depth cameras are not available in this version, use --no-cameras")
-        if args.torch_threads < 0:
-            raise ValueError(f"--torch-threads {args.torch_threads} is negative: use 0 for PyTorch's choice")
-        if args.torch_threads:
-            torch.set_num_threads(args.torch_threads)
-        name = args.run_name or f"{args.env.terrain}_{args.ppo.seed}_{time.strftime('%Y%m%d-%H%M%S')}"
-        if args.run_name and ("/" in name or "\\" in name or name in (".", "..")):
-            raise ValueError(f"--run-name {name!r} must be a plain folder name: it is created under runs/")
-        run_dir = run_dir_of(args.resume) if args.resume else Path("runs") / name
-        options = {k: v for k, v in asdict(args.env).items() if k != "cameras"}
+        args, run_dir = prepare(argv)
+    except (ValueError, TypeError) as error:
+        fail(error)
+    options = {k: v for k, v in asdict(args.env).items() if k != "cameras"}
+    options["num_threads"] = simulation_threads(args.env.num_threads)
 
-        def make_envs(num_envs: int) -> BallbotVectorEnv:
-            return BallbotVectorEnv(num_envs, stagger_first_episodes=True, **options)
+    def build(num_envs: int, **changes: Any) -> BallbotVectorEnv:
+        try:
+            return BallbotVectorEnv(num_envs, **{**options, **changes})
+        except (ValueError, TypeError) as error:  # an option out of range; later, the same error would be a bug
+            raise SettingsError(str(error)) from error
 
-        def make_eval_envs(num_envs: int) -> BallbotVectorEnv:
-            return BallbotVectorEnv(num_envs, terrain_split="eval", **{**options, "initial_speed": 0.0})
-
+    try:
         result = train(
             args.ppo,
-            make_envs,
-            make_eval_envs,
+            lambda num_envs: build(num_envs, stagger_first_episodes=True),
+            lambda num_envs: build(num_envs, terrain_split="eval", initial_speed=0.0),
             run_dir=run_dir,
             resume=args.resume,
             # what a policy's inputs mean: a checkpoint refuses to go on with others
@@ -183,20 +244,17 @@ def main(argv: list[str] | None = None) -> None:
                 "frame": args.env.frame,
                 "terrain": args.env.terrain,
             },
-            settings={"env": asdict(args.env), "mujoco": mujoco.__version__},
+            settings={
+                "env": asdict(args.env),
+                "torch_threads": torch.get_num_threads(),
+                "mujoco": mujoco.__version__,
+            },
         )
-    except (
-        ValueError,
-        TypeError,
-        CheckpointError,
-        RunDirectoryError,
-        ContactFixError,
-        DivergedError,
-    ) as error:
-        print(f"error: {error}", file=sys.stderr)
-        raise SystemExit(2) from None
-    best = "" if result.best_return is None else f"; best evaluation return {result.best_return:.1f}"
-    print(f"finished at step {result.global_step:,}{best}. Files: {run_dir}, curves: tensorboard --logdir runs")
+    except (SettingsError, CheckpointError, RunDirectoryError, ContactFixError, DivergedError, OSError) as error:
+        fail(error)
+    if RANK == 0:
+        best = "" if result.best_return is None else f"; best evaluation return {result.best_return:.1f}"
+        print(f"finished at step {result.global_step:,}{best}. Files: {run_dir}, curves: tensorboard --logdir runs")
 
 
 if __name__ == "__main__":

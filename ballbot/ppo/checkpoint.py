@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import torch
 
 FORMAT_VERSION = 1
 """Raised whenever the contents change in a way that older or newer code would misread."""
+POSIX = os.name == "posix"
 ARRAY, SCALAR = "__numpy_array__", "__numpy_scalar__"
 
 
@@ -77,11 +79,12 @@ def write_atomic(path: Path, data: bytes) -> None:
         raise OSError(
             error.errno, f"cannot write {path} ({error.strerror}); what it held before is untouched"
         ) from error
-    directory = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(directory)  # the new name itself must survive a power cut
-    finally:
-        os.close(directory)
+    if POSIX:  # elsewhere a directory cannot be opened
+        directory = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(directory)  # the new name itself must survive a power cut
+        finally:
+            os.close(directory)
 
 
 def save_checkpoint(paths: list[Path], state: dict[str, Any]) -> None:
@@ -149,10 +152,50 @@ def find_checkpoint(path: str | Path) -> tuple[Path, dict[str, Any]]:
     raise AssertionError("unreachable")
 
 
-def prune_checkpoints(directory: Path, keep: int) -> None:
-    """Delete all but the `keep` newest step_<N>.pt in `directory`."""
-    for path in sorted(directory.glob("step_*.pt"), key=_step_of)[:-keep]:
+def prune_checkpoints(directory: Path, keep: int, written: Path) -> None:
+    """Delete all but `keep` of the step_<N>.pt in `directory`: the one just `written` and the highest N."""
+    others = sorted((path for path in directory.glob("step_*.pt") if path != written), key=_step_of, reverse=True)
+    for path in others[keep - 1 :]:
         path.unlink()
+
+
+def set_aside_newer(run_dir: Path, resumed: Path, step: int) -> list[Path]:
+    """Make `resumed`, the checkpoint of `step`, the newest one of its run.
+
+    Whatever the run saved later is moved to checkpoints/abandoned, so that the branch about to be learned neither
+    mixes with it nor overwrites it; progress.csv is copied there, and a copy of `resumed` becomes last.pt. A last.pt
+    or best.pt that cannot be read stays.
+
+    Returns:
+        the new places of what was moved.
+    """
+    newer = [path for path in (run_dir / "checkpoints").glob("step_*.pt") if _step_of(path) > step]
+    steps = {_step_of(path) for path in newer}
+    for path in (run_dir / "last.pt", run_dir / "best.pt"):
+        try:
+            written_at = load_checkpoint(path).get("global_step", 0)
+        except CheckpointError:
+            continue
+        # last.pt is a copy of the newest step_<N>.pt, unless somebody removed that one
+        if written_at > step and (path.name == "best.pt" or written_at not in steps):
+            newer.append(path)
+    if not newer:
+        return []
+    folder = run_dir / "checkpoints" / "abandoned"
+    folder.mkdir(exist_ok=True)
+
+    def place(path: Path) -> Path:
+        target, copies = folder / path.name, 1
+        while target.exists():
+            copies += 1
+            target = folder / f"{path.stem}-{copies}{path.suffix}"
+        return target
+
+    if (run_dir / "progress.csv").exists():
+        shutil.copyfile(run_dir / "progress.csv", place(run_dir / "progress.csv"))
+    moved = [path.rename(place(path)) for path in newer]
+    write_atomic(run_dir / "last.pt", resumed.read_bytes())
+    return moved
 
 
 def _step_of(path: Path) -> int:

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import math
+import types
 from dataclasses import dataclass, fields
-from typing import Literal
+from typing import Any, Literal, get_args, get_origin, get_type_hints
+
+import torch
 
 MAX_COUNT = 10**12
 """Upper bound of every count: far above any real run, low enough to catch a slipped exponent."""
@@ -13,6 +16,41 @@ MAX_ENVS = 2**20
 
 Activation = Literal["tanh", "relu", "elu", "leaky_relu", "silu"]
 Schedule = Literal["constant", "linear", "cosine", "piecewise", "adaptive"]
+TYPE_NAMES = {bool: "true or false", int: "a whole number", float: "a number", str: "a text"}
+
+
+class SettingsError(ValueError):
+    """A setting cannot be used; the message names it, the value got and the remedy."""
+
+
+def check_types(config: Any) -> None:
+    """Check the values of a dataclass of settings against its annotations.
+
+    Understands bool, int, float (whole numbers too), str, Literal, and each of these or None. Values may come from a
+    JSON file, where `"seed": 1.0` or `"compile": "no"` would otherwise go far before anything breaks.
+
+    Raises:
+        SettingsError: a value is of another kind.
+    """
+    for name, hint in get_type_hints(type(config)).items():
+        value = getattr(config, name)
+        kinds = get_args(hint) if get_origin(hint) is types.UnionType else (hint,)
+        if any(_is_a(value, kind) for kind in kinds):
+            continue
+        if value is None:
+            raise SettingsError(f"{name} must be given, got None")
+        options = [", ".join(map(repr, get_args(k))) if get_origin(k) is Literal else TYPE_NAMES.get(k) for k in kinds]
+        kind = " or ".join(option or "null (None)" for option in options)
+        prefix = "one of " if any(get_origin(k) is Literal for k in kinds) else ""
+        raise SettingsError(f"{name} must be {prefix}{kind}, got {value!r}")
+
+
+def _is_a(value: Any, kind: Any) -> bool:
+    if get_origin(kind) is Literal:
+        return type(value) is str and value in get_args(kind)
+    if isinstance(value, bool):
+        return kind is bool
+    return isinstance(value, (int, float) if kind is float else kind)
 
 
 @dataclass
@@ -20,14 +58,15 @@ class PPOConfig:
     """Settings of a PPO run; the defaults balance the ball-balancing robot on uneven ground.
 
     Raises:
-        ValueError: a value is out of range, NaN, or does not fit the others; the message says which and what
-            to do.
+        SettingsError: (a ValueError) a value is of another type, out of range, NaN, or does not fit the others; the
+            message says which and what to do.
     """
 
     seed: int = 0
     """Seed of the networks, the exploration noise, the minibatch order and the training environments."""
     total_timesteps: int = 4_000_000
-    """Environment steps to train for, over all environments; rounded up to whole updates."""
+    """Environment steps to train for, over all environments; rounded up to whole updates.  Resuming with more of them
+    stretches a linear, cosine or piecewise schedule, so that the learning rate jumps up again at that moment."""
     device: str = "cpu"
     """Where the networks live: "cpu", "cuda" or "cuda:<index>"."""
     torch_deterministic: bool = True
@@ -47,7 +86,8 @@ class PPOConfig:
     learning_rate: float = 3e-4
     """Initial step size of AdamW."""
     lr_schedule: Schedule = "linear"
-    """How the learning rate changes over training; "adaptive" follows the KL divergence to target_kl."""
+    """How the learning rate changes over training; "adaptive" lowers it after an update that target_kl stopped and
+    raises it after one that stayed below half of target_kl."""
     min_learning_rate: float = 1e-5
     """Lowest learning rate of the adaptive schedule."""
     max_learning_rate: float = 1e-2
@@ -105,47 +145,59 @@ class PPOConfig:
     """Newest step_<N>.pt files to keep; last.pt and best.pt are kept besides."""
 
     def __post_init__(self) -> None:
+        check_types(self)
         for field in fields(self):
             value = getattr(self, field.name)
             if isinstance(value, float) and not math.isfinite(value):
-                raise ValueError(f"{field.name} must be a finite number, got {value}")
-            if value is None and field.name not in _OPTIONAL:
-                raise ValueError(f"{field.name} must be given, got None")
-
+                raise SettingsError(f"{field.name} must be a finite number, got {value}")
         for name in _COUNTS:
             value = getattr(self, name)
-            if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= MAX_COUNT:
-                raise ValueError(f"{name} must be a whole number from 1 to {MAX_COUNT:.0e}, got {value!r}")
+            if not 1 <= value <= MAX_COUNT:
+                raise SettingsError(f"{name} must be a whole number from 1 to {MAX_COUNT:.0e}, got {value!r}")
         for name, (low, high) in _RANGES.items():
             value = getattr(self, name)
-            if value is not None and not (isinstance(value, (int, float)) and low <= value <= high):
-                raise ValueError(f"{name} must be a number from {low:g} to {high:g}, got {value!r}")
+            if value is not None and not low <= value <= high:
+                raise SettingsError(f"{name} must be a number from {low:g} to {high:g}, got {value!r}")
         for name in _POSITIVE:
             value = getattr(self, name)
             if value is not None and not value > 0:
-                raise ValueError(f"{name} must be greater than 0, got {value!r}")
-        for name, choices in (("activation", Activation), ("lr_schedule", Schedule)):
-            if getattr(self, name) not in choices.__args__:  # type: ignore[attr-defined]
-                options = ", ".join(choices.__args__)  # type: ignore[attr-defined]
-                raise ValueError(f"{name} must be one of {options}; got {getattr(self, name)!r}")
-
-        if self.device.split(":")[0] not in ("cpu", "cuda"):
-            raise ValueError(f'device must be "cpu", "cuda" or "cuda:<index>", got {self.device!r}')
+                raise SettingsError(f"{name} must be greater than 0, got {value!r}")
+        try:
+            device = torch.device(self.device)
+        except RuntimeError:
+            device = None
+        if device is None or device.type not in ("cpu", "cuda") or (device.type == "cpu" and self.device != "cpu"):
+            raise SettingsError(f'device must be "cpu", "cuda" or "cuda:<index>", got {self.device!r}')
+        if self.normalize_observations and self.total_timesteps <= self.batch_size:
+            raise SettingsError(
+                f"total_timesteps = {self.total_timesteps} is no more than one rollout of num_envs * num_steps = "
+                f"{self.batch_size} steps, and with normalize_observations the first rollout only measures the "
+                "observations: nothing would be learned. Raise total_timesteps or lower num_steps"
+            )
         if self.batch_size % self.minibatch_size:
-            raise ValueError(
+            raise SettingsError(
                 f"num_envs * num_steps = {self.num_envs} * {self.num_steps} = {self.batch_size} is not a "
                 f"multiple of minibatch_size = {self.minibatch_size}; choose one that divides it"
             )
         if self.normalize_advantage and self.batch_size == 1:
-            raise ValueError("normalize_advantage needs more than one step in a rollout; raise num_steps or num_envs")
+            raise SettingsError(
+                "normalize_advantage needs more than one step in a rollout; raise num_steps or num_envs"
+            )
         if self.lr_schedule == "adaptive" and self.target_kl is None:
-            raise ValueError('lr_schedule "adaptive" follows target_kl, which is None; set target_kl')
-        if self.min_std is not None and self.min_std > self.initial_std:
-            raise ValueError(f"min_std = {self.min_std} is above initial_std = {self.initial_std}")
+            raise SettingsError('lr_schedule "adaptive" follows target_kl, which is None; set target_kl')
         if self.min_learning_rate > self.max_learning_rate:
-            raise ValueError(
+            raise SettingsError(
                 f"min_learning_rate = {self.min_learning_rate} is above max_learning_rate = {self.max_learning_rate}"
             )
+        if self.lr_schedule == "adaptive" and not (
+            self.min_learning_rate <= self.learning_rate <= self.max_learning_rate
+        ):
+            raise SettingsError(
+                f'lr_schedule "adaptive" starts at learning_rate = {self.learning_rate:g}, which is not between '
+                f"min_learning_rate = {self.min_learning_rate:g} and max_learning_rate = {self.max_learning_rate:g}"
+            )
+        if self.min_std is not None and self.min_std > self.initial_std:
+            raise SettingsError(f"min_std = {self.min_std} is above initial_std = {self.initial_std}")
 
     @property
     def batch_size(self) -> int:
@@ -177,7 +229,6 @@ _POSITIVE = (
     "initial_std",
     "min_std",
 )
-_OPTIONAL = {field.name for field in fields(PPOConfig) if "None" in str(field.type)}
 # Upper bounds are far outside useful settings: they catch a slipped digit before it costs a day of training
 # or all memory.
 _RANGES: dict[str, tuple[float, float]] = {

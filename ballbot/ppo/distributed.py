@@ -13,6 +13,8 @@ import numpy as np
 import torch
 import torch.distributed as dist
 
+from ballbot.ppo.config import SettingsError
+
 T = TypeVar("T")
 
 TIMEOUT = timedelta(minutes=30)
@@ -29,13 +31,22 @@ def distributed_setup(device: str) -> tuple[int, int, torch.device]:
         rank, world size, and the device of this process.
 
     Raises:
-        ValueError: CUDA is asked for and not available.
+        SettingsError: (a ValueError) the CUDA device is not available.
     """
-    if device.startswith("cuda") and not torch.cuda.is_available():
-        raise ValueError(f'device = "{device}", but this PyTorch sees no CUDA device; use device = "cpu"')
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+    several = int(os.environ.get("WORLD_SIZE", "1")) > 1
+    if several and device.startswith("cuda"):
+        device = f"cuda:{os.environ['LOCAL_RANK']}"
+    if device.startswith("cuda"):
+        if not torch.cuda.is_available():
+            raise SettingsError(f'device = "{device}", but this PyTorch sees no CUDA device; use device = "cpu"')
+        count = torch.cuda.device_count()
+        if (torch.device(device).index or 0) >= count:
+            raise SettingsError(
+                f'device = "{device}", but there are {count} CUDA devices, counted from 0; '
+                f'use "cuda:0" to "cuda:{count - 1}", and no more processes on a host than it has devices'
+            )
+    if several:
         if device.startswith("cuda"):
-            device = f"cuda:{os.environ['LOCAL_RANK']}"
             torch.cuda.set_device(device)
         if not dist.is_initialized():
             dist.init_process_group("nccl" if device.startswith("cuda") else "gloo", timeout=TIMEOUT)

@@ -13,6 +13,7 @@ from ballbot.ppo.agent import Agent, rebuild_spaces
 from ballbot.ppo.checkpoint import CheckpointError, load_checkpoint
 from ballbot.ppo.config import PPOConfig
 from ballbot.ppo.episodes import episode_terms, to_numpy
+from ballbot.ppo.storage import autoreset_mode
 
 MAX_EPISODE_STEPS = 1_000_000
 """An episode longer than this has no end: evaluation would hang for ever instead of failing."""
@@ -38,9 +39,10 @@ def evaluate(
         report.
 
     Raises:
-        ValueError: `num_episodes` is no multiple of `envs.num_envs`.
+        ValueError: `num_episodes` is no multiple of `envs.num_envs`, or the environments do not reset themselves.
         RuntimeError: an episode does not end.
     """
+    autoreset_mode(envs)
     n = envs.num_envs
     if num_episodes < 1 or num_episodes % n:
         raise ValueError(f"num_episodes = {num_episodes} must be a positive multiple of envs.num_envs = {n}")
@@ -71,7 +73,7 @@ def evaluate(
         "return_std": float(returns.std()),
         "return_min": float(returns.min()),
         "length_mean": float(lengths.mean()),
-        **{name.removeprefix("charts/"): float(np.mean(values)) for name, values in terms.items()},
+        **{name.removeprefix("charts/"): float(np.mean(values)) for name, values in terms.items() if values},
     }
 
 
@@ -89,6 +91,9 @@ def agent_from_state(state: dict[str, Any], path: Path) -> Agent:
 
 def load_agent(path: str | Path, device: str = "cpu") -> Agent:
     """Policy and value networks of a checkpoint (best.pt, last.pt or step_<N>.pt), ready to `act`.
+
+    With `config.policy_average` these are the running average of the networks, which is what training evaluates
+    ("eval/return_mean"); the newest ones, which explore ("charts/episodic_return"), are only there to go on learning.
 
     Raises:
         CheckpointError: the file is missing, damaged or of another format.

@@ -48,11 +48,16 @@ def create_run_dir(run_dir: Path, resuming: bool) -> None:
     Raises:
         RunDirectoryError: it already holds a run that is not being resumed, or cannot be written.
     """
-    if (run_dir / "config.json").exists() and not resuming:
-        raise RunDirectoryError(
-            f"{run_dir} already holds a run; choose another name, or continue it with resume={str(run_dir)!r}"
-        )
     try:
+        traces = [name for name in ("config.json", "progress.csv", "last.pt", "best.pt") if (run_dir / name).exists()]
+        checkpoints = run_dir / "checkpoints"
+        if checkpoints.is_dir() and any(checkpoints.iterdir()):
+            traces.append("checkpoints")
+        if traces and not resuming:
+            raise RunDirectoryError(
+                f"{run_dir} already holds a run ({', '.join(traces)}); choose another name, "
+                f"or continue it with resume={str(run_dir)!r}"
+            )
         (run_dir / "checkpoints").mkdir(parents=True, exist_ok=True)
         probe = run_dir / f".write_test_{os.getpid()}"
         probe.touch()
@@ -83,7 +88,7 @@ def write_config(run_dir: Path, config: PPOConfig, settings: Mapping[str, Any], 
             "numpy": np.__version__,
             "gymnasium": gymnasium.__version__,
         },
-        "git_commit": _git_commit(),
+        "git_commit": git_commit(),
     }
     write_atomic(run_dir / "config.json", (json.dumps(content, indent=2, default=str) + "\n").encode())
 
@@ -183,9 +188,16 @@ def _duration(seconds: float) -> str:
     return f"{minutes // 60}h{minutes % 60:02d}m" if minutes else f"{int(seconds)}s"
 
 
-def _git_commit() -> str | None:
+def git_commit(file: Path = Path(__file__)) -> str | None:
+    """Commit of the checkout that tracks `file`, with "-dirty" if it was edited since; None if none does."""
+
+    def git(*arguments: str) -> str:
+        command = ["git", "--no-optional-locks", *arguments]
+        run = subprocess.run(command, cwd=file.parent, capture_output=True, text=True, check=True, timeout=5)
+        return run.stdout.strip()
+
     try:
-        command = ["git", "rev-parse", "HEAD"]
-        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=5).stdout.strip()
+        git("ls-files", "--error-unmatch", file.name)  # an installed copy may lie within somebody else's checkout
+        return git("describe", "--always", "--dirty", "--abbrev=40", "--exclude=*")
     except (OSError, subprocess.SubprocessError):
         return None

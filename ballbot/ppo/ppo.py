@@ -13,6 +13,10 @@ Episode ends: `terminated` has no future, `truncated` (a time limit) has one, wo
 cut the advantage recursion. With Gymnasium's SAME_STEP autoreset the final observation comes in
 `infos["final_obs"]`. With NEXT_STEP it is the returned observation, and the next row is a filler whose action
 the environment ignores: it takes no part in losses, statistics and episode counts.
+
+Averaging: with `policy_average`, what is evaluated, saved to best.pt and returned is a running average of the
+networks over the updates (`TrainingState.policy`); the newest networks (`TrainingState.agent`) explore and learn.
+So "eval/..." judges the average and "charts/..." the newest.
 """
 
 from __future__ import annotations
@@ -34,19 +38,16 @@ from torch import nn
 
 from ballbot.ppo import distributed
 from ballbot.ppo.agent import Agent
-from ballbot.ppo.checkpoint import find_checkpoint
-from ballbot.ppo.config import PPOConfig
+from ballbot.ppo.checkpoint import find_checkpoint, set_aside_newer
+from ballbot.ppo.config import PPOConfig, SettingsError
 from ballbot.ppo.episodes import episode_terms, to_numpy
 from ballbot.ppo.evaluation import evaluate
 from ballbot.ppo.interrupt import StopSignal
 from ballbot.ppo.logger import STEP, Logger, Stopwatch, create_run_dir, write_config
 from ballbot.ppo.normalizer import masked_moments
-from ballbot.ppo.schedules import adapt_lr, scheduled_lr
-from ballbot.ppo.state import TrainingState
+from ballbot.ppo.schedules import KL_STOP_FACTOR, adapt_lr, scheduled_lr
+from ballbot.ppo.state import TrainingState, training_seed
 from ballbot.ppo.storage import DivergedError, EnvState, Rollout, autoreset_mode, check_finite
-
-KL_STOP_FACTOR = 1.5
-"""An update ends at this multiple of target_kl, as in Spinning Up: the target is an aim, not a limit."""
 
 
 def rollout(
@@ -340,7 +341,10 @@ def make_optimizer(agent: Agent, config: PPOConfig) -> torch.optim.AdamW:
 
 @dataclass
 class TrainResult:
-    """What `train` leaves behind: the agent to deploy, its steps, and the best mean evaluation return (or None)."""
+    """What `train` leaves behind: the agent to deploy, its steps, and the best mean evaluation return (or None).
+
+    With `config.policy_average` the agent is the running average of the networks, else the newest ones.
+    """
 
     agent: Agent
     global_step: int
@@ -390,7 +394,7 @@ def train(
     rank, world_size, device = distributed.distributed_setup(config.device)
     for name in ("num_envs", "minibatch_size"):
         if getattr(config, name) % world_size:
-            raise ValueError(
+            raise SettingsError(
                 f"{name} = {getattr(config, name)} does not divide among {world_size} processes; "
                 "choose a multiple of their number"
             )
@@ -399,7 +403,9 @@ def train(
     if resume is not None:
         loaded = distributed.on_rank_zero(lambda: find_checkpoint(resume))
 
+    seed = training_seed(config, rank, config.num_envs // world_size)
     with ExitStack() as stack:
+        seed_everything(seed, config.torch_deterministic and device.type == "cuda")
         envs = stack.enter_context(closing(make_envs(config.num_envs // world_size)))
         if envs.num_envs != config.num_envs // world_size:
             raise ValueError(
@@ -407,12 +413,17 @@ def train(
                 "it must return as many as it is asked for"
             )
         autoreset_mode(envs)
-        seed = distributed.rank_seed(config.seed, rank)
+        eval_envs = None
+        if rank == 0 and make_eval_envs is not None:
+            eval_envs = stack.enter_context(closing(make_eval_envs(config.eval_episodes)))
+        # Again: however many numbers the constructors drew, learning starts from the same random states.
         seed_everything(seed, config.torch_deterministic and device.type == "cuda")
         weights = torch.Generator().manual_seed(config.seed)
         agent = Agent(envs.single_observation_space, envs.single_action_space, config, weights).to(device)
         distributed.broadcast_module(agent)
         state = TrainingState(config, envs, agent, make_optimizer(agent, config), env_metadata, seed)
+        if not (hasattr(envs, "get_state") and hasattr(envs, "set_state")):
+            say(console, "note: these environments have no get_state and set_state: resuming will start new episodes")
         if loaded is not None:
             state.restore(*loaded)
             say(console, f"resuming from {loaded[0]} at step {state.global_step:,}")
@@ -421,17 +432,18 @@ def train(
             # Resuming inside the directory continues its run; a checkpoint from elsewhere starts a new one.
             inside = loaded is not None and loaded[0].resolve().is_relative_to(run_dir.resolve())
             create_run_dir(run_dir, resuming=inside)
+            if loaded is not None and inside:
+                for path in set_aside_newer(run_dir, loaded[0], state.global_step):
+                    say(console, f"note: written after step {state.global_step:,}, moved aside: {path}")
             if not (run_dir / "best.pt").exists():
                 state.best_return = None
             write_config(run_dir, config, {"env_metadata": env_metadata, **(settings or {})}, world_size)
 
         distributed.on_rank_zero(prepare)
-        logger, eval_envs = None, None
+        logger = None
         if rank == 0:
             resume_step = None if loaded is None else state.global_step
             logger = stack.enter_context(closing(Logger(run_dir, resume_step, console)))
-            if make_eval_envs is not None:
-                eval_envs = stack.enter_context(closing(make_eval_envs(config.eval_episodes)))
         stopped = learn(state, envs, eval_envs, logger, run_dir)
     if stopped:
         say(console, f"stopped by signal {stopped} at step {state.global_step:,}; to go on, resume {run_dir}")
@@ -452,7 +464,7 @@ def learn(
         run_dir: existing run directory.
 
     Returns:
-        number of the signal that ended the run early, or 0.
+        number of the signal that ended the run early, or 0 (also if the signal came in the last update).
     """
     config, agent = state.config, state.agent
     next_step = autoreset_mode(envs) == AutoresetMode.NEXT_STEP
@@ -467,8 +479,10 @@ def learn(
             if eval_envs is not None and (due(state, config.eval_interval) or state.finished):
                 result = evaluate(state.policy, eval_envs, config.eval_episodes, config.eval_seed)
                 row |= {f"eval/{name}": value for name, value in result.items()}
-                if state.best_return is None or result["return_mean"] > state.best_return:
-                    state.best_return = result["return_mean"]
+                # A NaN compares false with everything: as the best return it could never be beaten.
+                score = result["return_mean"] if math.isfinite(result["return_mean"]) else -math.inf
+                if state.best_return is None or score > state.best_return:
+                    state.best_return = score
                     state.save_policy(run_dir / "best.pt")
                 stopwatch.lap("evaluate")
             # Read the signal once: saving and leaving the loop must follow the same answer, in all processes.
@@ -481,7 +495,7 @@ def learn(
                 logger.log(row)
             if due(state, config.checkpoint_interval) or state.finished or stopped:
                 state.save(run_dir)
-    return stopped
+    return 0 if state.finished else stopped
 
 
 def iterate(
@@ -556,9 +570,9 @@ def seed_everything(seed: int, deterministic_cuda: bool) -> None:
     random.seed(seed)
     np.random.seed(seed)
     torch.manual_seed(seed)
+    torch.use_deterministic_algorithms(deterministic_cuda, warn_only=True)  # also back, after another run
     if deterministic_cuda:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # what cuBLAS needs for it
-        torch.use_deterministic_algorithms(True, warn_only=True)
         torch.backends.cudnn.benchmark = False
 
 

@@ -6,6 +6,9 @@ import math
 
 from ballbot.ppo.config import Schedule
 
+KL_STOP_FACTOR = 1.5
+"""An update ends at this multiple of target_kl, as in Spinning Up: the target is an aim, not a limit."""
+
 
 def scheduled_lr(schedule: Schedule, learning_rate: float, remaining: float) -> float:
     """Learning rate with a fraction `remaining` (1 at the start, 0 at the end) of training still to come.
@@ -26,10 +29,11 @@ def scheduled_lr(schedule: Schedule, learning_rate: float, remaining: float) -> 
 def adapt_lr(lr: float, approx_kl: float, target_kl: float, low: float, high: float) -> float:
     """Learning rate for the next update, given the KL divergence the last one reached.
 
-    Factor and thresholds follow rsl_rl: 1.5 times slower above twice the target, 1.5 times faster below half
-        of it.
+    1.5 times slower above KL_STOP_FACTOR times the target, 1.5 times faster below half of it. The factor and the lower
+    threshold are those of rsl_rl; its upper one, twice the target, would hardly ever be reached here, where an update
+    stops earlier.
     """
-    if approx_kl > 2 * target_kl:
+    if approx_kl > KL_STOP_FACTOR * target_kl:
         lr /= 1.5
     elif approx_kl < 0.5 * target_kl:
         lr *= 1.5

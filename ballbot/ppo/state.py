@@ -33,6 +33,17 @@ FREE_TO_CHANGE = {
 """Settings that may differ on resume; any other would make the rest of the run another experiment."""
 
 
+def training_seed(config: PPOConfig, index: int, num_envs: int) -> int:
+    """Seed of `num_envs` training environments, a hash of config.seed and `index`.
+
+    Environment i gets this seed + i. Should that range meet the seeds of the evaluation, eval_seed to
+    eval_seed + eval_episodes - 1, it is moved behind them: no policy is judged by episodes it has trained on.
+    """
+    seed = distributed.rank_seed(config.seed, index)
+    behind = config.eval_seed + config.eval_episodes
+    return behind if config.eval_seed < seed + num_envs and seed < behind else seed
+
+
 class TrainingState:
     """Networks, optimiser, counters, random generators and environments of one process."""
 
@@ -110,14 +121,16 @@ class TrainingState:
                 "learning_rate": self.learning_rate,
                 "global_step": self.global_step,
                 "best_return": self.best_return,
+                "torch_threads": torch.get_num_threads(),
                 "ranks": ranks,
             }
             directory = run_dir / "checkpoints"
-            save_checkpoint([directory / f"step_{self.global_step}.pt", run_dir / "last.pt"], state)
-            prune_checkpoints(directory, self.config.keep_checkpoints)
+            written = directory / f"step_{self.global_step}.pt"
+            save_checkpoint([written, run_dir / "last.pt"], state)
+            prune_checkpoints(directory, self.config.keep_checkpoints, written)
 
     def save_policy(self, path: Path) -> None:
-        """Write a small checkpoint that holds the agent alone."""
+        """Write a small checkpoint that holds `policy` alone."""
         state = {**self._description("policy"), "policy": self.policy.state_dict(), "global_step": self.global_step}
         save_checkpoint([path], state)
 
@@ -149,6 +162,12 @@ class TrainingState:
             version, internal, gauss = mine["python"]
             random.setstate((version, tuple(internal), gauss))
             np.random.set_state(mine["numpy"])
+            threads = state.get("torch_threads", torch.get_num_threads())
+            if distributed.rank() == 0 and threads != torch.get_num_threads():
+                print(
+                    f"note: the run had {threads} threads of PyTorch, now there are {torch.get_num_threads()}: it goes "
+                    "on well, but rounds differently from a run that was never interrupted"
+                )
         except (KeyError, ValueError, TypeError, RuntimeError, IndexError) as error:
             raise CheckpointError(
                 f"{path} does not fit this program ({type(error).__name__}: {error}); "
@@ -164,7 +183,8 @@ class TrainingState:
             return
         if distributed.rank() == 0:
             print("note: these environments cannot restore their state, so new episodes start in all of them")
-        seed = distributed.rank_seed(self.config.seed, distributed.rank() + distributed.world_size() * self.global_step)
+        index = distributed.rank() + distributed.world_size() * self.global_step
+        seed = training_seed(self.config, index, self.envs.num_envs)
         self.env_state.obs, _ = self.envs.reset(seed=seed)
         self.episodes.returns[:] = 0
         self.episodes.lengths[:] = 0

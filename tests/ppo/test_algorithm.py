@@ -570,7 +570,8 @@ class TestSchedules:
         assert rates == pytest.approx([1e-4, 1e-4, 5e-5, 5e-5, 1e-5, 1e-5])
 
     def test_adaptive_follows_the_kl_within_bounds(self) -> None:
-        assert adapt_lr(1e-3, 0.021, 0.01, 1e-5, 1e-2) == pytest.approx(1e-3 / 1.5)
+        assert adapt_lr(1e-3, 0.0151, 0.01, 1e-5, 1e-2) == pytest.approx(1e-3 / 1.5)  # such an update was stopped
+        assert adapt_lr(1e-3, 0.0149, 0.01, 1e-5, 1e-2) == 1e-3
         assert adapt_lr(1e-3, 0.004, 0.01, 1e-5, 1e-2) == pytest.approx(1.5e-3)
         assert adapt_lr(1e-3, 0.010, 0.01, 1e-5, 1e-2) == 1e-3
         assert adapt_lr(1e-5, 1.0, 0.01, 1e-5, 1e-2) == 1e-5
@@ -590,11 +591,30 @@ class TestConfig:
             ({"num_envs": 0}, "num_envs"),
             ({"num_steps": 2.5}, "num_steps"),
             ({"total_timesteps": 10**13}, "total_timesteps"),
-            ({"minibatch_size": 1000}, r"64 \* 256 = 16384 .* minibatch_size = 1000"),
+            ({"num_envs": 64, "num_steps": 256, "minibatch_size": 1000}, r"64 \* 256 = 16384 .* minibatch_size = 1000"),
             ({"activation": "sigmoid"}, "leaky_relu"),
             ({"lr_schedule": "adaptive", "target_kl": None}, "target_kl"),
             ({"seed": -1}, "seed"),
+            ({"seed": 1.0}, "seed must be a whole number, got 1.0"),
+            ({"seed": True}, "seed must be a whole number, got True"),
+            ({"eval_seed": "7"}, "eval_seed must be a whole number, got '7'"),
+            ({"compile": "no"}, "compile must be true or false, got 'no'"),
+            ({"normalize_rewards": 1}, "normalize_rewards must be true or false, got 1"),
+            ({"ent_coef": False}, "ent_coef must be a number, got False"),
+            ({"target_kl": "0.1"}, r"target_kl must be a number or null \(None\), got '0.1'"),
+            ({"device": 0}, "device must be a text, got 0"),
+            ({"activation": ["relu"]}, "activation must be one of 'tanh', .*, got \\['relu'\\]"),
             ({"device": "tpu"}, "device"),
+            ({"device": "cpu:foo"}, 'device must be "cpu", "cuda" or "cuda:<index>", got \'cpu:foo\''),
+            ({"device": "cpu:1"}, "device"),
+            ({"device": "cuda:x"}, "device"),
+            ({"device": ""}, "device"),
+            ({"device": "meta"}, "device"),
+            (
+                {"num_envs": 4, "num_steps": 32, "minibatch_size": 32, "total_timesteps": 128},
+                "nothing would be learned",
+            ),
+            ({"lr_schedule": "adaptive", "target_kl": 0.01, "learning_rate": 0.1}, "learning_rate = 0.1, which is not"),
             ({"initial_std": 0.0}, "initial_std"),
             ({"min_std": 1.0}, "min_std"),
         ],
@@ -602,6 +622,10 @@ class TestConfig:
     def test_bad_values_are_named(self, changes: dict[str, Any], words: str) -> None:
         with pytest.raises(ValueError, match=words):
             PPOConfig(**changes)
+
+    def test_whole_numbers_do_for_numbers_and_one_rollout_does_without_statistics(self) -> None:
+        small_config(learning_rate=1, target_kl=None, total_timesteps=128, normalize_observations=False)
+        small_config(total_timesteps=129)
 
     def test_published_settings_are_accepted(self) -> None:
         PPOConfig(

@@ -30,7 +30,8 @@ from ballbot.ppo import (
     load_checkpoint,
     train,
 )
-from ballbot.ppo.checkpoint import from_plain, save_checkpoint, to_plain, write_atomic
+from ballbot.ppo.checkpoint import from_plain, prune_checkpoints, save_checkpoint, to_plain, write_atomic
+from ballbot.ppo.logger import git_commit
 
 BATCH = 4 * 16
 SETTINGS: dict[str, Any] = {
@@ -64,8 +65,10 @@ def curve(run_dir: Path) -> list[dict[str, str]]:
 
 def assert_same_weights(one: Path, two: Path) -> None:
     a, b = load_checkpoint(one), load_checkpoint(two)
-    for key in a["agent"]:
-        assert torch.equal(a["agent"][key], b["agent"][key]), key
+    for networks in ("agent", "policy"):
+        assert a[networks].keys() == b[networks].keys()
+        for key in a[networks]:
+            assert torch.equal(a[networks][key], b[networks][key]), (networks, key)
     for i in a["optimizer"]["state"]:
         for key, value in a["optimizer"]["state"][i].items():
             assert torch.equal(value, b["optimizer"]["state"][i][key]), (i, key)
@@ -214,6 +217,82 @@ class TestResume:
         assert {p: p.read_bytes() for p in finished.rglob("*") if p.is_file()} == before
 
 
+def names(folder: Path) -> set[str]:
+    return {path.name for path in folder.iterdir()}
+
+
+class TestRewind:
+    """Going back in a run loses nothing and mixes nothing."""
+
+    def test_what_the_abandoned_branch_saved_is_kept_aside(self, finished: Path, tmp_path: Path) -> None:
+        r = tmp_path / "r"
+        shutil.copytree(finished, r)
+        later = {
+            p.name: p.read_bytes() for p in (r / "checkpoints").iterdir() if p.name[:6] not in ("step_1", "step_2")
+        }
+        later |= {"best.pt": (r / "best.pt").read_bytes(), "progress.csv": (r / "progress.csv").read_bytes()}
+        assert load_checkpoint(r / "best.pt")["global_step"] > 4 * BATCH
+        run(r, resume=r / "checkpoints" / f"step_{4 * BATCH}.pt", total_timesteps=5 * BATCH)
+        assert names(r / "checkpoints") == {f"step_{BATCH * i}.pt" for i in (2, 4, 5)} | {"abandoned"}
+        aside = r / "checkpoints" / "abandoned"
+        assert {p.name: p.read_bytes() for p in aside.iterdir()} == later
+        # best.pt and the best return are those of the new branch
+        best, last = load_checkpoint(r / "best.pt"), load_checkpoint(r / "last.pt")
+        assert best["global_step"] == last["global_step"] == 5 * BATCH
+        assert last["best_return"] == float(curve(r)[-1]["eval/return_mean"])
+
+    def test_twice_keeps_both(self, finished: Path, tmp_path: Path) -> None:
+        r = tmp_path / "r"
+        shutil.copytree(finished, r)
+        for _ in range(2):
+            run(r, resume=r / "checkpoints" / f"step_{8 * BATCH}.pt")
+        expected = {f"step_{10 * BATCH}.pt", f"step_{10 * BATCH}-2.pt", "progress.csv", "progress-2.csv"}
+        assert expected <= names(r / "checkpoints" / "abandoned")
+
+    def test_new_checkpoints_are_not_pruned_for_old_ones(self, finished: Path, tmp_path: Path) -> None:
+        r = tmp_path / "r"
+        shutil.copytree(finished, r)
+        start = r / "checkpoints" / f"step_{2 * BATCH}.pt"
+        run(r, resume=start, total_timesteps=5 * BATCH, keep_checkpoints=2)
+        assert names(r / "checkpoints") == {f"step_{BATCH * i}.pt" for i in (4, 5)} | {"abandoned"}
+
+    def test_a_crash_before_the_first_save_leaves_the_branch_that_was_chosen(
+        self, finished: Path, tmp_path: Path
+    ) -> None:
+        class Fails(PointEnv):
+            def step(self, actions: Any) -> Any:
+                raise RuntimeError("power cut")
+
+        r = tmp_path / "r"
+        shutil.copytree(finished, r)
+        start = r / "checkpoints" / f"step_{4 * BATCH}.pt"
+        with pytest.raises(RuntimeError, match="power cut"):
+            run(r, Fails, resume=start)
+        assert (r / "last.pt").read_bytes() == start.read_bytes()
+
+    def test_a_last_checkpoint_without_twin_is_kept(self, finished: Path, tmp_path: Path) -> None:
+        r = tmp_path / "r"
+        shutil.copytree(finished, r)
+        before = (r / "last.pt").read_bytes()
+        (r / "checkpoints" / f"step_{10 * BATCH}.pt").unlink()
+        run(r, resume=r / "checkpoints" / f"step_{4 * BATCH}.pt")
+        assert (r / "checkpoints" / "abandoned" / "last.pt").read_bytes() == before
+
+    def test_going_on_from_the_end_moves_nothing(self, finished: Path, tmp_path: Path) -> None:
+        r = tmp_path / "r"
+        shutil.copytree(finished, r)
+        run(r, resume=r, total_timesteps=11 * BATCH)
+        assert not (r / "checkpoints" / "abandoned").exists()
+
+    def test_the_file_just_written_is_never_pruned(self, tmp_path: Path) -> None:
+        for step in (1, 2, 3, 40, 50):
+            (tmp_path / f"step_{step}.pt").touch()
+        prune_checkpoints(tmp_path, 2, tmp_path / "step_3.pt")
+        assert names(tmp_path) == {"step_3.pt", "step_50.pt"}
+        prune_checkpoints(tmp_path, 1, tmp_path / "step_3.pt")
+        assert names(tmp_path) == {"step_3.pt"}
+
+
 class TestBadFiles:
     def test_missing(self, tmp_path: Path) -> None:
         with pytest.raises(CheckpointError, match="does not exist"):
@@ -271,6 +350,17 @@ class TestBadFiles:
         assert (tmp_path / "x").read_bytes() == b"old"
         assert [p.name for p in tmp_path.iterdir()] == ["x"]
 
+    def test_directories_are_only_synced_where_they_can_be_opened(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def refuse(*_: Any) -> None:
+            raise PermissionError(13, "Permission denied")  # what Windows says to os.open(directory)
+
+        monkeypatch.setattr("ballbot.ppo.checkpoint.POSIX", False)
+        monkeypatch.setattr(os, "open", refuse)
+        write_atomic(tmp_path / "x", b"new")
+        assert (tmp_path / "x").read_bytes() == b"new"
+
 
 class TestRunDirectory:
     def test_holds_what_it_should(self, finished: Path) -> None:
@@ -305,6 +395,7 @@ class TestRunDirectory:
         }
         best = load_checkpoint(finished / "best.pt")
         assert returns[best["global_step"]] == max(returns.values())
+        assert PPOConfig().policy_average is not None, "else the next lines say nothing about the average"
         again = evaluate(load_agent(finished / "best.pt"), PointEnv(2), 2, PPOConfig().eval_seed)
         assert again["return_mean"] == max(returns.values())
         assert (finished / "best.pt").stat().st_size < (finished / "last.pt").stat().st_size
@@ -315,6 +406,39 @@ class TestRunDirectory:
         run(tmp_path / "other", total_timesteps=2 * BATCH, seed=3)
         with pytest.raises(RunDirectoryError, match="already holds a run"):
             run(tmp_path / "other", resume=finished)
+
+    @pytest.mark.parametrize("name", ["config.json", "progress.csv", "last.pt", "best.pt", "checkpoints/step_64.pt"])
+    def test_any_trace_of_a_run_keeps_another_one_out(self, tmp_path: Path, name: str) -> None:
+        trace = tmp_path / "r" / name
+        trace.parent.mkdir(parents=True)
+        trace.write_text("precious")
+        with pytest.raises(RunDirectoryError, match="already holds a run"):
+            run(tmp_path / "r")
+        assert trace.read_text() == "precious"
+
+    def test_empty_folders_and_foreign_files_do_no_harm(self, tmp_path: Path) -> None:
+        (tmp_path / "r" / "checkpoints").mkdir(parents=True)
+        (tmp_path / "r" / "notes.txt").touch()
+        run(tmp_path / "r", total_timesteps=2 * BATCH)
+
+    def test_the_commit_is_that_of_the_code(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        def git(*arguments: str) -> str:
+            identity = ["-c", "user.name=t", "-c", "user.email=t@example.org"]
+            command = ["git", *identity, *arguments]
+            return subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True).stdout.strip()
+
+        code, installed = tmp_path / "code.py", tmp_path / "venv" / "code.py"
+        installed.parent.mkdir()
+        for file in (code, installed):
+            file.write_text("1")
+        assert git_commit(code) is None
+        git("init", "-q")
+        git("add", "code.py")
+        git("commit", "-q", "-m", "x")
+        assert git_commit(code) == git("rev-parse", "HEAD")
+        assert git_commit(installed) is None  # lies in the checkout, but is no part of it
+        code.write_text("2")
+        assert git_commit(code) == git("rev-parse", "HEAD") + "-dirty"
 
     def test_unwritable(self, tmp_path: Path) -> None:
         (tmp_path / "file").touch()

@@ -17,6 +17,7 @@ from toy import PointEnv
 
 from ballbot.ppo import PPOConfig, load_checkpoint, train
 from ballbot.ppo.distributed import distributed_setup, rank_seed
+from ballbot.ppo.state import training_seed
 
 pytestmark = pytest.mark.skipif(
     not torch.distributed.is_available() or sys.platform != "linux", reason="needs gloo and torchrun"
@@ -125,6 +126,28 @@ def test_seeds_of_processes_lie_far_apart() -> None:
     seeds = sorted(rank_seed(seed, rank) for seed in range(10) for rank in range(64))
     assert min(np.diff(seeds)) > 64
     assert seeds[-1] < 2**30
+
+
+def test_training_seeds_keep_clear_of_evaluation_seeds() -> None:
+    num_envs = 16
+    plain = rank_seed(0, 1)
+    assert training_seed(PPOConfig(seed=0), 1, num_envs) == plain
+    for shift in range(-30, 30):
+        config = PPOConfig(seed=0, eval_seed=plain + shift, eval_episodes=5)
+        start = training_seed(config, 1, num_envs)
+        training = set(range(start, start + num_envs))
+        evaluation = set(range(config.eval_seed, config.eval_seed + config.eval_episodes))
+        assert not training & evaluation
+        untouched = not set(range(plain, plain + num_envs)) & evaluation
+        assert (start == plain) == untouched  # the seeds of other runs stay what they are
+
+
+def test_a_cuda_device_must_exist(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    assert distributed_setup("cuda:1") == (0, 1, torch.device("cuda:1"))
+    with pytest.raises(ValueError, match=r'"cuda:2", but there are 2 CUDA devices.*"cuda:0" to "cuda:1"'):
+        distributed_setup("cuda:2")
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has CUDA")

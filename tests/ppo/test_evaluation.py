@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import gymnasium as gym
 import numpy as np
 import pytest
@@ -58,6 +60,28 @@ def test_repeats_and_leaves_the_global_random_states_alone() -> None:
 def test_number_of_episodes_must_fill_the_environments() -> None:
     with pytest.raises(ValueError, match=r"num_episodes = 4 .*num_envs = 3"):
         evaluate(agent_for(PointEnv(3)), PointEnv(3), 4, seed=0)
+
+
+def test_environments_must_reset_themselves() -> None:
+    envs = ScriptedEnv("..T")
+    agent = agent_for(envs)
+    envs.metadata = {"autoreset_mode": AutoresetMode.DISABLED}
+    with pytest.raises(ValueError, match="autoreset_mode"):
+        evaluate(agent, envs, 1, seed=0)
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_reward_term_no_episode_reports_is_left_out() -> None:
+    class Silent(PointEnv):
+        def step(self, actions: Any) -> Any:
+            *rest, infos = super().step(actions)
+            if infos:
+                infos["final_info"]["_reward_terms"] = np.zeros(self.num_envs, bool)
+            return *rest, infos
+
+    result = evaluate(agent_for(Silent(2)), Silent(2), 2, seed=0)
+    assert "reward/position" not in result
+    assert np.isfinite(list(result.values())).all()
 
 
 def test_an_endless_episode_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:

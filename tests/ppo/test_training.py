@@ -1,0 +1,152 @@
+"""What `train` promises around the algorithm: random states, signals, notes, the best policy."""
+
+from __future__ import annotations
+
+import csv
+import math
+import os
+import shutil
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from gymnasium.vector import VectorEnv
+from toy import PointEnv, cartpole
+
+from ballbot.ppo import PPOConfig, TrainResult, load_checkpoint, train
+from ballbot.ppo.ppo import seed_everything
+
+BATCH = 4 * 16
+SETTINGS: dict[str, Any] = {
+    "total_timesteps": 6 * BATCH,
+    "num_envs": 4,
+    "num_steps": 16,
+    "minibatch_size": 32,
+    "hidden_size": 8,
+    "num_layers": 1,
+    "eval_interval": 2 * BATCH,
+    "eval_episodes": 2,
+    "checkpoint_interval": 2 * BATCH,
+}
+Make = Callable[[int], VectorEnv]
+
+
+def run(run_dir: Path, make: Make, make_eval: Make, resume: Path | None = None, **changes: Any) -> TrainResult:
+    return train(PPOConfig(**(SETTINGS | changes)), make, make_eval, run_dir=run_dir, resume=resume)
+
+
+def column(run_dir: Path, name: str) -> list[str]:
+    with open(run_dir / "progress.csv", newline="") as file:
+        return [row[name] for row in csv.DictReader(file)]
+
+
+class DrawsWhenBuilt(PointEnv):
+    """Its dynamics depend on a number that the constructor drew from NumPy's global generator."""
+
+    def __init__(self, num_envs: int) -> None:
+        super().__init__(num_envs)
+        self.wind = np.random.normal()
+
+    def step(self, actions: Any) -> Any:
+        self.x[:, 1] += 0.1 * self.wind
+        return super().step(actions)
+
+
+class DrawsWhenStepped(PointEnv):
+    """Draws its noise from NumPy's global generator."""
+
+    def step(self, actions: Any) -> Any:
+        self.x[:, 1] += 0.1 * np.random.normal(size=self.num_envs)
+        return super().step(actions)
+
+
+class TestGlobalRandomStates:
+    def test_what_constructors_draw_depends_on_the_seed_alone(self, tmp_path: Path) -> None:
+        curves = []
+        for i in range(2):
+            np.random.seed(i)
+            run(tmp_path / str(i), DrawsWhenBuilt, PointEnv)
+            curves.append(column(tmp_path / str(i), "charts/episodic_return"))
+        assert curves[0] == curves[1]
+        run(tmp_path / "other", DrawsWhenBuilt, PointEnv, seed=1)
+        assert column(tmp_path / "other", "charts/episodic_return") != curves[0]
+
+    def test_what_the_evaluation_draws_when_built_shifts_neither_start_nor_resumption(self, tmp_path: Path) -> None:
+        run(tmp_path / "quiet", DrawsWhenStepped, PointEnv)
+        run(tmp_path / "noisy", DrawsWhenStepped, DrawsWhenBuilt)
+        expected = column(tmp_path / "quiet", "charts/episodic_return")
+        assert column(tmp_path / "noisy", "charts/episodic_return") == expected
+        shutil.copytree(tmp_path / "noisy", tmp_path / "again")
+        step = tmp_path / "again" / "checkpoints" / f"step_{4 * BATCH}.pt"
+        run(tmp_path / "again", DrawsWhenStepped, DrawsWhenBuilt, resume=step)
+        assert column(tmp_path / "again", "charts/episodic_return") == expected
+
+    def test_determinism_is_switched_on_and_off_again(self) -> None:
+        try:
+            seed_everything(0, deterministic_cuda=True)
+            assert torch.are_deterministic_algorithms_enabled()
+            seed_everything(0, deterministic_cuda=False)
+            assert not torch.are_deterministic_algorithms_enabled()
+        finally:
+            torch.use_deterministic_algorithms(False)
+
+
+class TestNotes:
+    def test_environments_without_state_are_mentioned_at_the_start(
+        self, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        run(tmp_path / "a", cartpole, cartpole, total_timesteps=2 * BATCH)
+        assert "resuming will start new episodes" in capsys.readouterr().out
+        run(tmp_path / "b", PointEnv, PointEnv, total_timesteps=2 * BATCH)
+        assert "resuming" not in capsys.readouterr().out
+
+    def test_another_number_of_threads_is_mentioned_on_resume(
+        self, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        run(tmp_path / "r", PointEnv, PointEnv, total_timesteps=2 * BATCH)
+        run(tmp_path / "r", PointEnv, PointEnv, total_timesteps=4 * BATCH, resume=tmp_path / "r")
+        assert "threads of PyTorch" not in capsys.readouterr().out
+        assert load_checkpoint(tmp_path / "r" / "last.pt")["torch_threads"] == 1
+        try:
+            torch.set_num_threads(2)
+            run(tmp_path / "r", PointEnv, PointEnv, resume=tmp_path / "r")
+        finally:
+            torch.set_num_threads(1)
+        assert "the run had 1 threads of PyTorch, now there are 2" in capsys.readouterr().out
+
+
+class TestSignals:
+    @pytest.mark.skipif(os.name != "posix", reason="signals as on POSIX")
+    @pytest.mark.parametrize(("when", "code"), [(6, None), (3, 143)])
+    def test_a_signal_in_the_last_update_finds_the_run_finished(
+        self, tmp_path: Path, when: int, code: int | None
+    ) -> None:
+        class Terminated(PointEnv):
+            def step(self, actions: Any) -> Any:
+                if len(self.received) == (when - 1) * 16 + 8:
+                    os.kill(os.getpid(), signal.SIGTERM)
+                return super().step(actions)
+
+        if code is None:
+            assert run(tmp_path / "r", Terminated, PointEnv).global_step == 6 * BATCH
+        else:
+            with pytest.raises(SystemExit) as stop:
+                run(tmp_path / "r", Terminated, PointEnv)
+            assert stop.value.code == code
+        assert load_checkpoint(tmp_path / "r" / "last.pt")["global_step"] == when * BATCH
+
+
+class TestBest:
+    @pytest.mark.parametrize("bad", [math.nan, math.inf])
+    def test_a_return_that_is_no_number_is_beaten_by_any_other(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, bad: float
+    ) -> None:
+        returns = iter([bad, -5.0, bad])
+        monkeypatch.setattr("ballbot.ppo.ppo.evaluate", lambda *_: {"return_mean": next(returns)})
+        result = run(tmp_path / "r", PointEnv, PointEnv)
+        assert result.best_return == -5.0
+        assert load_checkpoint(tmp_path / "r" / "best.pt")["global_step"] == 4 * BATCH

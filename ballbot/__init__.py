@@ -6,6 +6,10 @@ Importing this package registers ``Ballbot-v0`` with Gymnasium::
     env = gym.make("Ballbot-v0", terrain="flat")
     envs = gym.make_vec("Ballbot-v0", num_envs=64)
 
+``gym.make("Ballbot-v0", max_episode_steps=N)`` is Gymnasium's own option: it wraps the environment in a ``TimeLimit``
+that truncates after N steps.  The environment's limit stays 4000, so ``info["success"]`` stays False there.
+``gym.make_vec`` and ``BallbotEnv(max_episode_steps=N)`` set the environment's limit itself, and success with it.
+
 ``ballbot.envs`` is the world, ``ballbot.ppo`` the learning; neither is imported here, so that each can be used
 without the other.
 """

@@ -33,8 +33,8 @@ WHEEL_ANGLES = np.radians([0.0, 120.0, 240.0])
 """Where the wheels sit around the vertical axis of the base (ballbot/assets/ballbot.xml)."""
 MAX_SETPOINT_DEG = 20.0
 """The environment calls a larger tilt a fall."""
-FRAMES_PER_SECOND = 60
-"""Pictures a second in the viewer."""
+PAUSES_PER_SECOND = 60
+"""How often the viewer waits for the clock: as often as screens show a new picture."""
 
 
 @dataclass
@@ -160,7 +160,7 @@ def balance(args: Args) -> tuple[NDArray[np.int64], NDArray[np.bool_], Array]:
         fell = np.zeros(args.num_envs, bool)
         standing = ~fell
         max_tilt = np.zeros(args.num_envs)
-        pause = max(round(1 / FRAMES_PER_SECOND / envs.dt), 1)
+        pause = max(round(1 / PAUSES_PER_SECOND / envs.dt), 1)
         start = time.perf_counter()
         for step in range(1, args.steps + 1):
             tilt = pitch_and_roll(observations[:, :3].astype(np.float64))
@@ -173,8 +173,7 @@ def balance(args: Args) -> tuple[NDArray[np.int64], NDArray[np.bool_], Array]:
             standing &= ~ended
             if not standing.any():
                 break
-            if args.render and step % pause == 0:
-                envs.render()
+            if args.render and step % pause == 0:  # the environment draws by itself
                 time.sleep(max(start + step * envs.dt - time.perf_counter(), 0.0))
     finally:
         envs.close()

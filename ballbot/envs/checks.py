@@ -79,6 +79,23 @@ def check_reset_mask(options: dict[str, Any] | None, num_envs: int) -> NDArray[n
     return mask
 
 
+def check_state_array(
+    state: Any, name: str, like: NDArray[Any], low: float = -np.inf, high: float = np.inf
+) -> NDArray[Any]:
+    """The array ``state[name]``; ValueError unless it has the shape and dtype of ``like`` and lies in [low, high]."""
+    if not isinstance(state, dict) or name not in state:
+        raise ValueError(f"the state has no {name!r}: it is damaged")
+    value = np.asarray(state[name])
+    if value.shape != like.shape:
+        raise ValueError(f"state {name!r} has shape {value.shape}, expected {like.shape}: it is damaged")
+    if value.dtype != like.dtype:
+        raise ValueError(f"state {name!r} has dtype {value.dtype}, expected {like.dtype}: it is damaged")
+    if not (np.isfinite(value) & (low <= value) & (value <= high)).all():
+        limits = "finite numbers" if np.isinf(low) else f"{low:g} to {high:g}"
+        raise ValueError(f"state {name!r} holds numbers other than {limits}: it is damaged")
+    return value
+
+
 def check_seeds(seed: Any, num_envs: int) -> list[int | None]:
     """One seed a simulation: seed + i of an int, the entries of a list, or None; TypeError or ValueError otherwise."""
     if seed is None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
 from importlib.resources import files
 
@@ -16,6 +17,8 @@ INTEGRATORS = {
     "implicitfast": mujoco.mjtIntegrator.mjINT_IMPLICITFAST,
     "RK4": mujoco.mjtIntegrator.mjINT_RK4,
 }
+_PHYSICAL = ("actuator_", "body_", "dof_", "geom_", "jnt_", "pair_", "qpos0", "qpos_spring")
+"""Beginnings of the names of the model's arrays that decide the motion; geom_ has colours too, which does no harm."""
 _SUBSOIL = 0.1  # m of solid ground below the lowest vertex of a height field
 
 
@@ -80,6 +83,24 @@ def build_model(heights: NDArray[np.float32] | None = None, *, integrator: str =
     return spec.compile()
 
 
+def physics_digest(model: mujoco.MjModel) -> str:
+    """What decides the motion, as 16 hexadecimal digits: masses, shapes, joints, friction, motors, solver options.
+
+    ``mjModel.signature`` would not do: it tells the names and the tree of bodies, but no number in them.  Numbers enter
+    with 10 significant digits, since compilers on other machines round the last ones differently.
+    """
+    digest = hashlib.sha256()
+    for owner, names in ((model, dir(model)), (model.opt, dir(model.opt))):
+        for name in names:
+            if owner is model and not name.startswith(_PHYSICAL):
+                continue
+            value = getattr(owner, name)
+            if isinstance(value, (int, float, np.ndarray)):
+                numbers = np.asarray(value, np.float64).ravel() + 0.0  # + 0.0: no negative zeros
+                digest.update(f"{name} {' '.join(f'{number:.10g}' for number in numbers)}\n".encode())
+    return digest.hexdigest()[:16]
+
+
 def settled_poses(model: mujoco.MjModel) -> NDArray[np.float64]:
     """Upright poses at the centre of each terrain, in which the ground carries exactly the robot's weight.
 
@@ -97,7 +118,8 @@ def settled_poses(model: mujoco.MjModel) -> NDArray[np.float64]:
     ball_radius = float(model.geom("ball").size[0])
     weight = float(model.body_subtreemass[0] * -model.opt.gravity[2])
     for k, pose in enumerate(poses):
-        # the highest and lowest that the ground under the ball can push it, above the plane's settled height
+        # Where the answer must lie, above the plane's settled height: the keyframe is exact on a plane to far less than
+        # 1 cm; on terrain the ground below the ball rises by up to MAX_HEIGHT, and a slope meets the ball's side.
         low, high = (-0.01, MAX_HEIGHT + ball_radius) if model.nhfield else (-0.01, 0.01)
         if model.nhfield:
             model.geom_dataid[layout.ground_geom] = k
@@ -120,15 +142,25 @@ def rolling_wheel_speeds(model: mujoco.MjModel) -> NDArray[np.float64]:
 
     Returns:
         (3, 2) matrix: rad/s of each wheel per m/s of travel along the base's x and y.
+
+    Raises:
+        ValueError: a wheel does not touch the ball in exactly one contact.
     """
     data = mujoco.MjData(model)
     mujoco.mj_resetDataKeyframe(model, data, model.key("settled").id)
     mujoco.mj_forward(model, data)
+    ball_geom = model.geom("ball").id
     ball, radius = data.geom("ball").xpos, float(model.geom("ball").size[0])
     speeds = np.empty((3, 2))
     for wheel in range(3):
         joint, geom = model.joint(f"wheel_{wheel}").id, model.geom(f"wheel_{wheel}").id
-        (contact,) = (c for c in data.contact if geom in (c.geom1, c.geom2))
+        contacts = [c for c in data.contact if {c.geom1, c.geom2} == {geom, ball_geom}]
+        if len(contacts) != 1:
+            raise ValueError(
+                f"wheel_{wheel} has {len(contacts)} contacts with the ball in the keyframe 'settled', expected 1: mend "
+                "the keyframe or the geometry in ballbot.xml"
+            )
+        contact = contacts[0]
         axle, arm = data.xaxis[joint], contact.pos - data.xanchor[joint]
         rim = np.cross(axle, arm)  # velocity of the rim at the contact per rad/s, seen from the base
         for column, travel in enumerate(np.eye(3)[:2]):

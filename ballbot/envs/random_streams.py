@@ -28,10 +28,16 @@ def pack_streams(streams: list[np.random.Generator]) -> NDArray[np.int64]:
 
 
 def unpack_streams(words: NDArray[np.int64]) -> list[np.random.Generator]:
-    """The inverse of ``pack_streams``."""
+    """The inverse of ``pack_streams``.
+
+    Raises:
+        ValueError: the words are not a state of PCG64.
+    """
     streams = []
     for row in np.ascontiguousarray(words, np.int64).view(np.uint64):
         high, low, increment_high, increment_low, has_uint32, uinteger = (int(word) for word in row)
+        if not increment_low % 2 or has_uint32 > 1 or uinteger >= 2**32:  # PCG64's increment is odd
+            raise ValueError("state 'streams' holds words that are no state of PCG64: it is damaged")
         stream = new_stream(0)
         stream.bit_generator.state = {
             "bit_generator": "PCG64",

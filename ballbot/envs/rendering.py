@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from contextlib import nullcontext
 from typing import Any
 
 import mujoco
@@ -13,6 +14,7 @@ from numpy.typing import NDArray
 from ballbot.envs.model import build_model
 
 WIDTH, HEIGHT = 640, 480
+"""Pixels of a picture: the usual size of Gymnasium's MuJoCo tasks' big pictures, within the model's frame buffer."""
 
 
 class Renderer:
@@ -45,12 +47,16 @@ class Renderer:
             self._window = self._open(self._model, self._data)
             self._shown = heights
         model, data = self._model, self._data
-        if heights is not None and self._shown is not None and not np.array_equal(heights, self._shown):
-            model.hfield_data[:] = heights.ravel()
-            self._upload(model)
+        changed = heights is not None and self._shown is not None and not np.array_equal(heights, self._shown)
+        # the viewer draws from model and data in a thread of its own
+        with self._window.lock() if self._mode == "human" else nullcontext():
+            if changed and heights is not None:
+                model.hfield_data[:] = heights.ravel()
+            data.qpos[:], data.qvel[:] = qpos, qvel
+            mujoco.mj_forward(model, data)
+        if changed:
+            self._upload(model)  # not under the lock: it waits for that thread
         self._shown = heights
-        data.qpos[:], data.qvel[:] = qpos, qvel
-        mujoco.mj_forward(model, data)
         if self._mode == "human":
             if self._window.is_running():
                 self._window.sync()

@@ -65,7 +65,7 @@ class Simulations:
         self.layout = Layout.of(self.model)
         self._wheel_speeds = rolling_wheel_speeds(self.model)
         self._ball_radius = float(self.model.geom("ball").size[0])
-        self.batch = Batch(self.model, num, min(num_threads or _usable_cpus(), num))
+        self.batch = Batch(self.model, num, min(num_threads or usable_cpus(), num))
         self.terrain_ids = np.zeros(num, np.int64)
         """(num,) index of each simulation's terrain in the pool."""
         self.qpos, self.qvel = (
@@ -178,7 +178,7 @@ class Simulations:
         return {"rows": self.batch.state.copy(), "terrain_ids": self.terrain_ids.copy()}
 
     def set_state(self, state: dict[str, Any]) -> None:
-        """Restore what ``get_state`` returned."""
+        """Restore what ``get_state`` returned and the caller has checked."""
         self.batch.state[:] = state["rows"]
         self._show(np.arange(self.num), np.asarray(state["terrain_ids"]))
 
@@ -188,5 +188,6 @@ class Simulations:
             self._shown[sims] = terrain_ids
 
 
-def _usable_cpus() -> int:
+def usable_cpus() -> int:
+    """CPUs this process may use, which containers and batch systems often limit."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -21,11 +21,20 @@ class BallbotEnv(gym.Env[NDArray[np.float32], NDArray[Any]]):
     Args:
         render_mode: "rgb_array", "human" or None.
         **options: of ``BallbotVectorEnv``, except num_envs.  One thread by default: more do not help one simulation.
+
+    Raises:
+        TypeError: for num_envs, or an option that does not exist.
+        ValueError, mujoco_patch.ContactFixError: as ``BallbotVectorEnv``.
     """
 
     metadata = {"render_modes": ["rgb_array", "human"], "render_fps": 500}  # noqa: RUF012 (as Gymnasium declares it)
 
     def __init__(self, *, render_mode: str | None = None, **options: Any) -> None:
+        if "num_envs" in options:
+            raise TypeError(
+                "BallbotEnv is a single robot and takes no num_envs: use gymnasium.make_vec('Ballbot-v0', num_envs="
+                f"{options['num_envs']!r}) or BallbotVectorEnv({options['num_envs']!r})"
+            )
         self._envs = BallbotVectorEnv(1, render_mode=render_mode, **{"num_threads": 1, **options})  # type: ignore[arg-type]
         self.render_mode = render_mode
         self.observation_space = self._envs.single_observation_space
@@ -41,9 +50,7 @@ class BallbotEnv(gym.Env[NDArray[np.float32], NDArray[Any]]):
     ) -> tuple[NDArray[np.float32], dict[str, Any]]:
         """Start a new episode; returns the (size,) float32 observation and the info."""
         super().reset(seed=seed)
-        observations, infos = self._envs.reset(seed=seed, options=options)
-        if self.render_mode == "human":
-            self.render()
+        observations, infos = self._envs.reset(seed=seed, options=options)  # draws in "human" mode
         return observations[0], _first(infos)
 
     def step(self, action: NDArray[Any]) -> tuple[NDArray[np.float32], float, bool, bool, dict[str, Any]]:

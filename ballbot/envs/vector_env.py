@@ -25,8 +25,9 @@ from ballbot.envs.checks import (
     check_number,
     check_reset_mask,
     check_seeds,
+    check_state_array,
 )
-from ballbot.envs.model import INTEGRATORS
+from ballbot.envs.model import INTEGRATORS, physics_digest
 from ballbot.envs.observations import OBSERVATION_SIZES, OBSERVE, RobotState
 from ballbot.envs.random_streams import WORDS, new_stream, pack_streams, unpack_streams
 from ballbot.envs.rendering import Renderer
@@ -40,6 +41,7 @@ MOTOR_TORQUE = -10.0
 """N m on a wheel's axle per unit of action (the reference's sign)."""
 REWARD_TERMS = ("progress", "survival", "action_cost")  # the order of the rows in advance()
 MAX_NUM_ENVS = 1_000_000
+"""A state row takes a few hundred bytes: more is a slipped exponent, not a plan."""
 
 _open_envs: weakref.WeakSet[BallbotVectorEnv] = weakref.WeakSet()
 
@@ -56,26 +58,28 @@ class BallbotVectorEnv(VectorEnv[NDArray[np.float32], NDArray[Any], NDArray[Any]
 
     **Endings.**  Terminated: the base tilts more than ``tilt_limit_deg``.  Truncated: ``max_episode_steps`` steps, the
     robot leaves the terrain, or its simulation diverged.  A simulation that diverged (MuJoCo warning, non-finite or
-    implausible state) ends only its own episode; its final observation is the last sound one, its last reward is 0,
-    and ``num_diverged`` counts it.
+    implausible state) ends only its own episode; its final observation, position and tilt are the last sound ones, its
+    last reward is 0, and ``num_diverged`` counts it.  MuJoCo itself notes each warning in a file MUJOCO_LOG.TXT in the
+    working directory.
 
     **Autoreset** is SAME_STEP by Gymnasium's rules: the step that ends an episode returns the next one's first
     observation, and ``infos["final_obs"]``, ``infos["final_info"]`` hold the ended one's last.
 
     **Infos**, arrays over simulations: ``position`` (x, y of the base, m), ``tilt_deg``, ``terrain_id``, ``success``
-    (reached the time limit), ``failure`` (fell), ``out_of_bounds``, ``diverged``, and ``reward_terms``: a dict of each
-    reward term summed over the episode so far.
+    (reached the time limit, be it a staggered one), ``failure`` (fell), ``out_of_bounds``, ``diverged``, and
+    ``reward_terms``: a dict of each reward term summed over the episode so far.  They are copies: yours to change.
 
     **Seeds.**  Every simulation has its own random stream; ``reset(seed=s)`` seeds simulation i with s + i, so that
-    simulation i equals ``BallbotEnv`` after ``reset(seed=s + i)``.
+    simulation i equals ``BallbotEnv`` after ``reset(seed=s + i)``.  ``np_random`` and ``np_random_seed`` are tuples, an
+    entry a simulation, as in Gymnasium's own vectorisers.
 
     Args:
         num_envs: how many simulations.
-        terrain: "perlin" (10 m x 10 m of simplex noise, 0.1 m high, a new one each episode) or "flat" (an endless
-            plane).
+        terrain: "perlin" (10 m x 10 m of simplex noise, 0.1 m high, one of num_terrains drawn for each episode) or
+            "flat" (an endless plane).
         observation: "proprioception".
         frame: "body" or "world", the axes of the observation.
-        max_episode_steps: time limit, steps of 2 ms.
+        max_episode_steps: time limit, steps of 2 ms.  gym.make gives this option to a wrapper: see ``ballbot``.
         integrator: "Euler", "implicitfast" or "RK4" (the reference's, four times slower; docs/integrators.md).
         num_threads: threads that step the simulations; 0 takes every CPU this process may use.  Results do not depend
             on it.
@@ -83,14 +87,16 @@ class BallbotVectorEnv(VectorEnv[NDArray[np.float32], NDArray[Any], NDArray[Any]
         terrain_split: "train" or "eval": disjoint sets of terrains.
         terrain_seed: base seed of the terrains.
         random_yaw: draw the heading at reset; else the robot starts with its x axis along the world's.
-        initial_tilt_deg: the tilt at reset is drawn evenly from a cone of this half-angle, degrees.
+        initial_tilt_deg: the tilt at reset is drawn evenly from a cone of this half-angle, degrees, which is below
+            tilt_limit_deg.
         initial_speed: the velocity at reset is drawn evenly from a disc of this radius, m/s; the robot then starts
             rolling.  Worth it for training: a robot that slowly gains speed meets the consequences thousands of steps
             later, unless some episodes begin there.
         tilt_limit_deg: a larger tilt is a fall, degrees.
         goal: direction of travel in the world, (x, y); normalised.
-        stagger_first_episodes: shorten each simulation's first episode by a random amount, so that time-outs do not all
-            come at once.
+        stagger_first_episodes: draw the time limit of each episode that a call of reset() begins from 1 to
+            max_episode_steps, so that time-outs do not all come at once; episodes that autoreset begins are whole.  A
+            shortened episode that reaches its limit is truncated and a success like any other.
         contact_fix: False runs on stock MuJoCo's misaligned contacts, to show what happens (experiments only).
         render_mode: "rgb_array", "human" (MuJoCo's viewer, simulation 0) or None.
 
@@ -141,6 +147,11 @@ class BallbotVectorEnv(VectorEnv[NDArray[np.float32], NDArray[Any], NDArray[Any]
         self.initial_tilt_deg = check_number("initial_tilt_deg", initial_tilt_deg, 0.0, 90.0)
         self.initial_speed = check_number("initial_speed", initial_speed, 0.0, 2.0)
         self.tilt_limit_deg = check_number("tilt_limit_deg", tilt_limit_deg, 0.1, 180.0)
+        if self.initial_tilt_deg >= self.tilt_limit_deg:
+            raise ValueError(
+                f"initial_tilt_deg={initial_tilt_deg} is not below tilt_limit_deg={tilt_limit_deg}: episodes would "
+                "begin with a fall"
+            )
         self.goal = check_direction("goal", goal)
         self.terrain, self.observation, self.frame, self.terrain_split = (
             terrain,
@@ -168,12 +179,15 @@ class BallbotVectorEnv(VectorEnv[NDArray[np.float32], NDArray[Any], NDArray[Any]
         """Seconds a step."""
 
         self._streams: list[np.random.Generator] = []  # filled by the first reset
+        self._seeds: list[int] = []  # of the streams; -1 where unknown, as in Gymnasium
         self._elapsed = np.zeros(n, np.int64)
         self._time_limit = np.full(n, self.max_episode_steps)
         self._actions = np.zeros((n, 3))
         self._term_sums = np.zeros((len(REWARD_TERMS), n))
         self._obs = np.zeros((n, OBSERVATION_SIZES[frame]), np.float32)
-        self._all, self._none = np.ones(n, bool), np.zeros(n, bool)
+        self._none = np.zeros(n, bool)
+        self._none.setflags(write=False)
+        self._robots: RobotState  # as of the last reset or step
         self._observe = OBSERVE[frame]
         self._upright_limit = np.cos(np.radians(self.tilt_limit_deg))
         self._renderer: Renderer | None = None
@@ -203,11 +217,14 @@ class BallbotVectorEnv(VectorEnv[NDArray[np.float32], NDArray[Any], NDArray[Any]
             if not mask.all():
                 raise gym.error.ResetNeeded("the first reset() must reset every simulation: leave reset_mask out")
             self._streams = [new_stream(s) for s in seeds]
+            self._seeds = [-1 if s is None else s for s in seeds]
         ids = np.flatnonzero(mask)
         for i in ids:
-            if seeds[i] is not None:
-                self._streams[i] = new_stream(seeds[i])
+            if (seed_i := seeds[i]) is not None:
+                self._streams[i], self._seeds[i] = new_stream(seed_i), seed_i
         self._start_episodes(ids, stagger=self.stagger_first_episodes)
+        if self.render_mode == "human":
+            self.render()
         return self._obs.copy(), self._infos(self._robots)
 
     def step(self, actions: NDArray[Any]) -> StepResult:
@@ -240,16 +257,19 @@ class BallbotVectorEnv(VectorEnv[NDArray[np.float32], NDArray[Any], NDArray[Any]
                 "final_info": final_info,
                 "_final_info": done.copy(),
             }
+        if self.render_mode == "human":
+            self.render()
         return observations, reward, terminated, truncated, infos
 
     def advance(self, actions: NDArray[Any]) -> StepResult:
-        """``step`` without the autoreset: an ended episode goes on until its simulation is reset."""
+        """``step`` without autoreset and drawing: an ended episode goes on until its simulation is reset."""
         if not self._streams:
             raise gym.error.ResetNeeded("call reset() before step()")
         self._actions = check_actions(actions, self.num_envs)
         diverged = self.simulations.step(MOTOR_TORQUE * self._actions)
         self._elapsed += 1
-        self._robots = robots = self.simulations.robot_state()
+        last, robots = self._robots, self.simulations.robot_state()
+        self._robots = robots
         observations = self._observe(robots, self.goal, self._actions)
         fallen = robots.rotation[2, 2] < self._upright_limit
         terms = np.empty_like(self._term_sums)
@@ -264,6 +284,8 @@ class BallbotVectorEnv(VectorEnv[NDArray[np.float32], NDArray[Any], NDArray[Any]
             self.num_diverged += int(diverged.sum())
             terms[:, diverged] = 0.0
             observations[diverged] = self._obs[diverged]  # the last sound ones
+            robots.position[:, diverged] = last.position[:, diverged]
+            robots.rotation[:, :, diverged] = last.rotation[:, :, diverged]
             for flag in (fallen, success, out_of_bounds):
                 flag[diverged] = False
             truncated = success | out_of_bounds | diverged
@@ -273,7 +295,9 @@ class BallbotVectorEnv(VectorEnv[NDArray[np.float32], NDArray[Any], NDArray[Any]
         return observations.copy(), terms.sum(axis=0), fallen, truncated, infos
 
     def render(self) -> tuple[NDArray[np.uint8], ...] | None:
-        """One (480, 640, 3) uint8 picture a simulation in "rgb_array" mode; the viewer is updated in "human" mode.
+        """One (480, 640, 3) uint8 picture a simulation in "rgb_array" mode.
+
+        In "human" mode it updates the viewer; reset and step do that themselves.
 
         Raises:
             RuntimeError: no OpenGL or no display, with what to install or set.
@@ -293,6 +317,16 @@ class BallbotVectorEnv(VectorEnv[NDArray[np.float32], NDArray[Any], NDArray[Any]
         if self._renderer is not None:
             self._renderer.close()
             self._renderer = None
+
+    @property  # type: ignore[misc]  # to be set by reset() only
+    def np_random(self) -> tuple[np.random.Generator, ...]:  # type: ignore[override]
+        """Each simulation's random stream, which its resets draw from; empty before the first reset."""
+        return tuple(self._streams)
+
+    @property
+    def np_random_seed(self) -> tuple[int, ...]:  # type: ignore[override]
+        """Each stream's seed, -1 where it is not known; empty before the first reset."""
+        return tuple(self._seeds)
 
     # -- Exact state --------------------------------------------------------------------------------------------------
 
@@ -321,29 +355,30 @@ class BallbotVectorEnv(VectorEnv[NDArray[np.float32], NDArray[Any], NDArray[Any]
                 f"this state is of an environment with other options ({'; '.join(differing)}): make the environment "
                 "with the options it was saved with"
             )
-        streams = np.asarray(state.get("streams", []))
-        started = len(streams) > 0
-        shapes = {
-            "streams": (streams.shape, (self.num_envs, WORDS) if started else (0, WORDS)),
-            "rows": (np.shape(state["simulations"]["rows"]), self.simulations.batch.state.shape),
-            "terrain_ids": (np.shape(state["simulations"]["terrain_ids"]), (self.num_envs,)),
-            **{name: (np.shape(state.get(name, ())), getattr(self, f"_{name}").shape) for name in _STATE_ARRAYS},
-        }
-        for name, (shape, expected) in shapes.items():
-            if shape != expected:
-                raise ValueError(f"state {name!r} has shape {shape}, expected {expected}: it is damaged")
-        self.simulations.set_state(state["simulations"])
-        self._streams = unpack_streams(streams)
-        self.num_diverged = int(state["num_diverged"])
-        for name in _STATE_ARRAYS:
-            getattr(self, f"_{name}")[:] = state[name]
-        self._robots = self.simulations.robot_state()
+        # Everything is checked before anything is changed.
+        sims, physics = self.simulations, state.get("simulations")
+        rows = check_state_array(physics, "rows", sims.batch.state)
+        terrain_ids = check_state_array(physics, "terrain_ids", sims.terrain_ids, 0, sims.num_terrains - 1)
+        not_started = "streams" in state and np.shape(state["streams"])[:1] == (0,)
+        words = np.empty((0 if not_started else self.num_envs, WORDS), np.int64)
+        streams = unpack_streams(check_state_array(state, "streams", words))
+        arrays = {name: check_state_array(state, name, getattr(self, f"_{name}")) for name in _STATE_ARRAYS}
+        num_diverged = state.get("num_diverged")
+        if isinstance(num_diverged, bool) or not isinstance(num_diverged, int) or num_diverged < 0:
+            raise ValueError(f"state 'num_diverged' is {num_diverged!r}, expected a count: it is damaged")
+
+        sims.set_state({"rows": rows, "terrain_ids": terrain_ids})
+        self._streams, self._seeds = streams, [-1] * len(streams)
+        self.num_diverged = num_diverged
+        for name, array in arrays.items():
+            getattr(self, f"_{name}")[:] = array
+        self._robots = sims.robot_state()
 
     def _state_options(self) -> dict[str, Any]:
         """What must be equal for a state to mean the same."""
         options = {name: getattr(self, name) for name in _STATE_OPTIONS}
         sizes = {"num_terrains": self.simulations.num_terrains, "row": int(self.simulations.batch.state.shape[1])}
-        return options | sizes | {"goal": self.goal.tolist()}
+        return options | sizes | {"goal": self.goal.tolist(), "physics": physics_digest(self.simulations.model)}
 
     # -- Episodes and infos -------------------------------------------------------------------------------------------
 
@@ -389,7 +424,7 @@ class BallbotVectorEnv(VectorEnv[NDArray[np.float32], NDArray[Any], NDArray[Any]
             "diverged": self._none.copy() if diverged is None else diverged,
             "reward_terms": dict(zip(REWARD_TERMS, self._term_sums.copy(), strict=True)),
         }
-        return _masked(infos, self._all)
+        return _masked(infos, np.ones(self.num_envs, bool))
 
 
 _STATE_OPTIONS = (
@@ -405,17 +440,18 @@ _STATE_OPTIONS = (
     "initial_tilt_deg",
     "initial_speed",
     "random_yaw",
+    "contact_fix",
 )
 _STATE_ARRAYS = ("elapsed", "time_limit", "actions", "term_sums", "obs")
 
 
 def _masked(infos: dict[str, Any], mask: Bools) -> dict[str, Any]:
-    """Gymnasium's vector infos: beside every key, "_key" tells which simulations it holds for."""
+    """Gymnasium's vector infos: beside every key, "_key" tells which simulations it holds for (each a copy)."""
     masked: dict[str, Any] = {}
     for key, value in infos.items():
         if not key.startswith("_"):
             masked[key] = _masked(value, mask) if isinstance(value, dict) else value
-            masked[f"_{key}"] = mask
+            masked[f"_{key}"] = mask.copy()
     return masked
 
 

@@ -1,12 +1,15 @@
 # mypy: allow-untyped-defs, allow-untyped-calls, allow-incomplete-defs
 """The robot: the reference's physical parameters, and a start at rest."""
 
+import re
+from importlib.resources import files
+
 import mujoco
 import numpy as np
 import pytest
 
 import mujoco_patch
-from ballbot.envs.model import Layout, build_model, settled_poses
+from ballbot.envs.model import Layout, build_model, physics_digest, rolling_wheel_speeds, settled_poses
 from ballbot.envs.simulation import Simulations
 from ballbot.envs.terrain import make_terrain
 
@@ -53,9 +56,6 @@ def test_decoration_weighs_nothing_and_touches_nothing(model):
 
 
 def _without_looks():
-    import re
-    from importlib.resources import files
-
     xml = (files("ballbot.assets") / "ballbot.xml").read_text()
     return re.sub(r'<geom name="\w+_look"[^>]*/>', "", xml)
 
@@ -81,6 +81,7 @@ def test_only_wheels_and_ground_touch_the_ball_at_rest(model):
 def test_an_episode_begins_without_a_jolt(terrain):
     """Weight carried from the first step on: nothing moves up or down faster than 2 cm/s for 50 ms (on a slope the ball
     begins to roll), while the reference's drop from 3 cm reaches half a metre per second."""
+    mujoco_patch.ensure()
     heights = None if terrain == "flat" else np.stack([make_terrain(k) for k in range(4)])
     model = build_model(heights)
     layout, data = Layout.of(model), mujoco.MjData(model)
@@ -115,6 +116,42 @@ def test_height_fields_reach_mujoco_unchanged():
 def test_unknown_integrator_is_refused_by_name():
     with pytest.raises(ValueError, match=r"integrator='rk4'.*'RK4'"):
         build_model(integrator="rk4")
+
+
+@pytest.mark.parametrize(
+    ("text", "other"),
+    [
+        ('density="55"', 'density="55.01"'),
+        ('timestep="0.002"', 'timestep="0.001"'),
+        ('damping="0.8"', 'damping="0.81"'),
+        ('friction="0.001 1.0"', 'friction="0.001 1.1"'),
+        ('ctrlrange="-10 10"', 'ctrlrange="-9 9"'),
+    ],
+)
+def test_digest_tells_physics_that_mujocos_signature_does_not(model, text, other):
+    xml = (files("ballbot.assets") / "ballbot.xml").read_text()
+    assert text in xml
+    same, changed = (mujoco.MjSpec.from_string(x).compile() for x in (xml, xml.replace(text, other)))
+    assert physics_digest(same) == physics_digest(model) != physics_digest(changed)
+    assert same.signature == changed.signature == model.signature
+
+
+def test_wheel_speeds_need_one_contact_of_each_wheel_with_the_ball(model):
+    """Contacts with something else do not count, and a wheel in the air is named."""
+    spec = mujoco.MjSpec.from_file(str(files("ballbot.assets") / "ballbot.xml"))
+    spec.worldbody.add_geom(name="beam", type=mujoco.mjtGeom.mjGEOM_SPHERE, size=[0.05, 0, 0], pos=[0, -0.13, 0.17])
+    beside = spec.compile()
+    data = mujoco.MjData(beside)
+    mujoco.mj_resetDataKeyframe(beside, data, 0)
+    mujoco.mj_forward(beside, data)
+    wheels = [beside.geom(f"wheel_{i}").id for i in range(3)]
+    beam = beside.geom("beam").id
+    assert any(beam in (c.geom1, c.geom2) and {c.geom1, c.geom2} & set(wheels) for c in data.contact)
+    np.testing.assert_allclose(rolling_wheel_speeds(beside), rolling_wheel_speeds(model), atol=1e-9)
+    lifted = build_model()
+    lifted.key("settled").qpos[2] += 0.02
+    with pytest.raises(ValueError, match="wheel_0 has 0 contacts with the ball"):
+        rolling_wheel_speeds(lifted)
 
 
 @pytest.mark.parametrize("yaw", [0.0, 1.0, -2.5])

@@ -4,9 +4,14 @@
 import os
 import subprocess
 import sys
+from contextlib import contextmanager
+from itertools import pairwise
 
 import numpy as np
 import pytest
+
+from ballbot.envs import BallbotEnv, BallbotVectorEnv
+from ballbot.envs.rendering import Renderer
 
 DRAW = """
 import numpy as np
@@ -82,9 +87,80 @@ except RuntimeError as error:
     assert "no display" in result.stdout and "rgb_array" in result.stdout, result.stdout + result.stderr
 
 
-def test_render_without_a_mode_warns_and_returns_nothing():
-    from ballbot.envs import BallbotEnv
+class Viewer:
+    """MuJoCo's viewer, as far as the renderer uses it: notes what happens, and what was written under the lock."""
 
+    def __init__(self, model, data):
+        self.model, self.data, self.locked, self.events = model, data, False, []
+        self._before = self._written()
+
+    def _written(self):
+        return self.model.hfield_data.tobytes() + self.data.qpos.tobytes() + self.data.geom_xpos.tobytes()
+
+    @contextmanager
+    def lock(self):
+        assert self._written() == self._before, "written outside the lock"
+        self.locked = True
+        yield
+        self.locked, self._before = False, self._written()
+
+    def note(self, event):
+        assert not self.locked, f"{event} waits for the viewer's thread, which waits for the lock"
+        assert self._written() == self._before, "written outside the lock"
+        self.events.append(event)
+
+    def is_running(self):
+        return True
+
+    def sync(self):
+        self.note("sync")
+
+    def update_hfield(self, number):
+        self.note("hfield")
+
+    def close(self):
+        pass
+
+
+@pytest.fixture
+def viewers(monkeypatch):
+    opened = []
+
+    def open_viewer(self, model, data):
+        opened.append(Viewer(model, data))
+        return opened[-1]
+
+    monkeypatch.setattr(Renderer, "_open", open_viewer)
+    return opened
+
+
+@pytest.mark.parametrize("kind", [BallbotEnv, BallbotVectorEnv])
+def test_human_mode_draws_once_at_every_reset_and_step(viewers, kind):
+    env = kind(terrain="flat", render_mode="human")
+    action = np.zeros(env.action_space.shape)
+    env.reset(seed=0)
+    for _ in range(3):
+        env.step(action)
+    (viewer,) = viewers
+    assert viewer.events == ["sync"] * 4
+    np.testing.assert_array_equal(viewer.data.qpos, getattr(env, "_envs", env).simulations.qpos[0])
+    env.close()
+
+
+def test_another_terrain_reaches_the_viewer_under_its_lock(viewers):
+    envs = BallbotVectorEnv(terrain="perlin", num_terrains=3, render_mode="human")
+    heights, terrains = envs.simulations.heights, []
+    assert heights is not None
+    for seed in range(6):
+        envs.reset(seed=seed)
+        terrains.append(int(envs.simulations.terrain_ids[0]))
+        np.testing.assert_array_equal(viewers[0].model.hfield_data, heights[terrains[-1]].ravel())
+    changes = sum(a != b for a, b in pairwise(terrains))
+    assert changes > 0 and viewers[0].events.count("hfield") == changes
+    envs.close()
+
+
+def test_render_without_a_mode_warns_and_returns_nothing():
     env = BallbotEnv(terrain="flat")
     env.reset(seed=0)
     with pytest.warns(UserWarning, match="render_mode"):

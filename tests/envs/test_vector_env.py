@@ -3,6 +3,7 @@
 
 import subprocess
 import sys
+from itertools import pairwise
 
 import gymnasium as gym
 import mujoco
@@ -10,8 +11,10 @@ import numpy as np
 import pytest
 from gymnasium.utils.env_checker import check_env
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
+from mujoco.batch import SimulationError
 
 import ballbot  # registers Ballbot-v0
+import mujoco_patch
 from ballbot.envs import BallbotEnv, BallbotVectorEnv
 from ballbot.envs.simulation import EDGE_MARGIN
 from ballbot.envs.terrain import TERRAIN_LENGTH
@@ -119,6 +122,66 @@ def test_reset_mask_resets_only_those(make):
     assert (after[1, 14:17] == 0).all()  # no last action
 
 
+def test_infos_are_the_callers_to_change(make):
+    """Whatever a wrapper writes into them, later infos are as if it had not."""
+
+    def spoil(infos):
+        for value in infos.values():
+            if isinstance(value, dict):
+                spoil(value)
+            elif value.dtype == bool:
+                value[:] = ~value
+            elif value.dtype != object:
+                value[:] = -7
+
+    def same(a, b):
+        assert a.keys() == b.keys()
+        for key, value in a.items():
+            if isinstance(value, dict):
+                same(value, b[key])
+            elif value.dtype != object:
+                np.testing.assert_array_equal(value, b[key], err_msg=key)
+
+    spoiled, kept = make(3, max_episode_steps=20), make(3, max_episode_steps=20)
+    spoil(spoiled.reset(seed=0)[1])
+    kept.reset(seed=0)
+    for action in random_actions(45, 3):
+        infos = spoiled.step(action)[4]
+        same(infos, kept.step(action)[4])
+        masks = [value for key, value in infos.items() if key.startswith("_")]
+        assert not any(np.shares_memory(a, b) for a, b in pairwise(masks))
+        spoil(infos)
+
+
+@pytest.mark.parametrize("limit", [7, 12])
+@pytest.mark.parametrize("number", [1, 3])
+def test_episodes_end_after_max_episode_steps_however_they_are_made(make, limit, number):
+    """gym.make eats the option for its TimeLimit wrapper, which knows nothing of success."""
+    if number == 1:
+        env = gym.make("Ballbot-v0", terrain="flat", max_episode_steps=limit)
+        own = BallbotEnv(terrain="flat", max_episode_steps=limit)
+        env.reset(seed=0), own.reset(seed=0)
+        for step in range(1, limit + 1):
+            (*_, terminated, truncated, info), mine = env.step(np.zeros(3, np.float32)), own.step(np.zeros(3))
+            assert truncated == mine[3] == (step == limit) and not terminated and not mine[2]
+        assert not info["success"] and mine[4]["success"]
+        env.close()
+        own.close()
+    else:
+        envs = gym.make_vec("Ballbot-v0", num_envs=number, terrain="flat", max_episode_steps=limit)
+        envs.reset(seed=0)
+        for step in range(1, limit + 1):
+            *_, truncated, infos = envs.step(np.zeros((number, 3), np.float32))
+            assert truncated.all() == truncated.any() == (step == limit)
+        assert infos["final_info"]["success"].all()
+        envs.close()
+
+
+def test_a_single_environment_names_what_to_use_for_several():
+    with pytest.raises(TypeError, match=r"takes no num_envs.*make_vec\('Ballbot-v0', num_envs=3\)"):
+        BallbotEnv(num_envs=3, terrain="flat")
+
+
 # -- Seeds and determinism ------------------------------------------------------------------------------------------
 
 
@@ -138,6 +201,23 @@ def test_reset_without_a_seed_goes_on_with_the_streams(make):
     assert not np.array_equal(a, b)
     envs.reset(seed=0)
     np.testing.assert_array_equal(envs.reset()[0], b)
+
+
+def test_np_random_is_an_entry_a_simulation_as_in_gymnasiums_vectorisers(make):
+    envs = make(3)
+    assert envs.np_random == () and envs.np_random_seed == ()
+    envs.reset(seed=5)
+    sync = SyncVectorEnv([lambda: BallbotEnv(terrain="flat") for _ in range(3)])
+    sync.reset(seed=5)
+    assert envs.np_random_seed == sync.np_random_seed == (5, 6, 7)
+    state = envs.get_state()
+    expected = envs.reset()[0]
+    envs.set_state(state)
+    assert envs.np_random_seed == (-1, -1, -1)
+    np.testing.assert_array_equal(envs.reset()[0], expected)
+    envs.reset(seed=[1, None, 3])
+    assert envs.np_random_seed == (1, -1, 3)
+    sync.close()
 
 
 @pytest.mark.parametrize("terrain", ["flat", "perlin"])
@@ -181,6 +261,83 @@ def test_state_of_another_layout_is_refused_and_changes_nothing(make):
         envs.set_state(damaged)
     with pytest.raises(ValueError, match="set_state needs what get_state"):
         envs.set_state([1, 2])
+
+
+def test_state_of_other_physics_is_refused(make):
+    envs = make(2)
+    envs.reset(seed=0)
+    envs.set_state(envs.get_state())
+    state = envs.get_state()
+    envs.simulations.model.pair_friction[0, 1] = 0.9
+    with pytest.raises(ValueError, match=r"physics was '[0-9a-f]{16}', is"):
+        envs.set_state(state)
+    envs.simulations.model.pair_friction[0, 1] = 1.0
+    envs.set_state(state)
+    envs.close()
+    with pytest.raises(ValueError, match="contact_fix was True, is False"):
+        make(2, contact_fix=False).set_state(state)
+
+
+def _without(key):
+    return lambda state: state.pop(key)
+
+
+def _with(key, change, part=None):
+    def damage(state):
+        holder = state if part is None else state[part]
+        holder[key] = change(holder[key])
+
+    return damage
+
+
+def _write(index, value):
+    def change(array):
+        array = array.copy()
+        array[index] = value
+        return array
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        *(
+            (_without(key), f"no '{key}'")
+            for key in ("streams", "elapsed", "time_limit", "actions", "term_sums", "obs")
+        ),
+        (_without("simulations"), "no 'rows'"),
+        (_without("num_diverged"), "'num_diverged' is None"),
+        (_with("num_diverged", float), "'num_diverged' is 0.0"),
+        (_with("num_diverged", lambda n: -1), "'num_diverged' is -1"),
+        (_with("simulations", lambda s: s["rows"]), "no 'rows'"),
+        (_with("rows", _write((1, 5), np.nan), "simulations"), "'rows' holds numbers other than finite"),
+        (_with("rows", lambda a: a[:, :-1], "simulations"), "'rows' has shape"),
+        (_with("rows", lambda a: a.astype(np.float32), "simulations"), "'rows' has dtype float32, expected float64"),
+        (_with("terrain_ids", _write(2, 4), "simulations"), "'terrain_ids' holds numbers other than 0 to 3"),
+        (_with("terrain_ids", _write(2, -1), "simulations"), "'terrain_ids' holds numbers other than 0 to 3"),
+        (_with("streams", lambda a: a[:2]), "'streams' has shape"),
+        (_with("streams", lambda a: a.astype(float)), "'streams' has dtype float64"),
+        (_with("streams", _write((3, 4), 2)), "'streams' holds words that are no state"),
+        (_with("elapsed", lambda a: a.astype(float)), "'elapsed' has dtype float64"),
+        (_with("obs", _write((0, 0), np.inf)), "'obs' holds numbers other than finite"),
+        (_with("term_sums", _write((2, 3), np.nan)), "'term_sums' holds numbers other than finite"),
+    ],
+)
+def test_a_damaged_state_is_refused_by_name_and_changes_nothing(make, damage, message):
+    options = {"terrain": "perlin", "num_terrains": 4}
+    envs, twin, donor = make(4, **options), make(4, **options), make(4, **options)
+    for env, seed in ((envs, 1), (twin, 1), (donor, 2)):
+        env.reset(seed=seed)
+    for action in random_actions(5, 4):
+        envs.step(action), twin.step(action), donor.step(action)
+    state = donor.get_state()
+    damage(state)
+    with pytest.raises(ValueError, match=message):
+        envs.set_state(state)
+    assert envs.np_random_seed == (1, 2, 3, 4)
+    for a, b in zip(run(envs, random_actions(20, 4)), run(twin, random_actions(20, 4)), strict=True):
+        np.testing.assert_array_equal(a, b)
 
 
 # -- Endings ----------------------------------------------------------------------------------------------------------
@@ -239,11 +396,28 @@ def test_first_episodes_can_be_staggered_and_later_ones_are_whole(make):
     assert all(ages[1] == 50 for ages in lengths)
 
 
+def test_a_staggered_episode_that_reaches_its_limit_is_a_success_and_every_reset_staggers_anew(make):
+    envs = make(8, max_episode_steps=40, stagger_first_episodes=True)
+    limits: list[np.ndarray] = []
+    for _ in range(2):
+        envs.reset(seed=None if limits else 3)
+        first = np.zeros(8, int)
+        for step in range(1, 41):
+            _, _, terminated, truncated, infos = envs.step(np.zeros((8, 3)))
+            assert not terminated.any()
+            for i in np.flatnonzero(truncated):
+                first[i] = first[i] or step
+                assert infos["final_info"]["success"][i]
+        limits.append(first)
+    assert (limits[0] != limits[1]).any() and all(1 <= f <= 40 for f in np.ravel(limits))
+
+
 @pytest.mark.parametrize("damage", ["nan_velocity", "huge_velocity", "nan_position", "fast_but_finite"])
 def test_a_diverged_simulation_ends_only_its_own_episode(make, damage):
     envs = make(3)
     envs.reset(seed=0)
-    before = envs.step(np.zeros((3, 3)))[0]
+    for action in random_actions(20, 3):
+        before, *_, sound = envs.step(action)
     sims = envs.simulations
     if damage == "nan_position":
         sims.qpos[1, 2] = np.nan
@@ -255,10 +429,42 @@ def test_a_diverged_simulation_ends_only_its_own_episode(make, damage):
     assert infos["final_info"]["diverged"].tolist() == [False, True, False]
     assert reward[1] == 0 and np.isfinite(obs).all()
     np.testing.assert_array_equal(infos["final_obs"][1], before[1])  # the last sound one
+    for name in ("position", "tilt_deg"):
+        np.testing.assert_array_equal(infos["final_info"][name][1], sound[name][1])
     assert envs.num_diverged == 1
     for _ in range(50):
         obs, reward, *_ = envs.step(np.zeros((3, 3)))
         assert np.isfinite(obs).all() and np.isfinite(reward).all()
+    assert envs.num_diverged == 1
+
+
+@pytest.mark.parametrize("cause", ["warning", "error"])
+def test_a_warning_or_an_error_of_mujoco_alone_ends_the_episode(make, cause, monkeypatch):
+    """MuJoCo resets a simulation whose state went bad, so its state may look sound."""
+    envs, twin = make(3), make(3)
+    envs.reset(seed=0), twin.reset(seed=0)
+    batch = envs.simulations.batch
+    step = batch.step
+
+    def step_and_report(*args, **kwargs):
+        step(*args, **kwargs)
+        if cause == "error":
+            raise SimulationError(np.array([1]), "stack overflow")
+        batch.warning.reshape(3, -1)[1, int(mujoco.mjtWarning.mjWARN_BADQACC)] = 1
+
+    monkeypatch.setattr(batch, "step", step_and_report)
+    _, reward, terminated, truncated, infos = envs.step(np.zeros((3, 3)))
+    expected = twin.step(np.zeros((3, 3)))
+    monkeypatch.undo()
+    assert truncated.tolist() == infos["final_info"]["diverged"].tolist() == [False, True, False]
+    assert not terminated.any() and envs.num_diverged == 1
+    np.testing.assert_array_equal(reward, expected[1] * [1, 0, 1])
+    for action in random_actions(20, 3):
+        obs, reward, _, truncated, _ = envs.step(action)
+        theirs = twin.step(action)
+        assert not truncated.any() and np.isfinite(obs).all()
+        np.testing.assert_array_equal(obs[[0, 2]], theirs[0][[0, 2]])
+        np.testing.assert_array_equal(reward[[0, 2]], theirs[1][[0, 2]])
     assert envs.num_diverged == 1
 
 
@@ -349,6 +555,8 @@ def test_actions_outside_the_range_are_clipped(make):
         ({"num_threads": -1}, ValueError, "num_threads=-1"),
         ({"tilt_limit_deg": float("nan")}, ValueError, "tilt_limit_deg=nan"),
         ({"initial_tilt_deg": -1}, ValueError, "initial_tilt_deg=-1"),
+        ({"initial_tilt_deg": 20}, ValueError, "initial_tilt_deg=20 is not below tilt_limit_deg=20"),
+        ({"initial_tilt_deg": 5, "tilt_limit_deg": 3}, ValueError, "initial_tilt_deg=5 is not below tilt_limit_deg=3"),
         ({"goal": (0, 0)}, ValueError, "goal="),
         ({"goal": "north"}, ValueError, "goal='north'"),
         ({"colour": "red"}, TypeError, "colour"),
@@ -388,14 +596,30 @@ def test_environments_with_and_without_the_contact_fix_cannot_be_mixed(make):
         make(1, contact_fix=False)
 
 
-def test_the_robot_falls_without_the_contact_fix_and_the_fix_comes_back(make):
-    import mujoco_patch
+def stand(envs, steps=1000):
+    """(num_envs,) steps that tilt control holds the robots up: a push by each wheel against lean and its rate."""
+    envs.reset(seed=0)
+    obs = envs.step(np.zeros((envs.num_envs, 3)))[0]
+    stood = np.full(envs.num_envs, steps)
+    angles = np.radians([0.0, 120.0, 240.0])  # of the wheels about the base's axis (ballbot.xml)
+    for step in range(steps):
+        roll, pitch = np.arctan2(-obs[:, 1], -obs[:, 2]), np.arcsin(obs[:, 0])  # from gravity, seen by the base
+        push_roll, push_pitch = -(20 * roll + 2 * obs[:, 3]), -(20 * pitch + 2 * obs[:, 4])
+        actions = np.outer(push_roll, np.cos(angles)) + np.outer(push_pitch, np.sin(angles))
+        obs, _, terminated, _, _ = envs.step(np.clip(actions, -1, 1))
+        stood = np.where(terminated & (stood == steps), step, stood)
+    return stood
 
-    envs = make(1, contact_fix=False)
+
+def test_tilt_control_stands_with_the_contact_fix_and_falls_at_once_without_it(make):
+    stock = make(8, contact_fix=False)
     assert not mujoco_patch.is_installed()
-    envs.close()
-    make(1)
+    stood = stand(stock)
+    assert stood.max() < 1000 and np.median(stood) < 500  # a second
+    stock.close()
+    fixed = make(8)
     assert mujoco_patch.is_installed()
+    assert (stand(fixed) == 1000).all()
 
 
 def test_an_old_mujoco_is_named_with_the_remedy():

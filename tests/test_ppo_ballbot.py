@@ -1,19 +1,29 @@
 # mypy: allow-untyped-defs, allow-untyped-calls, allow-incomplete-defs
 """The main job as a user runs it: files, exact resumption, clear errors."""
 
+import ast
 import csv
+import importlib
+import itertools
 import json
 import os
+import re
 import shlex
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
 
+from ballbot.ppo import CheckpointError, DivergedError, RunDirectoryError, SettingsError
+from mujoco_patch import ContactFixError
+
+PPO_CONFIG = Path(__file__).parents[1] / "ballbot" / "ppo" / "config.py"
 SCRIPT = Path(__file__).parents[1] / "experiments" / "ppo_ballbot.py"
 SMALL = shlex.split(
     "--terrain perlin --num-terrains 2 --num-envs 4 --num-steps 32 --minibatch-size 64 --hidden-size 16 "
@@ -42,6 +52,15 @@ def curve(run_dir):
         ]
 
 
+@pytest.fixture
+def script(monkeypatch):
+    """The script as a module."""
+    monkeypatch.syspath_prepend(str(SCRIPT.parent))
+    threads = torch.get_num_threads()
+    yield importlib.import_module("ppo_ballbot")
+    torch.set_num_threads(threads)
+
+
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
     """A small run, never stopped."""
@@ -58,6 +77,7 @@ def test_a_run_leaves_everything_a_user_looks_for(finished):
     assert list(run_dir.glob("events.out.tfevents*"))
     settings = json.loads((run_dir / "config.json").read_text())
     assert settings["ppo"]["num_envs"] == 4 and settings["env"]["num_terrains"] == 2
+    assert settings["torch_threads"] == 1
     last = curve(run_dir)[-1]
     assert float(last["global_step"]) == 1024
     for column in (
@@ -89,9 +109,11 @@ def test_a_stopped_and_resumed_run_equals_one_never_stopped(finished, tmp_path):
     assert code == 0, err
     assert "resuming" in out
     assert curve(parts) == curve(whole)
-    a, b = (torch.load(d / "last.pt", weights_only=True)["agent"] for d in (whole, parts))
-    assert a.keys() == b.keys()
-    assert all(torch.equal(a[name], b[name]) for name in a)
+    one, two = (torch.load(d / "last.pt", weights_only=True) for d in (whole, parts))
+    for networks in ("agent", "policy"):
+        a, b = one[networks], two[networks]
+        assert a.keys() == b.keys()
+        assert all(torch.equal(a[name], b[name]) for name in a)
 
 
 @pytest.mark.skipif(os.name != "posix", reason="signals as on POSIX")
@@ -127,6 +149,102 @@ def bad_config(folder, change):
     return str(path)
 
 
+def test_threads_of_pytorch_come_with_the_settings(script, tmp_path):
+    def threads(*options, **content):
+        (tmp_path / "config.json").write_text(json.dumps({"ppo": {}, "env": {}, **content}))
+        return script.parse(["--config", str(tmp_path / "config.json"), *options]).torch_threads
+
+    assert threads(torch_threads=3) == 3
+    assert threads("--torch-threads", "2", torch_threads=3) == 2
+    assert threads() == 1  # files of older versions
+    for bad in ("4", 1.0, True, 0):
+        with pytest.raises(ValueError, match=r'config.json: "torch_threads" must be a whole number'):
+            threads(torch_threads=bad)
+    run_dir = tmp_path / "run"
+    run_dir.mkdir()
+    (run_dir / "config.json").write_text(json.dumps({"torch_threads": 5}))
+    assert script.parse(["--resume", str(run_dir)]).torch_threads == 5
+
+
+@pytest.mark.parametrize(
+    ("section", "key", "value", "words"),
+    [
+        ("ppo", "seed", 1.5, "seed must be a whole number, got 1.5"),
+        ("ppo", "eval_seed", True, "eval_seed must be a whole number, got True"),
+        ("ppo", "torch_deterministic", "yes", "torch_deterministic must be true or false, got 'yes'"),
+        ("ppo", "device", 3, "device must be a text, got 3"),
+        ("env", "random_yaw", 1, "random_yaw must be true or false, got 1"),
+        ("env", "num_terrains", 8.0, "num_terrains must be a whole number, got 8.0"),
+        ("env", "tilt_limit_deg", "20", "tilt_limit_deg must be a number, got '20'"),
+        ("env", "terrain", "moon", "terrain must be one of 'perlin', 'flat', got 'moon'"),
+        ("env", "frame", None, "frame must be given, got None"),
+    ],
+)
+def test_values_of_the_wrong_kind_in_a_config_are_named(script, tmp_path, section, key, value, words):
+    path = bad_config(tmp_path, lambda content: content[section].update({key: value}))
+    with pytest.raises(ValueError, match=re.escape(words)) as error:
+        script.load_settings(Path(path))
+    assert path in str(error.value)
+
+
+def test_processes_of_a_host_share_its_cpus(script, monkeypatch):
+    cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    monkeypatch.delenv("LOCAL_WORLD_SIZE", raising=False)
+    assert script.simulation_threads(0) == 0  # the environments then take every CPU
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
+    assert script.simulation_threads(0) == max(cpus // 2, 1)
+    assert script.simulation_threads(7) == 7
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "100000")
+    assert script.simulation_threads(0) == 1
+
+
+EXPECTED = [
+    SettingsError("x"),
+    CheckpointError("x"),
+    RunDirectoryError("x"),
+    DivergedError("x"),
+    ContactFixError("x"),
+    OSError(28, "cannot write x (No space left on device)"),
+]
+
+
+@pytest.mark.parametrize("error", EXPECTED, ids=lambda error: type(error).__name__)
+def test_expected_errors_take_one_line(script, tmp_path, monkeypatch, capsys, error):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(script, "train", lambda *_, **__: (_ for _ in ()).throw(error))
+    with pytest.raises(SystemExit) as stop:
+        script.main(["--run-name", "r"])
+    assert stop.value.code == 2
+    assert capsys.readouterr().err == f"error: {error}\n"
+
+
+@pytest.mark.parametrize("error", [ValueError("x"), TypeError("x"), KeyError("x"), RuntimeError("x")])
+def test_programming_errors_keep_their_traceback(script, tmp_path, monkeypatch, error):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(script, "train", lambda *_, **__: (_ for _ in ()).throw(error))
+    with pytest.raises(type(error)):
+        script.main(["--run-name", "r"])
+
+
+def test_the_first_process_speaks_for_all(script, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(script, "RANK", 1)
+    monkeypatch.setattr(script, "train", lambda *_, **__: SimpleNamespace(global_step=1, best_return=None))
+    script.main(["--run-name", "r"])
+    with pytest.raises(SystemExit):
+        script.main(["--run-name", "a/b"])
+    out, err = capsys.readouterr()
+    assert out == err == ""
+
+    def diverge(*_, **__):
+        raise DivergedError("environment 3")
+
+    monkeypatch.setattr(script, "train", diverge)  # may concern this process alone: must not be swallowed
+    with pytest.raises(SystemExit):
+        script.main(["--run-name", "r"])
+    assert capsys.readouterr().err == "error in process 1: environment 3\n"
+
+
 def test_bad_input_is_named_and_exits_with_2(finished, tmp_path):
     whole, _ = finished
     before = {p: p.read_bytes() for p in whole.rglob("*") if p.is_file()}
@@ -152,6 +270,8 @@ def test_bad_input_is_named_and_exits_with_2(finished, tmp_path):
         ([*SMALL, "--cameras"], "--no-cameras"),
         ([*SMALL, "--terrain", "moon"], "moon"),
         ([*SMALL, "--device", "cuda:99"], "cuda"),
+        ([*SMALL, "--tilt-limit-deg", "-1"], "tilt_limit_deg"),
+        ([*SMALL, "--torch-threads", "-1"], "--torch-threads"),
     ]
     processes = [(launch(tmp_path, *options), options, words) for options, words in cases]
     for process, options, words in processes:
@@ -185,11 +305,50 @@ def test_two_processes_train_one_policy(tmp_path):
     assert result.returncode == 0, result.stderr
     rows = curve(tmp_path / "runs" / "two")
     assert [int(r["global_step"]) for r in rows] == [128, 256, 384, 512]
+    assert result.stdout.count("finished at step") == 1
+
+
+NAMES = """
+import sys
+sys.path.insert(0, sys.argv[1])
+import ppo_ballbot
+ppo_ballbot.time.strftime = lambda *_: f"clock-of-{ppo_ballbot.RANK}"
+print(f"[{ppo_ballbot.prepare([])[1]}]", flush=True)
+ppo_ballbot.main(["--run-name", "a/b"])
+"""
+
+
+def test_processes_agree_on_the_run_name_and_complain_once(tmp_path):
+    (tmp_path / "names.py").write_text(NAMES)
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    command += [str(tmp_path / "names.py"), str(SCRIPT.parent)]
+    result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    assert result.stdout.count("[runs/perlin_0_clock-of-0]") == 2, result.stdout + result.stderr
+    assert result.stderr.count("must be a plain folder name") == 1, result.stderr
+
+
+def documented_fields(path, name):
+    """Name and docstring of each field of a dataclass, read from its source."""
+    tree: Any = ast.parse(path.read_text())
+    body: list[Any] = next(node.body for node in tree.body if getattr(node, "name", "") == name)
+    found = {}
+    for field, after in itertools.pairwise(body):
+        if type(field) is ast.AnnAssign:
+            documented = type(after) is ast.Expr and type(after.value) is ast.Constant
+            found[ast.unparse(field.target)] = " ".join(after.value.value.split()) if documented else ""
+    return found
 
 
 def test_help_explains_every_option(tmp_path):
     code, out, _ = run(tmp_path, "--help")
     assert code == 0
-    options = "--clip-range --num-envs --total-timesteps --terrain --seed --run-name --resume --config --no-cameras"
-    for option in options.split():
-        assert option in out, option
+    text = " ".join(re.sub("[│╭╮╰╯─]", " ", out).split())
+    options = documented_fields(SCRIPT, "Args") | documented_fields(SCRIPT, "EnvConfig")
+    options |= documented_fields(PPO_CONFIG, "PPOConfig")
+    options = {name: doc for name, doc in options.items() if name not in ("ppo", "env")}
+    assert len(options) > 50
+    for name, doc in options.items():
+        option = "--" + name.replace("_", "-")
+        assert len(doc) > 10, f"{name} has no docstring"
+        assert re.search(rf"{option}[ ,|]", text), option
+        assert doc[:40] in text, (option, doc)

@@ -58,8 +58,16 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_after_fork)
 
 
+def lock() -> "threading.RLock":
+    """Held, again and again by the same thread if need be, while the entry is exchanged or checked."""
+    return _lock
+
+
 def install(implementation: Choice = "auto") -> None:
     """Installs the fix in this process; does nothing if it is installed already. Safe from several threads.
+
+    Over the other implementation it is installed by one exchange: simulations never see MuJoCo's own collider
+    in between, and an error leaves things as they were.
 
     Args:
       implementation: "c" for the compiled collider, "python" for the slower fallback, "auto" for the one
@@ -74,14 +82,12 @@ def install(implementation: Choice = "auto") -> None:
     if implementation not in ("auto", "c", "python"):
         raise ValueError(f"implementation={implementation!r}: expected 'auto', 'c' or 'python'")
     with _lock:
-        if is_installed():
-            if implementation in ("auto", cast(_Exchange, _exchange).implementation):
-                return
-            uninstall()
+        if is_installed() and implementation in ("auto", cast(_Exchange, _exchange).implementation):
+            return
         choice = _choice_from_environment() if implementation == "auto" else implementation
         layout = discover_layout()
         table = _find_table()
-        theirs = table[_ENTRY]
+        theirs = cast(_Exchange, _exchange).theirs if is_installed() else table[_ENTRY]
         if not theirs:
             raise ContactFixError(f"contact fix: MuJoCo {mujoco.__version__} has no sphere-capsule collider to extend")
         if _exchange is not None and theirs != _exchange.theirs:

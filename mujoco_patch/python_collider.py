@@ -7,9 +7,12 @@ import atexit
 import ctypes
 import functools
 import signal
+import sys
 import threading
+import traceback
 from _thread import interrupt_main
 from collections.abc import Callable
+from dataclasses import dataclass
 from types import CodeType, FrameType
 from typing import Any, cast
 
@@ -24,6 +27,40 @@ _SIGNATURE = (ctypes.c_void_p, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int, c
 _Callback = ctypes.CFUNCTYPE(ctypes.c_int, *_SIGNATURE)
 _Original = ctypes.PYFUNCTYPE(ctypes.c_int, *_SIGNATURE)
 _RETRY = 0.002  # s, between attempts to deliver Ctrl-C outside a collision
+
+
+@dataclass
+class Failures:
+    """Collisions in which the collider raised an exception, since they were last taken."""
+
+    first: str
+    """type and text of the first one"""
+    count: int = 1
+
+
+_failures: Failures | None = None
+
+
+def take_failures() -> Failures | None:
+    """The failures since the last call; None, nearly always, if there were none."""
+    global _failures
+    failures, _failures = _failures, None
+    return failures
+
+
+def _note_failure(error: BaseException) -> None:
+    """Says so at once, but not thousands of times a second."""
+    global _failures
+    if _failures is not None:
+        _failures.count += 1
+        return
+    _failures = Failures(f"{type(error).__name__}: {error}")
+    print(
+        f"ballbot: the contact fix in Python failed: {_failures.first}. Contacts are not aligned; the next "
+        "mujoco_patch.ensure() or verify() raises an error.",
+        file=sys.stderr,
+    )
+    traceback.print_exception(error)
 
 
 @functools.cache
@@ -47,16 +84,20 @@ def make_collider(original_address: int, layout: Layout, undo: Callable[[], None
     normal_offset, tangent_offset = layout.normal_offset, layout.tangent_offset
 
     def collide(m: int, d: int, con: int, g1: int, g2: int, margin: float) -> int:
-        ncon: int = original(m, d, con, g1, g2, margin)
-        if ncon <= 0 or integer_at(m + cone_offset).value != elliptic:
-            return ncon
-        mat = matrix_at(pointer_at(d + geom_xmat_offset).value + matrix_size * g2)  # type: ignore[operator]
-        ax, ay, az = mat[2], mat[5], mat[8]
-        for contact in range(con, con + ncon * contact_size, contact_size):
-            nx, ny, nz = vector_at(contact + normal_offset)
-            x, y, z = ay * nz - az * ny, az * nx - ax * nz, ax * ny - ay * nx
-            if x * x + y * y + z * z >= min_sine_squared:
-                vector_at(contact + tangent_offset)[:] = [ax, ay, az]
+        ncon = 0
+        try:
+            ncon = original(m, d, con, g1, g2, margin)
+            if ncon <= 0 or integer_at(m + cone_offset).value != elliptic:
+                return ncon
+            mat = matrix_at(pointer_at(d + geom_xmat_offset).value + matrix_size * g2)  # type: ignore[operator]
+            ax, ay, az = mat[2], mat[5], mat[8]
+            for contact in range(con, con + ncon * contact_size, contact_size):
+                nx, ny, nz = vector_at(contact + normal_offset)
+                x, y, z = ay * nz - az * ny, az * nx - ax * nz, ax * ny - ay * nx
+                if x * x + y * y + z * z >= min_sine_squared:
+                    vector_at(contact + tangent_offset)[:] = [ax, ay, az]
+        except BaseException as error:  # left to ctypes, it would be printed, and the contacts forgotten
+            _note_failure(error)
         return ncon
 
     callback = _Callback(cast(Callable[..., Any], collide))

@@ -11,7 +11,7 @@ import mujoco
 import numpy as np
 from numpy.typing import NDArray
 
-from mujoco_patch import contact_fix
+from mujoco_patch import contact_fix, python_collider
 from mujoco_patch.layout import NEEDED, ContactFixError
 
 Array = NDArray[np.float64]
@@ -28,7 +28,7 @@ FRICTION_TOLERANCE = 0.02
 _RADIUS, _HALF_LENGTH, _BALL_RADIUS = 0.025, 0.02, 0.09  # m, the robot's wheel and ball
 _OVERLAP = 1e-4  # m, how deep the wheel is pressed into the ball
 _SLIP = 1.0  # m/s, far beyond the speed below which the soft contact would creep
-_POSES = 48
+_POSES = 48  # random directions of axle and contact: a mistake that only some show is met many times
 _ON_CAP = 16  # of the poses touch a rounded end of the capsule, where the normal is not across the axle
 
 # The geoms come in another order than the collider's, lest g1 and g2 be confused unnoticed.
@@ -82,12 +82,15 @@ def ensure() -> SelfCheckReport:
     """Installs and checks the contact fix unless that was done: cheap to call before every use.
 
     Raises:
-      ContactFixError: the fix cannot be installed or does not work.
+      ContactFixError: the fix cannot be installed or does not work, or the fallback in Python failed since the last
+        call.
     """
+    _raise_if_failed()
     if _checked is not None and contact_fix.is_installed() and _checked[0] == contact_fix.table_state():
         return _checked[1]
-    contact_fix.install()
-    return verify()
+    with contact_fix.lock():  # nobody exchanges the collider while it is measured
+        contact_fix.install()
+        return verify()
 
 
 def verify(force: bool = False) -> SelfCheckReport:
@@ -97,15 +100,32 @@ def verify(force: bool = False) -> SelfCheckReport:
       force: measure again in any case.
 
     Raises:
-      ContactFixError: a measured figure is off; the message lists them all.
+      ContactFixError: a measured figure is off, and the message lists them all; or the fallback in Python failed
+        since the last call.
     """
     global _checked
-    state = contact_fix.table_state()
-    if force or _checked is None or _checked[0] != state:
-        report = measure()
-        _judge(report)
-        _checked = (state, report)
-    return _checked[1]
+    _raise_if_failed()
+    with contact_fix.lock():
+        state = contact_fix.table_state()
+        if force or _checked is None or _checked[0] != state:
+            report = measure()
+            _raise_if_failed()
+            _judge(report)
+            _checked = (state, report)
+        return _checked[1]
+
+
+def _raise_if_failed() -> None:
+    """Tells, once, that the collider in Python raised: what was simulated since the last check is not to be trusted."""
+    global _checked
+    failures = python_collider.take_failures()
+    if failures is not None:
+        _checked = None
+        raise ContactFixError(
+            f"the contact fix in Python failed in {failures.count} collisions, first with {failures.first}: those "
+            "contacts were not aligned, so discard what was simulated. Report this message; the compiled contact fix "
+            "does without Python: reinstall this package where a C compiler is available"
+        )
 
 
 def _judge(report: SelfCheckReport) -> None:

@@ -1,6 +1,7 @@
 """The contact fix: friction of a capsule on a sphere follows the capsule's axis, and nothing else changes."""
 
 import ctypes
+import dataclasses
 import multiprocessing
 import os
 import shutil
@@ -273,6 +274,81 @@ def test_install_from_many_threads_exchanges_the_entry_once(use_library: None) -
         for thread in threads:
             action(thread)
     assert contact_fix.table_state() == (before + 1, True)
+
+
+def test_the_other_implementation_takes_over_without_a_gap(use_library: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    mujoco_patch.install("python")
+    table = contact_fix._find_table()
+    python, seen = table[contact_fix._ENTRY], []
+
+    def watch() -> layout.Layout:
+        seen.append(table[contact_fix._ENTRY])
+        return layout.discover_layout()
+
+    monkeypatch.setattr(contact_fix, "discover_layout", watch)
+    mujoco_patch.install("c")
+    assert mujoco_patch.implementation() == "c" and seen == [python]
+    compiled = table[contact_fix._ENTRY]
+    mujoco_patch.install("python")
+    assert mujoco_patch.implementation() == "python" and seen == [python, compiled]
+    monkeypatch.setattr(contact_fix, "_library_candidates", lambda: [])
+    with pytest.raises(ContactFixError, match="no compiled collider"):
+        mujoco_patch.install("c")
+    assert mujoco_patch.implementation() == "python"  # an error leaves things as they were
+    mujoco_patch.uninstall()
+    assert table[contact_fix._ENTRY] not in (python, compiled)
+
+
+def test_threads_that_ensure_at_once_measure_once_and_nobody_uninstalls_meanwhile(
+    use_library: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    measure, measuring, installed, reports = self_check.measure, threading.Event(), [], []
+
+    def slowly() -> self_check.SelfCheckReport:
+        measuring.set()
+        time.sleep(0.2)
+        installed.append(mujoco_patch.is_installed())
+        return measure()
+
+    monkeypatch.setattr(self_check, "measure", slowly)
+    threads = [threading.Thread(target=lambda: reports.append(mujoco_patch.ensure())) for _ in range(4)]
+    for action in (threading.Thread.start, threading.Thread.join):
+        for thread in threads:
+            action(thread)
+    assert len(reports) == 4 and installed == [True]
+
+    measuring.clear()
+    checking = threading.Thread(target=mujoco_patch.verify, args=(True,))
+    checking.start()
+    measuring.wait()
+    mujoco_patch.uninstall()  # waits for the measurement
+    checking.join()
+    assert installed == [True, True]
+
+
+def test_a_failure_of_the_python_collider_keeps_the_contact_and_is_reported(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    broken = dataclasses.replace(layout.discover_layout(), geom_xmat_offset=None)  # type: ignore[arg-type]
+    with monkeypatch.context() as patch:
+        patch.setattr(contact_fix, "discover_layout", lambda: broken)
+        mujoco_patch.install("python")
+    model = wheel(37)
+    data = mujoco.MjData(model)
+    data.qpos[3] = -0.001  # the ball a millimetre into the wheel
+    mujoco.mj_forward(model, data)
+    mujoco.mj_forward(model, data)
+    assert data.ncon == 1  # not lost
+    printed = capfd.readouterr().err
+    assert printed.count("contact fix in Python failed: TypeError") == 1 and "Traceback" in printed
+    with pytest.raises(ContactFixError, match=r"failed in 2 collisions, first with TypeError.*discard"):
+        mujoco_patch.verify()
+    mujoco.mj_forward(model, data)
+    with pytest.raises(ContactFixError, match="failed in 1 collisions"):
+        mujoco_patch.ensure()
+    mujoco_patch.uninstall()
+    monkeypatch.setenv("BALLBOT_CONTACT_FIX", "python")
+    assert mujoco_patch.ensure().worst_alignment > 1 - 1e-12  # mended, it is trusted again
 
 
 def test_ensure_costs_microseconds_once_checked(use_library: None) -> None:

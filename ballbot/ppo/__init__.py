@@ -7,8 +7,9 @@ from ballbot.ppo.distributed import distributed_setup
 from ballbot.ppo.evaluation import evaluate, load_agent
 from ballbot.ppo.logger import RunDirectoryError
 from ballbot.ppo.normalizer import RewardScaler, RunningNormalizer
-from ballbot.ppo.ppo import TrainResult, gae, ppo_loss, rollout, train, update
+from ballbot.ppo.ppo import gae, ppo_loss, rollout, update
 from ballbot.ppo.storage import DivergedError, Rollout
+from ballbot.ppo.training import TrainResult, train
 
 __all__ = [
     "Agent",

@@ -18,7 +18,7 @@ from gymnasium.vector import VectorEnv
 from toy import PointEnv, cartpole
 
 from ballbot.ppo import PPOConfig, TrainResult, load_checkpoint, train
-from ballbot.ppo.ppo import seed_everything
+from ballbot.ppo.training import seed_everything
 
 BATCH = 4 * 16
 SETTINGS: dict[str, Any] = {
@@ -146,7 +146,7 @@ class TestBest:
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, bad: float
     ) -> None:
         returns = iter([bad, -5.0, bad])
-        monkeypatch.setattr("ballbot.ppo.ppo.evaluate", lambda *_: {"return_mean": next(returns)})
+        monkeypatch.setattr("ballbot.ppo.training.evaluate", lambda *_: {"return_mean": next(returns)})
         result = run(tmp_path / "r", PointEnv, PointEnv)
         assert result.best_return == -5.0
         assert load_checkpoint(tmp_path / "r" / "best.pt")["global_step"] == 4 * BATCH

@@ -1,0 +1,278 @@
+"""A training run: update after update, with logs, evaluation, checkpoints and a clean stop in between."""
+
+from __future__ import annotations
+
+import math
+import os
+import random
+import time
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack, closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from gymnasium.vector import AutoresetMode, VectorEnv
+
+from ballbot.ppo import distributed
+from ballbot.ppo.agent import Agent
+from ballbot.ppo.checkpoint import find_checkpoint, set_aside_newer
+from ballbot.ppo.config import PPOConfig, SettingsError
+from ballbot.ppo.episodes import to_numpy
+from ballbot.ppo.evaluation import evaluate
+from ballbot.ppo.interrupt import StopSignal
+from ballbot.ppo.logger import STEP, Logger, Stopwatch, create_run_dir, write_config
+from ballbot.ppo.ppo import gae, make_optimizer, ppo_loss, rollout, update
+from ballbot.ppo.schedules import adapt_lr, scheduled_lr
+from ballbot.ppo.state import TrainingState, training_seed
+from ballbot.ppo.storage import Rollout, autoreset_mode
+
+
+@dataclass
+class TrainResult:
+    """What `train` leaves behind: the agent to deploy, its steps, and the best mean evaluation return (or None).
+
+    With `config.policy_average` the agent is the running average of the networks, else the newest ones.
+    """
+
+    agent: Agent
+    global_step: int
+    best_return: float | None
+
+
+def train(
+    config: PPOConfig,
+    make_envs: Callable[[int], VectorEnv],
+    make_eval_envs: Callable[[int], VectorEnv] | None = None,
+    *,
+    run_dir: str | Path,
+    resume: str | Path | None = None,
+    env_metadata: Mapping[str, Any] | None = None,
+    settings: Mapping[str, Any] | None = None,
+    console: bool = True,
+) -> TrainResult:
+    """Train until `config.total_timesteps`, leaving logs and checkpoints in `run_dir`.
+
+    Started by torchrun, every process simulates and learns from its share of the environments, and the first
+    one alone writes files and evaluates. Ctrl-C or SIGTERM lets the update under way finish, saves, and
+    raises SystemExit with the usual code (130, 143); a second one stops at once and leaves the last
+    checkpoint as it is. Python's, NumPy's and PyTorch's global random states are seeded, since environments
+    may use them.
+
+    A resumed run repeats bit for bit what it would have done without the interruption if the environments
+    have `get_state()` and `set_state(state)`, with nested dicts and lists of arrays and plain values; others
+    start new episodes.
+
+    Args:
+        config: PPO settings. On resume all must be equal but those in `state.FREE_TO_CHANGE`, total_timesteps
+            among them.
+        make_envs: called with the number of environments; they are seeded through `reset(seed=...)`.
+        make_eval_envs: same, for evaluation (None: no evaluation and no best.pt).
+        run_dir: directory of this run, usually runs/<name>.
+        resume: checkpoint, or run directory for its newest readable one (None: new run).
+        env_metadata: plain values that describe what the observations mean; must be equal on resume.
+        settings: whatever else belongs in config.json, such as the environment's settings.
+        console: print a line per update.
+
+    Raises:
+        ValueError, TypeError: settings or environments do not fit together.
+        RunDirectoryError: `run_dir` holds another run or cannot be written.
+        CheckpointError: `resume` cannot be read or belongs to another run.
+        DivergedError: numbers stopped being finite; checkpoints are untouched.
+    """
+    rank, world_size, device = distributed.distributed_setup(config.device)
+    for name in ("num_envs", "minibatch_size"):
+        if getattr(config, name) % world_size:
+            raise SettingsError(
+                f"{name} = {getattr(config, name)} does not divide among {world_size} processes; "
+                "choose a multiple of their number"
+            )
+    run_dir, env_metadata, console = Path(run_dir), dict(env_metadata or {}), console and rank == 0
+    loaded = None
+    if resume is not None:
+        loaded = distributed.on_rank_zero(lambda: find_checkpoint(resume))
+
+    seed = training_seed(config, rank, config.num_envs // world_size)
+    with ExitStack() as stack:
+        seed_everything(seed, config.torch_deterministic and device.type == "cuda")
+        envs = stack.enter_context(closing(make_envs(config.num_envs // world_size)))
+        if envs.num_envs != config.num_envs // world_size:
+            raise ValueError(
+                f"make_envs({config.num_envs // world_size}) returned {envs.num_envs} environments; "
+                "it must return as many as it is asked for"
+            )
+        autoreset_mode(envs)
+        eval_envs = None
+        if rank == 0 and make_eval_envs is not None:
+            eval_envs = stack.enter_context(closing(make_eval_envs(config.eval_episodes)))
+        # Again: however many numbers the constructors drew, learning starts from the same random states.
+        seed_everything(seed, config.torch_deterministic and device.type == "cuda")
+        weights = torch.Generator().manual_seed(config.seed)
+        agent = Agent(envs.single_observation_space, envs.single_action_space, config, weights).to(device)
+        distributed.broadcast_module(agent)
+        state = TrainingState(config, envs, agent, make_optimizer(agent, config), env_metadata, seed)
+        if not (hasattr(envs, "get_state") and hasattr(envs, "set_state")):
+            say(console, "note: these environments have no get_state and set_state: resuming will start new episodes")
+        if loaded is not None:
+            state.restore(*loaded)
+            say(console, f"resuming from {loaded[0]} at step {state.global_step:,}")
+
+        def prepare() -> None:
+            # Resuming inside the directory continues its run; a checkpoint from elsewhere starts a new one.
+            inside = loaded is not None and loaded[0].resolve().is_relative_to(run_dir.resolve())
+            create_run_dir(run_dir, resuming=inside)
+            if loaded is not None and inside:
+                for path in set_aside_newer(run_dir, loaded[0], state.global_step):
+                    say(console, f"note: written after step {state.global_step:,}, moved aside: {path}")
+            if not (run_dir / "best.pt").exists():
+                state.best_return = None
+            write_config(run_dir, config, {"env_metadata": env_metadata, **(settings or {})}, world_size)
+
+        distributed.on_rank_zero(prepare)
+        logger = None
+        if rank == 0:
+            resume_step = None if loaded is None else state.global_step
+            logger = stack.enter_context(closing(Logger(run_dir, resume_step, console)))
+        stopped = learn(state, envs, eval_envs, logger, run_dir)
+    if stopped:
+        say(console, f"stopped by signal {stopped} at step {state.global_step:,}; to go on, resume {run_dir}")
+        raise SystemExit(128 + stopped)
+    return TrainResult(state.policy, state.global_step, state.best_return)
+
+
+def learn(
+    state: TrainingState, envs: VectorEnv, eval_envs: VectorEnv | None, logger: Logger | None, run_dir: Path
+) -> int:
+    """Repeat `iterate` until the run is finished, with evaluation, logs and checkpoints in between.
+
+    Args:
+        state: where the run stands; moves on.
+        envs: environments of this process.
+        eval_envs: for evaluation (None: none, or another process does it).
+        logger: None if another process logs.
+        run_dir: existing run directory.
+
+    Returns:
+        number of the signal that ended the run early, or 0 (also if the signal came in the last update).
+    """
+    config, agent = state.config, state.agent
+    next_step = autoreset_mode(envs) == AutoresetMode.NEXT_STEP
+    storage = Rollout.allocate(agent, config.num_steps, envs.num_envs, next_step, state.device)
+    sample = torch.compile(agent.sample) if config.compile else agent.sample
+    loss_fn = torch.compile(ppo_loss) if config.compile else ppo_loss
+    start_time, start_step, stopped = time.perf_counter(), state.global_step, 0
+    with StopSignal() as signal:
+        while not state.finished and not stopped:
+            stopwatch = Stopwatch()
+            row = iterate(state, envs, storage, stopwatch, sample, loss_fn)
+            if eval_envs is not None and (due(state, config.eval_interval) or state.finished):
+                result = evaluate(state.policy, eval_envs, config.eval_episodes, config.eval_seed)
+                row |= {f"eval/{name}": value for name, value in result.items()}
+                # A NaN compares false with everything: as the best return it could never be beaten.
+                score = result["return_mean"] if math.isfinite(result["return_mean"]) else -math.inf
+                if state.best_return is None or score > state.best_return:
+                    state.best_return = score
+                    state.save_policy(run_dir / "best.pt")
+                stopwatch.lap("evaluate")
+            # Read the signal once: saving and leaving the loop must follow the same answer, in all processes.
+            stopped = distributed.any_rank(signal.number, state.device)
+            rate = (state.global_step - start_step) / (time.perf_counter() - start_time)
+            row["charts/SPS"] = rate
+            row |= {f"time/{name}": seconds for name, seconds in stopwatch.seconds.items()}
+            row["time/eta"] = max(config.total_timesteps - state.global_step, 0) / rate
+            if logger is not None:
+                logger.log(row)
+            if due(state, config.checkpoint_interval) or state.finished or stopped:
+                state.save(run_dir)
+    return 0 if state.finished else stopped
+
+
+def iterate(
+    state: TrainingState,
+    envs: VectorEnv,
+    storage: Rollout,
+    stopwatch: Stopwatch,
+    sample: Callable[..., tuple[torch.Tensor, torch.Tensor]],
+    loss_fn: Callable[..., tuple[torch.Tensor, torch.Tensor]],
+) -> dict[str, float]:
+    """One rollout and one update; `state` moves on, and the row to log is returned."""
+    config, agent = state.config, state.agent
+    if config.lr_schedule != "adaptive":
+        remaining = max(1 - state.global_step / config.total_timesteps, 0.0)
+        state.learning_rate = scheduled_lr(config.lr_schedule, config.learning_rate, remaining)
+    row: dict[str, float] = {
+        STEP: state.global_step + config.batch_size,
+        "charts/learning_rate": state.learning_rate,
+    }
+
+    terms = rollout(agent, envs, state.env_state, storage, state.generator, stopwatch, sample)
+    ended = storage.terminated | storage.truncated
+    valid = None if storage.valid is None else to_numpy(storage.valid)
+    finished = state.episodes.add(to_numpy(storage.rewards), to_numpy(ended), valid, terms)
+    state.episodes.recent.extend(e for episodes in distributed.gather(finished) for e in episodes)
+    averages = state.episodes.averages()
+    for name in ("return", "length"):
+        if name in averages:
+            row[f"charts/episodic_{name}"] = averages.pop(name)
+    row |= averages
+    if state.reward_scaler is not None:
+        storage.rewards.copy_(state.reward_scaler.update_and_scale(storage.rewards, ended, storage.valid))
+
+    # The first rollout was collected without statistics of the observations: learn those from it and nothing
+    # else.
+    if agent.normalizer is None or agent.normalizer.count > 0:
+        advantages, returns = gae(
+            storage.rewards,
+            storage.values,
+            storage.terminated,
+            storage.truncated,
+            storage.final_values,
+            storage.next_value,
+            config.gamma,
+            config.gae_lambda,
+        )
+        for group in state.optimizer.param_groups:
+            group["lr"] = state.learning_rate
+        metrics = update(agent, state.optimizer, storage, advantages, returns, config, state.generator, loss_fn)
+        if config.lr_schedule == "adaptive" and config.target_kl is not None:
+            state.learning_rate = adapt_lr(
+                state.learning_rate,
+                metrics["approx_kl"],
+                config.target_kl,
+                config.min_learning_rate,
+                config.max_learning_rate,
+            )
+        row |= {f"losses/{name}": value for name, value in metrics.items()}
+    if agent.normalizer is not None:
+        valid_rows = None if storage.valid is None else storage.valid.flatten()
+        agent.normalizer.update(storage.obs.flatten(0, 1), valid_rows)
+    state.update_average()
+    if not agent.discrete:
+        row["policy/std"] = float(agent.log_std.detach().exp().mean())
+    state.global_step += config.batch_size
+    stopwatch.lap("learn")
+    return row
+
+
+def seed_everything(seed: int, deterministic_cuda: bool) -> None:
+    """Seed the global random states and, on request, restrict CUDA to kernels that repeat exactly."""
+    random.seed(seed)
+    np.random.seed(seed)
+    torch.manual_seed(seed)
+    torch.use_deterministic_algorithms(deterministic_cuda, warn_only=True)  # also back, after another run
+    if deterministic_cuda:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # what cuBLAS needs for it
+        torch.backends.cudnn.benchmark = False
+
+
+def due(state: TrainingState, interval: int) -> bool:
+    """Whether the last update passed a multiple of `interval` steps."""
+    return state.global_step // interval > (state.global_step - state.config.batch_size) // interval
+
+
+def say(console: bool, text: str) -> None:
+    """Print `text` at once, if there is a console to print to."""
+    if console:
+        print(text, flush=True)

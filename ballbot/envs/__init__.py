@@ -1,7 +1,17 @@
 """The ballbot's world: robot, ground, task and observations."""
 
-import mujoco
+import os
 
+try:
+    import mujoco
+except ImportError:
+    raise
+except Exception as error:  # whatever the OpenGL library that MUJOCO_GL names happens to raise
+    raise ImportError(
+        f"MuJoCo cannot be imported with MUJOCO_GL={os.environ.get('MUJOCO_GL', '')!r} "
+        f"({type(error).__name__}: {error}): unset MUJOCO_GL, which training does not need, or set it to a kind of "
+        "OpenGL that works here (experiments/check_setup.py tells which)"
+    ) from error
 try:
     import mujoco.batch
 except ImportError as error:

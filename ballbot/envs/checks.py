@@ -10,8 +10,15 @@ from numpy.typing import NDArray
 
 def check_choice(name: str, value: Any, choices: tuple[Any, ...]) -> None:
     """Raise ValueError unless value is one of the choices."""
-    if value not in choices:
+    if not isinstance(value, (str, type(None))) or value not in choices:  # an array would not compare as a whole
         raise ValueError(f"{name}={value!r} is unknown: use one of {', '.join(map(repr, choices))}")
+
+
+def check_flag(name: str, value: Any) -> bool:
+    """The value as a bool; TypeError if it is anything else, since "no" counts as true in Python."""
+    if not isinstance(value, (bool, np.bool_)):
+        raise TypeError(f"{name}={value!r} must be True or False, got {type(value).__name__}")
+    return bool(value)
 
 
 def check_count(name: str, value: Any, low: int, high: int) -> int:
@@ -63,8 +70,10 @@ def check_actions(actions: Any, num_envs: int) -> NDArray[np.float64]:
 
 
 def check_reset_mask(options: dict[str, Any] | None, num_envs: int) -> NDArray[np.bool_]:
-    """The (num_envs,) mask in reset's options, all True if there is none; ValueError if it is of another form."""
-    unknown = sorted(set(options or {}) - {"reset_mask"})
+    """The (num_envs,) mask in reset's options, all True if there is none; TypeError or ValueError for other forms."""
+    if options is not None and not isinstance(options, dict):
+        raise TypeError(f"options={options!r} must be a dict or None, got {type(options).__name__}")
+    unknown = [key for key in options or {} if key != "reset_mask"]
     if unknown:
         raise ValueError(f"unknown reset option {unknown[0]!r}: the only one is 'reset_mask'")
     mask = (options or {}).get("reset_mask")
@@ -103,7 +112,7 @@ def check_seeds(seed: Any, num_envs: int) -> list[int | None]:
     if isinstance(seed, (int, np.integer)) and not isinstance(seed, bool):
         first = check_count("seed", seed, 0, 2**63)
         return [first + i for i in range(num_envs)]
-    if not isinstance(seed, (list, tuple, np.ndarray)):
+    if not isinstance(seed, (list, tuple)) and not (isinstance(seed, np.ndarray) and seed.ndim == 1):
         raise TypeError(f"seed={seed!r} must be an int, a list of ints or None")
     if len(seed) != num_envs:
         raise ValueError(f"seed has {len(seed)} entries, expected one for each of the {num_envs} simulations")

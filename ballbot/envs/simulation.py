@@ -65,7 +65,9 @@ class Simulations:
         self.layout = Layout.of(self.model)
         self._wheel_speeds = rolling_wheel_speeds(self.model)
         self._ball_radius = float(self.model.geom("ball").size[0])
-        self.batch = Batch(self.model, num, min(num_threads or usable_cpus(), num))
+        threads = min(num_threads or usable_cpus(), num)
+        self.batch = Batch(self.model, num, threads)
+        self._process = os.getpid() if threads > 1 else None
         self.terrain_ids = np.zeros(num, np.int64)
         """(num,) index of each simulation's terrain in the pool."""
         self.qpos, self.qvel = (
@@ -89,7 +91,16 @@ class Simulations:
         Returns:
             (num,) mask of simulations that diverged, or None if all are sound.  A diverged one is put back to a finite
             state, to be placed anew by the caller.
+
+        Raises:
+            RuntimeError: the process was forked since; a single thread may go on.
         """
+        # a fork leaves threads behind, and the batch would wait for them for ever
+        if self._process is not None and self._process != os.getpid():
+            raise RuntimeError(
+                "this environment was made before the process forked, and its threads are not in the new process: make "
+                "the environment there, or with num_threads=1"
+            )
         self._ctrl[:] = torques
         failed: NDArray[Any] | None = None
         try:

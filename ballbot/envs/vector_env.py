@@ -22,6 +22,7 @@ from ballbot.envs.checks import (
     check_choice,
     check_count,
     check_direction,
+    check_flag,
     check_number,
     check_reset_mask,
     check_seeds,
@@ -160,8 +161,9 @@ class BallbotVectorEnv(VectorEnv[NDArray[np.float32], NDArray[Any], NDArray[Any]
             terrain_split,
         )
         self.terrain_seed, self.integrator, self.render_mode = terrain_seed, integrator, render_mode
-        self.random_yaw, self.stagger_first_episodes = bool(random_yaw), bool(stagger_first_episodes)
-        self.contact_fix = bool(contact_fix)
+        self.random_yaw = check_flag("random_yaw", random_yaw)
+        self.stagger_first_episodes = check_flag("stagger_first_episodes", stagger_first_episodes)
+        self.contact_fix = check_flag("contact_fix", contact_fix)
         self.num_diverged = 0
         """Simulations that diverged since construction."""
 
@@ -212,6 +214,7 @@ class BallbotVectorEnv(VectorEnv[NDArray[np.float32], NDArray[Any], NDArray[Any]
         Returns:
             (num_envs, size) float32 observations, and infos.
         """
+        self._check_open()
         mask, seeds = check_reset_mask(options, self.num_envs), check_seeds(seed, self.num_envs)
         if not self._streams:
             if not mask.all():
@@ -263,6 +266,7 @@ class BallbotVectorEnv(VectorEnv[NDArray[np.float32], NDArray[Any], NDArray[Any]
 
     def advance(self, actions: NDArray[Any]) -> StepResult:
         """``step`` without autoreset and drawing: an ended episode goes on until its simulation is reset."""
+        self._check_open()
         if not self._streams:
             raise gym.error.ResetNeeded("call reset() before step()")
         self._actions = check_actions(actions, self.num_envs)
@@ -302,6 +306,7 @@ class BallbotVectorEnv(VectorEnv[NDArray[np.float32], NDArray[Any], NDArray[Any]
         Raises:
             RuntimeError: no OpenGL or no display, with what to install or set.
         """
+        self._check_open()
         if self.render_mode is None:
             gym.logger.warn("render() was called without a render_mode: pass render_mode='rgb_array' or 'human'.")
             return None
@@ -379,6 +384,11 @@ class BallbotVectorEnv(VectorEnv[NDArray[np.float32], NDArray[Any], NDArray[Any]
         options = {name: getattr(self, name) for name in _STATE_OPTIONS}
         sizes = {"num_terrains": self.simulations.num_terrains, "row": int(self.simulations.batch.state.shape[1])}
         return options | sizes | {"goal": self.goal.tolist(), "physics": physics_digest(self.simulations.model)}
+
+    def _check_open(self) -> None:
+        """Refuse a closed environment: the contact physics may have been exchanged since, and a window would return."""
+        if self.closed:
+            raise gym.error.ClosedEnvironmentError("this environment is closed: make a new one")
 
     # -- Episodes and infos -------------------------------------------------------------------------------------------
 

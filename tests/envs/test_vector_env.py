@@ -1,6 +1,8 @@
 # mypy: allow-untyped-defs, allow-untyped-calls, allow-incomplete-defs
 """The batched environment: Gymnasium's contract, exact state, and endings that mean what they say."""
 
+import multiprocessing
+import os
 import subprocess
 import sys
 from itertools import pairwise
@@ -559,6 +561,10 @@ def test_actions_outside_the_range_are_clipped(make):
         ({"initial_tilt_deg": 5, "tilt_limit_deg": 3}, ValueError, "initial_tilt_deg=5 is not below tilt_limit_deg=3"),
         ({"goal": (0, 0)}, ValueError, "goal="),
         ({"goal": "north"}, ValueError, "goal='north'"),
+        ({"terrain": np.zeros(2)}, ValueError, "terrain=array"),
+        ({"random_yaw": "no"}, TypeError, "random_yaw='no' must be True or False"),
+        ({"stagger_first_episodes": 2}, TypeError, "stagger_first_episodes=2 must be True or False"),
+        ({"contact_fix": "no"}, TypeError, "contact_fix='no' must be True or False"),
         ({"colour": "red"}, TypeError, "colour"),
     ],
 )
@@ -575,7 +581,10 @@ def test_bad_options_are_refused_by_name(options, error, message):
         ([1, 2], None, ValueError, "seed has 2 entries, expected one for each of the 4"),
         (0, {"reset_mask": np.zeros(4, bool)}, ValueError, "at least one True"),
         (0, {"reset_mask": np.ones(3, bool)}, ValueError, r"\(4,\) bool array"),
+        (np.array(3), None, TypeError, r"seed=array\(3\) must be an int"),
         (0, {"mask": 1}, ValueError, "unknown reset option 'mask'"),
+        (0, {"mask": 1, 2: 3}, ValueError, "unknown reset option"),
+        (0, ["reset_mask"], TypeError, "must be a dict or None, got list"),
     ],
 )
 def test_bad_reset_arguments_are_refused_by_name(make, seed, options, error, message):
@@ -588,6 +597,39 @@ def test_bad_reset_arguments_are_refused_by_name(make, seed, options, error, mes
 def test_step_before_reset_is_refused(make):
     with pytest.raises(gym.error.ResetNeeded, match="reset"):
         make(1).step(np.zeros((1, 3)))
+
+
+@pytest.mark.parametrize("call", ["reset", "step", "render"])
+def test_a_closed_environment_is_refused_since_others_may_have_exchanged_the_contacts(make, call):
+    envs = make(1)
+    envs.reset(seed=0)
+    envs.close()
+    envs.close()  # closing twice is harmless
+    with pytest.raises(gym.error.ClosedEnvironmentError, match="make a new one"):
+        getattr(envs, call)(*([np.zeros((1, 3))] if call == "step" else []))
+
+
+@pytest.mark.skipif("fork" not in multiprocessing.get_all_start_methods(), reason="this system cannot fork")
+@pytest.mark.parametrize(("num_threads", "outcome"), [(1, "stepped"), (2, "made before the process forked")])
+def test_an_environment_of_several_threads_does_not_hang_after_a_fork(make, num_threads, outcome):
+    envs = make(4, num_threads=num_threads)
+    envs.reset(seed=0)
+    envs.step(np.zeros((4, 3)))
+    context = multiprocessing.get_context("fork")
+    receive, send = context.Pipe(duplex=False)
+
+    def child():
+        try:
+            envs.step(np.zeros((4, 3)))
+            send.send("stepped")
+        except RuntimeError as error:
+            send.send(str(error))
+
+    process = context.Process(target=child)
+    process.start()
+    assert receive.poll(60), "the child hangs"
+    assert outcome in receive.recv()
+    process.join()
 
 
 def test_environments_with_and_without_the_contact_fix_cannot_be_mixed(make):
@@ -634,3 +676,11 @@ except ImportError as error:
 """
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
     assert "this is 3.9.0" in result.stdout and "mujoco>=3.17" in result.stdout, result.stdout + result.stderr
+
+
+def test_an_unknown_kind_of_opengl_is_named_with_the_remedy():
+    environment = {**os.environ, "MUJOCO_GL": "bogus"}
+    command = [sys.executable, "-c", "import ballbot.envs"]
+    result = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60)
+    assert "ImportError: MuJoCo cannot be imported with MUJOCO_GL='bogus'" in result.stderr
+    assert "unset MUJOCO_GL" in result.stderr

@@ -1,6 +1,7 @@
 """Tabulate evaluations of finished runs: when each reached a return and a length, and whether it stayed there.
 
     python experiments/summarize_runs.py results/flat_*.csv --return-target 88 --length-target 3950
+    python experiments/summarize_runs.py runs/flat_0 --save results      # also keeps a small copy, results/flat_0.csv
 
 Prints a Markdown table, one row a run; exits with 1 if a run never reached both targets in one evaluation.  Wall-clock
 is the sum of the logged parts of every update (simulate, infer, learn, evaluate); it survives stops and resumptions.
@@ -27,6 +28,11 @@ class Args:
     """Mean return of an evaluation that counts as reached."""
     length_target: float = 3950.0
     """Mean length, steps, that counts as reached in the same evaluation."""
+    save: Path | None = None
+    """Folder for small copies of the curves: the columns that figures and tables need, five significant digits."""
+
+
+KEPT = ("global_step", "charts/", "eval/", "time/", "policy/std", "losses/approx_kl", "losses/explained_variance")
 
 
 @dataclass
@@ -61,14 +67,32 @@ def read(path: Path) -> list[Evaluation]:
     return evaluations
 
 
+def save_small(path: Path, folder: Path) -> None:
+    """Write folder/<run>.csv with the KEPT columns of a run's progress.csv."""
+    file, name = (path / "progress.csv", path.name) if path.is_dir() else (path, path.stem)
+    with open(file, newline="") as handle:
+        rows = list(csv.DictReader(handle))
+    columns = [column for column in rows[0] if column.startswith(KEPT)]
+    folder.mkdir(parents=True, exist_ok=True)
+    with open(folder / f"{name}.csv", "w", newline="") as handle:
+        writer = csv.writer(handle)
+        writer.writerow(columns)
+        for row in rows:
+            values = [row["global_step"], *(row[c] and f"{float(row[c]):.5g}" for c in columns[1:])]
+            writer.writerow(values)
+
+
 def main() -> int:
-    """Read and print."""
+    """Read, print, save."""
     args = tyro.cli(Args, description=__doc__)
     try:
         runs = {path: read(path) for path in args.runs}
     except ValueError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    if args.save is not None:
+        for path in args.runs:
+            save_small(path, args.save)
     goal = f"return ≥ {args.return_target:g} and length ≥ {args.length_target:g}"
     after = "from there on: lowest, median, highest return; lowest length"
     print(f"| run | first evaluation with {goal} | {after} | best | last |")

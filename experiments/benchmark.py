@@ -1,6 +1,6 @@
 """Measure speed and memory: how much the environment adds to MuJoCo, and how training compares.
 
-    python experiments/benchmark.py                        # everything, about six minutes
+    python experiments/benchmark.py                        # everything, about ten minutes
     python experiments/benchmark.py --quick                # shorter runs, rougher figures
     python experiments/benchmark.py --only env ppo --json bench.json
 
@@ -8,12 +8,14 @@ What is compared runs in turns in one process (or, for memory, in processes star
 figure alone says as much about the machine and its other users as about the code: trust the ratios. Each is
 the median over the repetitions; the spread is printed beside it.
 
+terrain     drawing one height field, on one core
 env         BallbotVectorEnv.step against bare mujoco.batch.Batch.step: same model, states and controls
-scale       4096 environments against 64: throughput, and memory of the process
+scale       4096 environments against 64: throughput over the same steps of an episode, and memory of the process
 integrators Euler, implicitfast and RK4
 contact_fix the compiled contact fix against the Python fallback
 threads     1, 2, 4, ... threads
-ppo         ballbot.ppo against stable-baselines3's PPO on SubprocVecEnv: same networks and hyperparameters
+ppo         ballbot.ppo against stable-baselines3's PPO on SubprocVecEnv: same networks and hyperparameters, wall time
+            from the end of the first update to the end of the last, logging included
 """
 
 from __future__ import annotations
@@ -22,7 +24,6 @@ import csv
 import json
 import math
 import multiprocessing
-import os
 import platform
 import statistics
 import sys
@@ -43,17 +44,25 @@ from numpy.typing import NDArray
 
 import mujoco_patch
 from ballbot.envs import BallbotVectorEnv
+from ballbot.envs.simulation import usable_cpus
+from ballbot.envs.terrain import make_terrain
 from ballbot.envs.vector_env import MOTOR_TORQUE
 
 Actions = NDArray[np.float32]
 Policy = Callable[[NDArray[np.float32], np.random.Generator], Actions]
-Section = Literal["env", "scale", "integrators", "contact_fix", "threads", "ppo"]
-SECTIONS: tuple[Section, ...] = ("env", "scale", "integrators", "contact_fix", "threads", "ppo")
+Section = Literal["terrain", "env", "scale", "integrators", "contact_fix", "threads", "ppo"]
+SECTIONS: tuple[Section, ...] = ("terrain", "env", "scale", "integrators", "contact_fix", "threads", "ppo")
 
 BLOCK = 50
 """Steps before the next competitor's turn: short against what other users of the machine do to the speed."""
 EXPLORATION = math.exp(-1)
 """Standard deviation of the noise on balancing actions: an untrained policy's (PPOConfig.initial_std)."""
+WARM_UP = 20
+"""Steps before the clock starts: memory is touched and threads are running by then."""
+MOST_ROUNDS = 8
+"""Times the smaller batch of "scale" goes through the same steps: enough to average, and soon done."""
+CHILD_TIMEOUT = 600
+"""Seconds before a measuring process counts as dead; 4096 environments on one slow core need a tenth of that."""
 PACKAGES = ("ballbot", "mujoco", "numpy", "gymnasium", "torch", "stable_baselines3")
 
 
@@ -137,11 +146,8 @@ def flailing(obs: NDArray[np.float32], rng: np.random.Generator) -> Actions:
 POLICIES: dict[str, Policy] = {"balancing": balancing, "random": flailing}
 
 
-def run(envs: BallbotVectorEnv, policy: Policy, steps: int, seed: int | None = None) -> float:
-    """Seconds spent inside `envs.step` over these steps; resets first if a seed is given."""
-    if seed is not None:
-        envs.reset(seed=seed)
-    rng = np.random.default_rng(seed)
+def run(envs: BallbotVectorEnv, policy: Policy, steps: int, rng: np.random.Generator) -> float:
+    """Seconds spent inside `envs.step` over these steps, with the policy's noise drawn from `rng`."""
     obs = envs.step(np.zeros((envs.num_envs, 3), np.float32))[0]
     seconds = 0.0
     for _ in range(steps):
@@ -161,6 +167,20 @@ def in_turns(turns: dict[str, Callable[[], float]], steps: int) -> dict[str, flo
             seconds[name] += turns[name]()
         names.reverse()
     return seconds
+
+
+def terrain(args: Args) -> Iterator[Figure]:
+    """Drawing terrains; the first one of a size also prepares what all share, so it is not counted."""
+    make_terrain(0)
+    milliseconds: list[float] = []
+    for repetition in range(args.repeat):
+        times = []
+        for terrain_id in range(20 * repetition, 20 * repetition + 20):
+            start = time.perf_counter()
+            make_terrain(terrain_id)
+            times.append(time.perf_counter() - start)
+        milliseconds.append(1e3 * statistics.median(times))
+    yield figure("terrain", "one height field", milliseconds, "ms", "<= 10")
 
 
 def env_against_engine(args: Args) -> Iterator[Figure]:
@@ -204,33 +224,43 @@ def env_against_engine(args: Args) -> Iterator[Figure]:
         envs.close()
 
 
-def scale_child(num_envs: int, num_threads: int, steps: int, result: Any) -> None:
-    """In a process of its own: (steps/s, peak resident MiB, seconds to construct and reset)."""
+def scale_child(num_envs: int, num_threads: int, steps: int, rounds: int, result: Any) -> None:
+    """In a process of its own: (steps/s, peak resident MiB, seconds to construct and reset).
+
+    Measured are the same steps of an episode, `rounds` times over, whatever the number of environments: robots that
+    just began cost less than robots that topple and are reset.
+    """
     import resource
 
     start = time.perf_counter()
     envs = BallbotVectorEnv(num_envs, num_threads=num_threads)
     envs.reset(seed=0)
     ready = time.perf_counter() - start
-    seconds = run(envs, balancing, steps)
+    seconds = 0.0
+    for seed in range(rounds):
+        envs.reset(seed=num_envs * seed)
+        rng = np.random.default_rng(seed)
+        run(envs, balancing, WARM_UP, rng)
+        seconds += run(envs, balancing, steps, rng)
     unit = 1 if sys.platform == "darwin" else 1024  # bytes there, KiB elsewhere
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**20
-    result.put((num_envs * steps / seconds, peak, ready))
+    result.put((num_envs * steps * rounds / seconds, peak, ready))
 
 
 def scale(args: Args) -> Iterator[Figure]:
     """Many environments against few, on uneven ground, in fresh processes taken in turns."""
     context = multiprocessing.get_context("spawn")
     measured: dict[int, list[tuple[float, float, float]]] = {args.num_envs: [], args.many_envs: []}
+    steps = max(args.steps // 8, 100)
     for _ in range(args.repeat):
         for num_envs, results in measured.items():
             queue = context.Queue()
-            steps = max(args.steps * 64 // num_envs, 10)
-            child = context.Process(target=scale_child, args=(num_envs, args.num_threads, steps, queue))
+            rounds = min(max(measured) // num_envs, MOST_ROUNDS)
+            child = context.Process(target=scale_child, args=(num_envs, args.num_threads, steps, rounds, queue))
             child.start()
-            results.append(queue.get(timeout=600))
+            results.append(queue.get(timeout=CHILD_TIMEOUT))
             child.join()
-    few, many = measured.values()
+    few, many = measured[args.num_envs], measured[args.many_envs]
     for num_envs, results in measured.items():
         yield figure("scale", f"{num_envs} environments", [r[0] for r in results], "steps/s")
         limit = "< 4096" if num_envs == args.many_envs else ""
@@ -264,14 +294,17 @@ def compare_envs(section: str, args: Args, options: dict[str, dict[str, Any]]) -
         name: BallbotVectorEnv(args.num_envs, **{"num_threads": args.num_threads, **kwargs})
         for name, kwargs in options.items()
     }
+    noise = {name: np.random.default_rng(0) for name in envs}  # the same for all
 
     def restart(seed: int) -> None:
         for env in envs.values():
             env.reset(seed=1000 * seed)
+            run(env, balancing, WARM_UP, np.random.default_rng(seed))
 
-    yield from compare(
-        section, args, {name: partial(run, env, balancing, BLOCK) for name, env in envs.items()}, restart
-    )
+    turns: dict[str, Callable[[], float]] = {
+        name: partial(run, env, balancing, BLOCK, noise[name]) for name, env in envs.items()
+    }
+    yield from compare(section, args, turns, restart)
     for env in envs.values():
         env.close()
 
@@ -284,10 +317,11 @@ def contact_fixes(args: Args) -> Iterator[Figure]:
         print(f"contact_fix: skipped, there is nothing to compare with: {error}", file=sys.stderr)
         return
     envs = BallbotVectorEnv(args.num_envs, num_threads=args.num_threads)
+    rng = np.random.default_rng(0)
 
     def turn(implementation: Literal["c", "python"]) -> float:
         mujoco_patch.install(implementation)
-        return run(envs, balancing, BLOCK)
+        return run(envs, balancing, BLOCK, rng)
 
     try:
         turns = {"compiled": lambda: turn("c"), "Python fallback": lambda: turn("python")}
@@ -310,14 +344,16 @@ def threads(args: Args) -> Iterator[Figure]:
 
 
 def train_ours(config: Any, folder: Path) -> float:
-    """Environment steps a second of collecting and learning, all updates but the first."""
+    """Environment steps a second of wall time, from the end of the first update to the end of the last."""
     from ballbot.ppo import train
 
     train(config, partial(BallbotVectorEnv, terrain="flat"), run_dir=folder, console=False)
     with (folder / "progress.csv").open() as file:
-        rows = list(csv.DictReader(file))[1:]  # the first update only measures the observations
-    seconds = sum(float(row[f"time/{part}"]) for row in rows for part in ("simulate", "infer", "learn"))
-    return float(len(rows) * config.batch_size / seconds)
+        rows = list(csv.DictReader(file))
+    # The first update only measures the observations.  charts/SPS is steps over wall time since the start.
+    steps = [float(rows[i]["global_step"]) for i in (0, -1)]
+    ended = [step / float(rows[i]["charts/SPS"]) for i, step in zip((0, -1), steps, strict=True)]
+    return (steps[1] - steps[0]) / (ended[1] - ended[0])
 
 
 def make_sb3(config: Any) -> Any:
@@ -352,7 +388,8 @@ def make_sb3(config: Any) -> Any:
             "activation_fn": torch.nn.LeakyReLU,
             "log_std_init": math.log(config.initial_std),
             "optimizer_class": torch.optim.AdamW,
-            "optimizer_kwargs": {"weight_decay": config.weight_decay},
+            # eps as in ballbot.ppo.ppo.make_optimizer: stable-baselines3 sets it for Adam only
+            "optimizer_kwargs": {"weight_decay": config.weight_decay, "eps": 1e-5},
         },
         device="cpu",
         seed=config.seed,
@@ -377,6 +414,7 @@ def ppo(args: Args) -> Iterator[Figure]:
         total_timesteps=(1 + args.ppo_updates) * batch,
         target_kl=None,
         lr_schedule="constant",
+        policy_average=None,  # stable-baselines3 keeps none
         eval_interval=never,
         checkpoint_interval=never,
     )
@@ -400,11 +438,6 @@ def ppo(args: Args) -> Iterator[Figure]:
     yield figure("ppo", "ballbot.ppo / stable-baselines3", ratios, "", ">= 3")
 
 
-def usable_cpus() -> int:
-    """CPUs this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
 def describe_machine() -> dict[str, Any]:
     """What the figures belong to."""
     versions = {}
@@ -424,6 +457,7 @@ def describe_machine() -> dict[str, Any]:
 
 
 RUN: dict[Section, Callable[[Args], Iterator[Figure]]] = {
+    "terrain": terrain,
     "env": env_against_engine,
     "scale": scale,
     "integrators": integrators,

@@ -36,9 +36,9 @@ MINIMUM = {
 MINIMUM_PYTHON = (3, 11)
 EXTRAS = {
     "matplotlib": ("plots", "plots of curves"),
-    "imageio": ("video", "videos"),
-    "onnx": ("export", "export of policies"),
-    "wandb": ("wandb", "logging to Weights & Biases"),
+    "imageio": ("video", "videos, which nothing here makes yet"),
+    "onnx": ("export", "export of policies, which nothing here does yet"),
+    "wandb": ("wandb", "logging to Weights & Biases, which nothing here does yet"),
     "pytest": ("dev", "tests and checks"),
 }
 """Optional packages: the extra that installs each, and what it is for."""
@@ -176,6 +176,7 @@ def check_environment() -> Line:
 
 def check_threads() -> Line:
     """CPUs that this process may use, and how many of them PyTorch takes."""
+    # as ballbot.envs.simulation.usable_cpus, which cannot be imported here: ballbot may be what is broken
     usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     result, _ = probe("import json, torch; print(json.dumps(dict(n=torch.get_num_threads())))")
     torch_threads = f"PyTorch uses {result['n']} threads" if result else "PyTorch does not say"

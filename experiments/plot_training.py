@@ -3,12 +3,14 @@
     python experiments/plot_training.py runs/a runs/b --out curves.png
     python experiments/plot_training.py results/flat_*.csv results/perlin_*.csv --out docs/images/learning_curves.png
 
-A file's group is its name without the last part after "_": flat_0, flat_1 and flat_2 are one.  Needs the extra "plots".
+Runs that differ only in seed and time of start are one group: flat_0, flat_1 and flat_2_20250101-120000 are "flat".
+The median is drawn as far as all runs of the group go.  Needs the extra "plots".
 """
 
 from __future__ import annotations
 
 import csv
+import re
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +19,8 @@ from typing import Annotated, Any, Literal
 import numpy as np
 import tyro
 from numpy.typing import NDArray
+
+Floats = NDArray[np.float64]
 
 # Okabe and Ito's palette: told apart by colour-blind readers too
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
@@ -38,7 +42,7 @@ class Args:
     """Deterministic policy on unseen episodes, or the exploring policy's last 100 episodes."""
 
 
-def read(path: Path) -> dict[str, NDArray[np.float64]]:
+def read(path: Path) -> dict[str, Floats]:
     """Columns of a progress.csv; missing values are NaN.
 
     Raises:
@@ -55,11 +59,20 @@ def read(path: Path) -> dict[str, NDArray[np.float64]]:
 
 
 def group_of(path: Path) -> str:
-    """What runs of several seeds have in common: the name without its last part."""
-    return path.stem.rpartition("_")[0] or path.stem
+    """What runs of several seeds have in common: the name (of the folder, for its progress.csv) up to seed and time."""
+    path = path.resolve()
+    name = path.parent.name if path.name == "progress.csv" else path.name.removesuffix(".csv")
+    return re.sub(r"(_\d+)?(_\d{8}-\d{6})?$", "", name) or name  # as ppo_ballbot.py names its runs
 
 
-def draw(runs: dict[Path, dict[str, NDArray[np.float64]]], curve: str) -> Any:
+def median(curves: list[tuple[Floats, Floats]]) -> tuple[Floats, Floats]:
+    """Steps and median of curves (steps, values), at every step that one of them knows and all of them reach."""
+    steps = np.unique(np.concatenate([steps for steps, _ in curves]))
+    common = (steps >= max(c[0][0] for c in curves)) & (steps <= min(c[0][-1] for c in curves))
+    return steps[common], np.median([np.interp(steps[common], *c) for c in curves], axis=0)
+
+
+def draw(runs: dict[Path, dict[str, Floats]], curve: str) -> Any:
     """The figure: return and length against steps."""
     import matplotlib
 
@@ -77,11 +90,12 @@ def draw(runs: dict[Path, dict[str, NDArray[np.float64]]], curve: str) -> Any:
                     if column not in table:
                         raise ValueError(f"{path} has no column {column}: try --curve training")
                     known = np.isfinite(table[column])
+                    if not known.any():
+                        raise ValueError(f"{path} has nothing in column {column} yet: try --curve training")
                     curves.append((table["global_step"][known] / 1e6, table[column][known]))
                     axis.plot(*curves[-1], color=colour, alpha=0.35, linewidth=1)
-            steps = curves[0][0]
-            median = np.median([np.interp(steps, *c) for c in curves], axis=0)
-            axis.plot(steps, median, color=colour, linewidth=2.2, label=f"{group} ({len(curves)} runs)")
+            runs_of_it = f"{len(curves)} run{'s' * (len(curves) > 1)}"
+            axis.plot(*median(curves), color=colour, linewidth=2.2, label=f"{group} ({runs_of_it})")
         axis.set(xlabel="environment steps (millions)", ylabel=label, xlim=(0, None), ylim=(0, None))
         axis.grid(alpha=0.3)
         axis.spines[["top", "right"]].set_visible(False)

@@ -14,6 +14,9 @@ import tyro
 
 from ballbot.envs import BallbotEnv
 
+NUM_TERRAINS = 16
+"""Grounds that the seed chooses from: some choice, made in a moment."""
+
 
 @dataclass
 class Args:
@@ -30,7 +33,7 @@ class Args:
 def main() -> None:
     """Reset, draw, save."""
     args = tyro.cli(Args, description=__doc__)
-    env = BallbotEnv(terrain=args.terrain, num_terrains=16, render_mode="rgb_array")
+    env = BallbotEnv(terrain=args.terrain, num_terrains=NUM_TERRAINS, render_mode="rgb_array")
     env.reset(seed=args.seed)
     try:
         picture = env.render()

@@ -21,7 +21,7 @@ _REMEDY = f"Install the official wheel: pip install --upgrade '{NEEDED.split()[0
 
 # mjfCollision without blanks and parameter names.
 _COLLIDER_SIGNATURE = "int(*mjfCollision)(constmjModel*,mjData*,mjPreContact*,int,int,mjtNum)"
-_SIZEOF_MJTNUM = 8
+_SIZEOF_MJTNUM = 8  # a double: parse_headers refuses anything else
 _SCAN_LIMIT = 1 << 20  # bytes; mjData took 161 kB in MuJoCo 4.0
 _OPTION_LIMIT = 1 << 12  # bytes; mjModel starts with its sizes and mjOption, about 1.3 kB in MuJoCo 4.0
 

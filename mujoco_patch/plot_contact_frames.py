@@ -22,7 +22,7 @@ FOLDER = Path(__file__).parent
 ROBOT = FOLDER.parent / "ballbot" / "assets" / "ballbot.xml"
 SLIP = 10.0  # m/s, more than the grip can stop within the contact's time constant, so the wheel does slip
 COLOURS = ("#0072B2", "#E69F00", "#CC79A7")  # wheels; Okabe and Ito's colour-blind-safe palette
-INK = "#333333"
+INK = "#333333"  # text: softer than black beside the colours
 
 
 class Robot:

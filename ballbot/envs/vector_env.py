@@ -140,6 +140,8 @@ class BallbotVectorEnv(VectorEnv[NDArray[np.float32], NDArray[Any], NDArray[Any]
         check_choice("integrator", integrator, tuple(INTEGRATORS))
         check_choice("terrain_split", terrain_split, tuple(SPLITS))
         check_choice("render_mode", render_mode, (None, *self.metadata["render_modes"]))
+        # Upper bounds catch a slipped digit: more threads than any machine has, 1.4 GB of terrains, 23 days, four times
+        # the speed the motors reach.
         check_count("num_threads", num_threads, 0, 1024)
         check_count("num_terrains", num_terrains, 1, 4096)
         check_count("terrain_seed", terrain_seed, 0, 2**63)

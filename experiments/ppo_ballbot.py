@@ -11,7 +11,7 @@ Everything is written to runs/<run-name> under the current folder: config.json, 
 checkpoints, best.pt (the best evaluation on terrains never trained on) and last.pt.  Watch it with
 ``tensorboard --logdir runs``.
 
-Ctrl-C finishes the update under way, saves and exits.
+Ctrl-C, SIGTERM or closing the terminal finishes the update under way, saves and exits.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ import os
 import sys
 import time
 from dataclasses import asdict, dataclass, field, fields
+from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Any, Literal, NoReturn
 
-import mujoco
 import torch
 import tyro
 
@@ -101,8 +101,10 @@ class Args:
     old run with them."""
 
     def __post_init__(self) -> None:
-        if self.torch_threads < 0:
-            raise SettingsError(f"--torch-threads {self.torch_threads} is negative: use 0 for PyTorch's choice")
+        if not 0 <= self.torch_threads <= 1024:
+            raise SettingsError(
+                f"--torch-threads {self.torch_threads} is out of range: use 1 to 1024, or 0 for PyTorch's choice"
+            )
 
 
 CONFIG_KEYS = {"ppo", "env", "torch_threads", "env_metadata", "mujoco", "world_size", "versions", "git_commit"}
@@ -126,7 +128,7 @@ def load_settings(path: Path) -> Args:
         content = json.loads(path.read_text())
     except FileNotFoundError:
         raise ValueError(f"{path} does not exist: settings are read from the config.json of a run") from None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ValueError(f"{path} cannot be read as JSON ({error}): give the config.json of a run") from error
     if not isinstance(content, dict):
         raise ValueError(f"{path} holds {type(content).__name__}, not a JSON object: give the config.json of a run")
@@ -206,6 +208,8 @@ def prepare(argv: list[str] | None) -> tuple[Args, Path]:
     if args.env.cameras:
         raise ValueError("--cameras: depth cameras are not available in this version, use --no-cameras")
     name = args.run_name
+    if name is not None and args.resume is not None:
+        raise ValueError("--run-name names a new run, but --resume goes on in the old one's folder: leave one out")
     if name is not None and (name in ("", ".", "..") or "/" in name or "\\" in name):
         raise ValueError(f"--run-name {name!r} must be a plain folder name: it is created under runs/")
     if args.torch_threads:
@@ -247,7 +251,7 @@ def main(argv: list[str] | None = None) -> None:
             settings={
                 "env": asdict(args.env),
                 "torch_threads": torch.get_num_threads(),
-                "mujoco": mujoco.__version__,
+                "mujoco": version("mujoco"),
             },
         )
     except (SettingsError, CheckpointError, RunDirectoryError, ContactFixError, DivergedError, OSError) as error:

@@ -254,6 +254,8 @@ def test_bad_input_is_named_and_exits_with_2(finished, tmp_path):
     truncated.write_bytes((whole / "last.pt").read_bytes()[:5000])
     not_json = tmp_path / "broken.json"
     not_json.write_text("{")
+    nested = tmp_path / "nested.json"
+    nested.write_text("[" * 100_000)
     cases = [
         (["--resume", str(truncated)], "last.pt"),
         (["--resume", str(tmp_path / "nowhere")], "nowhere does not exist"),
@@ -261,6 +263,7 @@ def test_bad_input_is_named_and_exits_with_2(finished, tmp_path):
         (["--resume", str(whole), "--frame", "world"], "frame"),
         (["--resume", str(whole), "--terrain", "flat"], "terrain"),
         (["--config", str(not_json)], "broken.json"),
+        (["--config", str(nested)], "nested.json cannot be read as JSON"),
         (["--config", str(tmp_path / "none.json")], "none.json does not exist"),
         (["--config", bad_config(tmp_path, lambda c: c["ppo"].update(clip_rnage=1))], "clip_rnage"),
         ([*SMALL, "--minibatch-size", "100"], "minibatch_size"),
@@ -272,6 +275,8 @@ def test_bad_input_is_named_and_exits_with_2(finished, tmp_path):
         ([*SMALL, "--device", "cuda:99"], "cuda"),
         ([*SMALL, "--tilt-limit-deg", "-1"], "tilt_limit_deg"),
         ([*SMALL, "--torch-threads", "-1"], "--torch-threads"),
+        ([*SMALL, "--torch-threads", "1000000"], "--torch-threads 1000000 is out of range"),
+        (["--resume", str(whole), "--run-name", "other"], "--run-name names a new run"),
     ]
     processes = [(launch(tmp_path, *options), options, words) for options, words in cases]
     for process, options, words in processes:

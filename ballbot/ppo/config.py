@@ -13,6 +13,10 @@ MAX_COUNT = 10**12
 """Upper bound of every count: far above any real run, low enough to catch a slipped exponent."""
 MAX_ENVS = 2**20
 """Upper bound of `num_envs`: sub-environment i is seeded with seed + i, which must stay below 2**31."""
+MAX_BATCH = 10**9
+"""Upper bound of the steps in a rollout: each takes about 100 bytes."""
+MAX_WEIGHTS = 10**9
+"""Upper bound of the weights between hidden layers: each takes 16 bytes or more in training."""
 
 Activation = Literal["tanh", "relu", "elu", "leaky_relu", "silu"]
 Schedule = Literal["constant", "linear", "cosine", "piecewise", "adaptive"]
@@ -178,6 +182,16 @@ class PPOConfig:
             raise SettingsError(
                 f"num_envs * num_steps = {self.num_envs} * {self.num_steps} = {self.batch_size} is not a "
                 f"multiple of minibatch_size = {self.minibatch_size}; choose one that divides it"
+            )
+        if self.batch_size > MAX_BATCH:
+            raise SettingsError(
+                f"num_envs * num_steps = {self.num_envs} * {self.num_steps} is above {MAX_BATCH:.0e}, and a rollout is "
+                "kept in memory; lower one of them"
+            )
+        if (weights := self.num_layers * self.hidden_size**2) > MAX_WEIGHTS:
+            raise SettingsError(
+                f"num_layers * hidden_size² = {self.num_layers} * {self.hidden_size}² = {weights:.0e} weights are "
+                f"above {MAX_WEIGHTS:.0e}; lower one of them"
             )
         if self.normalize_advantage and self.batch_size == 1:
             raise SettingsError(

@@ -1,7 +1,8 @@
-"""Ctrl-C and SIGTERM as a request to stop at the next good moment."""
+"""Ctrl-C, SIGTERM and a closed terminal as a request to stop at the next good moment."""
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import threading
@@ -14,8 +15,9 @@ REPEAT_SECONDS = 1.0
 
 
 class StopSignal:
-    """Within its `with` block, the first SIGINT or SIGTERM only sets `number`; a later one stops at once.
+    """Within its `with` block, the first SIGINT, SIGTERM or SIGHUP only sets `number`; a later one stops at once.
 
+    SIGHUP, which a closing terminal sends, stays ignored if it was: that is what nohup asks for.
     Python delivers signals to the main thread alone; in any other thread this does nothing.
     """
 
@@ -26,7 +28,10 @@ class StopSignal:
 
     def __enter__(self) -> StopSignal:
         if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGINT, signal.SIGTERM):
+            numbers = [signal.SIGINT, signal.SIGTERM]
+            if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:
+                numbers.append(signal.SIGHUP)
+            for number in numbers:
                 self._previous[number] = signal.signal(number, self._handle)
         return self
 
@@ -39,7 +44,8 @@ class StopSignal:
         if not self.number:
             self.number, self._first = number, time.monotonic()
             text = f"\nsignal {number}: finishing this update, then saving; send it again to stop at once\n"
-            os.write(2, text.encode())  # print() is not safe here: it may be what the signal interrupted
+            with contextlib.suppress(OSError):  # nobody may be listening, or the terminal may be gone
+                os.write(2, text.encode())  # print() is not safe here: it may be what the signal interrupted
         elif time.monotonic() - self._first > REPEAT_SECONDS:
             self._restore()
             signal.raise_signal(number)

@@ -8,6 +8,7 @@ import json
 import os
 import platform
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
@@ -68,6 +69,45 @@ def create_run_dir(run_dir: Path, resuming: bool) -> None:
         ) from error
 
 
+def lock_run_dir(run_dir: Path) -> int | None:
+    """Keep other processes from writing to `run_dir` as long as the returned file descriptor is open.
+
+    The lock ends with the process, however that ends. None: this system or file system has no such locks.
+
+    Raises:
+        RunDirectoryError: another process holds it.
+    """
+    if sys.platform == "win32":
+        return None
+    import fcntl
+
+    directory = os.open(run_dir, os.O_RDONLY)
+    try:
+        fcntl.flock(directory, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(directory)
+        raise RunDirectoryError(
+            f"another process is training in {run_dir}; wait for its end, or choose another name"
+        ) from None
+    except OSError:  # some network file systems
+        os.close(directory)
+        return None
+    return directory
+
+
+def say(console: bool, text: str) -> None:
+    """Print `text` at once, if there is a console to print to.
+
+    A run outlives its console: once a line cannot be printed (`| head`, a full disk behind `>`), nothing is any more.
+    """
+    if not console:
+        return
+    try:
+        print(text, flush=True)
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or the text would fail again at exit
+
+
 def write_config(run_dir: Path, config: PPOConfig, settings: Mapping[str, Any], world_size: int) -> None:
     """Dump what it takes to repeat the run to `config.json`.
 
@@ -109,6 +149,9 @@ class Logger:
             resume_step: keep the rows up to this step and drop later ones, which will be learned again (None:
                 new run).
             console: print a line per update.
+
+        Raises:
+            RunDirectoryError: progress.csv is damaged.
         """
         self.path = run_dir / "progress.csv"
         self.console = console
@@ -141,10 +184,18 @@ class Logger:
         self.writer.close()
 
     def _read(self) -> list[dict[str, str]]:
-        with open(self.path, newline="") as file:
-            # A row cut short by a crash lacks its last values (None); it is the last one, and past any
-            # checkpoint.
-            rows = [row for row in csv.DictReader(file) if None not in row.values()]
+        try:
+            with open(self.path, newline="") as file:
+                # A row cut short by a crash lacks its last values (None); it is the last one, and past any
+                # checkpoint.
+                rows = [row for row in csv.DictReader(file) if None not in row.values()]
+            if not all(None not in row and row[STEP].isdigit() for row in rows):
+                raise ValueError(f"a row without {STEP}, or with more values than there are columns")
+        except (ValueError, KeyError, csv.Error) as error:
+            raise RunDirectoryError(
+                f"{self.path} is damaged ({type(error).__name__}: {error}); "
+                "rename it, and the run goes on with a new one"
+            ) from error
         return [{key: value for key, value in row.items() if value != ""} for row in rows]
 
     def _rewrite(self, rows: list[dict[str, str]]) -> None:
@@ -157,7 +208,7 @@ class Logger:
 
     def _print(self, row: dict[str, float]) -> None:
         if self.lines % HEADER_EVERY == 0:
-            print("".join(name.rjust(width) for name, width, _ in COLUMNS))
+            say(True, "".join(name.rjust(width) for name, width, _ in COLUMNS))
         self.lines += 1
         cells = []
         for _, width, text in COLUMNS:
@@ -166,7 +217,7 @@ class Logger:
             except KeyError:  # no episode has ended yet, or nothing was learned in the first update
                 cells.append("-".rjust(width))
         evaluation = f"   eval {row['eval/return_mean']:.2f}" if "eval/return_mean" in row else ""
-        print("".join(cells) + evaluation, flush=True)
+        say(True, "".join(cells) + evaluation)
 
 
 class Stopwatch:

@@ -110,7 +110,7 @@ class TrainingState:
             kept.copy_(now)
 
     def save(self, run_dir: Path) -> None:
-        """Write step_<N>.pt and last.pt, then delete surplus old ones; every process must call this."""
+        """Write last.pt and step_<N>.pt, then delete surplus old ones; every process must call this."""
         ranks = distributed.gather(self._rank_state())
         if distributed.rank() == 0:
             state = {
@@ -126,7 +126,8 @@ class TrainingState:
             }
             directory = run_dir / "checkpoints"
             written = directory / f"step_{self.global_step}.pt"
-            save_checkpoint([written, run_dir / "last.pt"], state)
+            # last.pt first: whatever stops the program in between, it is the newest
+            save_checkpoint([run_dir / "last.pt", written], state)
             prune_checkpoints(directory, self.config.keep_checkpoints, written)
 
     def save_policy(self, path: Path) -> None:

@@ -23,7 +23,7 @@ from ballbot.ppo.config import PPOConfig, SettingsError
 from ballbot.ppo.episodes import to_numpy
 from ballbot.ppo.evaluation import evaluate
 from ballbot.ppo.interrupt import StopSignal
-from ballbot.ppo.logger import STEP, Logger, Stopwatch, create_run_dir, write_config
+from ballbot.ppo.logger import STEP, Logger, Stopwatch, create_run_dir, lock_run_dir, say, write_config
 from ballbot.ppo.ppo import gae, make_optimizer, ppo_loss, rollout, update
 from ballbot.ppo.schedules import adapt_lr, scheduled_lr
 from ballbot.ppo.state import TrainingState, training_seed
@@ -56,8 +56,8 @@ def train(
     """Train until `config.total_timesteps`, leaving logs and checkpoints in `run_dir`.
 
     Started by torchrun, every process simulates and learns from its share of the environments, and the first
-    one alone writes files and evaluates. Ctrl-C or SIGTERM lets the update under way finish, saves, and
-    raises SystemExit with the usual code (130, 143); a second one stops at once and leaves the last
+    one alone writes files and evaluates. Ctrl-C, SIGTERM or SIGHUP lets the update under way finish, saves, and
+    raises SystemExit with the usual code (130, 143, 129); a second one stops at once and leaves the last
     checkpoint as it is. Python's, NumPy's and PyTorch's global random states are seeded, since environments
     may use them.
 
@@ -78,7 +78,7 @@ def train(
 
     Raises:
         ValueError, TypeError: settings or environments do not fit together.
-        RunDirectoryError: `run_dir` holds another run or cannot be written.
+        RunDirectoryError: `run_dir` holds another run, is in use, is damaged or cannot be written.
         CheckpointError: `resume` cannot be read or belongs to another run.
         DivergedError: numbers stopped being finite; checkpoints are untouched.
     """
@@ -123,6 +123,8 @@ def train(
             # Resuming inside the directory continues its run; a checkpoint from elsewhere starts a new one.
             inside = loaded is not None and loaded[0].resolve().is_relative_to(run_dir.resolve())
             create_run_dir(run_dir, resuming=inside)
+            if (lock := lock_run_dir(run_dir)) is not None:
+                stack.callback(os.close, lock)
             if loaded is not None and inside:
                 for path in set_aside_newer(run_dir, loaded[0], state.global_step):
                     say(console, f"note: written after step {state.global_step:,}, moved aside: {path}")
@@ -270,9 +272,3 @@ def seed_everything(seed: int, deterministic_cuda: bool) -> None:
 def due(state: TrainingState, interval: int) -> bool:
     """Whether the last update passed a multiple of `interval` steps."""
     return state.global_step // interval > (state.global_step - state.config.batch_size) // interval
-
-
-def say(console: bool, text: str) -> None:
-    """Print `text` at once, if there is a console to print to."""
-    if console:
-        print(text, flush=True)

@@ -615,6 +615,11 @@ class TestConfig:
                 "nothing would be learned",
             ),
             ({"lr_schedule": "adaptive", "target_kl": 0.01, "learning_rate": 0.1}, "learning_rate = 0.1, which is not"),
+            (
+                {"num_envs": 2**15, "num_steps": 2**16, "minibatch_size": 2**15, "total_timesteps": 10**12},
+                r"32768 \* 65536 is above 1e\+09",
+            ),
+            ({"hidden_size": 16384, "num_layers": 64}, "weights are above 1e"),
             ({"initial_std": 0.0}, "initial_std"),
             ({"min_std": 1.0}, "min_std"),
         ],

@@ -30,8 +30,16 @@ from ballbot.ppo import (
     load_checkpoint,
     train,
 )
-from ballbot.ppo.checkpoint import from_plain, prune_checkpoints, save_checkpoint, to_plain, write_atomic
-from ballbot.ppo.logger import git_commit
+from ballbot.ppo.checkpoint import (
+    find_checkpoint,
+    from_plain,
+    prune_checkpoints,
+    save_checkpoint,
+    to_plain,
+    write_atomic,
+)
+from ballbot.ppo.interrupt import StopSignal
+from ballbot.ppo.logger import git_commit, lock_run_dir
 
 BATCH = 4 * 16
 SETTINGS: dict[str, Any] = {
@@ -309,6 +317,20 @@ class TestBadFiles:
         with pytest.raises(CheckpointError, match=r"cut\.pt is damaged"):
             load_checkpoint(tmp_path / "cut.pt")
 
+    def test_a_flipped_bit_never_changes_what_is_read(self, finished: Path, tmp_path: Path) -> None:
+        data = (finished / "last.pt").read_bytes()
+        whole = repr(load_checkpoint(finished / "last.pt"))
+        refused = 0
+        for position in np.random.default_rng(0).integers(len(data), size=60):
+            damaged = bytearray(data)
+            damaged[position] ^= 16
+            (tmp_path / "flipped.pt").write_bytes(damaged)
+            try:
+                assert repr(load_checkpoint(tmp_path / "flipped.pt")) == whole  # between the parts of the file
+            except CheckpointError:
+                refused += 1
+        assert refused > 30
+
     def test_code_in_a_file_is_not_run(self, tmp_path: Path) -> None:
         class Evil:
             def __reduce__(self) -> Any:
@@ -337,6 +359,25 @@ class TestBadFiles:
     def test_a_policy_is_no_training_state(self, finished: Path, tmp_path: Path) -> None:
         with pytest.raises(CheckpointError, match="policy only"):
             run(tmp_path / "r", resume=finished / "best.pt")
+
+    @pytest.mark.parametrize("write", [3, 4])  # the two files of the second checkpoint
+    def test_the_newest_state_is_found_wherever_the_writing_stops(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, write: int
+    ) -> None:
+        writes = 0
+
+        def fail_once(path: Path, data: bytes) -> None:
+            nonlocal writes
+            writes += path.suffix == ".pt"
+            if writes == write:
+                raise OSError(28, "No space left on device")
+            write_atomic(path, data)
+
+        monkeypatch.setattr("ballbot.ppo.checkpoint.write_atomic", fail_once)
+        with pytest.raises(OSError, match="No space left"):
+            run(tmp_path / "r", eval_interval=10**6)
+        readable = [load_checkpoint(path)["global_step"] for path in (tmp_path / "r").rglob("*.pt")]
+        assert find_checkpoint(tmp_path / "r")[1]["global_step"] == max(readable)
 
     def test_a_failed_write_leaves_the_old_file(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         write_atomic(tmp_path / "x", b"old")
@@ -440,6 +481,37 @@ class TestRunDirectory:
         code.write_text("2")
         assert git_commit(code) == git("rev-parse", "HEAD") + "-dirty"
 
+    @pytest.mark.skipif(sys.platform == "win32", reason="no such locks there")
+    def test_two_processes_do_not_write_to_one_run(self, finished: Path, tmp_path: Path) -> None:
+        shutil.copytree(finished, tmp_path / "r")
+        before = {p: p.read_bytes() for p in (tmp_path / "r").rglob("*") if p.is_file()}
+        lock = lock_run_dir(tmp_path / "r")
+        assert lock is not None
+        with pytest.raises(RunDirectoryError, match="another process is training in"):
+            run(tmp_path / "r", resume=tmp_path / "r", total_timesteps=12 * BATCH)
+        assert {p: p.read_bytes() for p in (tmp_path / "r").rglob("*") if p.is_file()} == before
+        os.close(lock)
+        run(tmp_path / "r", resume=tmp_path / "r", total_timesteps=12 * BATCH)
+
+    @pytest.mark.parametrize(
+        "content",
+        [b"\xff\xfe", b"a,b\n1,2\n", b"global_step,a\nx,1\n", b"global_step,a\n64,1,2\n", b"global_step,a\n,1\n"],
+    )
+    def test_a_damaged_progress_file_is_named_and_kept(self, finished: Path, tmp_path: Path, content: bytes) -> None:
+        shutil.copytree(finished, tmp_path / "r")
+        (tmp_path / "r" / "progress.csv").write_bytes(content)
+        with pytest.raises(RunDirectoryError, match=r"progress\.csv is damaged .* rename it"):
+            run(tmp_path / "r", resume=tmp_path / "r", total_timesteps=12 * BATCH)
+        assert (tmp_path / "r" / "progress.csv").read_bytes() == content
+
+    def test_a_run_outlives_its_console(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        read, write = os.pipe()
+        os.close(read)  # as by `| head -1`
+        with os.fdopen(write, "w") as console:
+            monkeypatch.setattr(sys, "stdout", console)
+            result = train(PPOConfig(**SETTINGS), PointEnv, run_dir=tmp_path / "r")
+        assert result.global_step == 10 * BATCH
+
     def test_unwritable(self, tmp_path: Path) -> None:
         (tmp_path / "file").touch()
         with pytest.raises(RunDirectoryError, match="cannot write"):
@@ -503,7 +575,7 @@ class TestSignals:
         process.kill()
         raise AssertionError("no progress in a minute")
 
-    @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+    @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130), (signal.SIGHUP, 129)])
     def test_saves_and_can_be_continued_to_the_last_bit(
         self, finished: Path, tmp_path: Path, number: signal.Signals, code: int
     ) -> None:
@@ -520,6 +592,24 @@ class TestSignals:
         mine = [{k: v for k, v in row.items() if not k.startswith(drop)} for row in curve(tmp_path / "r")]
         assert mine == strip
         assert_same_weights(tmp_path / "r" / "last.pt", finished / "last.pt")
+
+    def test_a_signal_counts_though_nobody_reads_the_answer(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        def closed(*_: Any) -> int:
+            raise OSError(5, "Input/output error")  # a terminal that is gone
+
+        monkeypatch.setattr(os, "write", closed)
+        with StopSignal() as stop:
+            signal.raise_signal(signal.SIGTERM)
+            assert stop.number == signal.SIGTERM
+
+    def test_nohup_keeps_a_closing_terminal_from_stopping_the_run(self) -> None:
+        previous = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+        try:
+            with StopSignal() as stop:
+                signal.raise_signal(signal.SIGHUP)
+                assert not stop.number
+        finally:
+            signal.signal(signal.SIGHUP, previous)
 
     def test_a_second_signal_stops_at_once(self, tmp_path: Path) -> None:
         process = self.start(tmp_path / "r", delay=0.2, rows=1)  # an update takes 16 steps, so 3 s

@@ -15,7 +15,7 @@ INSTALLED := .venv/installed-for-make
 help:  ## show this list
 	@sed -n 's/^\([a-z-]*\):.*##/make \1\t/p' Makefile | expand -t 20
 
-train: $(INSTALLED)  ## train the ballbot to balance and travel on uneven ground; results in runs/
+train: $(INSTALLED)  ## train the ballbot to balance on uneven ground; results in runs/
 	$(BIN)/python experiments/ppo_ballbot.py $(ARGS)
 
 curves: $(INSTALLED)  ## show the curves of all runs in TensorBoard

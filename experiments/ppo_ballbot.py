@@ -83,7 +83,7 @@ class EnvConfig:
 
 @dataclass
 class Args:
-    """Train a ballbot by PPO.  Run with the defaults, it learns to cross uneven ground."""
+    """Train a ballbot by PPO.  Run with the defaults, it learns to balance on uneven ground."""
 
     ppo: Annotated[PPOConfig, tyro.conf.arg(name="")] = field(default_factory=PPOConfig)
     env: Annotated[EnvConfig, tyro.conf.arg(name="")] = field(default_factory=EnvConfig)

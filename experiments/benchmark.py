@@ -104,6 +104,8 @@ def check(args: Args) -> Args:
         raise ValueError(f"--num-threads {args.num_threads} is out of range: use 0 to 1024")
     if args.json is not None and not args.json.resolve().parent.is_dir():
         raise ValueError(f"--json {args.json}: its folder does not exist; make it first")
+    if args.json is not None and args.json.is_dir():
+        raise ValueError(f"--json {args.json} is a folder; name a file in it")
     if not args.quick:
         return args
     return replace(args, repeat=min(args.repeat, 3), steps=max(args.steps // 4, BLOCK), ppo_updates=1)

@@ -117,6 +117,9 @@ def check_package(name: str) -> Line:
     """A package that training needs: there, new enough, and importable."""
     result, problem = probe(f"import {name}\n" + print_version(name))
     if result is None:
+        chosen = os.environ.get("MUJOCO_GL")
+        if name == "mujoco" and chosen and probe("import mujoco; print({})", MUJOCO_GL="")[0] is not None:
+            return Line(name, FAIL, f"not with MUJOCO_GL={chosen!r}: {problem}", "unset MUJOCO_GL")
         return Line(name, FAIL, problem, INSTALL)
     if numbers(result["version"]) < numbers(MINIMUM[name]):
         remedy = f"pip install --upgrade '{name}>={MINIMUM[name]}'"

@@ -14,6 +14,7 @@ cost       time of a step relative to Euler, 64 robots beginning to topple, medi
 
 from __future__ import annotations
 
+import sys
 import time
 from dataclasses import dataclass
 
@@ -133,6 +134,11 @@ def cost(args: Args) -> dict[str, float]:
 def main() -> None:
     """Measure and print the table."""
     args = tyro.cli(Args, description=__doc__)
+    for name, low in (("starts", 1), ("balance_steps", 1), ("cost_rounds", 1), ("seed", 0)):
+        if getattr(args, name) < low:
+            option = "--" + name.replace("_", "-")
+            print(f"error: {option} {getattr(args, name)} is out of range: use {low} or more", file=sys.stderr)
+            raise SystemExit(2)
     mujoco_patch.ensure()
     exact = positions("RK4", args, REFINEMENT)
     times = cost(args)

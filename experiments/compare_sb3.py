@@ -172,6 +172,11 @@ def main() -> int:
     if unknown:
         print(f"error: unknown task {unknown[0]!r}: choose from {', '.join(TASKS)}", file=sys.stderr)
         return 2
+    if args.jobs < 1 or any(seed < 0 for seed in args.seeds) or not args.csv.resolve().parent.is_dir():
+        print(
+            "error: --jobs must be at least 1, --seeds at least 0, and the folder of --csv must exist", file=sys.stderr
+        )
+        return 2
     rows: list[dict[str, Any]] = []
     if args.csv.exists():
         with open(args.csv, newline="") as file:

@@ -51,11 +51,14 @@ def read(path: Path) -> dict[str, Floats]:
     file = path / "progress.csv" if path.is_dir() else path
     if not file.is_file():
         raise ValueError(f"{file} does not exist: give run folders or progress.csv files")
-    with open(file, newline="") as handle:
-        rows = list(csv.DictReader(handle))
-    if not rows or "global_step" not in rows[0]:
-        raise ValueError(f"{file} is not a progress.csv (no column global_step)")
-    return {name: np.array([float(row[name] or "nan") for row in rows]) for name in rows[0]}
+    try:
+        with open(file, newline="") as handle:
+            rows = list(csv.DictReader(handle))
+        if not rows or "global_step" not in rows[0]:
+            raise ValueError("no column global_step")
+        return {name: np.array([float(row[name] or "nan") for row in rows]) for name in rows[0]}
+    except (ValueError, TypeError, csv.Error) as error:
+        raise ValueError(f"{file} is not a progress.csv ({error})") from error
 
 
 def group_of(path: Path) -> str:
@@ -113,8 +116,15 @@ def main() -> None:
     except ValueError as error:
         print(f"error: {error}", file=sys.stderr)
         raise SystemExit(2) from None
-    args.out.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(args.out, dpi=130)
+    try:
+        args.out.parent.mkdir(parents=True, exist_ok=True)
+        figure.savefig(args.out, dpi=130)
+    except (OSError, ValueError) as error:
+        print(
+            f"error: cannot write --out {args.out} ({error}): give a .png or .svg in a folder you may write",
+            file=sys.stderr,
+        )
+        raise SystemExit(2) from None
     print(f"wrote {args.out}")
 
 

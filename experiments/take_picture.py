@@ -33,6 +33,9 @@ class Args:
 def main() -> None:
     """Reset, draw, save."""
     args = tyro.cli(Args, description=__doc__)
+    if args.seed < 0:
+        print(f"error: --seed {args.seed} is negative: use 0 or more", file=sys.stderr)
+        raise SystemExit(2)
     env = BallbotEnv(terrain=args.terrain, num_terrains=NUM_TERRAINS, render_mode="rgb_array")
     env.reset(seed=args.seed)
     try:
@@ -45,9 +48,13 @@ def main() -> None:
         raise SystemExit(2) from None
     finally:
         env.close()
-    args.out.parent.mkdir(parents=True, exist_ok=True)
     assert picture is not None  # since render_mode is "rgb_array"
-    imsave(args.out, picture)
+    try:
+        args.out.parent.mkdir(parents=True, exist_ok=True)
+        imsave(args.out, picture)
+    except (OSError, ValueError, KeyError) as error:  # a KeyError from Pillow: a kind of picture it does not know
+        print(f"error: cannot write --out {args.out} ({error}): give a .png in a folder you may write", file=sys.stderr)
+        raise SystemExit(2) from None
     print(f"wrote {args.out}")
 
 

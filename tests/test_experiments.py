@@ -380,3 +380,37 @@ def test_a_picture_of_the_robot_is_written_where_there_is_opengl(tmp_path: Path)
     done = run("take_picture.py", "--out", str(picture), MUJOCO_GL="glfw", DISPLAY="", WAYLAND_DISPLAY="")
     assert done.returncode == 2 and "MUJOCO_GL" in done.stderr
     pytest.skip("no OpenGL here: install libegl1 or libosmesa6")
+
+
+def test_setup_check_blames_an_opengl_that_stops_mujoco(check_setup: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MUJOCO_GL", "bogus")
+    line = check_setup.check_package("mujoco")
+    assert (line.status, line.remedy) == (check_setup.FAIL, "unset MUJOCO_GL")
+    assert "MUJOCO_GL='bogus'" in line.found
+
+
+@pytest.mark.parametrize(
+    ("script", "args", "message"),
+    [
+        ("take_picture.py", ["--seed", "-1"], "--seed -1 is negative"),
+        ("plot_training.py", [str(Path(__file__))], "test_experiments.py is not a progress.csv"),
+        ("compare_sb3.py", ["--jobs", "0"], "--jobs must be at least 1"),
+        ("compare_sb3.py", ["--csv", "/no/such/folder/x.csv"], "the folder of --csv must exist"),
+        ("compare_integrators.py", ["--starts", "0"], "--starts 0 is out of range"),
+        ("compare_integrators.py", ["--seed", "-1"], "--seed -1 is out of range"),
+        ("benchmark.py", ["--json", "/"], "--json / is a folder"),
+    ],
+)
+def test_the_other_scripts_name_the_bad_option_before_they_start(script: str, args: list[str], message: str) -> None:
+    done = run(script, *args)
+    assert done.returncode == 2
+    assert message in done.stderr and "Traceback" not in done.stderr
+
+
+def test_a_plot_of_an_unknown_kind_is_refused_in_words(tmp_path: Path) -> None:
+    (tmp_path / "a_0.csv").write_text(
+        "global_step,eval/return_mean,eval/length_mean\n1,2.0,3.0\n2,3.0,4.0\n", encoding="utf-8"
+    )
+    done = run("plot_training.py", str(tmp_path / "a_0.csv"), "--out", str(tmp_path / "x.xyz"))
+    assert done.returncode == 2
+    assert "cannot write --out" in done.stderr and "Traceback" not in done.stderr

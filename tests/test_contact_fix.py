@@ -423,6 +423,7 @@ last = Last()
 @pytest.mark.skipif(sys.platform == "win32", reason="os.kill ends the process there")
 def test_ctrl_c_reaches_the_caller_and_loses_no_contact_in_the_fallback() -> None:
     code = """
+signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored if the tests run in the background
 for _ in range(5):
     threading.Timer(0.05, os.kill, (os.getpid(), signal.SIGINT)).start()
     try: loop()

@@ -540,7 +540,10 @@ class TestRunDirectory:
 
 
 SLOW_SCRIPT = """
-import sys, time
+import signal, sys, time
+# whoever runs the tests may ignore these (nohup, background jobs), and children inherit that
+signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 sys.path.insert(0, {toy!r})
 import torch
 torch.set_num_threads(1)

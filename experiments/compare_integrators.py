@@ -1,21 +1,21 @@
-"""Which integrator?  Accuracy, energy, balance and cost of Euler, implicitfast and RK4 on the ballbot, side by side.
+"""Which integrator?  Accuracy, energy and balance of Euler, implicitfast and RK4 on the ballbot, side by side.
 
     python experiments/compare_integrators.py        # about a minute; the table in docs/integrators.md
 
-Four measures, the same starts and motor torques for all:
+Three measures, the same starts and motor torques for all:
 
 error      distance of the base from where RK4 with a 32 times smaller step takes it, after 0.1 s of random torques that
            change every 20 ms, median and worst over 64 starts (micrometres)
 energy     the most that kinetic plus potential energy rises above its start in 0.6 s of toppling without motors, worst
            over 64 starts (mJ, of about 10 J); physics allows none
 balance    robots out of 64 that PID control holds up for 3000 steps on the plane, and their tilt (root mean square)
-cost       time of a step relative to Euler, 64 robots beginning to topple, median of interleaved runs
+
+Their cost: ``python experiments/benchmark.py --only integrators``.
 """
 
 from __future__ import annotations
 
 import sys
-import time
 from dataclasses import dataclass
 
 import mujoco
@@ -44,8 +44,6 @@ class Args:
     """Random starts of every measure."""
     balance_steps: int = 3000
     """Steps to balance."""
-    cost_rounds: int = 5
-    """Interleaved timing rounds; the median counts."""
     seed: int = 0
     """Seed of starts and torques."""
 
@@ -116,41 +114,25 @@ def balance(integrator: str, args: Args) -> tuple[int, float]:
     return int(stands.sum()), float(np.sqrt(np.concatenate(squares).mean()))
 
 
-def cost(args: Args) -> dict[str, float]:
-    """Seconds of 200 steps of 64 robots that begin to topple."""
-    seconds: dict[str, list[float]] = {name: [] for name in INTEGRATORS}
-    robots = {name: simulations(name, 64, args.seed) for name in INTEGRATORS}
-    fresh = {name: sims.get_state() for name, sims in robots.items()}
-    for _ in range(args.cost_rounds):
-        for name, sims in robots.items():
-            sims.set_state(fresh[name])
-            start = time.perf_counter()
-            for _ in range(200):
-                sims.step(np.zeros((64, 3)))
-            seconds[name].append(time.perf_counter() - start)
-    return {name: float(np.median(values)) for name, values in seconds.items()}
-
-
 def main() -> None:
     """Measure and print the table."""
     args = tyro.cli(Args, description=__doc__)
-    for name, low in (("starts", 1), ("balance_steps", 1), ("cost_rounds", 1), ("seed", 0)):
+    for name, low in (("starts", 1), ("balance_steps", 1), ("seed", 0)):
         if getattr(args, name) < low:
             option = "--" + name.replace("_", "-")
             print(f"error: {option} {getattr(args, name)} is out of range: use {low} or more", file=sys.stderr)
             raise SystemExit(2)
     mujoco_patch.ensure()
     exact = positions("RK4", args, REFINEMENT)
-    times = cost(args)
-    print("| integrator | error, median | error, worst | energy rise | balanced | tilt | cost |")
-    print("|---|---|---|---|---|---|---|")
+    print("| integrator | error, median | error, worst | energy rise | balanced | tilt |")
+    print("|---|---|---|---|---|---|")
     for name in INTEGRATORS:
         error = np.linalg.norm(positions(name, args) - exact, axis=1) * 1e6
         stood, tilt = balance(name, args)
         rise = energy_rise(name, args) * 1e3
         print(
             f"| {name} | {np.median(error):.2f} µm | {error.max():.2f} µm | {rise:.2f} mJ | {stood} of {args.starts} "
-            f"| {tilt:.3f}° | {times[name] / times['Euler']:.2f} |",
+            f"| {tilt:.3f}° |",
             flush=True,
         )
 

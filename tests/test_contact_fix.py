@@ -398,6 +398,9 @@ def test_spawned_process_starts_without_the_fix_and_ensure_installs_it(use_libra
 
 
 LOOP = """
+import signal
+# Ignored if the tests run in the background, and children inherit that; before the fix, which postpones Ctrl-C.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 import mujoco, mujoco_patch, threading, time, os, signal
 from mujoco.batch import Batch
 mujoco_patch.ensure()
@@ -423,7 +426,6 @@ last = Last()
 @pytest.mark.skipif(sys.platform == "win32", reason="os.kill ends the process there")
 def test_ctrl_c_reaches_the_caller_and_loses_no_contact_in_the_fallback() -> None:
     code = """
-signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored if the tests run in the background
 for _ in range(5):
     threading.Timer(0.05, os.kill, (os.getpid(), signal.SIGINT)).start()
     try: loop()

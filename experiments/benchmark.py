@@ -36,6 +36,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Literal
 
+import gymnasium as gym
 import numpy as np
 import tyro
 from balance_pid import pitch_and_roll, wheel_actions
@@ -352,59 +353,26 @@ def train_ours(config: Any, folder: Path) -> float:
     train(config, partial(BallbotVectorEnv, terrain="flat"), run_dir=folder, console=False)
     with (folder / "progress.csv").open() as file:
         rows = list(csv.DictReader(file))
-    # The first update only measures the observations.  charts/SPS is steps over wall time since the start.
+    # The first update warms up.  charts/SPS is steps over wall time since the start.
     steps = [float(rows[i]["global_step"]) for i in (0, -1)]
     ended = [step / float(rows[i]["charts/SPS"]) for i, step in zip((0, -1), steps, strict=True)]
     return (steps[1] - steps[0]) / (ended[1] - ended[0])
 
 
-def make_sb3(config: Any) -> Any:
-    """stable-baselines3's PPO with the same settings, on one process an environment."""
-    import gymnasium as gym
-    import torch
-    from stable_baselines3 import PPO
-    from stable_baselines3.common.vec_env import SubprocVecEnv, VecNormalize
-
-    def make() -> gym.Env[Any, Any]:
-        import ballbot  # noqa: F401  (registers the environment in the child)
-
-        return gym.make("Ballbot-v0", terrain="flat")
-
-    envs = VecNormalize(SubprocVecEnv([make] * config.num_envs), norm_reward=False)
-    width = [config.hidden_size] * config.num_layers
-    return PPO(
-        "MlpPolicy",
-        envs,
-        learning_rate=config.learning_rate,
-        n_steps=config.num_steps,
-        batch_size=config.minibatch_size,
-        n_epochs=config.update_epochs,
-        gamma=config.gamma,
-        gae_lambda=config.gae_lambda,
-        clip_range=config.clip_range,
-        ent_coef=config.ent_coef,
-        vf_coef=config.vf_coef / 2,  # half the mean squared error here, the whole of it there
-        max_grad_norm=config.max_grad_norm,
-        policy_kwargs={
-            "net_arch": {"pi": width, "vf": width},
-            "activation_fn": torch.nn.LeakyReLU,
-            "log_std_init": math.log(config.initial_std),
-            "optimizer_class": torch.optim.AdamW,
-            # eps as in ballbot.ppo.ppo.make_optimizer: stable-baselines3 sets it for Adam only
-            "optimizer_kwargs": {"weight_decay": config.weight_decay, "eps": 1e-5},
-        },
-        device="cpu",
-        seed=config.seed,
-    )
+def make_flat_env() -> gym.Env[Any, Any]:
+    """One environment, for stable-baselines3's processes."""
+    return gym.make("ballbot:Ballbot-v0", terrain="flat")
 
 
 def ppo(args: Args) -> Iterator[Figure]:
     """Collecting and learning, ours against stable-baselines3's, in turns of a few updates."""
     try:
-        import stable_baselines3  # noqa: F401
+        from stable_baselines3.common.vec_env import SubprocVecEnv, VecNormalize
     except ImportError:
         print("ppo: skipped, stable-baselines3 is not installed: pip install -e '.[dev]'", file=sys.stderr)
         return
+    from compare_sb3 import make_sb3
+
     from ballbot.ppo import PPOConfig
 
     batch = 256 * args.num_envs
@@ -420,7 +388,8 @@ def ppo(args: Args) -> Iterator[Figure]:
         eval_interval=never,
         checkpoint_interval=never,
     )
-    theirs = make_sb3(config)
+    envs = SubprocVecEnv([make_flat_env] * config.num_envs)
+    theirs = make_sb3(config, VecNormalize(envs, norm_reward=False))
     rates: list[float] = []
     sb3_rates: list[float] = []
     try:
@@ -432,7 +401,7 @@ def ppo(args: Args) -> Iterator[Figure]:
             theirs.learn(args.ppo_updates * batch, reset_num_timesteps=False)
             sb3_rates.append(args.ppo_updates * batch / (time.perf_counter() - start))
     finally:
-        theirs.get_env().close()
+        envs.close()
     label = f"{args.num_envs} environments, flat ground"
     yield figure("ppo", f"stable-baselines3, {label}", sb3_rates, "steps/s")
     yield figure("ppo", f"ballbot.ppo, {label}", rates, "steps/s")

@@ -8,21 +8,23 @@ Prints a table of deterministic evaluation returns and writes one row a run to -
 mean return is worse than stable-baselines3's by more than both spreads over seeds.
 
 Both see observations normalised by running statistics and scaled rewards where the task asks for it, both bootstrap
-time limits, and both use the same networks, optimiser and schedule; ours is judged without policy averaging. What
-still differs: advantages are normalised over the rollout here and over each minibatch there; observation statistics
-move once a rollout here and at every step there, and the first rollout only measures them here.
+time limits, and both use the same networks, optimiser and schedule; ours is judged without policy averaging.  The
+networks that stable-baselines3 trained are put into our `Agent`, so that one and the same code judges both on the
+same episodes.
 """
 
 from __future__ import annotations
 
 import csv
+import math
 import multiprocessing
 import sys
 import tempfile
 import time
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import gymnasium as gym
 import numpy as np
@@ -30,10 +32,16 @@ import torch
 import tyro
 from gymnasium.vector import AutoresetMode
 
-from ballbot.ppo import PPOConfig, evaluate, train
+from ballbot.ppo import Agent, PPOConfig, evaluate, train
+from ballbot.ppo.schedules import scheduled_lr
 
-EVAL_EPISODES = 20
+if TYPE_CHECKING:
+    from stable_baselines3 import PPO
+    from stable_baselines3.common.vec_env import VecEnv
+
+EVAL_EPISODES = 100
 """Episodes a return is averaged over: their spread is then small against the spread over seeds."""
+ACTIVATIONS = {"tanh": torch.nn.Tanh, "leaky_relu": torch.nn.LeakyReLU}
 
 # Shapes after rl-baselines3-zoo's tuned settings, made equal for both sides.
 TASKS: dict[str, dict[str, Any]] = {
@@ -46,11 +54,11 @@ TASKS: dict[str, dict[str, Any]] = {
         "gamma": 0.9, "gae_lambda": 0.95, "learning_rate": 1e-3, "normalize_rewards": True,
     },
     "InvertedDoublePendulum-v5": {
-        "total_timesteps": 150_000, "num_envs": 8, "num_steps": 256, "minibatch_size": 256, "update_epochs": 10,
+        "total_timesteps": 400_000, "num_envs": 8, "num_steps": 256, "minibatch_size": 256, "update_epochs": 10,
         "gamma": 0.98, "gae_lambda": 0.95, "learning_rate": 3e-4, "normalize_rewards": True,
     },
     "Hopper-v5": {
-        "total_timesteps": 200_000, "num_envs": 8, "num_steps": 256, "minibatch_size": 256, "update_epochs": 10,
+        "total_timesteps": 500_000, "num_envs": 8, "num_steps": 256, "minibatch_size": 256, "update_epochs": 10,
         "gamma": 0.99, "gae_lambda": 0.95, "learning_rate": 3e-4, "normalize_rewards": True,
     },
 }  # fmt: skip
@@ -62,6 +70,7 @@ SHARED: dict[str, Any] = {
     "weight_decay": 0.0,
     "policy_average": None,
     "target_kl": None,
+    "normalize_advantage_per_minibatch": True,
     "clip_range": 0.2,
     "ent_coef": 0.0,
     "vf_coef": 1.0,  # half the mean squared error here, the whole of it in stable-baselines3: 0.5 there
@@ -89,39 +98,25 @@ def config_of(task: str, seed: int) -> PPOConfig:
     return PPOConfig(seed=seed, eval_interval=10**9, checkpoint_interval=10**9, **SHARED, **TASKS[task])
 
 
-def run_ours(task: str, seed: int) -> float:
-    """Mean return of our policy over EVAL_EPISODES unseen episodes."""
-
-    def make_envs(num_envs: int) -> gym.vector.VectorEnv:
-        mode = {"autoreset_mode": AutoresetMode.SAME_STEP}
-        return gym.make_vec(task, num_envs=num_envs, vectorization_mode="sync", vector_kwargs=mode)
-
-    with tempfile.TemporaryDirectory() as folder:
-        agent = train(config_of(task, seed), make_envs, run_dir=Path(folder) / "run", console=False).agent
-    envs = make_envs(EVAL_EPISODES)
-    result = evaluate(agent, envs, EVAL_EPISODES, seed=10_000)["return_mean"]
-    envs.close()
-    return result
+def make_envs(task: str, num_envs: int) -> gym.vector.VectorEnv:
+    """Environments as `ballbot.ppo` takes them."""
+    mode = {"autoreset_mode": AutoresetMode.SAME_STEP}
+    return gym.make_vec(task, num_envs=num_envs, vectorization_mode="sync", vector_kwargs=mode)
 
 
-def run_sb3(task: str, seed: int) -> float:
-    """The same by stable-baselines3."""
+def make_sb3(config: PPOConfig, envs: VecEnv) -> PPO:
+    """stable-baselines3's PPO with our settings, on environments that already normalise."""
     from stable_baselines3 import PPO
-    from stable_baselines3.common.env_util import make_vec_env
-    from stable_baselines3.common.evaluation import evaluate_policy
-    from stable_baselines3.common.vec_env import VecNormalize
 
-    config = config_of(task, seed)
-    norm: dict[str, Any] = {
-        "norm_obs": config.normalize_observations,
-        "norm_reward": config.normalize_rewards,
-        "gamma": config.gamma,
-    }
-    envs = VecNormalize(make_vec_env(task, n_envs=config.num_envs, seed=seed), **norm)
     width = [config.hidden_size] * config.num_layers
-    model = PPO(
+
+    def learning_rate(remaining: float) -> float:
+        return scheduled_lr(config.lr_schedule, config.learning_rate, max(remaining, 0.0))
+
+    return PPO(
         "MlpPolicy",
         envs,
+        learning_rate=learning_rate,
         n_steps=config.num_steps,
         batch_size=config.minibatch_size,
         n_epochs=config.update_epochs,
@@ -129,24 +124,60 @@ def run_sb3(task: str, seed: int) -> float:
         gae_lambda=config.gae_lambda,
         clip_range=config.clip_range,
         ent_coef=config.ent_coef,
-        vf_coef=config.vf_coef / 2,
-        max_grad_norm=SHARED["max_grad_norm"],
-        learning_rate=lambda remaining: config.learning_rate * remaining,
+        vf_coef=config.vf_coef / 2,  # half the mean squared error here, the whole of it there
+        max_grad_norm=config.max_grad_norm,  # type: ignore[arg-type]
         policy_kwargs={
             "net_arch": {"pi": width, "vf": width},
-            "activation_fn": torch.nn.Tanh,
-            "log_std_init": 0.0,
+            "activation_fn": ACTIVATIONS[config.activation],
+            "log_std_init": math.log(config.initial_std),
+            "optimizer_class": torch.optim.AdamW,
+            # eps as in ballbot.ppo.ppo.make_optimizer: stable-baselines3 sets it for Adam only
+            "optimizer_kwargs": {"weight_decay": config.weight_decay, "eps": 1e-5},
         },
-        seed=seed,
+        seed=config.seed,
         device="cpu",
     )
-    model.learn(config.total_timesteps)
-    test = VecNormalize(make_vec_env(task, n_envs=1, seed=10_000), **norm, training=False)
-    test.norm_reward = False
-    if config.normalize_observations:
-        test.obs_rms = envs.obs_rms
-    mean, _ = evaluate_policy(model, test, n_eval_episodes=EVAL_EPISODES, warn=False)
-    return float(mean)  # type: ignore[arg-type]
+
+
+def agent_of(model: PPO, config: PPOConfig) -> Agent:
+    """Our `Agent` with the networks of stable-baselines3, and its observation statistics if it normalises."""
+    agent = Agent(model.observation_space, model.action_space, config)
+    parts = {"policy_trunk": "mlp_extractor.policy_net", "value_trunk": "mlp_extractor.value_net"}
+    parts |= {"policy_head": "action_net", "value_head": "value_net", "log_std": "log_std"}
+    theirs = model.policy.state_dict()
+    state = {}
+    for ours, value in agent.state_dict().items():
+        part, _, rest = ours.partition(".")
+        state[ours] = theirs[f"{parts[part]}.{rest}" if rest else part] if part in parts else value
+    agent.load_state_dict(state)
+    statistics = getattr(model.get_env(), "obs_rms", None)
+    if agent.normalizer is not None and statistics is not None:
+        agent.normalizer.count.fill_(statistics.count)
+        agent.normalizer.mean.copy_(torch.from_numpy(statistics.mean))
+        agent.normalizer.var.copy_(torch.from_numpy(statistics.var))
+    return agent
+
+
+def train_ours(task: str, seed: int) -> Agent:
+    """Our policy after training."""
+    with tempfile.TemporaryDirectory() as folder:
+        run_dir = Path(folder) / "run"
+        return train(config_of(task, seed), partial(make_envs, task), run_dir=run_dir, console=False).agent
+
+
+def train_sb3(task: str, seed: int) -> Agent:
+    """The policy of stable-baselines3 after training."""
+    from stable_baselines3.common.env_util import make_vec_env
+    from stable_baselines3.common.vec_env import VecNormalize
+
+    config = config_of(task, seed)
+    envs = VecNormalize(
+        make_vec_env(task, n_envs=config.num_envs, seed=seed),
+        norm_obs=config.normalize_observations,
+        norm_reward=config.normalize_rewards,
+        gamma=config.gamma,
+    )
+    return agent_of(make_sb3(config, envs).learn(config.total_timesteps), config)
 
 
 def run_one(job: tuple[str, str, int]) -> dict[str, Any]:
@@ -154,8 +185,11 @@ def run_one(job: tuple[str, str, int]) -> dict[str, Any]:
     library, task, seed = job
     torch.set_num_threads(1)
     start = time.perf_counter()
-    result = {"ballbot": run_ours, "stable-baselines3": run_sb3}[library](task, seed)
+    agent = {"ballbot": train_ours, "stable-baselines3": train_sb3}[library](task, seed)
     seconds = time.perf_counter() - start
+    envs = make_envs(task, EVAL_EPISODES)
+    result = evaluate(agent, envs, EVAL_EPISODES, seed=10_000)["return_mean"]
+    envs.close()
     return {
         "task": task,
         "library": library,

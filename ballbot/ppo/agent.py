@@ -50,9 +50,10 @@ def layer(in_size: int, out_size: int, gain: float, generator: torch.Generator |
 class Agent(nn.Module):
     """Gaussian (Box actions) or categorical (Discrete actions) policy, and a value function.
 
-    Observations go in raw, of any shape, and are flattened and normalised inside. The standard deviation of
-    the Gaussian does not depend on the state. Actions are stored unbounded; `env_action` clips them to the
-    Box on their way out, so that their log-probability stays that of the distribution they were drawn from.
+    `act` takes raw observations; the networks themselves (`get_value`, `sample`, ...) take what `normalize` makes
+    of them. The standard deviation of the Gaussian does not depend on the state. Actions are stored unbounded;
+    `env_action` clips them to the Box on their way out, so that their log-probability stays that of the
+    distribution they were drawn from.
     """
 
     log_std: torch.Tensor
@@ -117,25 +118,25 @@ class Agent(nn.Module):
         if not self.discrete:
             self.log_std = nn.Parameter(torch.full((out_size,), math.log(config.initial_std)))
 
-    def _normalized(self, obs: torch.Tensor) -> torch.Tensor:
+    def normalize(self, obs: torch.Tensor) -> torch.Tensor:
+        """Input of the networks (batch, obs_size): raw `obs` (batch, ...) flattened and normalised, float32."""
         x = obs.reshape(-1, self.obs_size).float()
         return x if self.normalizer is None else self.normalizer(x)
 
-    def get_value(self, obs: torch.Tensor) -> torch.Tensor:
-        """Value (batch,) of `obs` (batch, ...)."""
+    def get_value(self, x: torch.Tensor) -> torch.Tensor:
+        """Value (batch,) of the normalised observations `x` (batch, obs_size)."""
         trunk = self.policy_trunk if self.value_trunk is None else self.value_trunk
-        value: torch.Tensor = self.value_head(trunk(self._normalized(obs)))
+        value: torch.Tensor = self.value_head(trunk(x))
         return value.squeeze(-1)
 
     def get_action_and_value(
-        self, obs: torch.Tensor, action: torch.Tensor
+        self, x: torch.Tensor, action: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Judge `action` (batch, dim) or (batch,) in `obs` (batch, ...).
+        """Judge `action` (batch, dim) or (batch,) in the normalised observations `x` (batch, obs_size).
 
         Returns:
             action, log-probability (batch,), entropy (batch,) and value (batch,).
         """
-        x = self._normalized(obs)
         hidden = self.policy_trunk(x)
         value = self.value_head(hidden if self.value_trunk is None else self.value_trunk(x)).squeeze(-1)
         output = self.policy_head(hidden)
@@ -144,17 +145,17 @@ class Agent(nn.Module):
         entropy = gaussian_entropy(self.log_std).expand(len(x))
         return action, gaussian_logprob(action, output, self.log_std), entropy, value
 
-    def sample(self, obs: torch.Tensor, noise: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    def sample(self, x: torch.Tensor, noise: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Draw actions.
 
         Args:
-            obs: (batch, ...).
+            x: (batch, obs_size) normalised observations.
             noise: (batch, noise_size) from `draw_noise`.
 
         Returns:
             unclipped action (batch, dim) or index (batch,), and its log-probability (batch,).
         """
-        output = self.policy_head(self.policy_trunk(self._normalized(obs)))
+        output = self.policy_head(self.policy_trunk(x))
         if self.discrete:
             action = (output + noise).argmax(-1)  # Gumbel-max trick: exact samples of the softmax
             return action, categorical_logprob(action, output)
@@ -191,20 +192,20 @@ class Agent(nn.Module):
         Raises:
             ValueError: a sample is asked for without a `generator`.
         """
-        obs = torch.as_tensor(obs, device=self.policy_head.weight.device)
+        x = self.normalize(torch.as_tensor(obs, device=self.policy_head.weight.device))
         if deterministic:
-            output = self.policy_head(self.policy_trunk(self._normalized(obs)))
+            output = self.policy_head(self.policy_trunk(x))
             return self.env_action(output.argmax(-1) if self.discrete else output)
         if generator is None:
             raise ValueError("act(deterministic=False) needs a torch.Generator on the agent's device, got None")
-        return self.env_action(self.sample(obs, self.draw_noise((len(obs),), generator))[0])
+        return self.env_action(self.sample(x, self.draw_noise((len(x),), generator))[0])
 
     @torch.no_grad()
     def limit_std(self) -> None:
         """Raise the standard deviation to `min_std` where it has fallen below.
 
         The parameter itself is moved: clamping it in the forward pass would give it zero gradient and never
-            let it rise again.
+        let it rise again.
         """
         if not self.discrete and self.min_log_std > -math.inf:
             self.log_std.clamp_(min=self.min_log_std)

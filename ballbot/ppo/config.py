@@ -116,8 +116,10 @@ class PPOConfig:
     """AdamW weight decay of weight matrices; biases, norms and the log standard deviation are not decayed."""
     normalize_advantage: bool = True
     """Shift and scale the advantages of each rollout to mean 0 and standard deviation 1."""
+    normalize_advantage_per_minibatch: bool = False
+    """Do that for each minibatch instead, as CleanRL and stable-baselines3 do."""
     normalize_observations: bool = True
-    """Normalise observations by running statistics; the first rollout then only measures them."""
+    """Normalise observations by running statistics, which move at every step of training."""
     normalize_rewards: bool = False
     """Divide rewards by the running standard deviation of the discounted return."""
 
@@ -172,12 +174,6 @@ class PPOConfig:
             device = None
         if device is None or device.type not in ("cpu", "cuda") or (device.type == "cpu" and self.device != "cpu"):
             raise SettingsError(f'device must be "cpu", "cuda" or "cuda:<index>", got {self.device!r}')
-        if self.normalize_observations and self.total_timesteps <= self.batch_size:
-            raise SettingsError(
-                f"total_timesteps = {self.total_timesteps} is no more than one rollout of num_envs * num_steps = "
-                f"{self.batch_size} steps, and with normalize_observations the first rollout only measures the "
-                "observations: nothing would be learned. Raise total_timesteps or lower num_steps"
-            )
         if self.batch_size % self.minibatch_size:
             raise SettingsError(
                 f"num_envs * num_steps = {self.num_envs} * {self.num_steps} = {self.batch_size} is not a "
@@ -193,10 +189,13 @@ class PPOConfig:
                 f"num_layers * hidden_size² = {self.num_layers} * {self.hidden_size}² = {weights:.0e} weights are "
                 f"above {MAX_WEIGHTS:.0e}; lower one of them"
             )
-        if self.normalize_advantage and self.batch_size == 1:
-            raise SettingsError(
-                "normalize_advantage needs more than one step in a rollout; raise num_steps or num_envs"
-            )
+        if self.normalize_advantage_per_minibatch and not self.normalize_advantage:
+            raise SettingsError("normalize_advantage_per_minibatch is on and normalize_advantage off: set both or none")
+        steps, what = self.batch_size, "rollout; raise num_steps or num_envs"
+        if self.normalize_advantage_per_minibatch:
+            steps, what = self.minibatch_size, "minibatch; raise minibatch_size"
+        if self.normalize_advantage and steps == 1:
+            raise SettingsError(f"normalize_advantage needs more than one step in a {what}")
         if self.lr_schedule == "adaptive" and self.target_kl is None:
             raise SettingsError('lr_schedule "adaptive" follows target_kl, which is None; set target_kl')
         if self.min_learning_rate > self.max_learning_rate:

@@ -4,10 +4,10 @@ One update: `rollout` collects num_steps from every environment, `gae` turns rew
 advantages, `update` improves the networks on them. `ballbot.ppo.training` repeats this and takes care of logs,
 evaluation and checkpoints. Each part can be imported and used alone.
 
-Normalisation: the observation statistics are those of all earlier rollouts. They stay frozen while a rollout
-is collected and learned from, and take it in only afterwards, so the policy that judges the actions in
-`update` is the one that drew them and the first probability ratio is 1. The first rollout has nothing to be
-normalised by: it only measures, and no gradient step follows.
+Normalisation: the observation statistics take in every step before the policy sees it, and what is stored is the
+normalised observation, so the policy that judges the actions in `update` is the one that drew them and the first
+probability ratio is 1. Statistics that stood still for a whole rollout would be those of the clumsier policy
+before it, which costs return on tasks where a policy soon sees other states than a beginner does.
 
 Episode ends: `terminated` has no future, `truncated` (a time limit) has one, worth V(final observation); both
 cut the advantage recursion. With Gymnasium's SAME_STEP autoreset the final observation comes in
@@ -21,6 +21,7 @@ So "eval/..." judges the average and "charts/..." the newest.
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Callable
 
@@ -77,14 +78,22 @@ def rollout(
     as_tensors = isinstance(state.obs, torch.Tensor)
     terms: dict[int, dict[str, tuple[np.ndarray, np.ndarray]]] = {}
     final_obs: list[torch.Tensor] = []
+    raw_final_obs: list[torch.Tensor] = []
     has_final = torch.zeros_like(storage.truncated)
     noise = agent.draw_noise((num_steps, num_envs), generator)
+    finite = torch.ones_like(storage.truncated)
+    before = copy.deepcopy(agent.normalizer)
 
     for t in range(num_steps):
-        storage.obs[t] = torch.as_tensor(state.obs, device=device).reshape(num_envs, -1)
+        obs = torch.as_tensor(state.obs, device=device).reshape(num_envs, -1).float()
+        finite[t] = counts = obs.isfinite().all(-1)
         if storage.valid is not None:
             storage.valid[t] = ~state.done
+            counts = counts & storage.valid[t]
         with torch.no_grad():
+            if agent.normalizer is not None:
+                agent.normalizer.update(obs, counts)
+            storage.obs[t] = agent.normalize(obs)
             action, logprob = sample(storage.obs[t], noise[t])
             storage.actions[t] = action
             storage.logprobs[t] = logprob
@@ -102,18 +111,19 @@ def rollout(
         if same_step and "final_obs" in infos:
             mask = to_numpy(infos["_final_obs"]) & to_numpy(truncated) & ~to_numpy(terminated)
             has_final[t] = torch.as_tensor(mask, device=device)
-            final_obs += [
-                torch.as_tensor(infos["final_obs"][i], device=device, dtype=torch.float32).reshape(-1)
-                for i in np.flatnonzero(mask)
-            ]
+            for i in np.flatnonzero(mask):
+                raw_final_obs.append(torch.as_tensor(infos["final_obs"][i], device=device).reshape(1, -1).float())
+                final_obs.append(agent.normalize(raw_final_obs[-1]))
         if "final_info" in infos and (found := episode_terms(infos)):
             terms[t] = found
 
     next_obs = torch.as_tensor(state.obs, device=device).reshape(num_envs, -1).float()
-    check_finite(storage.obs, next_obs, storage.rewards, final_obs)
+    check_finite(finite, next_obs, storage.rewards, raw_final_obs)
+    if agent.normalizer is not None and before is not None:
+        agent.normalizer.synchronize(before)
     with torch.no_grad():
         storage.values.copy_(agent.get_value(storage.obs.flatten(0, 1)).view(num_steps, num_envs))
-        storage.next_value.copy_(agent.get_value(next_obs))
+        storage.next_value.copy_(agent.get_value(agent.normalize(next_obs)))
         if not same_step:
             storage.final_values.copy_(torch.cat([storage.values[1:], storage.next_value.unsqueeze(0)]))
         elif missing := int((storage.truncated & ~storage.terminated & ~has_final).sum()):
@@ -122,7 +132,7 @@ def rollout(
                 'must give infos["final_obs"] and its mask infos["_final_obs"]'
             )
         elif final_obs:
-            storage.final_values[has_final] = agent.get_value(torch.stack(final_obs))
+            storage.final_values[has_final] = agent.get_value(torch.cat(final_obs))
     stopwatch.lap("infer")
     return terms
 
@@ -180,7 +190,7 @@ def ppo_loss(
 
     Args:
         agent: networks being trained.
-        obs: (batch, obs_size).
+        obs: (batch, obs_size), normalised.
         actions: (batch, dim) or (batch,).
         old_logprobs: (batch,), as are all that follow.
         advantages: already normalised, if they are to be.
@@ -257,9 +267,8 @@ def update(
     """
     valid = None if batch.valid is None else batch.valid.flatten()
     advantages, returns, old_values = advantages.flatten(), returns.flatten(), batch.values.flatten()
-    if config.normalize_advantage:
-        _, mean, var = masked_moments(advantages, valid)
-        advantages = ((advantages - mean) / (var.sqrt() + 1e-8)).float()
+    if config.normalize_advantage and not config.normalize_advantage_per_minibatch:
+        advantages = standardize(advantages, valid)
     obs, actions, logprobs = batch.obs.flatten(0, 1), batch.actions.flatten(0, 1), batch.logprobs.flatten()
     columns = (obs, actions, logprobs, advantages, returns, old_values)
     size = config.minibatch_size // distributed.world_size()
@@ -270,11 +279,15 @@ def update(
     for _ in range(config.update_epochs):
         order = torch.randperm(len(returns), generator=generator, device=returns.device)
         for indices in torch.split(order, size):
+            real = None if valid is None else valid[indices]
             weights = None
-            if valid is not None:
-                real = valid[indices].float()
-                weights = real * distributed.world_size() / distributed.all_reduce_sum(real.sum()).clamp(min=1)
-            loss, metrics = loss_fn(agent, *(x.index_select(0, indices) for x in columns), weights, config)
+            if real is not None:
+                share = distributed.world_size() / distributed.all_reduce_sum(real.sum()).clamp(min=1)
+                weights = real.float() * share
+            minibatch = [x.index_select(0, indices) for x in columns]
+            if config.normalize_advantage_per_minibatch:
+                minibatch[3] = standardize(minibatch[3], real)
+            loss, metrics = loss_fn(agent, *minibatch, weights, config)
             # The decision to stop must be the same in all processes, or some would wait for a gradient that
             # never comes.
             measured.append(distributed.all_reduce_sum(metrics) / distributed.world_size())
@@ -306,6 +319,16 @@ def update(
     _, _, var_errors = masked_moments(returns - old_values, valid)
     result["explained_variance"] = float(1 - var_errors / var_returns) if var_returns > 0 else math.nan
     return result
+
+
+def standardize(advantages: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
+    """Shift and scale `advantages` (batch,) to mean 0 and standard deviation 1 over all processes.
+
+    Rows where `mask` (batch,) is False do not count.
+    """
+    count, mean, var = masked_moments(advantages, mask)
+    std = (var * count / (count - 1).clamp(min=1)).sqrt()
+    return ((advantages - mean) / (std + 1e-8)).to(advantages.dtype)
 
 
 def _diverged(what: str, value: float, config: PPOConfig) -> str:

@@ -222,34 +222,28 @@ def iterate(
     if state.reward_scaler is not None:
         storage.rewards.copy_(state.reward_scaler.update_and_scale(storage.rewards, ended, storage.valid))
 
-    # The first rollout was collected without statistics of the observations: learn those from it and nothing
-    # else.
-    if agent.normalizer is None or agent.normalizer.count > 0:
-        advantages, returns = gae(
-            storage.rewards,
-            storage.values,
-            storage.terminated,
-            storage.truncated,
-            storage.final_values,
-            storage.next_value,
-            config.gamma,
-            config.gae_lambda,
+    advantages, returns = gae(
+        storage.rewards,
+        storage.values,
+        storage.terminated,
+        storage.truncated,
+        storage.final_values,
+        storage.next_value,
+        config.gamma,
+        config.gae_lambda,
+    )
+    for group in state.optimizer.param_groups:
+        group["lr"] = state.learning_rate
+    metrics = update(agent, state.optimizer, storage, advantages, returns, config, state.generator, loss_fn)
+    if config.lr_schedule == "adaptive" and config.target_kl is not None:
+        state.learning_rate = adapt_lr(
+            state.learning_rate,
+            metrics["approx_kl"],
+            config.target_kl,
+            config.min_learning_rate,
+            config.max_learning_rate,
         )
-        for group in state.optimizer.param_groups:
-            group["lr"] = state.learning_rate
-        metrics = update(agent, state.optimizer, storage, advantages, returns, config, state.generator, loss_fn)
-        if config.lr_schedule == "adaptive" and config.target_kl is not None:
-            state.learning_rate = adapt_lr(
-                state.learning_rate,
-                metrics["approx_kl"],
-                config.target_kl,
-                config.min_learning_rate,
-                config.max_learning_rate,
-            )
-        row |= {f"losses/{name}": value for name, value in metrics.items()}
-    if agent.normalizer is not None:
-        valid_rows = None if storage.valid is None else storage.valid.flatten()
-        agent.normalizer.update(storage.obs.flatten(0, 1), valid_rows)
+    row |= {f"losses/{name}": value for name, value in metrics.items()}
     state.update_average()
     if not agent.discrete:
         row["policy/std"] = float(agent.log_std.detach().exp().mean())

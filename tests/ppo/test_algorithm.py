@@ -194,10 +194,12 @@ class TestRollout:
             for x in (advantages, returns, batch.actions, batch.values):
                 x[~batch.valid] += garbage
             update(agent, make_optimizer(agent, config), batch, advantages, returns, config, generator())
-            assert agent.normalizer is not None
-            agent.normalizer.update(batch.obs.flatten(0, 1), batch.valid.flatten())
             results.append(agent.state_dict())
-            assert agent.normalizer.count == int(batch.valid.sum())
+            real = batch.valid.flatten().nonzero().double()  # observation t of this environment is t
+            assert agent.normalizer is not None
+            assert agent.normalizer.count == len(real) < 32
+            torch.testing.assert_close(agent.normalizer.mean, real.mean(0))
+            torch.testing.assert_close(agent.normalizer.var, real.var(0, correction=0))
         for key in results[0]:
             assert torch.equal(results[0][key], results[1][key]), key
 
@@ -349,7 +351,7 @@ class TestLoss:
 
 class TestUpdate:
     def test_first_ratio_is_one(self) -> None:
-        """The policy judged is the one that acted, with and without statistics of the observations."""
+        """The policy judged is the one that acted, although the observation statistics moved at every step."""
         config = small_config()
         envs = PointEnv(4)
         agent, batch = collect(envs, config)
@@ -357,13 +359,16 @@ class TestUpdate:
             _, logprobs, _, _ = agent.get_action_and_value(batch.obs.flatten(0, 1), batch.actions.flatten(0, 1))
             ratio = (logprobs - batch.logprobs.flatten()).exp()
             torch.testing.assert_close(ratio, torch.ones(128), rtol=0, atol=1e-5)
-            assert agent.normalizer is not None
-            agent.normalizer.update(batch.obs.flatten(0, 1))
             agent, batch = collect(envs, config, agent)
 
-    @pytest.mark.parametrize("normalize", [True, False])
-    def test_advantages_are_normalised_on_request(self, normalize: bool) -> None:
-        config = small_config(normalize_advantage=normalize, target_kl=None, update_epochs=1)
+    @pytest.mark.parametrize("normalize", ["rollout", "minibatch", "no"])
+    def test_advantages_are_normalised_on_request(self, normalize: str) -> None:
+        config = small_config(
+            normalize_advantage=normalize != "no",
+            normalize_advantage_per_minibatch=normalize == "minibatch",
+            target_kl=None,
+            update_epochs=1,
+        )
         agent, batch = collect(PointEnv(4), config)
         advantages, returns = advantages_of(batch, config)
         seen: list[torch.Tensor] = []
@@ -373,9 +378,11 @@ class TestUpdate:
             return ppo_loss(agent, obs, actions, logprobs, used, *rest)
 
         update(agent, make_optimizer(agent, config), batch, advantages, returns, config, generator(), spy)
-        used = torch.cat(seen).sort().values
-        expected = (advantages - advantages.mean()) / advantages.std(correction=0) if normalize else advantages
-        torch.testing.assert_close(used, expected.flatten().sort().values, rtol=1e-4, atol=1e-5)
+        parts = torch.split(advantages.flatten()[torch.randperm(128, generator=generator())], 32)
+        for used, raw in zip(seen, parts, strict=True):
+            whole = {"rollout": advantages, "minibatch": raw, "no": torch.tensor([-1.0, 0.0, 1.0])}[normalize]
+            expected = (raw - whole.mean()) / whole.std()
+            torch.testing.assert_close(used, expected, rtol=1e-4, atol=1e-5)
 
     def test_kl_stop_comes_before_the_step(self) -> None:
         config = small_config(target_kl=0.01)
@@ -542,21 +549,36 @@ class TestNormalizer:
         assert normalizer(x).std().item() == pytest.approx(1, abs=1e-3)
         assert normalizer(torch.tensor([[1e6]])).item() == 10.0
 
-    def test_reward_scale_is_the_std_of_the_discounted_return(self) -> None:
+    def test_reward_scale_is_the_std_of_the_discounted_returns_so_far(self) -> None:
         gamma, rng = 0.9, np.random.default_rng(0)
         rewards = rng.normal(2.0, 1.0, (50, 3)).astype(np.float32)
         ended = rng.random((50, 3)) < 0.1
-        total, seen = np.zeros(3), []
-        for r, e in zip(rewards, ended, strict=True):
-            total = gamma * total + r
+        total, seen, expected = np.zeros(3), [], np.zeros((50, 3))
+        for t in range(50):
+            total = gamma * total + rewards[t]
             seen.append(total.copy())
-            total[e] = 0
+            total[ended[t]] = 0
+            expected[t] = np.clip(rewards[t] / np.sqrt(np.var(seen) + 1e-8), -10, 10)
         scaler = RewardScaler(3, gamma)
         out = [
             scaler.update_and_scale(torch.from_numpy(r), torch.from_numpy(e), None)
             for r, e in ((rewards[:20], ended[:20]), (rewards[20:], ended[20:]))
         ]
-        np.testing.assert_allclose(out[1].numpy(), rewards[20:] / np.std(seen), rtol=1e-5)
+        np.testing.assert_allclose(torch.cat(out).numpy(), expected, rtol=1e-5)
+
+    def test_observations_are_normalised_by_all_that_was_seen_until_then(self) -> None:
+        envs = PointEnv(4)
+        agent, batch = collect(envs, small_config())
+        again, more = collect(envs, small_config(), agent)  # statistics go on from one rollout to the next
+        seen: list[np.ndarray] = []
+        for stored, raw in ((batch.obs, envs.returned[:32]), (more.obs, envs.returned[33:65])):
+            for t in range(32):
+                seen.append(raw[t])
+                data = np.concatenate(seen).astype(np.float64)
+                expected = (raw[t] - data.mean(0)) / np.sqrt(data.var(0) + 1e-8)
+                np.testing.assert_allclose(stored[t].numpy(), expected.clip(-10, 10), rtol=1e-3, atol=1e-4)
+        assert again.normalizer is not None
+        assert again.normalizer.count == 2 * 32 * 4  # the observation after the last step waits for the next rollout
 
 
 class TestSchedules:
@@ -610,16 +632,15 @@ class TestConfig:
             ({"device": "cuda:x"}, "device"),
             ({"device": ""}, "device"),
             ({"device": "meta"}, "device"),
-            (
-                {"num_envs": 4, "num_steps": 32, "minibatch_size": 32, "total_timesteps": 128},
-                "nothing would be learned",
-            ),
             ({"lr_schedule": "adaptive", "target_kl": 0.01, "learning_rate": 0.1}, "learning_rate = 0.1, which is not"),
             (
                 {"num_envs": 2**15, "num_steps": 2**16, "minibatch_size": 2**15, "total_timesteps": 10**12},
                 r"32768 \* 65536 is above 1e\+09",
             ),
             ({"hidden_size": 16384, "num_layers": 64}, "weights are above 1e"),
+            ({"normalize_advantage": False, "normalize_advantage_per_minibatch": True}, "set both or none"),
+            ({"minibatch_size": 1, "normalize_advantage_per_minibatch": True}, "raise minibatch_size"),
+            ({"num_envs": 1, "num_steps": 1, "minibatch_size": 1}, "raise num_steps"),
             ({"initial_std": 0.0}, "initial_std"),
             ({"min_std": 1.0}, "min_std"),
         ],
@@ -628,9 +649,8 @@ class TestConfig:
         with pytest.raises(ValueError, match=words):
             PPOConfig(**changes)
 
-    def test_whole_numbers_do_for_numbers_and_one_rollout_does_without_statistics(self) -> None:
-        small_config(learning_rate=1, target_kl=None, total_timesteps=128, normalize_observations=False)
-        small_config(total_timesteps=129)
+    def test_whole_numbers_do_for_numbers(self) -> None:
+        small_config(learning_rate=1, target_kl=None)
 
     def test_published_settings_are_accepted(self) -> None:
         PPOConfig(

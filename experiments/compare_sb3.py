@@ -48,6 +48,7 @@ TASKS: dict[str, dict[str, Any]] = {
     "CartPole-v1": {
         "total_timesteps": 100_000, "num_envs": 8, "num_steps": 32, "minibatch_size": 256, "update_epochs": 20,
         "gamma": 0.98, "gae_lambda": 0.8, "learning_rate": 1e-3, "normalize_observations": False,
+        "normalize_observations_per_step": False,
     },
     "Pendulum-v1": {
         "total_timesteps": 200_000, "num_envs": 4, "num_steps": 1024, "minibatch_size": 256, "update_epochs": 10,
@@ -71,6 +72,7 @@ SHARED: dict[str, Any] = {
     "policy_average": None,
     "target_kl": None,
     "normalize_advantage_per_minibatch": True,
+    "normalize_observations_per_step": True,
     "clip_range": 0.2,
     "ent_coef": 0.0,
     "vf_coef": 1.0,  # half the mean squared error here, the whole of it in stable-baselines3: 0.5 there
@@ -95,7 +97,7 @@ class Args:
 
 def config_of(task: str, seed: int) -> PPOConfig:
     """Our settings for a task; stable-baselines3's are derived from them."""
-    return PPOConfig(seed=seed, eval_interval=10**9, checkpoint_interval=10**9, **SHARED, **TASKS[task])
+    return PPOConfig(seed=seed, eval_interval=10**9, checkpoint_interval=10**9, **(SHARED | TASKS[task]))
 
 
 def make_envs(task: str, num_envs: int) -> gym.vector.VectorEnv:

@@ -119,7 +119,10 @@ class PPOConfig:
     normalize_advantage_per_minibatch: bool = False
     """Do that for each minibatch instead, as CleanRL and stable-baselines3 do."""
     normalize_observations: bool = True
-    """Normalise observations by running statistics, which move at every step of training."""
+    """Normalise observations by running statistics; the first rollout then only measures them."""
+    normalize_observations_per_step: bool = False
+    """Let these statistics move at every step, not after a rollout, as in CleanRL and stable-baselines3; the first
+    rollout is then learned from."""
     normalize_rewards: bool = False
     """Divide rewards by the running standard deviation of the discounted return."""
 
@@ -174,6 +177,16 @@ class PPOConfig:
             device = None
         if device is None or device.type not in ("cpu", "cuda") or (device.type == "cpu" and self.device != "cpu"):
             raise SettingsError(f'device must be "cpu", "cuda" or "cuda:<index>", got {self.device!r}')
+        for name, where in (("normalize_advantage", "per_minibatch"), ("normalize_observations", "per_step")):
+            if getattr(self, f"{name}_{where}") and not getattr(self, name):
+                raise SettingsError(f"{name}_{where} is on and {name} off: set both or none")
+        measures = self.normalize_observations and not self.normalize_observations_per_step
+        if measures and self.total_timesteps <= self.batch_size:
+            raise SettingsError(
+                f"total_timesteps = {self.total_timesteps} is no more than one rollout of num_envs * num_steps = "
+                f"{self.batch_size} steps, and with normalize_observations the first rollout only measures the "
+                "observations: nothing would be learned. Raise total_timesteps or lower num_steps"
+            )
         if self.batch_size % self.minibatch_size:
             raise SettingsError(
                 f"num_envs * num_steps = {self.num_envs} * {self.num_steps} = {self.batch_size} is not a "
@@ -189,8 +202,6 @@ class PPOConfig:
                 f"num_layers * hidden_size² = {self.num_layers} * {self.hidden_size}² = {weights:.0e} weights are "
                 f"above {MAX_WEIGHTS:.0e}; lower one of them"
             )
-        if self.normalize_advantage_per_minibatch and not self.normalize_advantage:
-            raise SettingsError("normalize_advantage_per_minibatch is on and normalize_advantage off: set both or none")
         steps, what = self.batch_size, "rollout; raise num_steps or num_envs"
         if self.normalize_advantage_per_minibatch:
             steps, what = self.minibatch_size, "minibatch; raise minibatch_size"

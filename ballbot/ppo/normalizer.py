@@ -80,11 +80,12 @@ class RunningNormalizer(nn.Module):
         variances", eq. 2.1.
         """
         count, mean, var = masked_moments(x, mask, total=lambda part: part)
-        self.count += count
-        fraction = count / self.count.clamp(min=1)
+        total = self.count + count
+        fraction = count / total.clamp(min=1)
         delta = mean - self.mean
-        self.var += fraction * (var - self.var) + fraction * (1 - fraction) * delta**2
-        self.mean += fraction * delta
+        self.var.copy_(self.var + fraction * (var - self.var) + fraction * (1 - fraction) * delta**2)
+        self.mean.copy_(self.mean + fraction * delta)
+        self.count.copy_(total)
 
     @torch.no_grad()
     def synchronize(self, before: RunningNormalizer) -> None:

@@ -4,10 +4,11 @@ One update: `rollout` collects num_steps from every environment, `gae` turns rew
 advantages, `update` improves the networks on them. `ballbot.ppo.training` repeats this and takes care of logs,
 evaluation and checkpoints. Each part can be imported and used alone.
 
-Normalisation: the observation statistics take in every step before the policy sees it, and what is stored is the
-normalised observation, so the policy that judges the actions in `update` is the one that drew them and the first
-probability ratio is 1. Statistics that stood still for a whole rollout would be those of the clumsier policy
-before it, which costs return on tasks where a policy soon sees other states than a beginner does.
+Normalisation: the observation statistics are those of all earlier rollouts. They stay frozen while a rollout is
+collected and learned from, and take it in only afterwards; the first rollout has nothing to be normalised by, so
+it only measures, and no gradient step follows. With `normalize_observations_per_step` they take in every step before
+the policy sees it instead. Either way the normalised observations are stored, so the policy that judges the
+actions in `update` is the one that drew them, and the first probability ratio is 1.
 
 Episode ends: `terminated` has no future, `truncated` (a time limit) has one, worth V(final observation); both
 cut the advantage recursion. With Gymnasium's SAME_STEP autoreset the final observation comes in
@@ -48,6 +49,7 @@ def rollout(
     generator: torch.Generator,
     stopwatch: Stopwatch,
     sample: Callable[[torch.Tensor, torch.Tensor], tuple[torch.Tensor, torch.Tensor]] | None = None,
+    measure: bool = False,
 ) -> dict[int, dict[str, tuple[np.ndarray, np.ndarray]]]:
     """Fill `storage` with num_steps from every environment and move `state` on.
 
@@ -63,6 +65,7 @@ def rollout(
         generator: source of the exploration noise.
         stopwatch: gets laps "infer" and "simulate".
         sample: compiled stand-in of `agent.sample`.
+        measure: let the observation statistics take in every step, before the agent sees it.
 
     Returns:
         step -> `episode_terms` of that step, where there are any.
@@ -81,19 +84,17 @@ def rollout(
     raw_final_obs: list[torch.Tensor] = []
     has_final = torch.zeros_like(storage.truncated)
     noise = agent.draw_noise((num_steps, num_envs), generator)
-    finite = torch.ones_like(storage.truncated)
     before = copy.deepcopy(agent.normalizer)
 
     for t in range(num_steps):
-        obs = torch.as_tensor(state.obs, device=device).reshape(num_envs, -1).float()
-        finite[t] = counts = obs.isfinite().all(-1)
+        storage.raw_obs[t] = torch.as_tensor(state.obs, device=device).reshape(num_envs, -1)
         if storage.valid is not None:
             storage.valid[t] = ~state.done
-            counts = counts & storage.valid[t]
         with torch.no_grad():
-            if agent.normalizer is not None:
-                agent.normalizer.update(obs, counts)
-            storage.obs[t] = agent.normalize(obs)
+            if measure and agent.normalizer is not None:
+                counts = storage.raw_obs[t].isfinite().all(-1)
+                agent.normalizer.update(storage.raw_obs[t], counts if storage.valid is None else counts & ~state.done)
+            storage.obs[t] = agent.normalize(storage.raw_obs[t])
             action, logprob = sample(storage.obs[t], noise[t])
             storage.actions[t] = action
             storage.logprobs[t] = logprob
@@ -118,8 +119,8 @@ def rollout(
             terms[t] = found
 
     next_obs = torch.as_tensor(state.obs, device=device).reshape(num_envs, -1).float()
-    check_finite(finite, next_obs, storage.rewards, raw_final_obs)
-    if agent.normalizer is not None and before is not None:
+    check_finite(storage.raw_obs, next_obs, storage.rewards, raw_final_obs)
+    if measure and agent.normalizer is not None and before is not None:
         agent.normalizer.synchronize(before)
     with torch.no_grad():
         storage.values.copy_(agent.get_value(storage.obs.flatten(0, 1)).view(num_steps, num_envs))
@@ -326,9 +327,8 @@ def standardize(advantages: torch.Tensor, mask: torch.Tensor | None) -> torch.Te
 
     Rows where `mask` (batch,) is False do not count.
     """
-    count, mean, var = masked_moments(advantages, mask)
-    std = (var * count / (count - 1).clamp(min=1)).sqrt()
-    return ((advantages - mean) / (std + 1e-8)).to(advantages.dtype)
+    _, mean, var = masked_moments(advantages, mask)
+    return ((advantages - mean) / (var.sqrt() + 1e-8)).to(advantages.dtype)
 
 
 def _diverged(what: str, value: float, config: PPOConfig) -> str:

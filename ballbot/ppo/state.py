@@ -141,9 +141,9 @@ class TrainingState:
         Raises:
             CheckpointError: it was written with other settings, spaces, environments or number of processes.
         """
-        self._check_fits(path, state)
-        mine = state["ranks"][distributed.rank()]
         try:
+            self._check_fits(path, state)
+            mine = state["ranks"][distributed.rank()]
             self.agent.load_state_dict(state["agent"])
             if self.averaged is not None:
                 self.averaged.load_state_dict(state["policy"])
@@ -169,7 +169,9 @@ class TrainingState:
                     f"note: the run had {threads} threads of PyTorch, now there are {torch.get_num_threads()}: it goes "
                     "on well, but rounds differently from a run that was never interrupted"
                 )
-        except (KeyError, ValueError, TypeError, RuntimeError, IndexError) as error:
+        except CheckpointError:
+            raise
+        except (KeyError, ValueError, TypeError, RuntimeError, IndexError, AttributeError) as error:
             raise CheckpointError(
                 f"{path} does not fit this program ({type(error).__name__}: {error}); "
                 "resume with the version of the program and the environments that wrote it"
@@ -177,8 +179,10 @@ class TrainingState:
 
     def _restore_envs(self, mine: dict[str, Any]) -> None:
         if "env_state" in mine and hasattr(self.envs, "set_state"):
-            self.envs.set_state(mine["env_state"])
             obs = mine["obs"]
+            if tuple(obs.shape) != tuple(self.env_state.obs.shape) or mine["done"].shape != self.env_state.done.shape:
+                raise ValueError(f"observations {tuple(obs.shape)} instead of {tuple(self.env_state.obs.shape)}")
+            self.envs.set_state(mine["env_state"])
             self.env_state.obs = obs.to(self.device) if isinstance(obs, torch.Tensor) else obs
             self.env_state.done = mine["done"].to(self.device)
             return

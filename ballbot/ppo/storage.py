@@ -19,11 +19,12 @@ class DivergedError(RuntimeError):
 class Rollout:
     """Steps of all environments; every tensor is (num_steps, num_envs, ...) and float32 unless noted.
 
-    `obs` is normalised, as the networks saw it. `final_values` holds V(final observation) where an episode was
-    truncated, and is not used elsewhere. `valid` (bool, or None for all) is False in rows that are no real step.
-    `next_value` is (num_envs,).
+    `raw_obs` is what the environments returned, `obs` what the networks saw. `final_values` holds V(final
+    observation) where an episode was truncated, and is not used elsewhere. `valid` (bool, or None for all) is
+    False in rows that are no real step. `next_value` is (num_envs,).
     """
 
+    raw_obs: torch.Tensor
     obs: torch.Tensor
     actions: torch.Tensor
     logprobs: torch.Tensor
@@ -43,6 +44,7 @@ class Rollout:
             return torch.zeros(num_steps, num_envs, *shape, dtype=dtype, device=device)
 
         return cls(
+            raw_obs=zeros(agent.obs_size),
             obs=zeros(agent.obs_size),
             actions=zeros(dtype=torch.int64) if agent.discrete else zeros(agent.noise_size),
             logprobs=zeros(),
@@ -80,25 +82,19 @@ def autoreset_mode(envs: VectorEnv) -> AutoresetMode:
 
 
 def check_finite(
-    finite_obs: torch.Tensor, next_obs: torch.Tensor, rewards: torch.Tensor, final_obs: list[torch.Tensor]
+    obs: torch.Tensor, next_obs: torch.Tensor, rewards: torch.Tensor, final_obs: list[torch.Tensor]
 ) -> None:
-    """Raise DivergedError if the environments returned a NaN or an infinity.
-
-    Args:
-        finite_obs: (num_steps, num_envs) bool, whether all of an observation is finite.
-        next_obs: (num_envs, obs_size) observations after the last step.
-        rewards: (num_steps, num_envs).
-        final_obs: any number of (1, obs_size).
-    """
-    for name, good in (
-        ("observation", finite_obs),
-        ("observation", next_obs.isfinite().all(-1).unsqueeze(0)),
-        ("reward", rewards.isfinite()),
+    """Raise DivergedError if the environments returned a NaN or an infinity."""
+    for name, x in (
+        ("observation", obs),
+        ("observation", next_obs.unsqueeze(0)),
+        ("reward", rewards.unsqueeze(-1)),
     ):
-        if not good.all():
-            step, env = (~good).nonzero()[0].tolist()
+        bad = ~x.isfinite().all(-1)
+        if bad.any():
+            step, env = bad.nonzero()[0].tolist()
             raise DivergedError(
-                f"environment {env} returned a {name} that is not finite ({int((~good).sum())} in all, the first "
+                f"environment {env} returned a {name} that is not finite ({int(bad.sum())} in all, the first "
                 f"at step {step} of the rollout); it must end an episode whose simulation fails. The last "
                 "checkpoint is untouched"
             )

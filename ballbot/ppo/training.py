@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 import os
 import random
@@ -209,7 +210,10 @@ def iterate(
         "charts/learning_rate": state.learning_rate,
     }
 
-    terms = rollout(agent, envs, state.env_state, storage, state.generator, stopwatch, sample)
+    measure = config.normalize_observations_per_step
+    # The first rollout is collected without statistics of the observations: learn those from it and nothing else.
+    unmeasured = agent.normalizer is not None and not measure and agent.normalizer.count == 0
+    terms = rollout(agent, envs, state.env_state, storage, state.generator, stopwatch, sample, measure)
     ended = storage.terminated | storage.truncated
     valid = None if storage.valid is None else to_numpy(storage.valid)
     finished = state.episodes.add(to_numpy(storage.rewards), to_numpy(ended), valid, terms)
@@ -222,28 +226,34 @@ def iterate(
     if state.reward_scaler is not None:
         storage.rewards.copy_(state.reward_scaler.update_and_scale(storage.rewards, ended, storage.valid))
 
-    advantages, returns = gae(
-        storage.rewards,
-        storage.values,
-        storage.terminated,
-        storage.truncated,
-        storage.final_values,
-        storage.next_value,
-        config.gamma,
-        config.gae_lambda,
-    )
-    for group in state.optimizer.param_groups:
-        group["lr"] = state.learning_rate
-    metrics = update(agent, state.optimizer, storage, advantages, returns, config, state.generator, loss_fn)
-    if config.lr_schedule == "adaptive" and config.target_kl is not None:
-        state.learning_rate = adapt_lr(
-            state.learning_rate,
-            metrics["approx_kl"],
-            config.target_kl,
-            config.min_learning_rate,
-            config.max_learning_rate,
+    if not unmeasured:
+        advantages, returns = gae(
+            storage.rewards,
+            storage.values,
+            storage.terminated,
+            storage.truncated,
+            storage.final_values,
+            storage.next_value,
+            config.gamma,
+            config.gae_lambda,
         )
-    row |= {f"losses/{name}": value for name, value in metrics.items()}
+        for group in state.optimizer.param_groups:
+            group["lr"] = state.learning_rate
+        metrics = update(agent, state.optimizer, storage, advantages, returns, config, state.generator, loss_fn)
+        if config.lr_schedule == "adaptive" and config.target_kl is not None:
+            state.learning_rate = adapt_lr(
+                state.learning_rate,
+                metrics["approx_kl"],
+                config.target_kl,
+                config.min_learning_rate,
+                config.max_learning_rate,
+            )
+        row |= {f"losses/{name}": value for name, value in metrics.items()}
+    if agent.normalizer is not None and not measure:
+        before = copy.deepcopy(agent.normalizer)
+        valid_rows = None if storage.valid is None else storage.valid.flatten()
+        agent.normalizer.update(storage.raw_obs.flatten(0, 1), valid_rows)
+        agent.normalizer.synchronize(before)
     state.update_average()
     if not agent.discrete:
         row["policy/std"] = float(agent.log_std.detach().exp().mean())

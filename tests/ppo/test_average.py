@@ -3,28 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
-from toy import PointEnv
+from toy import BATCH, TOY, PointEnv
 
 from ballbot.ppo import Agent, PPOConfig, evaluate, load_agent, load_checkpoint, train
 from ballbot.ppo.ppo import make_optimizer
 from ballbot.ppo.state import TrainingState
 
-SETTINGS: dict[str, Any] = {
-    "total_timesteps": 384,
-    "num_envs": 4,
-    "num_steps": 16,
-    "minibatch_size": 32,
-    "hidden_size": 8,
-    "num_layers": 1,
-    "learning_rate": 3e-3,
-    "eval_interval": 128,
-    "eval_episodes": 2,
-    "checkpoint_interval": 128,
-}
+SETTINGS = TOY | {"total_timesteps": 6 * BATCH, "eval_interval": 2 * BATCH, "learning_rate": 3e-3}
 
 
 def fresh_state(policy_average: float | None) -> TrainingState:

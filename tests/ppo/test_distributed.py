@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import os
 import subprocess
@@ -13,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from toy import PointEnv
+from toy import BATCH, TOY, PointEnv, curve
 
 from ballbot.ppo import PPOConfig, load_checkpoint, train
 from ballbot.ppo.distributed import distributed_setup, rank_seed
@@ -22,7 +21,6 @@ from ballbot.ppo.state import training_seed
 pytestmark = pytest.mark.skipif(
     not torch.distributed.is_available() or sys.platform != "linux", reason="needs gloo and torchrun"
 )
-BATCH = 4 * 16
 
 # Every process writes down what it ends with; argv: run directory, settings, what to resume or "".
 SCRIPT = """
@@ -46,18 +44,7 @@ torch.save(
     {{"agent": result.agent.state_dict(), "step": result.global_step}}, run_dir.parent / f"rank{{rank()}}.pt"
 )
 """
-SETTINGS: dict[str, Any] = {
-    "total_timesteps": 6 * BATCH,
-    "num_envs": 4,
-    "num_steps": 16,
-    "minibatch_size": 32,
-    "hidden_size": 8,
-    "num_layers": 1,
-    "eval_interval": 10**6,
-    "eval_episodes": 2,
-    "checkpoint_interval": 2 * BATCH,
-    "normalize_rewards": True,
-}
+SETTINGS = TOY | {"total_timesteps": 6 * BATCH, "eval_interval": 10**6, "normalize_rewards": True}
 
 
 def torchrun(run_dir: Path, resume: str = "", processes: int = 2, **changes: Any) -> subprocess.CompletedProcess[str]:
@@ -67,14 +54,6 @@ def torchrun(run_dir: Path, resume: str = "", processes: int = 2, **changes: Any
     command += [str(script), str(run_dir), json.dumps(SETTINGS | changes), resume]
     env = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2]), "OMP_NUM_THREADS": "1"}
     return subprocess.run(command, capture_output=True, text=True, timeout=120, env=env)
-
-
-def rows(run_dir: Path) -> list[dict[str, str]]:
-    with open(run_dir / "progress.csv", newline="") as file:
-        return [
-            {k: v for k, v in row.items() if not k.startswith("time/") and k != "charts/SPS"}
-            for row in csv.DictReader(file)
-        ]
 
 
 def test_ranks_end_alike_and_resume_to_the_last_bit(tmp_path: Path) -> None:
@@ -90,11 +69,11 @@ def test_ranks_end_alike_and_resume_to_the_last_bit(tmp_path: Path) -> None:
     assert len(state["ranks"]) == 2
     assert not np.array_equal(state["ranks"][0]["obs"], state["ranks"][1]["obs"])
 
-    expected = rows(whole)
+    expected = curve(whole)
     assert len(expected) == 6
     again = torchrun(whole, resume=str(whole / "checkpoints" / f"step_{2 * BATCH}.pt"))
     assert again.returncode == 0, again.stderr
-    assert rows(whole) == expected
+    assert curve(whole) == expected
     resumed = torch.load(tmp_path / "rank1.pt", weights_only=True)
     for key in one["agent"]:
         assert torch.equal(one["agent"][key], resumed["agent"][key]), key

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import math
 import os
 import shutil
@@ -15,33 +14,21 @@ import numpy as np
 import pytest
 import torch
 from gymnasium.vector import VectorEnv
-from toy import PointEnv, cartpole
+from toy import BATCH, TOY, PointEnv, cartpole, curve
 
 from ballbot.ppo import PPOConfig, TrainResult, load_checkpoint, train
 from ballbot.ppo.training import seed_everything
 
-BATCH = 4 * 16
-SETTINGS: dict[str, Any] = {
-    "total_timesteps": 6 * BATCH,
-    "num_envs": 4,
-    "num_steps": 16,
-    "minibatch_size": 32,
-    "hidden_size": 8,
-    "num_layers": 1,
-    "eval_interval": 2 * BATCH,
-    "eval_episodes": 2,
-    "checkpoint_interval": 2 * BATCH,
-}
 Make = Callable[[int], VectorEnv]
 
 
 def run(run_dir: Path, make: Make, make_eval: Make, resume: Path | None = None, **changes: Any) -> TrainResult:
-    return train(PPOConfig(**(SETTINGS | changes)), make, make_eval, run_dir=run_dir, resume=resume)
+    config = PPOConfig(**(TOY | {"total_timesteps": 6 * BATCH, "eval_interval": 2 * BATCH} | changes))
+    return train(config, make, make_eval, run_dir=run_dir, resume=resume)
 
 
-def column(run_dir: Path, name: str) -> list[str]:
-    with open(run_dir / "progress.csv", newline="") as file:
-        return [row[name] for row in csv.DictReader(file)]
+def returns(run_dir: Path) -> list[str]:
+    return [row["charts/episodic_return"] for row in curve(run_dir)]
 
 
 class DrawsWhenBuilt(PointEnv):
@@ -70,20 +57,20 @@ class TestGlobalRandomStates:
         for i in range(2):
             np.random.seed(i)
             run(tmp_path / str(i), DrawsWhenBuilt, PointEnv)
-            curves.append(column(tmp_path / str(i), "charts/episodic_return"))
+            curves.append(returns(tmp_path / str(i)))
         assert curves[0] == curves[1]
         run(tmp_path / "other", DrawsWhenBuilt, PointEnv, seed=1)
-        assert column(tmp_path / "other", "charts/episodic_return") != curves[0]
+        assert returns(tmp_path / "other") != curves[0]
 
     def test_what_the_evaluation_draws_when_built_shifts_neither_start_nor_resumption(self, tmp_path: Path) -> None:
         run(tmp_path / "quiet", DrawsWhenStepped, PointEnv)
         run(tmp_path / "noisy", DrawsWhenStepped, DrawsWhenBuilt)
-        expected = column(tmp_path / "quiet", "charts/episodic_return")
-        assert column(tmp_path / "noisy", "charts/episodic_return") == expected
+        expected = returns(tmp_path / "quiet")
+        assert returns(tmp_path / "noisy") == expected
         shutil.copytree(tmp_path / "noisy", tmp_path / "again")
         step = tmp_path / "again" / "checkpoints" / f"step_{4 * BATCH}.pt"
         run(tmp_path / "again", DrawsWhenStepped, DrawsWhenBuilt, resume=step)
-        assert column(tmp_path / "again", "charts/episodic_return") == expected
+        assert returns(tmp_path / "again") == expected
 
     def test_determinism_is_switched_on_and_off_again(self) -> None:
         try:

@@ -1,13 +1,23 @@
-"""Small environments whose every number can be checked by hand."""
+"""Small environments and settings whose every number can be checked by hand."""
 
 from __future__ import annotations
 
+import csv
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
 import numpy as np
 import torch
 from gymnasium.vector import AutoresetMode, SyncVectorEnv, VectorEnv
+
+from ballbot.ppo import Agent, PPOConfig, Rollout, TrainResult, gae, load_checkpoint, rollout, train
+from ballbot.ppo.logger import Stopwatch
+from ballbot.ppo.storage import EnvState, autoreset_mode
+
+BOX1 = gym.spaces.Box(-1.0, 1.0, (1,), np.float32)
+OBS2 = gym.spaces.Box(-np.inf, np.inf, (2,), np.float32)
 
 
 def cartpole(num_envs: int, mode: AutoresetMode = AutoresetMode.SAME_STEP) -> SyncVectorEnv:
@@ -133,3 +143,83 @@ class ScriptedEnv(VectorEnv):
 
     def set_state(self, state: dict[str, Any]) -> None:
         self.t, self.done = state["t"], state["done"]
+
+
+def small_config(**changes: Any) -> PPOConfig:
+    settings: dict[str, Any] = {
+        "num_envs": 4,
+        "num_steps": 32,
+        "minibatch_size": 32,
+        "update_epochs": 2,
+        "hidden_size": 16,
+        "num_layers": 2,
+    }
+    return PPOConfig(**(settings | changes))
+
+
+def generator(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def collect(envs: Any, config: PPOConfig, agent: Agent | None = None, seed: int = 0) -> tuple[Agent, Rollout]:
+    agent = agent or Agent(envs.single_observation_space, envs.single_action_space, config, generator(seed))
+    next_step = autoreset_mode(envs) == AutoresetMode.NEXT_STEP
+    storage = Rollout.allocate(agent, config.num_steps, envs.num_envs, next_step, torch.device("cpu"))
+    obs, _ = envs.reset(seed=seed)
+    state = EnvState(obs, torch.zeros(envs.num_envs, dtype=torch.bool))
+    rollout(agent, envs, state, storage, generator(seed), Stopwatch(), measure=config.normalize_observations_per_step)
+    return agent, storage
+
+
+def advantages_of(batch: Rollout, config: PPOConfig) -> tuple[torch.Tensor, torch.Tensor]:
+    return gae(
+        batch.rewards,
+        batch.values,
+        batch.terminated,
+        batch.truncated,
+        batch.final_values,
+        batch.next_value,
+        config.gamma,
+        config.gae_lambda,
+    )
+
+
+BATCH = 4 * 16
+TOY: dict[str, Any] = {
+    "total_timesteps": 10 * BATCH,
+    "num_envs": 4,
+    "num_steps": 16,
+    "minibatch_size": 32,
+    "hidden_size": 8,
+    "num_layers": 1,
+    "eval_interval": 3 * BATCH,
+    "eval_episodes": 2,
+    "checkpoint_interval": 2 * BATCH,
+    "keep_checkpoints": 100,
+}
+
+
+def run(
+    run_dir: Path, make: Callable[[int], VectorEnv] = PointEnv, resume: Path | None = None, **changes: Any
+) -> TrainResult:
+    metadata = changes.pop("env_metadata", {"layout": "v1"})
+    config = PPOConfig(**(TOY | changes))
+    return train(config, make, make, run_dir=run_dir, resume=resume, env_metadata=metadata, console=False)
+
+
+def curve(run_dir: Path) -> list[dict[str, str]]:
+    """All of progress.csv but the columns that depend on the clock."""
+    with open(run_dir / "progress.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    return [{k: v for k, v in row.items() if not k.startswith("time/") and k != "charts/SPS"} for row in rows]
+
+
+def assert_same_weights(one: Path, two: Path) -> None:
+    a, b = load_checkpoint(one), load_checkpoint(two)
+    for networks in ("agent", "policy"):
+        assert a[networks].keys() == b[networks].keys()
+        for key in a[networks]:
+            assert torch.equal(a[networks][key], b[networks][key]), (networks, key)
+    for i in a["optimizer"]["state"]:
+        for key, value in a["optimizer"]["state"][i].items():
+            assert torch.equal(value, b["optimizer"]["state"][i][key]), (i, key)

@@ -1,0 +1,140 @@
+"""Checkpoints that cannot be used say what is wrong with them, and nothing is lost."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from toy import run
+
+from ballbot.ppo import (
+    CheckpointError,
+    load_agent,
+    load_checkpoint,
+)
+from ballbot.ppo.checkpoint import (
+    find_checkpoint,
+    save_checkpoint,
+    write_atomic,
+)
+
+
+class TestBadFiles:
+    def test_missing(self, tmp_path: Path) -> None:
+        with pytest.raises(CheckpointError, match="does not exist"):
+            load_checkpoint(tmp_path / "no.pt")
+        with pytest.raises(CheckpointError, match="holds no checkpoint"):
+            run(tmp_path / "r", resume=tmp_path)
+        assert not (tmp_path / "r").exists()
+
+    @pytest.mark.parametrize("keep", [0, 1, 100, 0.5, 0.99])
+    def test_truncated(self, finished: Path, tmp_path: Path, keep: float) -> None:
+        data = (finished / "last.pt").read_bytes()
+        size = int(keep * len(data)) if isinstance(keep, float) else keep
+        (tmp_path / "cut.pt").write_bytes(data[:size])
+        with pytest.raises(CheckpointError, match=r"cut\.pt is damaged"):
+            load_checkpoint(tmp_path / "cut.pt")
+
+    def test_a_flipped_bit_never_changes_what_is_read(self, finished: Path, tmp_path: Path) -> None:
+        data = (finished / "last.pt").read_bytes()
+        whole = repr(load_checkpoint(finished / "last.pt"))
+        refused = 0
+        for position in np.random.default_rng(0).integers(len(data), size=60):
+            damaged = bytearray(data)
+            damaged[position] ^= 16
+            (tmp_path / "flipped.pt").write_bytes(damaged)
+            try:
+                assert repr(load_checkpoint(tmp_path / "flipped.pt")) == whole  # between the parts of the file
+            except CheckpointError:
+                refused += 1
+        assert refused > 30
+
+    def test_code_in_a_file_is_not_run(self, tmp_path: Path) -> None:
+        class Evil:
+            def __reduce__(self) -> Any:
+                return os.system, (f"touch {tmp_path}/ran",)
+
+        torch.save({"format_version": 1, "x": Evil()}, tmp_path / "evil.pt")
+        with pytest.raises(CheckpointError):
+            load_checkpoint(tmp_path / "evil.pt")
+        assert not (tmp_path / "ran").exists()
+
+    def test_foreign_and_future_files(self, tmp_path: Path) -> None:
+        torch.save({"weights": torch.zeros(1)}, tmp_path / "foreign.pt")
+        with pytest.raises(CheckpointError, match="format_version"):
+            load_checkpoint(tmp_path / "foreign.pt")
+        torch.save({"format_version": 99}, tmp_path / "future.pt")
+        with pytest.raises(CheckpointError, match="version 99"):
+            load_checkpoint(tmp_path / "future.pt")
+
+    def test_other_weights_than_the_settings_describe(self, finished: Path, tmp_path: Path) -> None:
+        state = load_checkpoint(finished / "best.pt")
+        state["config"]["num_layers"] = 2
+        save_checkpoint([tmp_path / "wrong.pt"], state)
+        with pytest.raises(CheckpointError, match=r"wrong\.pt does not hold the networks"):
+            load_agent(tmp_path / "wrong.pt")
+
+    @pytest.mark.parametrize("part", ["config", "ranks", "agent", "optimizer", "policy", "spaces"])
+    @pytest.mark.parametrize("junk", [None, 3, "text", [], {}])
+    def test_a_part_that_is_something_else(self, finished: Path, tmp_path: Path, part: str, junk: Any) -> None:
+        save_checkpoint([tmp_path / "odd.pt"], load_checkpoint(finished / "last.pt") | {part: junk})
+        with pytest.raises(CheckpointError, match=r"odd\.pt"):
+            run(tmp_path / "r", resume=tmp_path / "odd.pt")
+        assert not (tmp_path / "r").exists()
+
+    def test_observations_of_other_environments(self, finished: Path, tmp_path: Path) -> None:
+        state = load_checkpoint(finished / "last.pt")
+        state["ranks"][0]["obs"] = state["ranks"][0]["obs"][:2]
+        save_checkpoint([tmp_path / "odd.pt"], state)
+        with pytest.raises(CheckpointError, match=r"odd\.pt does not fit .*observations \(2, 2\) instead of \(4, 2\)"):
+            run(tmp_path / "r", resume=tmp_path / "odd.pt")
+
+    def test_a_policy_is_no_training_state(self, finished: Path, tmp_path: Path) -> None:
+        with pytest.raises(CheckpointError, match="policy only"):
+            run(tmp_path / "r", resume=finished / "best.pt")
+
+    @pytest.mark.parametrize("write", [3, 4])  # the two files of the second checkpoint
+    def test_the_newest_state_is_found_wherever_the_writing_stops(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, write: int
+    ) -> None:
+        writes = 0
+
+        def fail_once(path: Path, data: bytes) -> None:
+            nonlocal writes
+            writes += path.suffix == ".pt"
+            if writes == write:
+                raise OSError(28, "No space left on device")
+            write_atomic(path, data)
+
+        monkeypatch.setattr("ballbot.ppo.checkpoint.write_atomic", fail_once)
+        with pytest.raises(OSError, match="No space left"):
+            run(tmp_path / "r", eval_interval=10**6)
+        readable = [load_checkpoint(path)["global_step"] for path in (tmp_path / "r").rglob("*.pt")]
+        assert find_checkpoint(tmp_path / "r")[1]["global_step"] == max(readable)
+
+    def test_a_failed_write_leaves_the_old_file(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        write_atomic(tmp_path / "x", b"old")
+
+        def full(*_: Any) -> None:
+            raise OSError(28, "No space left on device")
+
+        monkeypatch.setattr(os, "fsync", full)
+        with pytest.raises(OSError, match="No space left"):
+            write_atomic(tmp_path / "x", b"new")
+        assert (tmp_path / "x").read_bytes() == b"old"
+        assert [p.name for p in tmp_path.iterdir()] == ["x"]
+
+    def test_directories_are_only_synced_where_they_can_be_opened(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def refuse(*_: Any) -> None:
+            raise PermissionError(13, "Permission denied")  # what Windows says to os.open(directory)
+
+        monkeypatch.setattr("ballbot.ppo.checkpoint.POSIX", False)
+        monkeypatch.setattr(os, "open", refuse)
+        write_atomic(tmp_path / "x", b"new")
+        assert (tmp_path / "x").read_bytes() == b"new"

@@ -353,7 +353,7 @@ def train_ours(config: Any, folder: Path) -> float:
     train(config, partial(BallbotVectorEnv, terrain="flat"), run_dir=folder, console=False)
     with (folder / "progress.csv").open() as file:
         rows = list(csv.DictReader(file))
-    # The first update warms up.  charts/SPS is steps over wall time since the start.
+    # The first update only measures the observations.  charts/SPS is steps over wall time since the start.
     steps = [float(rows[i]["global_step"]) for i in (0, -1)]
     ended = [step / float(rows[i]["charts/SPS"]) for i, step in zip((0, -1), steps, strict=True)]
     return (steps[1] - steps[0]) / (ended[1] - ended[0])
@@ -389,10 +389,10 @@ def ppo(args: Args) -> Iterator[Figure]:
         checkpoint_interval=never,
     )
     envs = SubprocVecEnv([make_flat_env] * config.num_envs)
-    theirs = make_sb3(config, VecNormalize(envs, norm_reward=False))
     rates: list[float] = []
     sb3_rates: list[float] = []
     try:
+        theirs = make_sb3(config, VecNormalize(envs, norm_reward=False))
         theirs.learn(batch)  # warm up, as ours does in its first update
         for repetition in range(args.repeat):
             with tempfile.TemporaryDirectory() as folder:

@@ -14,7 +14,7 @@ MAX_COUNT = 10**12
 MAX_ENVS = 2**20
 """Upper bound of `num_envs`: sub-environment i is seeded with seed + i, which must stay below 2**31."""
 MAX_BATCH = 10**9
-"""Upper bound of the steps in a rollout: each takes about 100 bytes."""
+"""Upper bound of the steps in a rollout: each takes 100 bytes and 8 per number observed."""
 MAX_WEIGHTS = 10**9
 """Upper bound of the weights between hidden layers: each takes 16 bytes or more in training."""
 
@@ -121,10 +121,10 @@ class PPOConfig:
     normalize_observations: bool = True
     """Normalise observations by running statistics; the first rollout then only measures them."""
     normalize_observations_per_step: bool = False
-    """Let these statistics move at every step, not after a rollout, as in CleanRL and stable-baselines3; the first
-    rollout is then learned from."""
+    """Let these statistics move at every step, not once a rollout, as CleanRL and stable-baselines3 do; the first
+    rollout is then learned from too."""
     normalize_rewards: bool = False
-    """Divide rewards by the running standard deviation of the discounted return."""
+    """Divide rewards by the running standard deviation of the discounted return, which moves at every step."""
 
     policy_average: float | None = 0.93
     """Decay per update of the running average of all parameters that is evaluated and deployed (None: no average)."""

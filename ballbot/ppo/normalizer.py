@@ -2,46 +2,39 @@
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Callable
-
 import torch
 from torch import nn
 
-from ballbot.ppo.distributed import all_reduce_sum, world_size
+from ballbot.ppo.distributed import all_reduce_sum
 
 
 def masked_moments(
-    x: torch.Tensor,
-    mask: torch.Tensor | None = None,
-    total: Callable[[torch.Tensor], torch.Tensor] = all_reduce_sum,
+    x: torch.Tensor, mask: torch.Tensor | None = None
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Count, mean and population variance of `x` over its first axis, in float64.
+    """Count, mean and population variance of `x` over its first axis, over all processes, in float64.
 
     Args:
         x: (batch, ...) values.
         mask: (batch,) bool, True where a row counts (None: all do); what stands in the others does not matter.
-        total: adds up a sum over all processes.
     """
     x = x.double()
     weight = torch.ones(len(x), dtype=x.dtype, device=x.device)
     if mask is not None:
         weight = mask.double()
         x = x.masked_fill(~mask.view(-1, *(1,) * (x.ndim - 1)), 0.0)  # 0 * NaN would be NaN
-    count = total(weight.sum())
+    count = all_reduce_sum(weight.sum())
     weight = weight.view(-1, *(1,) * (x.ndim - 1))
     # Two passes: the textbook one-pass formula loses all digits when the mean is large against the spread.
-    mean = total((weight * x).sum(0)) / count.clamp(min=1)
-    var = total((weight * (x - mean) ** 2).sum(0)) / count.clamp(min=1)
+    mean = all_reduce_sum((weight * x).sum(0)) / count.clamp(min=1)
+    var = all_reduce_sum((weight * (x - mean) ** 2).sum(0)) / count.clamp(min=1)
     return count, mean, var
 
 
 class RunningNormalizer(nn.Module):
     """Shift and scale values by their running mean and standard deviation.
 
-    Statistics are float64 and change only in `update`, which takes in what this process has seen, and
-    `synchronize`, which adds what the others have; `forward` reads them.  Before the first `update` it clips and
-    nothing else.
+    Statistics are float64, those of all processes, and change only in `update`; `forward` reads them. Before the first
+    `update` it clips and does nothing else.
     """
 
     count: torch.Tensor
@@ -74,12 +67,12 @@ class RunningNormalizer(nn.Module):
 
     @torch.no_grad()
     def update(self, x: torch.Tensor, mask: torch.Tensor | None = None) -> None:
-        """Merge a batch (batch, *shape) of this process into the statistics; `mask` (batch,) tells the rows that count.
+        """Merge a batch (batch, *shape), over all processes, into the statistics; `mask` (batch,) tells what counts.
 
         Chan, Golub & LeVeque 1979, "Updating formulae and a pairwise algorithm for computing sample
         variances", eq. 2.1.
         """
-        count, mean, var = masked_moments(x, mask, total=lambda part: part)
+        count, mean, var = masked_moments(x, mask)
         total = self.count + count
         fraction = count / total.clamp(min=1)
         delta = mean - self.mean
@@ -87,33 +80,13 @@ class RunningNormalizer(nn.Module):
         self.mean.copy_(self.mean + fraction * delta)
         self.count.copy_(total)
 
-    @torch.no_grad()
-    def synchronize(self, before: RunningNormalizer) -> None:
-        """Add what the other processes have seen since `before`, a copy made when all had the same statistics.
-
-        One message for many updates, because a message at every step would make all wait for the slowest.
-        """
-        if world_size() == 1:
-            return
-        shift = self.mean - before.mean
-        # count, sum and sum of squares of the new values, about the old mean
-        count = self.count - before.count
-        first = self.count * shift
-        second = self.count * (self.var + shift**2) - before.count * before.var
-        parts = all_reduce_sum(torch.cat([count.view(1), first.flatten(), second.flatten()]))
-        first, second = (part.view_as(self.mean) for part in parts[1:].chunk(2))
-        self.count.copy_(before.count + parts[0])
-        shift = first / self.count.clamp(min=1)
-        self.mean.copy_(before.mean + shift)
-        self.var.copy_((before.count * before.var + second) / self.count.clamp(min=1) - shift**2)
-
 
 class RewardScaler(nn.Module):
     """Divide rewards by the running standard deviation of the discounted return.
 
     Engstrom et al. 2020, "Implementation matters in deep RL", arXiv:2005.12729, sec. 3. The mean is left
-    alone: shifting rewards would change which behaviour is best.  Each step is scaled by what was known when it was
-    taken.
+    alone: shifting rewards would change which behaviour is best. Each step is scaled by what was known when it was
+    taken, so the very first rewards may be clipped.
     """
 
     discounted: torch.Tensor
@@ -144,12 +117,10 @@ class RewardScaler(nn.Module):
         Returns:
             (num_steps, num_envs) scaled rewards.
         """
-        before = copy.deepcopy(self.statistics)
         scaled = torch.empty_like(rewards)
         for t in range(len(rewards)):
             self.discounted.mul_(self.gamma).add_(rewards[t])
             self.statistics.update(self.discounted, None if valid is None else valid[t])
             self.discounted.masked_fill_(ended[t], 0.0)
             scaled[t] = rewards[t] * torch.rsqrt(self.statistics.var + self.statistics.eps)
-        self.statistics.synchronize(before)
         return scaled.clamp(-self.clip, self.clip)

@@ -22,7 +22,6 @@ So "eval/..." judges the average and "charts/..." the newest.
 
 from __future__ import annotations
 
-import copy
 import math
 from collections.abc import Callable
 
@@ -53,7 +52,7 @@ def rollout(
 ) -> dict[int, dict[str, tuple[np.ndarray, np.ndarray]]]:
     """Fill `storage` with num_steps from every environment and move `state` on.
 
-    The networks' inputs may be NumPy arrays or tensors; tensors on the agent's device are used as they are,
+    Observations and rewards may be NumPy arrays or tensors; tensors on the agent's device are used as they are,
     and such environments get their actions as tensors. Values are computed in one batch at the end, since
     only the policy is needed to act.
 
@@ -84,7 +83,6 @@ def rollout(
     raw_final_obs: list[torch.Tensor] = []
     has_final = torch.zeros_like(storage.truncated)
     noise = agent.draw_noise((num_steps, num_envs), generator)
-    before = copy.deepcopy(agent.normalizer)
 
     for t in range(num_steps):
         storage.raw_obs[t] = torch.as_tensor(state.obs, device=device).reshape(num_envs, -1)
@@ -92,8 +90,7 @@ def rollout(
             storage.valid[t] = ~state.done
         with torch.no_grad():
             if measure and agent.normalizer is not None:
-                counts = storage.raw_obs[t].isfinite().all(-1)
-                agent.normalizer.update(storage.raw_obs[t], counts if storage.valid is None else counts & ~state.done)
+                agent.normalizer.update(storage.raw_obs[t], None if storage.valid is None else storage.valid[t])
             storage.obs[t] = agent.normalize(storage.raw_obs[t])
             action, logprob = sample(storage.obs[t], noise[t])
             storage.actions[t] = action
@@ -112,16 +109,15 @@ def rollout(
         if same_step and "final_obs" in infos:
             mask = to_numpy(infos["_final_obs"]) & to_numpy(truncated) & ~to_numpy(terminated)
             has_final[t] = torch.as_tensor(mask, device=device)
-            for i in np.flatnonzero(mask):
-                raw_final_obs.append(torch.as_tensor(infos["final_obs"][i], device=device).reshape(1, -1).float())
+            if ids := np.flatnonzero(mask).tolist():
+                rows = [torch.as_tensor(infos["final_obs"][i], device=device).reshape(-1) for i in ids]
+                raw_final_obs.append(torch.stack(rows).float())
                 final_obs.append(agent.normalize(raw_final_obs[-1]))
         if "final_info" in infos and (found := episode_terms(infos)):
             terms[t] = found
 
     next_obs = torch.as_tensor(state.obs, device=device).reshape(num_envs, -1).float()
     check_finite(storage.raw_obs, next_obs, storage.rewards, raw_final_obs)
-    if measure and agent.normalizer is not None and before is not None:
-        agent.normalizer.synchronize(before)
     with torch.no_grad():
         storage.values.copy_(agent.get_value(storage.obs.flatten(0, 1)).view(num_steps, num_envs))
         storage.next_value.copy_(agent.get_value(agent.normalize(next_obs)))
@@ -233,6 +229,15 @@ METRICS = ("loss", "policy_loss", "value_loss", "entropy", "clipfrac", "old_appr
 """What `ppo_loss` measures, in order."""
 
 
+def standardize(advantages: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
+    """Shift and scale `advantages` (batch,) to mean 0 and standard deviation 1 over all processes.
+
+    Rows where `mask` (batch,) is False do not count.
+    """
+    _, mean, var = masked_moments(advantages, mask)
+    return ((advantages - mean) / (var.sqrt() + 1e-8)).to(advantages.dtype)
+
+
 def update(
     agent: Agent,
     optimizer: torch.optim.Optimizer,
@@ -320,15 +325,6 @@ def update(
     _, _, var_errors = masked_moments(returns - old_values, valid)
     result["explained_variance"] = float(1 - var_errors / var_returns) if var_returns > 0 else math.nan
     return result
-
-
-def standardize(advantages: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
-    """Shift and scale `advantages` (batch,) to mean 0 and standard deviation 1 over all processes.
-
-    Rows where `mask` (batch,) is False do not count.
-    """
-    _, mean, var = masked_moments(advantages, mask)
-    return ((advantages - mean) / (var.sqrt() + 1e-8)).to(advantages.dtype)
 
 
 def _diverged(what: str, value: float, config: PPOConfig) -> str:

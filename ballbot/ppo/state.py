@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import operator
 import random
 from dataclasses import asdict
 from pathlib import Path
@@ -148,9 +149,9 @@ class TrainingState:
             if self.averaged is not None:
                 self.averaged.load_state_dict(state["policy"])
             self.optimizer.load_state_dict(state["optimizer"])
-            self.learning_rate = state["learning_rate"]
-            self.global_step = state["global_step"]
-            self.best_return = state["best_return"]
+            self.learning_rate = float(state["learning_rate"])
+            self.global_step = operator.index(state["global_step"])
+            self.best_return = None if state["best_return"] is None else float(state["best_return"])
             self.episodes.set_state(mine["episodes"])
             if self.reward_scaler is not None:
                 self.reward_scaler.load_state_dict(mine["reward_scaler"])
@@ -180,8 +181,9 @@ class TrainingState:
     def _restore_envs(self, mine: dict[str, Any]) -> None:
         if "env_state" in mine and hasattr(self.envs, "set_state"):
             obs = mine["obs"]
-            if tuple(obs.shape) != tuple(self.env_state.obs.shape) or mine["done"].shape != self.env_state.done.shape:
-                raise ValueError(f"observations {tuple(obs.shape)} instead of {tuple(self.env_state.obs.shape)}")
+            for name, then, now in (("obs", obs, self.env_state.obs), ("done", mine["done"], self.env_state.done)):
+                if tuple(then.shape) != tuple(now.shape):
+                    raise ValueError(f"{name} is {tuple(then.shape)} instead of {tuple(now.shape)}")
             self.envs.set_state(mine["env_state"])
             self.env_state.obs = obs.to(self.device) if isinstance(obs, torch.Tensor) else obs
             self.env_state.done = mine["done"].to(self.device)

@@ -43,9 +43,10 @@ class Rollout:
         def zeros(*shape: int, dtype: torch.dtype = torch.float32) -> torch.Tensor:
             return torch.zeros(num_steps, num_envs, *shape, dtype=dtype, device=device)
 
+        raw_obs = zeros(agent.obs_size)
         return cls(
-            raw_obs=zeros(agent.obs_size),
-            obs=zeros(agent.obs_size),
+            raw_obs=raw_obs,
+            obs=raw_obs if agent.normalizer is None else zeros(agent.obs_size),
             actions=zeros(dtype=torch.int64) if agent.discrete else zeros(agent.noise_size),
             logprobs=zeros(),
             rewards=zeros(),

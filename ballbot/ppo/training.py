@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import math
 import os
 import random
@@ -250,10 +249,8 @@ def iterate(
             )
         row |= {f"losses/{name}": value for name, value in metrics.items()}
     if agent.normalizer is not None and not measure:
-        before = copy.deepcopy(agent.normalizer)
         valid_rows = None if storage.valid is None else storage.valid.flatten()
         agent.normalizer.update(storage.raw_obs.flatten(0, 1), valid_rows)
-        agent.normalizer.synchronize(before)
     state.update_average()
     if not agent.discrete:
         row["policy/std"] = float(agent.log_std.detach().exp().mean())

@@ -11,16 +11,8 @@ import pytest
 import torch
 from toy import BOX1, OBS2, generator, small_config
 
-from ballbot.ppo import (
-    Agent,
-    PPOConfig,
-)
-from ballbot.ppo.agent import (
-    categorical_entropy,
-    categorical_logprob,
-    gaussian_entropy,
-    gaussian_logprob,
-)
+from ballbot.ppo import Agent, PPOConfig
+from ballbot.ppo.agent import categorical_entropy, categorical_logprob, gaussian_entropy, gaussian_logprob
 
 
 class TestAgent:

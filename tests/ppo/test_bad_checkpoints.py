@@ -11,16 +11,10 @@ import pytest
 import torch
 from toy import run
 
-from ballbot.ppo import (
-    CheckpointError,
-    load_agent,
-    load_checkpoint,
-)
-from ballbot.ppo.checkpoint import (
-    find_checkpoint,
-    save_checkpoint,
-    write_atomic,
-)
+from ballbot.ppo import CheckpointError, load_agent, load_checkpoint
+from ballbot.ppo.checkpoint import find_checkpoint, save_checkpoint, write_atomic
+
+PARTS = ["config", "ranks", "agent", "optimizer", "policy", "spaces", "global_step", "best_return", "learning_rate"]
 
 
 class TestBadFiles:
@@ -78,19 +72,22 @@ class TestBadFiles:
         with pytest.raises(CheckpointError, match=r"wrong\.pt does not hold the networks"):
             load_agent(tmp_path / "wrong.pt")
 
-    @pytest.mark.parametrize("part", ["config", "ranks", "agent", "optimizer", "policy", "spaces"])
+    @pytest.mark.parametrize("part", PARTS)
     @pytest.mark.parametrize("junk", [None, 3, "text", [], {}])
     def test_a_part_that_is_something_else(self, finished: Path, tmp_path: Path, part: str, junk: Any) -> None:
+        if (part, junk) in (("best_return", None), ("global_step", 3), ("best_return", 3), ("learning_rate", 3)):
+            return  # a value it can have
         save_checkpoint([tmp_path / "odd.pt"], load_checkpoint(finished / "last.pt") | {part: junk})
         with pytest.raises(CheckpointError, match=r"odd\.pt"):
             run(tmp_path / "r", resume=tmp_path / "odd.pt")
         assert not (tmp_path / "r").exists()
 
-    def test_observations_of_other_environments(self, finished: Path, tmp_path: Path) -> None:
+    @pytest.mark.parametrize(("part", "words"), [("obs", r"\(2, 2\) instead of \(4, 2\)"), ("done", r"\(2,\) instead")])
+    def test_arrays_of_other_environments(self, finished: Path, tmp_path: Path, part: str, words: str) -> None:
         state = load_checkpoint(finished / "last.pt")
-        state["ranks"][0]["obs"] = state["ranks"][0]["obs"][:2]
+        state["ranks"][0][part] = state["ranks"][0][part][:2]
         save_checkpoint([tmp_path / "odd.pt"], state)
-        with pytest.raises(CheckpointError, match=r"odd\.pt does not fit .*observations \(2, 2\) instead of \(4, 2\)"):
+        with pytest.raises(CheckpointError, match=rf"odd\.pt does not fit .*{part} is {words}"):
             run(tmp_path / "r", resume=tmp_path / "odd.pt")
 
     def test_a_policy_is_no_training_state(self, finished: Path, tmp_path: Path) -> None:

@@ -11,18 +11,8 @@ import pytest
 from gymnasium.vector import AutoresetMode, VectorEnv
 from toy import BATCH, TOY, PointEnv, ScriptedEnv, assert_same_weights, cartpole, curve, run
 
-from ballbot.ppo import (
-    CheckpointError,
-    PPOConfig,
-    load_checkpoint,
-    train,
-)
-from ballbot.ppo.checkpoint import (
-    from_plain,
-    prune_checkpoints,
-    save_checkpoint,
-    to_plain,
-)
+from ballbot.ppo import CheckpointError, PPOConfig, load_checkpoint, train
+from ballbot.ppo.checkpoint import from_plain, prune_checkpoints, save_checkpoint, to_plain
 
 
 class TestPlainTypes:
@@ -80,13 +70,18 @@ class TestResume:
         assert curve(part) == curve(finished)
         assert_same_weights(part / "last.pt", finished / "last.pt")
 
-    def test_continues_with_scaled_rewards_and_adaptive_rate(self, tmp_path: Path) -> None:
+    @pytest.mark.parametrize("per_step", [False, True])
+    def test_continues_with_scaled_rewards_and_adaptive_rate(self, tmp_path: Path, per_step: bool) -> None:
         changes: dict[str, Any] = {"normalize_rewards": True, "lr_schedule": "adaptive", "activation": "tanh"}
+        changes |= {"normalize_observations_per_step": per_step, "normalize_advantage_per_minibatch": per_step}
         run(tmp_path / "a", **changes)
         shutil.copytree(tmp_path / "a", tmp_path / "b")
         run(tmp_path / "b", resume=tmp_path / "b" / "checkpoints" / f"step_{4 * BATCH}.pt", **changes)
         assert curve(tmp_path / "a") == curve(tmp_path / "b")
         assert_same_weights(tmp_path / "a" / "last.pt", tmp_path / "b" / "last.pt")
+        learned = [row["losses/value_loss"] != "" for row in curve(tmp_path / "a")]
+        assert learned == [per_step, *[True] * 9]  # statistics per rollout need one rollout to begin with
+        assert load_checkpoint(tmp_path / "a" / "last.pt")["agent"]["normalizer.count"] == 10 * BATCH
 
     def test_continues_where_a_filler_row_is_due(self, tmp_path: Path) -> None:
         """Each rollout ends with an episode, so the first row of the next is a filler, and must stay one."""

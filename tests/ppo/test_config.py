@@ -8,9 +8,7 @@ from typing import Any
 import pytest
 from toy import small_config
 
-from ballbot.ppo import (
-    PPOConfig,
-)
+from ballbot.ppo import PPOConfig
 from ballbot.ppo.schedules import adapt_lr, scheduled_lr
 
 

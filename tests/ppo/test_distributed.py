@@ -34,15 +34,19 @@ from ballbot.ppo import PPOConfig, train
 from ballbot.ppo.distributed import rank
 run_dir, settings, resume = Path(sys.argv[1]), json.loads(sys.argv[2]), sys.argv[3] or None
 fail_rank = settings.pop("fail_rank", None)
+seen = []
 class Env(PointEnv):
+    def _out(self, x):
+        if self.num_envs == 2 and fail_rank is None:
+            seen.append(torch.from_numpy(x.copy()))
+        return super()._out(x)
     def step(self, actions):
         if rank() == fail_rank and len(self.received) > 20:
             raise ValueError("the simulator of one process broke")
         return super().step(actions)
 result = train(PPOConfig(**settings), Env, PointEnv, run_dir=run_dir, resume=resume, console=False)
-torch.save(
-    {{"agent": result.agent.state_dict(), "step": result.global_step}}, run_dir.parent / f"rank{{rank()}}.pt"
-)
+found = {{"agent": result.agent.state_dict(), "step": result.global_step, "seen": torch.stack(seen)}}
+torch.save(found, run_dir.parent / f"rank{{rank()}}.pt")
 """
 SETTINGS = TOY | {"total_timesteps": 6 * BATCH, "eval_interval": 10**6, "normalize_rewards": True}
 
@@ -56,22 +60,31 @@ def torchrun(run_dir: Path, resume: str = "", processes: int = 2, **changes: Any
     return subprocess.run(command, capture_output=True, text=True, timeout=120, env=env)
 
 
-def test_ranks_end_alike_and_resume_to_the_last_bit(tmp_path: Path) -> None:
+@pytest.mark.parametrize("per_step", [False, True])
+def test_ranks_end_alike_and_resume_to_the_last_bit(tmp_path: Path, per_step: bool) -> None:
     whole = tmp_path / "whole"
-    done = torchrun(whole)
+    options: dict[str, Any] = {
+        "normalize_observations_per_step": per_step,
+        "normalize_advantage_per_minibatch": per_step,
+    }
+    done = torchrun(whole, **options)
     assert done.returncode == 0, done.stderr
     one, two = (torch.load(tmp_path / f"rank{i}.pt", weights_only=True) for i in range(2))
     assert one["step"] == two["step"] == 6 * BATCH
     for key in one["agent"]:
         assert torch.equal(one["agent"][key], two["agent"][key]), key
-    assert one["agent"]["normalizer.count"] == 6 * BATCH  # the steps of both processes
+    # the steps of both processes; the observations after the last step wait for the next rollout
+    assert one["agent"]["normalizer.count"] == 6 * BATCH
+    observations = torch.cat([one["seen"][:-1], two["seen"][:-1]]).double().flatten(0, 1)
+    torch.testing.assert_close(one["agent"]["normalizer.mean"], observations.mean(0))
+    torch.testing.assert_close(one["agent"]["normalizer.var"], observations.var(0, correction=0))
     state = load_checkpoint(whole / "last.pt")
     assert len(state["ranks"]) == 2
     assert not np.array_equal(state["ranks"][0]["obs"], state["ranks"][1]["obs"])
 
     expected = curve(whole)
     assert len(expected) == 6
-    again = torchrun(whole, resume=str(whole / "checkpoints" / f"step_{2 * BATCH}.pt"))
+    again = torchrun(whole, resume=str(whole / "checkpoints" / f"step_{2 * BATCH}.pt"), **options)
     assert again.returncode == 0, again.stderr
     assert curve(whole) == expected
     resumed = torch.load(tmp_path / "rank1.pt", weights_only=True)
@@ -79,7 +92,7 @@ def test_ranks_end_alike_and_resume_to_the_last_bit(tmp_path: Path) -> None:
         assert torch.equal(one["agent"][key], resumed["agent"][key]), key
 
     with pytest.raises(Exception, match=r"number of processes \(then 2, now 1\)"):
-        train(PPOConfig(**SETTINGS), PointEnv, run_dir=whole, resume=whole, console=False)
+        train(PPOConfig(**(SETTINGS | options)), PointEnv, run_dir=whole, resume=whole, console=False)
 
 
 def test_a_failing_process_takes_the_others_with_it(tmp_path: Path) -> None:

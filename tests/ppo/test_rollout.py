@@ -11,11 +11,7 @@ from gymnasium.vector import AutoresetMode
 from stable_baselines3.common.buffers import RolloutBuffer
 from toy import BOX1, OBS2, PointEnv, ScriptedEnv, advantages_of, cartpole, collect, generator, small_config
 
-from ballbot.ppo import (
-    Agent,
-    gae,
-    update,
-)
+from ballbot.ppo import Agent, gae, update
 from ballbot.ppo.ppo import make_optimizer
 from ballbot.ppo.storage import DivergedError, autoreset_mode
 
@@ -127,7 +123,13 @@ class TestRollout:
 
     def test_filler_rows_change_neither_loss_nor_normaliser_nor_gradient(self) -> None:
         """Whatever stands in a filler row, the agent that comes out is the same to the last bit."""
-        config = small_config(num_envs=1, num_steps=32, minibatch_size=16, normalize_observations_per_step=True)
+        config = small_config(
+            num_envs=1,
+            num_steps=32,
+            minibatch_size=16,
+            normalize_observations_per_step=True,
+            normalize_advantage_per_minibatch=True,
+        )
         results = []
         for garbage in (0.0, 1e4):
             agent, batch = collect(ScriptedEnv("..L..T..", AutoresetMode.NEXT_STEP), config)

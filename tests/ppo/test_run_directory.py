@@ -16,14 +16,7 @@ import numpy as np
 import pytest
 from toy import BATCH, TOY, PointEnv, assert_same_weights, curve, run
 
-from ballbot.ppo import (
-    PPOConfig,
-    RunDirectoryError,
-    evaluate,
-    load_agent,
-    load_checkpoint,
-    train,
-)
+from ballbot.ppo import PPOConfig, RunDirectoryError, evaluate, load_agent, load_checkpoint, train
 from ballbot.ppo.interrupt import StopSignal
 from ballbot.ppo.logger import git_commit, lock_run_dir
 
@@ -173,8 +166,7 @@ sys.path.insert(0, {toy!r})
 import torch
 torch.set_num_threads(1)
 from pathlib import Path
-from toy import PointEnv
-from test_checkpoint import run
+from toy import PointEnv, run
 class Slow(PointEnv):
     def step(self, actions):
         time.sleep(float(sys.argv[2]))

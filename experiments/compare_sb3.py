@@ -5,17 +5,19 @@
     python experiments/compare_sb3.py --tasks CartPole-v1 --seeds 0
 
 Prints a table of deterministic evaluation returns and writes one row a run to --csv.  Exit status 1 if on some task our
-mean return is worse than stable-baselines3's by more than both spreads over seeds.
+mean return is lower than stable-baselines3's by more than two standard errors of the difference.
 
 Both see observations normalised by running statistics and scaled rewards where the task asks for it, both bootstrap
 time limits, and both use the same networks, optimiser and schedule; ours is judged without policy averaging.  The
 networks that stable-baselines3 trained are put into our `Agent`, so that one and the same code judges both on the
-same episodes.
+same episodes.  What still differs is small: the learning rate of an update is that of its rollout's beginning here and
+of its end there, and advantages are divided by a standard deviation over n here and over n - 1 there.
 """
 
 from __future__ import annotations
 
 import csv
+import io
 import math
 import multiprocessing
 import sys
@@ -33,6 +35,7 @@ import tyro
 from gymnasium.vector import AutoresetMode
 
 from ballbot.ppo import Agent, PPOConfig, evaluate, train
+from ballbot.ppo.checkpoint import write_atomic
 from ballbot.ppo.schedules import scheduled_lr
 
 if TYPE_CHECKING:
@@ -182,12 +185,15 @@ def train_sb3(task: str, seed: int) -> Agent:
     return agent_of(make_sb3(config, envs).learn(config.total_timesteps), config)
 
 
+LIBRARIES = {"ballbot": train_ours, "stable-baselines3": train_sb3}
+
+
 def run_one(job: tuple[str, str, int]) -> dict[str, Any]:
     """One row of the CSV."""
     library, task, seed = job
     torch.set_num_threads(1)
     start = time.perf_counter()
-    agent = {"ballbot": train_ours, "stable-baselines3": train_sb3}[library](task, seed)
+    agent = LIBRARIES[library](task, seed)
     seconds = time.perf_counter() - start
     envs = make_envs(task, EVAL_EPISODES)
     result = evaluate(agent, envs, EVAL_EPISODES, seed=10_000)["return_mean"]
@@ -196,9 +202,30 @@ def run_one(job: tuple[str, str, int]) -> dict[str, Any]:
         "task": task,
         "library": library,
         "seed": seed,
+        "steps": TASKS[task]["total_timesteps"],
+        "episodes": EVAL_EPISODES,
         "return": round(result, 3),
         "seconds": round(seconds, 1),
     }
+
+
+def read_rows(path: Path) -> list[dict[str, Any]]:
+    """Rows of earlier runs, none if there is no such file."""
+    if not path.exists():
+        return []
+    with open(path, newline="") as file:
+        rows: list[dict[str, Any]] = list(csv.DictReader(file))
+    for row in rows:
+        row |= {name: str(row[name]) for name in ("task", "library")}
+        row |= {name: int(row[name]) for name in ("seed", "steps", "episodes")}
+        row |= {name: float(row[name]) for name in ("return", "seconds")}
+    return rows
+
+
+def is_current(row: dict[str, Any]) -> bool:
+    """Whether a run was as long, and judged on as many episodes, as one would be now."""
+    task = TASKS.get(row["task"])
+    return task is not None and (row["steps"], row["episodes"]) == (task["total_timesteps"], EVAL_EPISODES)
 
 
 def main() -> int:
@@ -213,33 +240,36 @@ def main() -> int:
             "error: --jobs must be at least 1, --seeds at least 0, and the folder of --csv must exist", file=sys.stderr
         )
         return 2
-    rows: list[dict[str, Any]] = []
-    if args.csv.exists():
-        with open(args.csv, newline="") as file:
-            rows = list(csv.DictReader(file))
-    done = {(r["library"], r["task"], int(r["seed"])) for r in rows}
-    jobs = [(lib, task, seed) for task in args.tasks for seed in args.seeds for lib in ("ballbot", "stable-baselines3")]
+    try:
+        rows = read_rows(args.csv)
+    except (KeyError, ValueError, TypeError) as error:
+        print(f"error: {args.csv} is not a table of this script ({error!r}); give another --csv", file=sys.stderr)
+        return 2
+    done = {(row["library"], row["task"], row["seed"]) for row in filter(is_current, rows)}
+    jobs = [(lib, task, seed) for task in args.tasks for seed in args.seeds for lib in LIBRARIES]
     jobs = [job for job in jobs if job not in done]
     # spawn: torch and MuJoCo hold threads, which do not survive a fork
     with multiprocessing.get_context("spawn").Pool(args.jobs, maxtasksperchild=1) as pool:
         for row in pool.imap_unordered(run_one, jobs):
             rows.append(row)
             print(f"{row['task']:27} {row['library']:18} seed {row['seed']}: {row['return']:9.1f}", flush=True)
-            with open(args.csv, "w", newline="") as file:
-                writer = csv.DictWriter(file, list(row))
-                writer.writeheader()
-                writer.writerows(rows)
+            text = io.StringIO()
+            writer = csv.DictWriter(text, list(row))
+            writer.writeheader()
+            writer.writerows(rows)
+            write_atomic(args.csv, text.getvalue().encode())
 
     worse = False
-    print(f"\n{'task':27} {'ballbot':>20} {'stable-baselines3':>20}")
+    print(f"\n{'task':27} {'seeds':>5} {'ballbot':>20} {'stable-baselines3':>20}")
     for task in args.tasks:
-        sides = {}
-        for library in ("ballbot", "stable-baselines3"):
-            values = [float(r["return"]) for r in rows if r["task"] == task and r["library"] == library]
-            sides[library] = (float(np.mean(values)), float(np.std(values)))
-        (ours, our_spread), (theirs, their_spread) = sides["ballbot"], sides["stable-baselines3"]
-        worse |= ours < theirs - our_spread - their_spread
-        print(f"{task:27} {ours:11.1f} ± {our_spread:6.1f} {theirs:11.1f} ± {their_spread:6.1f}")
+        mine = [row for row in filter(is_current, rows) if row["task"] == task]
+        sides = [[row["return"] for row in mine if row["library"] == library] for library in LIBRARIES]
+        means = [float(np.mean(side)) for side in sides]
+        spreads = [float(np.std(side, ddof=1)) if len(side) > 1 else 0.0 for side in sides]
+        standard_error = math.sqrt(sum(spread**2 / len(side) for spread, side in zip(spreads, sides, strict=True)))
+        worse |= means[0] < means[1] - 2 * standard_error
+        cells = [f"{mean:11.1f} ± {spread:6.1f}" for mean, spread in zip(means, spreads, strict=True)]
+        print(f"{task:27} {len(sides[0]):5} {' '.join(cells)}")
     return int(worse)
 
 

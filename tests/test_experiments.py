@@ -395,6 +395,7 @@ def test_setup_check_blames_an_opengl_that_stops_mujoco(check_setup: Any, monkey
         ("plot_training.py", [str(Path(__file__))], "test_experiments.py is not a progress.csv"),
         ("compare_sb3.py", ["--jobs", "0"], "--jobs must be at least 1"),
         ("compare_sb3.py", ["--csv", "/no/such/folder/x.csv"], "the folder of --csv must exist"),
+        ("compare_sb3.py", ["--csv", str(Path(__file__))], "test_experiments.py is not a table of this script"),
         ("compare_integrators.py", ["--starts", "0"], "--starts 0 is out of range"),
         ("compare_integrators.py", ["--seed", "-1"], "--seed -1 is out of range"),
         ("benchmark.py", ["--json", "/"], "--json / is a folder"),

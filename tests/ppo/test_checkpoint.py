@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from gymnasium.vector import AutoresetMode, VectorEnv
 from toy import BATCH, TOY, PointEnv, ScriptedEnv, assert_same_weights, cartpole, curve, run
 
@@ -97,6 +98,12 @@ class TestResume:
         train(config, make, run_dir=tmp_path / "b", resume=resume, console=False)
         assert curve(tmp_path / "a") == curve(tmp_path / "b")
         assert_same_weights(tmp_path / "a" / "last.pt", tmp_path / "b" / "last.pt")
+        # observation t is t, but that of a filler row, which the statistics leave out
+        real = torch.tensor([t for t in range(96) if t % 16 or t == 0]).double()
+        agent = load_checkpoint(tmp_path / "a" / "last.pt")["agent"]
+        assert agent["normalizer.count"] == len(real) == 91
+        torch.testing.assert_close(agent["normalizer.mean"], real.mean().view(1))
+        torch.testing.assert_close(agent["normalizer.var"], real.var(correction=0).view(1))
 
     def test_same_seed_same_bits_other_seed_other_bits(self, finished: Path, tmp_path: Path) -> None:
         run(tmp_path / "same")

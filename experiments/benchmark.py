@@ -30,6 +30,8 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
@@ -62,8 +64,6 @@ WARM_UP = 20
 """Steps before the clock starts: memory is touched and threads are running by then."""
 MOST_ROUNDS = 8
 """Times the smaller batch of "scale" goes through the same steps: enough to average, and soon done."""
-CHILD_TIMEOUT = 600
-"""Seconds before a measuring process counts as dead; 4096 environments on one slow core need a tenth of that."""
 PACKAGES = ("ballbot", "mujoco", "numpy", "gymnasium", "torch", "stable_baselines3")
 
 
@@ -227,7 +227,7 @@ def env_against_engine(args: Args) -> Iterator[Figure]:
         envs.close()
 
 
-def scale_child(num_envs: int, num_threads: int, steps: int, rounds: int, result: Any) -> None:
+def scale_child(num_envs: int, num_threads: int, steps: int, rounds: int) -> tuple[float, float, float]:
     """In a process of its own: (steps/s, peak resident MiB, seconds to construct and reset).
 
     Measured are the same steps of an episode, `rounds` times over, whatever the number of environments: robots that
@@ -247,7 +247,7 @@ def scale_child(num_envs: int, num_threads: int, steps: int, rounds: int, result
         seconds += run(envs, balancing, steps, rng)
     unit = 1 if sys.platform == "darwin" else 1024  # bytes there, KiB elsewhere
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**20
-    result.put((num_envs * steps * rounds / seconds, peak, ready))
+    return num_envs * steps * rounds / seconds, peak, ready
 
 
 def scale(args: Args) -> Iterator[Figure]:
@@ -257,12 +257,15 @@ def scale(args: Args) -> Iterator[Figure]:
     steps = max(args.steps // 8, 100)
     for _ in range(args.repeat):
         for num_envs, results in measured.items():
-            queue = context.Queue()
             rounds = min(max(measured) // num_envs, MOST_ROUNDS)
-            child = context.Process(target=scale_child, args=(num_envs, args.num_threads, steps, rounds, queue))
-            child.start()
-            results.append(queue.get(timeout=CHILD_TIMEOUT))
-            child.join()
+            with ProcessPoolExecutor(1, context) as child:
+                try:
+                    results.append(child.submit(scale_child, num_envs, args.num_threads, steps, rounds).result())
+                except BrokenProcessPool:
+                    sys.exit(
+                        f"error: the process that measures {num_envs} environments was killed, most likely for lack of "
+                        "memory; lower --many-envs"
+                    )
     few, many = measured[args.num_envs], measured[args.many_envs]
     for num_envs, results in measured.items():
         yield figure("scale", f"{num_envs} environments", [r[0] for r in results], "steps/s")

@@ -4,7 +4,6 @@ import ast
 import importlib
 import json
 import os
-import queue
 import re
 import subprocess
 import sys
@@ -258,6 +257,21 @@ def test_scaling_measures_the_same_steps_of_as_many_episodes(tmp_path: Path) -> 
     assert 0 < figures["one height field"]["value"] < 1000  # ms
 
 
+def test_a_killed_measurement_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    benchmark = load(monkeypatch, "benchmark")
+
+    def kill_and_submit(executor: Any, *args: Any) -> Any:
+        future = submit(executor, *args)
+        for process in executor._processes.values():
+            process.kill()
+        return future
+
+    submit = benchmark.ProcessPoolExecutor.submit
+    monkeypatch.setattr(benchmark.ProcessPoolExecutor, "submit", kill_and_submit)
+    with pytest.raises(SystemExit, match="measures 64 environments was killed"):
+        next(benchmark.scale(benchmark.Args(repeat=1)))
+
+
 def test_scaling_repeats_itself_and_warms_up(monkeypatch: pytest.MonkeyPatch) -> None:
     """Both sizes are timed over the steps after the warm-up, at least 100, and twice the same noise is drawn."""
     benchmark = load(monkeypatch, "benchmark")
@@ -268,13 +282,10 @@ def test_scaling_repeats_itself_and_warms_up(monkeypatch: pytest.MonkeyPatch) ->
         return 1.0
 
     monkeypatch.setattr(benchmark, "run", note)
-    results: queue.Queue[Any] = queue.Queue()
-    for _ in range(2):
-        for num_envs, rounds in ((2, 2), (4, 1)):
-            benchmark.scale_child(num_envs, 1, 100, rounds, results)
+    results = [benchmark.scale_child(n, 1, 100, rounds) for _ in range(2) for n, rounds in ((2, 2), (4, 1))]
     assert calls[:6] == calls[6:]
     assert [c[:2] for c in calls[:6]] == [(2, 20), (2, 100)] * 2 + [(4, 20), (4, 100)]
-    assert [results.get()[0] for _ in range(2)] == [2 * 100 * 2 / 2.0, 4 * 100 / 1.0]
+    assert [result[0] for result in results[:2]] == [2 * 100 * 2 / 2.0, 4 * 100 / 1.0]
 
 
 def test_both_trainers_are_timed_by_the_clock_and_have_the_same_optimiser(

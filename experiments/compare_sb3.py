@@ -20,6 +20,7 @@ import csv
 import io
 import math
 import multiprocessing
+import signal
 import sys
 import tempfile
 import time
@@ -209,12 +210,27 @@ def run_one(job: tuple[str, str, int]) -> dict[str, Any]:
     }
 
 
+COLUMNS = ["task", "library", "seed", "steps", "episodes", "return", "seconds"]
+
+
+def write_rows(path: Path, rows: list[dict[str, Any]]) -> None:
+    """Replace the table, whole or not at all."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    write_atomic(path, text.getvalue().encode())
+
+
 def read_rows(path: Path) -> list[dict[str, Any]]:
     """Rows of earlier runs, none if there is no such file."""
     if not path.exists():
         return []
     with open(path, newline="") as file:
-        rows: list[dict[str, Any]] = list(csv.DictReader(file))
+        reader = csv.DictReader(file)
+        rows: list[dict[str, Any]] = list(reader)
+    if reader.fieldnames != COLUMNS or any(None in row for row in rows):
+        raise ValueError(f"columns must be {', '.join(COLUMNS)}")
     for row in rows:
         row |= {name: str(row[name]) for name in ("task", "library")}
         row |= {name: int(row[name]) for name in ("seed", "steps", "episodes")}
@@ -235,6 +251,9 @@ def main() -> int:
     if unknown:
         print(f"error: unknown task {unknown[0]!r}: choose from {', '.join(TASKS)}", file=sys.stderr)
         return 2
+    if not args.tasks or not args.seeds or len(set(args.seeds)) < len(args.seeds):
+        print("error: --tasks and --seeds need at least one value each, and each seed once", file=sys.stderr)
+        return 2
     if args.jobs < 1 or any(seed < 0 for seed in args.seeds) or not args.csv.resolve().parent.is_dir():
         print(
             "error: --jobs must be at least 1, --seeds at least 0, and the folder of --csv must exist", file=sys.stderr
@@ -242,9 +261,14 @@ def main() -> int:
         return 2
     try:
         rows = read_rows(args.csv)
-    except (KeyError, ValueError, TypeError) as error:
-        print(f"error: {args.csv} is not a table of this script ({error!r}); give another --csv", file=sys.stderr)
+        write_rows(args.csv, rows)  # what cannot be written should fail before the training
+    except (KeyError, ValueError, TypeError, csv.Error) as error:
+        print(f"error: {args.csv} is not a table of this script ({error}); give another --csv", file=sys.stderr)
         return 2
+    except OSError as error:
+        print(f"error: {args.csv} cannot be read and written ({error}); give another --csv", file=sys.stderr)
+        return 2
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # an exception, so that the pool ends its processes
     done = {(row["library"], row["task"], row["seed"]) for row in filter(is_current, rows)}
     jobs = [(lib, task, seed) for task in args.tasks for seed in args.seeds for lib in LIBRARIES]
     jobs = [job for job in jobs if job not in done]
@@ -253,21 +277,17 @@ def main() -> int:
         for row in pool.imap_unordered(run_one, jobs):
             rows.append(row)
             print(f"{row['task']:27} {row['library']:18} seed {row['seed']}: {row['return']:9.1f}", flush=True)
-            text = io.StringIO()
-            writer = csv.DictWriter(text, list(row))
-            writer.writeheader()
-            writer.writerows(rows)
-            write_atomic(args.csv, text.getvalue().encode())
+            write_rows(args.csv, rows)
 
     worse = False
     print(f"\n{'task':27} {'seeds':>5} {'ballbot':>20} {'stable-baselines3':>20}")
     for task in args.tasks:
-        mine = [row for row in filter(is_current, rows) if row["task"] == task]
+        mine = [row for row in filter(is_current, rows) if row["task"] == task and row["seed"] in args.seeds]
         sides = [[row["return"] for row in mine if row["library"] == library] for library in LIBRARIES]
         means = [float(np.mean(side)) for side in sides]
         spreads = [float(np.std(side, ddof=1)) if len(side) > 1 else 0.0 for side in sides]
         standard_error = math.sqrt(sum(spread**2 / len(side) for spread, side in zip(spreads, sides, strict=True)))
-        worse |= means[0] < means[1] - 2 * standard_error
+        worse |= not means[0] >= means[1] - 2 * standard_error  # NaN is worse
         cells = [f"{mean:11.1f} ± {spread:6.1f}" for mean, spread in zip(means, spreads, strict=True)]
         print(f"{task:27} {len(sides[0]):5} {' '.join(cells)}")
     return int(worse)

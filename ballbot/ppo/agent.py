@@ -98,6 +98,8 @@ class Agent(nn.Module):
         else:
             raise TypeError(f"actions must be a Box of floats or Discrete, got {action_space}")
         self.obs_size = math.prod(observation_space.shape)
+        if self.obs_size == 0:
+            raise TypeError(f"observations must hold at least one number, got {observation_space}")
         self.noise_size = noise_size
         self.min_log_std = -math.inf if config.min_std is None else math.log(config.min_std)
 

@@ -117,12 +117,12 @@ class PPOConfig:
     normalize_advantage: bool = True
     """Shift and scale the advantages of each rollout to mean 0 and standard deviation 1."""
     normalize_advantage_per_minibatch: bool = False
-    """Do that for each minibatch instead, as CleanRL and stable-baselines3 do."""
+    """With normalize_advantage: do so for each minibatch, not each rollout, as CleanRL and stable-baselines3 do."""
     normalize_observations: bool = True
     """Normalise observations by running statistics; the first rollout then only measures them."""
     normalize_observations_per_step: bool = False
-    """Let these statistics move at every step, not once a rollout, as CleanRL and stable-baselines3 do; the first
-    rollout is then learned from too."""
+    """With normalize_observations: let the statistics move at every step, not once a rollout, as CleanRL and
+    stable-baselines3 do; the first rollout is then learned from too."""
     normalize_rewards: bool = False
     """Divide rewards by the running standard deviation of the discounted return, which moves at every step."""
 

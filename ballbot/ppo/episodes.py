@@ -94,5 +94,9 @@ class EpisodeStatistics:
 
     def set_state(self, state: dict[str, Any]) -> None:
         """Inverse of `get_state`."""
-        self.returns, self.lengths = state["returns"].copy(), state["lengths"].copy()
-        self.recent = deque(state["recent"], maxlen=WINDOW)
+        for name, mine in (("returns", self.returns), ("lengths", self.lengths)):
+            if np.shape(state[name]) != mine.shape:
+                raise ValueError(f"episodes {name!r} have the shape {np.shape(state[name])}, expected {mine.shape}")
+            mine[:] = state[name]
+        episodes = [{str(name): float(value) for name, value in episode.items()} for episode in state["recent"]]
+        self.recent = deque(episodes, maxlen=WINDOW)

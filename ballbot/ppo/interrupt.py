@@ -43,7 +43,9 @@ class StopSignal:
     def _handle(self, number: int, frame: FrameType | None) -> None:
         if not self.number:
             self.number, self._first = number, time.monotonic()
-            text = f"\nsignal {number}: finishing this update, then saving; send it again to stop at once\n"
+            text = (
+                f"\n{signal.Signals(number).name}: finishing this update, then saving; send it again to stop at once\n"
+            )
             with contextlib.suppress(OSError):  # nobody may be listening, or the terminal may be gone
                 os.write(2, text.encode())  # print() is not safe here: it may be what the signal interrupted
         elif time.monotonic() - self._first > REPEAT_SECONDS:

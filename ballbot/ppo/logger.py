@@ -57,7 +57,7 @@ def create_run_dir(run_dir: Path, resuming: bool) -> None:
         if traces and not resuming:
             raise RunDirectoryError(
                 f"{run_dir} already holds a run ({', '.join(traces)}); choose another name, "
-                f"or continue it with resume={str(run_dir)!r}"
+                f"or continue it: --resume {run_dir} (in Python resume={str(run_dir)!r})"
             )
         (run_dir / "checkpoints").mkdir(parents=True, exist_ok=True)
         probe = run_dir / f".write_test_{os.getpid()}"

@@ -119,7 +119,7 @@ class RewardScaler(nn.Module):
         """
         scaled = torch.empty_like(rewards)
         for t in range(len(rewards)):
-            self.discounted.mul_(self.gamma).add_(rewards[t])
+            self.discounted.mul_(self.gamma).add_(rewards[t] if valid is None else rewards[t] * valid[t])
             self.statistics.update(self.discounted, None if valid is None else valid[t])
             self.discounted.masked_fill_(ended[t], 0.0)
             scaled[t] = rewards[t] * torch.rsqrt(self.statistics.var + self.statistics.eps)

@@ -86,6 +86,8 @@ def rollout(
 
     for t in range(num_steps):
         storage.raw_obs[t] = torch.as_tensor(state.obs, device=device).reshape(num_envs, -1)
+        if not as_tensors and not np.isfinite(state.obs).all():  # before it makes the actions NaN, which says less
+            check_finite(storage.raw_obs[: t + 1], storage.raw_obs[t], storage.rewards[:t], [])
         if storage.valid is not None:
             storage.valid[t] = ~state.done
         with torch.no_grad():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 import operator
 import random
 from dataclasses import asdict
@@ -148,9 +149,11 @@ class TrainingState:
             self.agent.load_state_dict(state["agent"])
             if self.averaged is not None:
                 self.averaged.load_state_dict(state["policy"])
-            self.optimizer.load_state_dict(state["optimizer"])
+            self._restore_optimizer(state["optimizer"])
             self.learning_rate = float(state["learning_rate"])
             self.global_step = operator.index(state["global_step"])
+            if not (math.isfinite(self.learning_rate) and self.learning_rate >= 0 and self.global_step >= 0):
+                raise ValueError(f"learning_rate is {self.learning_rate}, global_step {self.global_step}")
             self.best_return = None if state["best_return"] is None else float(state["best_return"])
             self.episodes.set_state(mine["episodes"])
             if self.reward_scaler is not None:
@@ -172,11 +175,26 @@ class TrainingState:
                 )
         except CheckpointError:
             raise
-        except (KeyError, ValueError, TypeError, RuntimeError, IndexError, AttributeError) as error:
+        except Exception as error:  # whatever it is, the file is at fault: the settings have been compared
             raise CheckpointError(
                 f"{path} does not fit this program ({type(error).__name__}: {error}); "
                 "resume with the version of the program and the environments that wrote it"
             ) from error
+
+    def _restore_optimizer(self, saved: dict[str, Any]) -> None:
+        """Take over the moments; the groups' settings follow from the config and stay.
+
+        Shapes are compared, because the fused kernel reads beyond the end of a moment that is too short.
+        """
+        own = self.optimizer.state_dict()["param_groups"]
+        groups = [a | {"params": b["params"]} for a, b in zip(own, saved["param_groups"], strict=True)]
+        self.optimizer.load_state_dict({"state": saved["state"], "param_groups": groups})
+        for group in self.optimizer.param_groups:
+            for p in group["params"]:
+                moments = self.optimizer.state.get(p, {})
+                shapes = [tuple(moments[name].shape) for name in ("exp_avg", "exp_avg_sq", "step") if name in moments]
+                if moments and shapes != [tuple(p.shape), tuple(p.shape), ()]:
+                    raise ValueError(f"moments have the shapes {shapes}, their parameter {tuple(p.shape)}")
 
     def _restore_envs(self, mine: dict[str, Any]) -> None:
         if "env_state" in mine and hasattr(self.envs, "set_state"):
@@ -202,7 +220,8 @@ class TrainingState:
         missing = {"config", "spaces", "env_metadata", "ranks", "agent", "policy", "optimizer"} - state.keys()
         if missing:
             raise CheckpointError(f"{path} lacks {', '.join(sorted(missing))}; use another checkpoint of the same run")
-        now, then = asdict(self.config), state["config"]
+        # A setting that the version which wrote the file did not have yet: its default is what was done before.
+        now, then = asdict(self.config), asdict(PPOConfig()) | state["config"]
         names = [n for n in {**now, **then} if n not in FREE_TO_CHANGE and now.get(n) != then.get(n)]
         differences = [f"{n} (then {then.get(n)!r}, now {now.get(n)!r})" for n in names]
         if self.spaces != state["spaces"]:
@@ -215,6 +234,11 @@ class TrainingState:
             raise CheckpointError(
                 f"{path} was written with other settings: {'; '.join(differences)}. "
                 "Resume with the old ones, or start a new run"
+            )
+        if now["total_timesteps"] < min(then["total_timesteps"], state["global_step"]):
+            raise CheckpointError(
+                f"{path} was written after {state['global_step']} steps, but total_timesteps = "
+                f"{now['total_timesteps']}; give more, or resume an earlier checkpoint"
             )
 
     def _description(self, kind: str) -> dict[str, Any]:

@@ -87,15 +87,15 @@ def check_finite(
 ) -> None:
     """Raise DivergedError if the environments returned a NaN or an infinity."""
     for name, x in (
-        ("observation", obs),
-        ("observation", next_obs.unsqueeze(0)),
-        ("reward", rewards.unsqueeze(-1)),
+        ("an observation", obs),
+        ("an observation", next_obs.unsqueeze(0)),
+        ("a reward", rewards.unsqueeze(-1)),
     ):
         bad = ~x.isfinite().all(-1)
         if bad.any():
             step, env = bad.nonzero()[0].tolist()
             raise DivergedError(
-                f"environment {env} returned a {name} that is not finite ({int(bad.sum())} in all, the first "
+                f"environment {env} returned {name} that is not finite ({int(bad.sum())} in all, the first "
                 f"at step {step} of the rollout); it must end an episode whose simulation fails. The last "
                 "checkpoint is untouched"
             )

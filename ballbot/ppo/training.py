@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 import random
+import signal
 import time
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack, closing
@@ -118,6 +119,8 @@ def train(
         if loaded is not None:
             state.restore(*loaded)
             say(console, f"resuming from {loaded[0]} at step {state.global_step:,}")
+            if state.finished:
+                say(console, f"note: total_timesteps = {config.total_timesteps:,} are done already; raise it to go on")
 
         def prepare() -> None:
             # Resuming inside the directory continues its run; a checkpoint from elsewhere starts a new one.
@@ -139,7 +142,8 @@ def train(
             logger = stack.enter_context(closing(Logger(run_dir, resume_step, console)))
         stopped = learn(state, envs, eval_envs, logger, run_dir)
     if stopped:
-        say(console, f"stopped by signal {stopped} at step {state.global_step:,}; to go on, resume {run_dir}")
+        name = signal.Signals(stopped).name
+        say(console, f"stopped by {name} at step {state.global_step:,}; to go on: --resume {run_dir}")
         raise SystemExit(128 + stopped)
     return TrainResult(state.policy, state.global_step, state.best_return)
 

@@ -82,6 +82,24 @@ class TestBadFiles:
             run(tmp_path / "r", resume=tmp_path / "odd.pt")
         assert not (tmp_path / "r").exists()
 
+    @pytest.mark.parametrize("shape", [(1,), (400,), (0,)])
+    def test_moments_of_another_shape_are_refused_before_the_optimizer_reads_beyond_them(
+        self, finished: Path, tmp_path: Path, shape: tuple[int, ...]
+    ) -> None:
+        state = load_checkpoint(finished / "last.pt")
+        state["optimizer"]["state"][0]["exp_avg"] = torch.zeros(shape)
+        save_checkpoint([tmp_path / "odd.pt"], state)
+        with pytest.raises(CheckpointError, match=r"odd\.pt does not fit .*moments have the shapes"):
+            run(tmp_path / "r", resume=tmp_path / "odd.pt", total_timesteps=1000)
+
+    def test_a_setting_younger_than_the_file_had_its_default(self, finished: Path, tmp_path: Path) -> None:
+        state = load_checkpoint(finished / "last.pt")
+        del state["config"]["normalize_observations_per_step"]
+        save_checkpoint([tmp_path / "old.pt"], state)
+        run(tmp_path / "r", resume=tmp_path / "old.pt", total_timesteps=12 * 64)
+        with pytest.raises(CheckpointError, match=r"normalize_observations_per_step \(then False, now True\)"):
+            run(tmp_path / "s", resume=tmp_path / "old.pt", normalize_observations_per_step=True)
+
     @pytest.mark.parametrize(("part", "words"), [("obs", r"\(2, 2\) instead of \(4, 2\)"), ("done", r"\(2,\) instead")])
     def test_arrays_of_other_environments(self, finished: Path, tmp_path: Path, part: str, words: str) -> None:
         state = load_checkpoint(finished / "last.pt")

@@ -229,6 +229,14 @@ class TestRewind:
         run(r, resume=r, total_timesteps=11 * BATCH)
         assert not (r / "checkpoints" / "abandoned").exists()
 
+    def test_a_total_that_is_behind_is_refused_and_one_that_is_reached_is_told(
+        self, finished: Path, tmp_path: Path
+    ) -> None:
+        with pytest.raises(CheckpointError, match="after 640 steps, but total_timesteps = 200; give more"):
+            run(finished, resume=finished, total_timesteps=200)
+        shutil.copytree(finished, tmp_path / "r")
+        assert run(tmp_path / "r", resume=tmp_path / "r").global_step == 640
+
     def test_the_file_just_written_is_never_pruned(self, tmp_path: Path) -> None:
         for step in (1, 2, 3, 40, 50):
             (tmp_path / f"step_{step}.pt").touch()

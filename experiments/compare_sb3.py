@@ -36,6 +36,7 @@ import tyro
 from gymnasium.vector import AutoresetMode
 
 from ballbot.ppo import Agent, PPOConfig, evaluate, train
+from ballbot.ppo.agent import ACTIVATIONS
 from ballbot.ppo.checkpoint import write_atomic
 from ballbot.ppo.schedules import scheduled_lr
 
@@ -45,7 +46,6 @@ if TYPE_CHECKING:
 
 EVAL_EPISODES = 100
 """Episodes a return is averaged over: their spread is then small against the spread over seeds."""
-ACTIVATIONS = {"tanh": torch.nn.Tanh, "leaky_relu": torch.nn.LeakyReLU}
 
 # Shapes after rl-baselines3-zoo's tuned settings, made equal for both sides.
 TASKS: dict[str, dict[str, Any]] = {

@@ -3,21 +3,16 @@
 
 from __future__ import annotations
 
-import sys
-from pathlib import Path
-
 import numpy as np
 import pytest
 import torch
+from compare_sb3 import agent_of, make_sb3
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.running_mean_std import RunningMeanStd
 from stable_baselines3.common.vec_env import VecNormalize
 
 from ballbot.ppo import PPOConfig, Rollout, RunningNormalizer, ppo_loss, update
 from ballbot.ppo.ppo import make_optimizer
-
-sys.path.insert(0, str(Path(__file__).parents[2] / "experiments"))
-from compare_sb3 import agent_of, make_sb3
 
 CONFIG = PPOConfig(
     num_envs=4,

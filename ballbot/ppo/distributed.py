@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import importlib
 import os
 from collections.abc import Callable, Iterable
 from datetime import timedelta
@@ -49,6 +50,10 @@ def distributed_setup(device: str) -> tuple[int, int, torch.device]:
         if device.startswith("cuda"):
             torch.cuda.set_device(device)
         if not dist.is_initialized():
+            # Its functions take the process group of the moment of import as a default argument. Imported later (the
+            # fused optimizer does) they would keep it alive beyond destroy_process_group, and its threads, at work
+            # while the interpreter shuts down, now and then abort the process.
+            importlib.import_module("torch.distributed.nn.functional")
             dist.init_process_group("nccl" if device.startswith("cuda") else "gloo", timeout=TIMEOUT)
             atexit.register(dist.destroy_process_group)
     return rank(), world_size(), torch.device(device)

@@ -24,7 +24,8 @@ pytestmark = pytest.mark.skipif(
 
 # Every process writes down what it ends with; argv: run directory, settings, what to resume or "".
 SCRIPT = """
-import json, sys
+import atexit, json, os, sys
+atexit.register(lambda: os.write(2, b"threads at exit: %d\\n" % len(os.listdir("/proc/self/task"))))
 sys.path.insert(0, {toy!r})
 import torch
 torch.set_num_threads(1)
@@ -69,6 +70,8 @@ def test_ranks_end_alike_and_resume_to_the_last_bit(tmp_path: Path, per_step: bo
     }
     done = torchrun(whole, **options)
     assert done.returncode == 0, done.stderr
+    # gloo's threads are gone before the interpreter shuts down, where they could abort the process
+    assert done.stderr.count("threads at exit: 1\n") == 2, done.stderr
     one, two = (torch.load(tmp_path / f"rank{i}.pt", weights_only=True) for i in range(2))
     assert one["step"] == two["step"] == 6 * BATCH
     for key in one["agent"]:

@@ -8,10 +8,10 @@ import gymnasium as gym
 import numpy as np
 from numpy.typing import NDArray
 
-from ballbot.envs.vector_env import BallbotVectorEnv
+from ballbot.envs.vector_env import BallbotVectorEnv, one_of
 
 
-class BallbotEnv(gym.Env[NDArray[np.float32], NDArray[Any]]):
+class BallbotEnv(gym.Env[Any, NDArray[Any]]):
     """One ballbot that learns to travel along a goal direction without falling.
 
     Actions, observations, rewards, endings, infos and keyword options are those of ``BallbotVectorEnv`` without the
@@ -45,15 +45,13 @@ class BallbotEnv(gym.Env[NDArray[np.float32], NDArray[Any]]):
         """Seconds a step."""
         return self._envs.dt
 
-    def reset(
-        self, *, seed: int | None = None, options: dict[str, Any] | None = None
-    ) -> tuple[NDArray[np.float32], dict[str, Any]]:
-        """Start a new episode; returns the (size,) float32 observation and the info."""
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+        """Start a new episode; returns the observation and the info."""
         super().reset(seed=seed)
         observations, infos = self._envs.reset(seed=seed, options=options)  # draws in "human" mode
-        return observations[0], _first(infos)
+        return one_of(observations, 0), _first(infos)
 
-    def step(self, action: NDArray[Any]) -> tuple[NDArray[np.float32], float, bool, bool, dict[str, Any]]:
+    def step(self, action: NDArray[Any]) -> tuple[Any, float, bool, bool, dict[str, Any]]:
         """Advance by ``dt`` seconds with (3,) finite floats, clipped to [-1, 1].
 
         Raises:
@@ -65,7 +63,7 @@ class BallbotEnv(gym.Env[NDArray[np.float32], NDArray[Any]]):
         observations, rewards, terminated, truncated, infos = self._envs.advance(action[None])
         if self.render_mode == "human":
             self.render()
-        return observations[0], float(rewards[0]), bool(terminated[0]), bool(truncated[0]), _first(infos)
+        return one_of(observations, 0), float(rewards[0]), bool(terminated[0]), bool(truncated[0]), _first(infos)
 
     def render(self) -> NDArray[np.uint8] | None:
         """The (480, 640, 3) uint8 picture in "rgb_array" mode; None in "human" mode, after updating the viewer."""

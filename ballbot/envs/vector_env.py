@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 import mujoco_patch
 from ballbot.envs import rewards
+from ballbot.envs.cameras import Cameras, Encoder
 from ballbot.envs.checks import (
     check_actions,
     check_choice,
@@ -36,10 +37,12 @@ from ballbot.envs.simulation import TERRAINS, Simulations
 from ballbot.envs.terrain import SPLITS
 
 Bools = NDArray[np.bool_]
-StepResult = tuple[NDArray[np.float32], NDArray[np.float64], Bools, Bools, dict[str, Any]]
+Observation = NDArray[np.float32] | dict[str, NDArray[np.float32]]
+StepResult = tuple[Any, NDArray[np.float64], Bools, Bools, dict[str, Any]]
 
 MOTOR_TORQUE = -10.0
 """N m on a wheel's axle per unit of action (the reference's sign)."""
+OBSERVATIONS = ("proprioception", "encoded", "depth")
 REWARD_TERMS = ("progress", "survival", "action_cost")  # the order of the rows in advance()
 MAX_NUM_ENVS = 1_000_000
 """A state row takes a few hundred bytes: more is a slipped exponent, not a plan."""
@@ -47,13 +50,15 @@ MAX_NUM_ENVS = 1_000_000
 _open_envs: weakref.WeakSet[BallbotVectorEnv] = weakref.WeakSet()
 
 
-class BallbotVectorEnv(VectorEnv[NDArray[np.float32], NDArray[Any], NDArray[Any]]):
+class BallbotVectorEnv(VectorEnv[Any, NDArray[Any], NDArray[Any]]):
     """``num_envs`` ballbots that learn to travel along a goal direction without falling.
 
     **Actions**, (num_envs, 3) floats in [-1, 1]: action a applies a torque of -10 a N m to each wheel's axle for one
     step of 2 ms (500 Hz).  Finite actions outside the range are clipped.
 
-    **Observations**, (num_envs, 17 or 15) float32: see the tables in ``ballbot.envs.observations``.
+    **Observations**, float32: see the tables in ``ballbot.envs.observations``.  "proprioception" is (num_envs, 17 or
+    15).  "encoded" adds an embedding of each camera's latest image and the images' age in s.  "depth" is a dict of
+    "proprioception", "depth" (num_envs, 2, 64, 64) in m and "image_age" (num_envs, 1) in s.
 
     **Rewards**, float64: see ``ballbot.envs.rewards``.
 
@@ -78,7 +83,7 @@ class BallbotVectorEnv(VectorEnv[NDArray[np.float32], NDArray[Any], NDArray[Any]
         num_envs: how many simulations.
         terrain: "perlin" (10 m x 10 m of simplex noise, 0.1 m high, one of num_terrains drawn for each episode) or
             "flat" (an endless plane).
-        observation: "proprioception".
+        observation: "proprioception", "encoded" or "depth".
         frame: "body" or "world", the axes of the observation.
         max_episode_steps: time limit, steps of 2 ms.  gym.make gives this option to a wrapper: see ``ballbot``.
         integrator: "Euler", "implicitfast" or "RK4" (the reference's, four times slower; docs/integrators.md).
@@ -98,6 +103,12 @@ class BallbotVectorEnv(VectorEnv[NDArray[np.float32], NDArray[Any], NDArray[Any]
         stagger_first_episodes: draw the time limit of each episode that a call of reset() begins from 1 to
             max_episode_steps, so that time-outs do not all come at once; episodes that autoreset begins are whole.  A
             shortened episode that reaches its limit is truncated and a success like any other.
+        encoder: for observation="encoded": any function of (k, 1, height, width) float32 images, depth in m from 0 to
+            1, that returns (k, size) embeddings, such as ``ballbot.encoders.load_encoder()``.
+        camera_interval: steps from an image to the next; 6 are 83.3 Hz.
+        camera_resolution: (height, width) of the images in pixels; None takes the MJCF's, 64 x 64.
+        stagger_cameras: take the images of different simulations at different steps instead of all at once.
+        camera_device: "cpu" or "cuda", where images are cast and encoded.
         contact_fix: False runs on stock MuJoCo's misaligned contacts, to show what happens (experiments only).
         render_mode: "rgb_array", "human" (MuJoCo's viewer, simulation 0) or None.
 
@@ -131,11 +142,21 @@ class BallbotVectorEnv(VectorEnv[NDArray[np.float32], NDArray[Any], NDArray[Any]
         tilt_limit_deg: float = 20.0,
         goal: tuple[float, float] = (0.0, 1.0),
         stagger_first_episodes: bool = False,
+        encoder: Encoder | None = None,
+        camera_interval: int = 6,
+        camera_resolution: tuple[int, int] | None = None,
+        stagger_cameras: bool = False,
+        camera_device: str = "cpu",
         contact_fix: bool = True,
         render_mode: Literal["rgb_array", "human"] | None = None,
     ) -> None:
         check_choice("terrain", terrain, TERRAINS)
-        check_choice("observation", observation, ("proprioception",))
+        check_choice("observation", observation, OBSERVATIONS)
+        if (observation == "encoded") != (encoder is not None):
+            raise ValueError(
+                f"observation={observation!r} with encoder={encoder!r}: observation='encoded' needs an encoder, for "
+                "example encoder=ballbot.encoders.load_encoder(), and the others take none"
+            )
         check_choice("frame", frame, tuple(OBSERVE))
         check_choice("integrator", integrator, tuple(INTEGRATORS))
         check_choice("terrain_split", terrain_split, tuple(SPLITS))
@@ -181,6 +202,19 @@ class BallbotVectorEnv(VectorEnv[NDArray[np.float32], NDArray[Any], NDArray[Any]
         )
         self.dt = float(self.simulations.model.opt.timestep)
         """Seconds a step."""
+        self.cameras: Cameras | None = None
+        """None without images."""
+        stagger_cameras = check_flag("stagger_cameras", stagger_cameras)
+        if observation != "proprioception":
+            self.cameras = Cameras(
+                self.simulations,
+                encoder=encoder,
+                interval=camera_interval,
+                stagger=stagger_cameras,
+                resolution=camera_resolution,
+                num_threads=num_threads,
+                device=camera_device,
+            )
 
         self._streams: list[np.random.Generator] = []  # filled by the first reset
         self._seeds: list[int] = []  # of the streams; -1 where unknown, as in Gymnasium
@@ -196,7 +230,7 @@ class BallbotVectorEnv(VectorEnv[NDArray[np.float32], NDArray[Any], NDArray[Any]
         self._upright_limit = np.cos(np.radians(self.tilt_limit_deg))
         self._renderer: Renderer | None = None
 
-        self.single_observation_space = gym.spaces.Box(-np.inf, np.inf, (OBSERVATION_SIZES[frame],), np.float32)
+        self.single_observation_space = self._make_observation_space()
         self.single_action_space = gym.spaces.Box(-1.0, 1.0, (3,), np.float32)
         self.observation_space = gym.vector.utils.batch_space(self.single_observation_space, n)
         self.action_space = gym.vector.utils.batch_space(self.single_action_space, n)
@@ -206,7 +240,7 @@ class BallbotVectorEnv(VectorEnv[NDArray[np.float32], NDArray[Any], NDArray[Any]
 
     def reset(
         self, *, seed: int | list[int | None] | None = None, options: dict[str, Any] | None = None
-    ) -> tuple[NDArray[np.float32], dict[str, Any]]:
+    ) -> tuple[Any, dict[str, Any]]:
         """Start new episodes.
 
         Args:
@@ -214,7 +248,7 @@ class BallbotVectorEnv(VectorEnv[NDArray[np.float32], NDArray[Any], NDArray[Any]
             options: ``{"reset_mask": (num_envs,) bool array}`` resets those simulations only.
 
         Returns:
-            (num_envs, size) float32 observations, and infos.
+            observations and infos.
         """
         self._check_open()
         mask, seeds = check_reset_mask(options, self.num_envs), check_seeds(seed, self.num_envs)
@@ -223,14 +257,19 @@ class BallbotVectorEnv(VectorEnv[NDArray[np.float32], NDArray[Any], NDArray[Any]
                 raise gym.error.ResetNeeded("the first reset() must reset every simulation: leave reset_mask out")
             self._streams = [new_stream(s) for s in seeds]
             self._seeds = [-1 if s is None else s for s in seeds]
+            if self.cameras is not None:
+                for k, stream in enumerate(self._streams):
+                    self.cameras.start_clock(k, stream.integers)
         ids = np.flatnonzero(mask)
         for i in ids:
             if (seed_i := seeds[i]) is not None:
                 self._streams[i], self._seeds[i] = new_stream(seed_i), seed_i
+                if self.cameras is not None:
+                    self.cameras.start_clock(int(i), self._streams[i].integers)
         self._start_episodes(ids, stagger=self.stagger_first_episodes)
         if self.render_mode == "human":
             self.render()
-        return self._obs.copy(), self._infos(self._robots)
+        return self._observation(), self._infos(self._robots)
 
     def step(self, actions: NDArray[Any]) -> StepResult:
         """Advance every simulation by one step of ``dt`` seconds.
@@ -239,7 +278,7 @@ class BallbotVectorEnv(VectorEnv[NDArray[np.float32], NDArray[Any], NDArray[Any]
             actions: (num_envs, 3) finite floats; clipped to [-1, 1].
 
         Returns:
-            observations (num_envs, size) float32, rewards (num_envs,) float64, terminated and truncated (num_envs,)
+            observations, rewards (num_envs,) float64, terminated and truncated (num_envs,)
             bool, and infos.
 
         Raises:
@@ -251,10 +290,10 @@ class BallbotVectorEnv(VectorEnv[NDArray[np.float32], NDArray[Any], NDArray[Any]
             final_obs = np.full(self.num_envs, None, dtype=object)
             ids = np.flatnonzero(done)
             for i in ids:
-                final_obs[i] = observations[i]
+                final_obs[i] = one_of(observations, int(i))
             final_info = _masked(infos, done)
             self._start_episodes(ids)
-            observations = self._obs.copy()
+            observations = self._observation()
             infos = self._infos(self._robots)
             infos |= {
                 "final_obs": final_obs,
@@ -297,8 +336,10 @@ class BallbotVectorEnv(VectorEnv[NDArray[np.float32], NDArray[Any], NDArray[Any]
             truncated = success | out_of_bounds | diverged
         self._term_sums += terms
         self._obs = observations
+        if self.cameras is not None:
+            self.cameras.step(robots, None if diverged is self._none else ~diverged)
         infos = self._infos(robots, success, fallen.copy(), out_of_bounds, diverged.copy())
-        return observations.copy(), terms.sum(axis=0), fallen, truncated, infos
+        return self._observation(), terms.sum(axis=0), fallen, truncated, infos
 
     def render(self) -> tuple[NDArray[np.uint8], ...] | None:
         """One (480, 640, 3) uint8 picture a simulation in "rgb_array" mode.
@@ -344,6 +385,7 @@ class BallbotVectorEnv(VectorEnv[NDArray[np.float32], NDArray[Any], NDArray[Any]
             "simulations": self.simulations.get_state(),
             "streams": pack_streams(self._streams),
             "num_diverged": self.num_diverged,
+            **({} if self.cameras is None else {"cameras": self.cameras.get_state()}),
             **{name: getattr(self, f"_{name}").copy() for name in _STATE_ARRAYS},
         }
 
@@ -370,6 +412,7 @@ class BallbotVectorEnv(VectorEnv[NDArray[np.float32], NDArray[Any], NDArray[Any]
         words = np.empty((0 if not_started else self.num_envs, WORDS), np.int64)
         streams = unpack_streams(check_state_array(state, "streams", words))
         arrays = {name: check_state_array(state, name, getattr(self, f"_{name}")) for name in _STATE_ARRAYS}
+        images = None if self.cameras is None else self.cameras.check_state(state.get("cameras"))
         num_diverged = state.get("num_diverged")
         if isinstance(num_diverged, bool) or not isinstance(num_diverged, int) or num_diverged < 0:
             raise ValueError(f"state 'num_diverged' is {num_diverged!r}, expected a count: it is damaged")
@@ -379,12 +422,16 @@ class BallbotVectorEnv(VectorEnv[NDArray[np.float32], NDArray[Any], NDArray[Any]
         self.num_diverged = num_diverged
         for name, array in arrays.items():
             getattr(self, f"_{name}")[:] = array
+        if self.cameras is not None and images is not None:
+            self.cameras.set_state(images)
         self._robots = sims.robot_state()
 
     def _state_options(self) -> dict[str, Any]:
         """What must be equal for a state to mean the same."""
         options = {name: getattr(self, name) for name in _STATE_OPTIONS}
         sizes = {"num_terrains": self.simulations.num_terrains, "row": int(self.simulations.batch.state.shape[1])}
+        if self.cameras is not None:
+            options["cameras"] = self.cameras.state_options()
         return options | sizes | {"goal": self.goal.tolist(), "physics": physics_digest(self.simulations.model)}
 
     def _check_open(self) -> None:
@@ -417,6 +464,29 @@ class BallbotVectorEnv(VectorEnv[NDArray[np.float32], NDArray[Any], NDArray[Any]
         self._robots = self.simulations.robot_state()
         observations = self._observe(self._robots, self.goal, self._actions)
         self._obs[ids] = observations[ids]
+        if self.cameras is not None:
+            self.cameras.start(ids, self._robots)
+
+    def _make_observation_space(self) -> gym.spaces.Space[Any]:
+        def box(*shape: int, low: float = -np.inf, high: float = np.inf) -> gym.spaces.Box:
+            return gym.spaces.Box(low, high, shape, np.float32)
+
+        size = OBSERVATION_SIZES[self.frame]
+        if self.cameras is None:
+            return box(size)
+        if self.observation == "encoded":
+            return box(size + self.cameras.shape[0] + 1)
+        depth = box(*self.cameras.shape, low=0.0, high=1.0)
+        return gym.spaces.Dict({"proprioception": box(size), "depth": depth, "image_age": box(1, low=0.0)})
+
+    def _observation(self) -> Observation:
+        """What the robots sense now: arrays that are the caller's to change."""
+        if self.cameras is None:
+            return self._obs.copy()
+        age = self.cameras.age[:, None]
+        if self.observation == "encoded":
+            return np.concatenate([self._obs, self.cameras.latest, age], axis=1)
+        return {"proprioception": self._obs.copy(), "depth": self.cameras.latest.copy(), "image_age": age}
 
     def _infos(
         self,
@@ -455,6 +525,13 @@ _STATE_OPTIONS = (
     "contact_fix",
 )
 _STATE_ARRAYS = ("elapsed", "time_limit", "actions", "term_sums", "obs")
+
+
+def one_of(observations: Observation, i: int) -> Observation:
+    """The observation of simulation i."""
+    if isinstance(observations, dict):
+        return {name: array[i] for name, array in observations.items()}
+    return observations[i]
 
 
 def _masked(infos: dict[str, Any], mask: Bools) -> dict[str, Any]:

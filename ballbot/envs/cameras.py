@@ -1,0 +1,161 @@
+"""When the robots' images are taken, and what is kept of them: the images, or what an encoder makes of them.
+
+Depth comes at 83.3 Hz, every sixth step of the 500 Hz control.  An episode begins with a fresh image; between images
+the last one stays, and the observation tells its age.  Only simulations whose image is due are cast, and each image is
+encoded once, when it is taken.
+
+The cameras' clock of a simulation starts when it is seeded and runs on through the ends of episodes, so that
+simulations stay in step: casting all images at once is faster than a few at every step.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from ballbot.envs.checks import check_count, check_state_array
+from ballbot.envs.depth_camera import DepthCamera
+from ballbot.envs.observations import RobotState
+from ballbot.envs.simulation import Simulations, usable_cpus
+
+Encoder = Callable[[torch.Tensor], torch.Tensor]
+"""(k, 1, height, width) float32 depth in m -> (k, size) float32 embeddings, each of its own image alone."""
+
+
+class Cameras:
+    """The depth cameras of all simulations.
+
+    Args:
+        simulations: what they look at.
+        encoder: keep its embeddings instead of the images; None keeps the images.
+        interval: steps from an image to the next.
+        stagger: start each simulation's clock at a random point, so that not all are due at the same steps.
+        resolution: (height, width) in pixels instead of the MJCF's.
+        num_threads: threads that cast and encode; 0 takes every CPU this process may use.
+        device: where that happens, "cpu" or "cuda".
+
+    Raises:
+        ValueError, TypeError: an impossible option, or an encoder that does not return what ``Encoder`` says.
+    """
+
+    def __init__(
+        self,
+        simulations: Simulations,
+        *,
+        encoder: Encoder | None,
+        interval: int,
+        stagger: bool,
+        resolution: tuple[int, int] | None,
+        num_threads: int,
+        device: str,
+    ) -> None:
+        self._sims, self._encoder = simulations, encoder
+        self.interval = check_count("camera_interval", interval, 1, 10**6)
+        self.stagger = stagger
+        self._threads = num_threads or usable_cpus()
+        self._camera = DepthCamera(simulations.model, simulations.heights, resolution=resolution, device=device)
+        self.shape: tuple[int, ...] = self._camera.shape
+        """Of what is kept of one robot's images: (cameras, height, width), or (numbers,)."""
+        if encoder is not None:
+            self.shape = (self._camera.num_cameras * self._encoded_size(encoder),)
+        n = simulations.num
+        self.latest = np.zeros((n, *self.shape), np.float32)
+        """(num_envs, *shape) what is kept of each robot's latest images."""
+        self._countdown = np.zeros(n, np.int64)
+        self._age = np.zeros(n, np.int64)
+
+    @property
+    def age(self) -> NDArray[np.float32]:
+        """(num_envs,) s since each robot's images were taken."""
+        return (self._age * self._sims.model.opt.timestep).astype(np.float32)
+
+    def step(self, robots: RobotState, sound: NDArray[np.bool_] | None = None) -> None:
+        """One control step later: take the images that are due, except of simulations that are not ``sound``."""
+        self._age += 1
+        self._countdown -= 1
+        due = self._countdown <= 0
+        if sound is not None:
+            due &= sound
+        self._countdown[self._countdown <= 0] = self.interval
+        if due.any():
+            self._take(np.flatnonzero(due), robots)
+
+    def start_clock(self, i: int, draw: Callable[[int, int], Any]) -> None:
+        """Let i's next image come after ``interval`` steps; with ``stagger``, after draw(1, interval + 1)."""
+        self._countdown[i] = int(draw(1, self.interval + 1)) if self.stagger else self.interval
+
+    def start(self, ids: NDArray[Any], robots: RobotState) -> None:
+        """Fresh images for episodes that begin."""
+        self._take(ids, robots)
+
+    def state_options(self) -> dict[str, Any]:
+        """What must be equal for a state to mean the same; an encoder counts by its ``content_hash``, if it has one."""
+        encoder = getattr(self._encoder, "content_hash", None)
+        return {"interval": self.interval, "stagger": self.stagger, "shape": list(self.shape), "encoder": encoder}
+
+    def get_state(self) -> dict[str, Any]:
+        """Copies of everything that changes."""
+        return {"latest": self.latest.copy(), "age": self._age.copy(), "countdown": self._countdown.copy()}
+
+    def check_state(self, state: Any) -> dict[str, NDArray[Any]]:
+        """The arrays of ``get_state``; ValueError if one is damaged."""
+        return {
+            "latest": check_state_array(state, "latest", self.latest),
+            "age": check_state_array(state, "age", self._age, 0, 2**53),
+            "countdown": check_state_array(state, "countdown", self._countdown, 0, self.interval),
+        }
+
+    def set_state(self, state: dict[str, NDArray[Any]]) -> None:
+        """Restore what ``check_state`` returned."""
+        self.latest[:], self._age[:], self._countdown[:] = state["latest"], state["age"], state["countdown"]
+
+    def _take(self, ids: NDArray[Any], robots: RobotState) -> None:
+        ball = self._sims.layout.ball_qpos
+        pose = (
+            robots.position.T[ids],
+            robots.rotation.transpose(2, 0, 1)[ids],
+            self._sims.qpos[ids, ball : ball + 3],
+            self._sims.terrain_ids[ids],
+        )
+        threads = torch.get_num_threads()
+        torch.set_num_threads(self._threads)  # PyTorch's own; whoever learns may want another number
+        try:
+            images = self._camera.render(*pose)
+            if self._encoder is not None:
+                with torch.no_grad():
+                    images = self._encoder(images.flatten(0, 1)[:, None]).reshape(len(ids), -1)
+        finally:
+            torch.set_num_threads(threads)
+        self.latest[ids] = images.cpu().numpy()
+        self._age[ids] = 0
+
+    def _encoded_size(self, encoder: Encoder) -> int:
+        if not callable(encoder):
+            raise TypeError(
+                f"encoder={encoder!r} must be callable: images (k, 1, height, width) to (k, size) embeddings"
+            )
+        camera = self._camera
+        blank = torch.full((2, 1, camera.height, camera.width), camera.max_depth, device=camera.device)
+        with torch.no_grad():
+            embeddings = encoder(blank)
+        if (
+            not isinstance(embeddings, torch.Tensor)
+            or embeddings.ndim != 2
+            or len(embeddings) != 2
+            or not embeddings.dtype.is_floating_point
+            or not embeddings.isfinite().all()
+        ):
+            found = (
+                f"{embeddings.dtype} {tuple(embeddings.shape)}"
+                if isinstance(embeddings, torch.Tensor)
+                else type(embeddings).__name__
+            )
+            raise ValueError(
+                f"encoder returned {found} for images {tuple(blank.shape)}, expected finite floats (2, size): one row "
+                "an image"
+            )
+        return embeddings.shape[1]

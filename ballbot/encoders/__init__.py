@@ -1,0 +1,25 @@
+"""The robot's eyes: an autoencoder of depth images, the data it learns from, and its frozen encoder.
+
+``load_encoder()`` is the one that comes with ballbot; hand it to the environment::
+
+    from ballbot.encoders import load_encoder
+    from ballbot.envs import BallbotVectorEnv
+    envs = BallbotVectorEnv(64, observation="encoded", encoder=load_encoder())
+
+``experiments/collect_depth.py`` makes a data set and ``experiments/pretrain_encoder.py`` learns from one.
+"""
+
+from ballbot.encoders.autoencoder import Architecture, Autoencoder
+from ballbot.encoders.dataset import DatasetError, DepthDataset
+from ballbot.encoders.frozen import EncoderError, FrozenEncoder, load_encoder, save_encoder
+
+__all__ = [
+    "Architecture",
+    "Autoencoder",
+    "DatasetError",
+    "DepthDataset",
+    "EncoderError",
+    "FrozenEncoder",
+    "load_encoder",
+    "save_encoder",
+]

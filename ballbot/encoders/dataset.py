@@ -1,0 +1,205 @@
+"""Depth images on disk: millions of them, memory-mapped, with where each one comes from.
+
+A data set is a folder:
+
+- ``images.u16``: one image after the other, little-endian uint16; 65535 stands for ``max_depth``, so a step is 15
+  micrometres and an image of 64 x 64 takes 8 KiB;
+- ``records.bin``: for each image, the terrain it shows, the camera, and the robot's pose (``RECORD``);
+- ``card.json``: the images' shape and range, how many there are, and how they were made.
+
+Images are appended.  The card is replaced last, as a whole: what it counts is complete, and whatever a crash or a full
+disk left behind it is overwritten when collecting goes on.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+FORMAT_VERSION = 1
+FULL_SCALE = 65535
+RECORD = np.dtype(
+    [
+        ("terrain", "<i4"),  # terrain_id in the card's split and seed
+        ("camera", "<i4"),
+        ("block", "<i4"),  # which block of the collection, hence which policy: see the card
+        ("base", "<f4", (7,)),  # position in m, quaternion w first
+        ("ball", "<f4", (3,)),  # position in m
+    ]
+)
+
+
+class DatasetError(RuntimeError):
+    """A data set is missing, damaged, or of other cameras; the message names the folder and the remedy."""
+
+
+class DepthDataset:
+    """A data set to read, or to append to.
+
+    Args:
+        folder: where it is.
+
+    Raises:
+        DatasetError: there is none, it is damaged, or shorter than its card says.
+    """
+
+    def __init__(self, folder: str | Path) -> None:
+        self.folder = Path(folder)
+        self.card = self._read_card()
+        self.height, self.width = (int(x) for x in self.card["shape"])
+        for name, size in (("images.u16", 2 * self.height * self.width), ("records.bin", RECORD.itemsize)):
+            path = self.folder / name
+            found = path.stat().st_size // size if path.is_file() else 0
+            if found < len(self):
+                raise DatasetError(
+                    f"{path} holds {found} images, the card says {len(self)}: it was truncated; collect it again"
+                )
+
+    @classmethod
+    def create(
+        cls, folder: str | Path, shape: tuple[int, int], max_depth: float, provenance: dict[str, Any]
+    ) -> DepthDataset:
+        """An empty data set.
+
+        Args:
+            folder: made if need be; must hold no data set.
+            shape: (height, width) of the images.
+            max_depth: m, that the largest number stands for.
+            provenance: plain data: how the images are made.
+
+        Raises:
+            DatasetError: there is one already.
+            OSError: the folder cannot be written.
+        """
+        folder = Path(folder)
+        if (folder / "card.json").exists():
+            raise DatasetError(f"{folder} already holds a data set: choose another folder")
+        folder.mkdir(parents=True, exist_ok=True)
+        for name in ("images.u16", "records.bin"):
+            (folder / name).write_bytes(b"")
+        card = {
+            "format_version": FORMAT_VERSION,
+            "shape": list(shape),
+            "max_depth": max_depth,
+            "num_images": 0,
+            "provenance": provenance,
+        }
+        _write_json(folder / "card.json", card)
+        return cls(folder)
+
+    def __len__(self) -> int:
+        return int(self.card["num_images"])
+
+    @property
+    def max_depth(self) -> float:
+        """m, the largest depth."""
+        return float(self.card["max_depth"])
+
+    @property
+    def stored(self) -> NDArray[np.uint16]:
+        """(images, height, width) uint16, memory-mapped."""
+        if not len(self):
+            return np.zeros((0, self.height, self.width), np.uint16)
+        return np.memmap(self.folder / "images.u16", "<u2", "r", shape=(len(self), self.height, self.width))
+
+    @property
+    def records(self) -> NDArray[Any]:
+        """(images,) of ``RECORD``."""
+        return np.fromfile(self.folder / "records.bin", RECORD, len(self))
+
+    def images(self, indices: NDArray[Any]) -> NDArray[np.float32]:
+        """(k, height, width) float32 depth in m of the images with these indices."""
+        return self.stored[indices] * np.float32(self.max_depth / FULL_SCALE)
+
+    def append(self, images: NDArray[np.float32], records: NDArray[Any]) -> None:
+        """Add images, (k, height, width) depth in m, and their (k,) ``RECORD``; all of them or, on an error, none.
+
+        Raises:
+            ValueError: another shape or range.
+            OSError: they cannot be written; what was there before stays readable.
+        """
+        if images.shape != (len(records), self.height, self.width) or records.dtype != RECORD:
+            raise ValueError(
+                f"images {images.shape} and records {records.dtype} {records.shape} do not fit a data set of "
+                f"{self.height} x {self.width} images"
+            )
+        if not (images.min(initial=0) >= 0 and images.max(initial=0) <= self.max_depth):
+            raise ValueError(f"images hold depths outside 0 to {self.max_depth:g} m")
+        steps = np.rint(images * np.float32(FULL_SCALE / self.max_depth)).astype("<u2")
+        start = len(self)
+        for name, array in (("images.u16", steps), ("records.bin", records)):
+            with open(self.folder / name, "r+b") as file:
+                file.truncate(start * array[0].nbytes if len(array) else None)
+                file.seek(0, os.SEEK_END)
+                file.write(np.ascontiguousarray(array).tobytes())
+                file.flush()
+                os.fsync(file.fileno())
+        card = self.card | {"num_images": start + len(records)}
+        _write_json(self.folder / "card.json", card)
+        self.card = card
+
+    def split_by_terrain(self, validation: float, seed: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Indices for training and for validation; no terrain is in both.
+
+        Args:
+            validation: share of the terrains to validate with.
+            seed: of the draw.
+
+        Raises:
+            DatasetError: fewer than two terrains.
+        """
+        terrain = self.records["terrain"]
+        terrains = np.unique(terrain)
+        if len(terrains) < 2:
+            raise DatasetError(
+                f"{self.folder} shows {len(terrains)} terrains: at least two are needed to validate on terrains never "
+                "trained on; collect more"
+            )
+        count = min(max(1, round(validation * len(terrains))), len(terrains) - 1)
+        held_out = np.random.default_rng(seed).choice(terrains, count, replace=False)
+        mask = np.isin(terrain, held_out)
+        return np.flatnonzero(~mask), np.flatnonzero(mask)
+
+    def _read_card(self) -> dict[str, Any]:
+        path = self.folder / "card.json"
+        try:
+            card = json.loads(path.read_text())
+        except FileNotFoundError:
+            raise DatasetError(
+                f"{self.folder} holds no data set (no card.json): make one with collect_depth.py"
+            ) from None
+        except (OSError, ValueError, RecursionError) as error:
+            raise DatasetError(f"{path} cannot be read ({error}): copy or collect the data set again") from error
+        if not isinstance(card, dict) or card.get("format_version") != FORMAT_VERSION:
+            raise DatasetError(f"{path} is no card of format version {FORMAT_VERSION}: collect the data set again")
+        shape, count, depth = card.get("shape"), card.get("num_images"), card.get("max_depth")
+        sound = (
+            isinstance(shape, list)
+            and len(shape) == 2
+            and all(type(x) is int and 1 <= x <= 4096 for x in shape)
+            and type(count) is int
+            and count >= 0
+            and isinstance(depth, (int, float))
+            and depth > 0
+        )
+        if not sound:
+            raise DatasetError(f"{path} is damaged (shape {shape}, {count} images, max_depth {depth})")
+        return card
+
+
+def _write_json(path: Path, content: dict[str, Any]) -> None:
+    temporary = path.with_name(f".{path.name}.tmp")
+    try:
+        with open(temporary, "w") as file:
+            json.dump(content, file, indent=2)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except OSError:
+        temporary.unlink(missing_ok=True)
+        raise

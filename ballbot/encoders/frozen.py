@@ -1,0 +1,202 @@
+"""Trained encoders: one file each, and frozen for good once loaded.
+
+A file holds weights, architecture, what images it expects, a card (what it was trained on and how well it does) and a
+hash of the content, by which a policy recognises the eyes it was trained with.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import zipfile
+from dataclasses import asdict
+from importlib.resources import files
+from pathlib import Path
+from typing import Any, Self
+
+import torch
+from torch import nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_linear_bn_eval
+
+from ballbot.encoders.autoencoder import Architecture, Autoencoder
+
+FORMAT_VERSION = 1
+BATCH = 8
+"""Images encoded together, always: matrix products round differently for other numbers of rows, and an image must give
+the same numbers whether one robot or a thousand look."""
+MAX_FILE_SIZE = 2**30
+"""Bytes; a thousand times the encoder that comes with ballbot."""
+
+
+class EncoderError(RuntimeError):
+    """An encoder's file is missing, damaged, or of something else; the message names file and remedy."""
+
+
+class FrozenEncoder(nn.Module):
+    """An encoder that nothing changes: no gradients, no statistics that move, not even under ``train()``.
+
+    Args:
+        autoencoder: trained networks; copied.
+        max_depth: m, the largest depth in the images it was trained on.
+        card: plain data about its training.
+    """
+
+    def __init__(self, autoencoder: Autoencoder, max_depth: float = 1.0, card: dict[str, Any] | None = None) -> None:
+        super().__init__()
+        self.architecture = autoencoder.architecture
+        self.max_depth = max_depth
+        self.card = {} if card is None else card
+        self.weights = {name: x.detach().cpu().clone() for name, x in autoencoder.state_dict().items()}
+        self.content_hash = content_hash(self.architecture, max_depth, self.weights)
+        """64 hexadecimal digits: architecture, input and weights of the encoder."""
+        networks = Autoencoder(self.architecture)
+        networks.load_state_dict(self.weights)
+        self.layers = _without_batch_norm(networks.encoder.eval())
+        self.decoder = networks.decoder.eval()
+        self.requires_grad_(False)
+        super().train(False)
+
+    def train(self, mode: bool = True) -> Self:
+        """Does nothing: the encoder stays as it was trained."""
+        return self
+
+    def requires_grad_(self, requires_grad: bool = True) -> Self:
+        """Refuses to be trained.
+
+        Raises:
+            RuntimeError: for True.
+        """
+        if requires_grad:
+            raise RuntimeError("this encoder is frozen: train an Autoencoder and load what save_encoder wrote")
+        return super().requires_grad_(False)
+
+    @torch.no_grad()
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        """(k, embedding_size) embeddings in [-1, 1] of (k, 1, height, width) float32 images, depth in m.
+
+        Raises:
+            ValueError: images of another shape, dtype or range.
+        """
+        a = self.architecture
+        if images.shape[1:] != (1, a.height, a.width) or images.dtype != torch.float32:
+            raise ValueError(
+                f"images are {images.dtype} {tuple(images.shape)}, this encoder takes torch.float32 (k, 1, {a.height}, "
+                f"{a.width}): set the cameras' resolution, or load another encoder"
+            )
+        if not len(images):
+            return images.new_zeros((0, a.embedding_size))
+        low, high = (float(x) for x in images.aminmax())
+        if not (low >= 0 and high <= self.max_depth):  # NaN too
+            raise ValueError(
+                f"images hold depths from {low:g} to {high:g}, this encoder takes 0 to {self.max_depth:g} m: clip them "
+                "and check their unit"
+            )
+        parts = []
+        for part in torch.split(images, BATCH):
+            missing = BATCH - len(part)
+            whole = torch.cat([part, part[-1:].expand(missing, -1, -1, -1)]) if missing else part
+            parts.append(self.layers(whole.contiguous())[: len(part)])
+        return torch.cat(parts)
+
+    @torch.no_grad()
+    def decode(self, embeddings: torch.Tensor) -> torch.Tensor:
+        """(k, 1, height, width) depth images in m as the decoder sees (k, embedding_size) embeddings."""
+        decoded: torch.Tensor = self.decoder(embeddings)
+        return decoded.clamp(0.0, self.max_depth)
+
+
+def save_encoder(path: str | Path, encoder: FrozenEncoder) -> None:
+    """Write an encoder's file; whatever stops the program, the old file or the new one is there whole.
+
+    Raises:
+        OSError: the file cannot be written.
+    """
+    path = Path(path)
+    temporary = path.with_name(f".{path.name}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        torch.save(
+            {
+                "format_version": FORMAT_VERSION,
+                "kind": "encoder",
+                "architecture": {**asdict(encoder.architecture), "channels": list(encoder.architecture.channels)},
+                "max_depth": encoder.max_depth,
+                "weights": encoder.weights,
+                "card": json.dumps(encoder.card),
+                "content_hash": encoder.content_hash,
+            },
+            temporary,
+        )
+        temporary.replace(path)
+    except (OSError, RuntimeError) as error:  # torch.save raises RuntimeError when the disk is full
+        temporary.unlink(missing_ok=True)
+        raise OSError(f"cannot write {path} ({error}); what it held before is untouched") from error
+
+
+def load_encoder(path: str | Path | None = None, device: str | torch.device = "cpu") -> FrozenEncoder:
+    """The frozen encoder in a file; None takes the one that comes with ballbot.
+
+    Raises:
+        EncoderError: the file is missing, damaged, or not an encoder's.
+    """
+    path = Path(str(files("ballbot.assets") / "encoder.pt")) if path is None else Path(path)
+    if not path.is_file():
+        raise EncoderError(f"{path} does not exist or is no file: give a file that pretrain_encoder.py wrote")
+    if (size := path.stat().st_size) > MAX_FILE_SIZE:
+        raise EncoderError(
+            f"{path} has {size} bytes, more than any encoder: give a file that pretrain_encoder.py wrote"
+        )
+    try:
+        with zipfile.ZipFile(path) as archive:  # torch.save writes checksums, torch.load does not compare them
+            if (part := archive.testzip()) is not None:
+                raise zipfile.BadZipFile(f"wrong checksum of {part}")
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch raises whatever the damaged byte happens to break
+        raise EncoderError(
+            f"{path} is damaged or no encoder ({type(error).__name__}): copy or train it again"
+        ) from error
+    if not isinstance(content, dict) or content.get("kind") != "encoder":
+        raise EncoderError(f"{path} holds no encoder: give a file that pretrain_encoder.py wrote")
+    if content.get("format_version") != FORMAT_VERSION:
+        raise EncoderError(
+            f"{path} has format version {content.get('format_version')}, this program reads {FORMAT_VERSION}: use the "
+            "version of the program that wrote it"
+        )
+    try:
+        fields = dict(content["architecture"])
+        networks = Autoencoder(Architecture(**{**fields, "channels": tuple(fields["channels"])}))
+        networks.load_state_dict(content["weights"])
+        if not all(x.isfinite().all() for x in networks.state_dict().values()):
+            raise ValueError("weights are not finite")
+        encoder = FrozenEncoder(networks, float(content["max_depth"]), json.loads(content["card"]))
+    except (KeyError, TypeError, ValueError, RuntimeError, AttributeError) as error:
+        raise EncoderError(
+            f"{path} does not hold the networks it describes ({error}): copy or train it again"
+        ) from error
+    if encoder.content_hash != content.get("content_hash"):
+        raise EncoderError(f"{path} does not match its own content hash: it was changed or damaged, copy it again")
+    return encoder.to(device)
+
+
+def content_hash(architecture: Architecture, max_depth: float, weights: dict[str, torch.Tensor]) -> str:
+    """SHA-256 of what decides the embeddings: architecture, input and the encoder's weights, not the decoder's."""
+    digest = hashlib.sha256(f"{architecture} {max_depth}".encode())
+    for name in sorted(weights):
+        if name.startswith("encoder."):
+            tensor = weights[name].detach().cpu().contiguous()
+            digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+            digest.update(tensor.numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _without_batch_norm(layers: nn.Module) -> nn.Sequential:
+    """The same function with each batch normalisation folded into the layer before it: less to compute."""
+    folded: list[nn.Module] = []
+    for layer in layers.children():
+        if isinstance(layer, nn.BatchNorm2d) and isinstance(folded[-1], nn.Conv2d):
+            folded[-1] = fuse_conv_bn_eval(folded[-1], layer)
+        elif isinstance(layer, nn.BatchNorm1d) and isinstance(folded[-1], nn.Linear):
+            folded[-1] = fuse_linear_bn_eval(folded[-1], layer)
+        else:
+            folded.append(layer)
+    return nn.Sequential(*folded)

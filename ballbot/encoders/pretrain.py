@@ -1,0 +1,230 @@
+"""Train an autoencoder on a data set of depth images, and say how good it is.
+
+The images are split by terrain, so that validation shows ground never trained on.  Two baselines are validated on the
+same images: the mean image, and principal components, as many as the embedding has numbers.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch.utils.tensorboard import SummaryWriter
+
+from ballbot.encoders.autoencoder import Architecture, Autoencoder
+from ballbot.encoders.dataset import FULL_SCALE, DatasetError, DepthDataset
+from ballbot.encoders.frozen import FrozenEncoder, load_encoder, save_encoder
+from ballbot.ppo.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
+
+Indices = NDArray[np.int64]
+
+BASELINE_IMAGES = 20_000
+"""Training images that the baselines are fitted to: plenty for a few thousand pixels that vary together."""
+SHOWN = 8
+"""Validation images whose reconstructions TensorBoard shows."""
+LAST_LEARNING_RATE = 0.01
+"""Share of the learning rate that is left at the end of its cosine."""
+
+
+@dataclass(frozen=True)
+class PretrainConfig:
+    """How an autoencoder is trained."""
+
+    epochs: int = 20
+    """Passes over the training images."""
+    batch_size: int = 256
+    """Images a gradient step."""
+    learning_rate: float = 1e-3
+    """Of Adam at the start; it falls along a cosine."""
+    validation: float = 0.15
+    """Share of the terrains that are validated on."""
+    patience: int = 5
+    """Epochs without a better validation before training stops."""
+    seed: int = 0
+    """Of weights, order and split."""
+    embedding_size: int = 20
+    """Numbers that stand for an image."""
+    channels: tuple[int, ...] = (32, 32)
+    """Of each convolution."""
+
+    def __post_init__(self) -> None:
+        whole = {"epochs": 10**6, "batch_size": 10**6, "patience": 10**6, "embedding_size": 4096}
+        for name, highest in whole.items():
+            value = getattr(self, name)
+            if type(value) is not int or not 1 <= value <= highest:
+                raise ValueError(f"{name} = {value!r} is out of range: use 1 to {highest}")
+        if self.batch_size < 2:
+            raise ValueError("batch_size = 1 is too small: batch normalisation needs at least 2 images")
+        for name, highest_share in (("learning_rate", 1.0), ("validation", 0.9)):
+            value = getattr(self, name)
+            if not 0 < value <= highest_share:
+                raise ValueError(f"{name} = {value!r} is out of range: use more than 0, at most {highest_share}")
+        if type(self.seed) is not int or not 0 <= self.seed < 2**31:
+            raise ValueError(f"seed = {self.seed!r} is out of range: use 0 to {2**31 - 1}")
+
+
+@dataclass(frozen=True)
+class Baselines:
+    """Mean squared error, m², of simpler encoders on the validation images."""
+
+    mean_image: float
+    principal_components: float
+
+
+def pretrain(
+    data: DepthDataset,
+    config: PretrainConfig,
+    out: Path,
+    log_dir: Path,
+    resume: bool = False,
+    say: Callable[[str], None] = print,
+) -> FrozenEncoder:
+    """Train, validate after every epoch, and keep the best encoder in ``out``.
+
+    Args:
+        data: images.
+        config: settings.
+        out: the encoder's file; replaced whenever validation is better than before.
+        log_dir: TensorBoard events and ``training.pt``, from which a stopped training goes on exactly.
+        resume: go on from ``log_dir``.
+        say: told a line an epoch.
+
+    Returns:
+        the best encoder, as in ``out``.
+
+    Raises:
+        DatasetError: too few images or terrains.
+        CheckpointError: there is nothing to go on from, or it was trained with other settings or data.
+        OSError: a file cannot be written.
+    """
+    training, validation = data.split_by_terrain(config.validation, config.seed)
+    if len(training) < config.batch_size:
+        raise DatasetError(
+            f"{data.folder} has {len(training)} images to train on, fewer than batch_size = {config.batch_size}: "
+            "collect more"
+        )
+    architecture = Architecture(data.height, data.width, config.embedding_size, config.channels)
+    torch.manual_seed(config.seed)
+    networks = Autoencoder(architecture)
+    optimizer = torch.optim.Adam(networks.parameters(), config.learning_rate)
+    described = {"config": {**asdict(config), "channels": list(config.channels)}, "data": data.card}
+    checkpoint, epoch, best, since = log_dir / "training.pt", 0, math.inf, 0
+    if resume:
+        state = load_checkpoint(checkpoint)
+        for key in described:
+            old = {k: v for k, v in state[key].items() if k != "epochs"}
+            if old != {k: v for k, v in described[key].items() if k != "epochs"}:
+                raise CheckpointError(
+                    f"{checkpoint} was trained with another {key} ({old}): start anew without --resume"
+                )
+        networks.load_state_dict(state["networks"])
+        optimizer.load_state_dict(state["optimizer"])
+        epoch, best, since, baselines = state["epoch"], state["best"], state["since"], Baselines(**state["baselines"])
+    else:
+        log_dir.mkdir(parents=True, exist_ok=True)
+        baselines = measure_baselines(data, training, validation, config)
+    say(
+        f"{len(training):,} images to train on, {len(validation):,} of other terrains to validate; root mean square "
+        f"error of the mean image {1e3 * baselines.mean_image**0.5:.2f} mm, of {config.embedding_size} principal "
+        f"components {1e3 * baselines.principal_components**0.5:.2f} mm"
+    )
+    writer = SummaryWriter(str(log_dir), purge_step=epoch + 1)
+    steps = len(training) // config.batch_size
+    start, first = time.perf_counter(), epoch
+    while epoch < config.epochs and since < config.patience:
+        order = np.random.default_rng((config.seed, epoch)).permutation(training)
+        networks.train()
+        total = torch.zeros(())
+        for step in range(steps):
+            progress = (epoch + step / steps) / config.epochs
+            cosine = (1 + math.cos(math.pi * progress)) / 2
+            for group in optimizer.param_groups:
+                group["lr"] = config.learning_rate * (LAST_LEARNING_RATE + (1 - LAST_LEARNING_RATE) * cosine)
+            images = _batch(data, np.sort(order[step * config.batch_size : (step + 1) * config.batch_size]))
+            loss = (networks(images) - images).square().mean()
+            optimizer.zero_grad()
+            torch.autograd.backward(loss)
+            optimizer.step()
+            total += loss.detach()
+        epoch += 1
+        error = validate(networks, data, validation, config.batch_size)
+        since = 0 if error < best else since + 1
+        writer.add_scalar("mse/train", float(total) / steps, epoch)
+        writer.add_scalar("mse/validation", error, epoch)
+        writer.add_scalar("mse/mean_image", baselines.mean_image, epoch)
+        writer.add_scalar("mse/principal_components", baselines.principal_components, epoch)
+        writer.add_image("reconstructions", _compare(networks, data, validation), epoch)
+        if error < best:
+            best = error
+            card = described | {"epoch": epoch, "validation_mse_m2": error, "baselines_mse_m2": asdict(baselines)}
+            card["images"] = {"training": len(training), "validation": len(validation)}
+            save_encoder(out, FrozenEncoder(networks, data.max_depth, card))
+        state = {
+            **described,
+            "networks": networks.state_dict(),
+            "optimizer": optimizer.state_dict(),
+            "epoch": epoch,
+            "best": best,
+            "since": since,
+            "baselines": asdict(baselines),
+        }
+        save_checkpoint([checkpoint], state)
+        spent = time.perf_counter() - start
+        left = spent / (epoch - first) * (config.epochs - epoch)
+        say(
+            f"epoch {epoch:3d} of {config.epochs}: root mean square error in training "
+            f"{1e3 * (float(total) / steps) ** 0.5:.2f} mm, validation {1e3 * error**0.5:.2f} mm"
+            f"{' (best)' if since == 0 else ''}, {(epoch - first) * len(training) / spent:,.0f} images/s, "
+            f"left {left:,.0f} s"
+        )
+    writer.close()
+    return load_encoder(out)
+
+
+@torch.no_grad()
+def validate(networks: Autoencoder, data: DepthDataset, indices: Indices, batch_size: int) -> float:
+    """Mean squared error, m², of the reconstructions of these images."""
+    networks.eval()
+    total = 0.0
+    for start in range(0, len(indices), batch_size):
+        images = _batch(data, indices[start : start + batch_size])
+        total += float((networks(images) - images).square().sum(dtype=torch.float64))
+    return total / (len(indices) * data.height * data.width)
+
+
+def measure_baselines(data: DepthDataset, training: Indices, validation: Indices, config: PretrainConfig) -> Baselines:
+    """How well the mean image and principal components do on the validation images."""
+    rng = np.random.default_rng(config.seed)
+    fitted = np.sort(rng.choice(training, min(BASELINE_IMAGES, len(training)), replace=False))
+    images = torch.from_numpy(data.images(fitted)).flatten(1)
+    mean = images.mean(0)
+    # the largest eigenvectors of the covariance: as good as a singular value decomposition, and much less to compute
+    centred = (images - mean).double()
+    axes = torch.linalg.eigh(centred.T @ centred)[1][:, -config.embedding_size :].float()
+    errors = np.zeros(2)
+    for start in range(0, len(validation), config.batch_size):
+        left = _batch(data, validation[start : start + config.batch_size]).flatten(1) - mean
+        rest = left - (left @ axes) @ axes.T
+        errors += [float(x.square().sum(dtype=torch.float64)) for x in (left, rest)]
+    mean_image, components = errors / (len(validation) * data.height * data.width)
+    return Baselines(float(mean_image), float(components))
+
+
+def _batch(data: DepthDataset, indices: Indices) -> torch.Tensor:
+    stored = torch.from_numpy(data.stored[indices].astype(np.int32))
+    return stored[:, None].float() * (data.max_depth / FULL_SCALE)
+
+
+@torch.no_grad()
+def _compare(networks: Autoencoder, data: DepthDataset, validation: Indices) -> torch.Tensor:
+    """(1, height, width) in [0, 1]: some images in a row, and below them what is left of them."""
+    networks.eval()
+    images = _batch(data, validation[:: max(len(validation) // SHOWN, 1)][:SHOWN])
+    rows = [torch.cat(list(x[:, 0]), dim=1) for x in (images, networks(images))]
+    return (torch.cat(rows, dim=0) / data.max_depth).clamp(0, 1)[None]

@@ -1,0 +1,231 @@
+"""Collect depth images to pretrain an encoder with.
+
+    python experiments/collect_depth.py --out data/depth --num-images 200000
+    python experiments/collect_depth.py --out data/depth --policy random pid runs/perlin_0/best.pt
+    python experiments/collect_depth.py --out data/depth --num-images 400000     # goes on where it stopped
+
+Robots act at random, by PID control, or as a trained policy does, in blocks that take turns.  Ctrl-C loses at most the
+block under way; the same command goes on, and ends with the same images as a run never stopped.
+"""
+
+from __future__ import annotations
+
+import math
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import tyro
+from balance_pid import PID, pitch_and_roll, wheel_actions
+from numpy.typing import NDArray
+
+import ballbot
+from ballbot.encoders.dataset import RECORD, DatasetError, DepthDataset
+from ballbot.envs import BallbotVectorEnv
+from ballbot.ppo import CheckpointError, load_agent
+from ballbot.ppo.checkpoint import load_checkpoint
+from mujoco_patch import ContactFixError
+
+Policy = Callable[[dict[str, NDArray[np.float32]], NDArray[np.bool_]], NDArray[np.float32]]
+"""(observations, which episodes have just begun) -> actions."""
+
+TAKES = 40
+"""Times in a block that images are taken: long enough to leave the start, short enough to lose little."""
+
+
+@dataclass
+class Args:
+    """Collect depth images."""
+
+    out: Annotated[Path, tyro.conf.arg(aliases=["-o"])] = Path("data/depth")
+    """Folder of the data set; goes on with what is there."""
+    num_images: int = 200_000
+    """Images to have in the end, of all cameras together; rounded up to whole blocks."""
+    policy: tuple[str, ...] = ("random", "pid")
+    """Who drives, taking turns: "random", "pid", or checkpoints of policies trained without cameras."""
+    num_envs: int = 64
+    """Robots at a time."""
+    num_terrains: int = 256
+    """Height fields; an encoder is validated on some that it was not trained on."""
+    terrain_seed: int = 1_000
+    """Base seed of the terrains."""
+    seed: int = 0
+    """Of starts and random actions."""
+    interval: int = 30
+    """Steps of 2 ms between two images of a robot: images that follow each other closely teach little."""
+    initial_tilt_deg: float = 10.0
+    """Largest tilt at the start of an episode, degrees."""
+    initial_speed: float = 0.4
+    """Largest speed at the start of an episode, m/s."""
+    num_threads: int = 0
+    """Threads that simulate and cast rays; 0 takes every CPU."""
+
+
+def check(args: Args) -> Args:
+    """The same options, if they are possible.
+
+    Raises:
+        ValueError: an option is out of range; the message names it.
+    """
+    for name, highest in (("num_images", 10**9), ("interval", 10**6), ("num_terrains", 4096)):
+        if not 1 <= getattr(args, name) <= highest:
+            raise ValueError(f"--{name.replace('_', '-')} {getattr(args, name)} is out of range: use 1 to {highest}")
+    if not args.policy:
+        raise ValueError("--policy needs at least one of random, pid, or a checkpoint")
+    return args
+
+
+def random_policy(envs: BallbotVectorEnv, seed: int) -> Policy:
+    """Actions drawn anew at every step, around a push that lasts for a block."""
+    rng = np.random.default_rng(seed)
+    push = rng.normal(0, 0.1, (envs.num_envs, 3))
+    return lambda obs, began: np.clip(push + rng.normal(0, 0.3, push.shape), -1, 1).astype(np.float32)
+
+
+def pid_policy(envs: BallbotVectorEnv, seed: int) -> Policy:
+    """PID control towards a small tilt that lasts for a block: the robots travel, each its own way."""
+    controller = PID(20.0, 15.0, 2.0, envs.dt, np.zeros((2, envs.num_envs)))
+    setpoint = np.radians(np.random.default_rng(seed).normal(0, 1.0, (2, envs.num_envs)))
+
+    def act(obs: dict[str, NDArray[np.float32]], began: NDArray[np.bool_]) -> NDArray[np.float32]:
+        error = setpoint - pitch_and_roll(obs["proprioception"][:, :3].astype(np.float64))
+        controller.integral = np.where(began, 0.0, controller.integral)
+        if controller.previous is not None:
+            controller.previous = np.where(began, error, controller.previous)
+        return wheel_actions(controller(error))
+
+    return act
+
+
+def trained_policy(path: Path) -> tuple[str, Callable[[BallbotVectorEnv, int], Policy]]:
+    """The frame a checkpoint's policy observes in, and what makes it drive.
+
+    Raises:
+        CheckpointError: no such checkpoint, or its policy needs cameras.
+    """
+    metadata = load_checkpoint(path).get("env_metadata", {})
+    if metadata.get("observation") != "proprioception":
+        raise CheckpointError(
+            f"{path} was trained with observation {metadata.get('observation')!r}: use a policy without cameras"
+        )
+    agent = load_agent(path)
+
+    def policy(envs: BallbotVectorEnv, seed: int) -> Policy:
+        return lambda obs, began: agent.act(obs["proprioception"]).cpu().numpy()
+
+    return str(metadata.get("frame", "body")), policy
+
+
+def collect_block(envs: BallbotVectorEnv, policy: Policy, seed: int, block: int) -> tuple[NDArray[np.float32], Any]:
+    """Images (k, height, width) and records of one block."""
+    obs, infos = envs.reset(seed=seed)
+    began = np.ones(envs.num_envs, bool)
+    images, records = [], []
+    sims = envs.simulations
+    base, ball = sims.layout.base_qpos, sims.layout.ball_qpos
+    assert envs.cameras is not None
+    for step in range(1, TAKES * envs.cameras.interval + 1):
+        obs, _, terminated, truncated, infos = envs.step(policy(obs, began))
+        began = terminated | truncated
+        if step % envs.cameras.interval == 0:
+            depth = obs["depth"]
+            found = np.zeros(depth.shape[:2], RECORD)
+            found["terrain"] = infos["terrain_id"][:, None]
+            found["camera"] = np.arange(depth.shape[1])
+            found["block"] = block
+            found["base"] = sims.qpos[:, None, base : base + 7]
+            found["ball"] = sims.qpos[:, None, ball : ball + 3]
+            images.append(depth.reshape(-1, *depth.shape[2:]))
+            records.append(found.ravel())
+    return np.concatenate(images), np.concatenate(records)
+
+
+def collect(args: Args) -> DepthDataset:
+    """Collect until there are as many images as asked for.
+
+    Raises:
+        DatasetError: the folder holds a data set made in another way.
+        ValueError, CheckpointError, ContactFixError, OSError: an option, a checkpoint, the physics or the disk.
+    """
+    drivers: list[tuple[str, Callable[[BallbotVectorEnv, int], Policy]]] = []
+    for name in args.policy:
+        known = {"random": random_policy, "pid": pid_policy}
+        drivers.append(("body", known[name]) if name in known else trained_policy(Path(name)))
+    envs = {
+        frame: BallbotVectorEnv(
+            args.num_envs,
+            observation="depth",
+            frame=frame,
+            camera_interval=args.interval,
+            num_terrains=args.num_terrains,
+            terrain_seed=args.terrain_seed,
+            initial_tilt_deg=args.initial_tilt_deg,
+            initial_speed=args.initial_speed,
+            num_threads=args.num_threads,
+        )
+        for frame, _ in drivers
+    }
+    cameras = next(iter(envs.values())).cameras
+    assert cameras is not None
+    count, height, width = cameras.shape
+    provenance = {
+        "terrain": {"split": "train", "seed": args.terrain_seed, "count": args.num_terrains},
+        "policies": list(args.policy),
+        "seed": args.seed,
+        "num_envs": args.num_envs,
+        "interval_steps": args.interval,
+        "takes_per_block": TAKES,
+        "initial_tilt_deg": args.initial_tilt_deg,
+        "initial_speed": args.initial_speed,
+        "cameras": count,
+        "ballbot": ballbot.__version__,
+        "mujoco": version("mujoco"),
+    }
+    if (args.out / "card.json").exists():
+        data = DepthDataset(args.out)
+        old = data.card["provenance"]
+        differing = [f"{k} was {old.get(k)!r}, is {v!r}" for k, v in provenance.items() if old.get(k) != v]
+        if differing:
+            raise DatasetError(
+                f"{args.out} was collected in another way ({'; '.join(differing)}): choose another --out, or the same "
+                "options to go on with it"
+            )
+    else:
+        data = DepthDataset.create(args.out, (height, width), 1.0, provenance)
+    size = TAKES * args.num_envs * count
+    first, blocks = len(data) // size, math.ceil(args.num_images / size)
+    start = time.perf_counter()
+    for block in range(first, blocks):
+        frame, make = drivers[block % len(drivers)]
+        seed = int(np.random.SeedSequence((args.seed, block)).generate_state(1)[0])
+        data.append(*collect_block(envs[frame], make(envs[frame], seed), seed, block))
+        speed = (block + 1 - first) * size / (time.perf_counter() - start)
+        left = (blocks - block - 1) * size / speed
+        print(
+            f"{len(data):>10,} images {speed:>7,.0f}/s  {args.policy[block % len(drivers)]:<10} left {left:,.0f} s",
+            flush=True,
+        )
+    return data
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Collect, and return the exit status."""
+    try:
+        data = collect(check(tyro.cli(Args, args=argv, description=__doc__)))
+    except (ValueError, OSError, DatasetError, CheckpointError, ContactFixError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("stopped; the same command goes on")
+        return 130
+    print(f"{data.folder} holds {len(data):,} images")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

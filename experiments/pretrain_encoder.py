@@ -1,0 +1,96 @@
+"""Pretrain the encoder of depth images on a data set that collect_depth.py made.
+
+    python experiments/pretrain_encoder.py --data data/depth --out encoder.pt
+    python experiments/pretrain_encoder.py --data data/depth --out encoder.pt --resume
+    tensorboard --logdir runs
+    python experiments/ppo_ballbot.py --encoder encoder.pt
+
+Ctrl-C loses at most the epoch under way; --resume goes on with the same numbers as if it had never stopped.
+"""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import tyro
+
+from ballbot.encoders.dataset import DatasetError, DepthDataset
+from ballbot.encoders.frozen import EncoderError
+from ballbot.encoders.pretrain import PretrainConfig, pretrain
+from ballbot.ppo import CheckpointError
+
+
+@dataclass
+class Args:
+    """Pretrain the encoder."""
+
+    data: Path = Path("data/depth")
+    """Folder of the data set."""
+    out: Path = Path("encoder.pt")
+    """File of the encoder; it holds the best one so far."""
+    epochs: int = 20
+    """Passes over the training images."""
+    batch_size: int = 256
+    """Images a gradient step."""
+    lr: float = 1e-3
+    """Learning rate of Adam at the start; it falls along a cosine."""
+    validation: float = 0.15
+    """Share of the terrains that are validated on."""
+    patience: int = 5
+    """Epochs without a better validation before training stops."""
+    seed: int = 0
+    """Of weights, order and split."""
+    embedding_size: int = 20
+    """Numbers that stand for an image."""
+    channels: tuple[int, ...] = (32, 32)
+    """Of each convolution."""
+    run_name: str | None = None
+    """Folder under runs/ for TensorBoard and what --resume goes on from (default: the name of --out)."""
+    resume: bool = False
+    """Go on with a training that was stopped."""
+    torch_threads: int = 0
+    """Threads of PyTorch (0: its choice)."""
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Train, and return the exit status."""
+    args = tyro.cli(Args, args=argv, description=__doc__)
+    try:
+        if not 0 <= args.torch_threads <= 1024:
+            raise ValueError(f"--torch-threads {args.torch_threads} is out of range: use 0 to 1024")
+        if args.torch_threads:
+            torch.set_num_threads(args.torch_threads)
+        config = PretrainConfig(
+            epochs=args.epochs,
+            batch_size=args.batch_size,
+            learning_rate=args.lr,
+            validation=args.validation,
+            patience=args.patience,
+            seed=args.seed,
+            embedding_size=args.embedding_size,
+            channels=args.channels,
+        )
+        log_dir = Path("runs") / (args.run_name or args.out.stem)
+        if not args.resume and (log_dir / "training.pt").exists():
+            raise ValueError(f"{log_dir} holds a training already: use --resume to go on, or another --run-name")
+        if not args.resume and args.out.exists():
+            raise ValueError(f"--out {args.out} exists already: choose another file")
+        encoder = pretrain(
+            DepthDataset(args.data), config, args.out, log_dir, args.resume, lambda line: print(line, flush=True)
+        )
+    except (ValueError, OSError, DatasetError, EncoderError, CheckpointError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("stopped; --resume goes on")
+        return 130
+    rms = 1e3 * encoder.card["validation_mse_m2"] ** 0.5
+    print(f"{args.out}: root mean square error {rms:.2f} mm on terrains never trained on, {encoder.content_hash[:16]}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

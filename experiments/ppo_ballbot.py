@@ -29,6 +29,7 @@ from typing import Annotated, Any, Literal, NoReturn
 import torch
 import tyro
 
+from ballbot.encoders import EncoderError, load_encoder
 from ballbot.envs import BallbotVectorEnv
 from ballbot.ppo import (
     CheckpointError,
@@ -56,7 +57,9 @@ class EnvConfig:
     frame: Literal["body", "world"] = "body"
     """Axes of the observation: the robot's own (learns fast) or the world's (the reference's)."""
     cameras: bool = False
-    """Depth cameras: not available in this version, so only --no-cameras."""
+    """See the ground by two depth cameras, through a frozen encoder."""
+    encoder: str | None = None
+    """File of the encoder (pretrain_encoder.py writes one); needs --cameras."""
     max_episode_steps: int = 4000
     """Time limit of an episode, in steps of 2 ms."""
     integrator: Literal["Euler", "implicitfast", "RK4"] = "Euler"
@@ -205,8 +208,10 @@ def prepare(argv: list[str] | None) -> tuple[Args, Path]:
         ValueError, TypeError: an option cannot be used.
     """
     args = parse(argv)
-    if args.env.cameras:
-        raise ValueError("--cameras: depth cameras are not available in this version, use --no-cameras")
+    if args.env.cameras and args.env.encoder is None:
+        raise ValueError("--cameras needs --encoder: a file that collect_depth.py and pretrain_encoder.py lead to")
+    if args.env.encoder is not None and not args.env.cameras:
+        raise ValueError(f"--encoder {args.env.encoder} is for the cameras: add --cameras, or leave it out")
     name = args.run_name
     if name is not None and args.resume is not None:
         raise ValueError("--run-name names a new run, but --resume goes on in the old one's folder: leave one out")
@@ -226,8 +231,17 @@ def main(argv: list[str] | None = None) -> None:
         args, run_dir = prepare(argv)
     except (ValueError, TypeError) as error:
         fail(error)
-    options = {k: v for k, v in asdict(args.env).items() if k != "cameras"}
+    options = {k: v for k, v in asdict(args.env).items() if k not in ("cameras", "encoder")}
     options["num_threads"] = simulation_threads(args.env.num_threads)
+    # what a policy's inputs mean: a checkpoint refuses to go on with others
+    inputs = {"observation": "proprioception", "frame": args.env.frame, "terrain": args.env.terrain}
+    if args.env.cameras:
+        try:
+            encoder = load_encoder(args.env.encoder)
+        except EncoderError as error:
+            fail(error)
+        options |= {"observation": "encoded", "encoder": encoder}
+        inputs |= {"observation": "encoded", "encoder": encoder.content_hash}
 
     def build(num_envs: int, **changes: Any) -> BallbotVectorEnv:
         try:
@@ -242,12 +256,7 @@ def main(argv: list[str] | None = None) -> None:
             lambda num_envs: build(num_envs, terrain_split="eval", initial_speed=0.0),
             run_dir=run_dir,
             resume=args.resume,
-            # what a policy's inputs mean: a checkpoint refuses to go on with others
-            env_metadata={
-                "observation": "proprioception",
-                "frame": args.env.frame,
-                "terrain": args.env.terrain,
-            },
+            env_metadata=inputs,
             settings={
                 "env": asdict(args.env),
                 "torch_threads": torch.get_num_threads(),

@@ -20,6 +20,7 @@ from typing import Any
 import pytest
 import torch
 
+from ballbot.encoders import Architecture, Autoencoder, FrozenEncoder, save_encoder
 from ballbot.ppo import CheckpointError, DivergedError, RunDirectoryError, SettingsError
 from mujoco_patch import ContactFixError
 
@@ -270,7 +271,11 @@ def test_bad_input_is_named_and_exits_with_2(finished, tmp_path):
         ([*SMALL, "--num-envs", "0"], "num_envs"),
         ([*SMALL, "--learning-rate", "nan"], "learning_rate"),
         ([*SMALL, "--run-name", "../escape"], "--run-name"),
-        ([*SMALL, "--cameras"], "--no-cameras"),
+        ([*SMALL, "--cameras"], "--cameras needs --encoder"),
+        ([*SMALL, "--encoder", "eyes.pt"], "add --cameras"),
+        ([*SMALL, "--cameras", "--encoder", "none.pt"], "none.pt does not exist"),
+        ([*SMALL, "--cameras", "--encoder", str(truncated)], "damaged or no encoder"),
+        (["--resume", str(whole), "--cameras", "--encoder", str(encoder_file(tmp_path, 0))], "observation"),
         ([*SMALL, "--terrain", "moon"], "moon"),
         ([*SMALL, "--device", "cuda:99"], "cuda"),
         ([*SMALL, "--tilt-limit-deg", "-1"], "tilt_limit_deg"),
@@ -284,6 +289,30 @@ def test_bad_input_is_named_and_exits_with_2(finished, tmp_path):
         assert process.returncode == 2, (options, process.returncode, out, err)
         assert words in err + out and "Traceback" not in err, (options, err)
     assert {p: p.read_bytes() for p in whole.rglob("*") if p.is_file()} == before, "a refused resume changed the run"
+
+
+def encoder_file(folder, seed):
+    """An encoder that has learned nothing."""
+    torch.manual_seed(seed)
+    save_encoder(folder / f"eyes{seed}.pt", FrozenEncoder(Autoencoder(Architecture())))
+    return folder / f"eyes{seed}.pt"
+
+
+def test_a_policy_that_sees_goes_on_exactly_and_only_with_its_own_eyes(tmp_path):
+    eyes = ["--cameras", "--encoder", str(encoder_file(tmp_path, 0))]
+    code, _, err = run(tmp_path, *SMALL, *eyes, "--run-name", "sees", "--total-timesteps", "768")
+    assert code == 0, err
+    run_dir = tmp_path / "runs" / "sees"
+    whole = curve(run_dir)
+    metadata = torch.load(run_dir / "best.pt", weights_only=True)["env_metadata"]
+    assert metadata["observation"] == "encoded" and len(metadata["encoder"]) == 64
+    code, _, err = run(tmp_path, "--resume", str(run_dir / "checkpoints" / "step_512.pt"))
+    assert code == 0 and curve(run_dir) == whole, err
+    other = str(encoder_file(tmp_path, 1))
+    code, _, err = run(tmp_path, "--resume", str(run_dir), "--encoder", other, "--total-timesteps", "1024")
+    assert code == 2 and "encoder" in err and "Traceback" not in err
+    code, _, err = run(tmp_path, "--resume", str(run_dir), "--no-cameras", "--total-timesteps", "1024")
+    assert code == 2 and "Traceback" not in err, err
 
 
 def test_a_run_is_never_overwritten(finished):

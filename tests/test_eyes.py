@@ -1,0 +1,109 @@
+# mypy: allow-untyped-defs, allow-untyped-calls, allow-incomplete-defs
+"""Collecting depth images and pretraining on them, as a user does it."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from ballbot.encoders import DepthDataset, load_encoder
+
+EXPERIMENTS = Path(__file__).parents[1] / "experiments"
+COLLECT = ["--num-envs", "2", "--num-terrains", "4", "--interval", "3", "--num-threads", "1"]
+BLOCK = 40 * 2 * 2  # takes, robots, cameras
+
+
+def run(folder, script, *options):
+    done = subprocess.run(
+        [sys.executable, str(EXPERIMENTS / script), *map(str, options)],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        timeout=200,
+    )
+    assert "Traceback" not in done.stderr, done.stderr
+    return done
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A folder with a data set of four blocks, collected at once."""
+    folder = tmp_path_factory.mktemp("eyes")
+    done = run(folder, "collect_depth.py", *COLLECT, "--num-images", 4 * BLOCK, "--out", "whole")
+    assert done.returncode == 0, done.stderr
+    return folder
+
+
+def test_collecting_goes_on_with_the_same_images(folder):
+    for count in (1, 2 * BLOCK + 1, 4 * BLOCK):
+        done = run(folder, "collect_depth.py", *COLLECT, "--num-images", count, "--out", "parts")
+        assert done.returncode == 0, done.stderr
+    whole, parts = DepthDataset(folder / "whole"), DepthDataset(folder / "parts")
+    assert len(whole) == len(parts) == 4 * BLOCK
+    np.testing.assert_array_equal(whole.stored, parts.stored)
+    np.testing.assert_array_equal(whole.records, parts.records)
+    done = run(folder, "collect_depth.py", *COLLECT, "--num-images", 5 * BLOCK, "--out", "parts", "--seed", 1)
+    assert done.returncode == 2 and "seed was 0, is 1" in done.stderr
+
+
+def test_records_say_where_each_image_was_taken(folder):
+    data = DepthDataset(folder / "whole")
+    assert set(data.records["terrain"]) <= set(range(4)) and len(set(data.records["terrain"])) > 1
+    assert set(data.records["camera"]) == {0, 1} and set(data.records["block"]) == {0, 1, 2, 3}
+    np.testing.assert_allclose(np.linalg.norm(data.records["base"][:, 3:], axis=1), 1, atol=1e-5)
+    assert data.card["provenance"]["policies"] == ["random", "pid"]
+    assert 0.02 < data.images(np.arange(len(data))).std() < 0.5
+
+
+def test_pretraining_writes_an_encoder_that_loads_and_goes_on(folder):
+    options = ["--data", "whole", "--batch-size", 32, "--channels", 4, 4, "--validation", 0.25, "--torch-threads", 1]
+    done = run(folder, "pretrain_encoder.py", *options, "--out", "eyes.pt", "--epochs", 2)
+    assert done.returncode == 0, done.stderr
+    encoder = load_encoder(folder / "eyes.pt")
+    assert encoder(torch.full((1, 1, 64, 64), 0.2)).shape == (1, 20)
+    assert encoder.card["data"]["provenance"]["seed"] == 0
+    assert list((folder / "runs" / "eyes").glob("events.out.tfevents*"))
+    done = run(folder, "pretrain_encoder.py", *options, "--out", "eyes.pt", "--epochs", 2)
+    assert done.returncode == 2 and "--resume" in done.stderr
+    done = run(folder, "pretrain_encoder.py", *options, "--out", "eyes.pt", "--epochs", 3, "--resume")
+    assert done.returncode == 0 and "epoch   3 of 3" in done.stdout, done.stderr
+
+
+def test_bad_input_is_refused_by_name(folder, tmp_path):
+    (tmp_path / "empty").mkdir()
+    truncated = tmp_path / "cut"
+    truncated.mkdir()
+    for name in ("card.json", "images.u16", "records.bin"):
+        (truncated / name).write_bytes((folder / "whole" / name).read_bytes())
+    (truncated / "images.u16").write_bytes(b"1234")
+    few = tmp_path / "few"
+    few.mkdir()
+    for name in ("card.json", "images.u16", "records.bin"):
+        (few / name).write_bytes((folder / "whole" / name).read_bytes())
+    card = json.loads((few / "card.json").read_text())
+    (few / "card.json").write_text(json.dumps(card | {"num_images": 10}))
+    (tmp_path / "policy.pt").write_bytes(b"no policy")
+    for script, options, message in (
+        ("collect_depth.py", ["--num-images", 0], "--num-images 0 is out of range"),
+        ("collect_depth.py", ["--num-envs", 0], "num_envs=0 is out of range"),
+        ("collect_depth.py", ["--interval", 0], "--interval 0 is out of range"),
+        ("collect_depth.py", ["--policy", "none.pt"], "none.pt does not exist"),
+        ("collect_depth.py", ["--policy", tmp_path / "policy.pt"], "damaged or no checkpoint"),
+        ("pretrain_encoder.py", ["--data", "nowhere"], "no card.json"),
+        ("pretrain_encoder.py", ["--data", "empty"], "no card.json"),
+        ("pretrain_encoder.py", ["--data", truncated], "it was truncated"),
+        ("pretrain_encoder.py", ["--data", few], "collect more"),
+        ("pretrain_encoder.py", ["--data", folder / "whole", "--epochs", 0], "epochs = 0 is out of range"),
+        ("pretrain_encoder.py", ["--data", folder / "whole", "--lr", -1], "learning_rate = -1.0 is out of range"),
+        (
+            "pretrain_encoder.py",
+            ["--data", folder / "whole", "--batch-size", 32, "--resume"],
+            "training.pt does not exist",
+        ),
+    ):
+        done = run(tmp_path, script, *options)
+        assert done.returncode == 2 and message in done.stderr, (options, done.stderr)

@@ -2,6 +2,7 @@
 """Collecting depth images and pretraining on them, as a user does it."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -10,17 +11,18 @@ import numpy as np
 import pytest
 import torch
 
-from ballbot.encoders import DepthDataset, load_encoder
+from ballbot.encoders import Architecture, Autoencoder, DepthDataset, FrozenEncoder, load_encoder, save_encoder
 
 EXPERIMENTS = Path(__file__).parents[1] / "experiments"
 COLLECT = ["--num-envs", "2", "--num-terrains", "4", "--interval", "3", "--num-threads", "1"]
 BLOCK = 40 * 2 * 2  # takes, robots, cameras
 
 
-def run(folder, script, *options):
+def run(folder, script, *options, env=None):
     done = subprocess.run(
         [sys.executable, str(EXPERIMENTS / script), *map(str, options)],
         cwd=folder,
+        env=env,
         capture_output=True,
         text=True,
         timeout=200,
@@ -107,3 +109,22 @@ def test_bad_input_is_refused_by_name(folder, tmp_path):
     ):
         done = run(tmp_path, script, *options)
         assert done.returncode == 2 and message in done.stderr, (options, done.stderr)
+
+
+def test_a_picture_shows_both_renderers_and_what_an_encoder_keeps(folder):
+    eyes = folder / "random_eyes.pt"
+    save_encoder(eyes, FrozenEncoder(Autoencoder(Architecture())))
+    for kind in dict.fromkeys((os.environ.get("MUJOCO_GL") or "egl", "egl", "osmesa")):
+        variables = os.environ | {"MUJOCO_GL": kind}
+        done = run(folder, "show_cameras.py", "--encoder", eyes, "--out", "seen.png", env=variables)
+        if done.returncode == 0:
+            assert (folder / "seen.png").read_bytes()[:4] == b"\x89PNG"
+            assert float(done.stdout.split("median difference ")[1].split()[0]) < 1e-4
+            break
+    else:
+        assert "error: " in done.stderr
+    variables = os.environ | {"MUJOCO_GL": "glfw", "DISPLAY": "", "WAYLAND_DISPLAY": ""}
+    done = run(folder, "show_cameras.py", "--out", "none.png", env=variables)
+    assert done.returncode == 2 and "MUJOCO_GL=egl" in done.stderr and not (folder / "none.png").exists()
+    done = run(folder, "show_cameras.py", "--encoder", "none.pt")
+    assert done.returncode == 2 and "none.pt does not exist" in done.stderr

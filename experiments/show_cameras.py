@@ -1,0 +1,154 @@
+"""Show what the depth cameras see: a picture for people.
+
+    MUJOCO_GL=egl python experiments/show_cameras.py --out cameras.png
+    MUJOCO_GL=egl python experiments/show_cameras.py --encoder encoder.pt --tilt-deg 8
+
+The robot from outside, both depth images as the environment casts them, MuJoCo's own beside them, the difference, and
+with an encoder what its numbers still know of them.  Needs OpenGL and matplotlib (pip install "ballbot[plots]").
+"""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import mujoco
+import numpy as np
+import torch
+import tyro
+from numpy.typing import NDArray
+
+from ballbot.encoders import EncoderError, load_encoder
+from ballbot.envs import BallbotVectorEnv
+from ballbot.envs.model import build_model
+from mujoco_patch import ContactFixError
+
+BALL_SLICES = 128
+"""MuJoCo draws a ball as a polyhedron, of 28 slices unless told otherwise: too coarse to compare depths at its edge."""
+
+
+@dataclass
+class Args:
+    """Show what the depth cameras see."""
+
+    out: Path = Path("cameras.png")
+    """Picture to write."""
+    encoder: Path | None = None
+    """Encoder whose reconstructions are shown too."""
+    seed: int = 0
+    """Of the terrain, the heading and the direction of the tilt."""
+    tilt_deg: float = 3.0
+    """Tilt of the robot, degrees."""
+    terrain_split: str = "eval"
+    """Terrains to choose from: "train" or "eval"."""
+    size: int = 64
+    """Pixels along a side of the depth images; with --encoder, what the encoder takes."""
+
+
+def draw(model: mujoco.MjModel, data: mujoco.MjData, size: int) -> tuple[Any, NDArray[np.float32]]:
+    """A picture of the robot and MuJoCo's (2, size, size) depth images, clipped to 1 m.
+
+    Raises:
+        RuntimeError: no OpenGL.
+    """
+    try:
+        with mujoco.Renderer(model, 480, 480) as renderer:
+            renderer.update_scene(data, camera="follow")
+            picture = renderer.render().copy()
+        with mujoco.Renderer(model, size, size) as renderer:
+            renderer.enable_depth_rendering()
+            images = []
+            for camera in ("cam_0", "cam_1"):
+                renderer.update_scene(data, camera=camera)
+                images.append(renderer.render().copy())
+    except Exception as error:
+        raise RuntimeError(
+            f"no OpenGL ({error}): install EGL or OSMesa (Debian: apt-get install libegl1 or libosmesa6) and set "
+            "MUJOCO_GL=egl or MUJOCO_GL=osmesa"
+        ) from error
+    return picture, np.clip(np.stack(images), 0.0, 1.0)
+
+
+def show(args: Args) -> str:
+    """Write the picture; returns a line that says how well the images agree."""
+    try:
+        import matplotlib
+
+        matplotlib.use("Agg")
+        import matplotlib.pyplot as plt
+    except ImportError as error:
+        raise RuntimeError('matplotlib is missing: pip install "ballbot[plots]"') from error
+    encoder = None if args.encoder is None else load_encoder(args.encoder)
+    envs = BallbotVectorEnv(
+        1,
+        observation="depth",
+        num_terrains=16,
+        terrain_split=args.terrain_split,
+        camera_resolution=(args.size, args.size),
+        num_threads=1,
+    )
+    envs.reset(seed=args.seed)
+    sims, rng = envs.simulations, np.random.default_rng(args.seed)
+    terrain = int(sims.terrain_ids[0])
+    sims.place(0, terrain, yaw=rng.uniform(0, 6.28), tilt=np.radians(args.tilt_deg), tilt_axis=rng.uniform(0, 6.28))
+    assert envs.cameras is not None and sims.heights is not None
+    envs.cameras.start(np.array([0]), sims.robot_state())
+    cast = envs.cameras.latest[0]
+
+    model = build_model(sims.heights[terrain][None])
+    model.vis.quality.numslices = model.vis.quality.numstacks = BALL_SLICES
+    data = mujoco.MjData(model)
+    data.qpos[:] = sims.qpos[0]
+    mujoco.mj_forward(model, data)
+    picture, drawn = draw(model, data, args.size)
+    gap = np.abs(cast - drawn)
+
+    columns = ["depth, m", "MuJoCo's renderer, m", "difference, mm"]
+    rows: list[list[NDArray[Any]]] = [[cast[i], drawn[i], 1e3 * gap[i]] for i in range(2)]
+    if encoder is not None:
+        decoded = encoder.decode(encoder(torch.from_numpy(cast)[:, None]))[:, 0].numpy()
+        columns.append(f"from {encoder.architecture.embedding_size} numbers, m")
+        for row, image in zip(rows, decoded, strict=True):
+            row.append(image)
+    figure, axes = plt.subplots(
+        2, len(columns) + 2, figsize=(2.6 * (len(columns) + 2), 5.2), layout="constrained", squeeze=False
+    )
+    for axis in axes[:, :2].flat:
+        axis.remove()
+    outside = figure.add_subplot(axes[0, 0].get_gridspec()[:, :2])
+    outside.imshow(picture)
+    outside.set_axis_off()
+    farthest = max(float(cast.max()), 0.1)
+    for i, row in enumerate(rows):
+        for k, image in enumerate(row):
+            axis = axes[i, k + 2]
+            top = 2.0 if columns[k].startswith("difference") else farthest
+            shown = axis.imshow(image, cmap="magma" if top == 2.0 else "viridis", vmin=0, vmax=top)
+            axis.set_xticks([])
+            axis.set_yticks([])
+            if k == 0:
+                axis.set_ylabel(f"camera {i}")
+            if i == 0:
+                axis.set_title(columns[k], fontsize=10)
+            else:
+                figure.colorbar(shown, ax=axis, orientation="horizontal", fraction=0.05)
+    figure.savefig(args.out, dpi=110)
+    within = 100 * (gap < 2e-3).mean()
+    return f"{args.out}: median difference {np.median(gap):.1e} m, {within:.2f} % of pixels within 2 mm"
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Draw, and return the exit status."""
+    args = tyro.cli(Args, args=argv, description=__doc__)
+    try:
+        print(show(args))
+    except (ValueError, TypeError, RuntimeError, OSError, EncoderError, ContactFixError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

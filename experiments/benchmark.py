@@ -14,6 +14,7 @@ scale       4096 environments against 64: throughput over the same steps of an e
 integrators Euler, implicitfast and RK4
 contact_fix the compiled contact fix against the Python fallback
 threads     1, 2, 4, ... threads
+cameras     a depth image against MuJoCo's renderer, of 16 and of 64 robots; environments with and without cameras
 ppo         ballbot.ppo against stable-baselines3's PPO on SubprocVecEnv: same networks and hyperparameters, wall time
             from the end of the first update to the end of the last, logging included
 """
@@ -39,6 +40,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import gymnasium as gym
+import mujoco
 import numpy as np
 import tyro
 from balance_pid import pitch_and_roll, wheel_actions
@@ -46,15 +48,17 @@ from mujoco.batch import Batch
 from numpy.typing import NDArray
 
 import mujoco_patch
+from ballbot.encoders import Architecture, Autoencoder, FrozenEncoder
 from ballbot.envs import BallbotVectorEnv
+from ballbot.envs.model import build_model
 from ballbot.envs.simulation import usable_cpus
 from ballbot.envs.terrain import make_terrain
 from ballbot.envs.vector_env import MOTOR_TORQUE
 
 Actions = NDArray[np.float32]
 Policy = Callable[[NDArray[np.float32], np.random.Generator], Actions]
-Section = Literal["terrain", "env", "scale", "integrators", "contact_fix", "threads", "ppo"]
-SECTIONS: tuple[Section, ...] = ("terrain", "env", "scale", "integrators", "contact_fix", "threads", "ppo")
+Section = Literal["terrain", "env", "scale", "integrators", "contact_fix", "threads", "cameras", "ppo"]
+SECTIONS: tuple[Section, ...] = ("terrain", "env", "scale", "integrators", "contact_fix", "threads", "cameras", "ppo")
 
 BLOCK = 50
 """Steps before the next competitor's turn: short against what other users of the machine do to the speed."""
@@ -151,7 +155,7 @@ POLICIES: dict[str, Policy] = {"balancing": balancing, "random": flailing}
 
 def run(envs: BallbotVectorEnv, policy: Policy, steps: int, rng: np.random.Generator) -> float:
     """Seconds spent inside `envs.step` over these steps, with the policy's noise drawn from `rng`."""
-    obs = envs.step(np.zeros((envs.num_envs, 3), np.float32))[0]
+    obs = envs.step(np.zeros((envs.num_envs, 3), np.float32))[0]  # a dict if it holds images
     seconds = 0.0
     for _ in range(steps):
         actions = policy(obs, rng)
@@ -349,6 +353,56 @@ def threads(args: Args) -> Iterator[Figure]:
     return compare_envs("threads", args, options)
 
 
+def cameras(args: Args) -> Iterator[Figure]:
+    """Depth images against MuJoCo's renderer, and what cameras cost an environment."""
+    for robots in (16, 64):
+        yield from images(args, robots)
+    encoder = FrozenEncoder(Autoencoder(Architecture()))  # what its weights are makes no difference
+    options: dict[str, dict[str, Any]] = {"blind": {}, "encoded": {"observation": "encoded", "encoder": encoder}}
+    for num_envs in dict.fromkeys((10, args.num_envs)):
+        named = {f"{num_envs} environments, {name}": kwargs for name, kwargs in options.items()}
+        yield from compare_envs("cameras", replace(args, num_envs=num_envs), named)
+
+
+def images(args: Args, robots: int) -> Iterator[Figure]:
+    """Time of one image among those of so many robots, against MuJoCo's renderer with the OpenGL of this machine."""
+    envs = BallbotVectorEnv(robots, observation="depth", num_threads=args.num_threads)
+    envs.reset(seed=0)
+    run(envs, lambda obs, rng: np.zeros((robots, 3), np.float32), WARM_UP, np.random.default_rng(0))
+    sims, eyes = envs.simulations, envs.cameras
+    assert eyes is not None and sims.heights is not None
+    model = build_model(sims.heights[:1])
+    data = mujoco.MjData(model)
+    try:
+        renderer = mujoco.Renderer(model, *eyes.shape[1:])
+    except Exception as error:
+        print(f"cameras: no OpenGL to compare with ({error}): set MUJOCO_GL=egl or osmesa", file=sys.stderr)
+        return
+    renderer.enable_depth_rendering()
+    ours, theirs, ratios = [], [], []
+    for _ in range(args.repeat):
+        start = time.perf_counter()
+        for _ in range(10):
+            eyes.start(np.arange(robots), sims.robot_state())
+        ours.append(1e3 * (time.perf_counter() - start) / (10 * robots * eyes.shape[0]))
+        seconds = 0.0
+        for i in range(min(robots, 16)):  # uploading the terrain is not counted: it changes once an episode
+            data.qpos[:] = sims.qpos[i]
+            mujoco.mj_forward(model, data)
+            start = time.perf_counter()
+            for camera in ("cam_0", "cam_1"):
+                renderer.update_scene(data, camera=camera)
+                renderer.render()
+            seconds += time.perf_counter() - start
+        theirs.append(1e3 * seconds / (min(robots, 16) * 2))
+        ratios.append(theirs[-1] / ours[-1])
+    renderer.close()
+    envs.close()
+    yield figure("cameras", f"one of {2 * robots} depth images", ours, "ms")
+    yield figure("cameras", "the same, MuJoCo's renderer", theirs, "ms")
+    yield figure("cameras", f"MuJoCo's renderer / ours, {robots} robots", ratios, "x", ">= 10")
+
+
 def train_ours(config: Any, folder: Path) -> float:
     """Environment steps a second of wall time, from the end of the first update to the end of the last."""
     from ballbot.ppo import train
@@ -437,6 +491,7 @@ RUN: dict[Section, Callable[[Args], Iterator[Figure]]] = {
     "integrators": integrators,
     "contact_fix": contact_fixes,
     "threads": threads,
+    "cameras": cameras,
     "ppo": ppo,
 }
 

@@ -92,8 +92,7 @@ sims = Simulations(1, terrain="perlin", integrator="Euler", num_threads=1, num_t
                    terrain_seed=0)
 camera, rng = DepthCamera(sims.model, sims.heights), np.random.default_rng(0)
 model = build_model(sims.heights[:1])
-# MuJoCo draws a ball as a polyhedron of 28 slices: near its edge the surface is up to 2 cm off the sphere
-model.vis.quality.numslices = model.vis.quality.numstacks = 128
+model.vis.quality.numslices = model.vis.quality.numstacks = int(sys.argv[2])
 data = mujoco.MjData(model)
 renderer = mujoco.Renderer(model, 64, 64)
 renderer.enable_depth_rendering()
@@ -118,20 +117,23 @@ print("median", np.median(errors), "within", (errors < 2e-3).mean())
 """
 
 
-def test_images_agree_with_mujocos_renderer():
+@pytest.mark.parametrize(("slices", "least"), [(28, 0.98), (128, 0.999)])
+def test_images_agree_with_mujocos_renderer(slices, least):
+    """MuJoCo draws the ball as a polyhedron, by default of 28 slices, too coarse for the ball's edge in the images."""
     said = []
     for kind in dict.fromkeys((os.environ.get("MUJOCO_GL") or "egl", "egl", "osmesa")):
         done = subprocess.run(
-            [sys.executable, "-c", COMPARE, str(Path(__file__).parent)],
+            [sys.executable, "-c", COMPARE, str(Path(__file__).parent), str(slices)],
             env=os.environ | {"MUJOCO_GL": kind},
             capture_output=True,
             text=True,
             timeout=280,
         )
         if done.returncode == 0:
+            print(done.stdout)
             _, median, _, within = done.stdout.split()
             assert float(median) <= 1e-4
-            assert float(within) >= 0.99
+            assert float(within) >= least
             return
         said.append(done.stderr[-2000:])
         assert "AssertionError" not in done.stderr and "test_depth_camera" not in done.stderr, done.stderr

@@ -8,7 +8,7 @@ rows, so nothing lags and no derived field has to be copied out.
 from __future__ import annotations
 
 import weakref
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import gymnasium as gym
 import numpy as np
@@ -17,7 +17,6 @@ from numpy.typing import NDArray
 
 import mujoco_patch
 from ballbot.envs import rewards
-from ballbot.envs.cameras import Cameras, Encoder
 from ballbot.envs.checks import (
     check_actions,
     check_choice,
@@ -35,6 +34,9 @@ from ballbot.envs.random_streams import WORDS, new_stream, pack_streams, unpack_
 from ballbot.envs.rendering import Renderer
 from ballbot.envs.simulation import TERRAINS, Simulations
 from ballbot.envs.terrain import SPLITS
+
+if TYPE_CHECKING:
+    from ballbot.envs.cameras import Cameras, Encoder
 
 Bools = NDArray[np.bool_]
 Observation = NDArray[np.float32] | dict[str, NDArray[np.float32]]
@@ -206,6 +208,8 @@ class BallbotVectorEnv(VectorEnv[Any, NDArray[Any], NDArray[Any]]):
         """None without images."""
         stagger_cameras = check_flag("stagger_cameras", stagger_cameras)
         if observation != "proprioception":
+            from ballbot.envs.cameras import Cameras  # needs PyTorch, which the world alone does without
+
             self.cameras = Cameras(
                 self.simulations,
                 encoder=encoder,

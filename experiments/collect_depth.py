@@ -10,6 +10,7 @@ block under way; the same command goes on, and ends with the same images as a ru
 
 from __future__ import annotations
 
+import hashlib
 import math
 import sys
 import time
@@ -75,6 +76,8 @@ def check(args: Args) -> Args:
     for name, highest in (("num_images", 10**9), ("interval", 10**6), ("num_terrains", 4096)):
         if not 1 <= getattr(args, name) <= highest:
             raise ValueError(f"--{name.replace('_', '-')} {getattr(args, name)} is out of range: use 1 to {highest}")
+    if not 0 <= args.seed < 2**63:
+        raise ValueError(f"--seed {args.seed} is out of range: use 0 or more")
     if not args.policy:
         raise ValueError("--policy needs at least one of random, pid, or a checkpoint")
     return args
@@ -119,6 +122,11 @@ def trained_policy(path: Path) -> tuple[str, Callable[[BallbotVectorEnv, int], P
         return lambda obs, began: agent.act(obs["proprioception"]).cpu().numpy()
 
     return str(metadata.get("frame", "body")), policy
+
+
+def file_hash(path: Path) -> str:
+    """SHA-256 of a file: a policy of the same name may have learned more since."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def collect_block(envs: BallbotVectorEnv, policy: Policy, seed: int, block: int) -> tuple[NDArray[np.float32], Any]:
@@ -182,6 +190,7 @@ def collect(args: Args) -> DepthDataset:
         "takes_per_block": TAKES,
         "initial_tilt_deg": args.initial_tilt_deg,
         "initial_speed": args.initial_speed,
+        "checkpoints": {p: file_hash(Path(p)) for p in args.policy if p not in ("random", "pid")},
         "cameras": count,
         "ballbot": ballbot.__version__,
         "mujoco": version("mujoco"),

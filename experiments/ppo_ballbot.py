@@ -237,7 +237,7 @@ def main(argv: list[str] | None = None) -> None:
     inputs = {"observation": "proprioception", "frame": args.env.frame, "terrain": args.env.terrain}
     if args.env.cameras:
         try:
-            encoder = load_encoder(args.env.encoder)
+            encoder = load_encoder(args.env.encoder or "")
         except EncoderError as error:
             fail(error)
         options |= {"observation": "encoded", "encoder": encoder}

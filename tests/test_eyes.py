@@ -93,6 +93,7 @@ def test_bad_input_is_refused_by_name(folder, tmp_path):
         ("collect_depth.py", ["--num-images", 0], "--num-images 0 is out of range"),
         ("collect_depth.py", ["--num-envs", 0], "num_envs=0 is out of range"),
         ("collect_depth.py", ["--interval", 0], "--interval 0 is out of range"),
+        ("collect_depth.py", ["--seed", -1], "--seed -1 is out of range"),
         ("collect_depth.py", ["--policy", "none.pt"], "none.pt does not exist"),
         ("collect_depth.py", ["--policy", tmp_path / "policy.pt"], "damaged or no checkpoint"),
         ("pretrain_encoder.py", ["--data", "nowhere"], "no card.json"),

@@ -1,10 +1,10 @@
 """The robot's eyes: an autoencoder of depth images, the data it learns from, and its frozen encoder.
 
-``load_encoder()`` is the one that comes with ballbot; hand it to the environment::
+Hand a trained encoder to the environment::
 
     from ballbot.encoders import load_encoder
     from ballbot.envs import BallbotVectorEnv
-    envs = BallbotVectorEnv(64, observation="encoded", encoder=load_encoder())
+    envs = BallbotVectorEnv(64, observation="encoded", encoder=load_encoder("encoder.pt"))
 
 ``experiments/collect_depth.py`` makes a data set and ``experiments/pretrain_encoder.py`` learns from one.
 """

@@ -32,6 +32,7 @@ class Architecture:
     """Of each convolution; each halves the image's sides."""
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "channels", tuple(self.channels))
         sizes = (self.height, self.width, self.embedding_size, *self.channels)
         if not all(type(size) is int and 1 <= size <= 4096 for size in sizes) or not self.channels:
             raise ValueError(f"{self}: sizes must be whole numbers from 1 to 4096")

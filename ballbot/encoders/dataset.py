@@ -130,11 +130,13 @@ class DepthDataset:
             )
         if not (images.min(initial=0) >= 0 and images.max(initial=0) <= self.max_depth):
             raise ValueError(f"images hold depths outside 0 to {self.max_depth:g} m")
+        if not len(records):
+            return
         steps = np.rint(images * np.float32(FULL_SCALE / self.max_depth)).astype("<u2")
         start = len(self)
         for name, array in (("images.u16", steps), ("records.bin", records)):
             with open(self.folder / name, "r+b") as file:
-                file.truncate(start * array[0].nbytes if len(array) else None)
+                file.truncate(start * array[0].nbytes)
                 file.seek(0, os.SEEK_END)
                 file.write(np.ascontiguousarray(array).tobytes())
                 file.flush()

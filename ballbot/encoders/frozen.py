@@ -7,25 +7,27 @@ hash of the content, by which a policy recognises the eyes it was trained with.
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import zipfile
 from dataclasses import asdict
-from importlib.resources import files
 from pathlib import Path
 from typing import Any, Self
 
+import numpy as np
 import torch
 from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_linear_bn_eval
 
 from ballbot.encoders.autoencoder import Architecture, Autoencoder
+from ballbot.ppo.checkpoint import write_atomic
 
 FORMAT_VERSION = 1
 BATCH = 8
 """Images encoded together, always: matrix products round differently for other numbers of rows, and an image must give
 the same numbers whether one robot or a thousand look."""
 MAX_FILE_SIZE = 2**30
-"""Bytes; a thousand times the encoder that comes with ballbot."""
+"""Bytes; a thousand times the reference's encoder."""
 
 
 class EncoderError(RuntimeError):
@@ -44,15 +46,15 @@ class FrozenEncoder(nn.Module):
     def __init__(self, autoencoder: Autoencoder, max_depth: float = 1.0, card: dict[str, Any] | None = None) -> None:
         super().__init__()
         self.architecture = autoencoder.architecture
-        self.max_depth = max_depth
+        self.max_depth = float(max_depth)
         self.card = {} if card is None else card
-        self.weights = {name: x.detach().cpu().clone() for name, x in autoencoder.state_dict().items()}
-        self.content_hash = content_hash(self.architecture, max_depth, self.weights)
-        """64 hexadecimal digits: architecture, input and weights of the encoder."""
         networks = Autoencoder(self.architecture)
-        networks.load_state_dict(self.weights)
+        networks.load_state_dict(autoencoder.state_dict())  # in float32, whatever they were
+        self.weights = {name: x.detach().cpu().clone() for name, x in networks.state_dict().items()}
+        self.content_hash = content_hash(self.architecture, self.max_depth, self.weights)
+        """64 hexadecimal digits: architecture, input and weights of the encoder."""
         self.layers = _without_batch_norm(networks.encoder.eval())
-        self.decoder = networks.decoder.eval()
+        self.decoder = _without_batch_norm(networks.decoder.eval())
         self.requires_grad_(False)
         super().train(False)
 
@@ -70,6 +72,9 @@ class FrozenEncoder(nn.Module):
             raise RuntimeError("this encoder is frozen: train an Autoencoder and load what save_encoder wrote")
         return super().requires_grad_(False)
 
+    def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
+        raise RuntimeError("this encoder is frozen, its weights are its file's: use load_encoder")
+
     @torch.no_grad()
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """(k, embedding_size) embeddings in [-1, 1] of (k, 1, height, width) float32 images, depth in m.
@@ -86,7 +91,7 @@ class FrozenEncoder(nn.Module):
         if not len(images):
             return images.new_zeros((0, a.embedding_size))
         low, high = (float(x) for x in images.aminmax())
-        if not (low >= 0 and high <= self.max_depth):  # NaN too
+        if not (low >= 0 and high <= np.float32(self.max_depth)):  # NaN too
             raise ValueError(
                 f"images hold depths from {low:g} to {high:g}, this encoder takes 0 to {self.max_depth:g} m: clip them "
                 "and check their unit"
@@ -112,34 +117,30 @@ def save_encoder(path: str | Path, encoder: FrozenEncoder) -> None:
         OSError: the file cannot be written.
     """
     path = Path(path)
-    temporary = path.with_name(f".{path.name}.tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        torch.save(
-            {
-                "format_version": FORMAT_VERSION,
-                "kind": "encoder",
-                "architecture": {**asdict(encoder.architecture), "channels": list(encoder.architecture.channels)},
-                "max_depth": encoder.max_depth,
-                "weights": encoder.weights,
-                "card": json.dumps(encoder.card),
-                "content_hash": encoder.content_hash,
-            },
-            temporary,
-        )
-        temporary.replace(path)
-    except (OSError, RuntimeError) as error:  # torch.save raises RuntimeError when the disk is full
-        temporary.unlink(missing_ok=True)
-        raise OSError(f"cannot write {path} ({error}); what it held before is untouched") from error
+    path.parent.mkdir(parents=True, exist_ok=True)
+    content = io.BytesIO()
+    torch.save(
+        {
+            "format_version": FORMAT_VERSION,
+            "kind": "encoder",
+            "architecture": {**asdict(encoder.architecture), "channels": list(encoder.architecture.channels)},
+            "max_depth": encoder.max_depth,
+            "weights": encoder.weights,
+            "card": json.dumps(encoder.card),
+            "content_hash": encoder.content_hash,
+        },
+        content,
+    )
+    write_atomic(path, content.getvalue())
 
 
-def load_encoder(path: str | Path | None = None, device: str | torch.device = "cpu") -> FrozenEncoder:
-    """The frozen encoder in a file; None takes the one that comes with ballbot.
+def load_encoder(path: str | Path, device: str | torch.device = "cpu") -> FrozenEncoder:
+    """The frozen encoder in a file that ``pretrain_encoder.py`` wrote.
 
     Raises:
         EncoderError: the file is missing, damaged, or not an encoder's.
     """
-    path = Path(str(files("ballbot.assets") / "encoder.pt")) if path is None else Path(path)
+    path = Path(path)
     if not path.is_file():
         raise EncoderError(f"{path} does not exist or is no file: give a file that pretrain_encoder.py wrote")
     if (size := path.stat().st_size) > MAX_FILE_SIZE:
@@ -195,6 +196,8 @@ def _without_batch_norm(layers: nn.Module) -> nn.Sequential:
     for layer in layers.children():
         if isinstance(layer, nn.BatchNorm2d) and isinstance(folded[-1], nn.Conv2d):
             folded[-1] = fuse_conv_bn_eval(folded[-1], layer)
+        elif isinstance(layer, nn.BatchNorm2d) and isinstance(folded[-1], nn.ConvTranspose2d):
+            folded[-1] = fuse_conv_bn_eval(folded[-1], layer, transpose=True)
         elif isinstance(layer, nn.BatchNorm1d) and isinstance(folded[-1], nn.Linear):
             folded[-1] = fuse_linear_bn_eval(folded[-1], layer)
         else:

@@ -95,7 +95,13 @@ class Cameras:
     def state_options(self) -> dict[str, Any]:
         """What must be equal for a state to mean the same; an encoder counts by its ``content_hash``, if it has one."""
         encoder = getattr(self._encoder, "content_hash", None)
-        return {"interval": self.interval, "stagger": self.stagger, "shape": list(self.shape), "encoder": encoder}
+        return {
+            "interval": self.interval,
+            "stagger": self.stagger,
+            "images": list(self._camera.shape),
+            "shape": list(self.shape),
+            "encoder": encoder,
+        }
 
     def get_state(self) -> dict[str, Any]:
         """Copies of everything that changes."""

@@ -63,12 +63,17 @@ class DepthCamera:
         cameras = [i for i, name in enumerate(names) if name.startswith(prefix)]
         if not cameras:
             raise ValueError(f"prefix={prefix!r}: no camera's name begins with it, the model has {names}")
+        if resolution is not None and (not isinstance(resolution, (tuple, list)) or len(resolution) != 2):
+            raise ValueError(f"resolution={resolution!r} must be (height, width) in pixels")
         width, height = model.cam_resolution[cameras[0]].tolist() if resolution is None else resolution[::-1]
         self.height = check_count("camera height", height, 1, MAX_RESOLUTION)
         self.width = check_count("camera width", width, 1, MAX_RESOLUTION)
         self.max_depth = check_number("max_depth", max_depth, 0.01, 100.0)
         self.num_cameras = len(cameras)
-        self.device = torch.device(device)
+        try:
+            self.device = torch.empty(0, device=device).device
+        except (RuntimeError, AssertionError) as error:
+            raise ValueError(f"device={device!r} cannot be used ({error}): use 'cpu', or 'cuda' with a GPU") from error
 
         data = mujoco.MjData(model)
         mujoco.mj_resetDataKeyframe(model, data, model.key("settled").id)

@@ -106,7 +106,7 @@ class BallbotVectorEnv(VectorEnv[Any, NDArray[Any], NDArray[Any]]):
             max_episode_steps, so that time-outs do not all come at once; episodes that autoreset begins are whole.  A
             shortened episode that reaches its limit is truncated and a success like any other.
         encoder: for observation="encoded": any function of (k, 1, height, width) float32 images, depth in m from 0 to
-            1, that returns (k, size) embeddings, such as ``ballbot.encoders.load_encoder()``.
+            1, that returns (k, size) embeddings, such as ``ballbot.encoders.load_encoder(path)``.
         camera_interval: steps from an image to the next; 6 are 83.3 Hz.
         camera_resolution: (height, width) of the images in pixels; None takes the MJCF's, 64 x 64.
         stagger_cameras: take the images of different simulations at different steps instead of all at once.
@@ -157,7 +157,7 @@ class BallbotVectorEnv(VectorEnv[Any, NDArray[Any], NDArray[Any]]):
         if (observation == "encoded") != (encoder is not None):
             raise ValueError(
                 f"observation={observation!r} with encoder={encoder!r}: observation='encoded' needs an encoder, for "
-                "example encoder=ballbot.encoders.load_encoder(), and the others take none"
+                "example encoder=ballbot.encoders.load_encoder(path), and the others take none"
             )
         check_choice("frame", frame, tuple(OBSERVE))
         check_choice("integrator", integrator, tuple(INTEGRATORS))

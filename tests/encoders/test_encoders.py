@@ -75,6 +75,28 @@ def test_nothing_changes_a_frozen_encoder():
         encoder.requires_grad_(True)
 
 
+def test_nothing_is_loaded_into_a_frozen_encoder_and_its_decoder_stays_too():
+    encoder, other = FrozenEncoder(trained()), FrozenEncoder(trained(seed=1))
+    with pytest.raises(RuntimeError, match="frozen"):
+        encoder.load_state_dict(other.state_dict())
+    with pytest.raises(RuntimeError, match="frozen"):
+        torch.nn.Sequential(encoder).load_state_dict(torch.nn.Sequential(other).state_dict())
+    embeddings = torch.rand(8, 3)
+    before = encoder.decode(embeddings)
+    encoder.decoder.train()
+    assert torch.equal(encoder.decode(embeddings), before)
+    networks = trained().eval()
+    torch.testing.assert_close(before, networks.decoder(embeddings).clamp(0, 1))
+
+
+def test_what_was_saved_loads_whatever_types_it_was_made_of(tmp_path):
+    lists = Autoencoder(Architecture(16, 16, 3, [4, 4]))  # type: ignore[arg-type]
+    for networks, depth in ((trained(), 1), (lists, 1.0), (trained().double(), 0.1)):
+        save_encoder(tmp_path / "e.pt", FrozenEncoder(networks, depth))
+        encoder = load_encoder(tmp_path / "e.pt")
+        encoder(torch.full((1, 1, 16, 16), float(depth)))
+
+
 def test_an_image_is_encoded_alike_alone_and_in_company():
     encoder = FrozenEncoder(trained(Architecture()))
     images = torch.rand(37, 1, 64, 64)
@@ -179,6 +201,8 @@ def test_images_come_back_to_within_half_a_step(tmp_path):
     assert len(again) == 50 and again.card["provenance"] == {"seed": 0}
     expected = gradient_images(np.random.default_rng(0), 50)
     np.testing.assert_allclose(again.images(np.arange(50)), expected, atol=0.51 / 65535)
+    data.append(expected[:0], np.zeros(0, RECORD))
+    assert len(DepthDataset(tmp_path / "d")) == 50
     data.append(expected[:3], np.zeros(3, RECORD))
     assert len(DepthDataset(tmp_path / "d")) == 53
 

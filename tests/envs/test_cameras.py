@@ -156,6 +156,8 @@ def test_gymnasiums_checker_passes(options):
         ({"camera_interval": 0}, ValueError, "camera_interval=0 is out of range"),
         ({"camera_interval": 2.5}, TypeError, "camera_interval=2.5 must be an integer"),
         ({"camera_resolution": (0, 64)}, ValueError, "camera height=0 is out of range"),
+        ({"camera_resolution": 64}, ValueError, "must be .height, width."),
+        ({"camera_device": "banana"}, ValueError, "device='banana' cannot be used"),
         ({"stagger_cameras": "no"}, TypeError, "stagger_cameras='no' must be True or False"),
     ],
 )

@@ -383,7 +383,7 @@ def images(args: Args, robots: int) -> Iterator[Figure]:
     for _ in range(args.repeat):
         start = time.perf_counter()
         for _ in range(10):
-            eyes.start(np.arange(robots), sims.robot_state())
+            eyes.take(np.arange(robots), sims.robot_state())
         ours.append(1e3 * (time.perf_counter() - start) / (10 * robots * eyes.shape[0]))
         seconds = 0.0
         for i in range(min(robots, 16)):  # uploading the terrain is not counted: it changes once an episode

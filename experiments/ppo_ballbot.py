@@ -31,6 +31,7 @@ import tyro
 
 from ballbot.encoders import EncoderError, load_encoder
 from ballbot.envs import BallbotVectorEnv
+from ballbot.envs.simulation import usable_cpus
 from ballbot.ppo import (
     CheckpointError,
     DivergedError,
@@ -197,8 +198,7 @@ def simulation_threads(num_threads: int) -> int:
     processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     if num_threads or processes == 1:
         return num_threads
-    count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(count // processes, 1)
+    return max(usable_cpus() // processes, 1)
 
 
 def prepare(argv: list[str] | None) -> tuple[Args, Path]:
@@ -235,9 +235,9 @@ def main(argv: list[str] | None = None) -> None:
     options["num_threads"] = simulation_threads(args.env.num_threads)
     # what a policy's inputs mean: a checkpoint refuses to go on with others
     inputs = {"observation": "proprioception", "frame": args.env.frame, "terrain": args.env.terrain}
-    if args.env.cameras:
+    if args.env.encoder is not None:  # and with it the cameras, see prepare()
         try:
-            encoder = load_encoder(args.env.encoder or "")
+            encoder = load_encoder(args.env.encoder)
         except EncoderError as error:
             fail(error)
         options |= {"observation": "encoded", "encoder": encoder}

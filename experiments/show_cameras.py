@@ -47,28 +47,15 @@ class Args:
     """Pixels along a side of the depth images; with --encoder, what the encoder takes."""
 
 
-def draw(model: mujoco.MjModel, data: mujoco.MjData, size: int) -> tuple[Any, NDArray[np.float32]]:
-    """A picture of the robot and MuJoCo's (2, size, size) depth images, clipped to 1 m.
-
-    Raises:
-        RuntimeError: no OpenGL.
-    """
-    try:
-        with mujoco.Renderer(model, 480, 480) as renderer:
-            renderer.update_scene(data, camera="follow")
-            picture = renderer.render().copy()
-        with mujoco.Renderer(model, size, size) as renderer:
-            renderer.enable_depth_rendering()
-            images = []
-            for camera in ("cam_0", "cam_1"):
-                renderer.update_scene(data, camera=camera)
-                images.append(renderer.render().copy())
-    except Exception as error:
-        raise RuntimeError(
-            f"no OpenGL ({error}): install EGL or OSMesa (Debian: apt-get install libegl1 or libosmesa6) and set "
-            "MUJOCO_GL=egl or MUJOCO_GL=osmesa"
-        ) from error
-    return picture, np.clip(np.stack(images), 0.0, 1.0)
+def mujocos_depth(model: mujoco.MjModel, data: mujoco.MjData, size: int) -> NDArray[np.float32]:
+    """MuJoCo's (2, size, size) depth images, clipped to 1 m."""
+    images = []
+    with mujoco.Renderer(model, size, size) as renderer:
+        renderer.enable_depth_rendering()
+        for camera in ("cam_0", "cam_1"):
+            renderer.update_scene(data, camera=camera)
+            images.append(renderer.render().copy())
+    return np.clip(np.stack(images), 0.0, 1.0)
 
 
 def show(args: Args) -> str:
@@ -88,21 +75,25 @@ def show(args: Args) -> str:
         terrain_split=args.terrain_split,
         camera_resolution=(args.size, args.size),
         num_threads=1,
+        render_mode="rgb_array",
     )
     envs.reset(seed=args.seed)
     sims, rng = envs.simulations, np.random.default_rng(args.seed)
     terrain = int(sims.terrain_ids[0])
     sims.place(0, terrain, yaw=rng.uniform(0, 6.28), tilt=np.radians(args.tilt_deg), tilt_axis=rng.uniform(0, 6.28))
     assert envs.cameras is not None and sims.heights is not None
-    envs.cameras.start(np.array([0]), sims.robot_state())
+    envs.cameras.take(np.array([0]), sims.robot_state())
     cast = envs.cameras.latest[0]
+    pictures = envs.render()
+    assert pictures is not None
+    picture = pictures[0][:, 80:560]  # the middle of 640 columns, a square
 
     model = build_model(sims.heights[terrain][None])
     model.vis.quality.numslices = model.vis.quality.numstacks = BALL_SLICES
     data = mujoco.MjData(model)
     data.qpos[:] = sims.qpos[0]
     mujoco.mj_forward(model, data)
-    picture, drawn = draw(model, data, args.size)
+    drawn = mujocos_depth(model, data, args.size)
     gap = np.abs(cast - drawn)
 
     columns = ["depth, m", "MuJoCo's renderer, m", "difference, mm"]

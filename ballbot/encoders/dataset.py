@@ -21,6 +21,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ballbot.ppo.checkpoint import write_atomic
+
 FORMAT_VERSION = 1
 FULL_SCALE = 65535
 RECORD = np.dtype(
@@ -89,7 +91,7 @@ class DepthDataset:
             "num_images": 0,
             "provenance": provenance,
         }
-        _write_json(folder / "card.json", card)
+        _write_card(folder, card)
         return cls(folder)
 
     def __len__(self) -> int:
@@ -142,7 +144,7 @@ class DepthDataset:
                 file.flush()
                 os.fsync(file.fileno())
         card = self.card | {"num_images": start + len(records)}
-        _write_json(self.folder / "card.json", card)
+        _write_card(self.folder, card)
         self.card = card
 
     def split_by_terrain(self, validation: float, seed: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
@@ -194,14 +196,5 @@ class DepthDataset:
         return card
 
 
-def _write_json(path: Path, content: dict[str, Any]) -> None:
-    temporary = path.with_name(f".{path.name}.tmp")
-    try:
-        with open(temporary, "w") as file:
-            json.dump(content, file, indent=2)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except OSError:
-        temporary.unlink(missing_ok=True)
-        raise
+def _write_card(folder: Path, card: dict[str, Any]) -> None:
+    write_atomic(folder / "card.json", json.dumps(card, indent=2).encode())

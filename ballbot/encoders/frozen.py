@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-import zipfile
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Self
@@ -20,7 +19,7 @@ from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_linear_bn_eval
 
 from ballbot.encoders.autoencoder import Architecture, Autoencoder
-from ballbot.ppo.checkpoint import write_atomic
+from ballbot.ppo.checkpoint import read_archive, write_atomic
 
 FORMAT_VERSION = 1
 BATCH = 8
@@ -148,11 +147,8 @@ def load_encoder(path: str | Path, device: str | torch.device = "cpu") -> Frozen
             f"{path} has {size} bytes, more than any encoder: give a file that pretrain_encoder.py wrote"
         )
     try:
-        with zipfile.ZipFile(path) as archive:  # torch.save writes checksums, torch.load does not compare them
-            if (part := archive.testzip()) is not None:
-                raise zipfile.BadZipFile(f"wrong checksum of {part}")
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch raises whatever the damaged byte happens to break
+        content = read_archive(path)
+    except Exception as error:
         raise EncoderError(
             f"{path} is damaged or no encoder ({type(error).__name__}): copy or train it again"
         ) from error
@@ -164,8 +160,7 @@ def load_encoder(path: str | Path, device: str | torch.device = "cpu") -> Frozen
             "version of the program that wrote it"
         )
     try:
-        fields = dict(content["architecture"])
-        networks = Autoencoder(Architecture(**{**fields, "channels": tuple(fields["channels"])}))
+        networks = Autoencoder(Architecture(**content["architecture"]))
         networks.load_state_dict(content["weights"])
         if not all(x.isfinite().all() for x in networks.state_dict().values()):
             raise ValueError("weights are not finite")

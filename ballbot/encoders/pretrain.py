@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from torch.utils.tensorboard import SummaryWriter
 
 from ballbot.encoders.autoencoder import Architecture, Autoencoder
-from ballbot.encoders.dataset import FULL_SCALE, DatasetError, DepthDataset
+from ballbot.encoders.dataset import DatasetError, DepthDataset
 from ballbot.encoders.frozen import FrozenEncoder, load_encoder, save_encoder
 from ballbot.ppo.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
 
@@ -217,8 +217,7 @@ def measure_baselines(data: DepthDataset, training: Indices, validation: Indices
 
 
 def _batch(data: DepthDataset, indices: Indices) -> torch.Tensor:
-    stored = torch.from_numpy(data.stored[indices].astype(np.int32))
-    return stored[:, None].float() * (data.max_depth / FULL_SCALE)
+    return torch.from_numpy(data.images(indices))[:, None]
 
 
 @torch.no_grad()

@@ -78,19 +78,15 @@ class Cameras:
         self._age += 1
         self._countdown -= 1
         due = self._countdown <= 0
+        self._countdown[due] = self.interval
         if sound is not None:
             due &= sound
-        self._countdown[self._countdown <= 0] = self.interval
         if due.any():
-            self._take(np.flatnonzero(due), robots)
+            self.take(np.flatnonzero(due), robots)
 
     def start_clock(self, i: int, draw: Callable[[int, int], Any]) -> None:
         """Let i's next image come after ``interval`` steps; with ``stagger``, after draw(1, interval + 1)."""
         self._countdown[i] = int(draw(1, self.interval + 1)) if self.stagger else self.interval
-
-    def start(self, ids: NDArray[Any], robots: RobotState) -> None:
-        """Fresh images for episodes that begin."""
-        self._take(ids, robots)
 
     def state_options(self) -> dict[str, Any]:
         """What must be equal for a state to mean the same; an encoder counts by its ``content_hash``, if it has one."""
@@ -119,7 +115,8 @@ class Cameras:
         """Restore what ``check_state`` returned."""
         self.latest[:], self._age[:], self._countdown[:] = state["latest"], state["age"], state["countdown"]
 
-    def _take(self, ids: NDArray[Any], robots: RobotState) -> None:
+    def take(self, ids: NDArray[Any], robots: RobotState) -> None:
+        """Take images of these simulations now; their clocks run on."""
         ball = self._sims.layout.ball_qpos
         pose = (
             robots.position.T[ids],

@@ -24,7 +24,7 @@ QUICK_STEPS = 3
 MORE_STEPS = 6
 """Steps of those that have not found their triangle by then."""
 TOLERANCE = 5e-5
-"""m: the quick search has found the triangle when it moves by less, and the walk passes an edge by as much."""
+"""m: the quick search has found the triangle when it moves by less."""
 ROUNDING = 1e-3
 """Cells, 0.03 mm: more than float32 rounds a place on the field by."""
 AROUND = 5

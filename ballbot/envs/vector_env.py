@@ -256,20 +256,18 @@ class BallbotVectorEnv(VectorEnv[Any, NDArray[Any], NDArray[Any]]):
         """
         self._check_open()
         mask, seeds = check_reset_mask(options, self.num_envs), check_seeds(seed, self.num_envs)
+        ids = np.flatnonzero(mask)
+        seeded = [int(i) for i in ids if seeds[i] is not None or not self._streams]
         if not self._streams:
             if not mask.all():
                 raise gym.error.ResetNeeded("the first reset() must reset every simulation: leave reset_mask out")
             self._streams = [new_stream(s) for s in seeds]
             self._seeds = [-1 if s is None else s for s in seeds]
-            if self.cameras is not None:
-                for k, stream in enumerate(self._streams):
-                    self.cameras.start_clock(k, stream.integers)
-        ids = np.flatnonzero(mask)
-        for i in ids:
+        for i in seeded:
             if (seed_i := seeds[i]) is not None:
                 self._streams[i], self._seeds[i] = new_stream(seed_i), seed_i
-                if self.cameras is not None:
-                    self.cameras.start_clock(int(i), self._streams[i].integers)
+            if self.cameras is not None:
+                self.cameras.start_clock(i, self._streams[i].integers)
         self._start_episodes(ids, stagger=self.stagger_first_episodes)
         if self.render_mode == "human":
             self.render()
@@ -469,7 +467,7 @@ class BallbotVectorEnv(VectorEnv[Any, NDArray[Any], NDArray[Any]]):
         observations = self._observe(self._robots, self.goal, self._actions)
         self._obs[ids] = observations[ids]
         if self.cameras is not None:
-            self.cameras.start(ids, self._robots)
+            self.cameras.take(ids, self._robots)
 
     def _make_observation_space(self) -> gym.spaces.Space[Any]:
         def box(*shape: int, low: float = -np.inf, high: float = np.inf) -> gym.spaces.Box:

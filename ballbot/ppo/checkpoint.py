@@ -96,6 +96,14 @@ def save_checkpoint(paths: list[Path], state: dict[str, Any]) -> None:
         write_atomic(path, buffer.getvalue())
 
 
+def read_archive(path: Path) -> Any:
+    """What torch.save wrote, without running any code from it; raises whatever the damaged byte happens to break."""
+    with zipfile.ZipFile(path) as archive:  # torch.save writes checksums, torch.load does not compare them
+        if (part := archive.testzip()) is not None:
+            raise zipfile.BadZipFile(f"wrong checksum of {part}")
+    return torch.load(path, map_location="cpu", weights_only=True)
+
+
 def load_checkpoint(path: str | Path) -> dict[str, Any]:
     """Read a checkpoint without running any code from it.
 
@@ -106,11 +114,8 @@ def load_checkpoint(path: str | Path) -> dict[str, Any]:
     if not path.is_file():
         raise CheckpointError(f"{path} does not exist or is no file; pass a checkpoint (.pt)")
     try:
-        with zipfile.ZipFile(path) as archive:  # torch.save writes checksums, torch.load does not compare them
-            if (part := archive.testzip()) is not None:
-                raise zipfile.BadZipFile(f"wrong checksum of {part}")
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch raises whatever the damaged byte happens to break
+        state = read_archive(path)
+    except Exception as error:
         raise CheckpointError(
             f"{path} is damaged or no checkpoint ({type(error).__name__}); "
             "pass another one of the same run, or the run directory to take the newest that can be read"

@@ -195,8 +195,7 @@ def collect(args: Args) -> DepthDataset:
         "ballbot": ballbot.__version__,
         "mujoco": version("mujoco"),
     }
-    if (args.out / "card.json").exists():
-        data = DepthDataset(args.out)
+    if (args.out / "card.json").exists() and len(data := DepthDataset(args.out)):
         old = data.card["provenance"]
         differing = [f"{k} was {old.get(k)!r}, is {v!r}" for k, v in provenance.items() if old.get(k) != v]
         if differing:

@@ -11,8 +11,9 @@ Ctrl-C loses at most the epoch under way; --resume goes on with the same numbers
 from __future__ import annotations
 
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Annotated
 
 import torch
 import tyro
@@ -31,22 +32,7 @@ class Args:
     """Folder of the data set."""
     out: Path = Path("encoder.pt")
     """File of the encoder; it holds the best one so far."""
-    epochs: int = 20
-    """Passes over the training images."""
-    batch_size: int = 256
-    """Images a gradient step."""
-    lr: float = 1e-3
-    """Learning rate of Adam at the start; it falls along a cosine."""
-    validation: float = 0.15
-    """Share of the terrains that are validated on."""
-    patience: int = 5
-    """Epochs without a better validation before training stops."""
-    seed: int = 0
-    """Of weights, order and split."""
-    embedding_size: int = 20
-    """Numbers that stand for an image."""
-    channels: tuple[int, ...] = (32, 32)
-    """Of each convolution."""
+    settings: Annotated[PretrainConfig, tyro.conf.arg(name="")] = field(default_factory=PretrainConfig)
     run_name: str | None = None
     """Folder under runs/ for TensorBoard and what --resume goes on from (default: the name of --out)."""
     resume: bool = False
@@ -57,29 +43,19 @@ class Args:
 
 def main(argv: list[str] | None = None) -> int:
     """Train, and return the exit status."""
-    args = tyro.cli(Args, args=argv, description=__doc__)
     try:
+        args = tyro.cli(Args, args=argv, description=__doc__)
         if not 0 <= args.torch_threads <= 1024:
             raise ValueError(f"--torch-threads {args.torch_threads} is out of range: use 0 to 1024")
         if args.torch_threads:
             torch.set_num_threads(args.torch_threads)
-        config = PretrainConfig(
-            epochs=args.epochs,
-            batch_size=args.batch_size,
-            learning_rate=args.lr,
-            validation=args.validation,
-            patience=args.patience,
-            seed=args.seed,
-            embedding_size=args.embedding_size,
-            channels=args.channels,
-        )
         log_dir = Path("runs") / (args.run_name or args.out.stem)
         if not args.resume and (log_dir / "training.pt").exists():
             raise ValueError(f"{log_dir} holds a training already: use --resume to go on, or another --run-name")
         if not args.resume and args.out.exists():
             raise ValueError(f"--out {args.out} exists already: choose another file")
         encoder = pretrain(
-            DepthDataset(args.data), config, args.out, log_dir, args.resume, lambda line: print(line, flush=True)
+            DepthDataset(args.data), args.settings, args.out, log_dir, args.resume, lambda line: print(line, flush=True)
         )
     except (ValueError, OSError, DatasetError, EncoderError, CheckpointError) as error:
         print(f"error: {error}", file=sys.stderr)

@@ -101,7 +101,7 @@ def test_bad_input_is_refused_by_name(folder, tmp_path):
         ("pretrain_encoder.py", ["--data", truncated], "it was truncated"),
         ("pretrain_encoder.py", ["--data", few], "collect more"),
         ("pretrain_encoder.py", ["--data", folder / "whole", "--epochs", 0], "epochs = 0 is out of range"),
-        ("pretrain_encoder.py", ["--data", folder / "whole", "--lr", -1], "learning_rate = -1.0 is out of range"),
+        ("pretrain_encoder.py", ["--data", folder / "whole", "--lr", -1], "lr = -1.0 is out of range"),
         (
             "pretrain_encoder.py",
             ["--data", folder / "whole", "--batch-size", 32, "--resume"],

@@ -2,6 +2,9 @@
 
 The encoder is the reference's (Salehi 2025, arXiv:2505.18417): convolutions of stride 2 with batch normalisation, then
 a linear layer, batch normalisation and tanh.  Convolutions and sizes are open to change, see ``Architecture``.
+
+The decoder, which only training needs, adds to the reference's convolutions a linear layer from the embedding straight
+to the pixels.  It draws what principal components would after an epoch; without it, errors were four times as large.
 """
 
 from __future__ import annotations
@@ -53,6 +56,43 @@ class Architecture:
         return self.channels[-1], self.height // self.shrink, self.width // self.shrink
 
 
+class Decoder(nn.Module):
+    """Images from embeddings: a linear picture, and what convolutions make of it in addition; both start at zero.
+
+    Args:
+        architecture: sizes.
+    """
+
+    def __init__(self, architecture: Architecture) -> None:
+        super().__init__()
+        up: list[nn.Module] = []
+        channels = architecture.channels[::-1]
+        for inputs, outputs in pairwise(channels):
+            up += [nn.ConvTranspose2d(inputs, outputs, 4, stride=2, padding=1), nn.BatchNorm2d(outputs), nn.LeakyReLU()]
+        last = nn.ConvTranspose2d(channels[-1], 1, 4, stride=2, padding=1)
+        self.convolutions = nn.Sequential(
+            nn.Linear(architecture.embedding_size, math.prod(architecture.bottom)),
+            nn.LeakyReLU(),
+            nn.Unflatten(1, architecture.bottom),
+            *up,
+            last,
+        )
+        self.picture = nn.Linear(architecture.embedding_size, architecture.height * architecture.width)
+        self.size = (1, architecture.height, architecture.width)
+        for parameter in (*self.picture.parameters(), *last.parameters()):
+            nn.init.zeros_(parameter)
+
+    @torch.no_grad()
+    def start_from(self, mean_image: torch.Tensor) -> None:
+        """Draw this (height, width) image, until training finds better."""
+        self.picture.bias.copy_(mean_image.flatten())
+
+    def forward(self, embeddings: torch.Tensor) -> torch.Tensor:
+        """(k, 1, height, width) images of (k, embedding_size) embeddings."""
+        convolved: torch.Tensor = self.convolutions(embeddings)
+        return convolved.float() + self.picture(embeddings).float().unflatten(1, self.size)
+
+
 class Autoencoder(nn.Module):
     """Encoder and decoder of depth images in [0, 1].
 
@@ -74,17 +114,7 @@ class Autoencoder(nn.Module):
             nn.BatchNorm1d(architecture.embedding_size),
             nn.Tanh(),
         )
-        up: list[nn.Module] = []
-        channels = architecture.channels[::-1]
-        for inputs, outputs in pairwise(channels):
-            up += [nn.ConvTranspose2d(inputs, outputs, 4, stride=2, padding=1), nn.BatchNorm2d(outputs), nn.LeakyReLU()]
-        self.decoder = nn.Sequential(
-            nn.Linear(architecture.embedding_size, bottom),
-            nn.LeakyReLU(),
-            nn.Unflatten(1, architecture.bottom),
-            *up,
-            nn.ConvTranspose2d(channels[-1], 1, 4, stride=2, padding=1),
-        )
+        self.decoder = Decoder(architecture)
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """(k, 1, height, width) reconstructions of as many images."""

@@ -69,7 +69,7 @@ class DepthDataset:
         """An empty data set.
 
         Args:
-            folder: made if need be; must hold no data set.
+            folder: made if need be; must hold no images.
             shape: (height, width) of the images.
             max_depth: m, that the largest number stands for.
             provenance: plain data: how the images are made.
@@ -79,7 +79,7 @@ class DepthDataset:
             OSError: the folder cannot be written.
         """
         folder = Path(folder)
-        if (folder / "card.json").exists():
+        if (folder / "card.json").exists() and len(cls(folder)):
             raise DatasetError(f"{folder} already holds a data set: choose another folder")
         folder.mkdir(parents=True, exist_ok=True)
         for name in ("images.u16", "records.bin"):
@@ -116,13 +116,15 @@ class DepthDataset:
 
     def images(self, indices: NDArray[Any]) -> NDArray[np.float32]:
         """(k, height, width) float32 depth in m of the images with these indices."""
-        return self.stored[indices] * np.float32(self.max_depth / FULL_SCALE)
+        images = self.stored[indices] * np.float32(self.max_depth / FULL_SCALE)
+        return np.minimum(images, np.float32(self.max_depth), out=images)  # the product may be rounded up
 
     def append(self, images: NDArray[np.float32], records: NDArray[Any]) -> None:
         """Add images, (k, height, width) depth in m, and their (k,) ``RECORD``; all of them or, on an error, none.
 
         Raises:
             ValueError: another shape or range.
+            DatasetError: another program has written to the folder since it was opened.
             OSError: they cannot be written; what was there before stays readable.
         """
         if images.shape != (len(records), self.height, self.width) or records.dtype != RECORD:
@@ -134,6 +136,8 @@ class DepthDataset:
             raise ValueError(f"images hold depths outside 0 to {self.max_depth:g} m")
         if not len(records):
             return
+        if self._read_card() != self.card:
+            raise DatasetError(f"{self.folder} was changed by another program: stop it, then go on")
         steps = np.rint(images * np.float32(FULL_SCALE / self.max_depth)).astype("<u2")
         start = len(self)
         for name, array in (("images.u16", steps), ("records.bin", records)):

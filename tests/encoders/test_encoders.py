@@ -27,9 +27,12 @@ SMALL = Architecture(16, 16, 3, (4, 4))
 
 
 def trained(architecture=SMALL, seed=0):
-    """Networks whose batch normalisation has seen something."""
+    """Networks whose batch normalisation has seen something, and whose decoder draws something."""
     torch.manual_seed(seed)
     networks = Autoencoder(architecture)
+    with torch.no_grad():
+        for parameter in networks.decoder.parameters():
+            parameter.add_(0.1 * torch.rand_like(parameter))
     for _ in range(3):
         networks(torch.rand(32, 1, architecture.height, architecture.width))
     return networks
@@ -207,6 +210,29 @@ def test_images_come_back_to_within_half_a_step(tmp_path):
     assert len(DepthDataset(tmp_path / "d")) == 53
 
 
+@pytest.mark.parametrize("max_depth", [1.0, 0.7, 2.3, 9.99])
+def test_the_farthest_image_is_no_farther_than_max_depth(tmp_path, max_depth):
+    data = DepthDataset.create(tmp_path / "d", (4, 4), max_depth, {})
+    farthest = np.full((1, 4, 4), max_depth, np.float32)
+    data.append(np.minimum(farthest, np.float32(max_depth)), np.zeros(1, RECORD))
+    np.testing.assert_array_equal(data.images(np.array([0])), np.minimum(farthest, np.float32(max_depth)))
+
+
+def test_two_programs_do_not_write_over_each_other(tmp_path):
+    data = make_data(tmp_path / "d", 20)
+    other = DepthDataset(tmp_path / "d")
+    image = np.full((1, 16, 16), 0.25, np.float32)
+    data.append(image, np.ones(1, RECORD))
+    with pytest.raises(DatasetError, match="changed by another program"):
+        other.append(image, np.ones(1, RECORD))
+    assert len(DepthDataset(tmp_path / "d")) == 21
+
+
+def test_a_data_set_without_images_may_be_made_anew(tmp_path):
+    DepthDataset.create(tmp_path / "d", (4, 4), 1.0, {"seed": 0})
+    assert DepthDataset.create(tmp_path / "d", (8, 8), 1.0, {"seed": 1}).card["provenance"] == {"seed": 1}
+
+
 def test_what_a_crash_left_behind_is_ignored_and_overwritten(tmp_path):
     data = make_data(tmp_path / "d", 20)
     for name in ("images.u16", "records.bin"):
@@ -277,7 +303,7 @@ def test_bad_data_sets_are_refused_by_name(tmp_path):
 
 SETTINGS: dict[str, Any] = {
     "epochs": 25,
-    "learning_rate": 1e-2,
+    "lr": 1e-2,
     "embedding_size": 3,
     "channels": (8, 8),
     "validation": 0.3,
@@ -299,15 +325,26 @@ def test_training_beats_the_mean_image_and_resumes_to_the_last_bit(tmp_path):
     class Stop(Exception):
         pass
 
-    def stop(line):
-        if "epoch  11" in line:
-            raise Stop
+    def stop_at(words):
+        def stop(line):
+            if words in line:
+                raise Stop
 
+        return stop
+
+    with pytest.raises(Stop):  # before the first epoch
+        pretrain(data, QUICK, tmp_path / "part.pt", tmp_path / "part", say=stop_at("to train on"))
+    assert not (tmp_path / "part.pt").exists()
     with pytest.raises(Stop):
-        pretrain(data, QUICK, tmp_path / "part.pt", tmp_path / "part", say=stop)
+        pretrain(data, QUICK, tmp_path / "part.pt", tmp_path / "part", resume=True, say=stop_at("epoch  11"))
     again = pretrain(data, QUICK, tmp_path / "part.pt", tmp_path / "part", resume=True, say=said.append)
     assert again.content_hash == whole.content_hash
-    with pytest.raises(CheckpointError, match="another config"):
+    with pytest.raises(EncoderError, match="does not exist"):
+        pretrain(data, QUICK, tmp_path / "elsewhere.pt", tmp_path / "part", resume=True, say=said.append)
+    save_encoder(tmp_path / "other.pt", FrozenEncoder(trained()))
+    with pytest.raises(CheckpointError, match="is not an encoder of"):
+        pretrain(data, QUICK, tmp_path / "other.pt", tmp_path / "part", resume=True, say=said.append)
+    with pytest.raises(CheckpointError, match="other settings or data"):
         other = PretrainConfig(batch_size=64, **SETTINGS)
         pretrain(data, other, tmp_path / "part.pt", tmp_path / "part", resume=True, say=said.append)
     with pytest.raises(CheckpointError, match="does not exist"):
@@ -321,7 +358,7 @@ def test_too_little_data_is_refused(tmp_path):
 
 @pytest.mark.parametrize(
     "settings",
-    [{"epochs": 0}, {"batch_size": 1}, {"batch_size": -5}, {"learning_rate": 0.0}, {"validation": 1.0}, {"seed": -1}],
+    [{"epochs": 0}, {"batch_size": 1}, {"batch_size": -5}, {"lr": 0.0}, {"validation": 1.0}, {"seed": -1}],
 )
 def test_impossible_settings_are_refused(settings):
     with pytest.raises(ValueError, match=r"use|too small"):

@@ -29,7 +29,7 @@ from typing import Annotated, Any, Literal, NoReturn
 import torch
 import tyro
 
-from ballbot.encoders import EncoderError, load_encoder
+from ballbot.encoders import EncoderError, FrozenEncoder, load_encoder
 from ballbot.envs import BallbotVectorEnv
 from ballbot.envs.simulation import usable_cpus
 from ballbot.ppo import (
@@ -57,10 +57,10 @@ class EnvConfig:
     """Uneven ground (simplex noise, 0.1 m high, a new field each episode) or an endless plane."""
     frame: Literal["body", "world"] = "body"
     """Axes of the observation: the robot's own (learns fast) or the world's (the reference's)."""
-    cameras: bool = False
-    """See the ground by two depth cameras, through a frozen encoder."""
+    cameras: bool = True
+    """See the ground by two depth cameras, through a frozen encoder.  Without, training is several times as fast."""
     encoder: str | None = None
-    """File of the encoder (pretrain_encoder.py writes one); needs --cameras."""
+    """File of the encoder (pretrain_encoder.py writes one; default: the one that comes with ballbot)."""
     max_episode_steps: int = 4000
     """Time limit of an episode, in steps of 2 ms."""
     integrator: Literal["Euler", "implicitfast", "RK4"] = "Euler"
@@ -99,6 +99,8 @@ class Args:
     what the run saved after the given checkpoint is moved to checkpoints/abandoned."""
     config: Path | None = None
     """config.json of another run: its settings become the defaults that the other options change."""
+    change_encoder: bool = False
+    """With --resume: go on with another encoder than the policy was trained with; new episodes start."""
     torch_threads: int = 1
     """Threads of PyTorch (0: PyTorch's choice).  Networks this small gain little from more and lose much on a busy
     machine; another count rounds differently, hence gives another run.  --resume and --config bring the count of the
@@ -147,6 +149,9 @@ def load_settings(path: Path) -> Args:
             raise ValueError(
                 f'{path}: "{name}" has the unknown key {unknown[0]!r}; known are {", ".join(sorted(known))}'
             )
+        metadata = content.get("env_metadata")
+        if name == "env" and isinstance(metadata, dict) and metadata.get("observation") == "proprioception":
+            section = {"cameras": False, **section}  # from before there were cameras
         try:
             sections.append(cls(**section))
         except (TypeError, ValueError) as error:
@@ -208,10 +213,8 @@ def prepare(argv: list[str] | None) -> tuple[Args, Path]:
         ValueError, TypeError: an option cannot be used.
     """
     args = parse(argv)
-    if args.env.cameras and args.env.encoder is None:
-        raise ValueError("--cameras needs --encoder: a file that collect_depth.py and pretrain_encoder.py lead to")
     if args.env.encoder is not None and not args.env.cameras:
-        raise ValueError(f"--encoder {args.env.encoder} is for the cameras: add --cameras, or leave it out")
+        raise ValueError(f"--encoder {args.env.encoder} is for the cameras: leave it or --no-cameras out")
     name = args.run_name
     if name is not None and args.resume is not None:
         raise ValueError("--run-name names a new run, but --resume goes on in the old one's folder: leave one out")
@@ -225,6 +228,25 @@ def prepare(argv: list[str] | None) -> tuple[Args, Path]:
     return args, run_dir_of(args.resume) if args.resume else Path("runs") / name
 
 
+def load_eyes(args: Args, run_dir: Path) -> FrozenEncoder:
+    """The encoder of the cameras.
+
+    Raises:
+        EncoderError: it cannot be loaded.
+        ValueError: the run to go on with was trained with another one.
+    """
+    encoder = load_encoder(args.env.encoder)
+    if args.resume and not args.change_encoder:
+        metadata = json.loads((run_dir / "config.json").read_text()).get("env_metadata") or {}
+        old = metadata.get("encoder", encoder.content_hash)
+        if old != encoder.content_hash:
+            raise ValueError(
+                f"{args.resume} was trained with the encoder {old[:16]}, this one is {encoder.content_hash[:16]}: give "
+                "the old file by --encoder, or add --change-encoder to go on with this one"
+            )
+    return encoder
+
+
 def main(argv: list[str] | None = None) -> None:
     """Train, and exit with 2 on bad input."""
     try:
@@ -235,10 +257,10 @@ def main(argv: list[str] | None = None) -> None:
     options["num_threads"] = simulation_threads(args.env.num_threads)
     # what a policy's inputs mean: a checkpoint refuses to go on with others
     inputs = {"observation": "proprioception", "frame": args.env.frame, "terrain": args.env.terrain}
-    if args.env.encoder is not None:  # and with it the cameras, see prepare()
+    if args.env.cameras:
         try:
-            encoder = load_encoder(args.env.encoder)
-        except EncoderError as error:
+            encoder = load_eyes(args, run_dir)
+        except (EncoderError, ValueError) as error:
             fail(error)
         options |= {"observation": "encoded", "encoder": encoder}
         inputs |= {"observation": "encoded", "encoder": encoder.content_hash}
@@ -257,6 +279,7 @@ def main(argv: list[str] | None = None) -> None:
             run_dir=run_dir,
             resume=args.resume,
             env_metadata=inputs,
+            free_metadata=("encoder",) if args.change_encoder else (),
             settings={
                 "env": asdict(args.env),
                 "torch_threads": torch.get_num_threads(),

@@ -3,7 +3,7 @@
     python experiments/pretrain_encoder.py --data data/depth --out encoder.pt
     python experiments/pretrain_encoder.py --data data/depth --out encoder.pt --resume
     tensorboard --logdir runs
-    python experiments/ppo_ballbot.py --cameras --encoder encoder.pt
+    python experiments/ppo_ballbot.py --encoder encoder.pt
 
 Ctrl-C loses at most the epoch under way; --resume goes on with the same numbers as if it had never stopped.
 """

@@ -1,10 +1,10 @@
 """Show what the depth cameras see: a picture for people.
 
     MUJOCO_GL=egl python experiments/show_cameras.py --out cameras.png
-    MUJOCO_GL=egl python experiments/show_cameras.py --encoder encoder.pt --tilt-deg 8
+    MUJOCO_GL=egl python experiments/show_cameras.py --tilt-deg 8 --encoder encoder.pt
 
 The robot from outside, both depth images as the environment casts them, MuJoCo's own beside them, the difference, and
-with an encoder what its numbers still know of them.  Needs OpenGL and matplotlib (pip install "ballbot[plots]").
+what an encoder's numbers still know of them.  Needs OpenGL and matplotlib (pip install "ballbot[plots]").
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class Args:
     out: Path = Path("cameras.png")
     """Picture to write."""
     encoder: Path | None = None
-    """Encoder whose reconstructions are shown too."""
+    """Encoder whose reconstructions are shown (default: the one that comes with ballbot)."""
     seed: int = 0
     """Of the terrain, the heading and the direction of the tilt."""
     tilt_deg: float = 3.0
@@ -44,7 +44,7 @@ class Args:
     terrain_split: str = "eval"
     """Terrains to choose from: "train" or "eval"."""
     size: int = 64
-    """Pixels along a side of the depth images; with --encoder, what the encoder takes."""
+    """Pixels along a side of the depth images; other than 64, reconstructions need an --encoder of that size."""
 
 
 def mujocos_depth(model: mujoco.MjModel, data: mujoco.MjData, size: int) -> NDArray[np.float32]:
@@ -67,7 +67,7 @@ def show(args: Args) -> str:
         import matplotlib.pyplot as plt
     except ImportError as error:
         raise RuntimeError('matplotlib is missing: pip install "ballbot[plots]"') from error
-    encoder = None if args.encoder is None else load_encoder(args.encoder)
+    encoder = load_encoder(args.encoder) if args.encoder or args.size == 64 else None
     envs = BallbotVectorEnv(
         1,
         observation="depth",
@@ -89,6 +89,7 @@ def show(args: Args) -> str:
     picture = pictures[0][:, 80:560]  # the middle of 640 columns, a square
 
     model = build_model(sims.heights[terrain][None])
+    model.vis.global_.offwidth = model.vis.global_.offheight = max(args.size, 64)  # MuJoCo draws nothing larger
     model.vis.quality.numslices = model.vis.quality.numstacks = BALL_SLICES
     data = mujoco.MjData(model)
     data.qpos[:] = sims.qpos[0]

@@ -20,14 +20,14 @@ from typing import Any
 import pytest
 import torch
 
-from ballbot.encoders import Architecture, Autoencoder, FrozenEncoder, save_encoder
+from ballbot.encoders import Architecture, Autoencoder, FrozenEncoder, load_encoder, save_encoder
 from ballbot.ppo import CheckpointError, DivergedError, RunDirectoryError, SettingsError
 from mujoco_patch import ContactFixError
 
 PPO_CONFIG = Path(__file__).parents[1] / "ballbot" / "ppo" / "config.py"
 SCRIPT = Path(__file__).parents[1] / "experiments" / "ppo_ballbot.py"
 SMALL = shlex.split(
-    "--terrain perlin --num-terrains 2 --num-envs 4 --num-steps 32 --minibatch-size 64 --hidden-size 16 "
+    "--terrain perlin --no-cameras --num-terrains 2 --num-envs 4 --num-steps 32 --minibatch-size 64 --hidden-size 16 "
     "--num-threads 1 --torch-threads 1 --max-episode-steps 60 --eval-episodes 2 --eval-interval 512 "
     "--checkpoint-interval 256"
 )
@@ -148,6 +148,21 @@ def bad_config(folder, change):
     path = folder / "config.json"
     path.write_text(json.dumps(content))
     return str(path)
+
+
+def test_settings_from_before_there_were_cameras_mean_none(script, tmp_path):
+    (tmp_path / "config.json").write_text(json.dumps({"env": {}, "env_metadata": {"observation": "proprioception"}}))
+    assert not script.load_settings(tmp_path / "config.json").env.cameras
+    (tmp_path / "config.json").write_text(json.dumps({"env": {}}))
+    assert script.load_settings(tmp_path / "config.json").env.cameras
+
+
+def test_the_main_job_sees_by_the_encoder_that_comes_with_it(tmp_path):
+    options = [option for option in SMALL if option != "--no-cameras"]
+    code, _, err = run(tmp_path, *options, "--run-name", "sees", "--total-timesteps", "256", "--clip-range", "0.015")
+    assert code == 0, err
+    state = torch.load(tmp_path / "runs" / "sees" / "last.pt", weights_only=True)
+    assert state["env_metadata"]["encoder"] == load_encoder().content_hash
 
 
 def test_threads_of_pytorch_come_with_the_settings(script, tmp_path):
@@ -271,8 +286,7 @@ def test_bad_input_is_named_and_exits_with_2(finished, tmp_path):
         ([*SMALL, "--num-envs", "0"], "num_envs"),
         ([*SMALL, "--learning-rate", "nan"], "learning_rate"),
         ([*SMALL, "--run-name", "../escape"], "--run-name"),
-        ([*SMALL, "--cameras"], "--cameras needs --encoder"),
-        ([*SMALL, "--encoder", "eyes.pt"], "add --cameras"),
+        ([*SMALL, "--encoder", "eyes.pt"], "leave it or --no-cameras out"),
         ([*SMALL, "--cameras", "--encoder", "none.pt"], "none.pt does not exist"),
         ([*SMALL, "--cameras", "--encoder", str(truncated)], "damaged or no encoder"),
         (["--resume", str(whole), "--cameras", "--encoder", str(encoder_file(tmp_path, 0))], "observation"),
@@ -310,8 +324,13 @@ def test_a_policy_that_sees_goes_on_exactly_and_only_with_its_own_eyes(tmp_path)
     assert code == 0 and curve(run_dir) == whole, err
     other = str(encoder_file(tmp_path, 1))
     code, _, err = run(tmp_path, "--resume", str(run_dir), "--encoder", other, "--total-timesteps", "1024")
-    assert code == 2 and "encoder" in err and "Traceback" not in err
-    code, _, err = run(tmp_path, "--resume", str(run_dir), "--no-cameras", "--total-timesteps", "1024")
+    assert code == 2 and "--change-encoder" in err and "Traceback" not in err
+    more = ["--encoder", other, "--total-timesteps", "896", "--change-encoder"]
+    code, out, err = run(tmp_path, "--resume", str(run_dir), *more)
+    assert code == 0 and "observations have changed" in out, err
+    code, _, err = run(tmp_path, "--resume", str(run_dir), "--total-timesteps", "1024")  # the new one is its own now
+    assert code == 0 and [int(row["global_step"]) for row in curve(run_dir)] == list(range(128, 1025, 128)), err
+    code, _, err = run(tmp_path, "--resume", str(run_dir), "--no-cameras", "--total-timesteps", "2048")
     assert code == 2 and "Traceback" not in err, err
 
 

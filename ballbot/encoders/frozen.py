@@ -22,6 +22,8 @@ from ballbot.encoders.autoencoder import Architecture, Autoencoder
 from ballbot.ppo.checkpoint import read_archive, write_atomic
 
 FORMAT_VERSION = 1
+DEFAULT_ENCODER = Path(__file__).parents[1] / "assets" / "encoder.pt"
+"""What comes with ballbot: 20 numbers an image of 64 x 64, see its card and docs/results.md."""
 BATCH = 8
 """Images encoded together, always: matrix products round differently for other numbers of rows, and an image must give
 the same numbers whether one robot or a thousand look."""
@@ -134,13 +136,18 @@ def save_encoder(path: str | Path, encoder: FrozenEncoder) -> None:
     write_atomic(path, content.getvalue())
 
 
-def load_encoder(path: str | Path, device: str | torch.device = "cpu") -> FrozenEncoder:
+def load_encoder(path: str | Path | None = None, device: str | torch.device = "cpu") -> FrozenEncoder:
     """The frozen encoder in a file that ``pretrain_encoder.py`` wrote.
+
+    Args:
+        path: the file; None takes the encoder that comes with ballbot.
+        device: where its weights are put.
 
     Raises:
         EncoderError: the file is missing, damaged, or not an encoder's.
+        ValueError: no such device here.
     """
-    path = Path(path)
+    path = DEFAULT_ENCODER if path is None else Path(path)
     if not path.is_file():
         raise EncoderError(f"{path} does not exist or is no file: give a file that pretrain_encoder.py wrote")
     if (size := path.stat().st_size) > MAX_FILE_SIZE:
@@ -172,7 +179,10 @@ def load_encoder(path: str | Path, device: str | torch.device = "cpu") -> Frozen
         ) from error
     if encoder.content_hash != content.get("content_hash"):
         raise EncoderError(f"{path} does not match its own content hash: it was changed or damaged, copy it again")
-    return encoder.to(device)
+    try:
+        return encoder.to(device)
+    except (RuntimeError, AssertionError) as error:
+        raise ValueError(f"device={device!r} cannot be used ({error}): use 'cpu', or 'cuda' with a GPU") from error
 
 
 def content_hash(architecture: Architecture, max_depth: float, weights: dict[str, torch.Tensor]) -> str:

@@ -41,7 +41,7 @@ class PretrainConfig:
     """Passes over the training images."""
     batch_size: int = 64
     """Images a gradient step."""
-    lr: float = 1e-3
+    lr: float = 2e-3
     """Learning rate of Adam at the start; it falls along a cosine."""
     validation: float = 0.15
     """Share of the terrains that are validated on."""
@@ -235,11 +235,7 @@ def measure_baselines(
     """How well the mean image and principal components do on the validation images, and the (pixels,) mean image."""
     rng = np.random.default_rng(config.seed)
     fitted = np.sort(rng.choice(training, min(BASELINE_IMAGES, len(training)), replace=False))
-    images = torch.from_numpy(data.images(fitted)).flatten(1)
-    mean = images.mean(0)
-    # the largest eigenvectors of the covariance: as good as a singular value decomposition, and much less to compute
-    centred = (images - mean).double()
-    axes = torch.linalg.eigh(centred.T @ centred)[1][:, -config.embedding_size :].float()
+    mean, axes = principal_components(torch.from_numpy(data.images(fitted)).flatten(1), config.embedding_size)
     errors = np.zeros(2)
     for start in range(0, len(validation), config.batch_size):
         left = _batch(data, validation[start : start + config.batch_size]).flatten(1) - mean
@@ -247,6 +243,14 @@ def measure_baselines(
         errors += [float(x.square().sum(dtype=torch.float64)) for x in (left, rest)]
     mean_image, components = errors / (len(validation) * data.height * data.width)
     return Baselines(float(mean_image), float(components)), mean
+
+
+def principal_components(images: torch.Tensor, count: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Mean (pixels,) and the ``count`` principal axes (pixels, count), orthonormal, of (k, pixels) images."""
+    mean = images.mean(0)
+    # the largest eigenvectors of the covariance: as good as a singular value decomposition, and much less to compute
+    centred = (images - mean).double()
+    return mean, torch.linalg.eigh(centred.T @ centred)[1][:, -count:].float()
 
 
 def _batch(data: DepthDataset, indices: Indices) -> torch.Tensor:

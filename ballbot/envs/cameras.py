@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from ballbot.envs.checks import check_count, check_state_array
 from ballbot.envs.depth_camera import DepthCamera
+from ballbot.envs.model import view_digest
 from ballbot.envs.observations import RobotState
 from ballbot.envs.simulation import Simulations, usable_cpus
 
@@ -96,6 +97,7 @@ class Cameras:
             "stagger": self.stagger,
             "images": list(self._camera.shape),
             "shape": list(self.shape),
+            "view": view_digest(self._sims.model),
             "encoder": encoder,
         }
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass
 from importlib.resources import files
+from typing import Any
 
 import mujoco
 import numpy as np
@@ -86,18 +87,25 @@ def build_model(heights: NDArray[np.float32] | None = None, *, integrator: str =
 def physics_digest(model: mujoco.MjModel) -> str:
     """What decides the motion, as 16 hexadecimal digits: masses, shapes, joints, friction, motors, solver options.
 
-    ``mjModel.signature`` would not do: it tells the names and the tree of bodies, but no number in them.  Numbers enter
-    with 10 significant digits, since compilers on other machines round the last ones differently.
+    ``mjModel.signature`` would not do: it tells the names and the tree of bodies, but no number in them.
     """
+    fields = [(model, name) for name in dir(model) if name.startswith(_PHYSICAL)]
+    return _digest(fields + [(model.opt, name) for name in dir(model.opt)])
+
+
+def view_digest(model: mujoco.MjModel) -> str:
+    """What decides where the cameras look, as 16 hexadecimal digits."""
+    return _digest([(model, name) for name in ("cam_fovy", "cam_pos", "cam_quat")])
+
+
+def _digest(fields: list[tuple[Any, str]]) -> str:
+    """Of the numbers in (owner, attribute), to 10 significant digits: other machines round the last ones otherwise."""
     digest = hashlib.sha256()
-    for owner, names in ((model, dir(model)), (model.opt, dir(model.opt))):
-        for name in names:
-            if owner is model and not name.startswith(_PHYSICAL):
-                continue
-            value = getattr(owner, name)
-            if isinstance(value, (int, float, np.ndarray)):
-                numbers = np.asarray(value, np.float64).ravel() + 0.0  # + 0.0: no negative zeros
-                digest.update(f"{name} {' '.join(f'{number:.10g}' for number in numbers)}\n".encode())
+    for owner, name in fields:
+        value = getattr(owner, name)
+        if isinstance(value, (int, float, np.ndarray)):
+            numbers = np.asarray(value, np.float64).ravel() + 0.0  # + 0.0: no negative zeros
+            digest.update(f"{name} {' '.join(f'{number:.10g}' for number in numbers)}\n".encode())
     return digest.hexdigest()[:16]
 
 

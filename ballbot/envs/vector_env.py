@@ -106,7 +106,8 @@ class BallbotVectorEnv(VectorEnv[Any, NDArray[Any], NDArray[Any]]):
             max_episode_steps, so that time-outs do not all come at once; episodes that autoreset begins are whole.  A
             shortened episode that reaches its limit is truncated and a success like any other.
         encoder: for observation="encoded": any function of (k, 1, height, width) float32 images, depth in m from 0 to
-            1, that returns (k, size) embeddings, such as ``ballbot.encoders.load_encoder(path)``.
+            1, that returns (k, size) embeddings; None takes the one that comes with ballbot,
+            ``ballbot.encoders.load_encoder()``.
         camera_interval: steps from an image to the next; 6 are 83.3 Hz.
         camera_resolution: (height, width) of the images in pixels; None takes the MJCF's, 64 x 64.
         stagger_cameras: take the images of different simulations at different steps instead of all at once.
@@ -154,10 +155,9 @@ class BallbotVectorEnv(VectorEnv[Any, NDArray[Any], NDArray[Any]]):
     ) -> None:
         check_choice("terrain", terrain, TERRAINS)
         check_choice("observation", observation, OBSERVATIONS)
-        if (observation == "encoded") != (encoder is not None):
+        if observation != "encoded" and encoder is not None:
             raise ValueError(
-                f"observation={observation!r} with encoder={encoder!r}: observation='encoded' needs an encoder, for "
-                "example encoder=ballbot.encoders.load_encoder(path), and the others take none"
+                f"observation={observation!r} takes no encoder: leave it out, or use observation='encoded'"
             )
         check_choice("frame", frame, tuple(OBSERVE))
         check_choice("integrator", integrator, tuple(INTEGRATORS))
@@ -208,8 +208,11 @@ class BallbotVectorEnv(VectorEnv[Any, NDArray[Any], NDArray[Any]]):
         """None without images."""
         stagger_cameras = check_flag("stagger_cameras", stagger_cameras)
         if observation != "proprioception":
-            from ballbot.envs.cameras import Cameras  # needs PyTorch, which the world alone does without
+            from ballbot.encoders import load_encoder  # both need PyTorch, which the world alone does without
+            from ballbot.envs.cameras import Cameras
 
+            if observation == "encoded" and encoder is None:
+                encoder = load_encoder(device=camera_device)
             self.cameras = Cameras(
                 self.simulations,
                 encoder=encoder,

@@ -6,6 +6,7 @@ import copy
 import math
 import operator
 import random
+from collections.abc import Collection
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -137,14 +138,16 @@ class TrainingState:
         state = {**self._description("policy"), "policy": self.policy.state_dict(), "global_step": self.global_step}
         save_checkpoint([path], state)
 
-    def restore(self, path: Path, state: dict[str, Any]) -> None:
+    def restore(self, path: Path, state: dict[str, Any], free_metadata: Collection[str] = ()) -> None:
         """Take over a loaded training checkpoint; `path` is for error messages.
+
+        New episodes start if the observations mean something else now, as they may in `free_metadata`.
 
         Raises:
             CheckpointError: it was written with other settings, spaces, environments or number of processes.
         """
         try:
-            self._check_fits(path, state)
+            self._check_fits(path, state, free_metadata)
             mine = state["ranks"][distributed.rank()]
             self.agent.load_state_dict(state["agent"])
             if self.averaged is not None:
@@ -158,7 +161,7 @@ class TrainingState:
             self.episodes.set_state(mine["episodes"])
             if self.reward_scaler is not None:
                 self.reward_scaler.load_state_dict(mine["reward_scaler"])
-            self._restore_envs(mine)
+            self._restore_envs(mine, state["env_metadata"] == to_plain(self.env_metadata))
             # Last: resetting the environments above may have drawn from the global generators.
             self.generator.set_state(mine["generator"])
             torch.set_rng_state(mine["torch"])
@@ -196,8 +199,8 @@ class TrainingState:
                 if moments and shapes != [tuple(p.shape), tuple(p.shape), ()]:
                     raise ValueError(f"moments have the shapes {shapes}, their parameter {tuple(p.shape)}")
 
-    def _restore_envs(self, mine: dict[str, Any]) -> None:
-        if "env_state" in mine and hasattr(self.envs, "set_state"):
+    def _restore_envs(self, mine: dict[str, Any], same_meaning: bool) -> None:
+        if same_meaning and "env_state" in mine and hasattr(self.envs, "set_state"):
             obs = mine["obs"]
             for name, then, now in (("obs", obs, self.env_state.obs), ("done", mine["done"], self.env_state.done)):
                 if tuple(then.shape) != tuple(now.shape):
@@ -207,7 +210,8 @@ class TrainingState:
             self.env_state.done = mine["done"].to(self.device)
             return
         if distributed.rank() == 0:
-            print("note: these environments cannot restore their state, so new episodes start in all of them")
+            reason = "these environments cannot restore their state" if same_meaning else "observations have changed"
+            print(f"note: {reason}, so new episodes start in all of them")
         index = distributed.rank() + distributed.world_size() * self.global_step
         seed = training_seed(self.config, index, self.envs.num_envs)
         self.env_state.obs, _ = self.envs.reset(seed=seed)
@@ -216,7 +220,7 @@ class TrainingState:
         if self.reward_scaler is not None:
             self.reward_scaler.discounted.zero_()
 
-    def _check_fits(self, path: Path, state: dict[str, Any]) -> None:
+    def _check_fits(self, path: Path, state: dict[str, Any], free_metadata: Collection[str]) -> None:
         missing = {"config", "spaces", "env_metadata", "ranks", "agent", "policy", "optimizer"} - state.keys()
         if missing:
             raise CheckpointError(f"{path} lacks {', '.join(sorted(missing))}; use another checkpoint of the same run")
@@ -226,7 +230,8 @@ class TrainingState:
         differences = [f"{n} (then {then.get(n)!r}, now {now.get(n)!r})" for n in names]
         if self.spaces != state["spaces"]:
             differences.append(f"spaces (then {state['spaces']}, now {self.spaces})")
-        if to_plain(self.env_metadata) != state["env_metadata"]:
+        mine, theirs = to_plain(self.env_metadata), state["env_metadata"]
+        if any(mine.get(k) != theirs.get(k) for k in (mine.keys() | theirs.keys()) - set(free_metadata)):
             differences.append(f"env_metadata (then {state['env_metadata']}, now {self.env_metadata})")
         if len(state["ranks"]) != distributed.world_size():
             differences.append(f"number of processes (then {len(state['ranks'])}, now {distributed.world_size()})")

@@ -7,7 +7,7 @@ import os
 import random
 import signal
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -51,6 +51,7 @@ def train(
     run_dir: str | Path,
     resume: str | Path | None = None,
     env_metadata: Mapping[str, Any] | None = None,
+    free_metadata: Collection[str] = (),
     settings: Mapping[str, Any] | None = None,
     console: bool = True,
 ) -> TrainResult:
@@ -74,6 +75,7 @@ def train(
         run_dir: directory of this run, usually runs/<name>.
         resume: checkpoint, or run directory for its newest readable one (None: new run).
         env_metadata: plain values that describe what the observations mean; must be equal on resume.
+        free_metadata: keys of it that may differ all the same; if one does, new episodes start.
         settings: whatever else belongs in config.json, such as the environment's settings.
         console: print a line per update.
 
@@ -117,7 +119,7 @@ def train(
         if not (hasattr(envs, "get_state") and hasattr(envs, "set_state")):
             say(console, "note: these environments have no get_state and set_state: resuming will start new episodes")
         if loaded is not None:
-            state.restore(*loaded)
+            state.restore(*loaded, free_metadata)
             say(console, f"resuming from {loaded[0]} at step {state.global_step:,}")
             if state.finished:
                 say(console, f"note: total_timesteps = {config.total_timesteps:,} are done already; raise it to go on")

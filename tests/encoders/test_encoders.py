@@ -210,7 +210,7 @@ def test_images_come_back_to_within_half_a_step(tmp_path):
     assert len(DepthDataset(tmp_path / "d")) == 53
 
 
-@pytest.mark.parametrize("max_depth", [1.0, 0.7, 2.3, 9.99])
+@pytest.mark.parametrize("max_depth", [0.9, 1.0, 2.3])
 def test_the_farthest_image_is_no_farther_than_max_depth(tmp_path, max_depth):
     data = DepthDataset.create(tmp_path / "d", (4, 4), max_depth, {})
     farthest = np.full((1, 4, 4), max_depth, np.float32)

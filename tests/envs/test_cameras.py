@@ -7,6 +7,7 @@ import pytest
 import torch
 from gymnasium.utils.env_checker import check_env
 
+from ballbot.encoders import load_encoder
 from ballbot.envs import BallbotEnv, BallbotVectorEnv
 
 
@@ -140,11 +141,23 @@ def test_gymnasiums_checker_passes(options):
     check_env(gym.make("ballbot:Ballbot-v0", num_terrains=2, **options).unwrapped, skip_render_check=True)
 
 
+def test_an_encoder_comes_with_ballbot():
+    envs = make(encoder=None)
+    observations, _ = envs.reset(seed=0)
+    assert observations.shape[1:] == (envs.single_observation_space.shape[0],) == (17 + 2 * 20 + 1,)
+    embeddings = observations[:, 17:57]
+    assert np.abs(embeddings).max() <= 1 and embeddings.std(0).min() > 1e-4
+    assert envs.get_state()["options"]["cameras"]["encoder"] == load_encoder().content_hash
+    card = load_encoder().card
+    assert card["validation_mse_m2"] < card["baselines_mse_m2"]["principal_components"]
+    assert not any(policy.startswith("/") for policy in card["data"]["provenance"]["policies"])
+
+
 @pytest.mark.parametrize(
     ("options", "error", "message"),
     [
-        ({"observation": "encoded", "encoder": None}, ValueError, "needs an encoder"),
-        ({"observation": "depth", "encoder": mean_and_nearest}, ValueError, "take none"),
+        ({"observation": "depth", "encoder": mean_and_nearest}, ValueError, "takes no encoder"),
+        ({"encoder": None, "camera_resolution": (32, 32)}, ValueError, "this encoder takes"),
         ({"encoder": 3}, TypeError, "must be callable"),
         ({"encoder": lambda images: images}, ValueError, r"returned torch.float32 \(2, 1, 64, 64\)"),
         ({"encoder": lambda images: None}, ValueError, "returned NoneType"),
@@ -157,6 +170,7 @@ def test_gymnasiums_checker_passes(options):
         ({"camera_interval": 2.5}, TypeError, "camera_interval=2.5 must be an integer"),
         ({"camera_resolution": (0, 64)}, ValueError, "camera height=0 is out of range"),
         ({"camera_resolution": 64}, ValueError, "must be .height, width."),
+        ({"camera_device": "banana", "encoder": None}, ValueError, "device='banana' cannot be used"),
         ({"camera_device": "banana"}, ValueError, "device='banana' cannot be used"),
         ({"stagger_cameras": "no"}, TypeError, "stagger_cameras='no' must be True or False"),
     ],

@@ -1,0 +1,149 @@
+"""What embeddings know of the ground: linear probes.
+
+A line is fitted from the numbers to the height and the slope of the ground a few distances from the ball, on some
+terrains, and its R² is measured on others: 1 where the numbers tell all, 0 where they tell no more than the mean.  What
+is probed is what a policy sees, the embeddings of all cameras at one time.  A robot knows its tilt as well, so they are
+probed with it and without, and principal components, as many, are probed beside them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from ballbot.encoders.dataset import DatasetError, DepthDataset
+from ballbot.encoders.frozen import FrozenEncoder
+from ballbot.encoders.pretrain import principal_components
+from ballbot.envs.observations import rotation_matrix
+from ballbot.envs.terrain import MAX_HEIGHT, TERRAIN_LENGTH, make_terrain
+
+Floats = NDArray[np.float64]
+Indices = NDArray[np.int64]
+
+DISTANCES = (0.2, 0.3, 0.4, 0.5, 0.6)
+"""m from the ball's centre, along the horizontal."""
+DIRECTIONS = {"ahead": (0.0, 1.0), "beside": (1.0, 0.0)}
+"""In the base: ahead is up in the images, beside is where an arm with a camera points."""
+SPAN = 0.1
+"""m, over which a slope is measured: three cells of the height field."""
+MOST_VIEWS = 20_000
+"""Views to fit on, and to test on: plenty for a few dozen coefficients."""
+
+
+@dataclass(frozen=True)
+class Probe:
+    """R² of linear probes on terrains they were not fitted on, one for each of ``DISTANCES``."""
+
+    inputs: str
+    """What the line is fitted from."""
+    direction: str
+    """Of ``DIRECTIONS``."""
+    height: tuple[float, ...]
+    """Of the ground, above that under the ball."""
+    slope: tuple[float, ...]
+    """Of the ground, in that direction."""
+
+
+def probe(data: DepthDataset, encoder: FrozenEncoder, validation: float = 0.15, seed: int = 0) -> list[Probe]:
+    """Probe an encoder, and principal components.
+
+    Args:
+        data: images, with the terrains they show.
+        encoder: what makes numbers of them.
+        validation: share of the terrains to test on; an encoder's card says which it was validated on.
+        seed: of their draw.
+
+    Raises:
+        DatasetError: fewer than two terrains, or images of several cameras do not follow each other.
+    """
+    rng = np.random.default_rng(seed)
+    parts = []
+    for part in data.split_by_terrain(validation, seed):
+        views = _views(data, part)
+        parts.append(np.sort(rng.choice(views, min(MOST_VIEWS, len(views)), replace=False, axis=0), axis=0))
+    size = encoder.architecture.embedding_size
+    fitted = torch.from_numpy(data.images(parts[0].ravel())).flatten(1)
+    mean, axes = principal_components(fitted, size)
+    values: dict[str, list[Floats]] = {"tilt": [], "embeddings": [], "principal components": []}
+    for part in parts:
+        images = torch.from_numpy(data.images(part.ravel()))
+        values["tilt"].append(_rotations(data, part[:, 0])[:, 2, :2])  # the world's upward direction in the base
+        values["embeddings"].append(encoder(images[:, None]).reshape(len(part), -1).double().numpy())
+        components = (images.flatten(1) - mean) @ axes
+        values["principal components"].append(components.reshape(len(part), -1).double().numpy())
+    for name in ("embeddings", "principal components"):
+        values[f"{name} and tilt"] = [np.hstack(x) for x in zip(values[name], values["tilt"], strict=True)]
+    probes = []
+    for direction, in_base in DIRECTIONS.items():
+        before, after = (ground_ahead(data, part[:, 0], in_base) for part in parts)
+        for name, (fitted_on, tested_on) in sorted(values.items()):
+            height, slope = (_r_squared(fitted_on, tested_on, before[k], after[k]) for k in range(2))
+            probes.append(Probe(name, direction, height, slope))
+    return probes
+
+
+def ground_ahead(data: DepthDataset, indices: Indices, in_base: tuple[float, float]) -> tuple[Floats, Floats]:
+    """Height and slope of the ground at ``DISTANCES`` from the ball, each (k, distances).
+
+    Args:
+        data: images.
+        indices: (k,) which.
+        in_base: direction in the base, x and y.
+    """
+    terrain = data.card["provenance"]["terrain"]
+    records = data.records[indices]
+    direction = (_rotations(data, indices) @ np.array([*in_base, 0.0]))[:, :2]
+    direction /= np.linalg.norm(direction, axis=1, keepdims=True)
+    ball = records["ball"][:, :2].astype(np.float64)
+    places = np.concatenate([[0.0], *([d - SPAN / 2, d, d + SPAN / 2] for d in DISTANCES)])
+    points = ball[:, None] + places[:, None] * direction[:, None]
+    heights = np.empty(points.shape[:2])
+    for i in np.unique(records["terrain"]):
+        field = MAX_HEIGHT * make_terrain(int(i), split=terrain["split"], seed=terrain["seed"]).astype(np.float64)
+        rows = records["terrain"] == i
+        heights[rows] = interpolate(field, points[rows])
+    under, ahead = heights[:, :1], heights[:, 1:].reshape(len(points), len(DISTANCES), 3)
+    return ahead[..., 1] - under, (ahead[..., 2] - ahead[..., 0]) / SPAN
+
+
+def interpolate(field: Floats, points: Floats) -> Floats:
+    """Bilinear heights of (..., 2) points x, y in m; beyond the edge, as at the edge."""
+    last = len(field) - 1
+    place = np.clip((points / TERRAIN_LENGTH + 0.5) * last, 0, last - 1e-9)
+    cell = place.astype(np.int64)
+    (column, row), (u, v) = np.moveaxis(cell, -1, 0), np.moveaxis(place - cell, -1, 0)
+    near = (1 - u) * field[row, column] + u * field[row, column + 1]
+    far = (1 - u) * field[row + 1, column] + u * field[row + 1, column + 1]
+    heights: Floats = (1 - v) * near + v * far
+    return heights
+
+
+def _views(data: DepthDataset, part: Indices) -> Indices:
+    """(views, cameras) images of one robot at one time, which follow each other."""
+    camera, base = data.records["camera"][part], data.records["base"][part]
+    count = int(camera.max()) + 1
+    views = part[: len(part) // count * count].reshape(-1, count)
+    same = (base[: views.size].reshape(-1, count, 7) == base[: views.size : count, None]).all()
+    if len(part) != views.size or not same or (camera.reshape(-1, count) != np.arange(count)).any():
+        raise DatasetError(
+            f"{data.folder}: the images of the {count} cameras of a robot do not follow each other, as those of "
+            "collect_depth.py do; collect again"
+        )
+    return views
+
+
+def _rotations(data: DepthDataset, indices: Indices) -> Floats:
+    """(k, 3, 3) base to world."""
+    quaternion = data.records["base"][indices, 3:].T.astype(np.float64)
+    return rotation_matrix(quaternion / np.linalg.norm(quaternion, axis=0)).transpose(2, 0, 1)
+
+
+def _r_squared(fitted_on: Floats, tested_on: Floats, fitted: Floats, tested: Floats) -> tuple[float, ...]:
+    """R² of each column of ``tested`` as a line in ``tested_on``, which is fitted to others."""
+    before, after = (np.hstack([x, np.ones((len(x), 1))]) for x in (fitted_on, tested_on))
+    line = np.linalg.lstsq(before, fitted, rcond=None)[0]
+    left, whole = tested - after @ line, tested - fitted.mean(0)
+    return tuple((1 - (left**2).sum(0) / (whole**2).sum(0)).tolist())

@@ -1,0 +1,52 @@
+"""Say what an encoder's numbers know of the ground ahead: height and slope, by linear probes.
+
+    python experiments/probe_encoder.py --data data/depth --encoder encoder.pt
+    python experiments/probe_encoder.py --data data/depth                          # the one that comes with ballbot
+
+R² on terrains the probes were not fitted on.  For what an encoder was never trained on either, take the data set that
+it was trained on, whose terrains are parted here as they were in training, or one of other terrains altogether.
+"""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import tyro
+
+from ballbot.encoders import EncoderError, load_encoder
+from ballbot.encoders.dataset import DatasetError, DepthDataset
+from ballbot.encoders.probe import DISTANCES, probe
+
+
+@dataclass
+class Args:
+    """Probe an encoder."""
+
+    data: Path = Path("data/depth")
+    """Folder of a data set."""
+    encoder: Path | None = None
+    """File of the encoder (default: the one that comes with ballbot)."""
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Probe, and return the exit status."""
+    args = tyro.cli(Args, args=argv, description=__doc__)
+    try:
+        encoder = load_encoder(args.encoder)
+        config = encoder.card.get("config", {})
+        probes = probe(DepthDataset(args.data), encoder, config.get("validation", 0.15), config.get("seed", 0))
+    except (ValueError, OSError, DatasetError, EncoderError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    print(f"| R² at | {' | '.join(f'{d} m' for d in DISTANCES)} |")
+    print("|---|" + "---|" * len(DISTANCES))
+    for result in probes:
+        for name, values in (("height", result.height), ("slope", result.slope)):
+            print(f"| {name} {result.direction} from {result.inputs} | {' | '.join(f'{x:.2f}' for x in values)} |")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

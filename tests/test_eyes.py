@@ -75,6 +75,14 @@ def test_pretraining_writes_an_encoder_that_loads_and_goes_on(folder):
     assert done.returncode == 0 and "epoch   3 of 3" in done.stdout, done.stderr
 
 
+def test_an_encoder_is_probed_on_a_data_set(folder):
+    done = run(folder, "probe_encoder.py", "--data", "whole")
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
+    assert len(lines) == 2 + 2 * 2 * 5 and all(line.count("|") == 7 for line in lines)
+    assert sum("slope ahead from embeddings and tilt" in line for line in lines) == 1
+
+
 def test_bad_input_is_refused_by_name(folder, tmp_path):
     (tmp_path / "empty").mkdir()
     truncated = tmp_path / "cut"
@@ -102,6 +110,8 @@ def test_bad_input_is_refused_by_name(folder, tmp_path):
         ("pretrain_encoder.py", ["--data", few], "collect more"),
         ("pretrain_encoder.py", ["--data", folder / "whole", "--epochs", 0], "epochs = 0 is out of range"),
         ("pretrain_encoder.py", ["--data", folder / "whole", "--lr", -1], "lr = -1.0 is out of range"),
+        ("probe_encoder.py", ["--data", "nowhere"], "no card.json"),
+        ("probe_encoder.py", ["--data", folder / "whole", "--encoder", "none.pt"], "none.pt does not exist"),
         (
             "pretrain_encoder.py",
             ["--data", folder / "whole", "--batch-size", 32, "--resume"],

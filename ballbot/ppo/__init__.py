@@ -7,6 +7,7 @@ from ballbot.ppo.distributed import distributed_setup
 from ballbot.ppo.evaluation import evaluate, load_agent
 from ballbot.ppo.logger import RunDirectoryError
 from ballbot.ppo.normalizer import RewardScaler, RunningNormalizer
+from ballbot.ppo.policy import Policy, load_policy
 from ballbot.ppo.ppo import gae, ppo_loss, rollout, update
 from ballbot.ppo.storage import DivergedError, Rollout
 from ballbot.ppo.training import TrainResult, train
@@ -16,6 +17,7 @@ __all__ = [
     "CheckpointError",
     "DivergedError",
     "PPOConfig",
+    "Policy",
     "RewardScaler",
     "Rollout",
     "RunDirectoryError",
@@ -27,6 +29,7 @@ __all__ = [
     "gae",
     "load_agent",
     "load_checkpoint",
+    "load_policy",
     "ppo_loss",
     "rollout",
     "train",

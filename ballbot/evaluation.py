@@ -1,0 +1,259 @@
+"""Run whole episodes, and say how they went: what a trained policy is worth, in numbers.
+
+    episodes = run_episodes(envs, actor, num_episodes=100, seed=0)
+    summary = summarize(episodes)
+
+Each episode has a seed of its own, seed + its number, so the same episode begins alike for every policy and however
+many robots run at a time.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ballbot.encoders import load_encoder
+from ballbot.envs import BallbotVectorEnv
+from ballbot.envs.vector_env import MOTOR_TORQUE, REWARD_TERMS
+from ballbot.ppo import Policy
+
+Floats = NDArray[np.float64]
+Bools = NDArray[np.bool_]
+Actor = Callable[[Any, Bools], NDArray[Any]]
+"""(observations, which robots have just begun an episode) -> actions."""
+
+OUTCOMES = ("success", "failure", "out_of_bounds", "diverged")
+HISTORY = ("step", "position", "tilt_deg", "torque", "return")
+RESAMPLES = 10_000
+"""Of the bootstrap behind an interval of a mean."""
+Z = 1.959963984540054
+"""95 % of a normal distribution lie within as many standard deviations."""
+
+
+@dataclass(frozen=True)
+class Episodes:
+    """What happened in n episodes."""
+
+    seeds: NDArray[np.int64]
+    terrain_ids: NDArray[np.int64]
+    outcomes: list[str]
+    """Of ``OUTCOMES``: reached the time limit, fell, left the terrain, or its simulation diverged."""
+    returns: Floats
+    lengths: NDArray[np.int64]
+    """Steps of 2 ms."""
+    reward_terms: dict[str, Floats]
+    """Each term of the reward, summed over the episode."""
+    speed_along_goal: Floats
+    """m/s, mean over the episode."""
+    speed_across_goal: Floats
+    """m/s, mean over the episode; positive is to the left of the goal."""
+    tilt_mean_deg: Floats
+    tilt_max_deg: Floats
+    torque_rms: Floats
+    """N m, of the three wheels over the episode."""
+    torque_max: Floats
+    """N m, of any wheel."""
+    energy: Floats
+    """J, that the motors put in or took out: the integral of |torque x wheel speed|."""
+    history: list[dict[str, Floats]] = field(default_factory=list)
+    """An entry an episode, if asked for: "step" (k,), "position" (k, 2) in m, "tilt_deg" (k,), "torque" (k,) rms of the
+    three wheels in N m, and "return" (k,) so far."""
+
+
+def run_episodes(
+    envs: BallbotVectorEnv, actor: Actor, num_episodes: int, seed: int, history_interval: int = 0
+) -> Episodes:
+    """Run ``num_episodes`` episodes, as many at a time as there are simulations.
+
+    Args:
+        envs: the world; its own ``reset`` draws each start from the episode's seed.
+        actor: the policy.
+        num_episodes: how many.
+        seed: of the first episode; the others count up.
+        history_interval: keep every so many steps of each episode in ``history``; 0 keeps none.
+
+    Raises:
+        ValueError: no episodes.
+    """
+    if num_episodes < 1:
+        raise ValueError(f"num_episodes = {num_episodes} must be at least 1")
+    n, sims, dt = envs.num_envs, envs.simulations, envs.dt
+    axes = np.stack([envs.goal, [-envs.goal[1], envs.goal[0]]])  # along the goal, and to its left
+    outcomes = [""] * num_episodes
+    returns, sums, highest = np.zeros(num_episodes), np.zeros((5, num_episodes)), np.zeros((2, num_episodes))
+    terms = np.zeros((len(REWARD_TERMS), num_episodes))
+    terrain_ids, lengths = np.zeros((2, num_episodes), np.int64)
+    logs = [_Log() for _ in range(num_episodes if history_interval else 0)]
+
+    episode = np.arange(n)  # of each simulation; those from num_episodes on only keep the batch full
+    begun = n
+    obs, infos = envs.reset(seed=[seed + i for i in range(n)])
+    began, torques = np.ones(n, bool), np.zeros((n, 3))
+    while (running := episode < num_episodes).any():
+        ids, which = np.flatnonzero(running), episode[running]
+        terrain_ids[which] = infos["terrain_id"][ids]
+        if history_interval:
+            for i, k in zip(ids, which, strict=True):
+                if lengths[k] % history_interval == 0:
+                    logs[k].add(lengths[k], infos["position"][i], infos["tilt_deg"][i], _rms(torques[i]), returns[k])
+        actions = np.clip(np.asarray(actor(obs, began), np.float64), -1.0, 1.0)
+        obs, rewards, terminated, truncated, infos = envs.advance(actions)
+        robots, torques = sims.robot_state(), MOTOR_TORQUE * actions
+        sound = ~infos["diverged"]
+        step = np.stack(
+            [
+                *np.where(sound, axes @ robots.velocity[:2], 0.0),
+                infos["tilt_deg"],
+                (torques**2).mean(axis=1),
+                np.where(sound, np.abs(torques.T * robots.wheel_speeds).sum(axis=0) * dt, 0.0),
+            ]
+        )
+        returns[which] += rewards[ids]
+        lengths[which] += 1
+        sums[:, which] += step[:, ids]
+        highest[:, which] = np.maximum(highest[:, which], [infos["tilt_deg"][ids], np.abs(torques[ids]).max(axis=1)])
+        began = terminated | truncated
+        if began.any():
+            for i in np.flatnonzero(began & running):
+                k = episode[i]
+                outcomes[k] = next(name for name in OUTCOMES if infos[name][i])
+                terms[:, k] = [infos["reward_terms"][name][i] for name in REWARD_TERMS]
+                if history_interval:
+                    logs[k].add(lengths[k], infos["position"][i], infos["tilt_deg"][i], _rms(torques[i]), returns[k])
+            seeds: list[int | None] = [None] * n
+            for i in np.flatnonzero(began):
+                if begun < num_episodes:
+                    seeds[i] = seed + begun
+                episode[i], begun = begun, begun + 1
+            torques[began] = 0.0
+            obs, infos = envs.reset(seed=seeds, options={"reset_mask": began})
+    means = sums / lengths
+    return Episodes(
+        seeds=seed + np.arange(num_episodes),
+        terrain_ids=terrain_ids,
+        outcomes=outcomes,
+        returns=returns,
+        lengths=lengths,
+        reward_terms=dict(zip(REWARD_TERMS, terms, strict=True)),
+        speed_along_goal=means[0],
+        speed_across_goal=means[1],
+        tilt_mean_deg=means[2],
+        tilt_max_deg=highest[0],
+        torque_rms=np.sqrt(means[3]),
+        torque_max=highest[1],
+        energy=sums[4],
+        history=[log.arrays() for log in logs],
+    )
+
+
+def env_options(policy: Policy, encoder: str | Path | None = None) -> dict[str, Any]:
+    """Options of ``BallbotVectorEnv`` under which its observations are those the policy was trained with.
+
+    Args:
+        policy: from ``load_policy``.
+        encoder: file of its encoder, if it sees; None takes the one that comes with ballbot.
+
+    Raises:
+        ValueError: the policy is not one of Ballbot-v0's, or was trained with another encoder.
+        EncoderError: the encoder cannot be loaded.
+    """
+    metadata = policy.metadata
+    if metadata.get("observation") not in ("proprioception", "encoded"):
+        raise ValueError("this policy was not trained on Ballbot-v0: its checkpoint does not say what it observes")
+    options = {name: metadata[name] for name in ("observation", "frame", "terrain")}
+    if metadata["observation"] == "encoded":
+        loaded = load_encoder(encoder)
+        if loaded.content_hash != metadata["encoder"]:
+            raise ValueError(
+                f"this policy was trained with the encoder {metadata['encoder'][:16]}, "
+                f"{'the one that comes with ballbot' if encoder is None else encoder} is {loaded.content_hash[:16]}: "
+                "give its file by --encoder"
+            )
+        options["encoder"] = loaded
+    elif encoder is not None:
+        raise ValueError(f"--encoder {encoder} is for policies that see, this one was trained without cameras")
+    return options
+
+
+class _Log:
+    """The history of one episode while it grows."""
+
+    def __init__(self) -> None:
+        self.rows: list[tuple[Any, ...]] = []
+
+    def add(self, *row: Any) -> None:
+        self.rows.append(row)
+
+    def arrays(self) -> dict[str, Floats]:
+        columns = zip(*self.rows, strict=True)
+        return {name: np.array(x, np.float64) for name, x in zip(HISTORY, columns, strict=True)}
+
+
+def _rms(values: Floats) -> float:
+    return float(np.sqrt((values**2).mean()))
+
+
+def summarize(episodes: Episodes) -> dict[str, Any]:
+    """Plain numbers for people and programs; every rate and mean with its 95 % interval.
+
+    Returns:
+        ``episodes``, then ``success_rate``, ``failure_rate``, ``out_of_bounds_rate``, ``diverged_rate`` (shares, with
+        Wilson intervals ``..._ci95``), and ``..._mean``, ``..._std`` (of the sample) and ``..._ci95`` (bootstrap) of
+        return, length in steps, speeds in m/s, tilts in degrees, torques in N m, energy in J and each reward term, and
+        ``per_episode``, a dict each.
+    """
+    count = len(episodes.outcomes)
+    summary: dict[str, Any] = {"episodes": count}
+    for outcome in OUTCOMES:
+        hits = episodes.outcomes.count(outcome)
+        summary[f"{outcome}_rate"] = hits / count
+        summary[f"{outcome}_rate_ci95"] = wilson_interval(hits, count)
+    quantities = {
+        "return": episodes.returns,
+        "length": episodes.lengths.astype(np.float64),
+        "speed_along_goal": episodes.speed_along_goal,
+        "speed_across_goal": episodes.speed_across_goal,
+        "tilt_mean_deg": episodes.tilt_mean_deg,
+        "tilt_max_deg": episodes.tilt_max_deg,
+        "torque_rms": episodes.torque_rms,
+        "torque_max": episodes.torque_max,
+        "energy": episodes.energy,
+        **{f"reward_{name}": values for name, values in episodes.reward_terms.items()},
+    }
+    for name, values in quantities.items():
+        summary[f"{name}_mean"] = float(values.mean())
+        summary[f"{name}_std"] = float(values.std(ddof=1)) if count > 1 else 0.0
+        summary[f"{name}_ci95"] = mean_interval(values)
+    summary["per_episode"] = [
+        {
+            "seed": int(episodes.seeds[k]),
+            "terrain_id": int(episodes.terrain_ids[k]),
+            "outcome": episodes.outcomes[k],
+            **{name: values[k].item() for name, values in quantities.items()},
+        }
+        for k in range(count)
+    ]
+    return summary
+
+
+def wilson_interval(hits: int, count: int) -> list[float]:
+    """95 % interval of a share, [low, high]; Wilson 1927, sound for shares near 0 and 1 and few episodes."""
+    share, z2 = hits / count, Z * Z / count
+    middle = (share + z2 / 2) / (1 + z2)
+    half = Z / (1 + z2) * math.sqrt(share * (1 - share) / count + z2 / count / 4)
+    low, high = middle - half, middle + half
+    return [0.0 if hits == 0 else low, 1.0 if hits == count else high]  # exactly, whatever the rounding
+
+
+def mean_interval(values: Floats) -> list[float]:
+    """95 % interval of a mean, [low, high], by a percentile bootstrap whose draws are always the same."""
+    rng = np.random.default_rng(0)
+    means = [values[rng.integers(len(values), size=len(values))].mean() for _ in range(RESAMPLES)]
+    low, high = np.quantile(means, [0.025, 0.975])
+    return [float(low), float(high)]

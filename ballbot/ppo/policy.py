@@ -1,0 +1,78 @@
+"""A trained policy to act with, apart from everything that training needs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from ballbot.ppo.agent import Agent
+from ballbot.ppo.checkpoint import load_checkpoint
+from ballbot.ppo.evaluation import agent_from_state
+
+
+class Policy:
+    """What a checkpoint does in a situation.
+
+    Args:
+        agent: trained networks.
+        observation_shape: of one observation.
+        metadata: what its observations mean, as given to `train(env_metadata=...)`.
+        step: environment steps it was trained for.
+    """
+
+    def __init__(self, agent: Agent, observation_shape: tuple[int, ...], metadata: dict[str, Any], step: int) -> None:
+        self.agent = agent.eval().requires_grad_(False)
+        self.metadata = metadata
+        self.step = step
+        self.observation_shape = observation_shape
+        self._generator = torch.Generator(agent.policy_head.weight.device)
+        self.seed(0)
+
+    def seed(self, seed: int) -> None:
+        """Start the random numbers of stochastic actions anew."""
+        self._generator.manual_seed(seed)
+
+    def predict(self, observation: NDArray[Any], deterministic: bool = True) -> NDArray[Any]:
+        """The action in an observation, or the actions in many.
+
+        Args:
+            observation: `observation_shape`, or (n, *observation_shape) for n of them.
+            deterministic: the most likely action, else a sample.
+
+        Returns:
+            action (*action_shape) or actions (n, *action_shape), as the environment takes them.
+
+        Raises:
+            ValueError: another shape, or numbers that are not finite.
+        """
+        observations = np.asarray(observation, np.float32)
+        single = observations.shape == self.observation_shape
+        if not single and (not observations.ndim or observations.shape[1:] != self.observation_shape):
+            many = f"(n, {', '.join(map(str, self.observation_shape))})"
+            raise ValueError(
+                f"observation has shape {observations.shape}, this policy takes {self.observation_shape} or {many}"
+            )
+        if not np.isfinite(observations).all():
+            raise ValueError("observation holds numbers that are not finite: check the sensors")
+        actions = self.agent.act(observations[None] if single else observations, deterministic, self._generator)
+        array: NDArray[Any] = actions.cpu().numpy()
+        return array[0] if single else array
+
+
+def load_policy(path: str | Path, device: str = "cpu") -> Policy:
+    """The policy in a checkpoint: best.pt, last.pt or step_<N>.pt, or a run folder's best.pt.
+
+    Raises:
+        CheckpointError: the file is missing, damaged or of another format.
+    """
+    path = Path(path)
+    if path.is_dir():
+        path = path / "best.pt"
+    state = load_checkpoint(path)
+    agent = agent_from_state(state, path).to(device)
+    shape = tuple(state["spaces"]["observation_shape"])
+    return Policy(agent, shape, dict(state.get("env_metadata") or {}), int(state.get("global_step", 0)))

@@ -1,0 +1,221 @@
+"""Evaluate trained policies on terrains that training never used.
+
+    python experiments/evaluate.py runs/NAME                         # its best.pt, 100 episodes
+    python experiments/evaluate.py runs/NAME/last.pt --terrain flat --episodes 20
+    python experiments/evaluate.py runs/NAME --compare runs/OTHER pid --json results.json
+    python experiments/evaluate.py pid --terrain flat                # the classical controller
+
+All are judged on the same terrains and starts; the same command gives the same numbers to the last bit.
+
+Exit status: 0 done, 1 the policy fell, left the terrain or diverged in more than --max-failures of the episodes,
+2 bad input.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import numpy as np
+import torch
+import tyro
+from balance_pid import PID, pitch_and_roll, wheel_actions
+from numpy.typing import NDArray
+
+from ballbot.encoders import EncoderError
+from ballbot.envs import BallbotVectorEnv
+from ballbot.evaluation import Actor, Episodes, env_options, run_episodes, summarize
+from ballbot.ppo import CheckpointError, load_policy
+from ballbot.ppo.checkpoint import write_atomic
+from mujoco_patch import ContactFixError
+
+MOST_AT_A_TIME = 64
+"""Robots; more gain little speed."""
+ROWS = (
+    ("success_rate", "success", "{:.0%}"),
+    ("failure_rate", "fell", "{:.0%}"),
+    ("out_of_bounds_rate", "left the terrain", "{:.0%}"),
+    ("return", "return", "{:.1f}"),
+    ("length", "length, steps of 2 ms", "{:.0f}"),
+    ("reward_progress", "  of the return: progress", "{:.2f}"),
+    ("reward_survival", "  survival", "{:.2f}"),
+    ("reward_action_cost", "  action cost", "{:.2f}"),
+    ("speed_along_goal", "speed along the goal, m/s", "{:.3f}"),
+    ("speed_across_goal", "speed to its left, m/s", "{:.3f}"),
+    ("tilt_mean_deg", "mean tilt, degrees", "{:.2f}"),
+    ("tilt_max_deg", "largest tilt, degrees", "{:.2f}"),
+    ("torque_rms", "torque of a wheel, rms, N m", "{:.2f}"),
+    ("energy", "energy of the motors, J", "{:.0f}"),
+)
+
+
+@dataclass
+class Args:
+    """Evaluate trained policies."""
+
+    checkpoint: Annotated[str, tyro.conf.Positional]
+    """Checkpoint, run folder (for its best.pt), or "pid" for the classical controller."""
+    compare: tuple[str, ...] = ()
+    """Others to judge on the same terrains and starts."""
+    episodes: int = 100
+    """How many."""
+    horizon: int = 4000
+    """Time limit of an episode, steps of 2 ms."""
+    terrain: Literal["perlin", "flat"] | None = None
+    """Ground (default: what the policy was trained on; perlin for "pid")."""
+    seed: int = 0
+    """Of the first episode's start; the others count up."""
+    terrain_seed: int = 1
+    """Base seed of the terrains; training evaluates, and chooses best.pt, with 0."""
+    num_terrains: int = 100
+    """Height fields, one drawn for each episode."""
+    deterministic: bool = True
+    """The most likely action; --no-deterministic (or --stochastic) samples as training does."""
+    stochastic: bool = False
+    """The same as --no-deterministic."""
+    initial_tilt_deg: float = 1.0
+    """Largest tilt at the start of an episode, degrees."""
+    initial_speed: float = 0.0
+    """Largest speed at the start of an episode, m/s."""
+    encoder: Path | None = None
+    """Encoder of policies that see (default: the one that comes with ballbot)."""
+    max_failures: float = 1.0
+    """Share of episodes without success up to which the exit status is 0."""
+    json: Path | None = None
+    """File for all numbers, each episode's too."""
+    num_threads: int = 0
+    """Threads that simulate and cast rays (0: every CPU); results do not depend on it."""
+    torch_threads: int = 1
+    """Threads of PyTorch's networks (0: its choice); other numbers round differently."""
+
+
+def check(args: Args) -> Args:
+    """The same options, if they are possible.
+
+    Raises:
+        ValueError: an option is out of range; the message names it.
+    """
+    for name, highest in (("episodes", 10**6), ("horizon", 10**9), ("num_terrains", 4096)):
+        if not 1 <= getattr(args, name) <= highest:
+            raise ValueError(f"--{name.replace('_', '-')} {getattr(args, name)} is out of range: use 1 to {highest}")
+    if not 0 <= args.seed < 2**62:
+        raise ValueError(f"--seed {args.seed} is out of range: use 0 or more")
+    if not 0 <= args.max_failures <= 1:
+        raise ValueError(f"--max-failures {args.max_failures} is out of range: use a share from 0 to 1")
+    if not 0 <= args.torch_threads <= 1024:
+        raise ValueError(f"--torch-threads {args.torch_threads} is out of range: use 0 to 1024")
+    if args.json is not None and not args.json.parent.is_dir():
+        raise ValueError(f"--json {args.json}: there is no folder {args.json.parent}; make it first")
+    if args.json is not None and args.json.is_dir():
+        raise ValueError(f"--json {args.json} is a folder: give a file in it")
+    return args
+
+
+def pid_actor(dt: float) -> Actor:
+    """The classical controller: it holds the robot upright, wherever it goes."""
+    controller = PID(20.0, 15.0, 2.0, dt)
+
+    def act(observations: NDArray[np.float32], began: NDArray[np.bool_]) -> NDArray[np.float32]:
+        error = -pitch_and_roll(observations[:, :3].astype(np.float64))
+        controller.integral = np.where(began, 0.0, controller.integral)
+        if controller.previous is not None:
+            controller.previous = np.where(began, error, controller.previous)
+        return wheel_actions(controller(error))
+
+    return act
+
+
+def policy_actor(name: str, args: Args) -> tuple[dict[str, Any], Callable[[float], Actor]]:
+    """Options of the environment, and what acts in it.
+
+    Raises:
+        CheckpointError, EncoderError, ValueError: no such policy, or not one of this robot's.
+    """
+    if name == "pid":
+        return {"observation": "proprioception", "frame": "body", "terrain": "perlin"}, pid_actor
+    policy = load_policy(name)
+    policy.seed(args.seed)
+    deterministic = args.deterministic and not args.stochastic
+    options = env_options(policy, args.encoder if policy.metadata.get("observation") == "encoded" else None)
+    return options, lambda dt: lambda observations, began: policy.predict(observations, deterministic)
+
+
+def evaluate(name: str, args: Args, ground: str, history_interval: int = 0) -> tuple[str, Episodes]:
+    """Run the episodes of one policy on ``ground``, or, if that is empty, on what it was trained on."""
+    options, make_actor = policy_actor(name, args)
+    trained_on = options["terrain"]
+    options["terrain"] = ground or trained_on
+    if options["terrain"] != trained_on and name != "pid":
+        print(f"note: {name} was trained on {trained_on} ground, it is judged on {options['terrain']} ground")
+    envs = BallbotVectorEnv(
+        min(args.episodes, MOST_AT_A_TIME),
+        **options,
+        max_episode_steps=args.horizon,
+        terrain_split="eval",
+        terrain_seed=args.terrain_seed,
+        num_terrains=args.num_terrains,
+        initial_tilt_deg=args.initial_tilt_deg,
+        initial_speed=args.initial_speed,
+        num_threads=args.num_threads,
+    )
+    try:
+        return options["terrain"], run_episodes(envs, make_actor(envs.dt), args.episodes, args.seed, history_interval)
+    finally:
+        envs.close()
+
+
+def table(summaries: dict[str, dict[str, Any]]) -> str:
+    """All policies side by side, with 95 % intervals."""
+    width = max(len(title) for _, title, _ in ROWS)
+    cells = []
+    for key, _, form in ROWS:
+        row = []
+        for summary in summaries.values():
+            value = summary[key] if key.endswith("_rate") else summary[f"{key}_mean"]
+            spread = "" if key.endswith("_rate") else f" ± {form.format(summary[f'{key}_std'])}"
+            low, high = (form.format(x) for x in summary[f"{key}_ci95"])
+            row.append(f"{form.format(value)}{spread} [{low}, {high}]")
+        cells.append(row)
+    names = [name if len(name) <= 30 else f"...{name[-27:]}" for name in summaries]
+    widths = [max(len(x) for x in column) for column in zip(names, *cells, strict=True)]
+    lines = [" " * width + "".join(f"  {n:>{w}}" for n, w in zip(names, widths, strict=True))]
+    for (_, title, _), row in zip(ROWS, cells, strict=True):
+        lines.append(f"{title:<{width}}" + "".join(f"  {x:>{w}}" for x, w in zip(row, widths, strict=True)))
+    return "\n".join(lines)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Evaluate, print a table, and return the exit status."""
+    try:
+        args = check(tyro.cli(Args, args=argv, description=__doc__))
+        if args.torch_threads:
+            torch.set_num_threads(args.torch_threads)
+        names = list(dict.fromkeys([args.checkpoint, *args.compare]))
+        start, ground = time.perf_counter(), str(args.terrain or "")
+        summaries: dict[str, dict[str, Any]] = {}
+        for name in names:
+            ground, episodes = evaluate(name, args, ground)  # the others on the first one's
+            summaries[name] = {"policy": name, "terrain": ground, **summarize(episodes)}
+        print(table(summaries))
+        print(
+            f"{args.episodes} episodes each on {ground} ground in {time.perf_counter() - start:.1f} s; "
+            "mean ± standard deviation [95 % interval of the rate or mean]"
+        )
+        if args.json is not None:
+            first, *others = summaries.values()
+            options = {k: v for k, v in asdict(args).items() if k not in ("json", "num_threads")}
+            content = {**first, "options": options, "compared": others}
+            write_atomic(args.json, (json.dumps(content, indent=2, default=str) + "\n").encode())
+    except (ValueError, TypeError, OSError, CheckpointError, EncoderError, ContactFixError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0 if 1 - summaries[args.checkpoint]["success_rate"] <= args.max_failures else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,39 @@
+"""Checkpoints of policies that have learned nothing, for tests of what uses them."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import torch
+
+from ballbot.ppo import Agent, PPOConfig
+from ballbot.ppo.agent import describe_spaces
+from ballbot.ppo.checkpoint import save_checkpoint
+
+BOX3 = gym.spaces.Box(-1.0, 1.0, (3,), np.float32)
+
+
+def save_policy(
+    path: Path, size: int = 17, action_space: gym.Space[Any] = BOX3, gain: float = 10.0, **metadata: Any
+) -> Path:
+    """A policy-only file with random networks, whose actions are ``gain`` times as large as those of a new agent."""
+    config = PPOConfig(hidden_size=16, num_layers=2)
+    observation_space = gym.spaces.Box(-np.inf, np.inf, (size,), np.float32)
+    agent = Agent(observation_space, action_space, config, torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        agent.policy_head.weight.mul_(gain)
+    metadata = {"observation": "proprioception", "frame": "body", "terrain": "flat"} | metadata
+    state = {
+        "kind": "policy",
+        "config": asdict(config),
+        "spaces": describe_spaces(observation_space, action_space),
+        "env_metadata": metadata,
+        "policy": agent.state_dict(),
+        "global_step": 1234,
+    }
+    save_checkpoint([path], state)
+    return path

@@ -1,0 +1,95 @@
+# mypy: allow-untyped-defs, allow-untyped-calls, allow-incomplete-defs
+"""evaluate.py, as a user calls it."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from policies import save_policy
+
+from ballbot.encoders import load_encoder
+
+SCRIPT = Path(__file__).parents[1] / "experiments" / "evaluate.py"
+SHORT = ["--episodes", 5, "--horizon", 80, "--num-terrains", 2, "--num-threads", 1]
+
+
+def launch(folder, *options):
+    command = [sys.executable, str(SCRIPT), *map(str, options)]
+    return subprocess.Popen(command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def run(folder, *options):
+    process = launch(folder, *options)
+    out, err = process.communicate(timeout=200)
+    assert "Traceback" not in err, err
+    return process.returncode, out, err
+
+
+def test_policies_are_compared_on_the_same_episodes(tmp_path):
+    save_policy(tmp_path / "blind.pt", terrain="perlin")
+    save_policy(tmp_path / "seeing.pt", 58, terrain="flat", observation="encoded", encoder=load_encoder().content_hash)
+    options = ["blind.pt", "--compare", "seeing.pt", "pid", *SHORT, "--seed", 7]
+    code, out, err = run(tmp_path, *options, "--json", "a.json")
+    assert code == 0, err
+    assert "seeing.pt was trained on flat ground, it is judged on perlin" in out
+    assert "success" in out and "speed along the goal" in out
+    content = json.loads((tmp_path / "a.json").read_text())
+    assert content["policy"] == "blind.pt" and content["episodes"] == 5 and content["terrain"] == "perlin"
+    for key in ("success_rate", "failure_rate", "out_of_bounds_rate", "return_mean", "return_std", "return_ci95"):
+        assert key in content
+    for key in ("length_mean", "speed_along_goal_mean", "speed_across_goal_mean", "energy_mean"):
+        assert key in content
+    episodes = content["per_episode"]
+    assert [e["seed"] for e in episodes] == [7, 8, 9, 10, 11]
+    assert {"terrain_id", "return", "length", "outcome"} <= episodes[0].keys()
+    others = content["compared"]
+    assert [o["policy"] for o in others] == ["seeing.pt", "pid"]
+    for other in others:
+        assert [e["terrain_id"] for e in other["per_episode"]] == [e["terrain_id"] for e in episodes]
+    assert others[1]["success_rate"] == 1.0  # the PID stands for 80 steps
+
+    run(tmp_path, *options, "--json", "b.json")
+    again = json.loads((tmp_path / "b.json").read_text())
+    assert again["per_episode"] == episodes and again["compared"] == others
+
+
+def test_actions_are_sampled_if_told_and_failures_are_an_exit_status(tmp_path):
+    save_policy(tmp_path / "p.pt", gain=300.0)  # drives at full power, somewhere
+    options = ["p.pt", *SHORT, "--horizon", 600, "--json", "a.json"]
+    code, _, _ = run(tmp_path, *options, "--max-failures", 0.2)
+    assert code == 1
+    sure = json.loads((tmp_path / "a.json").read_text())
+    assert sure["failure_rate"] > 0.2
+    code, _, _ = run(tmp_path, *options, "--stochastic")
+    assert code == 0
+    assert json.loads((tmp_path / "a.json").read_text())["return_mean"] != sure["return_mean"]
+
+
+def test_bad_input_is_named_and_exits_with_2(tmp_path):
+    save_policy(tmp_path / "p.pt")
+    save_policy(tmp_path / "foreign.pt", observation=None)
+    save_policy(tmp_path / "eyes.pt", 58, observation="encoded", encoder="0" * 64)
+    (tmp_path / "bad.pt").write_bytes(b"no checkpoint")
+    cases: list[tuple[list[Any], str]] = [
+        (["none.pt"], "none.pt does not exist"),
+        (["bad.pt"], "damaged or no checkpoint"),
+        (["foreign.pt"], "was not trained on Ballbot-v0"),
+        (["eyes.pt"], "give its file by --encoder"),
+        (["eyes.pt", "--encoder", "none.pt"], "none.pt does not exist"),
+        (["p.pt", "--compare", "none.pt", *SHORT], "none.pt does not exist"),
+        (["p.pt", "--episodes", 0], "--episodes 0 is out of range"),
+        (["p.pt", "--horizon", 0], "--horizon 0 is out of range"),
+        (["p.pt", "--seed", -1], "--seed -1 is out of range"),
+        (["p.pt", "--terrain", "moon"], "moon"),
+        (["p.pt", "--max-failures", 2], "--max-failures 2.0 is out of range"),
+        (["p.pt", "--initial-tilt-deg", 30], "initial_tilt_deg=30.0"),
+        (["p.pt", "--json", "nowhere/a.json"], "there is no folder nowhere"),
+        (["p.pt", "--json", "."], "--json . is a folder"),
+    ]
+    processes = [(launch(tmp_path, *options), options, words) for options, words in cases]
+    for process, options, words in processes:
+        out, err = process.communicate(timeout=200)
+        assert process.returncode == 2, (options, out, err)
+        assert words in err + out and "Traceback" not in err, (options, err)

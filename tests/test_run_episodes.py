@@ -1,0 +1,152 @@
+# mypy: allow-untyped-defs, allow-untyped-calls, allow-incomplete-defs
+"""What run_episodes counts is what happened, and summarize says it right."""
+
+import numpy as np
+import pytest
+from policies import save_policy
+
+from ballbot.envs import BallbotVectorEnv
+from ballbot.evaluation import (
+    Episodes,
+    env_options,
+    mean_interval,
+    run_episodes,
+    summarize,
+    wilson_interval,
+)
+from ballbot.ppo import evaluate, load_agent, load_policy
+
+
+def make(num_envs, **options):
+    defaults = {"terrain": "flat", "num_terrains": 3, "num_threads": 1, "max_episode_steps": 120}
+    return BallbotVectorEnv(num_envs, **(defaults | options))  # type: ignore[arg-type]
+
+
+def push(envs, size=0.3):
+    """Falls within the time limit, sooner or later, by where the robot happens to look."""
+    return lambda obs, began: size * np.sin(np.arange(3) + 10 * obs[:, :1])
+
+
+def test_episodes_are_those_of_the_environment_step_by_step():
+    envs = make(3)
+    episodes = run_episodes(envs, push(envs, 0.9), 7, seed=5, history_interval=10)
+    assert {"success", "failure"} >= set(episodes.outcomes)
+    assert episodes.seeds.tolist() == list(range(5, 12))
+    for k in range(7):
+        single = make(1)
+        obs, infos = single.reset(seed=5 + k)
+        assert infos["terrain_id"][0] == episodes.terrain_ids[k]
+        rewards, tilts, velocities, torques, energy, positions = [], [], [], [], 0.0, [infos["position"][0]]
+        act = push(single, 0.9)
+        done = False
+        while not done:
+            action = act(obs, None)
+            obs, reward, terminated, truncated, infos = single.advance(action)
+            robot = single.simulations.robot_state()
+            rewards.append(reward[0])
+            tilts.append(infos["tilt_deg"][0])
+            velocities.append(robot.velocity[:2, 0])
+            torques.append(-10 * np.clip(action[0].astype(np.float64), -1, 1))
+            energy += np.abs(torques[-1] * robot.wheel_speeds[:, 0]).sum() * 0.002
+            positions.append(infos["position"][0])
+            done = terminated[0] or truncated[0]
+        assert episodes.outcomes[k] == ("failure" if terminated[0] else "success")
+        assert episodes.lengths[k] == len(rewards)
+        assert episodes.returns[k] == pytest.approx(sum(rewards))
+        assert sum(terms[k] for terms in episodes.reward_terms.values()) == pytest.approx(sum(rewards))
+        assert episodes.tilt_max_deg[k] == pytest.approx(max(tilts))
+        assert episodes.tilt_mean_deg[k] == pytest.approx(np.mean(tilts))
+        # the goal is the world's y, to its left is -x
+        assert episodes.speed_along_goal[k] == pytest.approx(np.mean(velocities, axis=0)[1])
+        assert episodes.speed_across_goal[k] == pytest.approx(-np.mean(velocities, axis=0)[0])
+        assert episodes.torque_rms[k] == pytest.approx(np.sqrt(np.square(torques).mean()))
+        assert episodes.torque_max[k] == pytest.approx(np.abs(torques).max())
+        assert episodes.energy[k] == pytest.approx(energy)
+        log = episodes.history[k]
+        steps = log["step"].astype(int)
+        assert steps[:-1].tolist() == list(range(0, len(rewards), 10)) and steps[-1] == len(rewards)
+        np.testing.assert_allclose(log["position"], np.array(positions)[steps])
+        np.testing.assert_allclose(log["return"], np.concatenate([[0.0], np.cumsum(rewards)])[steps])
+        np.testing.assert_allclose(log["tilt_deg"][1:], np.array(tilts)[steps[1:] - 1])
+
+
+def test_numbers_do_not_depend_on_how_many_run_at_a_time():
+    one, many = (run_episodes(e := make(n), push(e), 6, seed=0) for n in (1, 8))
+    assert one.outcomes == many.outcomes
+    np.testing.assert_array_equal(one.returns, many.returns)
+
+
+def test_a_policy_is_worth_what_training_says(tmp_path):
+    path = save_policy(tmp_path / "p.pt")
+    policy = load_policy(path)
+    episodes = run_episodes(make(4), lambda obs, began: policy.predict(obs), 4, seed=3)
+    expected = evaluate(load_agent(path), make(4), 4, seed=3)
+    assert episodes.returns.mean() == pytest.approx(expected["return_mean"])
+    assert episodes.lengths.mean() == expected["length_mean"]
+    assert episodes.reward_terms["progress"].mean() == pytest.approx(expected["reward/progress"])
+
+
+def test_robots_that_leave_the_terrain_are_counted_apart():
+    envs = make(2, terrain="perlin", max_episode_steps=50)
+    sims = envs.simulations
+
+    class AtTheEdge:
+        def __call__(self, obs, began):
+            if began.any():
+                sims.qpos[0, sims.layout.base_qpos] = sims.qpos[0, sims.layout.ball_qpos] = 4.9
+            return np.zeros((2, 3))
+
+    assert run_episodes(envs, AtTheEdge(), 2, seed=0).outcomes == ["out_of_bounds", "success"]
+
+
+def episodes_of(outcomes, returns):
+    n = len(outcomes)
+    ones = np.ones(n)
+    return Episodes(
+        np.arange(n), np.arange(n), outcomes, np.array(returns), np.full(n, 9), {"progress": 2 * ones}, ones, ones,
+        ones, ones, ones, ones, ones,
+    )  # fmt: skip
+
+
+def test_a_summary_has_rates_means_and_intervals():
+    summary = summarize(episodes_of(["success", "failure", "success", "diverged"], [1.0, 2.0, 3.0, 6.0]))
+    assert summary["episodes"] == 4
+    assert (summary["success_rate"], summary["failure_rate"], summary["out_of_bounds_rate"]) == (0.5, 0.25, 0.0)
+    assert summary["return_mean"] == 3.0 and summary["return_std"] == pytest.approx(np.std([1, 2, 3, 6], ddof=1))
+    low, high = summary["return_ci95"]
+    assert 1.0 <= low < 2.0 and 4.0 < high <= 6.0
+    assert summary["reward_progress_mean"] == 2.0
+    assert [e["outcome"] for e in summary["per_episode"]] == ["success", "failure", "success", "diverged"]
+    assert summary["per_episode"][3]["return"] == 6.0
+    assert summarize(episodes_of(["success"], [1.0]))["return_std"] == 0.0
+
+
+def test_intervals_are_the_textbooks():
+    # Newcombe 1998, table I, method 3
+    np.testing.assert_allclose(wilson_interval(81, 263), [0.2553, 0.3662], atol=5e-5)
+    np.testing.assert_allclose(wilson_interval(15, 148), [0.0624, 0.1605], atol=5e-5)
+    np.testing.assert_allclose(wilson_interval(0, 20), [0.0, 0.1611], atol=5e-5)
+    assert wilson_interval(20, 20)[1] == 1.0
+    values = np.random.default_rng(1).normal(5, 2, 400)
+    low, high = mean_interval(values)
+    half = 1.96 * values.std(ddof=1) / 20
+    np.testing.assert_allclose([low, high], [values.mean() - half, values.mean() + half], atol=0.02)
+    assert mean_interval(values) == [low, high]
+
+
+def test_options_follow_from_what_a_policy_was_trained_with(tmp_path):
+    blind = load_policy(save_policy(tmp_path / "p.pt", frame="world"))
+    assert env_options(blind) == {"observation": "proprioception", "frame": "world", "terrain": "flat"}
+    with pytest.raises(ValueError, match="trained without cameras"):
+        env_options(blind, "encoder.pt")
+    foreign = load_policy(save_policy(tmp_path / "f.pt", observation=None))
+    with pytest.raises(ValueError, match="was not trained on Ballbot-v0"):
+        env_options(foreign)
+    seeing = load_policy(save_policy(tmp_path / "s.pt", 58, observation="encoded", encoder="0" * 64))
+    with pytest.raises(ValueError, match="trained with the encoder 0000000000000000, the one that comes with"):
+        env_options(seeing)
+
+
+def test_no_episodes_are_refused():
+    with pytest.raises(ValueError, match="num_episodes = 0"):
+        run_episodes(make(1), push(None), 0, seed=0)

@@ -1,0 +1,209 @@
+"""Write trained policies as ONNX graphs, for robots and programs without PyTorch.
+
+A policy becomes one graph at the control rate, ``observation`` (batch, size) -> ``action`` (batch, 3), with the
+normalisation of observations and the clipping of actions baked in.  A policy that sees has a second one at the rate of
+its cameras, ``depth`` (batch, 1, height, width) -> ``embedding`` (batch, size).  Each carries its contract, a JSON
+object under the key "ballbot" of its metadata: order, units and rates of what goes in and out, and what it was made
+from.  ``ballbot.runtime`` drives a robot with them; docs/deployment.md explains the contract.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import logging
+import warnings
+from contextlib import contextmanager, redirect_stdout
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+
+import ballbot
+from ballbot.encoders import FrozenEncoder
+from ballbot.envs.observations import OBSERVATION_SIZES
+from ballbot.envs.vector_env import MOTOR_TORQUE
+from ballbot.ppo import Agent, Policy
+from ballbot.ppo.checkpoint import write_atomic
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+PERIOD = 0.002
+"""s between two actions."""
+CAMERA_INTERVAL = 6
+"""Actions from an image to the next."""
+STALE_AFTER = 0.1
+"""s: an older image is told as stale.  Eight images have been missed then."""
+LONGEST_HOLD = 5
+"""Steps that a robot goes on with its last good sensor values: 10 ms, in which it tilts by a degree or two."""
+TILT_LIMIT_DEG = 20.0
+"""Beyond, training calls it a fall: no policy has learned anything there."""
+MAX_DIFFERENCE = 1e-5
+"""Of an action between PyTorch and onnxruntime."""
+FIELDS = {
+    "body": [
+        ("gravity direction", 3, "1", "base axes, unit vector pointing down"),
+        ("angular velocity", 3, "rad/s", "base axes"),
+        ("velocity of the base", 3, "m/s", "base axes"),
+        ("goal direction", 2, "1", "base axes, x and y of the unit vector"),
+        ("wheel speeds", 3, "10 rad/s", "wheels 0, 1, 2"),
+        ("last action", 3, "1", "wheels 0, 1, 2"),
+    ],
+    "world": [
+        ("orientation", 3, "rad", "rotation vector, base to world, angle in [0, pi]"),
+        ("angular velocity", 3, "rad/s", "base axes, clipped to [-2, 2]"),
+        ("velocity of the base", 3, "m/s", "world axes, clipped to [-2, 2]"),
+        ("wheel speeds", 3, "10 rad/s", "wheels 0, 1, 2, clipped to [-2, 2]"),
+        ("last action", 3, "1", "wheels 0, 1, 2"),
+    ],
+}
+"""Name, size, unit and axes of what proprioception is made of, in order: ballbot.envs.observations."""
+
+
+class ControlGraph(nn.Module):
+    """Raw observations to actions, for the exporter."""
+
+    def __init__(self, agent: Agent) -> None:
+        super().__init__()
+        self.agent = agent
+
+    def forward(self, observation: torch.Tensor) -> torch.Tensor:
+        """Most likely actions."""
+        agent = self.agent
+        return agent.env_action(agent.policy_head(agent.policy_trunk(agent.normalize(observation))))
+
+
+class CameraGraph(nn.Module):
+    """Depth images to embeddings, for the exporter."""
+
+    def __init__(self, encoder: FrozenEncoder) -> None:
+        super().__init__()
+        self.layers, self.max_depth = encoder.layers, encoder.max_depth
+
+    def forward(self, depth: torch.Tensor) -> torch.Tensor:
+        """Embeddings of images whose depths are clipped first."""
+        embeddings: torch.Tensor = self.layers(depth.clamp(0.0, self.max_depth))
+        return embeddings
+
+
+def export_policy(policy: Policy, out: str | Path, encoder: FrozenEncoder | None = None) -> list[Path]:
+    """Write a policy's graphs.
+
+    Args:
+        policy: from ``load_policy``.
+        out: file of the control graph; the camera graph's has ".camera" before the ending.
+        encoder: of a policy that sees.
+
+    Returns:
+        the files, which belong together.
+
+    Raises:
+        ValueError: not a policy of this robot.
+        ImportError: the extra "export" is not installed.
+        OSError: a file cannot be written.
+    """
+    out, metadata = Path(out), policy.metadata
+    frame = metadata.get("frame")
+    if frame not in FIELDS:
+        raise ValueError("this policy was not trained on Ballbot-v0: its checkpoint does not say what it observes")
+    fields = [dict(zip(("name", "size", "unit", "axes"), row, strict=True)) for row in FIELDS[frame]]
+    assert sum(row[1] for row in FIELDS[frame]) == OBSERVATION_SIZES[frame]
+    camera: dict[str, Any] | None = None
+    graphs: list[tuple[Path, bytes]] = []
+    if encoder is not None:
+        a, depths = encoder.architecture, [0.0, encoder.max_depth]
+        cameras, rest = divmod(policy.observation_shape[0] - OBSERVATION_SIZES[frame] - 1, a.embedding_size)
+        if rest or cameras < 1:
+            raise ValueError(
+                f"the policy observes {policy.observation_shape[0]} numbers, which do not fit embeddings of "
+                f"{a.embedding_size}: give the encoder it was trained with"
+            )
+        fields += [
+            {"name": f"embedding of camera {i}", "size": a.embedding_size, "unit": "1", "axes": ""}
+            for i in range(cameras)
+        ]
+        fields.append({"name": "age of the images", "size": 1, "unit": "s", "axes": ""})
+        path = out.with_suffix(f".camera{out.suffix}")
+        camera = {
+            "graph": path.name,
+            "encoder": encoder.content_hash,
+            "shape": [cameras, a.height, a.width],
+            "max_depth": encoder.max_depth,
+            "period": CAMERA_INTERVAL * PERIOD,
+            "longest_age": (CAMERA_INTERVAL - 1) * PERIOD,
+            "stale_after": STALE_AFTER,
+        }
+        contract = {
+            "kind": "camera",
+            "ballbot": ballbot.__version__,
+            "encoder": encoder.content_hash,
+            "input": {"name": "depth", "shape": ["batch", 1, a.height, a.width], "unit": "m", "range": depths},
+            "output": {"name": "embedding", "size": a.embedding_size, "range": [-1.0, 1.0]},
+            "period": CAMERA_INTERVAL * PERIOD,
+        }
+        image = torch.zeros(2, 1, a.height, a.width)
+        graphs.append((path, _graph(CameraGraph(encoder), image, "depth", "embedding", contract)))
+    contract = {
+        "kind": "control",
+        "ballbot": ballbot.__version__,
+        "frame": frame,
+        "trained_on": metadata.get("terrain"),
+        "trained_steps": policy.step,
+        "input": {"name": "observation", "fields": fields},
+        "output": {"name": "action", "size": 3, "range": [-1.0, 1.0], "axes": "wheels 0, 1, 2"},
+        "torque_per_action": MOTOR_TORQUE,
+        "period": PERIOD,
+        "tilt_limit_deg": TILT_LIMIT_DEG,
+        "longest_hold": LONGEST_HOLD,
+        "camera": camera,
+    }
+    observation = torch.zeros(2, *policy.observation_shape)
+    graphs.append((out, _graph(ControlGraph(policy.agent), observation, "observation", "action", contract)))
+    for path, content in graphs:
+        write_atomic(path, content)
+    return [path for path, _ in reversed(graphs)]
+
+
+def _graph(module: nn.Module, example: torch.Tensor, source: str, target: str, contract: dict[str, Any]) -> bytes:
+    """An ONNX file of a module, for any batch."""
+    try:
+        import onnx
+        import onnxscript  # noqa: F401  # torch.onnx needs it
+    except ImportError as error:
+        raise ImportError(f'{error.name} is missing: pip install "ballbot[export]"') from error
+    with _quiet():
+        program = torch.onnx.export(
+            module.eval(),
+            (example,),
+            dynamo=True,
+            input_names=[source],
+            output_names=[target],
+            dynamic_shapes=({0: torch.export.Dim("batch")},),
+            verbose=False,
+        )
+    assert program is not None
+    model = program.model_proto
+    for item in (*model.graph.node, *model.graph.input, *model.graph.output, *model.graph.initializer):
+        item.ClearField("metadata_props")  # the exporter's notes to itself, with paths of this machine
+    for node in model.graph.node:
+        node.ClearField("doc_string")
+    onnx.helper.set_model_props(model, {"ballbot": json.dumps(contract)})
+    onnx.checker.check_model(model, full_check=True)
+    content: bytes = model.SerializeToString()
+    return content
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without the exporter's notes on what it does and what else could be installed."""
+    logger = logging.getLogger("torch.onnx")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings(), redirect_stdout(io.StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(level)

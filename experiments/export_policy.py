@@ -1,0 +1,133 @@
+"""Export a trained policy to ONNX, and prove that it is the same policy.
+
+    python experiments/export_policy.py runs/NAME --out policy.onnx
+
+Writes the control graph (500 Hz) and, for a policy that sees, the camera graph (83.3 Hz) beside it.  Then it drives
+simulated robots, compares the actions of both for every observation, and measures how long the graphs take.
+``ballbot/runtime.py`` drives a robot with them; docs/deployment.md is the contract.  Needs the extra "export".
+
+Exit status: 0 the actions are the same, 1 they are not, 2 bad input.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import torch
+import tyro
+from numpy.typing import NDArray
+
+from ballbot.encoders import EncoderError
+from ballbot.envs import BallbotVectorEnv
+from ballbot.evaluation import env_options
+from ballbot.export import MAX_DIFFERENCE, export_policy
+from ballbot.ppo import CheckpointError, Policy, load_policy
+from mujoco_patch import ContactFixError
+
+ROBOTS = 20
+"""That the observations come from."""
+WARM_UP = 200
+"""Calls before time is measured."""
+
+
+@dataclass
+class Args:
+    """Export a trained policy to ONNX."""
+
+    checkpoint: Annotated[Path, tyro.conf.Positional]
+    """Checkpoint, or run folder for its best.pt."""
+    out: Path = Path("policy.onnx")
+    """File of the control graph; the camera graph is policy.camera.onnx then."""
+    encoder: Path | None = None
+    """Encoder of a policy that sees (default: the one that comes with ballbot)."""
+    observations: int = 10_000
+    """Real observations to compare on."""
+    seed: int = 0
+    """Of the robots that they come from."""
+
+
+def collect(policy: Policy, options: dict[str, Any], args: Args) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Observations and actions of the policy while it drives."""
+    envs = BallbotVectorEnv(ROBOTS, **options, terrain_split="eval", num_terrains=ROBOTS, initial_speed=0.4)
+    try:
+        obs, _ = envs.reset(seed=args.seed)
+        observations, actions = [], []
+        for _ in range(-(-args.observations // ROBOTS)):
+            observations.append(obs)
+            actions.append(policy.predict(obs))
+            obs, *_ = envs.step(actions[-1])
+        return np.concatenate(observations)[: args.observations], np.concatenate(actions)[: args.observations]
+    finally:
+        envs.close()
+
+
+def microseconds(session: Any, name: str, one: NDArray[np.float32], calls: int) -> tuple[float, float]:
+    """Median and 99.9th percentile of the time of a call."""
+    times = np.zeros(calls + WARM_UP)
+    for i in range(len(times)):
+        start = time.perf_counter()
+        session.run(None, {name: one})
+        times[i] = 1e6 * (time.perf_counter() - start)
+    median, slow = np.percentile(times[WARM_UP:], [50, 99.9])
+    return float(median), float(slow)
+
+
+def check(args: Args) -> int:
+    """Export, compare, and return the exit status."""
+    if not 1 <= args.observations <= 10**7:
+        raise ValueError(f"--observations {args.observations} is out of range: use 1 to 10000000")
+    if args.seed < 0:
+        raise ValueError(f"--seed {args.seed} is negative: use 0 or more")
+    if args.out.suffix != ".onnx" or args.out.is_dir() or not args.out.parent.is_dir():
+        raise ValueError(f"--out {args.out} must be a file that ends in .onnx, in a folder that exists")
+    policy = load_policy(args.checkpoint)
+    options = env_options(policy, args.encoder)
+    encoder = options.get("encoder")
+    files = export_policy(policy, args.out, encoder)
+    from ballbot.runtime import Controller  # needs onnxruntime
+
+    controller = Controller(args.out)
+    for path in files:
+        print(f"wrote {path}, {path.stat().st_size / 1024:.0f} KiB")
+    observations, actions = collect(policy, options, args)
+    theirs = controller.control.run(None, {"observation": observations})[0]
+    difference = float(np.abs(theirs - actions).max())
+    print(f"largest difference of an action on {len(observations):,} observations: {difference:.1e}")
+    median, slow = microseconds(controller.control, "observation", observations[:1], 20_000)
+    print(f"control graph, one robot, one core: median {median:.0f} us, 99.9th percentile {slow:.0f} us")
+    if encoder is not None and controller.camera is not None:
+        rng, a = np.random.default_rng(args.seed), encoder.architecture
+        images = rng.uniform(0, encoder.max_depth, (2, 1, a.height, a.width)).astype(np.float32)
+        embeddings = controller.camera.run(None, {"depth": images})[0]
+        difference_of_images = float(np.abs(embeddings - encoder(torch.from_numpy(images)).numpy()).max())
+        median, slow = microseconds(controller.camera, "depth", images, 2_000)
+        print(f"largest difference of an embedding: {difference_of_images:.1e}")
+        print(f"camera graph, both cameras, one core: median {median:.0f} us, 99.9th percentile {slow:.0f} us")
+        difference = max(difference, difference_of_images)
+    if difference > MAX_DIFFERENCE:
+        print(f"error: more than {MAX_DIFFERENCE:g}: do not use these files", file=sys.stderr)
+        return 1
+    return 0
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Export, and return the exit status."""
+    try:
+        return check(tyro.cli(Args, args=argv, description=__doc__))
+    except ImportError as error:
+        missing = (
+            error if "ballbot[export]" in str(error) else f'{error.name} is missing: pip install "ballbot[export]"'
+        )
+        print(f"error: {missing}", file=sys.stderr)
+    except (ValueError, TypeError, OSError, CheckpointError, EncoderError, ContactFixError) as error:
+        print(f"error: {error}", file=sys.stderr)
+    return 2
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -28,6 +28,7 @@ from numpy.typing import NDArray
 import ballbot
 from ballbot.encoders.dataset import RECORD, DatasetError, DepthDataset
 from ballbot.envs import BallbotVectorEnv
+from ballbot.envs.model import view_digest
 from ballbot.ppo import CheckpointError, load_agent
 from ballbot.ppo.checkpoint import load_checkpoint
 from mujoco_patch import ContactFixError
@@ -192,6 +193,7 @@ def collect(args: Args) -> DepthDataset:
         "initial_speed": args.initial_speed,
         "checkpoints": {p: file_hash(Path(p)) for p in args.policy if p not in ("random", "pid")},
         "cameras": count,
+        "view": view_digest(next(iter(envs.values())).simulations.model),
         "ballbot": ballbot.__version__,
         "mujoco": version("mujoco"),
     }

@@ -41,6 +41,7 @@ from ballbot.ppo import (
     distributed_setup,
     train,
 )
+from ballbot.ppo.checkpoint import find_checkpoint
 from ballbot.ppo.config import check_types
 from ballbot.ppo.distributed import on_rank_zero
 from mujoco_patch import ContactFixError
@@ -215,6 +216,8 @@ def prepare(argv: list[str] | None) -> tuple[Args, Path]:
     args = parse(argv)
     if args.env.encoder is not None and not args.env.cameras:
         raise ValueError(f"--encoder {args.env.encoder} is for the cameras: leave it or --no-cameras out")
+    if args.change_encoder and (args.resume is None or not args.env.cameras):
+        raise ValueError("--change-encoder is for --resume of a policy that sees: leave it out")
     name = args.run_name
     if name is not None and args.resume is not None:
         raise ValueError("--run-name names a new run, but --resume goes on in the old one's folder: leave one out")
@@ -228,21 +231,22 @@ def prepare(argv: list[str] | None) -> tuple[Args, Path]:
     return args, run_dir_of(args.resume) if args.resume else Path("runs") / name
 
 
-def load_eyes(args: Args, run_dir: Path) -> FrozenEncoder:
-    """The encoder of the cameras.
+def load_eyes(args: Args) -> FrozenEncoder:
+    """The encoder of the cameras, where the policy is.
 
     Raises:
         EncoderError: it cannot be loaded.
-        ValueError: the run to go on with was trained with another one.
+        CheckpointError: there is nothing to go on from.
+        ValueError: what to go on from was trained with another one.
     """
-    encoder = load_encoder(args.env.encoder)
+    encoder = load_encoder(args.env.encoder, "cuda" if args.ppo.device.startswith("cuda") else "cpu")
     if args.resume and not args.change_encoder:
-        metadata = json.loads((run_dir / "config.json").read_text()).get("env_metadata") or {}
-        old = metadata.get("encoder", encoder.content_hash)
+        path, state = find_checkpoint(args.resume)
+        old = (state.get("env_metadata") or {}).get("encoder", encoder.content_hash)
         if old != encoder.content_hash:
             raise ValueError(
-                f"{args.resume} was trained with the encoder {old[:16]}, this one is {encoder.content_hash[:16]}: give "
-                "the old file by --encoder, or add --change-encoder to go on with this one"
+                f"{path} was trained with the encoder {old[:16]}, this one is {encoder.content_hash[:16]}: give the "
+                "old file by --encoder, or add --change-encoder to go on with this one"
             )
     return encoder
 
@@ -259,10 +263,11 @@ def main(argv: list[str] | None = None) -> None:
     inputs = {"observation": "proprioception", "frame": args.env.frame, "terrain": args.env.terrain}
     if args.env.cameras:
         try:
-            encoder = load_eyes(args, run_dir)
-        except (EncoderError, ValueError) as error:
+            encoder = load_eyes(args)
+        except (EncoderError, CheckpointError, ValueError) as error:
             fail(error)
-        options |= {"observation": "encoded", "encoder": encoder}
+        device = "cuda" if args.ppo.device.startswith("cuda") else "cpu"  # of this process, see distributed_setup()
+        options |= {"observation": "encoded", "encoder": encoder, "camera_device": device}
         inputs |= {"observation": "encoded", "encoder": encoder.content_hash}
 
     def build(num_envs: int, **changes: Any) -> BallbotVectorEnv:

@@ -21,7 +21,7 @@ import tyro
 from ballbot.encoders.dataset import DatasetError, DepthDataset
 from ballbot.encoders.frozen import EncoderError
 from ballbot.encoders.pretrain import PretrainConfig, pretrain
-from ballbot.ppo import CheckpointError
+from ballbot.ppo import CheckpointError, DivergedError
 
 
 @dataclass
@@ -57,7 +57,7 @@ def main(argv: list[str] | None = None) -> int:
         encoder = pretrain(
             DepthDataset(args.data), args.settings, args.out, log_dir, args.resume, lambda line: print(line, flush=True)
         )
-    except (ValueError, OSError, DatasetError, EncoderError, CheckpointError) as error:
+    except (ValueError, OSError, DatasetError, EncoderError, CheckpointError, DivergedError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:

@@ -52,6 +52,16 @@ def test_collecting_goes_on_with_the_same_images(folder):
     assert done.returncode == 2 and "seed was 0, is 1" in done.stderr
 
 
+def test_images_of_another_camera_are_not_mixed_in(folder, monkeypatch):
+    monkeypatch.syspath_prepend(str(EXPERIMENTS))
+    import collect_depth
+
+    options = [str(x) for x in (*COLLECT, "--num-images", 5 * BLOCK, "--out", folder / "whole")]
+    monkeypatch.setattr(collect_depth, "view_digest", lambda model: "another")
+    assert collect_depth.main(options) == 2
+    assert len(DepthDataset(folder / "whole")) == 4 * BLOCK
+
+
 def test_records_say_where_each_image_was_taken(folder):
     data = DepthDataset(folder / "whole")
     assert set(data.records["terrain"]) <= set(range(4)) and len(set(data.records["terrain"])) > 1

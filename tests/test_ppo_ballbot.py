@@ -296,6 +296,7 @@ def test_bad_input_is_named_and_exits_with_2(finished, tmp_path):
         ([*SMALL, "--torch-threads", "-1"], "--torch-threads"),
         ([*SMALL, "--torch-threads", "1000000"], "--torch-threads 1000000 is out of range"),
         (["--resume", str(whole), "--run-name", "other"], "--run-name names a new run"),
+        ([*SMALL, "--change-encoder"], "--change-encoder is for --resume"),
     ]
     processes = [(launch(tmp_path, *options), options, words) for options, words in cases]
     for process, options, words in processes:
@@ -328,8 +329,13 @@ def test_a_policy_that_sees_goes_on_exactly_and_only_with_its_own_eyes(tmp_path)
     more = ["--encoder", other, "--total-timesteps", "896", "--change-encoder"]
     code, out, err = run(tmp_path, "--resume", str(run_dir), *more)
     assert code == 0 and "observations have changed" in out, err
+    aside = run_dir / "checkpoints" / "abandoned" / "best.pt"
+    assert torch.load(aside, weights_only=True)["env_metadata"]["encoder"] == metadata["encoder"]
     code, _, err = run(tmp_path, "--resume", str(run_dir), "--total-timesteps", "1024")  # the new one is its own now
     assert code == 0 and [int(row["global_step"]) for row in curve(run_dir)] == list(range(128, 1025, 128)), err
+    old = ["--encoder", eyes[-1], "--total-timesteps", "1024"]  # back, to before there was another
+    code, _, err = run(tmp_path, "--resume", str(run_dir / "checkpoints" / "step_768.pt"), *old)
+    assert code == 0, err
     code, _, err = run(tmp_path, "--resume", str(run_dir), "--no-cameras", "--total-timesteps", "2048")
     assert code == 2 and "Traceback" not in err, err
 

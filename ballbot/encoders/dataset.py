@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import json
 import os
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -163,14 +164,19 @@ class DepthDataset:
         """
         terrain = self.records["terrain"]
         terrains = np.unique(terrain)
+        in_all = int(terrains.max(initial=0)) + 1
+        with suppress(KeyError, TypeError):  # all there may be, so that a data set that grows keeps its parts
+            in_all = max(in_all, int(self.card["provenance"]["terrain"]["count"]))
         if len(terrains) < 2:
             raise DatasetError(
                 f"{self.folder} shows {len(terrains)} terrains: at least two are needed to validate on terrains never "
                 "trained on; collect more"
             )
-        count = min(max(1, round(validation * len(terrains))), len(terrains) - 1)
-        held_out = np.random.default_rng(seed).choice(terrains, count, replace=False)
-        mask = np.isin(terrain, held_out)
+        rng = np.random.default_rng(seed)
+        count = min(max(1, round(validation * in_all)), in_all - 1)
+        mask = np.isin(terrain, rng.choice(in_all, count, replace=False))
+        if mask.all() or not mask.any():  # of few terrains, those that are there may all be in one part
+            mask = terrain == rng.choice(terrains)
         return np.flatnonzero(~mask), np.flatnonzero(mask)
 
     def _read_card(self) -> dict[str, Any]:

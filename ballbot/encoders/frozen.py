@@ -168,11 +168,15 @@ def load_encoder(path: str | Path | None = None, device: str | torch.device = "c
             "version of the program that wrote it"
         )
     try:
-        networks = Autoencoder(Architecture(**content["architecture"]))
-        networks.load_state_dict(content["weights"])
+        with torch.device("meta"):  # takes no memory, whatever sizes a file names
+            networks = Autoencoder(Architecture(**content["architecture"]))
+        networks.load_state_dict(content["weights"], assign=True)
         if not all(x.isfinite().all() for x in networks.state_dict().values()):
             raise ValueError("weights are not finite")
-        encoder = FrozenEncoder(networks, float(content["max_depth"]), json.loads(content["card"]))
+        card = json.loads(content["card"])
+        if not isinstance(card, dict):
+            raise ValueError(f"its card is {type(card).__name__}")
+        encoder = FrozenEncoder(networks, float(content["max_depth"]), card)
     except (KeyError, TypeError, ValueError, RuntimeError, AttributeError) as error:
         raise EncoderError(
             f"{path} does not hold the networks it describes ({error}): copy or train it again"

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from ballbot.encoders.autoencoder import Architecture, Autoencoder
 from ballbot.encoders.dataset import DatasetError, DepthDataset
 from ballbot.encoders.frozen import FrozenEncoder, load_encoder, save_encoder
 from ballbot.ppo.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
+from ballbot.ppo.storage import DivergedError
 
 Indices = NDArray[np.int64]
 
@@ -54,7 +56,7 @@ class PretrainConfig:
     channels: tuple[int, ...] = (32, 32)
     """Of each convolution."""
     bf16: bool = False
-    """Multiply in bfloat16: three times as fast on CPUs that can (AMX), slower on those that cannot."""
+    """Multiply in bfloat16: faster on CPUs that can (AMX), slower on those that cannot."""
 
     def __post_init__(self) -> None:
         whole = {"epochs": 10**6, "batch_size": 10**6, "patience": 10**6, "embedding_size": 4096}
@@ -92,8 +94,8 @@ def pretrain(
 ) -> FrozenEncoder:
     """Train, validate after every epoch, and keep the best encoder in ``out``.
 
-    A stopped training goes on with the same numbers as if it had never stopped; with more ``epochs`` than before, the
-    learning rate's cosine is stretched.
+    A stopped training goes on with the same numbers as if it had never stopped, given as many threads of PyTorch; with
+    more ``epochs`` than before, the learning rate's cosine is stretched.
 
     Args:
         data: images.
@@ -111,6 +113,7 @@ def pretrain(
         CheckpointError: there is nothing to go on from, or it was trained with other settings or data, or ``out`` is
             of another training.
         EncoderError: ``out``, to go on with, is missing or damaged.
+        DivergedError: numbers stopped being finite.
         OSError: a file cannot be written.
     """
     training, validation = data.split_by_terrain(config.validation, config.seed)
@@ -124,7 +127,7 @@ def pretrain(
     networks = Autoencoder(architecture)
     networks.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     optimizer = torch.optim.Adam(networks.parameters(), config.lr)
-    described = {"config": {**asdict(config), "channels": list(config.channels)}, "data": data.card}
+    described: dict[str, Any] = {"config": {**asdict(config), "channels": list(config.channels)}, "data": data.card}
     checkpoint, epoch, best, since = log_dir / "training.pt", 0, math.inf, 0
     if resume:
         state = load_checkpoint(checkpoint)
@@ -133,10 +136,15 @@ def pretrain(
                 f"{checkpoint} was trained with other settings or data ({state.get('config')}, {state.get('data')}): "
                 "give the old ones, or start anew without --resume"
             )
+        if state.get("torch_threads") != torch.get_num_threads():
+            say(
+                f"note: the training had {state.get('torch_threads')} threads of PyTorch, now there are "
+                f"{torch.get_num_threads()}: it rounds differently from one never stopped"
+            )
         networks.load_state_dict(state["networks"])
         optimizer.load_state_dict(state["optimizer"])
         epoch, best, since, baselines = state["epoch"], state["best"], state["since"], Baselines(**state["baselines"])
-        if epoch and not _same(load_encoder(out).card, described):
+        if (epoch or out.exists()) and not _same(load_encoder(out).card, described):
             raise CheckpointError(
                 f"{out} is not an encoder of {checkpoint}: give the file that the training wrote, or start anew "
                 "without --resume"
@@ -149,6 +157,7 @@ def pretrain(
     def save() -> None:
         state = {
             **described,
+            "torch_threads": torch.get_num_threads(),
             "networks": networks.state_dict(),
             "optimizer": optimizer.state_dict(),
             "epoch": epoch,
@@ -165,6 +174,8 @@ def pretrain(
         f"error of the mean image {1e3 * baselines.mean_image**0.5:.2f} mm, of {config.embedding_size} principal "
         f"components {1e3 * baselines.principal_components**0.5:.2f} mm"
     )
+    if epoch >= config.epochs or since >= config.patience:
+        say(f"nothing is left to do after epoch {epoch}: more needs more epochs, or more patience")
     writer = SummaryWriter(str(log_dir), purge_step=epoch + 1)
     steps = len(training) // config.batch_size
     start, first = time.perf_counter(), epoch
@@ -187,12 +198,15 @@ def pretrain(
             total += loss.detach()
         epoch += 1
         error = validate(networks, data, validation, config.batch_size)
+        if not math.isfinite(error):
+            raise DivergedError(f"the validation error is {error} after epoch {epoch}: lower lr and start anew")
         since = 0 if error < best else since + 1
         writer.add_scalar("mse/train", float(total) / steps, epoch)
         writer.add_scalar("mse/validation", error, epoch)
         writer.add_scalar("mse/mean_image", baselines.mean_image, epoch)
         writer.add_scalar("mse/principal_components", baselines.principal_components, epoch)
-        writer.add_image("reconstructions", _compare(networks, data, validation), epoch)
+        with suppress(ImportError):  # TensorBoard needs Pillow for pictures, and not all of its versions bring it
+            writer.add_image("reconstructions", _compare(networks, data, validation), epoch)
         if error < best:
             best = error
             card = described | {"epoch": epoch, "validation_mse_m2": error, "baselines_mse_m2": asdict(baselines)}
@@ -212,10 +226,12 @@ def pretrain(
 
 
 def _same(content: dict[str, Any], described: dict[str, Any]) -> bool:
-    """Whether a file is of a training with these settings and data; the number of epochs may differ."""
+    """Whether a file is of a training with these settings and data; how long it goes on may differ."""
     old, new = ({k: dict(x.get(k) or {}) for k in described} for x in (content, described))
-    old["config"].pop("epochs", None)
-    return old == {**new, "config": {k: v for k, v in new["config"].items() if k != "epochs"}}
+    for settings in (old["config"], new["config"]):
+        for name in ("epochs", "patience"):
+            settings.pop(name, None)
+    return old == new
 
 
 @torch.no_grad()

@@ -57,7 +57,7 @@ def probe(data: DepthDataset, encoder: FrozenEncoder, validation: float = 0.15, 
         seed: of their draw.
 
     Raises:
-        DatasetError: fewer than two terrains, or images of several cameras do not follow each other.
+        DatasetError: fewer than two terrains, unknown ones, or images of several cameras do not follow each other.
     """
     rng = np.random.default_rng(seed)
     parts = []
@@ -93,7 +93,11 @@ def ground_ahead(data: DepthDataset, indices: Indices, in_base: tuple[float, flo
         indices: (k,) which.
         in_base: direction in the base, x and y.
     """
-    terrain = data.card["provenance"]["terrain"]
+    try:
+        terrain = data.card["provenance"]["terrain"]
+        split, terrain_seed = terrain["split"], int(terrain["seed"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise DatasetError(f"{data.folder} does not say which terrains it shows ({error}): collect again") from error
     records = data.records[indices]
     direction = (_rotations(data, indices) @ np.array([*in_base, 0.0]))[:, :2]
     direction /= np.linalg.norm(direction, axis=1, keepdims=True)
@@ -102,7 +106,7 @@ def ground_ahead(data: DepthDataset, indices: Indices, in_base: tuple[float, flo
     points = ball[:, None] + places[:, None] * direction[:, None]
     heights = np.empty(points.shape[:2])
     for i in np.unique(records["terrain"]):
-        field = MAX_HEIGHT * make_terrain(int(i), split=terrain["split"], seed=terrain["seed"]).astype(np.float64)
+        field = MAX_HEIGHT * make_terrain(int(i), split=split, seed=terrain_seed).astype(np.float64)
         rows = records["terrain"] == i
         heights[rows] = interpolate(field, points[rows])
     under, ahead = heights[:, :1], heights[:, 1:].reshape(len(points), len(DISTANCES), 3)

@@ -144,6 +144,12 @@ class Cameras:
                 f"encoder={encoder!r} must be callable: images (k, 1, height, width) to (k, size) embeddings"
             )
         camera = self._camera
+        theirs = getattr(encoder, "max_depth", camera.max_depth)
+        if theirs != camera.max_depth:
+            raise ValueError(
+                f"this encoder was trained on depths to {theirs:g} m, the cameras see to {camera.max_depth:g} m: take "
+                "another one"
+            )
         blank = torch.full((2, 1, camera.height, camera.width), camera.max_depth, device=camera.device)
         with torch.no_grad():
             embeddings = encoder(blank)

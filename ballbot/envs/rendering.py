@@ -64,6 +64,20 @@ class Renderer:
         self._window.update_scene(data, camera="follow")
         return np.array(self._window.render(), np.uint8)
 
+    @property
+    def is_open(self) -> bool:
+        """Whether there is still somebody to draw for: False once the viewer's window was closed."""
+        return self._mode != "human" or self._window is None or bool(self._window.is_running())
+
+    def pushes(self) -> NDArray[np.float64] | None:
+        """(bodies, 6) forces in N and torques in N m that the viewer's user drags with; None if there is no viewer."""
+        if self._mode != "human" or self._window is None or self._model is None or self._data is None:
+            return None
+        with self._window.lock():
+            self._data.xfrc_applied[:] = 0.0
+            mujoco.mjv_applyPerturbForce(self._model, self._data, self._window.perturb)
+            return np.array(self._data.xfrc_applied)
+
     def close(self) -> None:
         """Free the OpenGL context or close the window."""
         if self._window is not None:

@@ -160,6 +160,10 @@ class Simulations:
         self.qvel[sim, list(self.layout.wheel_qvel)] = self._wheel_speeds @ (ahead, left)
         self._show(np.array([sim]), np.array([terrain_id]))
 
+    def push(self, sim: int, forces: Array) -> None:
+        """Forces in N and torques in N m, (bodies, 6), world axes, that act on a robot's bodies until the next call."""
+        self.batch.bind("xfrc_applied")[sim] = forces
+
     def robot_state(self) -> RobotState:
         """The robots' state now, one column a simulation."""
         qpos, qvel = self.qpos.T.copy(), self.qvel.T.copy()  # contiguous rows: fast to compute with

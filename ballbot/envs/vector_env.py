@@ -208,10 +208,11 @@ class BallbotVectorEnv(VectorEnv[Any, NDArray[Any], NDArray[Any]]):
         """None without images."""
         stagger_cameras = check_flag("stagger_cameras", stagger_cameras)
         if observation != "proprioception":
-            from ballbot.encoders import load_encoder  # both need PyTorch, which the world alone does without
-            from ballbot.envs.cameras import Cameras
+            from ballbot.envs.cameras import Cameras  # needs PyTorch, which the world alone does without
 
             if observation == "encoded" and encoder is None:
+                from ballbot.encoders import load_encoder
+
                 encoder = load_encoder(device=camera_device)
             self.cameras = Cameras(
                 self.simulations,
@@ -349,7 +350,8 @@ class BallbotVectorEnv(VectorEnv[Any, NDArray[Any], NDArray[Any]]):
     def render(self) -> tuple[NDArray[np.uint8], ...] | None:
         """One (480, 640, 3) uint8 picture a simulation in "rgb_array" mode.
 
-        In "human" mode it updates the viewer; reset and step do that themselves.
+        In "human" mode it updates the viewer; reset and step do that themselves.  Whoever drags simulation 0 with the
+        mouse pushes it.
 
         Raises:
             RuntimeError: no OpenGL or no display, with what to install or set.
@@ -363,7 +365,14 @@ class BallbotVectorEnv(VectorEnv[Any, NDArray[Any], NDArray[Any]]):
         sims, draw = self.simulations, self._renderer.draw
         shown = range(self.num_envs) if self.render_mode == "rgb_array" else range(1)
         frames = [draw(sims.terrain_of(i), sims.qpos[i], sims.qvel[i]) for i in shown]
+        if (forces := self._renderer.pushes()) is not None:
+            sims.push(0, forces)
         return tuple(f for f in frames if f is not None) if self.render_mode == "rgb_array" else None
+
+    @property
+    def watched(self) -> bool:
+        """False once the viewer of "human" mode was closed."""
+        return self._renderer is None or self._renderer.is_open
 
     def close_extras(self, **kwargs: Any) -> None:
         """Close the viewer, if any."""

@@ -168,12 +168,13 @@ def prune_checkpoints(directory: Path, keep: int, written: Path) -> None:
         path.unlink()
 
 
-def set_aside_newer(run_dir: Path, resumed: Path, step: int) -> list[Path]:
+def set_aside_newer(run_dir: Path, resumed: Path, step: int, best_too: bool = False) -> list[Path]:
     """Make `resumed`, the checkpoint of `step`, the newest one of its run.
 
     Whatever the run saved later is moved to checkpoints/abandoned, so that the branch about to be learned neither
     mixes with it nor overwrites it; progress.csv is copied there, and a copy of `resumed` becomes last.pt. A last.pt
-    or best.pt that cannot be read stays.
+    or best.pt that cannot be read stays. `best_too` moves best.pt whenever it was saved: later ones will not be
+    comparable.
 
     Returns:
         the new places of what was moved.
@@ -186,7 +187,10 @@ def set_aside_newer(run_dir: Path, resumed: Path, step: int) -> list[Path]:
         except CheckpointError:
             continue
         # last.pt is a copy of the newest step_<N>.pt, unless somebody removed that one
-        if written_at > step and (path.name == "best.pt" or written_at not in steps):
+        if path.name == "best.pt":
+            if best_too or written_at > step:
+                newer.append(path)
+        elif written_at > step and written_at not in steps:
             newer.append(path)
     if not newer:
         return []

@@ -19,7 +19,7 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 
 from ballbot.ppo import distributed
 from ballbot.ppo.agent import Agent
-from ballbot.ppo.checkpoint import find_checkpoint, set_aside_newer
+from ballbot.ppo.checkpoint import find_checkpoint, set_aside_newer, to_plain
 from ballbot.ppo.config import PPOConfig, SettingsError
 from ballbot.ppo.episodes import to_numpy
 from ballbot.ppo.evaluation import evaluate
@@ -131,8 +131,9 @@ def train(
             if (lock := lock_run_dir(run_dir)) is not None:
                 stack.callback(os.close, lock)
             if loaded is not None and inside:
-                for path in set_aside_newer(run_dir, loaded[0], state.global_step):
-                    say(console, f"note: written after step {state.global_step:,}, moved aside: {path}")
+                changed = to_plain(env_metadata) != loaded[1]["env_metadata"]
+                for path in set_aside_newer(run_dir, loaded[0], state.global_step, best_too=changed):
+                    say(console, f"note: no longer of this run, moved aside: {path}")
             if not (run_dir / "best.pt").exists():
                 state.best_return = None
             write_config(run_dir, config, {"env_metadata": env_metadata, **(settings or {})}, world_size)

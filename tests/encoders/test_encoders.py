@@ -21,7 +21,7 @@ from ballbot.encoders import (
 )
 from ballbot.encoders.dataset import RECORD
 from ballbot.encoders.pretrain import PretrainConfig, pretrain
-from ballbot.ppo import CheckpointError
+from ballbot.ppo import CheckpointError, DivergedError
 
 SMALL = Architecture(16, 16, 3, (4, 4))
 
@@ -171,6 +171,7 @@ def test_bad_files_are_refused_by_name(tmp_path):
         ({"architecture": {**architecture, "height": 10**9}}, "does not hold the networks"),
         ({"card": "{"}, "does not hold the networks"),
         ({"max_depth": None}, "does not hold the networks"),
+        ({"card": "[1]"}, "its card is list"),
     ):
         path.write_bytes(whole)
         rewritten(path, **changes)
@@ -349,6 +350,62 @@ def test_training_beats_the_mean_image_and_resumes_to_the_last_bit(tmp_path):
         pretrain(data, other, tmp_path / "part.pt", tmp_path / "part", resume=True, say=said.append)
     with pytest.raises(CheckpointError, match="does not exist"):
         pretrain(data, QUICK, tmp_path / "no.pt", tmp_path / "no", resume=True, say=said.append)
+
+
+def test_a_training_does_not_take_over_another_ones_file(tmp_path):
+    data = make_data(tmp_path / "d")
+
+    def stop(line):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        pretrain(data, QUICK, tmp_path / "e.pt", tmp_path / "r", say=stop)
+    save_encoder(tmp_path / "precious.pt", FrozenEncoder(trained()))
+    with pytest.raises(CheckpointError, match="is not an encoder of"):
+        pretrain(data, QUICK, tmp_path / "precious.pt", tmp_path / "r", resume=True, say=print)
+
+
+def test_a_training_that_stopped_early_says_so_and_goes_on_with_more_patience(tmp_path, monkeypatch):
+    data = make_data(tmp_path / "d")
+    worse = iter([2.0, 3.0, 4.0, 5.0, 1.0])
+    monkeypatch.setattr("ballbot.encoders.pretrain.validate", lambda *_: next(worse))
+    config = PretrainConfig(batch_size=64, **(SETTINGS | {"epochs": 5, "patience": 2}))
+    said: list[str] = []
+    pretrain(data, config, tmp_path / "e.pt", tmp_path / "r", say=said.append)
+    assert sum("epoch" in line for line in said) == 3
+    pretrain(data, config, tmp_path / "e.pt", tmp_path / "r", resume=True, say=said.append)
+    assert "nothing is left to do after epoch 3" in said[-1]
+    config = PretrainConfig(batch_size=64, **(SETTINGS | {"epochs": 5, "patience": 9}))
+    encoder = pretrain(data, config, tmp_path / "e.pt", tmp_path / "r", resume=True, say=said.append)
+    assert encoder.card["epoch"] == 5 and "(best)" in said[-1]
+
+
+def test_a_training_that_diverges_says_so(tmp_path, monkeypatch):
+    monkeypatch.setattr("ballbot.encoders.pretrain.validate", lambda *_: float("nan"))
+    with pytest.raises(DivergedError, match="lower lr"):
+        pretrain(make_data(tmp_path / "d"), QUICK, tmp_path / "e.pt", tmp_path / "r", say=print)
+
+
+def test_a_data_set_that_grows_keeps_its_parts(tmp_path):
+    parts = []
+    for count in (30, 600):  # few images show but some of the terrains
+        folder = tmp_path / str(count)
+        data = DepthDataset.create(folder, (16, 16), 1.0, {"terrain": {"count": 40}})
+        records = np.zeros(count, RECORD)
+        records["terrain"] = np.random.default_rng(0).integers(40, size=count)
+        data.append(np.zeros((count, 16, 16), np.float32), records)
+        parts.append([set(records["terrain"][part]) for part in data.split_by_terrain(0.3, 0)])
+    (training, validation), (all_training, all_validation) = parts
+    assert training <= all_training and validation <= all_validation and len(all_validation) == 12
+
+
+def test_a_file_that_names_huge_sizes_is_refused_before_they_are_made(tmp_path):
+    save_encoder(tmp_path / "e.pt", FrozenEncoder(trained()))
+    content = torch.load(tmp_path / "e.pt", weights_only=True)
+    content["architecture"] |= {"height": 4096, "width": 4096, "embedding_size": 4096}  # terabytes
+    torch.save(content, tmp_path / "e.pt")
+    with pytest.raises(EncoderError, match="does not hold the networks"):
+        load_encoder(tmp_path / "e.pt")
 
 
 def test_too_little_data_is_refused(tmp_path):

@@ -10,6 +10,7 @@ from ballbot.encoders.dataset import RECORD
 from ballbot.encoders.probe import DIRECTIONS, DISTANCES, _r_squared, ground_ahead, interpolate, probe
 from ballbot.envs import BallbotVectorEnv
 from ballbot.envs.depth_camera import pixel_directions
+from ballbot.envs.observations import rotation_matrix
 from ballbot.envs.terrain import MAX_HEIGHT, make_terrain
 
 CARD = {"terrain": {"split": "train", "seed": 5, "count": 4}}
@@ -67,8 +68,14 @@ def test_slopes_are_those_of_heights(taken):
     direction = (0.3, -0.4)
     height, slope = ground_ahead(data, indices, direction)
     assert height.shape == slope.shape == (len(data), len(DISTANCES))
-    middle = (height[:, 2:] - height[:, :-2]) / 0.2  # over 0.2 m, where the slope is over 0.1 m
-    assert np.corrcoef(middle.ravel(), slope[:, 1:-1].ravel())[0, 1] > 0.9
+    for i in indices[::7]:
+        rotation = rotation_matrix(data.records["base"][i : i + 1, 3:].T.astype(np.float64))[..., 0]
+        axis = (rotation @ [*direction, 0])[:2]
+        axis /= np.linalg.norm(axis)
+        field = MAX_HEIGHT * make_terrain(int(data.records["terrain"][i]), seed=5).astype(np.float64)
+        ends = data.records["ball"][i, :2] + np.outer([0.4 - 0.05, 0.4 + 0.05], axis)
+        low, high = interpolate(field, ends)
+        assert slope[i, 2] == pytest.approx((high - low) / 0.1, abs=1e-5)
     np.testing.assert_allclose(ground_ahead(data, indices, (3.0, -4.0))[0], height)
 
 
@@ -95,3 +102,11 @@ def test_images_of_a_robot_that_do_not_follow_each_other_are_refused(taken, tmp_
     mixed.append(data.images(order), data.records[order])
     with pytest.raises(DatasetError, match="do not follow each other"):
         probe(mixed, FrozenEncoder(Autoencoder(Architecture())), validation=0.5)
+
+
+def test_a_data_set_that_does_not_say_what_it_shows_is_refused(taken, tmp_path):
+    data, _ = taken
+    unknown = DepthDataset.create(tmp_path / "d", (64, 64), 1.0, {})
+    unknown.append(data.images(np.arange(len(data))), data.records)
+    with pytest.raises(DatasetError, match="does not say which terrains"):
+        probe(unknown, FrozenEncoder(Autoencoder(Architecture())), validation=0.5)

@@ -7,7 +7,7 @@ import pytest
 import torch
 from gymnasium.utils.env_checker import check_env
 
-from ballbot.encoders import load_encoder
+from ballbot.encoders import Architecture, Autoencoder, FrozenEncoder, load_encoder
 from ballbot.envs import BallbotEnv, BallbotVectorEnv
 
 
@@ -150,6 +150,11 @@ def test_an_encoder_comes_with_ballbot():
     assert envs.get_state()["options"]["cameras"]["encoder"] == load_encoder().content_hash
     card = load_encoder().card
     assert card["validation_mse_m2"] < card["baselines_mse_m2"]["principal_components"]
+    depth = make(64, observation="depth", terrain_split="eval", num_terrains=8, initial_tilt_deg=5)
+    images = torch.from_numpy(depth.reset(seed=0)[0]["depth"]).flatten(0, 1)[:, None]
+    error = (load_encoder().decode(load_encoder()(images)) - images).square().mean().sqrt()
+    assert error < 0.006  # m; the mean of these images is off by ten times as much
+    assert (images.mean(0) - images).square().mean().sqrt() > 0.03
     assert not any(policy.startswith("/") for policy in card["data"]["provenance"]["policies"])
 
 
@@ -159,6 +164,7 @@ def test_an_encoder_comes_with_ballbot():
         ({"observation": "depth", "encoder": mean_and_nearest}, ValueError, "takes no encoder"),
         ({"encoder": None, "camera_resolution": (32, 32)}, ValueError, "this encoder takes"),
         ({"encoder": 3}, TypeError, "must be callable"),
+        ({"encoder": FrozenEncoder(Autoencoder(Architecture()), 2.0)}, ValueError, "trained on depths to 2 m"),
         ({"encoder": lambda images: images}, ValueError, r"returned torch.float32 \(2, 1, 64, 64\)"),
         ({"encoder": lambda images: None}, ValueError, "returned NoneType"),
         (

@@ -7,6 +7,7 @@ import sys
 from contextlib import contextmanager
 from itertools import pairwise
 
+import mujoco
 import numpy as np
 import pytest
 
@@ -92,6 +93,7 @@ class Viewer:
 
     def __init__(self, model, data):
         self.model, self.data, self.locked, self.events = model, data, False, []
+        self.perturb = mujoco.MjvPerturb()
         self._before = self._written()
 
     def _written(self):
@@ -145,6 +147,24 @@ def test_human_mode_draws_once_at_every_reset_and_step(viewers, kind):
     assert viewer.events == ["sync"] * 4
     np.testing.assert_array_equal(viewer.data.qpos, getattr(env, "_envs", env).simulations.qpos[0])
     env.close()
+
+
+def test_who_drags_the_robot_in_the_viewer_pushes_it(viewers):
+    envs = BallbotVectorEnv(2, terrain="flat", render_mode="human", initial_tilt_deg=0.0)
+    envs.reset(seed=0)
+    (viewer,) = viewers
+    base = envs.simulations.model.body("base").id
+    viewer.perturb.select, viewer.perturb.active = base, int(mujoco.mjtPertBit.mjPERT_TRANSLATE)
+    viewer.perturb.refselpos = viewer.data.xipos[base] + [0.3, 0.0, 0.0]
+    viewer.perturb.localpos, viewer.perturb.scale, viewer.perturb.localmass = [0.0, 0.0, 0.0], 1.0, 3.0
+    for _ in range(20):
+        envs.step(np.zeros((2, 3)))
+    pushed, other = envs.simulations.robot_state().velocity[0]
+    assert pushed > 0.01 > 5 * abs(other)
+    viewer.perturb.active = 0
+    envs.step(np.zeros((2, 3)))
+    assert not envs.simulations.batch.bind("xfrc_applied").any()
+    envs.close()
 
 
 def test_another_terrain_reaches_the_viewer_under_its_lock(viewers):

@@ -1,0 +1,112 @@
+"""Videos of a policy at work: the robot from outside, and what its cameras see in the corners."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ballbot.envs import BallbotVectorEnv
+from ballbot.envs.depth_camera import DepthCamera
+from ballbot.evaluation import Actor
+
+Frame = NDArray[np.uint8]
+
+ENDINGS = (".mp4", ".gif")
+INSET = 132
+"""Pixels along a side of a depth view in the corner."""
+MARGIN = 8
+"""Pixels around it."""
+
+
+def film(envs: BallbotVectorEnv, actor: Actor, seed: int, fps: int, speed: float = 1.0) -> Iterator[Frame]:
+    """Frames (480, 640, 3) of one episode.
+
+    Args:
+        envs: a single robot, with render_mode "rgb_array".
+        actor: the policy.
+        seed: of the episode.
+        fps: frames a second.
+        speed: seconds of simulation in a second of film.
+
+    Raises:
+        RuntimeError: no OpenGL.
+    """
+    sims = envs.simulations
+    cameras = DepthCamera(sims.model, sims.heights)
+    ball = sims.layout.ball_qpos
+    obs, _ = envs.reset(seed=seed)
+    began, ended, step, shown = np.ones(1, bool), False, 0, 0
+    while True:
+        if step * envs.dt * fps >= shown * speed - 1e-9:
+            pictures = envs.render()
+            assert pictures is not None
+            robot = sims.robot_state()
+            depth = cameras.render(
+                robot.position.T, robot.rotation.transpose(2, 0, 1), sims.qpos[:, ball : ball + 3], sims.terrain_ids
+            )
+            yield with_insets(pictures[0], depth[0].cpu().numpy())
+            shown += 1
+        if ended:
+            return
+        obs, _, terminated, truncated, _ = envs.advance(actor(obs, began))
+        began, step, ended = np.zeros(1, bool), step + 1, bool(terminated[0] | truncated[0])
+
+
+def with_insets(picture: Frame, depths: NDArray[np.float32]) -> Frame:
+    """The picture with (cameras, height, width) depths, 0 to 1 m, in its upper corners; near is bright."""
+    framed = picture.copy()
+    for i, depth in enumerate(depths):
+        rows, columns = (np.arange(INSET) * size // INSET for size in depth.shape)
+        grey = (255 * (1 - np.sqrt(depth[rows][:, columns]))).astype(np.uint8)  # most of what is seen is near
+        left = MARGIN if i else picture.shape[1] - INSET - MARGIN  # camera 0 looks in from the right
+        framed[MARGIN - 2 : MARGIN + INSET + 2, left - 2 : left + INSET + 2] = 255
+        framed[MARGIN : MARGIN + INSET, left : left + INSET] = grey[..., None]
+    return framed
+
+
+def write_video(path: Path, frames: Iterator[Frame], fps: int) -> int:
+    """Write frames as .mp4 or .gif; returns how many.  Until the last one is written, the old file stays.
+
+    Raises:
+        ValueError: another ending.
+        ImportError: the extra "video" is not installed.
+        OSError: the file cannot be written.
+    """
+    if path.suffix not in ENDINGS:
+        raise ValueError(f"{path} must end in {' or '.join(ENDINGS)}")
+    try:
+        import imageio.v2 as imageio
+
+        if path.suffix == ".mp4":
+            import imageio_ffmpeg  # noqa: F401
+    except ImportError as error:
+        raise ImportError(f'{error.name} is missing: pip install "ballbot[video]"') from error
+    temporary = path.with_name(f".{path.stem}.tmp{path.suffix}")
+    # GIF counts in hundredths of a second
+    options: dict[str, Any] = {"duration": 10 * max(round(100 / fps), 2), "loop": 0}
+    if path.suffix == ".mp4":
+        options = {"fps": fps, "macro_block_size": 1}
+    count = 0
+    try:
+        writer: Any = imageio.get_writer(temporary, **options)
+        with writer:
+            for frame in frames:
+                writer.append_data(frame)
+                count += 1
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    return count
+
+
+def check_film(fps: int, speed: float) -> None:
+    """ValueError if no film can be made so."""
+    if not 1 <= fps <= 100:
+        raise ValueError(f"fps = {fps} is out of range: use 1 to 100")
+    if not (math.isfinite(speed) and 0.01 <= speed <= 100):
+        raise ValueError(f"speed = {speed} is out of range: use 0.01 to 100")

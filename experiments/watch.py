@@ -1,0 +1,126 @@
+"""Watch a trained policy: in MuJoCo's viewer, or in a video.
+
+    python experiments/watch.py runs/NAME                                      # needs a display
+    MUJOCO_GL=egl python experiments/watch.py runs/NAME --record robot.mp4     # needs none
+    MUJOCO_GL=egl python experiments/watch.py pid --terrain flat --record robot.gif --speed 0.5
+
+In the viewer, push the robot: double-click on it, then drag with Ctrl and the right mouse button.  Episodes follow each
+other until the window is closed.  A video shows one episode, with what the two depth cameras see in the corners.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+import numpy as np
+import tyro
+from evaluate import Args as EvaluateArgs
+from evaluate import policy_actor
+
+from ballbot.encoders import EncoderError
+from ballbot.envs import BallbotVectorEnv
+from ballbot.evaluation import Actor
+from ballbot.ppo import CheckpointError
+from ballbot.video import ENDINGS, check_film, film, write_video
+from mujoco_patch import ContactFixError
+
+PAUSES_PER_SECOND = 60
+"""How often the viewer waits for the clock."""
+
+
+@dataclass
+class Args:
+    """Watch a trained policy."""
+
+    checkpoint: Annotated[str, tyro.conf.Positional]
+    """Checkpoint, run folder (for its best.pt), or "pid" for the classical controller."""
+    record: Path | None = None
+    """Video to write, .mp4 or .gif, instead of opening a window."""
+    terrain: Literal["perlin", "flat"] | None = None
+    """Ground (default: what the policy was trained on; perlin for "pid")."""
+    seed: int = 0
+    """Of the first episode: terrain, heading and tilt."""
+    horizon: int = 4000
+    """Time limit of an episode, steps of 2 ms."""
+    initial_speed: float = 0.0
+    """Largest speed at the start, m/s."""
+    stochastic: bool = False
+    """Sample actions as training does, instead of the most likely ones."""
+    encoder: Path | None = None
+    """Encoder of policies that see (default: the one that comes with ballbot)."""
+    speed: float = 1.0
+    """Seconds of simulation in a second of film or of your life."""
+    fps: int = 25
+    """Frames of the video in a second."""
+
+
+def make(args: Args) -> tuple[BallbotVectorEnv, Actor]:
+    """The world and the policy."""
+    options, make_actor = policy_actor(
+        args.checkpoint,
+        EvaluateArgs(args.checkpoint, seed=args.seed, stochastic=args.stochastic, encoder=args.encoder),
+    )
+    options["terrain"] = args.terrain or options["terrain"]
+    envs = BallbotVectorEnv(
+        1,
+        **options,
+        max_episode_steps=args.horizon,
+        initial_speed=args.initial_speed,
+        terrain_split="eval",
+        terrain_seed=1,
+        num_terrains=16,
+        num_threads=1,
+        render_mode="human" if args.record is None else "rgb_array",
+    )
+    return envs, make_actor(envs.dt)
+
+
+def show(envs: BallbotVectorEnv, actor: Actor, args: Args) -> None:
+    """Episode after episode in the viewer, in real time, until its window is closed."""
+    obs, _ = envs.reset(seed=args.seed)
+    began, steps, start = np.ones(1, bool), 0, time.perf_counter()
+    pause = max(round(args.speed / PAUSES_PER_SECOND / envs.dt), 1)
+    while envs.watched:
+        obs, _, terminated, truncated, _ = envs.step(actor(obs, began))
+        began, steps = terminated | truncated, steps + 1
+        if steps % pause == 0:
+            time.sleep(max(start + steps * envs.dt / args.speed - time.perf_counter(), 0.0))
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Watch, and return the exit status."""
+    try:
+        args = tyro.cli(Args, args=argv, description=__doc__)
+        check_film(args.fps, args.speed)
+        if not 0 <= args.seed < 2**62:
+            raise ValueError(f"--seed {args.seed} is out of range: use 0 or more")
+        if args.record is not None and (args.record.suffix not in ENDINGS or not args.record.parent.is_dir()):
+            raise ValueError(f"--record {args.record} must end in {' or '.join(ENDINGS)}, in a folder that exists")
+        envs, actor = make(args)
+        try:
+            if args.record is None:
+                show(envs, actor, args)
+            else:
+                frames = write_video(args.record, film(envs, actor, args.seed, args.fps, args.speed), args.fps)
+                print(f"wrote {args.record}, {frames / args.fps:.1f} s")
+        finally:
+            envs.close()
+    except ImportError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except (
+        ValueError, TypeError, OSError, RuntimeError, CheckpointError, EncoderError, ContactFixError
+    ) as error:  # fmt: skip
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        return 130
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -34,7 +34,7 @@ from ballbot.ppo import CheckpointError, load_policy
 from ballbot.ppo.checkpoint import write_atomic
 from mujoco_patch import ContactFixError
 
-MOST_AT_A_TIME = 64
+MOST_AT_A_TIME = 128
 """Robots; more gain little speed."""
 ROWS = (
     ("success_rate", "success", "{:.0%}"),

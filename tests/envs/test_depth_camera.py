@@ -290,3 +290,14 @@ def test_resolution_and_field_of_view_come_from_the_mjcf_or_the_caller(sims):
 def test_impossible_cameras_are_refused(sims, options, message):
     with pytest.raises((ValueError, TypeError), match=message):
         DepthCamera(sims.model, sims.heights, **options)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+def test_images_on_a_gpu_are_those_of_the_cpu(sims):
+    rng = np.random.default_rng(4)
+    qpos = np.stack([pose(sims, rng, i, 8.0, rng.uniform(-3, 3, 2)) for i in range(8)])
+    cpu, gpu = (
+        see(DepthCamera(sims.model, sims.heights, device=d), sims.layout, qpos, range(8)) for d in ("cpu", "cuda")
+    )
+    assert gpu.device.type == "cuda"
+    assert ((gpu.cpu() - cpu).abs() < 1e-4).float().mean() > 0.999

@@ -21,6 +21,7 @@ from ballbot.ppo import distributed
 from ballbot.ppo.agent import Agent
 from ballbot.ppo.checkpoint import find_checkpoint, set_aside_newer, to_plain
 from ballbot.ppo.config import PPOConfig, SettingsError
+from ballbot.ppo.diagnosis import Diagnosis
 from ballbot.ppo.episodes import to_numpy
 from ballbot.ppo.evaluation import evaluate
 from ballbot.ppo.interrupt import StopSignal
@@ -171,6 +172,7 @@ def learn(
     storage = Rollout.allocate(agent, config.num_steps, envs.num_envs, next_step, state.device)
     sample = torch.compile(agent.sample) if config.compile else agent.sample
     loss_fn = torch.compile(ppo_loss) if config.compile else ppo_loss
+    diagnosis = Diagnosis(config)
     start_time, start_step, stopped = time.perf_counter(), state.global_step, 0
     with StopSignal() as signal:
         while not state.finished and not stopped:
@@ -193,6 +195,8 @@ def learn(
             row["time/eta"] = max(config.total_timesteps - state.global_step, 0) / rate
             if logger is not None:
                 logger.log(row)
+                for hint in diagnosis.examine(row):
+                    say(logger.console, hint)
             if due(state, config.checkpoint_interval) or state.finished or stopped:
                 state.save(run_dir)
     return 0 if state.finished else stopped

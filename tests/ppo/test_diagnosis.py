@@ -1,0 +1,84 @@
+# mypy: allow-untyped-defs, allow-untyped-calls, allow-incomplete-defs
+"""Hints come for what they name, once in a while, and never in the runs whose results are published."""
+
+import csv
+from pathlib import Path
+
+import pytest
+
+from ballbot.ppo import PPOConfig
+from ballbot.ppo.diagnosis import SILENCE, WARM_UP, Diagnosis
+
+RESULTS = Path(__file__).parents[2] / "results"
+SOUND = {
+    "charts/episodic_return": 50.0,
+    "charts/episodic_length": 2000.0,
+    "policy/std": 0.3,
+    "losses/approx_kl": 0.01,
+    "losses/clipfrac": 0.1,
+    "losses/value_loss": 0.001,
+    "losses/explained_variance": 0.9,
+    "time/simulate": 1.0,
+    "time/infer": 0.3,
+    "time/learn": 0.5,
+}
+CONFIG = PPOConfig(total_timesteps=1_000_000)
+
+
+def hints(changes, updates=100, config=CONFIG):
+    """All hints of a run whose rows change after 60 updates."""
+    diagnosis, found = Diagnosis(config), []
+    for i in range(updates):
+        row = SOUND | {"global_step": 8192 * (i + 1), "charts/episodic_return": 5.0 + min(i, 60)}
+        if i >= 60:
+            row |= changes
+        found += [(i, text) for text in diagnosis.examine(row)]
+    return found
+
+
+def test_a_sound_run_gets_no_hints():
+    assert hints({}) == []
+
+
+@pytest.mark.parametrize(
+    ("changes", "metric", "setting"),
+    [
+        ({"losses/approx_kl": 0.5}, "KL divergence", "learning_rate"),
+        ({"losses/clipfrac": 0.8}, "clipped", "update_epochs"),
+        ({"policy/std": 0.01}, "standard deviation", "min_std"),
+        ({"losses/explained_variance": -1.0}, "explained variance", "normalize_rewards"),
+        ({"losses/value_loss": 1.0}, "value loss", "value_clip_range"),
+        ({"eval/return_mean": 20.0}, "evaluation (20.0)", "num_terrains"),
+        ({"time/learn": 10.0}, "learn", "minibatch_size"),
+        ({"time/simulate": 30.0}, "simulate", "no cameras"),
+    ],
+)
+def test_each_trouble_is_told_with_metric_and_setting(changes, metric, setting):
+    found = hints(changes)
+    assert len(found) == 1 and found[0][0] >= 60, found
+    assert metric in found[0][1] and setting in found[0][1] and found[0][1].startswith("hint: ")
+
+
+def test_no_improvement_is_told_when_a_quarter_is_over():
+    found = hints({"charts/episodic_return": 15.0})
+    assert len(found) == 1 and "check the environment first" in found[0][1]
+    assert hints({"charts/episodic_return": 15.0}, config=PPOConfig(total_timesteps=10**8)) == []
+
+
+def test_nothing_is_said_at_the_start_and_nothing_twice_in_a_row():
+    diagnosis = Diagnosis(CONFIG)
+    said = []
+    for i in range(300):
+        row = SOUND | {"global_step": 8192 * (i + 1), "losses/approx_kl": 1.0, "policy/std": 0.01}
+        said += [i for _ in diagnosis.examine(row)]
+    assert said[0] == WARM_UP and len(said) <= 3 * 300 / SILENCE  # steps, exploration, improvement
+    assert len(set(said)) == len(said)
+
+
+@pytest.mark.parametrize("path", sorted(RESULTS.glob("*_?.csv")), ids=lambda path: path.stem)
+def test_published_runs_get_no_hints_but_where_time_goes(path):
+    with open(path, newline="") as file:
+        rows = [{k: float(v) for k, v in row.items() if v} for row in csv.DictReader(file)]
+    diagnosis = Diagnosis(PPOConfig(total_timesteps=int(rows[-1]["global_step"])))
+    found = [text for row in rows for text in diagnosis.examine(row)]
+    assert [text for text in found if "time goes to" not in text] == []

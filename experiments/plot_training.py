@@ -1,6 +1,7 @@
 """Plot learning curves from runs' progress.csv: every run as a thin line, the median of each group as a thick one.
 
     python experiments/plot_training.py runs/a runs/b --out curves.png
+    python experiments/plot_training.py runs/a runs/b --against time --out curves.svg
     python experiments/plot_training.py results/flat_*.csv results/perlin_*.csv --out docs/images/learning_curves.png
 
 Runs that differ only in seed and time of start are one group: flat_0, flat_1 and flat_2_20250101-120000 are "flat".
@@ -40,6 +41,8 @@ class Args:
     """Picture to write: .png or .svg."""
     curve: Literal["evaluation", "training"] = "evaluation"
     """Deterministic policy on unseen episodes, or the exploring policy's last 100 episodes."""
+    against: Literal["steps", "time"] = "steps"
+    """Environment steps, or minutes of simulating, inferring, learning and evaluating."""
 
 
 def read(path: Path) -> dict[str, Floats]:
@@ -75,8 +78,16 @@ def median(curves: list[tuple[Floats, Floats]]) -> tuple[Floats, Floats]:
     return steps[common], np.median([np.interp(steps[common], *c) for c in curves], axis=0)
 
 
-def draw(runs: dict[Path, dict[str, Floats]], curve: str) -> Any:
-    """The figure: return and length against steps."""
+def minutes(table: dict[str, Floats]) -> Floats:
+    """Wall-clock at each row: the sum of the logged parts of every update; it survives stops and resumptions."""
+    parts = [table[f"time/{name}"] for name in ("simulate", "infer", "learn", "evaluate") if f"time/{name}" in table]
+    if not parts:
+        raise ValueError("no columns time/...: use --against steps")
+    return np.cumsum(np.sum(np.nan_to_num(parts), axis=0)) / 60
+
+
+def draw(runs: dict[Path, dict[str, Floats]], curve: str, against: str = "steps") -> Any:
+    """The figure: return and length against steps or minutes."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -95,11 +106,13 @@ def draw(runs: dict[Path, dict[str, Floats]], curve: str) -> Any:
                     known = np.isfinite(table[column])
                     if not known.any():
                         raise ValueError(f"{path} has nothing in column {column} yet: try --curve training")
-                    curves.append((table["global_step"][known] / 1e6, table[column][known]))
+                    place = table["global_step"] / 1e6 if against == "steps" else minutes(table)
+                    curves.append((place[known], table[column][known]))
                     axis.plot(*curves[-1], color=colour, alpha=0.35, linewidth=1)
             runs_of_it = f"{len(curves)} run{'s' * (len(curves) > 1)}"
             axis.plot(*median(curves), color=colour, linewidth=2.2, label=f"{group} ({runs_of_it})")
-        axis.set(xlabel="environment steps (millions)", ylabel=label, xlim=(0, None), ylim=(0, None))
+        xlabel = "environment steps (millions)" if against == "steps" else "minutes"
+        axis.set(xlabel=xlabel, ylabel=label, xlim=(0, None), ylim=(0, None))
         axis.grid(alpha=0.3)
         axis.spines[["top", "right"]].set_visible(False)
     axes[0].legend(frameon=False, loc="lower right")
@@ -110,7 +123,7 @@ def main() -> None:
     """Read, draw, save."""
     args = tyro.cli(Args, description=__doc__)
     try:
-        figure = draw({path: read(path) for path in args.runs}, args.curve)
+        figure = draw({path: read(path) for path in args.runs}, args.curve, args.against)
     except ImportError:
         raise SystemExit("error: plots need matplotlib: pip install 'ballbot[plots]'") from None
     except ValueError as error:

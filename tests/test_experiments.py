@@ -342,8 +342,20 @@ def test_curves_become_a_picture(tmp_path: Path) -> None:
     assert picture.read_bytes().startswith(b"\x89PNG")
     done = run("plot_training.py", str(files[0]), "--curve", "training", "--out", str(picture))
     assert done.returncode == 2 and "nothing in column charts/episodic_return" in done.stderr
+    done = run("plot_training.py", str(files[0]), "--against", "time", "--out", str(picture))
+    assert done.returncode == 2 and "no columns time/" in done.stderr
     done = run("plot_training.py", str(tmp_path / "nowhere"))
     assert done.returncode == 2 and "does not exist" in done.stderr
+
+
+def test_minutes_are_the_sum_of_the_parts_of_all_updates(monkeypatch: pytest.MonkeyPatch) -> None:
+    table = {
+        "time/simulate": np.array([30.0, 60.0, 60.0]),
+        "time/learn": np.array([30.0, 0.0, 30.0]),
+        "time/evaluate": np.array([np.nan, 60.0, np.nan]),
+        "time/eta": np.array([1e6, 1e6, 0.0]),
+    }
+    np.testing.assert_allclose(load(monkeypatch, "plot_training").minutes(table), [1.0, 3.0, 4.5])
 
 
 @pytest.mark.parametrize(

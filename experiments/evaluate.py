@@ -4,6 +4,7 @@
     python experiments/evaluate.py runs/NAME/last.pt --terrain flat --episodes 20
     python experiments/evaluate.py runs/NAME --compare runs/OTHER pid --json results.json
     python experiments/evaluate.py pid --terrain flat                # the classical controller
+    MUJOCO_GL=egl python experiments/evaluate.py runs/NAME --report report      # a page with plots and films
 
 All are judged on the same terrains and starts; the same command gives the same numbers to the last bit.
 
@@ -15,6 +16,7 @@ from __future__ import annotations
 
 import json
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -34,6 +36,8 @@ from ballbot.ppo import CheckpointError, load_policy
 from ballbot.ppo.checkpoint import write_atomic
 from mujoco_patch import ContactFixError
 
+HISTORY_INTERVAL = 20
+"""Steps between two points of a plot: 40 ms."""
 MOST_AT_A_TIME = 128
 """Robots; more gain little speed."""
 ROWS = (
@@ -86,6 +90,8 @@ class Args:
     """Encoder of policies that see (default: the one that comes with ballbot)."""
     max_failures: float = 1.0
     """Share of episodes without success up to which the exit status is 0."""
+    report: Path | None = None
+    """Folder for report.html, a page with plots and, where OpenGL and the extra "video" are, films."""
     json: Path | None = None
     """File for all numbers, each episode's too."""
     num_threads: int = 0
@@ -111,6 +117,8 @@ def check(args: Args) -> Args:
         raise ValueError(f"--torch-threads {args.torch_threads} is out of range: use 0 to 1024")
     if args.json is not None and not args.json.parent.is_dir():
         raise ValueError(f"--json {args.json}: there is no folder {args.json.parent}; make it first")
+    if args.report is not None and (args.report.exists() and not args.report.is_dir()):
+        raise ValueError(f"--report {args.report} is a file: give a folder, for report.html")
     if args.json is not None and args.json.is_dir():
         raise ValueError(f"--json {args.json} is a folder: give a file in it")
     return args
@@ -145,15 +153,10 @@ def policy_actor(name: str, args: Args) -> tuple[dict[str, Any], Callable[[float
     return options, lambda dt: lambda observations, began: policy.predict(observations, deterministic)
 
 
-def evaluate(name: str, args: Args, ground: str, history_interval: int = 0) -> tuple[str, Episodes]:
-    """Run the episodes of one policy on ``ground``, or, if that is empty, on what it was trained on."""
-    options, make_actor = policy_actor(name, args)
-    trained_on = options["terrain"]
-    options["terrain"] = ground or trained_on
-    if options["terrain"] != trained_on and name != "pid":
-        print(f"note: {name} was trained on {trained_on} ground, it is judged on {options['terrain']} ground")
-    envs = BallbotVectorEnv(
-        min(args.episodes, MOST_AT_A_TIME),
+def make_envs(num_envs: int, options: dict[str, Any], args: Args, render_mode: Any = None) -> BallbotVectorEnv:
+    """The world that policies are judged in."""
+    return BallbotVectorEnv(
+        num_envs,
         **options,
         max_episode_steps=args.horizon,
         terrain_split="eval",
@@ -162,25 +165,103 @@ def evaluate(name: str, args: Args, ground: str, history_interval: int = 0) -> t
         initial_tilt_deg=args.initial_tilt_deg,
         initial_speed=args.initial_speed,
         num_threads=args.num_threads,
+        render_mode=render_mode,
     )
+
+
+def evaluate(name: str, args: Args, ground: str) -> tuple[str, Episodes, Any]:
+    """Run the episodes of one policy on ``ground``, or, if that is empty, on what it was trained on.
+
+    Returns:
+        the ground, the episodes, and the height fields, None for a plane.
+    """
+    options, make_actor = policy_actor(name, args)
+    trained_on = options["terrain"]
+    options["terrain"] = ground or trained_on
+    if options["terrain"] != trained_on and name != "pid":
+        print(f"note: {name} was trained on {trained_on} ground, it is judged on {options['terrain']} ground")
+    envs = make_envs(min(args.episodes, MOST_AT_A_TIME), options, args)
     try:
-        return options["terrain"], run_episodes(envs, make_actor(envs.dt), args.episodes, args.seed, history_interval)
+        interval = 0 if args.report is None else HISTORY_INTERVAL
+        episodes = run_episodes(envs, make_actor(envs.dt), args.episodes, args.seed, interval)
+        return options["terrain"], episodes, envs.simulations.heights
     finally:
         envs.close()
 
 
-def table(summaries: dict[str, dict[str, Any]]) -> str:
-    """All policies side by side, with 95 % intervals."""
-    width = max(len(title) for _, title, _ in ROWS)
-    cells = []
-    for key, _, form in ROWS:
+def films(name: str, args: Args, ground: str, episodes: Episodes) -> list[tuple[str, bytes]]:
+    """Videos of the median and of the worst episode.
+
+    Raises:
+        RuntimeError, ImportError: no OpenGL, or nothing to write videos with.
+    """
+    from ballbot.video import film, write_video
+
+    order = np.argsort(episodes.returns, kind="stable")
+    chosen = {"median": int(order[len(order) // 2]), "worst": int(order[0])}
+    try:
+        import imageio_ffmpeg  # noqa: F401
+
+        ending = ".mp4"
+    except ImportError:
+        ending = ".gif"
+    found = []
+    for which, k in chosen.items():
+        options, make_actor = policy_actor(name, args)
+        envs = make_envs(1, options | {"terrain": ground}, args, "rgb_array")
+        try:
+            with tempfile.TemporaryDirectory() as folder:
+                path = Path(folder) / f"film{ending}"
+                write_video(path, film(envs, make_actor(envs.dt), args.seed + k, 25 if ending == ".mp4" else 10), 25)
+                caption = f"{name}: the {which} episode, seed {args.seed + k}, return {episodes.returns[k]:.1f}"
+                found.append((caption, path.read_bytes()))
+        finally:
+            envs.close()
+    return found
+
+
+def report(
+    args: Args, ground: str, summaries: dict[str, dict[str, Any]], found: dict[str, Episodes], relief: Any
+) -> None:
+    """Write report.html into its folder."""
+    from ballbot.report import write_report
+
+    videos: list[tuple[str, bytes]] = []
+    notes = [
+        f"{args.episodes} episodes each on {ground} ground, seeds from {args.seed}, terrains never trained on, "
+        f"{'most likely' if args.deterministic and not args.stochastic else 'sampled'} actions.  Mean ± standard "
+        "deviation [95 % interval of the rate or mean]."
+    ]
+    try:
+        videos = films(args.checkpoint, args, ground, found[args.checkpoint])
+    except (ImportError, RuntimeError) as error:
+        notes.append(f"Without films: {error}")
+        print(f"note: report without films: {error}")
+    args.report.mkdir(parents=True, exist_ok=True)  # type: ignore[union-attr]
+    path = args.report / "report.html"  # type: ignore[operator]
+    rows = [(title.strip(), cells) for title, cells in table_rows(summaries)]
+    write_report(path, f"Evaluation of {args.checkpoint}", rows, found, relief, videos, notes)
+    print(f"wrote {path}")
+
+
+def table_rows(summaries: dict[str, dict[str, Any]]) -> list[tuple[str, list[str]]]:
+    """Each quantity's name, and its value for each policy."""
+    rows = []
+    for key, title, form in ROWS:
         row = []
         for summary in summaries.values():
             value = summary[key] if key.endswith("_rate") else summary[f"{key}_mean"]
             spread = "" if key.endswith("_rate") else f" ± {form.format(summary[f'{key}_std'])}"
             low, high = (form.format(x) for x in summary[f"{key}_ci95"])
             row.append(f"{form.format(value)}{spread} [{low}, {high}]")
-        cells.append(row)
+        rows.append((title, row))
+    return rows
+
+
+def table(summaries: dict[str, dict[str, Any]]) -> str:
+    """All policies side by side, with 95 % intervals."""
+    width = max(len(title) for _, title, _ in ROWS)
+    cells = [row for _, row in table_rows(summaries)]
     names = [name if len(name) <= 30 else f"...{name[-27:]}" for name in summaries]
     widths = [max(len(x) for x in column) for column in zip(names, *cells, strict=True)]
     lines = [" " * width + "".join(f"  {n:>{w}}" for n, w in zip(names, widths, strict=True))]
@@ -198,8 +279,10 @@ def main(argv: list[str] | None = None) -> int:
         names = list(dict.fromkeys([args.checkpoint, *args.compare]))
         start, ground = time.perf_counter(), str(args.terrain or "")
         summaries: dict[str, dict[str, Any]] = {}
+        found: dict[str, Episodes] = {}
         for name in names:
-            ground, episodes = evaluate(name, args, ground)  # the others on the first one's
+            ground, episodes, relief = evaluate(name, args, ground)  # the others on the first one's
+            found[name] = episodes
             summaries[name] = {"policy": name, "terrain": ground, **summarize(episodes)}
         print(table(summaries))
         print(
@@ -208,10 +291,12 @@ def main(argv: list[str] | None = None) -> int:
         )
         if args.json is not None:
             first, *others = summaries.values()
-            options = {k: v for k, v in asdict(args).items() if k not in ("json", "num_threads")}
+            options = {k: v for k, v in asdict(args).items() if k not in ("json", "report", "num_threads")}
             content = {**first, "options": options, "compared": others}
             write_atomic(args.json, (json.dumps(content, indent=2, default=str) + "\n").encode())
-    except (ValueError, TypeError, OSError, CheckpointError, EncoderError, ContactFixError) as error:
+        if args.report is not None:
+            report(args, ground, summaries, found, relief)
+    except (ImportError, ValueError, TypeError, OSError, CheckpointError, EncoderError, ContactFixError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     return 0 if 1 - summaries[args.checkpoint]["success_rate"] <= args.max_failures else 1

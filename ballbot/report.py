@@ -1,0 +1,226 @@
+"""One HTML page about an evaluation, that opens without a network: a table and plots, in the reader's colours.
+
+Plots are vector graphics inside the page.  Text and lines take the page's own colour, so that they can be read in a
+light and a dark theme; the colours of policies are Okabe and Ito's, which colour-blind readers can tell apart.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import html
+import io
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ballbot.envs.terrain import MAX_HEIGHT, TERRAIN_LENGTH
+from ballbot.evaluation import Episodes
+from ballbot.ppo.checkpoint import write_atomic
+
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
+PERIOD = 0.002
+"""s a step."""
+MOST_TRACES = 30
+"""Episodes drawn over time: more would be a blot."""
+INK = "#010203"
+"""Stands for the page's own colour of text."""
+STYLE = """
+:root { color-scheme: light dark; --ink: #1a1a1a; --paper: #ffffff; --faint: #d8d8d8; }
+@media (prefers-color-scheme: dark) { :root { --ink: #e8e8e8; --paper: #16181c; --faint: #3a3d44; } }
+body { color: var(--ink); background: var(--paper); font: 16px/1.5 system-ui, sans-serif; max-width: 70rem;
+       margin: 2rem auto; padding: 0 1rem; }
+table { border-collapse: collapse; display: block; overflow-x: auto; }
+th, td { padding: 0.25rem 0.75rem; border-bottom: 1px solid var(--faint); text-align: right; white-space: nowrap; }
+th:first-child, td:first-child { text-align: left; }
+svg { width: 100%; height: auto; }
+figure { margin: 2rem 0; } figcaption { font-size: 0.9rem; }
+video { width: 100%; max-width: 40rem; }
+"""
+
+
+def write_report(
+    path: Path,
+    title: str,
+    rows: list[tuple[str, list[str]]],
+    episodes: dict[str, Episodes],
+    relief: NDArray[np.float32] | None,
+    videos: list[tuple[str, bytes]],
+    notes: list[str],
+) -> None:
+    """Write the page.
+
+    Args:
+        path: file to write.
+        title: of the page.
+        rows: the table: a quantity's name and its value for each policy.
+        episodes: of each policy, with their history.
+        relief: (num_terrains, n, n) heights in [0, 1] to draw trajectories over, or None for a plane.
+        videos: caption and .mp4 or .gif content.
+        notes: sentences on how it was made.
+
+    Raises:
+        ImportError: the extra "plots" is not installed.
+        OSError: the file cannot be written.
+    """
+    figures = [
+        ("Return and length of the episodes.", _distributions(episodes)),
+        (
+            "Where the robots went, from above; the goal is upward. A dot is the start, a cross a fall. The ground is "
+            "that of the most episodes, light is high; the others were on other ground.",
+            _trajectories(episodes, relief),
+        ),
+        (
+            "Tilt and torque of a wheel over time; each line is an episode, the thick one their median.",
+            _over_time(episodes),
+        ),
+        ("Return against the horizon: what episodes are worth up to a time, mean and middle 90 %.", _horizon(episodes)),
+    ]
+    head = "".join(f"<th>{html.escape(name)}</th>" for name in episodes)
+    body = "".join(
+        f"<tr><td>{html.escape(name)}</td>{''.join(f'<td>{html.escape(v)}</td>' for v in values)}</tr>"
+        for name, values in rows
+    )
+    films = "".join(_video(caption, content) for caption, content in videos)
+    page = (
+        f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{html.escape(title)}</title>'
+        f'<meta name="viewport" content="width=device-width, initial-scale=1"><style>{STYLE}</style></head><body>'
+        f"<h1>{html.escape(title)}</h1>{''.join(f'<p>{html.escape(n)}</p>' for n in notes)}"
+        f"<table><thead><tr><th></th>{head}</tr></thead><tbody>{body}</tbody></table>"
+        + "".join(f"<figure>{svg}<figcaption>{html.escape(text)}</figcaption></figure>" for text, svg in figures)
+        + films
+        + "</body></html>\n"
+    )
+    write_atomic(path, page.encode())
+
+
+def _video(caption: str, content: bytes) -> str:
+    data = base64.b64encode(content).decode()
+    if content[:3] == b"GIF":
+        shown = f'<img alt="{html.escape(caption)}" src="data:image/gif;base64,{data}">'
+    else:
+        shown = f'<video controls muted loop src="data:video/mp4;base64,{data}"></video>'
+    return f"<figure>{shown}<figcaption>{html.escape(caption)}</figcaption></figure>"
+
+
+def _figure(columns: int, height: float = 3.4) -> tuple[Any, Any]:
+    try:
+        import matplotlib
+
+        matplotlib.use("Agg")
+        from matplotlib import pyplot as plt
+    except ImportError as error:
+        raise ImportError('matplotlib is missing: pip install "ballbot[plots]"') from error
+    colours: dict[Any, Any] = dict.fromkeys(
+        ("text.color", "axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color"), INK
+    )
+    with plt.rc_context({**colours, "svg.fonttype": "none", "font.family": "sans-serif", "svg.hashsalt": "ballbot"}):
+        figure, axes = plt.subplots(1, columns, figsize=(10, height), layout="constrained", squeeze=False)
+    figure.patch.set_alpha(0)
+    for axis in axes.flat:
+        axis.patch.set_alpha(0)
+        axis.spines[["top", "right"]].set_visible(False)
+    return figure, axes[0]
+
+
+def _svg(figure: Any) -> str:
+    import matplotlib
+    from matplotlib import pyplot as plt
+
+    buffer = io.StringIO()
+    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "ballbot"}):
+        figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
+    plt.close(figure)
+    text = buffer.getvalue().replace(INK, "currentColor")
+    text = text[text.index("<svg") :]
+    # several figures share a page: their ids must differ, and nothing may point outside
+    prefix = f"f{hashlib.sha256(text.encode()).hexdigest()[:8]}"
+    text = re.sub(r'\bid="', f'id="{prefix}', text)
+    text = re.sub(r'(href="#|url\(#)', rf"\g<1>{prefix}", text)
+    return re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
+
+
+def _named(episodes: dict[str, Episodes]) -> list[tuple[str, str, Episodes]]:
+    return [(name, COLOURS[i % len(COLOURS)], e) for i, (name, e) in enumerate(episodes.items())]
+
+
+def _distributions(episodes: dict[str, Episodes]) -> str:
+    figure, axes = _figure(2)
+    for axis, label, field in (
+        (axes[0], "return", "returns"),
+        (axes[1], "length, steps of 2 ms", "lengths"),
+    ):
+        values = [getattr(e, field).astype(float) for e in episodes.values()]
+        low, high = min(v.min() for v in values), max(v.max() for v in values)
+        bins = np.linspace(low, high + 1e-9 + 0.01 * abs(high), 30)
+        for (name, colour, _), v in zip(_named(episodes), values, strict=True):
+            axis.hist(v, bins=bins, histtype="step", color=colour, linewidth=1.8, label=name)
+        axis.set(xlabel=label, ylabel="episodes")
+    axes[0].legend(frameon=False, loc="upper left", labelcolor=INK)
+    return _svg(figure)
+
+
+def _trajectories(episodes: dict[str, Episodes], relief: NDArray[np.float32] | None) -> str:
+    figure, axes = _figure(len(episodes), 4.2)
+    for axis, (name, colour, e) in zip(axes, _named(episodes), strict=True):
+        shown = range(min(len(e.history), MOST_TRACES))
+        if relief is not None:
+            half = TERRAIN_LENGTH / 2
+            counts = np.bincount(e.terrain_ids[list(shown)])
+            ground = relief[int(counts.argmax())]
+            axis.imshow(
+                MAX_HEIGHT * ground, origin="lower", extent=(-half, half, -half, half), cmap="gray", alpha=0.5,
+                interpolation="bilinear",
+            )  # fmt: skip
+        reach = 0.3
+        for k in shown:
+            x, y = e.history[k]["position"].T
+            axis.plot(x, y, color=colour, alpha=0.6, linewidth=1)
+            if e.outcomes[k] == "failure":
+                axis.plot(x[-1], y[-1], "x", color=colour)
+            reach = max(reach, float(np.abs(e.history[k]["position"]).max()) * 1.1)
+        axis.plot(0, 0, "o", color=INK, markersize=4)
+        axis.set(xlabel="x, m", ylabel="y, m", xlim=(-reach, reach), ylim=(-reach, reach), aspect="equal")
+        axis.set_title(name if len(name) <= 40 else f"...{name[-37:]}", color=INK, fontsize=10)
+    return _svg(figure)
+
+
+def _stack(e: Episodes, name: str) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Times in s and (episodes, times) values, NaN after an episode's end."""
+    longest = max(e.history, key=lambda h: len(h["step"]))
+    table = np.full((len(e.history), len(longest["step"])), np.nan)
+    for row, log in zip(table, e.history, strict=True):
+        row[: len(log[name])] = log[name]
+    return longest["step"] * PERIOD, table
+
+
+def _over_time(episodes: dict[str, Episodes]) -> str:
+    figure, axes = _figure(2)
+    for axis, name, label in ((axes[0], "tilt_deg", "tilt, degrees"), (axes[1], "torque", "torque, rms, N m")):
+        for policy, colour, e in _named(episodes):
+            times, table = _stack(e, name)
+            for row in table[:MOST_TRACES]:
+                axis.plot(times, row, color=colour, alpha=0.12, linewidth=0.7)
+            axis.plot(times, np.nanmedian(table, axis=0), color=colour, linewidth=1.8, label=policy)
+        axis.set(xlabel="time, s", ylabel=label, ylim=(0, None))
+    axes[0].legend(frameon=False, loc="upper left", labelcolor=INK)
+    return _svg(figure)
+
+
+def _horizon(episodes: dict[str, Episodes]) -> str:
+    figure, axes = _figure(1)
+    for name, colour, e in _named(episodes):
+        times, table = _stack(e, "return")
+        filled = table.copy()
+        for row in filled:  # what has ended earns nothing more
+            last = int(np.flatnonzero(np.isfinite(row))[-1])
+            row[last:] = row[last]
+        low, high = np.quantile(filled, [0.05, 0.95], axis=0)
+        axes[0].fill_between(times, low, high, color=colour, alpha=0.2, linewidth=0)
+        axes[0].plot(times, filled.mean(axis=0), color=colour, linewidth=1.8, label=name)
+    axes[0].set(xlabel="horizon, s", ylabel="return so far")
+    axes[0].legend(frameon=False, loc="upper left", labelcolor=INK)
+    return _svg(figure)

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ballbot.encoders import load_encoder
+from ballbot.encoders import find_encoder, load_encoder
 from ballbot.envs import BallbotVectorEnv
 from ballbot.envs.vector_env import MOTOR_TORQUE, REWARD_TERMS
 from ballbot.ppo import Policy
@@ -157,7 +157,7 @@ def env_options(policy: Policy, encoder: str | Path | None = None) -> dict[str, 
 
     Args:
         policy: from ``load_policy``.
-        encoder: file of its encoder, if it sees; None takes the one that comes with ballbot.
+        encoder: file of its encoder, if it sees; None looks in the policy's run folder and in ballbot itself.
 
     Raises:
         ValueError: the policy is not one of Ballbot-v0's, or was trained with another encoder.
@@ -166,13 +166,20 @@ def env_options(policy: Policy, encoder: str | Path | None = None) -> dict[str, 
     metadata = policy.metadata
     if metadata.get("observation") not in ("proprioception", "encoded"):
         raise ValueError("this policy was not trained on Ballbot-v0: its checkpoint does not say what it observes")
-    options = {name: metadata[name] for name in ("observation", "frame", "terrain")}
-    if metadata["observation"] == "encoded":
-        loaded = load_encoder(encoder)
-        if loaded.content_hash != metadata["encoder"]:
+    sees = metadata["observation"] == "encoded"
+    for name in ("frame", "terrain", *(["encoder"] if sees else [])):
+        if not isinstance(metadata.get(name), str):
             raise ValueError(
-                f"this policy was trained with the encoder {metadata['encoder'][:16]}, "
-                f"{'the one that comes with ballbot' if encoder is None else encoder} is {loaded.content_hash[:16]}: "
+                f"{policy.path} does not say what its policy was trained on ({name} is {metadata.get(name)!r}): use "
+                "another checkpoint"
+            )
+    options = {name: metadata[name] for name in ("observation", "frame", "terrain")}
+    if sees:
+        wanted = metadata["encoder"]
+        loaded = find_encoder(wanted, policy.path) if encoder is None else load_encoder(encoder)
+        if loaded.content_hash != wanted:
+            raise ValueError(
+                f"this policy was trained with the encoder {wanted[:16]}, {encoder} is {loaded.content_hash[:16]}: "
                 "give its file by --encoder"
             )
         options["encoder"] = loaded

@@ -51,6 +51,7 @@ import mujoco_patch
 from ballbot.encoders import Architecture, Autoencoder, FrozenEncoder
 from ballbot.envs import BallbotVectorEnv
 from ballbot.envs.model import build_model
+from ballbot.envs.rendering import choose_opengl
 from ballbot.envs.simulation import usable_cpus
 from ballbot.envs.terrain import make_terrain
 from ballbot.envs.vector_env import MOTOR_TORQUE
@@ -373,10 +374,11 @@ def images(args: Args, robots: int) -> Iterator[Figure]:
     assert eyes is not None and sims.heights is not None
     model = build_model(sims.heights[:1])
     data = mujoco.MjData(model)
+    choose_opengl()
     try:
         renderer = mujoco.Renderer(model, *eyes.shape[1:])
     except Exception as error:
-        print(f"cameras: no OpenGL to compare with ({error}): set MUJOCO_GL=egl or osmesa", file=sys.stderr)
+        print(f"cameras: no OpenGL to compare with ({error}): install libegl1 or libosmesa6", file=sys.stderr)
         return
     renderer.enable_depth_rendering()
     ours, theirs, ratios = [], [], []

@@ -207,6 +207,9 @@ def check_opengl() -> list[Line]:
     """What can draw pictures (render_mode="rgb_array")."""
     code = (
         "import json, mujoco\n"
+        "try:\n"
+        "    from ballbot.envs.rendering import choose_opengl; choose_opengl()\n"
+        "except ImportError: pass\n"
         "xml = '<mujoco><worldbody><light/><geom size=\".1\"/></worldbody></mujoco>'\n"
         "model = mujoco.MjModel.from_xml_string(xml)\n"
         "data = mujoco.MjData(model); mujoco.mj_forward(model, data)\n"
@@ -231,7 +234,8 @@ def check_opengl() -> list[Line]:
     chosen = os.environ.get("MUJOCO_GL", "")
     result, problem = probe(code)
     if result is not None:
-        lines.append(Line("pictures", OK, f"with MUJOCO_GL={chosen!r}, as it is set now"))
+        how = f"with MUJOCO_GL={chosen!r}, as it is set now" if chosen else "MUJOCO_GL is not set and need not be"
+        lines.append(Line("pictures", OK, how))
     else:
         remedy = f"export MUJOCO_GL={working[0]}" if working else "install one of the above; training needs none"
         lines.append(Line("pictures", OPTIONAL, f"not with MUJOCO_GL={chosen!r}, as it is set now", remedy))

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+import os
 import sys
 import time
 from collections.abc import Callable
@@ -29,8 +30,9 @@ import ballbot
 from ballbot.encoders.dataset import RECORD, DatasetError, DepthDataset
 from ballbot.envs import BallbotVectorEnv
 from ballbot.envs.model import view_digest
-from ballbot.ppo import CheckpointError, load_agent
+from ballbot.ppo import CheckpointError, RunDirectoryError, load_agent
 from ballbot.ppo.checkpoint import load_checkpoint
+from ballbot.ppo.logger import lock_run_dir
 from mujoco_patch import ContactFixError
 
 Policy = Callable[[dict[str, NDArray[np.float32]], NDArray[np.bool_]], NDArray[np.float32]]
@@ -47,7 +49,8 @@ class Args:
     out: Annotated[Path, tyro.conf.arg(aliases=["-o"])] = Path("data/depth")
     """Folder of the data set; goes on with what is there."""
     num_images: int = 200_000
-    """Images to have in the end, of all cameras together; rounded up to whole blocks."""
+    """Images to have in the end, of all cameras together; rounded up to whole blocks of 80 for each of --num-envs.
+    An image takes 8 kB."""
     policy: tuple[str, ...] = ("random", "pid")
     """Who drives, taking turns: "random", "pid", or checkpoints of policies trained without cameras."""
     num_envs: int = 64
@@ -163,6 +166,8 @@ def collect(args: Args) -> DepthDataset:
     """
     drivers: list[tuple[str, Callable[[BallbotVectorEnv, int], Policy]]] = []
     for name in args.policy:
+        if name not in ("random", "pid") and not Path(name).exists():
+            raise ValueError(f"--policy {name}: use random, pid, or a checkpoint that exists")
         known = {"random": random_policy, "pid": pid_policy}
         drivers.append(("body", known[name]) if name in known else trained_policy(Path(name)))
     envs = {
@@ -197,6 +202,27 @@ def collect(args: Args) -> DepthDataset:
         "ballbot": ballbot.__version__,
         "mujoco": version("mujoco"),
     }
+    args.out.mkdir(parents=True, exist_ok=True)
+    try:
+        lock = lock_run_dir(args.out, "collecting")
+    except RunDirectoryError as error:
+        raise DatasetError(str(error)) from error
+    try:
+        return fill(args, drivers, envs, provenance, (count, height, width))
+    finally:
+        if lock is not None:
+            os.close(lock)
+
+
+def fill(
+    args: Args,
+    drivers: list[tuple[str, Callable[[BallbotVectorEnv, int], Policy]]],
+    envs: dict[str, BallbotVectorEnv],
+    provenance: dict[str, Any],
+    shape: tuple[int, int, int],
+) -> DepthDataset:
+    """Collect block after block; each driver is a frame of observation, and what makes its policy."""
+    count, height, width = shape
     if (args.out / "card.json").exists() and len(data := DepthDataset(args.out)):
         old = data.card["provenance"]
         differing = [f"{k} was {old.get(k)!r}, is {v!r}" for k, v in provenance.items() if old.get(k) != v]
@@ -209,6 +235,13 @@ def collect(args: Args) -> DepthDataset:
         data = DepthDataset.create(args.out, (height, width), 1.0, provenance)
     size = TAKES * args.num_envs * count
     first, blocks = len(data) // size, math.ceil(args.num_images / size)
+    if first < blocks:
+        print(f"{blocks - first} blocks of {size:,} images, by {', '.join(args.policy)} in turn", flush=True)
+    if blocks < len(drivers):
+        print(
+            f"note: so few images are all by {', '.join(args.policy[:blocks])}: for {', '.join(args.policy[blocks:])} "
+            f"too, ask for {size * len(drivers):,}, or for fewer --num-envs"
+        )
     start = time.perf_counter()
     for block in range(first, blocks):
         frame, make = drivers[block % len(drivers)]

@@ -4,7 +4,7 @@
     python experiments/evaluate.py runs/NAME/last.pt --terrain flat --episodes 20
     python experiments/evaluate.py runs/NAME --compare runs/OTHER pid --json results.json
     python experiments/evaluate.py pid --terrain flat                # the classical controller
-    MUJOCO_GL=egl python experiments/evaluate.py runs/NAME --report report      # a page with plots and films
+    python experiments/evaluate.py runs/NAME --report report         # a page with plots and films
 
 All are judged on the same terrains and starts; the same command gives the same numbers to the last bit.
 

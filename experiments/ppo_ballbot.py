@@ -21,18 +21,25 @@ import json
 import os
 import sys
 import time
+from collections.abc import Callable
+from contextlib import ExitStack, closing
 from dataclasses import asdict, dataclass, field, fields
 from importlib.metadata import version
+from itertools import islice
 from pathlib import Path
 from typing import Annotated, Any, Literal, NoReturn
 
+import numpy as np
 import torch
 import tyro
+from numpy.typing import NDArray
 
 from ballbot.encoders import EncoderError, FrozenEncoder, load_encoder
+from ballbot.encoders.frozen import encoder_bytes, kept_encoder
 from ballbot.envs import BallbotVectorEnv
 from ballbot.envs.simulation import usable_cpus
 from ballbot.ppo import (
+    Agent,
     CheckpointError,
     DivergedError,
     PPOConfig,
@@ -41,9 +48,11 @@ from ballbot.ppo import (
     distributed_setup,
     train,
 )
-from ballbot.ppo.checkpoint import find_checkpoint
+from ballbot.ppo.checkpoint import find_checkpoint, run_dir_of
 from ballbot.ppo.config import check_types
 from ballbot.ppo.distributed import on_rank_zero
+from ballbot.ppo.tracking import Tracker, TrackingError
+from ballbot.video import film
 from mujoco_patch import ContactFixError
 
 RANK = int(os.environ.get("RANK", "0"))
@@ -61,7 +70,8 @@ class EnvConfig:
     cameras: bool = True
     """See the ground by two depth cameras, through a frozen encoder.  Without, training is several times as fast."""
     encoder: str | None = None
-    """File of the encoder (pretrain_encoder.py writes one; default: the one that comes with ballbot)."""
+    """File of the encoder (pretrain_encoder.py writes one; default: the one that comes with ballbot).  The run keeps a
+    copy."""
     max_episode_steps: int = 4000
     """Time limit of an episode, in steps of 2 ms."""
     integrator: Literal["Euler", "implicitfast", "RK4"] = "Euler"
@@ -95,13 +105,20 @@ class Args:
     run_name: str | None = None
     """Folder under runs/ (default: terrain, seed and time)."""
     resume: Path | None = None
-    """Run folder or checkpoint to continue, with its own settings; only a longer --total-timesteps and how often to
-    evaluate and save may be changed.  A longer run stretches the schedule of the learning rate, which jumps up again;
-    what the run saved after the given checkpoint is moved to checkpoints/abandoned."""
+    """Run folder or checkpoint to continue, with its own settings; only a longer --total-timesteps, how often to
+    evaluate and save, and by --change-encoder the eyes may be changed.  A longer run stretches the schedule of the
+    learning rate, which jumps up again; what the run saved after the given checkpoint is moved to
+    checkpoints/abandoned."""
     config: Path | None = None
     """config.json of another run: its settings become the defaults that the other options change."""
+    capture_video: bool = False
+    """Film an episode after each evaluation: TensorBoard shows it among the images, runs/NAME/videos keeps it."""
+    track: bool = False
+    """Log to Weights & Biases as well (the extra "wandb"); its own variables, such as WANDB_PROJECT, WANDB_ENTITY and
+    WANDB_MODE=offline, say where."""
     change_encoder: bool = False
-    """With --resume: go on with another encoder than the policy was trained with; new episodes start."""
+    """With --resume: go on with another encoder than the policy was trained with.  New episodes start, and best.pt,
+    which later policies cannot be compared with, is moved to checkpoints/abandoned."""
     torch_threads: int = 1
     """Threads of PyTorch (0: PyTorch's choice).  Networks this small gain little from more and lose much on a busy
     machine; another count rounds differently, hence gives another run.  --resume and --config bring the count of the
@@ -118,11 +135,13 @@ CONFIG_KEYS = {"ppo", "env", "torch_threads", "env_metadata", "mujoco", "world_s
 """What a run's config.json holds; all but the first three only tells where the numbers came from."""
 
 
-def run_dir_of(resume: Path) -> Path:
-    """The run folder of a folder or of a checkpoint in it."""
-    if resume.is_dir():
-        return resume
-    return resume.parent.parent if resume.parent.name == "checkpoints" else resume.parent
+def recorded_encoder(path: Path) -> str | None:
+    """Content hash of the encoder in a run's config.json; None: without cameras, or not readable."""
+    try:
+        metadata = json.loads(path.read_text())["env_metadata"]
+        return metadata["encoder"] if isinstance(metadata["encoder"], str) else None
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return None
 
 
 def load_settings(path: Path) -> Args:
@@ -157,6 +176,9 @@ def load_settings(path: Path) -> Args:
             sections.append(cls(**section))
         except (TypeError, ValueError) as error:
             raise ValueError(f"{path}: {error}") from error
+    old = recorded_encoder(path)
+    if old is not None and (kept := kept_encoder(path.parent, old)).is_file():
+        sections[1].encoder = str(kept)
     unknown = sorted(set(content) - CONFIG_KEYS)
     if unknown:
         raise ValueError(f'{path} has the unknown key {unknown[0]!r}: settings belong under "ppo" or "env"')
@@ -214,8 +236,14 @@ def prepare(argv: list[str] | None) -> tuple[Args, Path]:
         ValueError, TypeError: an option cannot be used.
     """
     args = parse(argv)
+    if args.resume and args.env.cameras != load_settings(run_dir_of(args.resume) / "config.json").env.cameras:
+        trained, given = ("without", "--cameras") if args.env.cameras else ("with", "--no-cameras")
+        raise ValueError(f"{args.resume} was trained {trained} cameras: leave {given} out, or start a new run")
     if args.env.encoder is not None and not args.env.cameras:
-        raise ValueError(f"--encoder {args.env.encoder} is for the cameras: leave it or --no-cameras out")
+        raise ValueError(
+            f"--encoder {args.env.encoder} is for policies that see, and this one does not (--no-cameras, or the "
+            "settings that it goes on with): leave --encoder out, or train a new one with cameras"
+        )
     if args.change_encoder and (args.resume is None or not args.env.cameras):
         raise ValueError("--change-encoder is for --resume of a policy that sees: leave it out")
     name = args.run_name
@@ -239,16 +267,52 @@ def load_eyes(args: Args) -> FrozenEncoder:
         CheckpointError: there is nothing to go on from.
         ValueError: what to go on from was trained with another one.
     """
-    encoder = load_encoder(args.env.encoder, "cuda" if args.ppo.device.startswith("cuda") else "cpu")
+    source = args.config or (run_dir_of(args.resume) / "config.json" if args.resume else None)
+    old = None if source is None else recorded_encoder(source)
+    try:
+        encoder = load_encoder(args.env.encoder, "cuda" if args.ppo.device.startswith("cuda") else "cpu")
+    except EncoderError as error:
+        if old is None:
+            raise
+        raise EncoderError(f"{error}; {source} asks for the encoder {old[:16]}, --encoder takes its file") from error
     if args.resume and not args.change_encoder:
         path, state = find_checkpoint(args.resume)
-        old = (state.get("env_metadata") or {}).get("encoder", encoder.content_hash)
+        old = (state.get("env_metadata") or {}).get("encoder", old)
         if old != encoder.content_hash:
             raise ValueError(
-                f"{path} was trained with the encoder {old[:16]}, this one is {encoder.content_hash[:16]}: give the "
-                "old file by --encoder, or add --change-encoder to go on with this one"
+                f"{path} was trained with the encoder {str(old)[:16]}, this one is {encoder.content_hash[:16]}: give "
+                "the old file by --encoder, or add --change-encoder to go on with this one"
             )
+    elif args.config and old not in (None, encoder.content_hash) and RANK == 0:
+        print(f"note: {source} is of the encoder {str(old)[:16]}, this run sees by {encoder.content_hash[:16]}")
     return encoder
+
+
+FILM_FPS = 10
+"""Frames a second of the films of --capture-video."""
+FILM_SECONDS = 10
+"""Longest of them."""
+
+
+def film_maker(envs: BallbotVectorEnv, seed: int) -> Callable[[Agent], tuple[NDArray[np.uint8], int]]:
+    """Films an agent's first seconds with a single robot, half as large as ``watch.py`` does.
+
+    Raises:
+        SettingsError: nothing can be drawn here.
+    """
+    try:
+        envs.reset(seed=seed)
+        envs.render()
+    except RuntimeError as error:
+        raise SettingsError(f"--capture-video: {error}") from error
+
+    def shoot(agent: Agent) -> tuple[NDArray[np.uint8], int]:
+        frames = film(envs, lambda obs, began: agent.act(obs).cpu().numpy(), seed, FILM_FPS)
+        chosen = np.stack(list(islice(frames, FILM_FPS * FILM_SECONDS)))
+        time, height, width, channels = chosen.shape
+        return chosen.reshape(time, height // 2, 2, width // 2, 2, channels).mean((2, 4)).astype(np.uint8), FILM_FPS
+
+    return shoot
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -261,6 +325,7 @@ def main(argv: list[str] | None = None) -> None:
     options["num_threads"] = simulation_threads(args.env.num_threads)
     # what a policy's inputs mean: a checkpoint refuses to go on with others
     inputs = {"observation": "proprioception", "frame": args.env.frame, "terrain": args.env.terrain}
+    files: dict[str, bytes] = {}
     if args.env.cameras:
         try:
             encoder = load_eyes(args)
@@ -269,6 +334,7 @@ def main(argv: list[str] | None = None) -> None:
         device = "cuda" if args.ppo.device.startswith("cuda") else "cpu"  # of this process, see distributed_setup()
         options |= {"observation": "encoded", "encoder": encoder, "camera_device": device}
         inputs |= {"observation": "encoded", "encoder": encoder.content_hash}
+        files[kept_encoder(run_dir, encoder.content_hash).name] = encoder_bytes(encoder)
 
     def build(num_envs: int, **changes: Any) -> BallbotVectorEnv:
         try:
@@ -276,23 +342,33 @@ def main(argv: list[str] | None = None) -> None:
         except (ValueError, TypeError) as error:  # an option out of range; later, the same error would be a bug
             raise SettingsError(str(error)) from error
 
-    try:
-        result = train(
-            args.ppo,
-            lambda num_envs: build(num_envs, stagger_first_episodes=True),
-            lambda num_envs: build(num_envs, terrain_split="eval", initial_speed=0.0),
-            run_dir=run_dir,
-            resume=args.resume,
-            env_metadata=inputs,
-            free_metadata=("encoder",) if args.change_encoder else (),
-            settings={
-                "env": asdict(args.env),
-                "torch_threads": torch.get_num_threads(),
-                "mujoco": version("mujoco"),
-            },
-        )
-    except (SettingsError, CheckpointError, RunDirectoryError, ContactFixError, DivergedError, OSError) as error:
-        fail(error)
+    settings = {"env": asdict(args.env), "torch_threads": torch.get_num_threads(), "mujoco": version("mujoco")}
+    with ExitStack() as stack:
+        try:
+            tracker = camera = None
+            if args.track and RANK == 0:
+                tracker = stack.enter_context(closing(Tracker(run_dir, {"ppo": asdict(args.ppo), **settings})))
+            if args.capture_video and RANK == 0:
+                filmed = {"terrain_split": "eval", "initial_speed": 0.0, "num_threads": 1, "num_terrains": 1}
+                envs = stack.enter_context(closing(build(1, **filmed, render_mode="rgb_array")))
+                camera = film_maker(envs, args.ppo.eval_seed)
+            result = train(
+                args.ppo,
+                lambda num_envs: build(num_envs, stagger_first_episodes=True),
+                lambda num_envs: build(num_envs, terrain_split="eval", initial_speed=0.0),
+                run_dir=run_dir,
+                resume=args.resume,
+                env_metadata=inputs,
+                free_metadata=("encoder",) if args.change_encoder else (),
+                settings=settings,
+                files=files,
+                on_log=tracker,
+                film=camera,
+            )
+        except (
+            SettingsError, CheckpointError, RunDirectoryError, ContactFixError, DivergedError, TrackingError, OSError
+        ) as error:  # fmt: skip
+            fail(error)
     if RANK == 0:
         best = "" if result.best_return is None else f"; best evaluation return {result.best_return:.1f}"
         print(f"finished at step {result.global_step:,}{best}. Files: {run_dir}, curves: tensorboard --logdir runs")

@@ -21,7 +21,7 @@ import tyro
 from ballbot.encoders.dataset import DatasetError, DepthDataset
 from ballbot.encoders.frozen import EncoderError
 from ballbot.encoders.pretrain import PretrainConfig, pretrain
-from ballbot.ppo import CheckpointError, DivergedError
+from ballbot.ppo import CheckpointError, DivergedError, RunDirectoryError
 
 
 @dataclass
@@ -43,13 +43,17 @@ class Args:
 
 def main(argv: list[str] | None = None) -> int:
     """Train, and return the exit status."""
+    log_dir: Path | None = None
     try:
         args = tyro.cli(Args, args=argv, description=__doc__)
         if not 0 <= args.torch_threads <= 1024:
             raise ValueError(f"--torch-threads {args.torch_threads} is out of range: use 0 to 1024")
         if args.torch_threads:
             torch.set_num_threads(args.torch_threads)
-        log_dir = Path("runs") / (args.run_name or args.out.stem)
+        name = args.out.stem if args.run_name is None else args.run_name
+        if name in ("", ".", "..") or "/" in name or "\\" in name:
+            raise ValueError(f"--run-name {name!r} must be a plain folder name: it is created under runs/")
+        log_dir = Path("runs") / name
         if not args.resume and (log_dir / "training.pt").exists():
             raise ValueError(f"{log_dir} holds a training already: use --resume to go on, or another --run-name")
         if not args.resume and args.out.exists():
@@ -57,11 +61,14 @@ def main(argv: list[str] | None = None) -> int:
         encoder = pretrain(
             DepthDataset(args.data), args.settings, args.out, log_dir, args.resume, lambda line: print(line, flush=True)
         )
-    except (ValueError, OSError, DatasetError, EncoderError, CheckpointError, DivergedError) as error:
+    except (
+        ValueError, OSError, DatasetError, EncoderError, CheckpointError, DivergedError, RunDirectoryError
+    ) as error:  # fmt: skip
         print(f"error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("stopped; --resume goes on")
+        begun = log_dir is not None and (log_dir / "training.pt").exists()
+        print("stopped; --resume goes on" if begun else "stopped before the first epoch: start again")
         return 130
     rms = 1e3 * encoder.card["validation_mse_m2"] ** 0.5
     print(f"{args.out}: root mean square error {rms:.2f} mm on terrains never trained on, {encoder.content_hash[:16]}")

@@ -19,6 +19,8 @@ from ballbot.encoders import EncoderError, load_encoder
 from ballbot.encoders.dataset import DatasetError, DepthDataset
 from ballbot.encoders.probe import DISTANCES, probe
 
+FEW_IMAGES = 20_000
+
 
 @dataclass
 class Args:
@@ -35,8 +37,14 @@ def main(argv: list[str] | None = None) -> int:
     args = tyro.cli(Args, args=argv, description=__doc__)
     try:
         encoder = load_encoder(args.encoder)
-        config = encoder.card.get("config", {})
-        probes = probe(DepthDataset(args.data), encoder, config.get("validation", 0.15), config.get("seed", 0))
+        config, data = encoder.card.get("config"), DepthDataset(args.data)
+        config = config if isinstance(config, dict) else {}
+        validation, seed = config.get("validation", 0.15), config.get("seed", 0)
+        if not (isinstance(validation, float) and 0 < validation < 1 and type(seed) is int and seed >= 0):
+            raise ValueError(f"the encoder's card is damaged (validation {validation!r}, seed {seed!r}): copy it again")
+        if len(data) < FEW_IMAGES:
+            print(f"note: {len(data):,} images are too few to say much: collect {FEW_IMAGES:,}", file=sys.stderr)
+        probes = probe(data, encoder, validation, seed)
     except (ValueError, OSError, DatasetError, EncoderError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -1,8 +1,8 @@
 """Watch a trained policy: in MuJoCo's viewer, or in a video.
 
     python experiments/watch.py runs/NAME                                      # needs a display
-    MUJOCO_GL=egl python experiments/watch.py runs/NAME --record robot.mp4     # needs none
-    MUJOCO_GL=egl python experiments/watch.py pid --terrain flat --record robot.gif --speed 0.5
+    python experiments/watch.py runs/NAME --record robot.mp4                   # needs none
+    python experiments/watch.py pid --terrain flat --record robot.gif --speed 0.5
 
 In the viewer, push the robot: double-click on it, then drag with Ctrl and the right mouse button.  Episodes follow each
 other until the window is closed.  A video shows one episode, with what the two depth cameras see in the corners.

@@ -2,6 +2,7 @@
 """Collecting depth images and pretraining on them, as a user does it."""
 
 import json
+import math
 import os
 import subprocess
 import sys
@@ -50,6 +51,20 @@ def test_collecting_goes_on_with_the_same_images(folder):
     np.testing.assert_array_equal(whole.records, parts.records)
     done = run(folder, "collect_depth.py", *COLLECT, "--num-images", 5 * BLOCK, "--out", "parts", "--seed", 1)
     assert done.returncode == 2 and "seed was 0, is 1" in done.stderr
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no such locks")
+def test_two_programs_do_not_write_to_one_data_set(folder):
+    import fcntl
+
+    held = os.open(folder / "whole", os.O_RDONLY)
+    try:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        done = run(folder, "collect_depth.py", *COLLECT, "--num-images", 5 * BLOCK, "--out", "whole")
+    finally:
+        os.close(held)
+    assert done.returncode == 2 and "another process is collecting in whole" in done.stderr
+    assert len(DepthDataset(folder / "whole")) == 4 * BLOCK
 
 
 def test_images_of_another_camera_are_not_mixed_in(folder, monkeypatch):
@@ -107,12 +122,16 @@ def test_bad_input_is_refused_by_name(folder, tmp_path):
     card = json.loads((few / "card.json").read_text())
     (few / "card.json").write_text(json.dumps(card | {"num_images": 10}))
     (tmp_path / "policy.pt").write_bytes(b"no policy")
+    unexplained, endless = tmp_path / "unexplained", tmp_path / "endless"
+    for place, changed in ((unexplained, {"provenance": "x"}), (endless, {"max_depth": math.inf})):
+        place.mkdir()
+        (place / "card.json").write_text(json.dumps(card | {"num_images": 0} | changed))
     for script, options, message in (
         ("collect_depth.py", ["--num-images", 0], "--num-images 0 is out of range"),
         ("collect_depth.py", ["--num-envs", 0], "num_envs=0 is out of range"),
         ("collect_depth.py", ["--interval", 0], "--interval 0 is out of range"),
         ("collect_depth.py", ["--seed", -1], "--seed -1 is out of range"),
-        ("collect_depth.py", ["--policy", "none.pt"], "none.pt does not exist"),
+        ("collect_depth.py", ["--policy", "none.pt"], "--policy none.pt: use random, pid, or a checkpoint that exists"),
         ("collect_depth.py", ["--policy", tmp_path / "policy.pt"], "damaged or no checkpoint"),
         ("pretrain_encoder.py", ["--data", "nowhere"], "no card.json"),
         ("pretrain_encoder.py", ["--data", "empty"], "no card.json"),
@@ -120,6 +139,17 @@ def test_bad_input_is_refused_by_name(folder, tmp_path):
         ("pretrain_encoder.py", ["--data", few], "collect more"),
         ("pretrain_encoder.py", ["--data", folder / "whole", "--epochs", 0], "epochs = 0 is out of range"),
         ("pretrain_encoder.py", ["--data", folder / "whole", "--lr", -1], "lr = -1.0 is out of range"),
+        (
+            "pretrain_encoder.py",
+            ["--data", folder / "whole", "--run-name", "../x"],
+            "must be a plain folder name",
+        ),
+        (
+            "collect_depth.py",
+            [*COLLECT, "--num-images", 1, "--out", unexplained],
+            "does not say how the images",
+        ),
+        ("pretrain_encoder.py", ["--data", endless], "max_depth inf"),
         ("probe_encoder.py", ["--data", "nowhere"], "no card.json"),
         ("probe_encoder.py", ["--data", folder / "whole", "--encoder", "none.pt"], "none.pt does not exist"),
         (

@@ -21,7 +21,8 @@ import pytest
 import torch
 
 from ballbot.encoders import Architecture, Autoencoder, FrozenEncoder, load_encoder, save_encoder
-from ballbot.ppo import CheckpointError, DivergedError, RunDirectoryError, SettingsError
+from ballbot.evaluation import env_options
+from ballbot.ppo import CheckpointError, DivergedError, RunDirectoryError, SettingsError, load_policy
 from mujoco_patch import ContactFixError
 
 PPO_CONFIG = Path(__file__).parents[1] / "ballbot" / "ppo" / "config.py"
@@ -286,10 +287,13 @@ def test_bad_input_is_named_and_exits_with_2(finished, tmp_path):
         ([*SMALL, "--num-envs", "0"], "num_envs"),
         ([*SMALL, "--learning-rate", "nan"], "learning_rate"),
         ([*SMALL, "--run-name", "../escape"], "--run-name"),
-        ([*SMALL, "--encoder", "eyes.pt"], "leave it or --no-cameras out"),
+        ([*SMALL, "--encoder", "eyes.pt"], "is for policies that see, and this one does not"),
         ([*SMALL, "--cameras", "--encoder", "none.pt"], "none.pt does not exist"),
         ([*SMALL, "--cameras", "--encoder", str(truncated)], "damaged or no encoder"),
-        (["--resume", str(whole), "--cameras", "--encoder", str(encoder_file(tmp_path, 0))], "observation"),
+        (
+            ["--resume", str(whole), "--cameras", "--encoder", str(encoder_file(tmp_path, 0))],
+            "was trained without cameras",
+        ),
         ([*SMALL, "--terrain", "moon"], "moon"),
         ([*SMALL, "--device", "cuda:99"], "cuda"),
         ([*SMALL, "--tilt-limit-deg", "-1"], "tilt_limit_deg"),
@@ -321,6 +325,10 @@ def test_a_policy_that_sees_goes_on_exactly_and_only_with_its_own_eyes(tmp_path)
     whole = curve(run_dir)
     metadata = torch.load(run_dir / "best.pt", weights_only=True)["env_metadata"]
     assert metadata["observation"] == "encoded" and len(metadata["encoder"]) == 64
+    # the run keeps its eyes, whatever becomes of the file they came from
+    assert env_options(load_policy(run_dir))["encoder"].content_hash == metadata["encoder"]
+    Path(eyes[-1]).rename(tmp_path / "elsewhere.pt")
+    eyes[-1] = str(tmp_path / "elsewhere.pt")
     code, _, err = run(tmp_path, "--resume", str(run_dir / "checkpoints" / "step_512.pt"))
     assert code == 0 and curve(run_dir) == whole, err
     other = str(encoder_file(tmp_path, 1))
@@ -337,7 +345,10 @@ def test_a_policy_that_sees_goes_on_exactly_and_only_with_its_own_eyes(tmp_path)
     code, _, err = run(tmp_path, "--resume", str(run_dir / "checkpoints" / "step_768.pt"), *old)
     assert code == 0, err
     code, _, err = run(tmp_path, "--resume", str(run_dir), "--no-cameras", "--total-timesteps", "2048")
-    assert code == 2 and "Traceback" not in err, err
+    assert code == 2 and "was trained with cameras: leave --no-cameras out" in err, err
+    again = ["--config", str(run_dir / "config.json"), "--encoder", other, "--total-timesteps", "256"]
+    code, out, err = run(tmp_path, *again, "--run-name", "again")
+    assert code == 0 and "note: " in out and metadata["encoder"][:16] in out, err
 
 
 def test_a_run_is_never_overwritten(finished):

@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import json
 import os
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +25,9 @@ from ballbot.ppo.checkpoint import write_atomic
 
 FORMAT_VERSION = 1
 FULL_SCALE = 65535
+MAX_DEPTH = 1e4
+"""m; more is no depth camera's."""
+MAX_TERRAINS = 10**6
 RECORD = np.dtype(
     [
         ("terrain", "<i4"),  # terrain_id in the card's split and seed
@@ -165,8 +167,12 @@ class DepthDataset:
         terrain = self.records["terrain"]
         terrains = np.unique(terrain)
         in_all = int(terrains.max(initial=0)) + 1
-        with suppress(KeyError, TypeError):  # all there may be, so that a data set that grows keeps its parts
-            in_all = max(in_all, int(self.card["provenance"]["terrain"]["count"]))
+        if terrains.min(initial=0) < 0 or in_all > MAX_TERRAINS:
+            raise DatasetError(f"{self.folder / 'records.bin'} is damaged (terrains {terrains[0]} to {terrains[-1]})")
+        said = self.card["provenance"].get("terrain")
+        count = said.get("count") if isinstance(said, dict) else None
+        if type(count) is int and count <= MAX_TERRAINS:
+            in_all = max(in_all, count)  # all there may be, so that a data set that grows keeps its parts
         if len(terrains) < 2:
             raise DatasetError(
                 f"{self.folder} shows {len(terrains)} terrains: at least two are needed to validate on terrains never "
@@ -199,10 +205,15 @@ class DepthDataset:
             and type(count) is int
             and count >= 0
             and isinstance(depth, (int, float))
-            and depth > 0
+            and not isinstance(depth, bool)
+            and 0 < depth <= MAX_DEPTH
         )
         if not sound:
-            raise DatasetError(f"{path} is damaged (shape {shape}, {count} images, max_depth {depth})")
+            raise DatasetError(
+                f"{path} is damaged (shape {shape}, {count} images, max_depth {depth}): copy or collect it again"
+            )
+        if not isinstance(card.get("provenance"), dict):
+            raise DatasetError(f"{path} does not say how the images were made: copy or collect the data set again")
         return card
 
 

@@ -19,7 +19,7 @@ from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_linear_bn_eval
 
 from ballbot.encoders.autoencoder import Architecture, Autoencoder
-from ballbot.ppo.checkpoint import read_archive, write_atomic
+from ballbot.ppo.checkpoint import read_archive, run_dir_of, write_atomic
 
 FORMAT_VERSION = 1
 DEFAULT_ENCODER = Path(__file__).parents[1] / "assets" / "encoder.pt"
@@ -86,9 +86,13 @@ class FrozenEncoder(nn.Module):
         """
         a = self.architecture
         if images.shape[1:] != (1, a.height, a.width) or images.dtype != torch.float32:
+            if images.ndim == 4 and images.shape[-2:] == (a.height, a.width):
+                remedy = f"pass images.reshape(-1, 1, {a.height}, {a.width}).float(), the cameras one after the other"
+            else:
+                remedy = "set the cameras' resolution (camera_resolution), or load another encoder"
             raise ValueError(
                 f"images are {images.dtype} {tuple(images.shape)}, this encoder takes torch.float32 (k, 1, {a.height}, "
-                f"{a.width}): set the cameras' resolution, or load another encoder"
+                f"{a.width}): {remedy}"
             )
         if not len(images):
             return images.new_zeros((0, a.embedding_size))
@@ -112,6 +116,28 @@ class FrozenEncoder(nn.Module):
         return decoded.clamp(0.0, self.max_depth)
 
 
+def kept_encoder(run_dir: str | Path, content_hash: str) -> Path:
+    """Where a training keeps a copy of its policy's encoder."""
+    return Path(run_dir) / f"encoder_{content_hash[:16]}.pt"
+
+
+def find_encoder(content_hash: str, checkpoint: str | Path | None = None) -> FrozenEncoder:
+    """The encoder with this hash: kept in the run of this checkpoint, or the one that comes with ballbot.
+
+    Raises:
+        EncoderError: it is neither.
+    """
+    run_dir = Path() if checkpoint is None else run_dir_of(checkpoint)
+    kept = kept_encoder(run_dir, content_hash)
+    encoder = load_encoder(kept if checkpoint is not None and kept.is_file() else None)
+    if encoder.content_hash != content_hash:
+        raise EncoderError(
+            f"this policy was trained with the encoder {content_hash[:16]}, which {run_dir} does not keep and which is "
+            "not the one that comes with ballbot: give its file by --encoder"
+        )
+    return encoder
+
+
 def save_encoder(path: str | Path, encoder: FrozenEncoder) -> None:
     """Write an encoder's file; whatever stops the program, the old file or the new one is there whole.
 
@@ -120,6 +146,11 @@ def save_encoder(path: str | Path, encoder: FrozenEncoder) -> None:
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomic(path, encoder_bytes(encoder))
+
+
+def encoder_bytes(encoder: FrozenEncoder) -> bytes:
+    """Content of an encoder's file."""
     content = io.BytesIO()
     torch.save(
         {
@@ -133,7 +164,7 @@ def save_encoder(path: str | Path, encoder: FrozenEncoder) -> None:
         },
         content,
     )
-    write_atomic(path, content.getvalue())
+    return content.getvalue()
 
 
 def load_encoder(path: str | Path | None = None, device: str | torch.device = "cpu") -> FrozenEncoder:

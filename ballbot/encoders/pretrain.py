@@ -7,6 +7,7 @@ same images: the mean image, and principal components, as many as the embedding 
 from __future__ import annotations
 
 import math
+import os
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -17,18 +18,22 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch.nn.functional import pad
 from torch.utils.tensorboard import SummaryWriter
 
 from ballbot.encoders.autoencoder import Architecture, Autoencoder
 from ballbot.encoders.dataset import DatasetError, DepthDataset
 from ballbot.encoders.frozen import FrozenEncoder, load_encoder, save_encoder
 from ballbot.ppo.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
+from ballbot.ppo.logger import lock_run_dir
 from ballbot.ppo.storage import DivergedError
 
 Indices = NDArray[np.int64]
 
 BASELINE_IMAGES = 20_000
 """Training images that the baselines are fitted to: plenty for a few thousand pixels that vary together."""
+GAP = 2
+"""Pixels around each of them."""
 SHOWN = 8
 """Validation images whose reconstructions TensorBoard shows."""
 LAST_LEARNING_RATE = 0.01
@@ -114,8 +119,21 @@ def pretrain(
             of another training.
         EncoderError: ``out``, to go on with, is missing or damaged.
         DivergedError: numbers stopped being finite.
+        RunDirectoryError: another process trains in ``log_dir``.
         OSError: a file cannot be written.
     """
+    log_dir.mkdir(parents=True, exist_ok=True)
+    lock = lock_run_dir(log_dir)
+    try:
+        return _pretrain(data, config, out, log_dir, resume, say)
+    finally:
+        if lock is not None:
+            os.close(lock)
+
+
+def _pretrain(
+    data: DepthDataset, config: PretrainConfig, out: Path, log_dir: Path, resume: bool, say: Callable[[str], None]
+) -> FrozenEncoder:
     training, validation = data.split_by_terrain(config.validation, config.seed)
     if len(training) < config.batch_size:
         raise DatasetError(
@@ -131,26 +149,30 @@ def pretrain(
     checkpoint, epoch, best, since = log_dir / "training.pt", 0, math.inf, 0
     if resume:
         state = load_checkpoint(checkpoint)
-        if not _same(state, described):
+        if differing := _differences(state, described):
             raise CheckpointError(
-                f"{checkpoint} was trained with other settings or data ({state.get('config')}, {state.get('data')}): "
-                "give the old ones, or start anew without --resume"
+                f"{checkpoint} was trained with other settings or data ({'; '.join(differing)}): give the old ones, or "
+                "start anew without --resume, under another --run-name and --out"
             )
-        if state.get("torch_threads") != torch.get_num_threads():
+        if (threads := state.get("torch_threads")) != torch.get_num_threads():
             say(
-                f"note: the training had {state.get('torch_threads')} threads of PyTorch, now there are "
-                f"{torch.get_num_threads()}: it rounds differently from one never stopped"
+                f"note: threads of PyTorch were {threads}, are {torch.get_num_threads()}: this rounds differently from "
+                f"a training never stopped; --torch-threads {threads} does not"
             )
         networks.load_state_dict(state["networks"])
         optimizer.load_state_dict(state["optimizer"])
         epoch, best, since, baselines = state["epoch"], state["best"], state["since"], Baselines(**state["baselines"])
-        if (epoch or out.exists()) and not _same(load_encoder(out).card, described):
+        if epoch and not out.exists():
+            raise CheckpointError(
+                f"{out}, the best encoder of {checkpoint} so far, is gone: put it back, or start anew without "
+                "--resume, under another --run-name"
+            )
+        if out.exists() and _differences(load_encoder(out).card, described):
             raise CheckpointError(
                 f"{out} is not an encoder of {checkpoint}: give the file that the training wrote, or start anew "
-                "without --resume"
+                "without --resume, under another --run-name"
             )
     else:
-        log_dir.mkdir(parents=True, exist_ok=True)
         baselines, mean_image = measure_baselines(data, training, validation, config)
         networks.decoder.start_from(mean_image)
 
@@ -225,13 +247,17 @@ def pretrain(
     return load_encoder(out)
 
 
-def _same(content: dict[str, Any], described: dict[str, Any]) -> bool:
-    """Whether a file is of a training with these settings and data; how long it goes on may differ."""
-    old, new = ({k: dict(x.get(k) or {}) for k in described} for x in (content, described))
-    for settings in (old["config"], new["config"]):
-        for name in ("epochs", "patience"):
-            settings.pop(name, None)
-    return old == new
+def _differences(content: dict[str, Any], described: dict[str, Any]) -> list[str]:
+    """How a file of a training differs from these settings and data; how long it goes on may differ."""
+
+    def flat(value: Any, name: str = "") -> dict[str, Any]:
+        if not isinstance(value, dict):
+            return {name: value}
+        return {k: v for key, x in value.items() for k, v in flat(x, f"{name}.{key}".lstrip(".")).items()}
+
+    old, new = (flat({key: x.get(key) for key in described}) for x in (content, described))
+    names = [n for n in {**old, **new} if n not in ("config.epochs", "config.patience")]
+    return [f"{n} was {old.get(n)!r}, is {new.get(n)!r}" for n in names if old.get(n) != new.get(n)]
 
 
 @torch.no_grad()
@@ -275,8 +301,14 @@ def _batch(data: DepthDataset, indices: Indices) -> torch.Tensor:
 
 @torch.no_grad()
 def _compare(networks: Autoencoder, data: DepthDataset, validation: Indices) -> torch.Tensor:
-    """(1, height, width) in [0, 1]: some images in a row, and below them what is left of them."""
+    """(1, height, width) in [0, 1]: some images in a row, below them what is left of them, and the difference.
+
+    Near is bright, as the root of the depth; in the difference, white is 2 % of the largest depth.
+    """
     networks.eval()
     images = _batch(data, validation[:: max(len(validation) // SHOWN, 1)][:SHOWN])
-    rows = [torch.cat(list(x[:, 0]), dim=1) for x in (images, networks(images))]
-    return (torch.cat(rows, dim=0) / data.max_depth).clamp(0, 1)[None]
+    decoded = networks(images)
+    rows = [1 - (x / data.max_depth).clamp(0, 1).sqrt() for x in (images, decoded)]
+    rows.append(((decoded - images).abs() / (0.02 * data.max_depth)).clamp(0, 1))
+    framed = [torch.cat([pad(x[0], (GAP, GAP, GAP, GAP), value=1.0) for x in row], dim=1) for row in rows]
+    return torch.cat(framed, dim=0)[None]

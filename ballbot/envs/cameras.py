@@ -132,7 +132,13 @@ class Cameras:
             images = self._camera.render(*pose)
             if self._encoder is not None:
                 with torch.no_grad():
-                    images = self._encoder(images.flatten(0, 1)[:, None]).reshape(len(ids), -1)
+                    embeddings = self._encoder(images.flatten(0, 1)[:, None])
+                if embeddings.numel() != len(ids) * self.shape[0] or not embeddings.isfinite().all():
+                    raise ValueError(
+                        f"encoder returned {tuple(embeddings.shape)} for {len(ids) * self._camera.num_cameras} images, "
+                        f"expected finite numbers, {self.shape[0]} a robot"
+                    )
+                images = embeddings.reshape(len(ids), -1)
         finally:
             torch.set_num_threads(threads)
         self.latest[ids] = images.cpu().numpy()
@@ -157,6 +163,7 @@ class Cameras:
             not isinstance(embeddings, torch.Tensor)
             or embeddings.ndim != 2
             or len(embeddings) != 2
+            or not embeddings.shape[1]
             or not embeddings.dtype.is_floating_point
             or not embeddings.isfinite().all()
         ):

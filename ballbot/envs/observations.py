@@ -30,7 +30,7 @@ index name                                        unit    range         frame
 ===== =========================================== ======= ============= ==============
 
 ``observation="encoded"`` appends, to either: the embedding of camera 0's latest image, that of camera 1's (20 numbers
-each with the reference's encoder), and the age of the two images in s, 0 to 0.01 at 83.3 Hz.
+each with the encoder that comes with ballbot), and the age of the two images in s, 0 to 0.01 at 83.3 Hz.
 """
 
 from __future__ import annotations

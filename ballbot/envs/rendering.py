@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ctypes
+import importlib
 import os
 import sys
 from contextlib import nullcontext
@@ -15,6 +17,28 @@ from ballbot.envs.model import build_model
 
 WIDTH, HEIGHT = 640, 480
 """Pixels of a picture: the usual size of Gymnasium's MuJoCo tasks' big pictures, within the model's frame buffer."""
+
+
+def has_display() -> bool:
+    """Whether a window could be opened here."""
+    return not sys.platform.startswith("linux") or bool(os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY"))
+
+
+def choose_opengl() -> None:
+    """Set MUJOCO_GL to EGL or OSMesa if nobody chose, there is no display, and such a library is installed.
+
+    MuJoCo itself would take GLFW, which fails without a display.
+    """
+    if has_display() or os.environ.get("MUJOCO_GL"):
+        return
+    for kind, library in (("egl", "libEGL.so.1"), ("osmesa", "libOSMesa.so.8")):
+        try:
+            ctypes.CDLL(library)
+        except OSError:
+            continue
+        os.environ["MUJOCO_GL"] = kind
+        importlib.reload(sys.modules[mujoco.Renderer.__module__].gl_context)  # it has read the variable already
+        return
 
 
 class Renderer:
@@ -86,9 +110,7 @@ class Renderer:
 
     def _open(self, model: mujoco.MjModel, data: mujoco.MjData) -> Any:
         if self._mode == "human":
-            if sys.platform.startswith("linux") and not (
-                os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")
-            ):
+            if not has_display():
                 raise RuntimeError(
                     "render_mode='human' opens a window, but this machine has no display (DISPLAY is not set): use "
                     "render_mode='rgb_array', or run on a desktop"
@@ -103,6 +125,7 @@ class Renderer:
             viewer.cam.trackbodyid = model.body("base").id
             viewer.cam.distance = 2.0
             return viewer
+        choose_opengl()
         try:
             return mujoco.Renderer(model, HEIGHT, WIDTH)
         except Exception as error:

@@ -8,6 +8,7 @@ rows, so nothing lags and no derived field has to be copied out.
 from __future__ import annotations
 
 import weakref
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import gymnasium as gym
@@ -106,8 +107,8 @@ class BallbotVectorEnv(VectorEnv[Any, NDArray[Any], NDArray[Any]]):
             max_episode_steps, so that time-outs do not all come at once; episodes that autoreset begins are whole.  A
             shortened episode that reaches its limit is truncated and a success like any other.
         encoder: for observation="encoded": any function of (k, 1, height, width) float32 images, depth in m from 0 to
-            1, that returns (k, size) embeddings; None takes the one that comes with ballbot,
-            ``ballbot.encoders.load_encoder()``.
+            1, that returns (k, size) embeddings, or the file of a trained encoder; None takes the one that comes with
+            ballbot, ``ballbot.encoders.load_encoder()``.
         camera_interval: steps from an image to the next; 6 are 83.3 Hz.
         camera_resolution: (height, width) of the images in pixels; None takes the MJCF's, 64 x 64.
         stagger_cameras: take the images of different simulations at different steps instead of all at once.
@@ -145,7 +146,7 @@ class BallbotVectorEnv(VectorEnv[Any, NDArray[Any], NDArray[Any]]):
         tilt_limit_deg: float = 20.0,
         goal: tuple[float, float] = (0.0, 1.0),
         stagger_first_episodes: bool = False,
-        encoder: Encoder | None = None,
+        encoder: Encoder | str | Path | None = None,
         camera_interval: int = 6,
         camera_resolution: tuple[int, int] | None = None,
         stagger_cameras: bool = False,
@@ -210,13 +211,15 @@ class BallbotVectorEnv(VectorEnv[Any, NDArray[Any], NDArray[Any]]):
         if observation != "proprioception":
             from ballbot.envs.cameras import Cameras  # needs PyTorch, which the world alone does without
 
-            if observation == "encoded" and encoder is None:
+            if isinstance(encoder, (str, Path)) or (observation == "encoded" and encoder is None):
                 from ballbot.encoders import load_encoder
 
-                encoder = load_encoder(device=camera_device)
+                eyes: Encoder | None = load_encoder(encoder, camera_device)
+            else:
+                eyes = encoder
             self.cameras = Cameras(
                 self.simulations,
-                encoder=encoder,
+                encoder=eyes,
                 interval=camera_interval,
                 stagger=stagger_cameras,
                 resolution=camera_resolution,

@@ -134,6 +134,17 @@ def load_checkpoint(path: str | Path) -> dict[str, Any]:
         raise CheckpointError(f"{path} is damaged ({error}); pass another checkpoint of the same run") from error
 
 
+def run_dir_of(path: str | Path) -> Path:
+    """The run directory that `path` is, or that the checkpoint `path` lies in."""
+    path = Path(path)
+    if path.is_dir():
+        return path
+    folder = path.parent
+    if folder.name == "abandoned":
+        folder = folder.parent
+    return folder.parent if folder.name == "checkpoints" else folder
+
+
 def find_checkpoint(path: str | Path) -> tuple[Path, dict[str, Any]]:
     """Read the training checkpoint `path`, or the newest one that can be read in the run directory `path`.
 

@@ -18,6 +18,9 @@ from typing import Any
 import gymnasium
 import numpy as np
 import torch
+from numpy.typing import NDArray
+from PIL import Image
+from tensorboard.compat.proto.summary_pb2 import Summary
 from torch.utils.tensorboard import SummaryWriter
 
 from ballbot.ppo.checkpoint import write_atomic
@@ -69,7 +72,7 @@ def create_run_dir(run_dir: Path, resuming: bool) -> None:
         ) from error
 
 
-def lock_run_dir(run_dir: Path) -> int | None:
+def lock_run_dir(run_dir: Path, doing: str = "training") -> int | None:
     """Keep other processes from writing to `run_dir` as long as the returned file descriptor is open.
 
     The lock ends with the process, however that ends. None: this system or file system has no such locks.
@@ -87,7 +90,7 @@ def lock_run_dir(run_dir: Path) -> int | None:
     except BlockingIOError:
         os.close(directory)
         raise RunDirectoryError(
-            f"another process is training in {run_dir}; wait for its end, or choose another name"
+            f"another process is {doing} in {run_dir}; wait for its end, or choose another name"
         ) from None
     except OSError:  # some network file systems
         os.close(directory)
@@ -178,6 +181,25 @@ class Logger:
                 self.writer.add_scalar(key, value, int(row[STEP]))
         if self.console:
             self._print(row)
+
+    def log_film(self, tag: str, step: int, frames: NDArray[np.uint8], fps: int) -> None:
+        """Show (time, height, width, 3) frames in TensorBoard, among the images, and keep them in videos/.
+
+        Raises:
+            OSError: the file cannot be written.
+        """
+        pictures = [Image.fromarray(frame) for frame in frames]
+        buffer = io.BytesIO()
+        pictures[0].save(buffer, "GIF", save_all=True, append_images=pictures[1:], duration=1000 / fps, loop=0)
+        path = self.path.parent / "videos" / f"step_{step}.gif"
+        path.parent.mkdir(exist_ok=True)
+        write_atomic(path, buffer.getvalue())
+        height, width, channels = frames.shape[1:]
+        image = Summary.Image(
+            height=height, width=width, colorspace=channels, encoded_image_string=buffer.getvalue()
+        )  # a browser moves what is GIF
+        writer: Any = self.writer
+        writer.file_writer.add_summary(Summary(value=[Summary.Value(tag=tag, image=image)]), step)
 
     def close(self) -> None:
         """Flush what is buffered."""

@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 
 from ballbot.ppo.agent import Agent
-from ballbot.ppo.checkpoint import load_checkpoint
+from ballbot.ppo.checkpoint import CheckpointError, load_checkpoint
 from ballbot.ppo.evaluation import agent_from_state
 
 
@@ -22,9 +22,18 @@ class Policy:
         observation_shape: of one observation.
         metadata: what its observations mean, as given to `train(env_metadata=...)`.
         step: environment steps it was trained for.
+        path: checkpoint it comes from.
     """
 
-    def __init__(self, agent: Agent, observation_shape: tuple[int, ...], metadata: dict[str, Any], step: int) -> None:
+    def __init__(
+        self,
+        agent: Agent,
+        observation_shape: tuple[int, ...],
+        metadata: dict[str, Any],
+        step: int,
+        path: Path | None = None,
+    ) -> None:
+        self.path = path
         self.agent = agent.eval().requires_grad_(False)
         self.metadata = metadata
         self.step = step
@@ -75,4 +84,7 @@ def load_policy(path: str | Path, device: str = "cpu") -> Policy:
     state = load_checkpoint(path)
     agent = agent_from_state(state, path).to(device)
     shape = tuple(state["spaces"]["observation_shape"])
-    return Policy(agent, shape, dict(state.get("env_metadata") or {}), int(state.get("global_step", 0)))
+    metadata, step = state.get("env_metadata") or {}, state.get("global_step", 0)
+    if not isinstance(metadata, dict) or type(step) is not int:
+        raise CheckpointError(f"{path} is damaged (env_metadata or global_step); use another one")
+    return Policy(agent, shape, metadata, step, path)

@@ -16,10 +16,11 @@ from typing import Any
 import numpy as np
 import torch
 from gymnasium.vector import AutoresetMode, VectorEnv
+from numpy.typing import NDArray
 
 from ballbot.ppo import distributed
 from ballbot.ppo.agent import Agent
-from ballbot.ppo.checkpoint import find_checkpoint, set_aside_newer, to_plain
+from ballbot.ppo.checkpoint import find_checkpoint, set_aside_newer, to_plain, write_atomic
 from ballbot.ppo.config import PPOConfig, SettingsError
 from ballbot.ppo.diagnosis import Diagnosis
 from ballbot.ppo.episodes import to_numpy
@@ -54,7 +55,10 @@ def train(
     env_metadata: Mapping[str, Any] | None = None,
     free_metadata: Collection[str] = (),
     settings: Mapping[str, Any] | None = None,
+    files: Mapping[str, bytes] | None = None,
     console: bool = True,
+    on_log: Callable[[dict[str, float]], None] | None = None,
+    film: Callable[[Agent], tuple[NDArray[np.uint8], int]] | None = None,
 ) -> TrainResult:
     """Train until `config.total_timesteps`, leaving logs and checkpoints in `run_dir`.
 
@@ -78,7 +82,12 @@ def train(
         env_metadata: plain values that describe what the observations mean; must be equal on resume.
         free_metadata: keys of it that may differ all the same; if one does, new episodes start.
         settings: whatever else belongs in config.json, such as the environment's settings.
+        files: name and content of what else the run directory is to keep.
         console: print a line per update.
+        on_log: called with every row that is logged, its global_step among the numbers.
+        film: called with the agent after every evaluation; its (time, height, width, 3) frames, so many a second,
+            are shown in TensorBoard and kept in videos/.  It must draw from no global random state.  A film that
+            fails is said, and training goes on.
 
     Raises:
         ValueError, TypeError: settings or environments do not fit together.
@@ -137,6 +146,8 @@ def train(
                     say(console, f"note: no longer of this run, moved aside: {path}")
             if not (run_dir / "best.pt").exists():
                 state.best_return = None
+            for name, content in (files or {}).items():
+                write_atomic(run_dir / name, content)
             write_config(run_dir, config, {"env_metadata": env_metadata, **(settings or {})}, world_size)
 
         distributed.on_rank_zero(prepare)
@@ -144,7 +155,7 @@ def train(
         if rank == 0:
             resume_step = None if loaded is None else state.global_step
             logger = stack.enter_context(closing(Logger(run_dir, resume_step, console)))
-        stopped = learn(state, envs, eval_envs, logger, run_dir)
+        stopped = learn(state, envs, eval_envs, logger, run_dir, on_log, film)
     if stopped:
         name = signal.Signals(stopped).name
         say(console, f"stopped by {name} at step {state.global_step:,}; to go on: --resume {run_dir}")
@@ -153,7 +164,13 @@ def train(
 
 
 def learn(
-    state: TrainingState, envs: VectorEnv, eval_envs: VectorEnv | None, logger: Logger | None, run_dir: Path
+    state: TrainingState,
+    envs: VectorEnv,
+    eval_envs: VectorEnv | None,
+    logger: Logger | None,
+    run_dir: Path,
+    on_log: Callable[[dict[str, float]], None] | None = None,
+    film: Callable[[Agent], tuple[NDArray[np.uint8], int]] | None = None,
 ) -> int:
     """Repeat `iterate` until the run is finished, with evaluation, logs and checkpoints in between.
 
@@ -163,6 +180,8 @@ def learn(
         eval_envs: for evaluation (None: none, or another process does it).
         logger: None if another process logs.
         run_dir: existing run directory.
+        on_log: see `train`.
+        film: see `train`.
 
     Returns:
         number of the signal that ended the run early, or 0 (also if the signal came in the last update).
@@ -187,6 +206,12 @@ def learn(
                     state.best_return = score
                     state.save_policy(run_dir / "best.pt")
                 stopwatch.lap("evaluate")
+                if film is not None and logger is not None:
+                    try:
+                        logger.log_film("eval/film", state.global_step, *film(state.policy))
+                    except (RuntimeError, OSError) as error:
+                        say(logger.console, f"note: no film at step {state.global_step:,}: {error}")
+                    stopwatch.lap("film")
             # Read the signal once: saving and leaving the loop must follow the same answer, in all processes.
             stopped = distributed.any_rank(signal.number, state.device)
             rate = (state.global_step - start_step) / (time.perf_counter() - start_time)
@@ -195,6 +220,8 @@ def learn(
             row["time/eta"] = max(config.total_timesteps - state.global_step, 0) / rate
             if logger is not None:
                 logger.log(row)
+                if on_log is not None:
+                    on_log(row)
                 for hint in diagnosis.examine(row):
                     say(logger.console, hint)
             if due(state, config.checkpoint_interval) or state.finished or stopped:

@@ -1,13 +1,16 @@
 # mypy: allow-untyped-defs, allow-untyped-calls, allow-incomplete-defs
 """When images are taken, and what observations make of them."""
 
+import math
+
 import gymnasium as gym
 import numpy as np
 import pytest
 import torch
 from gymnasium.utils.env_checker import check_env
 
-from ballbot.encoders import Architecture, Autoencoder, FrozenEncoder, load_encoder
+from ballbot.encoders import Architecture, Autoencoder, EncoderError, FrozenEncoder, load_encoder
+from ballbot.encoders.frozen import DEFAULT_ENCODER
 from ballbot.envs import BallbotEnv, BallbotVectorEnv
 
 
@@ -139,6 +142,26 @@ def test_observations_are_the_callers_to_change():
 @pytest.mark.parametrize("options", [{"observation": "depth"}, {"observation": "encoded", "encoder": mean_and_nearest}])
 def test_gymnasiums_checker_passes(options):
     check_env(gym.make("ballbot:Ballbot-v0", num_terrains=2, **options).unwrapped, skip_render_check=True)
+
+
+def test_an_encoder_that_fails_later_is_named():
+    given = iter([0.0, 0.0, math.nan])  # the options' check, the first images, then
+    envs = BallbotVectorEnv(
+        2, observation="encoded", num_terrains=2, num_threads=1,
+        encoder=lambda images: images.new_full((len(images), 3), next(given)),
+    )  # fmt: skip
+    envs.reset(seed=0)
+    with pytest.raises(ValueError, match=r"encoder returned \(4, 3\) for 4 images, expected finite"):
+        for _ in range(6):
+            envs.step(np.zeros((2, 3), np.float32))
+
+
+def test_an_encoder_may_be_given_by_its_file():
+    file = DEFAULT_ENCODER
+    a, b = (BallbotVectorEnv(1, observation="encoded", num_terrains=2, encoder=e) for e in (str(file), None))
+    np.testing.assert_array_equal(a.reset(seed=0)[0], b.reset(seed=0)[0])
+    with pytest.raises(EncoderError, match=r"nowhere\.pt does not exist"):
+        BallbotVectorEnv(1, observation="encoded", num_terrains=2, encoder="nowhere.pt")
 
 
 def test_an_encoder_comes_with_ballbot():

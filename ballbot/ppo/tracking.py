@@ -1,0 +1,73 @@
+"""Weights & Biases, for those who want it: the same numbers as in progress.csv."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import secrets
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ballbot.ppo.checkpoint import write_atomic
+from ballbot.ppo.logger import STEP
+
+PROJECT = "ballbot"
+"""Unless WANDB_PROJECT names another."""
+
+
+class TrackingError(RuntimeError):
+    """Weights & Biases cannot be used; the message says why and what to do."""
+
+
+class Tracker:
+    """A run of Weights & Biases that logs what it is called with.
+
+    It starts with the first row, and has the name of the run directory, where its own files and its identity are kept:
+    a training that is resumed goes on in the same run.
+
+    Args:
+        run_dir: run directory; need not exist before the first row.
+        settings: shown beside the curves.
+
+    Raises:
+        TrackingError: wandb is not installed; from the first call, if it cannot start, for want of a login, say.
+    """
+
+    def __init__(self, run_dir: Path, settings: Mapping[str, Any]) -> None:
+        if importlib.util.find_spec("wandb") is None:
+            raise TrackingError('wandb is missing: pip install "ballbot[wandb]", or leave --track out')
+        self._run_dir, self._settings = run_dir, dict(settings)
+        self._run: Any = None
+
+    def __call__(self, row: dict[str, float]) -> None:
+        """Log one row, at its global_step."""
+        if self._run is None:
+            self._run = self._start()
+        self._run.log({key: value for key, value in row.items() if key != STEP}, step=int(row[STEP]))
+
+    def close(self) -> None:
+        """Upload what is left."""
+        if self._run is not None:
+            self._run.finish()
+
+    def _start(self) -> Any:
+        identity = self._run_dir / "wandb_id"
+        try:
+            import wandb
+
+            if not identity.exists():
+                write_atomic(identity, secrets.token_hex(4).encode())
+            return wandb.init(
+                project=os.environ.get("WANDB_PROJECT", PROJECT),
+                name=self._run_dir.name,
+                id=identity.read_text().strip(),
+                resume="allow",
+                dir=self._run_dir,
+                config=self._settings,
+            )
+        except Exception as error:  # whatever its many parts raise
+            raise TrackingError(
+                f"wandb does not start ({error}): run 'wandb login', or set WANDB_MODE=offline and upload later by "
+                "'wandb sync'"
+            ) from error

@@ -144,10 +144,16 @@ def test_options_follow_from_what_a_policy_was_trained_with(tmp_path):
     with pytest.raises(ValueError, match="was not trained on Ballbot-v0"):
         env_options(foreign)
     seeing = load_policy(save_policy(tmp_path / "s.pt", 58, observation="encoded", encoder="0" * 64))
-    with pytest.raises(EncoderError, match="trained with the encoder 0000000000000000, which .* does not keep"):
+    with pytest.raises(EncoderError, match=r"trained with the encoder 0000000000000000, which .* does not keep"):
         env_options(seeing)
     for missing in ("frame", "terrain", "encoder"):
-        metadata = {"observation": "encoded", "frame": "body", "terrain": "flat", "encoder": "0" * 64, missing: None}
+        metadata: dict[str, Any] = {
+            "observation": "encoded",
+            "frame": "body",
+            "terrain": "flat",
+            "encoder": "0" * 64,
+            missing: None,
+        }
         damaged = load_policy(save_policy(tmp_path / "d.pt", 58, **metadata))
         with pytest.raises(ValueError, match=rf"d.pt does not say what .* \({missing} is None\)"):
             env_options(damaged)

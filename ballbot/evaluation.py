@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from ballbot.encoders import find_encoder, load_encoder
 from ballbot.envs import BallbotVectorEnv
+from ballbot.envs.observations import OBSERVATION_SIZES
 from ballbot.envs.vector_env import MOTOR_TORQUE, REWARD_TERMS
 from ballbot.ppo import Policy
 
@@ -174,6 +175,12 @@ def env_options(policy: Policy, encoder: str | Path | None = None) -> dict[str, 
                 "another checkpoint"
             )
     options = {name: metadata[name] for name in ("observation", "frame", "terrain")}
+    size = OBSERVATION_SIZES.get(metadata["frame"])
+    if size is None or (not sees and policy.observation_shape != (size,)):
+        raise ValueError(
+            f"{policy.path} observes {policy.observation_shape}, which is not frame {metadata['frame']!r} of this "
+            "version: use the version of ballbot it was trained with"
+        )
     if sees:
         wanted = metadata["encoder"]
         loaded = find_encoder(wanted, policy.path) if encoder is None else load_encoder(encoder)

@@ -9,6 +9,7 @@ from.  ``ballbot.runtime`` drives a robot with them; docs/deployment.md explains
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 import logging
@@ -42,6 +43,8 @@ TILT_LIMIT_DEG = 20.0
 """Beyond, training calls it a fall: no policy has learned anything there."""
 MAX_DIFFERENCE = 1e-5
 """Of an action between PyTorch and onnxruntime."""
+NO_CHECKSUM = 64 * "0"
+"""Stands in a file for the SHA-256 of the file with this in its place."""
 FIELDS = {
     "body": [
         ("gravity direction", 3, "1", "base axes, unit vector pointing down"),
@@ -110,6 +113,10 @@ def export_policy(policy: Policy, out: str | Path, encoder: FrozenEncoder | None
         raise ValueError("this policy was not trained on Ballbot-v0: its checkpoint does not say what it observes")
     fields = [dict(zip(("name", "size", "unit", "axes"), row, strict=True)) for row in FIELDS[frame]]
     assert sum(row[1] for row in FIELDS[frame]) == OBSERVATION_SIZES[frame]
+    if encoder is None and policy.observation_shape != (OBSERVATION_SIZES[frame],):
+        raise ValueError(
+            f"the policy observes {policy.observation_shape} numbers, frame {frame!r} has {OBSERVATION_SIZES[frame]}"
+        )
     camera: dict[str, Any] | None = None
     graphs: list[tuple[Path, bytes]] = []
     if encoder is not None:
@@ -189,10 +196,11 @@ def _graph(module: nn.Module, example: torch.Tensor, source: str, target: str, c
         item.ClearField("metadata_props")  # the exporter's notes to itself, with paths of this machine
     for node in model.graph.node:
         node.ClearField("doc_string")
-    onnx.helper.set_model_props(model, {"ballbot": json.dumps(contract)})
+    onnx.helper.set_model_props(model, {"ballbot": json.dumps(contract | {"checksum": NO_CHECKSUM})})
     onnx.checker.check_model(model, full_check=True)
     content: bytes = model.SerializeToString()
-    return content
+    checksum = hashlib.sha256(content).hexdigest()
+    return content.replace(NO_CHECKSUM.encode(), checksum.encode())
 
 
 @contextmanager

@@ -9,6 +9,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +25,19 @@ WHEEL_SPEED_SCALE = 10.0
 """rad/s per unit of observation."""
 WORLD_FRAME_CLIP = 2.0
 """Largest angular velocity, velocity and scaled wheel speed in observations along the world's axes."""
+NEEDED = {
+    "control": ("camera", "input", "frame", "period", "torque_per_action", "tilt_limit_deg", "longest_hold"),
+    "camera": ("encoder", "input", "output"),
+}
+"""What a graph must say of itself."""
+PLAUSIBLE = {
+    "orientation": (4, 1.1),
+    "angular_velocity": (3, 100.0),
+    "velocity": (3, 20.0),
+    "wheel_speeds": (3, 1000.0),
+    "goal": (2, 1.1),
+}
+"""Size of each sensor's value, and the largest number, in its unit, that is no fault."""
 
 
 @dataclass
@@ -50,7 +64,7 @@ class Controller:
         num_threads: of onnxruntime; networks this small need one.
 
     Raises:
-        ValueError: the file is no exported policy, or its camera graph is missing or another one.
+        ValueError: the file is no exported policy or damaged, or its camera graph is missing or another one.
     """
 
     def __init__(self, path: str | Path, num_threads: int = 1) -> None:
@@ -67,17 +81,29 @@ class Controller:
                     f"{path.with_name(camera['graph'])} holds the encoder {theirs['encoder'][:16]}, {path} was trained "
                     f"with {camera['encoder'][:16]}: export both together"
                 )
+        self._warm_up()
         self.reset()
 
     def reset(self) -> None:
         """Forget the past: before the robot is switched on again."""
         self.status = "ok"
-        """"ok", "no image", "stale image", "sensors held", "sensors lost" or "fallen"; see docs/deployment.md."""
+        """"ok", "no image", "stale image", "sensors held", "sensors lost", "fallen" or "policy failed"; see
+        docs/deployment.md."""
         self._last_action = np.zeros(3, np.float32)
         self._last_good: Sensors | None = None
         self._held = 0
         self._embeddings: NDArray[np.float32] | None = None
         self._age = 0.0
+
+    def _warm_up(self) -> None:
+        """Run the graphs once: the first run takes longer, and a damaged policy shows before the robot moves."""
+        size = sum(int(field["size"]) for field in self.contract["input"]["fields"])
+        outputs = self.control.run(None, {"observation": np.zeros((1, size), np.float32)})
+        if self.camera is not None:
+            shape = tuple(self.contract["camera"]["shape"])
+            outputs += self.camera.run(None, {"depth": np.zeros((shape[0], 1, *shape[1:]), np.float32)})
+        if not all(np.isfinite(x).all() for x in outputs):
+            raise ValueError("this policy gives numbers that are not finite: export another checkpoint")
 
     def see(self, depth: Floats) -> None:
         """Take new images, (cameras, height, width) depth along the optical axis in m.
@@ -100,13 +126,13 @@ class Controller:
     def act(self, sensors: Sensors) -> NDArray[np.float64]:
         """Torques, (3,) N m, for the next 2 ms; zeros when it is not safe to drive, see ``status``."""
         good = self._check(sensors)
-        if good is None:
-            self._last_action = np.zeros(3, np.float32)
-            return np.zeros(3)
-        observation = self.observe(good)[None]
-        action = self.control.run(None, {"observation": observation})[0][0]
+        action = np.zeros(3, np.float32)
+        if good is not None:
+            action = self.control.run(None, {"observation": self.observe(good)[None]})[0][0]
+            if not np.isfinite(action).all():
+                self.status, action = "policy failed", np.zeros(3, np.float32)
         self._last_action = action
-        self._age += self.contract["period"]
+        self._age += self.contract["period"]  # of the images, whether the robot drives or not
         return self.contract["torque_per_action"] * action.astype(np.float64)
 
     def observe(self, sensors: Sensors) -> NDArray[np.float32]:
@@ -149,18 +175,11 @@ class Controller:
 
     def _check(self, sensors: Sensors) -> Sensors | None:
         """Sensors to act on, or None; sets ``status``."""
-        values = (
-            (sensors.orientation, 4),
-            (sensors.angular_velocity, 3),
-            (sensors.velocity, 3),
-            (sensors.wheel_speeds, 3),
-            (sensors.goal, 2),
-        )
-        sound = all(np.shape(value) == (size,) and np.isfinite(value).all() for value, size in values)
+        read = [_numbers(getattr(sensors, name, None), size, most) for name, (size, most) in PLAUSIBLE.items()]
+        values = [value for value in read if value is not None]
+        sound = len(values) == len(read) and all(abs(np.linalg.norm(values[k]) - 1.0) < 1e-2 for k in (0, 4))
         if sound:
-            sound = abs(float(np.linalg.norm(sensors.orientation)) - 1.0) < 1e-2
-        if sound:
-            self._last_good, self._held = sensors, 0
+            self._last_good, self._held = Sensors(*values), 0  # copies: the caller may use his buffers again
         else:
             self._held += 1
         if self._last_good is None or self._held > self.contract["longest_hold"]:
@@ -183,6 +202,16 @@ class Controller:
         return self._last_good
 
 
+def _numbers(value: Any, size: int, most: float) -> Floats | None:
+    """A copy as (size,) float64, or None where it is no such array of finite numbers up to ``most``."""
+    try:
+        array = np.array(value, np.float64)
+    except (TypeError, ValueError):
+        return None
+    sound = array.shape == (size,) and bool(np.isfinite(array).all() and np.abs(array).max() <= most)
+    return array if sound else None
+
+
 def _load(path: Path, kind: str, num_threads: int) -> tuple[onnxruntime.InferenceSession, dict[str, Any]]:
     """A graph and its contract."""
     if not path.is_file():
@@ -190,12 +219,20 @@ def _load(path: Path, kind: str, num_threads: int) -> tuple[onnxruntime.Inferenc
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = num_threads
     try:
-        session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        content = path.read_bytes()
+        session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
         contract = json.loads(session.get_modelmeta().custom_metadata_map["ballbot"])
     except Exception as error:
         raise ValueError(
             f"{path} is no policy that export_policy.py wrote ({type(error).__name__}: {error})"
         ) from error
-    if contract.get("kind") != kind:
-        raise ValueError(f"{path} holds a {contract.get('kind')} graph, a {kind} graph is needed here")
+    found = contract.get("kind") if isinstance(contract, dict) else None
+    if found != kind:
+        raise ValueError(f"{path} holds a {found} graph, a {kind} graph is needed here")
+    checksum = str(contract.get("checksum"))
+    blank = content.replace(checksum.encode(), b"0" * len(checksum))
+    if hashlib.sha256(blank).hexdigest() != checksum:
+        raise ValueError(f"{path} does not match its checksum: it was changed or damaged, copy or export it again")
+    if missing := [name for name in NEEDED[kind] if name not in contract]:
+        raise ValueError(f"{path} does not say its {missing[0]!r}: export the policy again")
     return session, contract

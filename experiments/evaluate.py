@@ -14,6 +14,7 @@ Exit status: 0 done, 1 the policy fell, left the terrain or diverged in more tha
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import sys
 import tempfile
@@ -32,6 +33,7 @@ from numpy.typing import NDArray
 from ballbot.encoders import EncoderError
 from ballbot.envs import BallbotVectorEnv
 from ballbot.evaluation import Actor, Episodes, env_options, run_episodes, summarize
+from ballbot.outputs import check_output
 from ballbot.ppo import CheckpointError, load_policy
 from ballbot.ppo.checkpoint import write_atomic
 from mujoco_patch import ContactFixError
@@ -87,7 +89,8 @@ class Args:
     initial_speed: float = 0.0
     """Largest speed at the start of an episode, m/s."""
     encoder: Path | None = None
-    """Encoder of policies that see (default: the one that comes with ballbot)."""
+    """Encoder of policies that see (default: the copy that their run keeps, or the one that comes with
+    ballbot)."""
     max_failures: float = 1.0
     """Share of episodes without success up to which the exit status is 0."""
     report: Path | None = None
@@ -115,12 +118,28 @@ def check(args: Args) -> Args:
         raise ValueError(f"--max-failures {args.max_failures} is out of range: use a share from 0 to 1")
     if not 0 <= args.torch_threads <= 1024:
         raise ValueError(f"--torch-threads {args.torch_threads} is out of range: use 0 to 1024")
-    if args.json is not None and not args.json.parent.is_dir():
-        raise ValueError(f"--json {args.json}: there is no folder {args.json.parent}; make it first")
-    if args.report is not None and (args.report.exists() and not args.report.is_dir()):
-        raise ValueError(f"--report {args.report} is a file: give a folder, for report.html")
-    if args.json is not None and args.json.is_dir():
-        raise ValueError(f"--json {args.json} is a folder: give a file in it")
+    for name in (args.checkpoint, *args.compare):
+        if not name:
+            raise ValueError('a checkpoint is "": give a file, a run folder, or pid')
+    read = [Path(name) for name in (args.checkpoint, *args.compare)]
+    read += [path / "best.pt" for path in read]
+    if args.json is not None:
+        check_output(args.json, "--json", keep=[*read, args.encoder])
+    if args.report is not None:
+        if args.report.exists() and not args.report.is_dir():
+            raise ValueError(f"--report {args.report} is a file: give a folder, for report.html")
+        if importlib.util.find_spec("matplotlib") is None:
+            raise ImportError('--report needs matplotlib: pip install "ballbot[plots]"')
+        try:
+            args.report.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise ValueError(f"--report {args.report} cannot be made ({error.strerror}): give another one") from error
+        check_output(args.report / "report.html", "--report")
+    if args.encoder is not None and not any(
+        name != "pid" and load_policy(name).metadata.get("observation") == "encoded"
+        for name in (args.checkpoint, *args.compare)
+    ):
+        raise ValueError(f"--encoder {args.encoder} is for policies that see, none of these does: leave it out")
     return args
 
 
@@ -237,7 +256,6 @@ def report(
     except (ImportError, RuntimeError) as error:
         notes.append(f"Without films: {error}")
         print(f"note: report without films: {error}")
-    args.report.mkdir(parents=True, exist_ok=True)  # type: ignore[union-attr]
     path = args.report / "report.html"  # type: ignore[operator]
     rows = [(title.strip(), cells) for title, cells in table_rows(summaries)]
     write_report(path, f"Evaluation of {args.checkpoint}", rows, found, relief, videos, notes)
@@ -299,6 +317,9 @@ def main(argv: list[str] | None = None) -> int:
     except (ImportError, ValueError, TypeError, OSError, CheckpointError, EncoderError, ContactFixError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        print("stopped; nothing was written", file=sys.stderr)
+        return 130
     return 0 if 1 - summaries[args.checkpoint]["success_rate"] <= args.max_failures else 1
 
 

@@ -12,10 +12,11 @@ Exit status: 0 the actions are the same, 1 they are not, 2 bad input.
 from __future__ import annotations
 
 import sys
+import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
 import torch
@@ -26,8 +27,12 @@ from ballbot.encoders import EncoderError
 from ballbot.envs import BallbotVectorEnv
 from ballbot.evaluation import env_options
 from ballbot.export import MAX_DIFFERENCE, export_policy
+from ballbot.outputs import check_output
 from ballbot.ppo import CheckpointError, Policy, load_policy
 from mujoco_patch import ContactFixError
+
+if TYPE_CHECKING:
+    from ballbot.runtime import Controller
 
 ROBOTS = 20
 """That the observations come from."""
@@ -44,7 +49,7 @@ class Args:
     out: Path = Path("policy.onnx")
     """File of the control graph; the camera graph is policy.camera.onnx then."""
     encoder: Path | None = None
-    """Encoder of a policy that sees (default: the one that comes with ballbot)."""
+    """Encoder of a policy that sees (default: the copy that its run keeps, or the one that comes with ballbot)."""
     observations: int = 10_000
     """Real observations to compare on."""
     seed: int = 0
@@ -83,17 +88,29 @@ def check(args: Args) -> int:
         raise ValueError(f"--observations {args.observations} is out of range: use 1 to 10000000")
     if args.seed < 0:
         raise ValueError(f"--seed {args.seed} is negative: use 0 or more")
-    if args.out.suffix != ".onnx" or args.out.is_dir() or not args.out.parent.is_dir():
-        raise ValueError(f"--out {args.out} must be a file that ends in .onnx, in a folder that exists")
-    policy = load_policy(args.checkpoint)
-    options = env_options(policy, args.encoder)
-    encoder = options.get("encoder")
-    files = export_policy(policy, args.out, encoder)
+    check_output(args.out, "--out", (".onnx",))
+    if str(args.checkpoint) == "pid":
+        raise ValueError("pid is no network: give a checkpoint, or a run folder for its best.pt")
     from ballbot.runtime import Controller  # needs onnxruntime
 
-    controller = Controller(args.out)
+    policy = load_policy(args.checkpoint)
+    options = env_options(policy, args.encoder)
+    with tempfile.TemporaryDirectory(dir=args.out.parent, prefix=".export_") as folder:
+        files = export_policy(policy, Path(folder) / args.out.name, options.get("encoder"))
+        if difference := compare(policy, options, Controller(files[0]), args):
+            print(f"error: {difference:.1e} is more than {MAX_DIFFERENCE:g}: nothing was written", file=sys.stderr)
+            return 1
+        for path in reversed(files):  # what was there before is replaced by what has been proved alone
+            path.replace(args.out.with_name(path.name))
     for path in files:
-        print(f"wrote {path}, {path.stat().st_size / 1024:.0f} KiB")
+        written = args.out.with_name(path.name)
+        print(f"wrote {written}, {written.stat().st_size / 1024:.0f} KiB")
+    return 0
+
+
+def compare(policy: Policy, options: dict[str, Any], controller: Controller, args: Args) -> float:
+    """Print how far the graphs are off, and how long they take; returns the difference if it is too large, else 0."""
+    encoder = options.get("encoder")
     observations, actions = collect(policy, options, args)
     theirs = controller.control.run(None, {"observation": observations})[0]
     difference = float(np.abs(theirs - actions).max())
@@ -109,10 +126,7 @@ def check(args: Args) -> int:
         print(f"largest difference of an embedding: {difference_of_images:.1e}")
         print(f"camera graph, both cameras, one core: median {median:.0f} us, 99.9th percentile {slow:.0f} us")
         difference = max(difference, difference_of_images)
-    if difference > MAX_DIFFERENCE:
-        print(f"error: more than {MAX_DIFFERENCE:g}: do not use these files", file=sys.stderr)
-        return 1
-    return 0
+    return 0.0 if difference <= MAX_DIFFERENCE else difference
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -1,16 +1,20 @@
-"""Plot learning curves from runs' progress.csv: every run as a thin line, the median of each group as a thick one.
+"""Plot learning curves of runs: each one as a thin line; the median of each group, and its spread, over them.
 
     python experiments/plot_training.py runs/a runs/b --out curves.png
-    python experiments/plot_training.py runs/a runs/b --against time --out curves.svg
+    python experiments/plot_training.py runs/* --against time --out curves.svg
     python experiments/plot_training.py results/flat_*.csv results/perlin_*.csv --out docs/images/learning_curves.png
 
-Runs that differ only in seed and time of start are one group: flat_0, flat_1 and flat_2_20250101-120000 are "flat".
-The median is drawn as far as all runs of the group go.  Needs the extra "plots".
+Reads progress.csv, or TensorBoard's event files where there is none (stable-baselines3 and CleanRL write such).  Runs
+whose config.json differs in nothing but the seed are one group, named after what sets it apart; files without a
+config.json are grouped by name: flat_0, flat_1 and flat_2_20250101-120000 are "flat".  The median is drawn as far as
+all runs of the group go.  Needs the extra "plots".
 """
 
 from __future__ import annotations
 
 import csv
+import io
+import json
 import re
 import sys
 from dataclasses import dataclass
@@ -21,6 +25,9 @@ import numpy as np
 import tyro
 from numpy.typing import NDArray
 
+from ballbot.outputs import check_output
+from ballbot.ppo.checkpoint import write_atomic
+
 Floats = NDArray[np.float64]
 
 # Okabe and Ito's palette: told apart by colour-blind readers too
@@ -29,6 +36,15 @@ PANELS = (
     ("eval/return_mean", "charts/episodic_return", "return of an episode"),
     ("eval/length_mean", "charts/episodic_length", "length of an episode (steps of 2 ms)"),
 )
+OTHERS = {
+    "eval/return_mean": ("eval/mean_reward",),
+    "eval/length_mean": ("eval/mean_ep_length",),
+    "charts/episodic_return": ("rollout/ep_rew_mean",),
+    "charts/episodic_length": ("rollout/ep_len_mean",),
+}
+"""What stable-baselines3 calls the same; CleanRL calls them as we do."""
+NO_DIFFERENCE = ("ppo.seed", "env.num_threads", "torch_threads")
+"""Settings that may differ within a group."""
 
 
 @dataclass
@@ -38,19 +54,21 @@ class Args:
     runs: Annotated[list[Path], tyro.conf.Positional]
     """Run folders, or progress.csv files under any name."""
     out: Path = Path("training.png")
-    """Picture to write: .png or .svg."""
+    """Picture to write: .png, .svg or .pdf."""
     curve: Literal["evaluation", "training"] = "evaluation"
-    """Deterministic policy on unseen episodes, or the exploring policy's last 100 episodes."""
+    """Evaluations on unseen terrains, or the training's own episodes (with exploration noise)."""
     against: Literal["steps", "time"] = "steps"
     """Environment steps, or minutes of simulating, inferring, learning and evaluating."""
 
 
 def read(path: Path) -> dict[str, Floats]:
-    """Columns of a progress.csv; missing values are NaN.
+    """Columns of a progress.csv, or scalars of event files; missing values are NaN.
 
     Raises:
-        ValueError: the file is missing or is not a progress.csv.
+        ValueError: there is neither, or the file is not a progress.csv.
     """
+    if path.is_dir() and not (path / "progress.csv").is_file():
+        return read_events(path)
     file = path / "progress.csv" if path.is_dir() else path
     if not file.is_file():
         raise ValueError(f"{file} does not exist: give run folders or progress.csv files")
@@ -64,26 +82,100 @@ def read(path: Path) -> dict[str, Floats]:
         raise ValueError(f"{file} is not a progress.csv ({error})") from error
 
 
-def group_of(path: Path) -> str:
+def read_events(folder: Path) -> dict[str, Floats]:
+    """Scalars of TensorBoard's event files in a folder, one row a step, and the wall-clock.
+
+    Raises:
+        ValueError: there are none.
+    """
+    if not list(folder.glob("events.out.tfevents.*")):
+        raise ValueError(f"{folder} holds neither progress.csv nor event files: give run folders")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    events = EventAccumulator(str(folder), size_guidance={"scalars": 0}).Reload()
+    names = events.Tags()["scalars"]
+    found = {name: events.Scalars(name) for name in names}
+    steps = np.unique([e.step for scalars in found.values() for e in scalars])
+    if not len(steps):
+        raise ValueError(f"{folder} holds no scalars in its event files: give run folders")
+    table = {name: np.full(len(steps), np.nan) for name in names}
+    clock = np.full(len(steps), np.nan)
+    for name, scalars in found.items():
+        rows = np.searchsorted(steps, [e.step for e in scalars])
+        table[name][rows] = [e.value for e in scalars]
+        clock[rows] = [e.wall_time for e in scalars]
+    for ours, theirs in OTHERS.items():
+        for other in theirs:
+            if ours not in table and other in table:
+                table[ours] = table[other]
+    return {**table, "global_step": steps.astype(np.float64), "wall_time": clock - np.nanmin(clock)}
+
+
+def settings_of(path: Path) -> dict[str, Any] | None:
+    """The settings in a run's config.json by dotted name, without those that make no group; None if there is none."""
+    folder = path if path.is_dir() else path.parent
+    if not path.is_dir() and path.name != "progress.csv":
+        return None
+    try:
+        content = json.loads((folder / "config.json").read_text())
+    except (OSError, ValueError, RecursionError):
+        return None
+    if not isinstance(content, dict):
+        return None
+    sections = {k: v for k, v in content.items() if k in ("ppo", "env") and isinstance(v, dict)}
+    flat = {f"{name}.{key}": value for name, section in sections.items() for key, value in section.items()}
+    flat["ppo.seed"] = flat.get("ppo.seed")
+    return {key: value for key, value in flat.items() if key not in NO_DIFFERENCE}
+
+
+def name_of(path: Path) -> str:
     """What runs of several seeds have in common: the name (of the folder, for its progress.csv) up to seed and time."""
     path = path.resolve()
     name = path.parent.name if path.name == "progress.csv" else path.name.removesuffix(".csv")
     return re.sub(r"(_\d+)?(_\d{8}-\d{6})?$", "", name) or name  # as ppo_ballbot.py names its runs
 
 
-def median(curves: list[tuple[Floats, Floats]]) -> tuple[Floats, Floats]:
-    """Steps and median of curves (steps, values), at every step that one of them knows and all of them reach."""
+def groups_of(paths: list[Path]) -> dict[str, list[Path]]:
+    """Runs by the name of their group.
+
+    Runs with settings go together if those are equal; groups of one name get what sets them apart behind it.
+    """
+    settings = {path: settings_of(path) for path in paths}
+    members: dict[tuple[str, str], list[Path]] = {}
+    for path in paths:
+        known = settings[path]
+        alike = next(
+            (key for key, others in members.items() if known is not None and settings[others[0]] == known), None
+        )
+        key = alike or (name_of(path), "" if known is None else json.dumps(known, sort_keys=True, default=str))
+        members.setdefault(key, []).append(path)
+    groups: dict[str, list[Path]] = {}
+    for (name, _), runs in members.items():
+        rivals = [settings[others[0]] or {} for (other, _), others in members.items() if other == name]
+        mine = settings[runs[0]] or {}
+        apart = [key for key in mine if any(rival.get(key) != mine[key] for rival in rivals)]
+        label = " ".join([name, *(f"{key.split('.')[-1]}={mine[key]}" for key in apart)])
+        groups.setdefault(label, []).extend(runs)
+    return groups
+
+
+def spread(curves: list[tuple[Floats, Floats]]) -> tuple[Floats, Floats]:
+    """Steps, and (lowest, median, highest) of curves (steps, values), where one of them knows and all of them reach."""
     steps = np.unique(np.concatenate([steps for steps, _ in curves]))
     common = (steps >= max(c[0][0] for c in curves)) & (steps <= min(c[0][-1] for c in curves))
-    return steps[common], np.median([np.interp(steps[common], *c) for c in curves], axis=0)
+    values = [np.interp(steps[common], *c) for c in curves]
+    return steps[common], np.quantile(values, [0, 0.5, 1], axis=0)
 
 
 def minutes(table: dict[str, Floats]) -> Floats:
     """Wall-clock at each row: the sum of the logged parts of every update; it survives stops and resumptions."""
-    parts = [table[f"time/{name}"] for name in ("simulate", "infer", "learn", "evaluate") if f"time/{name}" in table]
-    if not parts:
-        raise ValueError("no columns time/...: use --against steps")
-    return np.cumsum(np.sum(np.nan_to_num(parts), axis=0)) / 60
+    names = ("simulate", "infer", "learn", "evaluate", "film")
+    parts = [table[f"time/{name}"] for name in names if f"time/{name}" in table]
+    if parts:
+        return np.cumsum(np.sum(np.nan_to_num(parts), axis=0)) / 60
+    if "wall_time" in table:
+        return table["wall_time"] / 60
+    raise ValueError("no columns time/...: use --against steps")
 
 
 def draw(runs: dict[Path, dict[str, Floats]], curve: str, against: str = "steps") -> Any:
@@ -94,23 +186,26 @@ def draw(runs: dict[Path, dict[str, Floats]], curve: str, against: str = "steps"
     from matplotlib import pyplot as plt
 
     figure, axes = plt.subplots(1, len(PANELS), figsize=(10, 3.8), constrained_layout=True)
-    groups = list(dict.fromkeys(map(group_of, runs)))
+    groups = groups_of(list(runs))
     for axis, (evaluation, training, label) in zip(axes, PANELS, strict=True):
         column = evaluation if curve == "evaluation" else training
-        for group, colour in zip(groups, COLOURS * (len(groups) // len(COLOURS) + 1), strict=False):
+        for k, (group, paths) in enumerate(groups.items()):
+            colour = COLOURS[k % len(COLOURS)]
             curves = []
-            for path, table in runs.items():
-                if group_of(path) == group:
-                    if column not in table:
-                        raise ValueError(f"{path} has no column {column}: try --curve training")
-                    known = np.isfinite(table[column])
-                    if not known.any():
-                        raise ValueError(f"{path} has nothing in column {column} yet: try --curve training")
-                    place = table["global_step"] / 1e6 if against == "steps" else minutes(table)
-                    curves.append((place[known], table[column][known]))
-                    axis.plot(*curves[-1], color=colour, alpha=0.35, linewidth=1)
-            runs_of_it = f"{len(curves)} run{'s' * (len(curves) > 1)}"
-            axis.plot(*median(curves), color=colour, linewidth=2.2, label=f"{group} ({runs_of_it})")
+            for path in paths:
+                table = runs[path]
+                if column not in table:
+                    raise ValueError(f"{path} has no column {column}: try --curve {other(curve)}")
+                known = np.isfinite(table[column])
+                if not known.any():
+                    raise ValueError(f"{path} has nothing in column {column} yet: try --curve {other(curve)}")
+                place = table["global_step"] / 1e6 if against == "steps" else minutes(table)
+                curves.append((place[known], table[column][known]))
+                axis.plot(*curves[-1], color=colour, alpha=0.35, linewidth=1)
+            count = f"{len(curves)} run{'s' * (len(curves) > 1)}"
+            steps, (low, median, high) = spread(curves)
+            axis.fill_between(steps, low, high, color=colour, alpha=0.12, linewidth=0)
+            axis.plot(steps, median, color=colour, linewidth=2.2, label=f"{group} ({count})")
         xlabel = "environment steps (millions)" if against == "steps" else "minutes"
         axis.set(xlabel=xlabel, ylabel=label, xlim=(0, None), ylim=(0, None))
         axis.grid(alpha=0.3)
@@ -119,24 +214,27 @@ def draw(runs: dict[Path, dict[str, Floats]], curve: str, against: str = "steps"
     return figure
 
 
+def other(curve: str) -> str:
+    """The other kind of curve."""
+    return "training" if curve == "evaluation" else "evaluation"
+
+
 def main() -> None:
     """Read, draw, save."""
     args = tyro.cli(Args, description=__doc__)
     try:
-        figure = draw({path: read(path) for path in args.runs}, args.curve, args.against)
-    except ImportError:
-        raise SystemExit("error: plots need matplotlib: pip install 'ballbot[plots]'") from None
-    except ValueError as error:
-        print(f"error: {error}", file=sys.stderr)
-        raise SystemExit(2) from None
-    try:
         args.out.parent.mkdir(parents=True, exist_ok=True)
-        figure.savefig(args.out, dpi=130)
-    except (OSError, ValueError) as error:
-        print(
-            f"error: cannot write --out {args.out} ({error}): give a .png or .svg in a folder you may write",
-            file=sys.stderr,
-        )
+        check_output(args.out, "--out", (".png", ".svg", ".pdf"), keep=args.runs)
+        unique = {path.resolve().parent if path.name == "progress.csv" else path.resolve(): path for path in args.runs}
+        figure = draw({path: read(path) for path in unique.values()}, args.curve, args.against)
+        content = io.BytesIO()
+        figure.savefig(content, format=args.out.suffix[1:], dpi=130)
+        write_atomic(args.out, content.getvalue())
+    except ImportError as error:
+        print(f'error: plots need {error.name}: pip install "ballbot[plots]"', file=sys.stderr)
+        raise SystemExit(2) from None
+    except (ValueError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
         raise SystemExit(2) from None
     print(f"wrote {args.out}")
 

@@ -24,6 +24,7 @@ from ballbot.encoders import EncoderError, load_encoder
 from ballbot.envs import BallbotVectorEnv
 from ballbot.envs.model import build_model
 from ballbot.envs.rendering import choose_opengl
+from ballbot.outputs import check_output
 from mujoco_patch import ContactFixError
 
 BALL_SLICES = 128
@@ -143,8 +144,7 @@ def main(argv: list[str] | None = None) -> int:
     """Draw, and return the exit status."""
     args = tyro.cli(Args, args=argv, description=__doc__)
     try:
-        if args.out.suffix not in (".png", ".svg", ".pdf") or not args.out.parent.is_dir():
-            raise ValueError(f"--out {args.out} must end in .png, .svg or .pdf, in a folder that exists")
+        check_output(args.out, "--out", (".png", ".svg", ".pdf"))
         print(show(args))
     except (ValueError, TypeError, RuntimeError, OSError, EncoderError, ContactFixError) as error:
         print(f"error: {error}", file=sys.stderr)

@@ -10,12 +10,16 @@ is the sum of the logged parts of every update (simulate, infer, learn, evaluate
 from __future__ import annotations
 
 import csv
+import io
 import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
 import tyro
+
+from ballbot.outputs import check_output
+from ballbot.ppo.checkpoint import write_atomic
 
 
 @dataclass
@@ -55,31 +59,56 @@ def read(path: Path) -> list[Evaluation]:
     if not file.is_file():
         raise ValueError(f"{file} does not exist: give run folders or progress.csv files")
     evaluations, seconds = [], 0.0
-    with open(file, newline="") as handle:
-        for row in csv.DictReader(handle):
-            parts = ("simulate", "infer", "learn", "evaluate")
-            seconds += sum(float(row.get(f"time/{part}") or 0) for part in parts)
-            if row.get("eval/return_mean"):
-                mean_return, length = float(row["eval/return_mean"]), float(row["eval/length_mean"])
-                evaluations.append(Evaluation(int(row["global_step"]), seconds / 60, mean_return, length))
+    try:
+        with open(file, newline="") as handle:
+            for row in csv.DictReader(handle):
+                parts = ("simulate", "infer", "learn", "evaluate", "film")
+                seconds += sum(float(row.get(f"time/{part}") or 0) for part in parts)
+                if row.get("eval/return_mean"):
+                    mean_return, length = float(row["eval/return_mean"]), float(row["eval/length_mean"])
+                    evaluations.append(Evaluation(int(row["global_step"]), seconds / 60, mean_return, length))
+    except (KeyError, TypeError, ValueError, csv.Error) as error:
+        raise ValueError(f"{file} is not a progress.csv ({type(error).__name__}: {error})") from error
     if not evaluations:
         raise ValueError(f"{file} holds no evaluation (column eval/return_mean)")
     return evaluations
 
 
+def source(path: Path) -> tuple[Path, str]:
+    """The progress.csv of a run, and the run's name."""
+    path = path.resolve()
+    if path.is_dir():
+        return path / "progress.csv", path.name
+    return path, path.parent.name if path.name == "progress.csv" else path.stem
+
+
 def save_small(path: Path, folder: Path) -> None:
     """Write folder/<run>.csv with the KEPT columns of a run's progress.csv."""
-    file, name = (path / "progress.csv", path.name) if path.is_dir() else (path, path.stem)
+    file, name = source(path)
     with open(file, newline="") as handle:
         rows = list(csv.DictReader(handle))
     columns = [column for column in rows[0] if column.startswith(KEPT)]
-    folder.mkdir(parents=True, exist_ok=True)
-    with open(folder / f"{name}.csv", "w", newline="") as handle:
-        writer = csv.writer(handle)
-        writer.writerow(columns)
-        for row in rows:
-            values = [row["global_step"], *(row[c] and f"{float(row[c]):.5g}" for c in columns[1:])]
-            writer.writerow(values)
+    buffer = io.StringIO(newline="")
+    writer = csv.writer(buffer)
+    writer.writerow(columns)
+    for row in rows:
+        writer.writerow([row["global_step"], *(row[c] and f"{float(row[c]):.5g}" for c in columns[1:])])
+    write_atomic(folder / f"{name}.csv", buffer.getvalue().encode())
+
+
+def check_save(paths: list[Path], folder: Path) -> None:
+    """Make the folder; ValueError if that fails, or if copies would overwrite runs or each other."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ValueError(f"--save {folder} cannot be made ({error.strerror}): give another folder") from error
+    names: dict[str, Path] = {}
+    for path in paths:
+        file, name = source(path)
+        check_output(folder / f"{name}.csv", "--save", keep=[file])
+        if name in names:
+            raise ValueError(f"--save: {names[name]} and {path} are both called {name}: save them apart")
+        names[name] = path
 
 
 def main() -> int:
@@ -87,12 +116,13 @@ def main() -> int:
     args = tyro.cli(Args, description=__doc__)
     try:
         runs = {path: read(path) for path in args.runs}
-    except ValueError as error:
+        if args.save is not None:
+            check_save(list(runs), args.save)
+            for path in runs:
+                save_small(path, args.save)
+    except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    if args.save is not None:
-        for path in args.runs:
-            save_small(path, args.save)
     goal = f"return ≥ {args.return_target:g} and length ≥ {args.length_target:g}"
     after = "from there on: lowest, median, highest return; lowest length"
     print(f"| run | first evaluation with {goal} | {after} | best | last |")
@@ -117,7 +147,7 @@ def main() -> int:
             stayed = f"{returns[0]:.1f}, {returns[len(returns) // 2]:.1f}, {returns[-1]:.1f}; {shortest:.0f}"
         last = evaluations[-1]
         print(
-            f"| {path.stem if path.is_file() else path.name} | {first} | {stayed} "
+            f"| {source(path)[1]} | {first} | {stayed} "
             f"| {best.mean_return:.1f} at {best.step / 1e6:.2f}M "
             f"| {last.mean_return:.1f}, {last.length:.0f} at {last.step / 1e6:.2f}M, {last.minutes:.1f} min |"
         )

@@ -24,6 +24,7 @@ from evaluate import policy_actor
 from ballbot.encoders import EncoderError
 from ballbot.envs import BallbotVectorEnv
 from ballbot.evaluation import Actor
+from ballbot.outputs import check_output
 from ballbot.ppo import CheckpointError
 from ballbot.video import ENDINGS, check_film, film, write_video
 from mujoco_patch import ContactFixError
@@ -51,7 +52,7 @@ class Args:
     stochastic: bool = False
     """Sample actions as training does, instead of the most likely ones."""
     encoder: Path | None = None
-    """Encoder of policies that see (default: the one that comes with ballbot)."""
+    """Encoder of policies that see (default: the copy that its run keeps, or the one that comes with ballbot)."""
     speed: float = 1.0
     """Seconds of simulation in a second of film or of your life."""
     fps: int = 25
@@ -98,8 +99,8 @@ def main(argv: list[str] | None = None) -> int:
         check_film(args.fps, args.speed)
         if not 0 <= args.seed < 2**62:
             raise ValueError(f"--seed {args.seed} is out of range: use 0 or more")
-        if args.record is not None and (args.record.suffix not in ENDINGS or not args.record.parent.is_dir()):
-            raise ValueError(f"--record {args.record} must end in {' or '.join(ENDINGS)}, in a folder that exists")
+        if args.record is not None:
+            check_output(args.record, "--record", ENDINGS)
         envs, actor = make(args)
         try:
             if args.record is None:

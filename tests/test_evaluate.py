@@ -72,6 +72,9 @@ def test_bad_input_is_named_and_exits_with_2(tmp_path):
     save_policy(tmp_path / "foreign.pt", observation=None)
     save_policy(tmp_path / "eyes.pt", 58, observation="encoded", encoder="0" * 64)
     (tmp_path / "bad.pt").write_bytes(b"no checkpoint")
+    (tmp_path / "run").mkdir()
+    save_policy(tmp_path / "run" / "best.pt")
+    before = {p: p.read_bytes() for p in tmp_path.rglob("*.pt")}
     cases: list[tuple[list[Any], str]] = [
         (["none.pt"], "none.pt does not exist"),
         (["bad.pt"], "damaged or no checkpoint"),
@@ -87,9 +90,17 @@ def test_bad_input_is_named_and_exits_with_2(tmp_path):
         (["p.pt", "--initial-tilt-deg", 30], "initial_tilt_deg=30.0"),
         (["p.pt", "--json", "nowhere/a.json"], "there is no folder nowhere"),
         (["p.pt", "--json", "."], "--json . is a folder"),
+        (["p.pt", "--json", "p.pt"], "--json p.pt would overwrite what is read"),
+        (["p.pt", "--compare", "run", "--json", "run/best.pt"], "would overwrite what is read"),
+        (["pid", "--json", "/dev/null"], "--json /dev/null is no ordinary file"),
+        (["p.pt", "--encoder", "e.pt"], "--encoder e.pt is for policies that see"),
+        (["p.pt", "--report", "p.pt"], "--report p.pt is a file"),
+        (["p.pt", "--report", "p.pt/x"], "--report p.pt/x cannot be made"),
+        ([""], "a checkpoint is"),
     ]
     processes = [(launch(tmp_path, *options), options, words) for options, words in cases]
     for process, options, words in processes:
         out, err = process.communicate(timeout=200)
         assert process.returncode == 2, (options, out, err)
         assert words in err + out and "Traceback" not in err, (options, err)
+    assert {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()} == before

@@ -373,16 +373,54 @@ def test_minutes_are_the_sum_of_the_parts_of_all_updates(monkeypatch: pytest.Mon
     ],
 )
 def test_runs_are_grouped_by_all_but_seed_and_time(path: str, group: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert load(monkeypatch, "plot_training").group_of(Path(path)) == group
+    assert load(monkeypatch, "plot_training").name_of(Path(path)) == group
 
 
 def test_the_median_ends_where_the_shortest_run_ends(monkeypatch: pytest.MonkeyPatch) -> None:
     plot_training = load(monkeypatch, "plot_training")
     long = (np.array([1.0, 2.0, 4.0]), np.array([10.0, 20.0, 40.0]))
     short = (np.array([1.5, 3.0]), np.array([0.0, 6.0]))
-    steps, median = plot_training.median([long, short])
+    steps, (low, median, high) = plot_training.spread([long, short])
     np.testing.assert_array_equal(steps, [1.5, 2.0, 3.0])
     np.testing.assert_allclose(median, [(15 + 0) / 2, (20 + 2) / 2, (30 + 6) / 2])
+    np.testing.assert_allclose([low, high], [[0, 2, 6], [15, 20, 30]])
+
+
+def test_runs_of_one_config_are_one_group_named_by_what_sets_it_apart(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, seed, gamma in (("a_0", 0, 0.9), ("a_1", 1, 0.9), ("other", 2, 0.9), ("a_2", 2, 0.99)):
+        run_dir = write_run(tmp_path / name / "progress.csv", [100, 200], [1.0, 2.0]).parent
+        (run_dir / "config.json").write_text(json.dumps({"ppo": {"seed": seed, "gamma": gamma}, "env": {"x": 1}}))
+    write_run(tmp_path / "a_3.csv", [100, 200], [1.0, 2.0])
+    paths = [tmp_path / name for name in ("a_0", "a_1", "other", "a_2", "a_3.csv")]
+    groups = load(monkeypatch, "plot_training").groups_of(paths)
+    assert groups == {"a gamma=0.9 x=1": paths[:3], "a gamma=0.99 x=1": [paths[3]], "a": [paths[4]]}
+    alone = load(monkeypatch, "plot_training").groups_of(paths[:4])
+    assert list(alone) == ["a gamma=0.9", "a gamma=0.99"]
+
+
+def test_curves_are_read_from_event_files_where_there_is_no_table(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("matplotlib")
+    writer = importlib.import_module("torch.utils.tensorboard").SummaryWriter(str(tmp_path / "sb3_0"))
+    for step, value in ((100, 1.0), (200, 3.0)):
+        writer.add_scalar("eval/mean_reward", value, step)
+        writer.add_scalar("eval/mean_ep_length", 10 * value, step)
+        writer.add_scalar("rollout/ep_rew_mean", value, step - 50)
+    writer.close()
+    table = load(monkeypatch, "plot_training").read(tmp_path / "sb3_0")
+    np.testing.assert_array_equal(table["global_step"], [50, 100, 150, 200])
+    np.testing.assert_array_equal(table["eval/return_mean"], [np.nan, 1, np.nan, 3])
+    assert (np.diff(table["wall_time"]) > -60).all()
+    picture = tmp_path / "curves.svg"
+    done = run("plot_training.py", str(tmp_path / "sb3_0"), "--against", "time", "--out", str(picture))
+    assert done.returncode == 0, done.stderr
+    assert b"<svg" in picture.read_bytes()
+    (tmp_path / "empty").mkdir()
+    done = run("plot_training.py", str(tmp_path / "empty"), "--out", str(picture))
+    assert done.returncode == 2 and "neither progress.csv nor event files" in done.stderr
 
 
 # -- take_picture.py -----------------------------------------------------------------------------------------
@@ -436,4 +474,27 @@ def test_a_plot_of_an_unknown_kind_is_refused_in_words(tmp_path: Path) -> None:
     )
     done = run("plot_training.py", str(tmp_path / "a_0.csv"), "--out", str(tmp_path / "x.xyz"))
     assert done.returncode == 2
-    assert "cannot write --out" in done.stderr and "Traceback" not in done.stderr
+    assert "x.xyz must end in .png or .svg or .pdf" in done.stderr and "Traceback" not in done.stderr
+
+
+# -- summarize_runs.py ---------------------------------------------------------------------------------------
+
+
+def test_small_copies_neither_replace_what_they_are_made_of_nor_each_other(tmp_path: Path) -> None:
+    file = write_run(tmp_path / "a_0.csv", [100, 200], [1.0, 2.0])
+    before = file.read_bytes()
+    others = [write_run(tmp_path / name / "b.csv", [100], [1.0]) for name in ("x", "y")]
+    (tmp_path / "text.csv").write_text("global_step,eval/return_mean\n1,2\n")
+    for args, message in (
+        ([file, "--save", tmp_path], "would overwrite what is read"),
+        ([*others, "--save", tmp_path / "new"], "are both called b"),
+        ([file, "--save", file], "cannot be made"),
+        ([tmp_path / "text.csv"], "text.csv is not a progress.csv"),
+    ):
+        done = run("summarize_runs.py", *map(str, args))
+        assert done.returncode == 2 and message in done.stderr and "Traceback" not in done.stderr, done.stderr
+    assert file.read_bytes() == before
+    done = run(
+        "summarize_runs.py", str(file), "--save", str(tmp_path / "new"), "--return-target", "2", "--length-target", "1"
+    )
+    assert done.returncode == 0 and (tmp_path / "new" / "a_0.csv").is_file(), done.stderr

@@ -10,15 +10,18 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from policies import save_policy
 
-from ballbot.encoders import load_encoder
+from ballbot import encoders
+from ballbot.encoders import Architecture, Autoencoder, FrozenEncoder, load_encoder
 from ballbot.envs import BallbotVectorEnv
 from ballbot.evaluation import env_options, run_episodes
 from ballbot.export import export_policy
 from ballbot.ppo import load_policy
 
 pytest.importorskip("onnxscript")
+onnx: Any = pytest.importorskip("onnx")
 runtime = pytest.importorskip("ballbot.runtime")
 
 ROOT = Path(__file__).parents[1]
@@ -90,6 +93,14 @@ def test_the_runtime_builds_the_environments_observation(exported, name):
         expected, *_ = encoded.step(actions)
 
 
+def save_encoder(path):
+    """An encoder that has learned nothing."""
+    torch.manual_seed(0)
+    encoder = FrozenEncoder(Autoencoder(Architecture()))
+    encoders.save_encoder(path, encoder)
+    return encoder
+
+
 def upright(**changes):
     values = {
         "orientation": np.array([1.0, 0, 0, 0]),
@@ -110,6 +121,18 @@ def test_missing_and_impossible_sensors_are_held_briefly_and_then_torques_are_ze
         upright(orientation=np.zeros(4)),
         upright(velocity=np.array([np.inf, 0, 0])),
     )
+    for wrong in (
+        {"velocity": np.array([np.inf, 0, 0])},
+        {"velocity": np.array([1e3, 0, 0])},
+        {"velocity": [None] * 3},
+        {"velocity": ["a", "b", "c"]},
+        {"velocity": [[1], [1, 2], 3]},
+        {"goal": np.array([1, None], object)},
+        {"goal": np.zeros(2)},
+    ):
+        controller.reset()
+        assert not controller.act(upright(**wrong)).any() and controller.status == "sensors lost", wrong
+    controller.reset()
     assert not controller.act(broken[0]).any() and controller.status == "sensors lost"
     controller.reset()
     assert controller.act(upright()).any() and controller.status == "ok"
@@ -121,6 +144,39 @@ def test_missing_and_impossible_sensors_are_held_briefly_and_then_torques_are_ze
     assert not controller.act(upright(orientation=tilted)).any() and controller.status == "fallen"
     tilted = np.array([np.cos(np.radians(19) / 2), 0, np.sin(np.radians(19) / 2), 0])
     assert controller.act(upright(orientation=tilted)).any() and controller.status == "ok"
+
+
+def test_what_is_held_is_a_copy_of_the_last_good_values(exported):
+    controller, buffer = runtime.Controller(exported["body"][2]), np.zeros(3)
+    sensors = upright(velocity=buffer)
+    controller.act(sensors)
+    buffer[:] = np.nan
+    assert np.isfinite(controller.act(sensors)).all() and controller.status == "sensors held"
+    buffer[:] = 0
+    assert np.isfinite(controller.act(sensors)).all() and controller.status == "ok"
+
+
+def test_numbers_that_are_not_finite_do_not_reach_the_motors(exported, monkeypatch):
+    controller = runtime.Controller(exported["body"][2])
+
+    class Broken:
+        def run(self, names, inputs):
+            return [np.full((1, 3), np.nan, np.float32)]
+
+    monkeypatch.setattr(controller, "control", Broken())
+    assert (controller.act(upright()) == 0).all() and controller.status == "policy failed"
+    assert (controller._last_action == 0).all()
+
+
+def test_images_age_while_the_robot_does_not_drive(exported):
+    controller = runtime.Controller(exported["seeing"][2])
+    controller.see(np.full((2, 64, 64), 0.3))
+    tilted = np.array([np.cos(np.radians(21) / 2), np.sin(np.radians(21) / 2), 0, 0])
+    for _ in range(60):
+        controller.act(upright(orientation=tilted))
+    assert controller.status == "fallen"
+    controller.act(upright())
+    assert controller.status == "stale image"
 
 
 def test_images_are_needed_age_and_grow_stale(exported):
@@ -160,11 +216,37 @@ def test_graphs_that_do_not_belong_together_are_refused(exported, tmp_path):
     (tmp_path / "bad.onnx").write_bytes(b"no graph")
     with pytest.raises(ValueError, match="is no policy that export_policy"):
         runtime.Controller(tmp_path / "bad.onnx")
-    content = path.with_name("seeing.camera.onnx").read_bytes()
-    own = load_encoder().content_hash.encode()
-    (tmp_path / "seeing.camera.onnx").write_bytes(content.replace(own, b"0" * 64))
-    with pytest.raises(ValueError, match="holds the encoder 0000000000000000"):
+    other = save_encoder(tmp_path / "other.pt")
+    seeing = {"observation": "encoded", "encoder": other.content_hash, "terrain": "perlin"}
+    policy = load_policy(save_policy(tmp_path / "o.pt", 58, **seeing))
+    _, camera = export_policy(policy, tmp_path / "o.onnx", other)
+    camera.rename(tmp_path / "seeing.camera.onnx")
+    with pytest.raises(ValueError, match=f"holds the encoder {other.content_hash[:16]}"):
         runtime.Controller(tmp_path / "p.onnx")
+
+
+def test_damaged_graphs_are_refused(exported, tmp_path):
+    content = exported["body"][2].read_bytes()
+    file = tmp_path / "p.onnx"
+    for place in (len(content) // 3, len(content) // 2, len(content) - 200):
+        file.write_bytes(content[:place] + bytes([content[place] ^ 255]) + content[place + 1 :])
+        with pytest.raises(ValueError, match=r"does not match its checksum|is no policy that export_policy"):
+            runtime.Controller(file)
+    model = onnx.load_from_string(content)
+    for contract in ("[]", "{}", '{"kind": "control"}'):
+        onnx.helper.set_model_props(model, {"ballbot": contract})
+        file.write_bytes(model.SerializeToString())
+        with pytest.raises(ValueError, match=r"p\.onnx (holds a None graph|does not match its checksum)"):
+            runtime.Controller(file)
+
+
+def test_a_policy_that_cannot_be_proved_replaces_nothing(tmp_path):
+    save_policy(tmp_path / "nan.pt", gain=np.nan)
+    (tmp_path / "policy.onnx").write_bytes(b"good")
+    done = run(tmp_path, "nan.pt", "--observations", 20)
+    assert done.returncode == 2 and "not finite" in done.stderr
+    assert (tmp_path / "policy.onnx").read_bytes() == b"good"
+    assert {p.name for p in tmp_path.iterdir()} == {"nan.pt", "policy.onnx"}
 
 
 def test_a_graph_tells_its_contract_and_nothing_of_the_machine_that_made_it(exported):
@@ -213,8 +295,9 @@ def test_bad_input_is_named_and_exits_with_2(tmp_path):
     for options, words in (
         (["none.pt"], "none.pt does not exist"),
         (["foreign.pt"], "was not trained on Ballbot-v0"),
-        (["p.pt", "--out", "policy.pt"], "must be a file that ends in .onnx"),
-        (["p.pt", "--out", "nowhere/policy.onnx"], "in a folder that exists"),
+        (["p.pt", "--out", "policy.pt"], "must end in .onnx"),
+        (["p.pt", "--out", "nowhere/policy.onnx"], "there is no folder nowhere"),
+        (["pid"], "pid is no network"),
         (["p.pt", "--observations", 0], "--observations 0 is out of range"),
         (["p.pt", "--encoder", "e.pt"], "trained without cameras"),
     ):

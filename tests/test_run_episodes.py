@@ -1,6 +1,8 @@
 # mypy: allow-untyped-defs, allow-untyped-calls, allow-incomplete-defs
 """What run_episodes counts is what happened, and summarize says it right."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 from policies import save_policy
@@ -147,13 +149,7 @@ def test_options_follow_from_what_a_policy_was_trained_with(tmp_path):
     with pytest.raises(EncoderError, match=r"trained with the encoder 0000000000000000, which .* does not keep"):
         env_options(seeing)
     for missing in ("frame", "terrain", "encoder"):
-        metadata: dict[str, Any] = {
-            "observation": "encoded",
-            "frame": "body",
-            "terrain": "flat",
-            "encoder": "0" * 64,
-            missing: None,
-        }
+        metadata: dict[str, Any] = {"observation": "encoded", "terrain": "flat", "encoder": "0" * 64, missing: None}
         damaged = load_policy(save_policy(tmp_path / "d.pt", 58, **metadata))
         with pytest.raises(ValueError, match=rf"d.pt does not say what .* \({missing} is None\)"):
             env_options(damaged)

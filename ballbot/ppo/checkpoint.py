@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import os
 import shutil
@@ -69,6 +70,8 @@ def from_plain(value: Any) -> Any:
 def write_atomic(path: Path, data: bytes) -> None:
     """Replace `path` by `data`: a reader, or a crash, finds the old file or the new one, never a part."""
     temporary = path.with_name(f".{path.name}.tmp")
+    if path.exists() and not path.is_file():  # a device would be replaced by a file
+        raise OSError(errno.EINVAL, f"cannot write {path} (it is no ordinary file)")
     try:
         with open(temporary, "wb") as file:
             file.write(data)

@@ -263,6 +263,9 @@ def main(argv: list[str] | None = None) -> int:
     except (ValueError, OSError, DatasetError, CheckpointError, ContactFixError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except MemoryError as error:
+        print(f"error: out of memory ({error}): use fewer --num-envs", file=sys.stderr)
+        return 2
     except KeyboardInterrupt:
         print("stopped; the same command goes on")
         return 130

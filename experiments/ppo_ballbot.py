@@ -50,6 +50,7 @@ from ballbot.ppo import (
 )
 from ballbot.ppo.checkpoint import find_checkpoint, run_dir_of
 from ballbot.ppo.config import check_types
+from ballbot.ppo.diagnosis import out_of_memory
 from ballbot.ppo.distributed import on_rank_zero
 from ballbot.ppo.tracking import Tracker, TrackingError
 from ballbot.video import film
@@ -216,7 +217,7 @@ def parse(argv: list[str] | None = None) -> Args:
 def fail(error: Exception) -> NoReturn:
     """Say what is wrong and exit with 2, in one line instead of a traceback."""
     # Bad input is the same in all processes and said once; only these can happen in one process alone.
-    if RANK == 0 or isinstance(error, (DivergedError, OSError)):
+    if RANK == 0 or isinstance(error, (DivergedError, MemoryError, OSError)):
         print(f"error: {error}" if RANK == 0 else f"error in process {RANK}: {error}", file=sys.stderr)
     raise SystemExit(2) from None
 
@@ -369,6 +370,12 @@ def main(argv: list[str] | None = None) -> None:
             SettingsError, CheckpointError, RunDirectoryError, ContactFixError, DivergedError, TrackingError, OSError
         ) as error:  # fmt: skip
             fail(error)
+        except (MemoryError, RuntimeError) as error:
+            if not out_of_memory(error):
+                raise
+            needs = f"--num-envs {args.ppo.num_envs}, --num-steps {args.ppo.num_steps} and --minibatch-size"
+            remedy = f"{needs} {args.ppo.minibatch_size} decide how much is needed: use less, in a new run"
+            fail(MemoryError(f"out of memory ({str(error).strip().splitlines()[0]}); {remedy}"))
     if RANK == 0:
         best = "" if result.best_return is None else f"; best evaluation return {result.best_return:.1f}"
         print(f"finished at step {result.global_step:,}{best}. Files: {run_dir}, curves: tensorboard --logdir runs")

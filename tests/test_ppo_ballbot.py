@@ -235,6 +235,25 @@ def test_expected_errors_take_one_line(script, tmp_path, monkeypatch, capsys, er
     assert capsys.readouterr().err == f"error: {error}\n"
 
 
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError("Unable to allocate 30.5 GiB"),
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB"),
+        RuntimeError("[enforce fail] . DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"),
+    ],
+    ids=lambda error: type(error).__name__,
+)
+def test_memory_that_runs_out_is_said_with_what_needs_less(script, tmp_path, monkeypatch, capsys, error):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(script, "train", lambda *_, **__: (_ for _ in ()).throw(error))
+    with pytest.raises(SystemExit) as stop:
+        script.main(["--run-name", "r", "--num-envs", "4096"])
+    assert stop.value.code == 2
+    said = capsys.readouterr().err
+    assert said.startswith("error: out of memory") and str(error) in said and "--num-envs 4096" in said
+
+
 @pytest.mark.parametrize("error", [ValueError("x"), TypeError("x"), KeyError("x"), RuntimeError("x")])
 def test_programming_errors_keep_their_traceback(script, tmp_path, monkeypatch, error):
     monkeypatch.chdir(tmp_path)

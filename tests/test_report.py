@@ -1,7 +1,11 @@
 # mypy: allow-untyped-defs, allow-untyped-calls, allow-incomplete-defs
 """evaluate.py --report: a page that needs nothing but itself."""
 
+import html
+import json
+import os
 import re
+import shutil
 import subprocess
 import sys
 from html.parser import HTMLParser
@@ -12,6 +16,10 @@ from policies import save_policy
 
 pytest.importorskip("matplotlib")
 SCRIPT = Path(__file__).parents[1] / "experiments" / "evaluate.py"
+COLOURS = {
+    "light": ("rgb(26, 26, 26)", "rgb(255, 255, 255)"),
+    "dark": ("rgb(232, 232, 232)", "rgb(22, 24, 28)"),
+}
 VOID = {"meta", "img", "link", "br"}
 
 
@@ -42,6 +50,25 @@ class Page(HTMLParser):
         assert self.open.pop() == tag
 
 
+@pytest.fixture(scope="module")
+def filmed_report(tmp_path_factory):
+    """A report, with films where there is OpenGL."""
+    folder = tmp_path_factory.mktemp("filmed")
+    save_policy(folder / "p.pt", terrain="perlin")
+    options = ["p.pt", "--episodes", "4", "--horizon", "100", "--num-terrains", "2", "--num-threads", "1"]
+    text = ""
+    for kind in dict.fromkeys((os.environ.get("MUJOCO_GL") or "egl", "egl", "osmesa")):
+        done = subprocess.run(
+            [sys.executable, str(SCRIPT), *options, "--report", "report"],
+            cwd=folder, env=os.environ | {"MUJOCO_GL": kind}, capture_output=True, text=True, timeout=200,
+        )  # fmt: skip
+        assert done.returncode == 0 and "Traceback" not in done.stderr, done.stderr
+        text = (folder / "report" / "report.html").read_text()
+        if "Without films" not in text:
+            break
+    return text
+
+
 @pytest.mark.parametrize("terrain", ["perlin", "flat"])
 def test_a_report_is_one_page_that_needs_no_network(tmp_path, terrain):
     save_policy(tmp_path / "a<b.pt", terrain=terrain)
@@ -66,3 +93,59 @@ def test_a_report_is_one_page_that_needs_no_network(tmp_path, terrain):
     assert "currentColor" in text and "prefers-color-scheme" in text and "#010203" not in text
     plots = [re.findall(r"<svg.*?</svg>", t, re.DOTALL) for t in texts]
     assert plots[0] == plots[1]
+
+
+BROWSERS = ("chromium", "chromium-browser", "google-chrome")
+PROBE = """
+<script>
+window.addEventListener("load", async () => {
+  const wait = (video) => new Promise((done) => {
+    if (video.readyState >= 2) done();
+    video.addEventListener("loadeddata", done);
+    setTimeout(done, 20000);
+  });
+  await Promise.all([...document.querySelectorAll("video")].map(wait));
+  const shown = (element) => element.getBoundingClientRect().width > 100;
+  document.body.dataset.found = JSON.stringify({
+    svgs: [...document.querySelectorAll("svg")].filter(shown).length,
+    videos: [...document.querySelectorAll("video")].map((v) => [v.videoWidth, v.videoHeight, v.duration]),
+    images: [...document.querySelectorAll("img")].map((image) => image.naturalWidth),
+    wider: document.documentElement.scrollWidth > document.documentElement.clientWidth,
+    ink: getComputedStyle(document.body).color,
+    paper: getComputedStyle(document.body).backgroundColor,
+    fetched: performance.getEntriesByType("resource").filter((entry) => !entry.name.startsWith("data:")).length,
+  });
+});
+</script>
+"""
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_a_browser_without_a_network_shows_all_of_it(tmp_path_factory, filmed_report, theme):
+    browser = next((path for name in BROWSERS if (path := shutil.which(name))), None)
+    if browser is None:
+        pytest.skip("no Chromium on this machine")
+    folder = tmp_path_factory.mktemp(theme)
+    page = folder / "report.html"
+    page.write_text(filmed_report.replace("</body>", f"{PROBE}</body>"))
+    dark = ["--blink-settings=preferredColorScheme=0"] if theme == "dark" else []
+    done = subprocess.run(
+        [
+            browser, "--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--dump-dom",
+            f"--user-data-dir={folder / 'profile'}", "--host-resolver-rules=MAP * ~NOTFOUND", "--window-size=1200,900",
+            "--disable-background-networking", "--virtual-time-budget=30000", *dark, page.as_uri(),
+        ],
+        capture_output=True, text=True, timeout=200,
+    )  # fmt: skip
+    found = re.search(r'data-found="([^"]*)"', done.stdout)
+    assert found, done.stderr
+    seen = json.loads(html.unescape(found[1]))
+    assert seen["svgs"] == 4 and seen["fetched"] == 0 and not seen["wider"]
+    assert (seen["ink"], seen["paper"]) == COLOURS[theme]
+    if "Without films" in filmed_report:
+        pytest.skip("no OpenGL: films not tried")
+    films = seen["videos"] or seen["images"]
+    assert len(films) == 2
+    for width, height, duration in seen["videos"]:
+        assert (width, height) == (640, 480) and duration > 0.1
+    assert all(width == 640 for width in seen["images"])

@@ -144,12 +144,19 @@ class DepthDataset:
         steps = np.rint(images * np.float32(FULL_SCALE / self.max_depth)).astype("<u2")
         start = len(self)
         for name, array in (("images.u16", steps), ("records.bin", records)):
-            with open(self.folder / name, "r+b") as file:
-                file.truncate(start * array[0].nbytes)
-                file.seek(0, os.SEEK_END)
-                file.write(np.ascontiguousarray(array).tobytes())
-                file.flush()
-                os.fsync(file.fileno())
+            try:
+                with open(self.folder / name, "r+b") as file:
+                    file.truncate(start * array[0].nbytes)
+                    file.seek(0, os.SEEK_END)
+                    file.write(np.ascontiguousarray(array).tobytes())
+                    file.flush()
+                    os.fsync(file.fileno())
+            except OSError as error:
+                raise OSError(
+                    error.errno,
+                    f"cannot write to {self.folder / name} ({error.strerror}); its {start} images are safe: make room, "
+                    "then go on",
+                ) from error
         card = self.card | {"num_images": start + len(records)}
         _write_card(self.folder, card)
         self.card = card

@@ -19,6 +19,7 @@ from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_linear_bn_eval
 
 from ballbot.encoders.autoencoder import Architecture, Autoencoder
+from ballbot.encoders.dataset import MAX_DEPTH
 from ballbot.ppo.checkpoint import read_archive, run_dir_of, write_atomic
 
 FORMAT_VERSION = 1
@@ -42,12 +43,17 @@ class FrozenEncoder(nn.Module):
         autoencoder: trained networks; copied.
         max_depth: m, the largest depth in the images it was trained on.
         card: plain data about its training.
+
+    Raises:
+        ValueError: an impossible ``max_depth``.
     """
 
     def __init__(self, autoencoder: Autoencoder, max_depth: float = 1.0, card: dict[str, Any] | None = None) -> None:
         super().__init__()
         self.architecture = autoencoder.architecture
         self.max_depth = float(max_depth)
+        if not 0 < self.max_depth <= MAX_DEPTH:
+            raise ValueError(f"max_depth = {max_depth!r} is out of range: use more than 0, at most {MAX_DEPTH:g} m")
         self.card = {} if card is None else card
         networks = Autoencoder(self.architecture)
         networks.load_state_dict(autoencoder.state_dict())  # in float32, whatever they were
@@ -193,12 +199,16 @@ def load_encoder(path: str | Path | None = None, device: str | torch.device = "c
         ) from error
     if not isinstance(content, dict) or content.get("kind") != "encoder":
         raise EncoderError(f"{path} holds no encoder: give a file that pretrain_encoder.py wrote")
-    if content.get("format_version") != FORMAT_VERSION:
+    version = content.get("format_version")
+    if type(version) is not int or version != FORMAT_VERSION:
         raise EncoderError(
-            f"{path} has format version {content.get('format_version')}, this program reads {FORMAT_VERSION}: use the "
+            f"{path} has format version {version}, this program reads {FORMAT_VERSION}: use the "
             "version of the program that wrote it"
         )
     try:
+        declared = sum(x.numel() * x.element_size() for x in content["weights"].values())
+        if declared > size:  # tensors may repeat one number without holding it more than once
+            raise ValueError(f"weights of {declared} bytes in a file of {size}")
         with torch.device("meta"):  # takes no memory, whatever sizes a file names
             networks = Autoencoder(Architecture(**content["architecture"]))
         networks.load_state_dict(content["weights"], assign=True)
@@ -208,7 +218,7 @@ def load_encoder(path: str | Path | None = None, device: str | torch.device = "c
         if not isinstance(card, dict):
             raise ValueError(f"its card is {type(card).__name__}")
         encoder = FrozenEncoder(networks, float(content["max_depth"]), card)
-    except (KeyError, TypeError, ValueError, RuntimeError, AttributeError) as error:
+    except (KeyError, TypeError, ValueError, OverflowError, RuntimeError, AttributeError) as error:
         raise EncoderError(
             f"{path} does not hold the networks it describes ({error}): copy or train it again"
         ) from error

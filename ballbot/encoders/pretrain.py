@@ -148,6 +148,8 @@ def _pretrain(
     described: dict[str, Any] = {"config": {**asdict(config), "channels": list(config.channels)}, "data": data.card}
     checkpoint, epoch, best, since = log_dir / "training.pt", 0, math.inf, 0
     if resume:
+        if not checkpoint.exists():
+            raise CheckpointError(f"{checkpoint} does not exist, there is nothing to go on from: leave --resume out")
         state = load_checkpoint(checkpoint)
         if differing := _differences(state, described):
             raise CheckpointError(

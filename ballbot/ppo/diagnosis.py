@@ -10,6 +10,7 @@ from collections import deque
 from collections.abc import Callable
 
 import numpy as np
+import torch
 
 from ballbot.ppo.config import PPOConfig
 
@@ -23,6 +24,14 @@ WARM_UP = 20
 """Updates at the start in which the value function and the policy may be as wrong as they like."""
 SILENCE = 50
 """Updates before the same is said again."""
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that memory ran out: NumPy's, or one of PyTorch's on a CPU or a GPU."""
+    if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
+        return True
+    words = ("can't allocate memory", "not enough memory", "CUDA out of memory")
+    return isinstance(error, RuntimeError) and any(word in str(error) for word in words)
 
 
 class Diagnosis:

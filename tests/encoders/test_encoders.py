@@ -3,6 +3,7 @@
 
 import json
 import os
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -173,6 +174,10 @@ def test_bad_files_are_refused_by_name(tmp_path):
         ({"card": "{"}, "does not hold the networks"),
         ({"max_depth": None}, "does not hold the networks"),
         ({"card": "[1]"}, "its card is list"),
+        ({"max_depth": 10**400}, "does not hold the networks"),
+        ({"max_depth": -1.0}, "max_depth = -1.0 is out of range"),
+        ({"max_depth": float("nan")}, "max_depth = nan is out of range"),
+        ({"format_version": torch.zeros(3)}, "format version"),
     ):
         path.write_bytes(whole)
         rewritten(path, **changes)
@@ -406,6 +411,14 @@ def test_a_file_that_names_huge_sizes_is_refused_before_they_are_made(tmp_path):
     content["architecture"] |= {"height": 4096, "width": 4096, "embedding_size": 4096}  # terabytes
     torch.save(content, tmp_path / "e.pt")
     with pytest.raises(EncoderError, match="does not hold the networks"):
+        load_encoder(tmp_path / "e.pt")
+    sizes = Architecture(64, 64, 20, (4096, 4096))
+    with torch.device("meta"):
+        huge = Autoencoder(sizes).state_dict()
+    repeated = {name: torch.zeros((), dtype=x.dtype).expand(x.shape) for name, x in huge.items()}  # one number each
+    content |= {"architecture": {**asdict(sizes), "channels": list(sizes.channels)}, "weights": repeated}
+    torch.save(content, tmp_path / "e.pt")
+    with pytest.raises(EncoderError, match=r"weights of \d{10} bytes in a file of \d{4,5}\)"):
         load_encoder(tmp_path / "e.pt")
 
 

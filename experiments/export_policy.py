@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 
 from ballbot.encoders import EncoderError
 from ballbot.envs import BallbotVectorEnv
-from ballbot.evaluation import env_options
+from ballbot.evaluation import Actor, Episodes, env_options, run_episodes
 from ballbot.export import MAX_DIFFERENCE, export_policy
 from ballbot.outputs import check_output
 from ballbot.ppo import CheckpointError, Policy, load_policy
@@ -52,6 +52,8 @@ class Args:
     """Encoder of a policy that sees (default: the copy that its run keeps, or the one that comes with ballbot)."""
     observations: int = 10_000
     """Real observations to compare on."""
+    episodes: int = 0
+    """Whole episodes that the policy and the graph each drive from the same starts, to compare their returns."""
     seed: int = 0
     """Of the robots that they come from."""
 
@@ -86,6 +88,8 @@ def check(args: Args) -> int:
     """Export, compare, and return the exit status."""
     if not 1 <= args.observations <= 10**7:
         raise ValueError(f"--observations {args.observations} is out of range: use 1 to 10000000")
+    if not 0 <= args.episodes <= 10_000:
+        raise ValueError(f"--episodes {args.episodes} is out of range: use 0 to 10000")
     if args.seed < 0:
         raise ValueError(f"--seed {args.seed} is negative: use 0 or more")
     check_output(args.out, "--out", (".onnx",))
@@ -108,6 +112,17 @@ def check(args: Args) -> int:
     return 0
 
 
+def drive(actor: Actor, options: dict[str, Any], args: Args) -> Episodes:
+    """Whole episodes on terrains never trained on."""
+    envs = BallbotVectorEnv(
+        min(args.episodes, ROBOTS), **options, terrain_split="eval", terrain_seed=1, num_terrains=100
+    )
+    try:
+        return run_episodes(envs, actor, args.episodes, args.seed)
+    finally:
+        envs.close()
+
+
 def compare(policy: Policy, options: dict[str, Any], controller: Controller, args: Args) -> float:
     """Print how far the graphs are off, and how long they take; returns the difference if it is too large, else 0."""
     encoder = options.get("encoder")
@@ -126,6 +141,15 @@ def compare(policy: Policy, options: dict[str, Any], controller: Controller, arg
         print(f"largest difference of an embedding: {difference_of_images:.1e}")
         print(f"camera graph, both cameras, one core: median {median:.0f} us, 99.9th percentile {slow:.0f} us")
         difference = max(difference, difference_of_images)
+    if args.episodes:
+        for name, actor in (
+            ("PyTorch", lambda obs, began: policy.predict(obs)),
+            ("the graph", lambda obs, began: controller.control.run(None, {"observation": obs})[0]),
+        ):
+            found = drive(actor, options, args)
+            print(
+                f"{args.episodes} episodes by {name}: return {found.returns.mean():.4f}, steps {found.lengths.mean():.1f}"
+            )
     return 0.0 if difference <= MAX_DIFFERENCE else difference
 
 

@@ -2,6 +2,7 @@
 
     python experiments/plot_training.py runs/a runs/b --out curves.png
     python experiments/plot_training.py runs/* --against time --out curves.svg
+    python experiments/plot_training.py runs/a --columns losses/approx_kl policy/std
     python experiments/plot_training.py results/flat_*.csv results/perlin_*.csv --out docs/images/learning_curves.png
 
 Reads progress.csv, or TensorBoard's event files where there is none (stable-baselines3 and CleanRL write such).  Runs
@@ -57,8 +58,12 @@ class Args:
     """Picture to write: .png, .svg or .pdf."""
     curve: Literal["evaluation", "training"] = "evaluation"
     """Evaluations on unseen terrains, or the training's own episodes (with exploration noise)."""
+    columns: tuple[str, ...] = ()
+    """Columns of progress.csv to plot instead of return and length."""
     against: Literal["steps", "time"] = "steps"
     """Environment steps, or minutes of simulating, inferring, learning and evaluating."""
+    log: bool = False
+    """Logarithmic values."""
 
 
 def read(path: Path) -> dict[str, Floats]:
@@ -178,40 +183,58 @@ def minutes(table: dict[str, Floats]) -> Floats:
     raise ValueError("no columns time/...: use --against steps")
 
 
-def draw(runs: dict[Path, dict[str, Floats]], curve: str, against: str = "steps") -> Any:
-    """The figure: return and length against steps or minutes."""
+def draw(runs: dict[Path, dict[str, Floats]], args: Args) -> Any:
+    """The figure: return and length, or other columns, against steps or minutes."""
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib import pyplot as plt
 
-    figure, axes = plt.subplots(1, len(PANELS), figsize=(10, 3.8), constrained_layout=True)
+    chosen = [(column, column) for column in args.columns]
+    if not chosen:
+        chosen = [(panel[0] if args.curve == "evaluation" else panel[1], panel[2]) for panel in PANELS]
+    across = min(len(chosen), 3 if len(chosen) > 2 else 2)
+    down = -(-len(chosen) // across)
+    figure, axes = plt.subplots(down, across, figsize=(5 * across, 3.8 * down), layout="constrained", squeeze=False)
     groups = groups_of(list(runs))
-    for axis, (evaluation, training, label) in zip(axes, PANELS, strict=True):
-        column = evaluation if curve == "evaluation" else training
+    for axis in axes.flat[len(chosen) :]:
+        axis.remove()
+    for axis, (column, label) in zip(axes.flat, chosen, strict=False):
         for k, (group, paths) in enumerate(groups.items()):
             colour = COLOURS[k % len(COLOURS)]
-            curves = []
-            for path in paths:
-                table = runs[path]
-                if column not in table:
-                    raise ValueError(f"{path} has no column {column}: try --curve {other(curve)}")
-                known = np.isfinite(table[column])
-                if not known.any():
-                    raise ValueError(f"{path} has nothing in column {column} yet: try --curve {other(curve)}")
-                place = table["global_step"] / 1e6 if against == "steps" else minutes(table)
-                curves.append((place[known], table[column][known]))
-                axis.plot(*curves[-1], color=colour, alpha=0.35, linewidth=1)
+            curves = [curve_of(path, runs[path], column, args) for path in paths]
+            for curve in curves:
+                axis.plot(*curve, color=colour, alpha=0.35, linewidth=1)
             count = f"{len(curves)} run{'s' * (len(curves) > 1)}"
             steps, (low, median, high) = spread(curves)
             axis.fill_between(steps, low, high, color=colour, alpha=0.12, linewidth=0)
             axis.plot(steps, median, color=colour, linewidth=2.2, label=f"{group} ({count})")
-        xlabel = "environment steps (millions)" if against == "steps" else "minutes"
-        axis.set(xlabel=xlabel, ylabel=label, xlim=(0, None), ylim=(0, None))
+        xlabel = "environment steps (millions)" if args.against == "steps" else "minutes"
+        axis.set(xlabel=xlabel, ylabel=label, xlim=(0, None))
+        if args.log:
+            axis.set_yscale("log")
+        elif not args.columns:
+            axis.set_ylim(0, None)
         axis.grid(alpha=0.3)
         axis.spines[["top", "right"]].set_visible(False)
-    axes[0].legend(frameon=False, loc="lower right")
+    axes[0, 0].legend(frameon=False)
     return figure
+
+
+def curve_of(path: Path, table: dict[str, Floats], column: str, args: Args) -> tuple[Floats, Floats]:
+    """Steps in millions, or minutes, and values of one run.
+
+    Raises:
+        ValueError: the run has no such values.
+    """
+    remedy = f"try --curve {other(args.curve)}" if not args.columns else f"it has {', '.join(table)}"
+    if column not in table:
+        raise ValueError(f"{path} has no column {column}: {remedy}")
+    known = np.isfinite(table[column])
+    if not known.any():
+        raise ValueError(f"{path} has nothing in column {column} yet: {remedy}")
+    place = table["global_step"] / 1e6 if args.against == "steps" else minutes(table)
+    return place[known], table[column][known]
 
 
 def other(curve: str) -> str:
@@ -226,7 +249,7 @@ def main() -> None:
         args.out.parent.mkdir(parents=True, exist_ok=True)
         check_output(args.out, "--out", (".png", ".svg", ".pdf"), keep=args.runs)
         unique = {path.resolve().parent if path.name == "progress.csv" else path.resolve(): path for path in args.runs}
-        figure = draw({path: read(path) for path in unique.values()}, args.curve, args.against)
+        figure = draw({path: read(path) for path in unique.values()}, args)
         content = io.BytesIO()
         figure.savefig(content, format=args.out.suffix[1:], dpi=130)
         write_atomic(args.out, content.getvalue())

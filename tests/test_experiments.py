@@ -344,6 +344,11 @@ def test_curves_become_a_picture(tmp_path: Path) -> None:
     assert done.returncode == 2 and "nothing in column charts/episodic_return" in done.stderr
     done = run("plot_training.py", str(files[0]), "--against", "time", "--out", str(picture))
     assert done.returncode == 2 and "no columns time/" in done.stderr
+    columns = ["--columns", "eval/return_mean", "eval/length_mean", "global_step", "--log"]
+    done = run("plot_training.py", str(folder), *columns, "--out", str(picture))
+    assert done.returncode == 0, done.stderr
+    done = run("plot_training.py", str(folder), "--columns", "moon", "--out", str(picture))
+    assert done.returncode == 2 and "has no column moon: it has global_step, eval/return_mean" in done.stderr
     done = run("plot_training.py", str(tmp_path / "nowhere"))
     assert done.returncode == 2 and "does not exist" in done.stderr
 

@@ -3,6 +3,7 @@
 
 import ast
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -283,8 +284,10 @@ def run(folder, *options):
 
 def test_export_policy_proves_what_it_wrote(tmp_path):
     save_policy(tmp_path / "p.pt", 58, observation="encoded", encoder=load_encoder().content_hash, terrain="perlin")
-    done = run(tmp_path, "p.pt", "--observations", 100)
+    done = run(tmp_path, "p.pt", "--observations", 100, "--episodes", 2)
     assert done.returncode == 0, done.stderr
+    returns = re.findall(r"2 episodes by (?:PyTorch|the graph): return (\d+\.\d+)", done.stdout)
+    assert len(returns) == 2 and float(returns[0]) == pytest.approx(float(returns[1]), abs=0.05)
     assert "policy.camera.onnx" in done.stdout and "on 100 observations" in done.stdout
     assert {p.name for p in tmp_path.iterdir()} == {"p.pt", "policy.onnx", "policy.camera.onnx"}
 

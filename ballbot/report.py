@@ -26,6 +26,8 @@ PERIOD = 0.002
 """s a step."""
 MOST_TRACES = 30
 """Episodes drawn over time: more would be a blot."""
+GROUNDS = 4
+"""Terrains that trajectories are drawn over."""
 INK = "#010203"
 """Stands for the page's own colour of text."""
 STYLE = """
@@ -69,8 +71,8 @@ def write_report(
     figures = [
         ("Return and length of the episodes.", _distributions(episodes)),
         (
-            "Where the robots went, from above; the goal is upward. A dot is the start, a cross a fall. The ground is "
-            "that of the most episodes, light is high; the others were on other ground.",
+            "Where the robots went, from above; the goal is upward. A dot is the start, a cross a fall. "
+            + ("" if relief is None else f"The {GROUNDS} grounds of the most episodes; light is high."),
             _trajectories(episodes, relief),
         ),
         (
@@ -164,28 +166,45 @@ def _distributions(episodes: dict[str, Episodes]) -> str:
 
 
 def _trajectories(episodes: dict[str, Episodes], relief: NDArray[np.float32] | None) -> str:
-    figure, axes = _figure(len(episodes), 4.2)
-    for axis, (name, colour, e) in zip(axes, _named(episodes), strict=True):
-        shown = range(min(len(e.history), MOST_TRACES))
+    first = next(iter(episodes.values()))
+    counts = np.bincount(first.terrain_ids[: len(first.history)])
+    grounds = [int(i) for i in np.argsort(-counts, kind="stable")[:GROUNDS] if counts[i]]
+    if relief is None:
+        grounds = grounds[:1]  # all the same
+    figure, axes = _figure(len(grounds), 10 / len(grounds) + 0.2 if len(grounds) > 1 else 5)
+    traces = []  # panel, colour, x and y, whether it ends in a fall
+    for axis, ground in zip(axes, grounds, strict=True):
+        for _, colour, e in _named(episodes):
+            chosen = [k for k in range(len(e.history)) if relief is None or e.terrain_ids[k] == ground]
+            for k in chosen[:MOST_TRACES]:
+                traces.append((axis, colour, e.history[k]["position"].T, e.outcomes[k] == "failure"))
+    reach = max(0.3, *(1.1 * float(np.abs(trace[2]).max()) for trace in traces))
+    for axis, ground in zip(axes, grounds, strict=True):
         if relief is not None:
             half = TERRAIN_LENGTH / 2
-            counts = np.bincount(e.terrain_ids[list(shown)])
-            ground = relief[int(counts.argmax())]
             axis.imshow(
-                MAX_HEIGHT * ground, origin="lower", extent=(-half, half, -half, half), cmap="gray", alpha=0.5,
-                interpolation="bilinear",
+                MAX_HEIGHT * _part(relief[ground], reach), origin="lower", cmap="gray", alpha=0.5,
+                extent=(-min(reach, half), min(reach, half)) * 2, interpolation="bilinear",
             )  # fmt: skip
-        reach = 0.3
-        for k in shown:
-            x, y = e.history[k]["position"].T
-            axis.plot(x, y, color=colour, alpha=0.6, linewidth=1)
-            if e.outcomes[k] == "failure":
-                axis.plot(x[-1], y[-1], "x", color=colour)
-            reach = max(reach, float(np.abs(e.history[k]["position"]).max()) * 1.1)
         axis.plot(0, 0, "o", color=INK, markersize=4)
-        axis.set(xlabel="x, m", ylabel="y, m", xlim=(-reach, reach), ylim=(-reach, reach), aspect="equal")
-        axis.set_title(name if len(name) <= 40 else f"...{name[-37:]}", color=INK, fontsize=10)
+        axis.set(xlabel="x, m", xlim=(-reach, reach), ylim=(-reach, reach), aspect="equal")
+    for axis, colour, (x, y), fell in traces:
+        axis.plot(x, y, color=colour, linewidth=1.4)
+        if fell:
+            axis.plot(x[-1], y[-1], "x", color=colour)
+    axes[0].set(ylabel="y, m")
+    for name, colour, _ in _named(episodes):
+        axes[0].plot([], [], color=colour, label=name if len(name) <= 40 else f"...{name[-37:]}")
+    axes[0].legend(frameon=False, loc="upper left", labelcolor=INK, fontsize=8)
     return _svg(figure)
+
+
+def _part(heights: NDArray[np.float32], reach: float) -> NDArray[np.float32]:
+    """The middle of a height field, up to ``reach`` m from its centre along x and y."""
+    middle = (len(heights) - 1) / 2
+    span = min(int(np.ceil(reach / TERRAIN_LENGTH * (len(heights) - 1))), int(middle))
+    low, high = int(np.floor(middle)) - span, int(np.ceil(middle)) + span + 1
+    return heights[max(low, 0) : high, max(low, 0) : high]
 
 
 def _stack(e: Episodes, name: str) -> tuple[NDArray[np.float64], NDArray[np.float64]]:

@@ -147,9 +147,8 @@ def compare(policy: Policy, options: dict[str, Any], controller: Controller, arg
             ("the graph", lambda obs, began: controller.control.run(None, {"observation": obs})[0]),
         ):
             found = drive(actor, options, args)
-            print(
-                f"{args.episodes} episodes by {name}: return {found.returns.mean():.4f}, steps {found.lengths.mean():.1f}"
-            )
+            result = f"return {found.returns.mean():.4f}, length {found.lengths.mean():.1f}"
+            print(f"{args.episodes} episodes by {name}: {result}")
     return 0.0 if difference <= MAX_DIFFERENCE else difference
 
 

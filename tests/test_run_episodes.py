@@ -138,10 +138,12 @@ def test_intervals_are_the_textbooks():
 
 
 def test_options_follow_from_what_a_policy_was_trained_with(tmp_path):
-    blind = load_policy(save_policy(tmp_path / "p.pt", frame="world"))
+    blind = load_policy(save_policy(tmp_path / "p.pt", 15, frame="world"))
     assert env_options(blind) == {"observation": "proprioception", "frame": "world", "terrain": "flat"}
     with pytest.raises(ValueError, match="trained without cameras"):
         env_options(blind, "encoder.pt")
+    with pytest.raises(ValueError, match=r"w\.pt observes \(17,\), which is not frame 'world'"):
+        env_options(load_policy(save_policy(tmp_path / "w.pt", 17, frame="world")))
     foreign = load_policy(save_policy(tmp_path / "f.pt", observation=None))
     with pytest.raises(ValueError, match="was not trained on Ballbot-v0"):
         env_options(foreign)

@@ -76,7 +76,8 @@ def write_report(
             _trajectories(episodes, relief),
         ),
         (
-            "Tilt and torque of a wheel over time; each line is an episode, the thick one their median.",
+            "Tilt and torque of a wheel over time; each line is an episode, the thick one their median while at "
+            "least half of them run.",
             _over_time(episodes),
         ),
         ("Return against the horizon: what episodes are worth up to a time, mean and middle 90 %.", _horizon(episodes)),
@@ -223,7 +224,8 @@ def _over_time(episodes: dict[str, Episodes]) -> str:
             times, table = _stack(e, name)
             for row in table[:MOST_TRACES]:
                 axis.plot(times, row, color=colour, alpha=0.12, linewidth=0.7)
-            axis.plot(times, np.nanmedian(table, axis=0), color=colour, linewidth=1.8, label=policy)
+            half = np.isfinite(table).mean(axis=0) >= 0.5  # of few that are left, a median says little
+            axis.plot(times[half], np.nanmedian(table[:, half], axis=0), color=colour, linewidth=1.8, label=policy)
         axis.set(xlabel="time, s", ylabel=label, ylim=(0, None))
     axes[0].legend(frameon=False, loc="upper left", labelcolor=INK)
     return _svg(figure)

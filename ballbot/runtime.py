@@ -85,13 +85,14 @@ class Controller:
         self.reset()
 
     def reset(self) -> None:
-        """Forget the past: before the robot is switched on again."""
+        """Forget the past, a fall too: before the robot drives again."""
         self.status = "ok"
         """"ok", "no image", "stale image", "sensors held", "sensors lost", "fallen" or "policy failed"; see
         docs/deployment.md."""
         self._last_action = np.zeros(3, np.float32)
         self._last_good: Sensors | None = None
         self._held = 0
+        self._fallen = False
         self._embeddings: NDArray[np.float32] | None = None
         self._age = 0.0
 
@@ -186,7 +187,8 @@ class Controller:
             self.status = "sensors lost"
             return None
         _, x, y, _ = self._last_good.orientation
-        if 1 - 2 * (x * x + y * y) < np.cos(np.radians(self.contract["tilt_limit_deg"])):
+        self._fallen |= bool(1 - 2 * (x * x + y * y) < np.cos(np.radians(self.contract["tilt_limit_deg"])))
+        if self._fallen:  # until reset(): who picks the robot up does not want it to drive
             self.status = "fallen"
             return None
         camera = self.contract["camera"]

@@ -36,9 +36,9 @@ MINIMUM = {
 MINIMUM_PYTHON = (3, 11)
 EXTRAS = {
     "matplotlib": ("plots", "plots of curves"),
-    "imageio": ("video", "videos, which nothing here makes yet"),
-    "onnx": ("export", "export of policies, which nothing here does yet"),
-    "wandb": ("wandb", "logging to Weights & Biases, which nothing here does yet"),
+    "imageio": ("video", "videos"),
+    "onnx": ("export", "export of policies"),
+    "wandb": ("wandb", "logging to Weights & Biases"),
     "pytest": ("dev", "tests and checks"),
 }
 """Optional packages: the extra that installs each, and what it is for."""

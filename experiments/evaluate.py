@@ -247,7 +247,8 @@ def report(
 
     videos: list[tuple[str, bytes]] = []
     notes = [
-        f"{args.episodes} episodes each on {ground} ground, seeds from {args.seed}, terrains never trained on, "
+        f"{args.episodes} episodes each on {ground} ground, seeds from {args.seed}, "
+        f"{'' if ground == 'flat' else 'terrains never trained on, '}"
         f"{'most likely' if args.deterministic and not args.stochastic else 'sampled'} actions.  Mean ± standard "
         "deviation [95 % interval of the rate or mean]."
     ]
@@ -303,8 +304,9 @@ def main(argv: list[str] | None = None) -> int:
             found[name] = episodes
             summaries[name] = {"policy": name, "terrain": ground, **summarize(episodes)}
         print(table(summaries))
+        sampled = "" if args.deterministic and not args.stochastic else "with sampled actions "
         print(
-            f"{args.episodes} episodes each on {ground} ground in {time.perf_counter() - start:.1f} s; "
+            f"{args.episodes} episodes each on {ground} ground {sampled}in {time.perf_counter() - start:.1f} s; "
             "mean ± standard deviation [95 % interval of the rate or mean]"
         )
         if args.json is not None:

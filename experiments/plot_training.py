@@ -159,7 +159,8 @@ def groups_of(paths: list[Path]) -> dict[str, list[Path]]:
         rivals = [settings[others[0]] or {} for (other, _), others in members.items() if other == name]
         mine = settings[runs[0]] or {}
         apart = [key for key in mine if any(rival.get(key) != mine[key] for rival in rivals)]
-        label = " ".join([name, *(f"{key.split('.')[-1]}={mine[key]}" for key in apart)])
+        names = list(dict.fromkeys(map(name_of, runs)))
+        label = " ".join([", ".join(names), *(f"{key.split('.')[-1]}={mine[key]}" for key in apart)])
         groups.setdefault(label, []).extend(runs)
     return groups
 

@@ -23,6 +23,7 @@ from evaluate import policy_actor
 
 from ballbot.encoders import EncoderError
 from ballbot.envs import BallbotVectorEnv
+from ballbot.envs.rendering import has_display
 from ballbot.evaluation import Actor
 from ballbot.outputs import check_output
 from ballbot.ppo import CheckpointError
@@ -103,6 +104,8 @@ def main(argv: list[str] | None = None) -> int:
             check_output(args.record, "--record", ENDINGS)
         envs, actor = make(args)
         try:
+            if args.record is None and not has_display():
+                raise ValueError("this machine has no display (DISPLAY is not set) for a window: use --record FILE.mp4")
             if args.record is None:
                 show(envs, actor, args)
             else:

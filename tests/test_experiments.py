@@ -400,9 +400,9 @@ def test_runs_of_one_config_are_one_group_named_by_what_sets_it_apart(
     write_run(tmp_path / "a_3.csv", [100, 200], [1.0, 2.0])
     paths = [tmp_path / name for name in ("a_0", "a_1", "other", "a_2", "a_3.csv")]
     groups = load(monkeypatch, "plot_training").groups_of(paths)
-    assert groups == {"a gamma=0.9 x=1": paths[:3], "a gamma=0.99 x=1": [paths[3]], "a": [paths[4]]}
+    assert groups == {"a, other gamma=0.9 x=1": paths[:3], "a gamma=0.99 x=1": [paths[3]], "a": [paths[4]]}
     alone = load(monkeypatch, "plot_training").groups_of(paths[:4])
-    assert list(alone) == ["a gamma=0.9", "a gamma=0.99"]
+    assert list(alone) == ["a, other gamma=0.9", "a gamma=0.99"]
 
 
 def test_curves_are_read_from_event_files_where_there_is_no_table(

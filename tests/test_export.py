@@ -143,6 +143,8 @@ def test_missing_and_impossible_sensors_are_held_briefly_and_then_torques_are_ze
     assert controller.act(upright()).any() and controller.status == "ok"
     tilted = np.array([np.cos(np.radians(21) / 2), np.sin(np.radians(21) / 2), 0, 0])
     assert not controller.act(upright(orientation=tilted)).any() and controller.status == "fallen"
+    assert not controller.act(upright()).any() and controller.status == "fallen"  # picked up, but not switched on
+    controller.reset()
     tilted = np.array([np.cos(np.radians(19) / 2), 0, np.sin(np.radians(19) / 2), 0])
     assert controller.act(upright(orientation=tilted)).any() and controller.status == "ok"
 
@@ -172,10 +174,9 @@ def test_numbers_that_are_not_finite_do_not_reach_the_motors(exported, monkeypat
 def test_images_age_while_the_robot_does_not_drive(exported):
     controller = runtime.Controller(exported["seeing"][2])
     controller.see(np.full((2, 64, 64), 0.3))
-    tilted = np.array([np.cos(np.radians(21) / 2), np.sin(np.radians(21) / 2), 0, 0])
     for _ in range(60):
-        controller.act(upright(orientation=tilted))
-    assert controller.status == "fallen"
+        controller.act(upright(velocity=None))
+    assert controller.status == "sensors lost"
     controller.act(upright())
     assert controller.status == "stale image"
 

@@ -3,6 +3,7 @@
 
 import ast
 import csv
+import dataclasses
 import importlib
 import itertools
 import json
@@ -156,6 +157,41 @@ def test_settings_from_before_there_were_cameras_mean_none(script, tmp_path):
     assert not script.load_settings(tmp_path / "config.json").env.cameras
     (tmp_path / "config.json").write_text(json.dumps({"env": {}}))
     assert script.load_settings(tmp_path / "config.json").env.cameras
+
+
+def test_the_paper_preset_is_the_published_training(script):
+    args = script.parse(["--preset", "paper", "--seed", "3"])
+    published = {
+        "gamma": 0.99, "gae_lambda": 0.95, "clip_range": 0.015, "target_kl": 0.3, "ent_coef": 0.001,
+        "minibatch_size": 256, "update_epochs": 5, "num_steps": 2048, "num_envs": 10,
+        "weight_decay": 0.01, "normalize_advantage": False,
+        "normalize_observations": False, "total_timesteps": 8_000_000, "learning_rate": 1e-4,
+        "lr_schedule": "piecewise",
+        "num_layers": 4, "hidden_size": 128, "activation": "leaky_relu", "eval_episodes": 10, "eval_interval": 250_000,
+        "vf_coef": 2 * 2.0,  # of half the squared error
+    }  # fmt: skip
+    assert {name: getattr(args.ppo, name) for name in published} == published
+    assert (args.env.frame, args.env.cameras, args.env.max_episode_steps, args.env.tilt_limit_deg) == (
+        "world",
+        True,
+        4000,
+        20,
+    )
+    assert args.ppo.seed == 3
+
+
+def test_options_change_a_preset(script):
+    changed, paper = script.parse(["--preset", "paper", "--clip-range", "0.2"]), script.parse(["--preset=paper"])
+    assert changed.ppo == dataclasses.replace(paper.ppo, clip_range=0.2) and changed.env == paper.env
+    assert script.parse(["--preset", "default"]).ppo == script.parse([]).ppo != paper.ppo
+
+
+def test_a_preset_trains(tmp_path):
+    options = [option for option in SMALL if option != "--no-cameras"]
+    code, _, err = run(tmp_path, "--preset", "paper", *options, "--run-name", "p", "--total-timesteps", "256")
+    assert code == 0, err
+    settings = json.loads((tmp_path / "runs" / "p" / "config.json").read_text())
+    assert settings["ppo"]["clip_range"] == 0.015 and settings["env"]["frame"] == "world"
 
 
 def test_the_main_job_sees_by_the_encoder_that_comes_with_it(tmp_path):
@@ -320,6 +356,8 @@ def test_bad_input_is_named_and_exits_with_2(finished, tmp_path):
         ([*SMALL, "--torch-threads", "1000000"], "--torch-threads 1000000 is out of range"),
         (["--resume", str(whole), "--run-name", "other"], "--run-name names a new run"),
         ([*SMALL, "--change-encoder"], "--change-encoder is for --resume"),
+        (["--resume", str(whole), "--preset", "paper"], "--preset starts from its settings"),
+        (["--preset", "papers"], "papers"),
     ]
     processes = [(launch(tmp_path, *options), options, words) for options, words in cases]
     for process, options, words in processes:

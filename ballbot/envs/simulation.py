@@ -37,7 +37,7 @@ class Simulations:
         integrator: see ``ballbot.envs.model.INTEGRATORS``.
         num_threads: threads that step them; 0 takes every CPU this process may use.
         num_terrains: height fields in the pool ("perlin" only).
-        terrain_split: "train" or "eval".
+        terrain_split: "train", "validation" or "eval".
         terrain_seed: base seed of the pool.
     """
 

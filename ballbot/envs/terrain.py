@@ -28,8 +28,9 @@ TERRAIN_LENGTH = 10.0
 MAX_HEIGHT = 0.1
 """Height of the highest vertex above the lowest, m."""
 
-SPLITS = {"train": 0, "eval": 1}
-"""Terrain splits.  The split enters the seed sequence, so that no evaluation terrain is ever trained on."""
+SPLITS = {"train": 0, "validation": 2, "eval": 1}
+"""Terrain splits: to train on, to choose by (best.pt, settings), and to judge what was chosen.  The split enters the
+seed sequence, so that the three never share a terrain."""
 
 # The reference's noise: 4 octaves, 25 vertices per unit of the first, each following one twice as fine and 0.2 as high.
 _OCTAVES = 4
@@ -63,7 +64,7 @@ def make_terrain(terrain_id: int, *, split: str = "train", seed: int = 0, size: 
 
     Args:
         terrain_id: which terrain of the (split, seed) stream, >= 0.
-        split: "train" or "eval"; their terrains are disjoint whatever the seeds.
+        split: "train", "validation" or "eval"; their terrains are disjoint whatever the seeds.
         seed: base seed of the stream, >= 0.
         size: vertices along each side.
 

@@ -93,7 +93,7 @@ class BallbotVectorEnv(VectorEnv[Any, NDArray[Any], NDArray[Any]]):
         num_threads: threads that step the simulations; 0 takes every CPU this process may use.  Results do not depend
             on it.
         num_terrains: height fields held in memory (0.34 MB each), one drawn per episode.
-        terrain_split: "train" or "eval": disjoint sets of terrains.
+        terrain_split: "train", "validation" or "eval": disjoint sets of terrains.
         terrain_seed: base seed of the terrains.
         random_yaw: draw the heading at reset; else the robot starts with its x axis along the world's.
         initial_tilt_deg: the tilt at reset is drawn evenly from a cone of this half-angle, degrees, which is below

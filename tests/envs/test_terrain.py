@@ -1,6 +1,8 @@
 # mypy: allow-untyped-defs, allow-untyped-calls, allow-incomplete-defs
 """The ground: seeded, bounded, disjoint between splits, and as rough as the reference's."""
 
+import itertools
+
 import numpy as np
 import pytest
 
@@ -21,8 +23,10 @@ def test_terrain_ids_and_seeds_give_different_terrains():
             assert np.abs(a - b).mean() > 0.05
 
 
-def test_training_and_evaluation_terrains_differ_for_equal_seeds():
-    assert np.abs(make_terrain(0, split="train") - make_terrain(0, split="eval")).mean() > 0.05
+def test_terrains_to_train_to_choose_and_to_judge_on_differ_for_equal_seeds():
+    splits = [make_terrain(0, split=split) for split in ("train", "validation", "eval")]
+    for a, b in itertools.combinations(splits, 2):
+        assert np.abs(a - b).mean() > 0.05
 
 
 def test_heights_fill_the_unit_range():
@@ -92,5 +96,5 @@ def test_terrains_are_those_the_results_were_made_on():
 
 
 def test_unknown_split_is_refused_by_name():
-    with pytest.raises(ValueError, match=r"terrain_split='test'.*'train', 'eval'"):
+    with pytest.raises(ValueError, match=r"terrain_split='test'.*'train', 'validation', 'eval'"):
         make_terrain(0, split="test")

@@ -18,11 +18,15 @@ from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import mujoco
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import nn
 
 import ballbot
 from ballbot.encoders import FrozenEncoder
+from ballbot.envs.model import build_model
 from ballbot.envs.observations import OBSERVATION_SIZES
 from ballbot.envs.vector_env import MOTOR_TORQUE
 from ballbot.ppo import Agent, Policy
@@ -39,8 +43,12 @@ STALE_AFTER = 0.1
 """s: an older image is told as stale.  Eight images have been missed then."""
 LONGEST_HOLD = 5
 """Steps that a robot goes on with its last good sensor values: 10 ms, in which it tilts by a degree or two."""
+LOST_AFTER = 0.1
+"""s without good sensor values: a robot that drove may have fallen since, or be in somebody's hands."""
 TILT_LIMIT_DEG = 20.0
-"""Beyond, training calls it a fall: no policy has learned anything there."""
+"""Beyond, training calls it a fall unless told otherwise: no policy has learned anything there."""
+TRAINED_GOAL = (0.0, 1.0)
+"""Direction of travel in training, along the world's x and y."""
 MAX_DIFFERENCE = 1e-5
 """Of an action between PyTorch and onnxruntime."""
 NO_CHECKSUM = 64 * "0"
@@ -89,6 +97,35 @@ class CameraGraph(nn.Module):
         """Embeddings of images whose depths are clipped first."""
         embeddings: torch.Tensor = self.layers(depth.clamp(0.0, self.max_depth))
         return embeddings
+
+
+def robot_geometry() -> dict[str, Any]:
+    """Where wheels and cameras are on the upright robot, for the contract.
+
+    Returns:
+        "wheels" and "cameras", lists in the order of torques and images.  All along the base's axes, from its origin,
+        lengths in m: "center" of a wheel's rolling surface and "axle", the unit vector that its speed and torque turn
+        about (right-handed); "center" of a camera, "optical_axis", and "up", the direction from the last row of the
+        image to the first.
+    """
+    model = build_model()
+    data = mujoco.MjData(model)
+    mujoco.mj_forward(model, data)  # in the MJCF's own pose, the base's axes are the world's
+    origin = data.body("base").xpos
+
+    def listed(vector: NDArray[np.float64]) -> list[float]:
+        return [round(float(x), 6) + 0.0 for x in vector]
+
+    wheels = [
+        {"center": listed(data.geom(f"wheel_{i}").xpos - origin), "axle": listed(data.joint(f"wheel_{i}").xaxis)}
+        for i in range(3)
+    ]
+    cameras = []
+    for i in range(2):
+        _right, up, back = data.camera(f"cam_{i}").xmat.reshape(3, 3).T
+        center = data.camera(f"cam_{i}").xpos - origin
+        cameras.append({"center": listed(center), "optical_axis": listed(-back), "up": listed(up)})
+    return {"wheels": wheels, "cameras": cameras}
 
 
 def export_policy(policy: Policy, out: str | Path, encoder: FrozenEncoder | None = None) -> list[Path]:
@@ -162,8 +199,11 @@ def export_policy(policy: Policy, out: str | Path, encoder: FrozenEncoder | None
         "output": {"name": "action", "size": 3, "range": [-1.0, 1.0], "axes": "wheels 0, 1, 2"},
         "torque_per_action": MOTOR_TORQUE,
         "period": PERIOD,
-        "tilt_limit_deg": TILT_LIMIT_DEG,
+        "goal": list(TRAINED_GOAL),
+        "tilt_limit_deg": metadata.get("tilt_limit_deg", TILT_LIMIT_DEG),
         "longest_hold": LONGEST_HOLD,
+        "lost_after": LOST_AFTER,
+        **robot_geometry(),
         "camera": camera,
     }
     observation = torch.zeros(2, *policy.observation_shape)

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,17 @@ WHEEL_SPEED_SCALE = 10.0
 WORLD_FRAME_CLIP = 2.0
 """Largest angular velocity, velocity and scaled wheel speed in observations along the world's axes."""
 NEEDED = {
-    "control": ("camera", "input", "frame", "period", "torque_per_action", "tilt_limit_deg", "longest_hold"),
+    "control": (
+        "camera",
+        "frame",
+        "goal",
+        "input",
+        "longest_hold",
+        "lost_after",
+        "period",
+        "tilt_limit_deg",
+        "torque_per_action",
+    ),
     "camera": ("encoder", "input", "output"),
 }
 """What a graph must say of itself."""
@@ -54,6 +64,21 @@ class Sensors:
     """(3,) rad/s, about the wheels' axles, in the order of the torques."""
     goal: Floats
     """(2,) unit vector of the direction of travel, along the world's x and y."""
+
+    def facing(self, goal: Floats) -> Sensors:
+        """The same, in a world turned about the vertical until the goal is this one."""
+        (x, y), (gx, gy) = self.goal, goal
+        turn = np.arctan2(x * gy - y * gx, x * gx + y * gy)
+        half, (c, s) = turn / 2, (np.cos(turn), np.sin(turn))
+        w, i, j, k = self.orientation
+        a, b = np.cos(half), np.sin(half)
+        vx, vy, vz = self.velocity
+        return replace(
+            self,
+            orientation=np.array([a * w - b * k, a * i - b * j, a * j + b * i, a * k + b * w]),
+            velocity=np.array([c * vx - s * vy, s * vx + c * vy, vz]),
+            goal=np.asarray(goal, np.float64),
+        )
 
 
 class Controller:
@@ -92,7 +117,7 @@ class Controller:
         self._last_action = np.zeros(3, np.float32)
         self._last_good: Sensors | None = None
         self._held = 0
-        self._fallen = False
+        self._off = ""  # the status in which the robot stays until reset()
         self._embeddings: NDArray[np.float32] | None = None
         self._age = 0.0
 
@@ -138,6 +163,8 @@ class Controller:
 
     def observe(self, sensors: Sensors) -> NDArray[np.float32]:
         """The policy's observation: these sensors, the last action, and the latest images."""
+        if self.contract["frame"] == "world":  # such a policy knows one goal only
+            sensors = sensors.facing(self.contract["goal"])
         w, x, y, z = np.asarray(sensors.orientation, np.float64)
         rotation = np.array(  # base to world
             [
@@ -176,20 +203,24 @@ class Controller:
 
     def _check(self, sensors: Sensors) -> Sensors | None:
         """Sensors to act on, or None; sets ``status``."""
-        read = [_numbers(getattr(sensors, name, None), size, most) for name, (size, most) in PLAUSIBLE.items()]
-        values = [value for value in read if value is not None]
-        sound = len(values) == len(read) and all(abs(np.linalg.norm(values[k]) - 1.0) < 1e-2 for k in (0, 4))
+        read = {name: _numbers(getattr(sensors, name, None), *limits) for name, limits in PLAUSIBLE.items()}
+        for name in ("orientation", "goal"):
+            if (value := read[name]) is not None and abs(np.linalg.norm(value) - 1.0) > 1e-2:
+                read[name] = None
+        values = [value for value in read.values() if value is not None]
+        sound = len(values) == len(read)
         if sound:
             self._last_good, self._held = Sensors(*values), 0  # copies: the caller may use his buffers again
         else:
             self._held += 1
-        if self._last_good is None or self._held > self.contract["longest_hold"]:
-            self.status = "sensors lost"
-            return None
-        _, x, y, _ = self._last_good.orientation
-        self._fallen |= bool(1 - 2 * (x * x + y * y) < np.cos(np.radians(self.contract["tilt_limit_deg"])))
-        if self._fallen:  # until reset(): who picks the robot up does not want it to drive
-            self.status = "fallen"
+        # Until reset(): who picks the robot up does not want it to drive.  It may fall without being seen to, too.
+        if (orientation := read["orientation"]) is not None and self._tilts_too_far(orientation):
+            self._off = "fallen"
+        elif self._last_good is not None and self._held * self.contract["period"] > self.contract["lost_after"]:
+            self._off = self._off or "sensors lost"
+        lost = self._last_good is None or self._held > self.contract["longest_hold"]
+        if self._off or lost:
+            self.status = self._off or "sensors lost"
             return None
         camera = self.contract["camera"]
         if camera is not None and self._embeddings is None:
@@ -202,6 +233,10 @@ class Controller:
         else:
             self.status = "ok"
         return self._last_good
+
+    def _tilts_too_far(self, orientation: Floats) -> bool:
+        _, x, y, _ = orientation
+        return bool(1 - 2 * (x * x + y * y) < np.cos(np.radians(self.contract["tilt_limit_deg"])))
 
 
 def _numbers(value: Any, size: int, most: float) -> Floats | None:

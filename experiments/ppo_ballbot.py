@@ -174,13 +174,19 @@ CONFIG_KEYS = {"ppo", "env", "torch_threads", "env_metadata", "mujoco", "world_s
 """What a run's config.json holds; all but the first three only tells where the numbers came from."""
 
 
-def recorded_encoder(path: Path) -> str | None:
-    """Content hash of the encoder in a run's config.json; None: without cameras, or not readable."""
+def recorded_metadata(path: Path) -> dict[str, Any]:
+    """What a run's config.json says of its policy's inputs; empty if it cannot be read."""
     try:
         metadata = json.loads(path.read_text())["env_metadata"]
-        return metadata["encoder"] if isinstance(metadata["encoder"], str) else None
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
-        return None
+        return {}
+    return metadata if isinstance(metadata, dict) else {}
+
+
+def recorded_encoder(path: Path) -> str | None:
+    """Content hash of the encoder in a run's config.json; None: without cameras, or not readable."""
+    encoder = recorded_metadata(path).get("encoder")
+    return encoder if isinstance(encoder, str) else None
 
 
 def load_settings(path: Path) -> Args:
@@ -366,7 +372,16 @@ def main(argv: list[str] | None = None) -> None:
     options = {k: v for k, v in asdict(args.env).items() if k not in ("cameras", "encoder")}
     options["num_threads"] = simulation_threads(args.env.num_threads)
     # what a policy's inputs mean: a checkpoint refuses to go on with others
-    inputs = {"observation": "proprioception", "frame": args.env.frame, "terrain": args.env.terrain}
+    inputs: dict[str, Any] = {
+        "observation": "proprioception",
+        "frame": args.env.frame,
+        "terrain": args.env.terrain,
+        "tilt_limit_deg": args.env.tilt_limit_deg,
+        "integrator": args.env.integrator,
+    }
+    if args.resume:  # runs of older versions recorded less, and go on so
+        recorded = recorded_metadata(run_dir / "config.json")
+        inputs = {name: value for name, value in inputs.items() if not recorded or name in recorded}
     files: dict[str, bytes] = {}
     if args.env.cameras:
         try:

@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import mujoco
 import numpy as np
 import pytest
 import torch
@@ -17,6 +18,7 @@ from policies import save_policy
 from ballbot import encoders
 from ballbot.encoders import Architecture, Autoencoder, FrozenEncoder, load_encoder
 from ballbot.envs import BallbotVectorEnv
+from ballbot.envs.model import build_model
 from ballbot.evaluation import env_options, run_episodes
 from ballbot.export import export_policy
 from ballbot.ppo import load_policy
@@ -141,12 +143,101 @@ def test_missing_and_impossible_sensors_are_held_briefly_and_then_torques_are_ze
         assert controller.act(sensors).any() and controller.status == "sensors held"
     assert not controller.act(broken[0]).any() and controller.status == "sensors lost"
     assert controller.act(upright()).any() and controller.status == "ok"
+    for _ in range(51):  # more than 0.1 s: who knows where the robot is
+        controller.act(broken[0])
+    assert not controller.act(upright()).any() and controller.status == "sensors lost"
+    controller.reset()
+    assert controller.act(upright()).any() and controller.status == "ok"
     tilted = np.array([np.cos(np.radians(21) / 2), np.sin(np.radians(21) / 2), 0, 0])
     assert not controller.act(upright(orientation=tilted)).any() and controller.status == "fallen"
     assert not controller.act(upright()).any() and controller.status == "fallen"  # picked up, but not switched on
     controller.reset()
     tilted = np.array([np.cos(np.radians(19) / 2), 0, np.sin(np.radians(19) / 2), 0])
     assert controller.act(upright(orientation=tilted)).any() and controller.status == "ok"
+
+
+def test_a_fall_is_seen_while_other_sensors_are_missing(exported):
+    controller = runtime.Controller(exported["body"][2])
+    controller.act(upright())
+    lying = upright(orientation=np.array([np.sqrt(0.5), np.sqrt(0.5), 0, 0]), wheel_speeds=None)
+    assert not controller.act(lying).any() and controller.status == "fallen"
+    assert not controller.act(upright()).any() and controller.status == "fallen"
+
+
+def test_policies_of_one_goal_take_any_by_turning_the_world(exported):
+    """A robot, its velocity and its goal turned together about the vertical get the same torques."""
+    controller = runtime.Controller(exported["world"][2])
+    lean = upright(orientation=np.array([np.cos(0.05), np.sin(0.05), 0, 0]), velocity=np.array([0.1, 0.2, 0.0]))
+    expected = controller.observe(lean)
+    for turn in (0.3, 2.0, -3.0):
+        c, s, a, b = np.cos(turn), np.sin(turn), np.cos(turn / 2), np.sin(turn / 2)
+        turned = upright(
+            orientation=np.array([a * np.cos(0.05), a * np.sin(0.05), b * np.sin(0.05), b * np.cos(0.05)]),
+            velocity=np.array([0.1 * c - 0.2 * s, 0.1 * s + 0.2 * c, 0.0]),
+            goal=np.array([-s, c]),
+        )
+        np.testing.assert_allclose(controller.observe(turned), expected, atol=1e-6)
+        assert np.abs(controller.observe(upright(goal=np.array([-s, c]))) - controller.observe(upright())).max() > 0.1
+
+
+def test_the_contract_and_the_docs_say_where_wheels_and_cameras_are(exported):
+    model = build_model()
+    data = mujoco.MjData(model)
+    data.qpos[:7] = (
+        1.0,
+        2.0,
+        3.0,
+        np.sqrt(0.5),
+        0,
+        0,
+        np.sqrt(0.5),
+    )  # somewhere else, turned: geometry is the base's own
+    mujoco.mj_forward(model, data)
+    base = data.body("base")
+    rotation = base.xmat.reshape(3, 3)
+    contract = runtime.Controller(exported["seeing"][2]).contract
+    page = (ROOT / "docs" / "deployment.md").read_text()
+    for i, wheel in enumerate(contract["wheels"]):
+        np.testing.assert_allclose(wheel["center"], rotation.T @ (data.geom(f"wheel_{i}").xpos - base.xpos), atol=1e-5)
+        np.testing.assert_allclose(rotation @ np.array(wheel["axle"]), data.joint(f"wheel_{i}").xaxis, atol=1e-5)
+        assert f"| wheel {i} | {shown(wheel['center'])} | {shown(wheel['axle'])} |" in page
+    for i, camera in enumerate(contract["cameras"]):
+        _right, up, back = (rotation.T @ data.camera(f"cam_{i}").xmat.reshape(3, 3)).T
+        np.testing.assert_allclose(camera["center"], rotation.T @ (data.camera(f"cam_{i}").xpos - base.xpos), atol=1e-5)
+        np.testing.assert_allclose([camera["optical_axis"], camera["up"]], [-back, up], atol=1e-5)
+        assert f"| camera {i} | {' | '.join(map(shown, camera.values()))} |" in page
+
+
+def shown(vector):
+    return "(" + ", ".join(f"{x:.3f}" for x in vector) + ")"
+
+
+@pytest.mark.parametrize("wheel", range(3))
+def test_a_positive_torque_speeds_a_wheel_up_about_its_axle(exported, wheel):
+    """The sign that firmware must know: of the torque against the measured speed, and of both against the axle."""
+    envs = BallbotVectorEnv(1, terrain="flat", num_threads=1)
+    envs.reset(seed=0)
+    sims = envs.simulations
+    before = sims.robot_state().wheel_speeds[wheel, 0]
+    rows = [sims.model.body(f"wheel_{wheel}").id]
+    data = mujoco.MjData(sims.model)
+
+    def turned():
+        data.qpos[:] = sims.qpos[0]
+        mujoco.mj_kinematics(sims.model, data)
+        base = data.body("base").xmat.reshape(3, 3)
+        return base.T @ data.xmat[rows[0]].reshape(3, 3)
+
+    start = turned()
+    torques = np.zeros((1, 3))
+    torques[0, wheel] = 5.0
+    for _ in range(3):
+        sims.step(torques)
+    assert sims.robot_state().wheel_speeds[wheel, 0] > before + 0.1
+    change = turned() @ start.T
+    axis = np.array([change[2, 1] - change[1, 2], change[0, 2] - change[2, 0], change[1, 0] - change[0, 1]])
+    axle = runtime.Controller(exported["body"][2]).contract["wheels"][wheel]["axle"]
+    np.testing.assert_allclose(axis / np.linalg.norm(axis), axle, atol=1e-3)
 
 
 def test_what_is_held_is_a_copy_of_the_last_good_values(exported):

@@ -379,6 +379,8 @@ def test_export_policy_proves_what_it_wrote(tmp_path):
     done = run(tmp_path, "p.pt", "--observations", 100, "--episodes", 2)
     assert done.returncode == 0, done.stderr
     returns = re.findall(r"2 episodes by (?:PyTorch|the graph): return (\d+\.\d+)", done.stdout)
+    driven = re.search(r"controller that drives a robot: (\S+)", done.stdout)
+    assert driven is not None and 0 <= float(driven[1]) < 1e-4
     assert len(returns) == 2 and float(returns[0]) == pytest.approx(float(returns[1]), abs=0.05)
     assert "policy.camera.onnx" in done.stdout and "on 100 observations" in done.stdout
     assert {p.name for p in tmp_path.iterdir()} == {"p.pt", "policy.onnx", "policy.camera.onnx"}

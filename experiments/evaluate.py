@@ -77,7 +77,7 @@ class Args:
     seed: int = 0
     """Of the first episode's start; the others count up."""
     terrain_seed: int = 1
-    """Base seed of the terrains; training evaluates, and chooses best.pt, with 0."""
+    """Base seed of the terrains; whatever it is, none of them is one that training learned on or chose best.pt by."""
     num_terrains: int = 100
     """Height fields, one drawn for each episode."""
     deterministic: bool = True

@@ -1,6 +1,7 @@
 # mypy: allow-untyped-defs, allow-untyped-calls, allow-incomplete-defs
 """evaluate.py, as a user calls it."""
 
+import importlib
 import json
 import subprocess
 import sys
@@ -13,6 +14,11 @@ from ballbot.encoders import load_encoder
 
 SCRIPT = Path(__file__).parents[1] / "experiments" / "evaluate.py"
 SHORT = ["--episodes", 5, "--horizon", 80, "--num-terrains", 2, "--num-threads", 1]
+
+
+def load(monkeypatch):
+    monkeypatch.syspath_prepend(str(SCRIPT.parent))
+    return importlib.import_module("evaluate")
 
 
 def launch(folder, *options):
@@ -65,6 +71,16 @@ def test_actions_are_sampled_if_told_and_failures_are_an_exit_status(tmp_path):
     code, _, _ = run(tmp_path, *options, "--stochastic")
     assert code == 0
     assert json.loads((tmp_path / "a.json").read_text())["return_mean"] != sure["return_mean"]
+
+
+def test_as_many_failures_as_allowed_are_not_too_many(monkeypatch):
+    too_many = load(monkeypatch).too_many_failures
+    for count in (1, 3, 20, 100, 1000):
+        for failures in range(count + 1):
+            outcomes = ["failure"] * failures + ["success"] * (count - failures)
+            assert not too_many(outcomes, failures / count)
+            assert failures == 0 or too_many(outcomes, (failures - 0.5) / count)
+    assert not too_many(["out_of_bounds"] + ["success"] * 19, 0.05)
 
 
 def test_bad_input_is_named_and_exits_with_2(tmp_path):

@@ -220,7 +220,7 @@ def summarize(episodes: Episodes) -> dict[str, Any]:
         ``episodes``, then ``success_rate``, ``failure_rate``, ``out_of_bounds_rate``, ``diverged_rate`` (shares, with
         Wilson intervals ``..._ci95``), and ``..._mean``, ``..._std`` (of the sample) and ``..._ci95`` (bootstrap) of
         return, length in steps, speeds in m/s, tilts in degrees, torques in N m, energy in J and each reward term, and
-        ``per_episode``, a dict each.
+        ``per_episode``, a dict each.  One episode has no spread: its ``..._std`` and ``..._ci95`` of means are None.
     """
     count = len(episodes.outcomes)
     summary: dict[str, Any] = {"episodes": count}
@@ -242,7 +242,7 @@ def summarize(episodes: Episodes) -> dict[str, Any]:
     }
     for name, values in quantities.items():
         summary[f"{name}_mean"] = float(values.mean())
-        summary[f"{name}_std"] = float(values.std(ddof=1)) if count > 1 else 0.0
+        summary[f"{name}_std"] = float(values.std(ddof=1)) if count > 1 else None
         summary[f"{name}_ci95"] = mean_interval(values)
     summary["per_episode"] = [
         {
@@ -265,8 +265,13 @@ def wilson_interval(hits: int, count: int) -> list[float]:
     return [0.0 if hits == 0 else low, 1.0 if hits == count else high]  # exactly, whatever the rounding
 
 
-def mean_interval(values: Floats) -> list[float]:
-    """95 % interval of a mean, [low, high], by a percentile bootstrap whose draws are always the same."""
+def mean_interval(values: Floats) -> list[float] | None:
+    """95 % interval of a mean, [low, high], by a percentile bootstrap whose draws are always the same.
+
+    None of a single value, which says nothing about how far others lie apart.
+    """
+    if len(values) < 2:
+        return None
     rng = np.random.default_rng(0)
     means = [values[rng.integers(len(values), size=len(values))].mean() for _ in range(RESAMPLES)]
     low, high = np.quantile(means, [0.025, 0.975])

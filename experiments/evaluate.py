@@ -264,15 +264,15 @@ def report(
 
 
 def table_rows(summaries: dict[str, dict[str, Any]]) -> list[tuple[str, list[str]]]:
-    """Each quantity's name, and its value for each policy."""
+    """Each quantity's name, and its value for each policy; a dash is what a single episode cannot tell."""
     rows = []
     for key, title, form in ROWS:
         row = []
         for summary in summaries.values():
-            value = summary[key] if key.endswith("_rate") else summary[f"{key}_mean"]
-            spread = "" if key.endswith("_rate") else f" ± {form.format(summary[f'{key}_std'])}"
-            low, high = (form.format(x) for x in summary[f"{key}_ci95"])
-            row.append(f"{form.format(value)}{spread} [{low}, {high}]")
+            numbers = [summary[key]] if key.endswith("_rate") else [summary[f"{key}_mean"], summary[f"{key}_std"]]
+            numbers += summary[f"{key}_ci95"] or (None, None)
+            *value, low, high = ("-" if x is None else form.format(x) for x in numbers)
+            row.append(f"{' ± '.join(value)} [{low}, {high}]")
         rows.append((title, row))
     return rows
 

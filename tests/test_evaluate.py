@@ -3,6 +3,7 @@
 
 import importlib
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -81,6 +82,14 @@ def test_as_many_failures_as_allowed_are_not_too_many(monkeypatch):
             assert not too_many(outcomes, failures / count)
             assert failures == 0 or too_many(outcomes, (failures - 0.5) / count)
     assert not too_many(["out_of_bounds"] + ["success"] * 19, 0.05)
+
+
+def test_one_episode_has_no_spread(tmp_path):
+    code, out, _ = run(tmp_path, "pid", *SHORT, "--episodes", 1, "--json", "a.json")
+    assert code == 0 and re.search(r"^return +\d+\.\d ± - \[-, -\]$", out, re.MULTILINE), out
+    assert re.search(r"^success +100% \[21%, 100%\]$", out, re.MULTILINE), out
+    content = json.loads((tmp_path / "a.json").read_text())
+    assert content["return_std"] is None and content["return_ci95"] is None
 
 
 def test_bad_input_is_named_and_exits_with_2(tmp_path):

@@ -121,7 +121,13 @@ def test_a_summary_has_rates_means_and_intervals():
     assert summary["reward_progress_mean"] == 2.0
     assert [e["outcome"] for e in summary["per_episode"]] == ["success", "failure", "success", "diverged"]
     assert summary["per_episode"][3]["return"] == 6.0
-    assert summarize(episodes_of(["success"], [1.0]))["return_std"] == 0.0
+
+
+def test_one_episode_has_no_spread():
+    summary = summarize(episodes_of(["success"], [1.0]))
+    assert summary["return_mean"] == 1.0 and summary["return_std"] is None and summary["return_ci95"] is None
+    low, high = summary["success_rate_ci95"]
+    assert low < 0.3 and high == 1.0
 
 
 def test_intervals_are_the_textbooks():
@@ -131,7 +137,7 @@ def test_intervals_are_the_textbooks():
     np.testing.assert_allclose(wilson_interval(0, 20), [0.0, 0.1611], atol=5e-5)
     assert wilson_interval(20, 20)[1] == 1.0
     values = np.random.default_rng(1).normal(5, 2, 400)
-    low, high = mean_interval(values)
+    low, high = mean_interval(values) or (0.0, 0.0)
     half = 1.96 * values.std(ddof=1) / 20
     np.testing.assert_allclose([low, high], [values.mean() - half, values.mean() + half], atol=0.02)
     assert mean_interval(values) == [low, high]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from itertools import repeat
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ MARGIN = 8
 """Pixels around it."""
 
 
-def film(envs: BallbotVectorEnv, actor: Actor, seed: int, fps: int, speed: float = 1.0) -> Iterator[Frame]:
+def film(envs: BallbotVectorEnv, actor: Actor, seed: int, fps: float, speed: float = 1.0) -> Iterator[Frame]:
     """Frames (480, 640, 3) of one episode.
 
     Args:
@@ -31,7 +32,7 @@ def film(envs: BallbotVectorEnv, actor: Actor, seed: int, fps: int, speed: float
         actor: the policy.
         seed: of the episode.
         fps: frames a second.
-        speed: seconds of simulation in a second of film.
+        speed: seconds of simulation in a second of film; if there are more frames than steps, some repeat.
 
     Raises:
         RuntimeError: no OpenGL.
@@ -42,15 +43,16 @@ def film(envs: BallbotVectorEnv, actor: Actor, seed: int, fps: int, speed: float
     obs, _ = envs.reset(seed=seed)
     began, ended, step, shown = np.ones(1, bool), False, 0, 0
     while True:
-        if step * envs.dt * fps >= shown * speed - 1e-9:
+        due = math.floor(step * envs.dt * fps / speed + 1e-6) + 1 - shown
+        if due > 0:
             pictures = envs.render()
             assert pictures is not None
             robot = sims.robot_state()
             depth = cameras.render(
                 robot.position.T, robot.rotation.transpose(2, 0, 1), sims.qpos[:, ball : ball + 3], sims.terrain_ids
             )
-            yield with_insets(pictures[0], depth[0].cpu().numpy())
-            shown += 1
+            yield from repeat(with_insets(pictures[0], depth[0].cpu().numpy()), due)
+            shown += due
         if ended:
             return
         obs, _, terminated, truncated, _ = envs.advance(actor(obs, began))
@@ -69,16 +71,26 @@ def with_insets(picture: Frame, depths: NDArray[np.float32]) -> Frame:
     return framed
 
 
-def write_video(path: Path, frames: Iterator[Frame], fps: int) -> int:
+def playable_fps(path: Path, fps: float) -> float:
+    """The frames a second nearest to ``fps`` that a file can play: a GIF shows each for whole hundredths of a second.
+
+    Two at least, since browsers slow down what is faster.
+    """
+    return 100 / max(round(100 / fps), 2) if path.suffix == ".gif" else fps
+
+
+def write_video(path: Path, frames: Iterator[Frame], fps: float) -> int:
     """Write frames as .mp4 or .gif; returns how many.  Until the last one is written, the old file stays.
 
     Raises:
-        ValueError: another ending.
+        ValueError: another ending, or a GIF at other than a ``playable_fps``.
         ImportError: the extra "video" is not installed.
         OSError: the file cannot be written.
     """
     if path.suffix not in ENDINGS:
         raise ValueError(f"{path} must end in {' or '.join(ENDINGS)}")
+    if not math.isclose(playable := playable_fps(path, fps), fps):
+        raise ValueError(f"{path} cannot play {fps:g} frames a second: use {playable:g}, or .mp4")
     try:
         import imageio.v2 as imageio
 
@@ -87,8 +99,7 @@ def write_video(path: Path, frames: Iterator[Frame], fps: int) -> int:
     except ImportError as error:
         raise ImportError(f'{error.name} is missing: pip install "ballbot[video]"') from error
     temporary = path.with_name(f".{path.stem}.tmp{path.suffix}")
-    # GIF counts in hundredths of a second
-    options: dict[str, Any] = {"duration": 10 * max(round(100 / fps), 2), "loop": 0}
+    options: dict[str, Any] = {"duration": round(1000 / fps), "loop": 0}  # ms
     if path.suffix == ".mp4":
         options = {"fps": fps, "macro_block_size": 1}
     count = 0

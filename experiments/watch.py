@@ -27,7 +27,7 @@ from ballbot.envs.rendering import has_display
 from ballbot.evaluation import Actor
 from ballbot.outputs import check_output
 from ballbot.ppo import CheckpointError
-from ballbot.video import ENDINGS, check_film, film, write_video
+from ballbot.video import ENDINGS, check_film, film, playable_fps, write_video
 from mujoco_patch import ContactFixError
 
 PAUSES_PER_SECOND = 60
@@ -57,7 +57,7 @@ class Args:
     speed: float = 1.0
     """Seconds of simulation in a second of film or of your life."""
     fps: int = 25
-    """Frames of the video in a second."""
+    """Frames of the video in a second; a GIF has the nearest of 50, 33.3, 25, 20, ..."""
 
 
 def make(args: Args) -> tuple[BallbotVectorEnv, Actor]:
@@ -109,8 +109,11 @@ def main(argv: list[str] | None = None) -> int:
             if args.record is None:
                 show(envs, actor, args)
             else:
-                frames = write_video(args.record, film(envs, actor, args.seed, args.fps, args.speed), args.fps)
-                print(f"wrote {args.record}, {frames / args.fps:.1f} s")
+                fps = playable_fps(args.record, args.fps)
+                if fps != args.fps:
+                    print(f"note: {fps:.4g} frames a second, not {args.fps}: a GIF counts in hundredths of a second")
+                frames = write_video(args.record, film(envs, actor, args.seed, fps, args.speed), fps)
+                print(f"wrote {args.record}, {frames / fps:.1f} s")
         finally:
             envs.close()
     except ImportError as error:

@@ -1,6 +1,7 @@
 # mypy: allow-untyped-defs, allow-untyped-calls, allow-incomplete-defs
 """watch.py: videos without a display, and clear words where there is nothing to draw with."""
 
+import itertools
 import os
 import subprocess
 import sys
@@ -8,10 +9,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image, ImageSequence
 from policies import save_policy
 
 from ballbot.envs import BallbotVectorEnv
-from ballbot.video import INSET, MARGIN, with_insets, write_video
+from ballbot.video import INSET, MARGIN, film, playable_fps, with_insets, write_video
 
 SCRIPT = Path(__file__).parents[1] / "experiments" / "watch.py"
 iio = pytest.importorskip("imageio.v2")
@@ -24,6 +26,19 @@ def run(folder, *options, **env):
     )  # fmt: skip
     assert "Traceback" not in done.stderr, done.stderr
     return done
+
+
+def milliseconds(gif):
+    with Image.open(gif) as picture:
+        return sum(frame.info["duration"] for frame in ImageSequence.Iterator(picture))
+
+
+def frames_of(steps, fps, speed=1.0):
+    """A film of so many steps, without OpenGL: the picture's first pixel counts."""
+    envs = BallbotVectorEnv(1, terrain="flat", num_threads=1, max_episode_steps=steps, render_mode="rgb_array")
+    numbers = itertools.count()
+    envs.render = lambda: (np.full((480, 640, 3), next(numbers), np.uint8),)  # type: ignore[method-assign]
+    return film(envs, lambda obs, began: np.zeros((1, 3)), 0, fps, speed)
 
 
 def test_an_episode_becomes_a_film(tmp_path):
@@ -41,6 +56,27 @@ def test_an_episode_becomes_a_film(tmp_path):
     assert not list(tmp_path.glob(".*tmp*"))
     slow = run(tmp_path, *options, "--speed", 0.5, MUJOCO_GL=kind)
     assert slow.returncode == 0 and len(iio.mimread(tmp_path / "a.gif")) == 9
+    nearest = run(tmp_path, *options, "--fps", 30, MUJOCO_GL=kind)
+    assert "note: 33.33 frames a second, not 30" in nearest.stdout and milliseconds(tmp_path / "a.gif") == 210
+
+
+@pytest.mark.parametrize("fps", [12, 30, 40, 100])
+def test_a_gif_lasts_as_long_as_what_it_shows(tmp_path, fps):
+    fps = playable_fps(tmp_path / "a.gif", fps)
+    count = write_video(tmp_path / "a.gif", frames_of(250, fps), fps)  # 0.5 s
+    assert milliseconds(tmp_path / "a.gif") == round(1000 * count / fps)
+    assert 500 - 1e-6 < 1000 * count / fps <= 500 + 1000 / fps + 1e-6  # the first frame is at 0 s
+
+
+def test_a_gif_refuses_what_it_cannot_play(tmp_path):
+    with pytest.raises(ValueError, match="cannot play 40 frames a second: use 50"):
+        write_video(tmp_path / "a.gif", iter([]), 40)
+    assert playable_fps(tmp_path / "a.mp4", 40) == 40
+
+
+def test_slow_motion_repeats_frames():
+    numbers = [int(frame[0, 320, 0]) for frame in frames_of(10, 25, 0.01)]  # 0.02 s become 2 s
+    assert len(numbers) == 51 and numbers == sorted(numbers) and set(numbers) == set(range(11))
 
 
 def test_insets_show_what_is_near_bright():

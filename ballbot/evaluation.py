@@ -30,7 +30,7 @@ Actor = Callable[[Any, Bools], NDArray[Any]]
 """(observations, which robots have just begun an episode) -> actions."""
 
 OUTCOMES = ("success", "failure", "out_of_bounds", "diverged")
-HISTORY = ("step", "position", "tilt_deg", "torque", "return")
+HISTORY = ("step", "position", "tilt_deg", "torque", "return", "qpos")
 RESAMPLES = 10_000
 """Of the bootstrap behind an interval of a mean."""
 Z = 1.959963984540054
@@ -64,7 +64,7 @@ class Episodes:
     """J, that the motors put in or took out: the integral of |torque x wheel speed|."""
     history: list[dict[str, Floats]] = field(default_factory=list)
     """An entry an episode, if asked for: "step" (k,), "position" (k, 2) in m, "tilt_deg" (k,), "torque" (k,) rms of the
-    three wheels in N m, and "return" (k,) so far."""
+    three wheels in N m, "return" (k,) so far, and "qpos" (k, nq), MuJoCo's coordinates of the whole robot."""
 
 
 def run_episodes(
@@ -102,7 +102,7 @@ def run_episodes(
         if history_interval:
             for i, k in zip(ids, which, strict=True):
                 if lengths[k] % history_interval == 0:
-                    logs[k].add(lengths[k], infos["position"][i], infos["tilt_deg"][i], _rms(torques[i]), returns[k])
+                    logs[k].add(lengths[k], infos, i, _rms(torques[i]), returns[k], sims.qpos[i])
         actions = np.clip(np.asarray(actor(obs, began), np.float64), -1.0, 1.0)
         obs, rewards, terminated, truncated, infos = envs.advance(actions)
         robots, torques = sims.robot_state(), MOTOR_TORQUE * actions
@@ -126,7 +126,9 @@ def run_episodes(
                 outcomes[k] = next(name for name in OUTCOMES if infos[name][i])
                 terms[:, k] = [infos["reward_terms"][name][i] for name in REWARD_TERMS]
                 if history_interval:
-                    logs[k].add(lengths[k], infos["position"][i], infos["tilt_deg"][i], _rms(torques[i]), returns[k])
+                    # a simulation that diverged was put elsewhere: its last sound pose is the one before
+                    qpos = logs[k].rows[-1][-1] if infos["diverged"][i] else sims.qpos[i]
+                    logs[k].add(lengths[k], infos, i, _rms(torques[i]), returns[k], qpos)
             seeds: list[int | None] = [None] * n
             for i in np.flatnonzero(began):
                 if begun < num_episodes:
@@ -201,8 +203,8 @@ class _Log:
     def __init__(self) -> None:
         self.rows: list[tuple[Any, ...]] = []
 
-    def add(self, *row: Any) -> None:
-        self.rows.append(row)
+    def add(self, step: int, infos: dict[str, Any], sim: int, torque: float, so_far: float, qpos: Floats) -> None:
+        self.rows.append((step, infos["position"][sim], infos["tilt_deg"][sim], torque, so_far, qpos.copy()))
 
     def arrays(self) -> dict[str, Floats]:
         columns = zip(*self.rows, strict=True)

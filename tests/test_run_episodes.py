@@ -40,6 +40,7 @@ def test_episodes_are_those_of_the_environment_step_by_step():
         obs, infos = single.reset(seed=5 + k)
         assert infos["terrain_id"][0] == episodes.terrain_ids[k]
         rewards, tilts, velocities, torques, energy, positions = [], [], [], [], 0.0, [infos["position"][0]]
+        poses = [single.simulations.qpos[0].copy()]
         act = push(single, 0.9)
         done = False
         while not done:
@@ -52,6 +53,7 @@ def test_episodes_are_those_of_the_environment_step_by_step():
             torques.append(-10 * np.clip(action[0].astype(np.float64), -1, 1))
             energy += np.abs(torques[-1] * robot.wheel_speeds[:, 0]).sum() * 0.002
             positions.append(infos["position"][0])
+            poses.append(single.simulations.qpos[0].copy())
             done = terminated[0] or truncated[0]
         assert episodes.outcomes[k] == ("failure" if terminated[0] else "success")
         assert episodes.lengths[k] == len(rewards)
@@ -69,6 +71,7 @@ def test_episodes_are_those_of_the_environment_step_by_step():
         steps = log["step"].astype(int)
         assert steps[:-1].tolist() == list(range(0, len(rewards), 10)) and steps[-1] == len(rewards)
         np.testing.assert_allclose(log["position"], np.array(positions)[steps])
+        np.testing.assert_allclose(log["qpos"], np.array(poses)[steps])
         np.testing.assert_allclose(log["return"], np.concatenate([[0.0], np.cumsum(rewards)])[steps])
         np.testing.assert_allclose(log["tilt_deg"][1:], np.array(tilts)[steps[1:] - 1])
 
@@ -100,6 +103,22 @@ def test_robots_that_leave_the_terrain_are_counted_apart():
             return np.zeros((2, 3))
 
     assert run_episodes(envs, AtTheEdge(), 2, seed=0).outcomes == ["out_of_bounds", "success"]
+
+
+def test_what_diverged_is_recorded_where_it_was():
+    envs = make(1)
+    sims = envs.simulations
+    steps = iter(range(100))
+
+    def actor(obs, began):
+        if next(steps) == 25:
+            sims.qvel[0] = 1e6
+        return np.zeros((1, 3))
+
+    episodes = run_episodes(envs, actor, 1, seed=3, history_interval=10)
+    assert episodes.outcomes == ["diverged"]
+    poses = episodes.history[0]["qpos"]
+    assert len(poses) == 4 and (poses[3] == poses[2]).all() and (poses[2] != poses[1]).any()
 
 
 def episodes_of(outcomes, returns):

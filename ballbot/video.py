@@ -13,6 +13,9 @@ from numpy.typing import NDArray
 
 from ballbot.envs import BallbotVectorEnv
 from ballbot.envs.depth_camera import DepthCamera
+from ballbot.envs.observations import rotation_matrix
+from ballbot.envs.rendering import Renderer
+from ballbot.envs.simulation import Simulations
 from ballbot.evaluation import Actor
 
 Frame = NDArray[np.uint8]
@@ -39,7 +42,6 @@ def film(envs: BallbotVectorEnv, actor: Actor, seed: int, fps: float, speed: flo
     """
     sims = envs.simulations
     cameras = DepthCamera(sims.model, sims.heights)
-    ball = sims.layout.ball_qpos
     obs, _ = envs.reset(seed=seed)
     began, ended, step, shown = np.ones(1, bool), False, 0, 0
     while True:
@@ -47,16 +49,46 @@ def film(envs: BallbotVectorEnv, actor: Actor, seed: int, fps: float, speed: flo
         if due > 0:
             pictures = envs.render()
             assert pictures is not None
-            robot = sims.robot_state()
-            depth = cameras.render(
-                robot.position.T, robot.rotation.transpose(2, 0, 1), sims.qpos[:, ball : ball + 3], sims.terrain_ids
-            )
-            yield from repeat(with_insets(pictures[0], depth[0].cpu().numpy()), due)
+            depths = what_is_seen(cameras, sims, sims.qpos[0], int(sims.terrain_ids[0]))
+            yield from repeat(with_insets(pictures[0], depths), due)
             shown += due
         if ended:
             return
         obs, _, terminated, truncated, _ = envs.advance(actor(obs, began))
         began, step, ended = np.zeros(1, bool), step + 1, bool(terminated[0] | truncated[0])
+
+
+def replay(sims: Simulations, poses: NDArray[np.float64], terrain_id: int) -> Iterator[Frame]:
+    """Frames (480, 640, 3) of an episode that was recorded.
+
+    Args:
+        sims: the world it was recorded in, which stays as it is.
+        poses: (frames, nq) MuJoCo's qpos.
+        terrain_id: that it was recorded on.
+
+    Raises:
+        RuntimeError: no OpenGL.
+    """
+    cameras, renderer = DepthCamera(sims.model, sims.heights), Renderer("rgb_array")
+    heights = None if sims.heights is None else sims.heights[terrain_id]
+    try:
+        for qpos in poses:
+            picture = renderer.draw(heights, qpos, np.zeros(sims.model.nv))
+            assert picture is not None
+            yield with_insets(picture, what_is_seen(cameras, sims, qpos, terrain_id))
+    finally:
+        renderer.close()
+
+
+def what_is_seen(
+    cameras: DepthCamera, sims: Simulations, qpos: NDArray[np.float64], terrain_id: int
+) -> NDArray[np.float32]:
+    """(cameras, height, width) depths in m, of a robot in this pose."""
+    base, ball = (qpos[start : start + 7] for start in (sims.layout.base_qpos, sims.layout.ball_qpos))
+    rotation = rotation_matrix(base[3:, None]).transpose(2, 0, 1)
+    images = cameras.render(base[None, :3], rotation, ball[None, :3], np.array([terrain_id]))
+    depths: NDArray[np.float32] = images[0].cpu().numpy()
+    return depths
 
 
 def with_insets(picture: Frame, depths: NDArray[np.float32]) -> Frame:
@@ -107,7 +139,10 @@ def write_video(path: Path, frames: Iterator[Frame], fps: float) -> int:
         writer: Any = imageio.get_writer(temporary, **options)
         with writer:
             for frame in frames:
-                writer.append_data(frame)
+                try:
+                    writer.append_data(frame)
+                except Exception as error:  # of many kinds if ffmpeg is broken
+                    raise OSError(f"{path.name} cannot be written ({type(error).__name__}: {error})") from error
                 count += 1
         temporary.replace(path)
     finally:

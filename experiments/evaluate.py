@@ -32,6 +32,7 @@ from numpy.typing import NDArray
 
 from ballbot.encoders import EncoderError
 from ballbot.envs import BallbotVectorEnv
+from ballbot.envs.simulation import Simulations
 from ballbot.evaluation import Actor, Episodes, env_options, run_episodes, summarize
 from ballbot.outputs import check_output
 from ballbot.ppo import CheckpointError, load_policy
@@ -39,7 +40,7 @@ from ballbot.ppo.checkpoint import write_atomic
 from mujoco_patch import ContactFixError
 
 HISTORY_INTERVAL = 20
-"""Steps between two points of a plot: 40 ms."""
+"""Steps between two points of a plot, and two frames of a film: 40 ms, 25 frames a second."""
 MOST_AT_A_TIME = 128
 """Robots; more gain little speed."""
 ROWS = (
@@ -172,7 +173,7 @@ def policy_actor(name: str, args: Args) -> tuple[dict[str, Any], Callable[[float
     return options, lambda dt: lambda observations, began: policy.predict(observations, deterministic)
 
 
-def make_envs(num_envs: int, options: dict[str, Any], args: Args, render_mode: Any = None) -> BallbotVectorEnv:
+def make_envs(num_envs: int, options: dict[str, Any], args: Args) -> BallbotVectorEnv:
     """The world that policies are judged in."""
     return BallbotVectorEnv(
         num_envs,
@@ -184,15 +185,14 @@ def make_envs(num_envs: int, options: dict[str, Any], args: Args, render_mode: A
         initial_tilt_deg=args.initial_tilt_deg,
         initial_speed=args.initial_speed,
         num_threads=args.num_threads,
-        render_mode=render_mode,
     )
 
 
-def evaluate(name: str, args: Args, ground: str) -> tuple[str, Episodes, Any]:
+def evaluate(name: str, args: Args, ground: str) -> tuple[str, Episodes, Simulations]:
     """Run the episodes of one policy on ``ground``, or, if that is empty, on what it was trained on.
 
     Returns:
-        the ground, the episodes, and the height fields, None for a plane.
+        the ground, the episodes, and the world they took place in.
     """
     options, make_actor = policy_actor(name, args)
     trained_on = options["terrain"]
@@ -203,44 +203,46 @@ def evaluate(name: str, args: Args, ground: str) -> tuple[str, Episodes, Any]:
     try:
         interval = 0 if args.report is None else HISTORY_INTERVAL
         episodes = run_episodes(envs, make_actor(envs.dt), args.episodes, args.seed, interval)
-        return options["terrain"], episodes, envs.simulations.heights
+        return options["terrain"], episodes, envs.simulations
     finally:
         envs.close()
 
 
-def films(name: str, args: Args, ground: str, episodes: Episodes) -> list[tuple[str, bytes]]:
-    """Videos of the median and of the worst episode.
+def films(name: str, episodes: Episodes, sims: Simulations) -> list[tuple[str, bytes]]:
+    """Videos of the median and of the worst episode, as they were recorded.
+
+    Args:
+        name: of the policy.
+        episodes: with their history.
+        sims: the world they were recorded in.
 
     Raises:
-        RuntimeError, ImportError: no OpenGL, or nothing to write videos with.
+        RuntimeError, ImportError, OSError: no OpenGL, nothing to write videos with, or no room for them.
     """
-    from ballbot.video import film, write_video
+    from ballbot.video import replay, write_video
 
     order = np.argsort(episodes.returns, kind="stable")
-    chosen = {"median": int(order[len(order) // 2]), "worst": int(order[0])}
-    try:
-        import imageio_ffmpeg  # noqa: F401
-
-        ending = ".mp4"
-    except ImportError:
-        ending = ".gif"
+    dt = float(sims.model.opt.timestep)
+    every, ending = 1, ".mp4"
+    if importlib.util.find_spec("imageio_ffmpeg") is None:
+        every, ending = 2, ".gif"  # which is large
+    fps = 1 / (every * HISTORY_INTERVAL * dt)
     found = []
-    for which, k in chosen.items():
-        options, make_actor = policy_actor(name, args)
-        envs = make_envs(1, options | {"terrain": ground}, args, "rgb_array")
-        try:
-            with tempfile.TemporaryDirectory() as folder:
-                path = Path(folder) / f"film{ending}"
-                write_video(path, film(envs, make_actor(envs.dt), args.seed + k, 25 if ending == ".mp4" else 10), 25)
-                caption = f"{name}: the {which} episode, seed {args.seed + k}, return {episodes.returns[k]:.1f}"
-                found.append((caption, path.read_bytes()))
-        finally:
-            envs.close()
+    for which, k in (("median", int(order[len(order) // 2])), ("worst", int(order[0]))):
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / f"film{ending}"
+            poses = episodes.history[k]["qpos"][::every]
+            write_video(path, replay(sims, poses, int(episodes.terrain_ids[k])), fps)
+            caption = (
+                f"{name}: the {which} episode, seed {episodes.seeds[k]}, return {episodes.returns[k]:.1f}, "
+                f"{episodes.outcomes[k].replace('_', ' ')} after {episodes.lengths[k] * dt:.2f} s"
+            )
+            found.append((caption, path.read_bytes()))
     return found
 
 
 def report(
-    args: Args, ground: str, summaries: dict[str, dict[str, Any]], found: dict[str, Episodes], relief: Any
+    args: Args, ground: str, summaries: dict[str, dict[str, Any]], found: dict[str, Episodes], sims: Simulations
 ) -> None:
     """Write report.html into its folder."""
     from ballbot.report import write_report
@@ -253,13 +255,13 @@ def report(
         "deviation [95 % interval of the rate or mean]."
     ]
     try:
-        videos = films(args.checkpoint, args, ground, found[args.checkpoint])
-    except (ImportError, RuntimeError) as error:
+        videos = films(args.checkpoint, found[args.checkpoint], sims)
+    except (ImportError, RuntimeError, OSError) as error:  # the numbers are worth more
         notes.append(f"Without films: {error}")
         print(f"note: report without films: {error}")
     path = args.report / "report.html"  # type: ignore[operator]
     rows = [(title.strip(), cells) for title, cells in table_rows(summaries)]
-    write_report(path, f"Evaluation of {args.checkpoint}", rows, found, relief, videos, notes)
+    write_report(path, f"Evaluation of {args.checkpoint}", rows, found, sims.heights, videos, notes)
     print(f"wrote {path}")
 
 
@@ -306,7 +308,7 @@ def main(argv: list[str] | None = None) -> int:
         summaries: dict[str, dict[str, Any]] = {}
         found: dict[str, Episodes] = {}
         for name in names:
-            ground, episodes, relief = evaluate(name, args, ground)  # the others on the first one's
+            ground, episodes, sims = evaluate(name, args, ground)  # the others on the first one's
             found[name] = episodes
             summaries[name] = {"policy": name, "terrain": ground, **summarize(episodes)}
         print(table(summaries))
@@ -321,7 +323,7 @@ def main(argv: list[str] | None = None) -> int:
             content = {**first, "options": options, "compared": others}
             write_atomic(args.json, (json.dumps(content, indent=2, default=str) + "\n").encode())
         if args.report is not None:
-            report(args, ground, summaries, found, relief)
+            report(args, ground, summaries, found, sims)
     except (ImportError, ValueError, TypeError, OSError, CheckpointError, EncoderError, ContactFixError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

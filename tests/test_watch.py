@@ -13,7 +13,8 @@ from PIL import Image, ImageSequence
 from policies import save_policy
 
 from ballbot.envs import BallbotVectorEnv
-from ballbot.video import INSET, MARGIN, film, playable_fps, with_insets, write_video
+from ballbot.evaluation import run_episodes
+from ballbot.video import INSET, MARGIN, film, playable_fps, replay, with_insets, write_video
 
 SCRIPT = Path(__file__).parents[1] / "experiments" / "watch.py"
 iio = pytest.importorskip("imageio.v2")
@@ -79,6 +80,28 @@ def test_slow_motion_repeats_frames():
     assert len(numbers) == 51 and numbers == sorted(numbers) and set(numbers) == set(range(11))
 
 
+@pytest.mark.parametrize("terrain", ["perlin", "flat"])
+def test_a_recorded_episode_looks_like_one_watched(terrain):
+    options = {"terrain": terrain, "num_terrains": 3, "num_threads": 1, "max_episode_steps": 100}
+    single = BallbotVectorEnv(1, render_mode="rgb_array", **options)
+    envs = BallbotVectorEnv(3, **options)
+    act = lambda obs, began: 0.3 * np.sin(np.arange(3) + 10 * obs[:, :1])  # noqa: E731
+    try:
+        watched = list(film(single, act, 7, 25))
+    except RuntimeError as error:
+        pytest.skip(f"no OpenGL: {error}")
+    finally:
+        single.close()
+    episodes = run_episodes(envs, act, 4, 5, history_interval=20)
+    envs.close()
+    poses = episodes.history[2]["qpos"]
+    recorded = list(replay(envs.simulations, poses, int(episodes.terrain_ids[2])))
+    assert len(watched) == len(recorded) == 6
+    for one, other in zip(watched, recorded, strict=True):
+        assert np.abs(one.astype(int) - other).mean() < 0.1
+    assert np.abs(watched[0].astype(int) - recorded[5]).mean() > 0.1
+
+
 def test_insets_show_what_is_near_bright():
     depth = np.ones((2, 64, 64), np.float32)
     depth[0, :, :32] = 0.0
@@ -100,6 +123,16 @@ def test_a_film_that_fails_leaves_the_old_one(tmp_path):
     with pytest.raises(RuntimeError, match="full"):
         write_video(tmp_path / "a.gif", frames(), 20)
     assert (tmp_path / "a.gif").read_bytes() == b"old" and len(list(tmp_path.iterdir())) == 1
+
+
+def test_a_broken_ffmpeg_is_an_error_in_words(tmp_path):
+    pytest.importorskip("imageio_ffmpeg")
+    code = "from ballbot.video import *; write_video(Path('a.mp4'), iter(np.zeros((3, 64, 64, 3), np.uint8)), 25)"
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, env=os.environ | {"IMAGEIO_FFMPEG_EXE": sys.executable},
+        capture_output=True, text=True, timeout=200,
+    )  # fmt: skip
+    assert "\nOSError: a.mp4 cannot be written" in done.stderr and not list(tmp_path.iterdir())
 
 
 def test_a_push_moves_the_robot_that_is_pushed():

@@ -265,6 +265,15 @@ def report(
     print(f"wrote {path}")
 
 
+def write_json(args: Args, summaries: dict[str, dict[str, Any]]) -> None:
+    """Write all numbers, and the options they follow from."""
+    assert args.json is not None
+    first, *others = summaries.values()
+    options = {k: v for k, v in asdict(args).items() if k not in ("json", "report", "num_threads")}
+    content = {**first, "options": options, "compared": others}
+    write_atomic(args.json, (json.dumps(content, indent=2, default=str) + "\n").encode())
+
+
 def table_rows(summaries: dict[str, dict[str, Any]]) -> list[tuple[str, list[str]]]:
     """Each quantity's name, and its value for each policy; a dash is what a single episode cannot tell."""
     rows = []
@@ -299,6 +308,7 @@ def too_many_failures(outcomes: list[str], share: float) -> bool:
 
 def main(argv: list[str] | None = None) -> int:
     """Evaluate, print a table, and return the exit status."""
+    written: Path | None = None
     try:
         args = check(tyro.cli(Args, args=argv, description=__doc__))
         if args.torch_threads:
@@ -311,24 +321,26 @@ def main(argv: list[str] | None = None) -> int:
             ground, episodes, sims = evaluate(name, args, ground)  # the others on the first one's
             found[name] = episodes
             summaries[name] = {"policy": name, "terrain": ground, **summarize(episodes)}
-        print(table(summaries))
+        try:
+            if args.json is not None:
+                write_json(args, summaries)
+                written = args.json
+        finally:  # neither a full disk nor a closed pipe takes both
+            print(table(summaries))
         sampled = "" if args.deterministic and not args.stochastic else "with sampled actions "
         print(
             f"{args.episodes} episodes each on {ground} ground {sampled}in {time.perf_counter() - start:.1f} s; "
             "mean ± standard deviation [95 % interval of the rate or mean]"
         )
-        if args.json is not None:
-            first, *others = summaries.values()
-            options = {k: v for k, v in asdict(args).items() if k not in ("json", "report", "num_threads")}
-            content = {**first, "options": options, "compared": others}
-            write_atomic(args.json, (json.dumps(content, indent=2, default=str) + "\n").encode())
+        if written:
+            print(f"wrote {written}")
         if args.report is not None:
             report(args, ground, summaries, found, sims)
     except (ImportError, ValueError, TypeError, OSError, CheckpointError, EncoderError, ContactFixError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("stopped; nothing was written", file=sys.stderr)
+        print(f"stopped; {f'only {written}' if written else 'nothing'} was written", file=sys.stderr)
         return 130
     return 1 if too_many_failures(found[args.checkpoint].outcomes, args.max_failures) else 0
 

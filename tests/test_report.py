@@ -1,7 +1,10 @@
 # mypy: allow-untyped-defs, allow-untyped-calls, allow-incomplete-defs
 """evaluate.py --report: a page that needs nothing but itself."""
 
+import base64
+import errno
 import html
+import importlib
 import json
 import os
 import re
@@ -56,6 +59,10 @@ def filmed_report(tmp_path_factory):
     folder = tmp_path_factory.mktemp("filmed")
     save_policy(folder / "p.pt", terrain="perlin")
     options = ["p.pt", "--episodes", "4", "--horizon", "100", "--num-terrains", "2", "--num-threads", "1"]
+    return report_with_films(folder, options)
+
+
+def report_with_films(folder, options):
     text = ""
     for kind in dict.fromkeys((os.environ.get("MUJOCO_GL") or "egl", "egl", "osmesa")):
         done = subprocess.run(
@@ -67,6 +74,58 @@ def filmed_report(tmp_path_factory):
         if "Without films" not in text:
             break
     return text
+
+
+def test_films_show_the_episodes_that_they_name(tmp_path):
+    imageio = pytest.importorskip("imageio.v2")
+    save_policy(tmp_path / "p.pt", terrain="perlin", gain=100.0)  # falls, sooner or later
+    options = ["p.pt", "--stochastic", "--episodes", "6", "--horizon", "1000", "--json", "a.json"]
+    text = report_with_films(tmp_path, [*options, "--num-terrains", "2", "--num-threads", "1"])
+    if "Without films" in text:
+        pytest.skip("no OpenGL")
+    episodes = {e["seed"]: e for e in json.loads((tmp_path / "a.json").read_text())["per_episode"]}
+    films = re.findall(r'data:(?:video|image)/(\w+);base64,([^"]+)".*?<figcaption>([^<]*)', text)
+    assert len(films) == 2
+    for kind, content, caption in films:
+        found = re.search(r"seed (\d+), return (-?[\d.]+)(?:, (\w+) after ([\d.]+) s)?", caption)
+        assert found
+        episode = episodes[int(found[1])]
+        (tmp_path / f"film.{kind}").write_bytes(base64.b64decode(content))
+        with imageio.get_reader(tmp_path / f"film.{kind}") as reader:
+            frames = sum(1 for _ in reader)
+        interval = 20 if kind == "mp4" else 40
+        assert frames in (episode["length"] // interval + 1, episode["length"] // interval + 2), (caption, episode)
+        assert float(found[2]) == pytest.approx(episode["return"], abs=0.051)
+        assert found[3] == episode["outcome"] and float(found[4]) == pytest.approx(episode["length"] * 0.002, abs=0.006)
+
+
+@pytest.mark.parametrize(
+    ("broken", "error", "status", "said", "left"),
+    [
+        ("films", OSError(errno.ENOSPC, "the disk is full"), 0, "", {"a.json", "report.html"}),
+        ("films", KeyboardInterrupt(), 130, "stopped; only a.json was written", {"a.json"}),
+        ("table", BrokenPipeError(errno.EPIPE, "nobody reads"), 2, "nobody reads", {"a.json"}),
+        ("write_json", OSError(errno.ENOSPC, "the disk is full"), 2, "the disk is full", set()),
+        ("evaluate", KeyboardInterrupt(), 130, "stopped; nothing was written", set()),
+    ],
+)
+def test_what_was_found_is_kept_if_something_breaks(monkeypatch, tmp_path, capsys, broken, error, status, said, left):
+    monkeypatch.syspath_prepend(str(SCRIPT.parent))
+    monkeypatch.chdir(tmp_path)
+    script = importlib.import_module("evaluate")
+
+    def fail(*args, **kwargs):
+        raise error
+
+    monkeypatch.setattr(script, broken, fail)
+    options = ["pid", "--terrain", "flat", "--episodes", "2", "--horizon", "60", "--num-threads", "1"]
+    assert script.main([*options, "--torch-threads", "0", "--json", "a.json", "--report", "report"]) == status
+    out, err = capsys.readouterr()
+    assert said in err
+    assert {p.name for p in tmp_path.rglob("*") if p.is_file()} == left
+    assert broken in ("table", "evaluate") or "speed along the goal" in out
+    if "report.html" in left:
+        assert "Without films: [Errno 28] the disk is full" in (tmp_path / "report" / "report.html").read_text()
 
 
 @pytest.mark.parametrize("terrain", ["perlin", "flat"])

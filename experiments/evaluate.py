@@ -89,6 +89,10 @@ class Args:
     """Largest tilt at the start of an episode, degrees."""
     initial_speed: float = 0.0
     """Largest speed at the start of an episode, m/s."""
+    tilt_limit_deg: float = 20.0
+    """A larger tilt is a fall, degrees; the same for all, whatever they were trained with."""
+    integrator: Literal["Euler", "implicitfast", "RK4"] = "Euler"
+    """MuJoCo's integrator; likewise."""
     encoder: Path | None = None
     """Encoder of policies that see (default: the copy that their run keeps, or the one that comes with
     ballbot)."""
@@ -167,6 +171,11 @@ def policy_actor(name: str, args: Args) -> tuple[dict[str, Any], Callable[[float
     if name == "pid":
         return {"observation": "proprioception", "frame": "body", "terrain": "perlin"}, pid_actor
     policy = load_policy(name)
+    for setting in ("tilt_limit_deg", "integrator"):
+        trained = policy.metadata.get(setting, getattr(args, setting))
+        if trained != getattr(args, setting):
+            option = f"--{setting.replace('_', '-')}"
+            print(f"note: {name} was trained with {option} {trained}, it is judged with {getattr(args, setting)}")
     policy.seed(args.seed)
     deterministic = args.deterministic and not args.stochastic
     options = env_options(policy, args.encoder if policy.metadata.get("observation") == "encoded" else None)
@@ -179,6 +188,8 @@ def make_envs(num_envs: int, options: dict[str, Any], args: Args) -> BallbotVect
         num_envs,
         **options,
         max_episode_steps=args.horizon,
+        tilt_limit_deg=args.tilt_limit_deg,
+        integrator=args.integrator,
         terrain_split="eval",
         terrain_seed=args.terrain_seed,
         num_terrains=args.num_terrains,

@@ -35,12 +35,13 @@ def run(folder, *options):
 
 
 def test_policies_are_compared_on_the_same_episodes(tmp_path):
-    save_policy(tmp_path / "blind.pt", terrain="perlin")
+    save_policy(tmp_path / "blind.pt", terrain="perlin", tilt_limit_deg=10.0, integrator="Euler")
     save_policy(tmp_path / "seeing.pt", 58, terrain="flat", observation="encoded", encoder=load_encoder().content_hash)
     options = ["blind.pt", "--compare", "seeing.pt", "pid", *SHORT, "--seed", 7]
     code, out, err = run(tmp_path, *options, "--json", "a.json")
     assert code == 0, err
     assert "seeing.pt was trained on flat ground, it is judged on perlin" in out
+    assert "blind.pt was trained with --tilt-limit-deg 10.0, it is judged with 20.0" in out and "RK4" not in out
     assert "success" in out and "speed along the goal" in out
     content = json.loads((tmp_path / "a.json").read_text())
     assert content["policy"] == "blind.pt" and content["episodes"] == 5 and content["terrain"] == "perlin"

@@ -7,12 +7,13 @@ at. A line is a hint, not a verdict: nothing is changed or stopped.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import numpy as np
 import torch
 
 from ballbot.ppo.config import PPOConfig
+from ballbot.ppo.logger import STEP
 
 Rows = list[dict[str, float]]
 
@@ -39,22 +40,28 @@ class Diagnosis:
 
     Args:
         config: settings of the run.
+        earlier: rows of a resumed run so far: it is judged, and told, as if it had never stopped.
     """
 
-    def __init__(self, config: PPOConfig) -> None:
+    def __init__(self, config: PPOConfig, earlier: Iterable[dict[str, float]] = ()) -> None:
         self.config = config
         self.rows: deque[dict[str, float]] = deque(maxlen=MEMORY)
         self.updates = 0
         self.first_return: float | None = None
         self._said: dict[str, int] = {}
+        self._from_start = False
+        for row in earlier:
+            self.examine(row)
 
     def examine(self, row: dict[str, float]) -> list[str]:
         """Lines to print after this update: usually none, at most one."""
+        if not self.updates:  # a run that goes on in another folder has its start elsewhere
+            self._from_start = row[STEP] <= self.config.batch_size
         self.rows.append(row)
         self.updates += 1
         if self.updates <= WARM_UP:
             return []
-        if self.first_return is None:
+        if self.first_return is None and self._from_start:
             self.first_return = _mean(list(self.rows), "charts/episodic_return")
         recent = list(self.rows)[-WINDOW:]
         for name, look in CHECKS.items():
@@ -125,9 +132,9 @@ def _no_generalization(d: Diagnosis, recent: Rows) -> str | None:
 
 def _no_improvement(d: Diagnosis, recent: Rows) -> str | None:
     now, total = _mean(recent, "charts/episodic_return"), d.config.total_timesteps
-    if now is None or d.first_return is None or recent[-1]["global_step"] < 0.25 * total or d.updates < 2 * WARM_UP:
+    if now is None or d.first_return is None or recent[-1][STEP] < 0.25 * total or d.updates < 2 * WARM_UP:
         return None
-    if now - d.first_return < 0.1 * abs(d.first_return):
+    if now - d.first_return <= 0.1 * abs(d.first_return):
         return (
             f"the return ({now:.2f}) is what it was at the start ({d.first_return:.2f}): check the environment first "
             "(experiments/check_setup.py for the ballbot), then raise learning_rate"

@@ -141,7 +141,8 @@ class Logger:
 
     A column enters progress.csv when its first value arrives (reward terms, say, with the first finished
     episode); the file is then rewritten with the longer header. Wall-clock columns are "time/..." and
-    "charts/SPS"; all others repeat exactly when a run is repeated, or interrupted and resumed.
+    "charts/SPS"; all others repeat exactly when a run is repeated, or interrupted and resumed.  `earlier` holds
+    the rows a resumed run goes on from.
     """
 
     def __init__(self, run_dir: Path, resume_step: int | None = None, console: bool = True) -> None:
@@ -162,6 +163,10 @@ class Logger:
         if resume_step is not None and self.path.exists():
             rows = [row for row in self._read() if int(row[STEP]) <= resume_step]
         self.columns = list(dict.fromkeys(key for row in rows for key in row))
+        try:
+            self.earlier = [{key: float(value) for key, value in row.items()} for row in rows]
+        except ValueError as error:
+            raise self._damaged(error) from error
         self._rewrite(rows)
         self.writer = SummaryWriter(str(run_dir), purge_step=None if resume_step is None else resume_step + 1)
         self.lines = 0
@@ -214,11 +219,13 @@ class Logger:
             if not all(None not in row and row[STEP].isdigit() for row in rows):
                 raise ValueError(f"a row without {STEP}, or with more values than there are columns")
         except (ValueError, KeyError, csv.Error) as error:
-            raise RunDirectoryError(
-                f"{self.path} is damaged ({type(error).__name__}: {error}); "
-                "rename it, and the run goes on with a new one"
-            ) from error
+            raise self._damaged(error) from error
         return [{key: value for key, value in row.items() if value != ""} for row in rows]
+
+    def _damaged(self, error: Exception) -> RunDirectoryError:
+        return RunDirectoryError(
+            f"{self.path} is damaged ({type(error).__name__}: {error}); rename it, and the run goes on with a new one"
+        )
 
     def _rewrite(self, rows: list[dict[str, str]]) -> None:
         buffer = io.StringIO(newline="")

@@ -191,7 +191,7 @@ def learn(
     storage = Rollout.allocate(agent, config.num_steps, envs.num_envs, next_step, state.device)
     sample = torch.compile(agent.sample) if config.compile else agent.sample
     loss_fn = torch.compile(ppo_loss) if config.compile else ppo_loss
-    diagnosis = Diagnosis(config)
+    diagnosis = Diagnosis(config, () if logger is None else logger.earlier)
     start_time, start_step, stopped = time.perf_counter(), state.global_step, 0
     with StopSignal() as signal:
         while not state.finished and not stopped:

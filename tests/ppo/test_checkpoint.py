@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from toy import BATCH, TOY, PointEnv, ScriptedEnv, assert_same_weights, cartpole
 
 from ballbot.ppo import CheckpointError, PPOConfig, load_checkpoint, train
 from ballbot.ppo.checkpoint import from_plain, prune_checkpoints, save_checkpoint, to_plain
+from ballbot.ppo.diagnosis import Diagnosis
 
 
 class TestPlainTypes:
@@ -116,6 +118,24 @@ class TestResume:
         result = run(tmp_path / "r", resume=tmp_path / "r", total_timesteps=12 * BATCH)
         assert result.global_step == 12 * BATCH
         assert [int(row["global_step"]) for row in curve(tmp_path / "r")] == [BATCH * i for i in range(1, 13)]
+
+    def test_the_hints_of_a_resumed_run_know_its_rows(
+        self, finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        known: list[list[dict[str, float]]] = []
+
+        class Listens(Diagnosis):
+            def __init__(self, config: PPOConfig, earlier: Iterable[dict[str, float]] = ()) -> None:
+                known.append(list(earlier))
+                super().__init__(config, earlier)
+
+        monkeypatch.setattr("ballbot.ppo.training.Diagnosis", Listens)
+        shutil.copytree(finished, tmp_path / "r")
+        run(tmp_path / "r", resume=tmp_path / "r" / "checkpoints" / f"step_{4 * BATCH}.pt")
+        assert [row["global_step"] for row in known[0]] == [BATCH * i for i in range(1, 5)]
+        assert known[0][3]["policy/std"] == float(curve(finished)[3]["policy/std"])
+        run(tmp_path / "fork", resume=finished / "checkpoints" / f"step_{6 * BATCH}.pt")
+        assert known[1] == []
 
     def test_a_damaged_last_checkpoint_falls_back_to_the_one_before(
         self, finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]

@@ -82,3 +82,37 @@ def test_published_runs_get_no_hints_but_where_time_goes(path):
     diagnosis = Diagnosis(PPOConfig(total_timesteps=int(rows[-1]["global_step"])))
     found = [text for row in rows for text in diagnosis.examine(row)]
     assert [text for text in found if "time goes to" not in text] == []
+
+
+def steady(i, value):
+    return SOUND | {"global_step": 8192 * (i + 1), "charts/episodic_return": value}
+
+
+def test_a_resumed_run_is_compared_with_its_own_start():
+    learned = [steady(i, min(2.0 * i, 88.0)) for i in range(70)]
+    diagnosis = Diagnosis(CONFIG, learned)
+    assert [text for i in range(70, 150) for text in diagnosis.examine(steady(i, 88.0))] == []
+    stuck = Diagnosis(CONFIG, [steady(i, 5.0) for i in range(25)])
+    found = [text for i in range(25, 60) for text in stuck.examine(steady(i, 5.0))]
+    assert len(found) == 1 and "was at the start (5.00)" in found[0]
+
+
+def test_a_run_whose_start_is_not_known_is_not_compared_with_it():
+    diagnosis = Diagnosis(CONFIG)
+    assert [text for i in range(70, 150) for text in diagnosis.examine(steady(i, 88.0))] == []
+
+
+def test_what_was_said_before_a_stop_is_not_said_again_at_once():
+    whole, rows = Diagnosis(CONFIG), [steady(i, 5.0) for i in range(120)]
+    said = [i for i, row in enumerate(rows) for _ in whole.examine(row)]
+    resumed = Diagnosis(CONFIG, rows[:60])
+    assert said[0] < 60 and [i for i in range(60, 120) for _ in resumed.examine(rows[i])] == [
+        i for i in said if i >= 60
+    ]
+
+
+@pytest.mark.parametrize("value", [0.0, 7.0, -7.0])
+def test_a_return_that_never_changes_is_told(value):
+    diagnosis = Diagnosis(CONFIG)
+    found = [text for i in range(60) for text in diagnosis.examine(steady(i, value))]
+    assert len(found) == 1 and "check the environment first" in found[0]

@@ -113,7 +113,14 @@ class TestRunDirectory:
 
     @pytest.mark.parametrize(
         "content",
-        [b"\xff\xfe", b"a,b\n1,2\n", b"global_step,a\nx,1\n", b"global_step,a\n64,1,2\n", b"global_step,a\n,1\n"],
+        [
+            b"\xff\xfe",
+            b"a,b\n1,2\n",
+            b"global_step,a\nx,1\n",
+            b"global_step,a\n64,1,2\n",
+            b"global_step,a\n,1\n",
+            b"global_step,a\n64,x\n",
+        ],
     )
     def test_a_damaged_progress_file_is_named_and_kept(self, finished: Path, tmp_path: Path, content: bytes) -> None:
         shutil.copytree(finished, tmp_path / "r")

@@ -201,11 +201,13 @@ def draw(runs: dict[Path, dict[str, Floats]], args: Args) -> Any:
     for axis in axes.flat[len(chosen) :]:
         axis.remove()
     for axis, (column, label) in zip(axes.flat, chosen, strict=False):
+        lowest = 0.0
         for k, (group, paths) in enumerate(groups.items()):
             colour = COLOURS[k % len(COLOURS)]
             curves = [curve_of(path, runs[path], column, args) for path in paths]
             for curve in curves:
                 axis.plot(*curve, color=colour, alpha=0.35, linewidth=1)
+                lowest = min(lowest, float(curve[1].min()))
             count = f"{len(curves)} run{'s' * (len(curves) > 1)}"
             steps, (low, median, high) = spread(curves)
             axis.fill_between(steps, low, high, color=colour, alpha=0.12, linewidth=0)
@@ -214,7 +216,7 @@ def draw(runs: dict[Path, dict[str, Floats]], args: Args) -> Any:
         axis.set(xlabel=xlabel, ylabel=label, xlim=(0, None))
         if args.log:
             axis.set_yscale("log")
-        elif not args.columns:
+        elif not args.columns and lowest >= 0:
             axis.set_ylim(0, None)
         axis.grid(alpha=0.3)
         axis.spines[["top", "right"]].set_visible(False)

@@ -353,6 +353,18 @@ def test_curves_become_a_picture(tmp_path: Path) -> None:
     assert done.returncode == 2 and "does not exist" in done.stderr
 
 
+@pytest.mark.parametrize("returns", [[-1200.0, -155.0], [-5.0, 50.0], [3.0, 90.0]])
+def test_all_returns_are_in_the_picture(monkeypatch: pytest.MonkeyPatch, returns: list[float]) -> None:
+    pytest.importorskip("matplotlib")
+    plot_training = load(monkeypatch, "plot_training")
+    columns = {"global_step": [100, 200], "eval/return_mean": returns, "eval/length_mean": [200, 200]}
+    table = {name: np.array(values, np.float64) for name, values in columns.items()}
+    figure = plot_training.draw({Path("a_0"): table, Path("b_0"): table}, plot_training.Args([]))
+    (bottom, top), (shortest, _) = (axis.get_ylim() for axis in figure.axes)
+    assert bottom <= min(returns) < max(returns) <= top and shortest == 0
+    assert (bottom == 0) == (min(returns) >= 0)
+
+
 def test_minutes_are_the_sum_of_the_parts_of_all_updates(monkeypatch: pytest.MonkeyPatch) -> None:
     table = {
         "time/simulate": np.array([30.0, 60.0, 60.0]),

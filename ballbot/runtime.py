@@ -242,8 +242,10 @@ class Controller:
 def _numbers(value: Any, size: int, most: float) -> Floats | None:
     """A copy as (size,) float64, or None where it is no such array of finite numbers up to ``most``."""
     try:
+        if np.ma.is_masked(value):  # what lies under a mask is no measurement
+            return None
         array = np.array(value, np.float64)
-    except (TypeError, ValueError):
+    except Exception:  # whatever a foreign type raises on conversion
         return None
     sound = array.shape == (size,) and bool(np.isfinite(array).all() and np.abs(array).max() <= most)
     return array if sound else None

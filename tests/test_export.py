@@ -115,6 +115,16 @@ def upright(**changes):
     return runtime.Sensors(**(values | changes))
 
 
+def test_what_cannot_be_read_as_numbers_counts_as_lost(exported):
+    controller = runtime.Controller(exported["body"][2])
+    huge, learning = [10**400, 0, 0], torch.ones(3, requires_grad=True)
+    for wrong in (huge, learning, np.ma.masked_all(3), np.ma.array(np.ones(3), mask=[False, True, False])):
+        controller.reset()
+        assert not controller.act(upright(wheel_speeds=wrong)).any() and controller.status == "sensors lost", wrong
+    controller.reset()
+    assert controller.act(upright(wheel_speeds=np.ma.array(np.ones(3)))).any() and controller.status == "ok"
+
+
 def test_missing_and_impossible_sensors_are_held_briefly_and_then_torques_are_zero(exported):
     controller = runtime.Controller(exported["body"][2])
     broken = (

@@ -419,6 +419,7 @@ def main(argv: list[str] | None = None) -> None:
                 free_metadata=("encoder",) if args.change_encoder else (),
                 settings=settings,
                 files=files,
+                on_start=None if tracker is None else tracker.start,
                 on_log=tracker,
                 film=camera,
             )

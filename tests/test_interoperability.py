@@ -198,6 +198,7 @@ def test_weights_and_biases_gets_every_row(tmp_path, monkeypatch):
     monkeypatch.delenv("WANDB_PROJECT", raising=False)
     for step in (1, 2):
         tracker = tracking.Tracker(tmp_path, {"ppo": {"seed": 3}})
+        tracker.start()
         tracker({"global_step": step, "eval/return_mean": 2.0})
         tracker.close()
     first, second = Wandb.runs
@@ -210,7 +211,58 @@ def test_weights_and_biases_gets_every_row(tmp_path, monkeypatch):
 
     monkeypatch.setattr(Wandb, "init", fail)
     with pytest.raises(tracking.TrackingError, match=r"no login.*WANDB_MODE=offline"):
-        tracking.Tracker(tmp_path, {})({"global_step": 1})
+        tracking.Tracker(tmp_path, {}).start()
+
+
+STAND_IN = """
+import os
+def init(**options):
+    if "login" in os.environ["FAILS"]:
+        raise ValueError("no login")
+    return Run()
+class Run:
+    def log(self, row, step):
+        if "log" in os.environ["FAILS"] and step > 256:
+            raise OSError("connection lost")
+    def finish(self):
+        raise OSError("not uploaded")
+"""
+
+
+def tracked(folder, fails, *options):
+    """A short training whose wandb is a stand-in that fails."""
+    (folder / "lib").mkdir(exist_ok=True)
+    (folder / "lib" / "wandb.py").write_text(STAND_IN)
+    path = os.pathsep.join([str(folder / "lib"), os.environ.get("PYTHONPATH", "")])
+    small = "--no-cameras --num-terrains 2 --num-envs 4 --num-steps 32 --minibatch-size 64 --total-timesteps 512"
+    return subprocess.run(
+        [sys.executable, str(SCRIPT), *small.split(), "--eval-interval", "100000000", "--run-name", "a", *options],
+        cwd=folder, env=os.environ | {"PYTHONPATH": path, "FAILS": fails}, capture_output=True, text=True, timeout=250,
+    )  # fmt: skip
+
+
+def test_a_login_that_is_missing_is_told_before_the_run_begins(tmp_path):
+    done = tracked(tmp_path, "login", "--track")
+    assert done.returncode == 2 and "error: wandb does not start (no login)" in done.stderr
+    assert "Traceback" not in done.stderr and "return" not in done.stdout
+    done = tracked(tmp_path, "login")  # under the same name
+    assert done.returncode == 0, done.stderr
+
+
+def test_a_taken_name_is_told_before_tracking_starts(tmp_path):
+    (tmp_path / "runs" / "a").mkdir(parents=True)
+    (tmp_path / "runs" / "a" / "progress.csv").touch()
+    done = tracked(tmp_path, "login", "--track")
+    assert done.returncode == 2 and "already holds a run" in done.stderr and "wandb" not in done.stderr
+
+
+@pytest.mark.parametrize(("fails", "error"), [("log", "connection lost"), ("finish", "not uploaded")])
+def test_a_training_outlives_its_tracking(tmp_path, fails, error):
+    done = tracked(tmp_path, fails, "--track")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("error: ") == 1 and f"wandb failed ({error})" in done.stdout
+    assert (tmp_path / "runs" / "a" / "last.pt").exists()
+    assert len((tmp_path / "runs" / "a" / "progress.csv").read_text().splitlines()) == 5
 
 
 def test_the_real_weights_and_biases_runs_offline(tmp_path):

@@ -57,6 +57,7 @@ def train(
     settings: Mapping[str, Any] | None = None,
     files: Mapping[str, bytes] | None = None,
     console: bool = True,
+    on_start: Callable[[], None] | None = None,
     on_log: Callable[[dict[str, float]], None] | None = None,
     film: Callable[[Agent], tuple[NDArray[np.uint8], int]] | None = None,
 ) -> TrainResult:
@@ -84,7 +85,10 @@ def train(
         settings: whatever else belongs in config.json, such as the environment's settings.
         files: name and content of what else the run directory is to keep.
         console: print a line per update.
-        on_log: called with every row that is logged, its global_step among the numbers.
+        on_start: called in the first process when all settings have been found to fit and `run_dir` exists, locked
+            and without a trace of this run: what it raises ends the run, whose directory can be used again.
+        on_log: called with every row that is logged, its global_step among the numbers, after the checkpoint that
+            is due if one is: what it raises ends the run.
         film: called with the agent after every evaluation; its (time, height, width, 3) frames, so many a second,
             are shown in TensorBoard and kept in videos/.  It must draw from no global random state.  A film that
             fails is said, and training goes on.
@@ -140,6 +144,8 @@ def train(
             create_run_dir(run_dir, resuming=inside)
             if (lock := lock_run_dir(run_dir)) is not None:
                 stack.callback(os.close, lock)
+            if on_start is not None:
+                on_start()
             if loaded is not None and inside:
                 changed = to_plain(env_metadata) != loaded[1]["env_metadata"]
                 for path in set_aside_newer(run_dir, loaded[0], state.global_step, best_too=changed):
@@ -220,12 +226,12 @@ def learn(
             row["time/eta"] = max(config.total_timesteps - state.global_step, 0) / rate
             if logger is not None:
                 logger.log(row)
-                if on_log is not None:
-                    on_log(row)
                 for hint in diagnosis.examine(row):
                     say(logger.console, hint)
             if due(state, config.checkpoint_interval) or state.finished or stopped:
                 state.save(run_dir)
+            if logger is not None and on_log is not None:
+                on_log(row)
     return 0 if state.finished else stopped
 
 

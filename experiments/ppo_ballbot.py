@@ -90,6 +90,10 @@ class EnvConfig:
     """Largest speed at the start of a training episode, m/s; evaluation episodes start at rest."""
     tilt_limit_deg: float = 20.0
     """A larger tilt is a fall and ends the episode, degrees."""
+    progress_weight: float = 1.0
+    """Factor on the reward for progress in training, at its start; evaluation always pays 1."""
+    final_progress_weight: float | None = None
+    """The same at the end of training; in between it moves in a straight line (None: it stays)."""
     num_threads: int = 0
     """Threads that step the simulations (0: every CPU, shared among the processes of torchrun); results do not depend
     on it."""
@@ -393,6 +397,14 @@ def main(argv: list[str] | None = None) -> None:
         inputs |= {"observation": "encoded", "encoder": encoder.content_hash}
         files[kept_encoder(run_dir, encoder.content_hash).name] = encoder_bytes(encoder)
 
+    shaped = any(weight not in (None, 1.0) for weight in (args.env.progress_weight, args.env.final_progress_weight))
+    judged = {  # how evaluation differs from training
+        "terrain_split": "validation",
+        "initial_speed": 0.0,
+        "progress_weight": 1.0,
+        "final_progress_weight": None,
+    }
+
     def build(num_envs: int, **changes: Any) -> BallbotVectorEnv:
         try:
             return BallbotVectorEnv(num_envs, **{**options, **changes})
@@ -406,13 +418,13 @@ def main(argv: list[str] | None = None) -> None:
             if args.track and RANK == 0:
                 tracker = stack.enter_context(closing(Tracker(run_dir, {"ppo": asdict(args.ppo), **settings})))
             if args.capture_video and RANK == 0:
-                filmed = {"terrain_split": "validation", "initial_speed": 0.0, "num_threads": 1, "num_terrains": 1}
+                filmed = judged | {"num_threads": 1, "num_terrains": 1}
                 envs = stack.enter_context(closing(build(1, **filmed, render_mode="rgb_array")))
                 camera = film_maker(envs, args.ppo.eval_seed)
             result = train(
                 args.ppo,
-                lambda num_envs: build(num_envs, stagger_first_episodes=True),
-                lambda num_envs: build(num_envs, terrain_split="validation", initial_speed=0.0),
+                lambda num_envs: build(num_envs, stagger_first_episodes=True, action_repeat=args.ppo.action_repeat),
+                lambda num_envs: build(num_envs, **judged),
                 run_dir=run_dir,
                 resume=args.resume,
                 env_metadata=inputs,
@@ -422,6 +434,7 @@ def main(argv: list[str] | None = None) -> None:
                 on_start=None if tracker is None else tracker.start,
                 on_log=tracker,
                 film=camera,
+                shaped_rewards=shaped,
             )
         except (
             SettingsError, CheckpointError, RunDirectoryError, ContactFixError, DivergedError, TrackingError, OSError

@@ -5,6 +5,7 @@ import ast
 import csv
 import dataclasses
 import importlib
+import io
 import itertools
 import json
 import os
@@ -117,6 +118,27 @@ def test_a_stopped_and_resumed_run_equals_one_never_stopped(finished, tmp_path):
         a, b = one[networks], two[networks]
         assert a.keys() == b.keys()
         assert all(torch.equal(a[name], b[name]) for name in a)
+
+
+def test_a_run_that_holds_actions_and_pays_progress_more_goes_on_exactly(tmp_path):
+    shaping = shlex.split("--action-repeat 5 --normalize-values --progress-weight 6 --final-progress-weight 1")
+    options = [*SMALL, *shaping, "--total-timesteps", "3840", "--eval-interval", "1280", "--checkpoint-interval", "640"]
+    code, _, err = run(tmp_path, *options, "--run-name", "whole")
+    assert code == 0, err
+    whole = tmp_path / "runs" / "whole"
+    rows = curve(whole)
+    assert [int(row["global_step"]) for row in rows] == list(
+        range(640, 3841, 640)
+    )  # 4 robots, 32 actions, 5 steps each
+    lengths = [float(row["charts/episodic_length"]) for row in rows if row["charts/episodic_length"]]
+    assert lengths and max(lengths) <= 60  # steps, not actions
+    assert sum(row["eval/length_mean"] != "" for row in rows) == 3
+    before = (whole / "last.pt").read_bytes()
+    code, _, err = run(tmp_path, "--resume", str(whole / "checkpoints" / "step_2560.pt"))
+    assert code == 0, err
+    assert curve(whole) == rows
+    one, two = (torch.load(io.BytesIO(b), weights_only=True) for b in (before, (whole / "last.pt").read_bytes()))
+    assert all(torch.equal(one["agent"][name], two["agent"][name]) for name in one["agent"])
 
 
 @pytest.mark.skipif(os.name != "posix", reason="signals as on POSIX")

@@ -103,6 +103,13 @@ class BallbotVectorEnv(VectorEnv[Any, NDArray[Any], NDArray[Any]]):
             later, unless some episodes begin there.
         tilt_limit_deg: a larger tilt is a fall, degrees.
         goal: direction of travel in the world, (x, y); normalised.
+        action_repeat: steps of 2 ms for which an action is held; ``step`` then returns the sum of their rewards, and
+            ``dt`` is as much longer.  For training: consequences of an action that lasts are easier to tell from noise,
+            and what was learned so drives at 500 Hz as well.
+        progress_weight: factor on the reward for progress, for training; 1 is the task.  ``reward_terms`` are the
+            task's, without it.
+        final_progress_weight: what it comes to, in a straight line, at the end of training (``set_training_progress``);
+            None keeps it.
         stagger_first_episodes: draw the time limit of each episode that a call of reset() begins from 1 to
             max_episode_steps, so that time-outs do not all come at once; episodes that autoreset begins are whole.  A
             shortened episode that reaches its limit is truncated and a success like any other.
@@ -145,6 +152,9 @@ class BallbotVectorEnv(VectorEnv[Any, NDArray[Any], NDArray[Any]]):
         initial_speed: float = 0.0,
         tilt_limit_deg: float = 20.0,
         goal: tuple[float, float] = (0.0, 1.0),
+        action_repeat: int = 1,
+        progress_weight: float = 1.0,
+        final_progress_weight: float | None = None,
         stagger_first_episodes: bool = False,
         encoder: Encoder | str | Path | None = None,
         camera_interval: int = 6,
@@ -180,6 +190,14 @@ class BallbotVectorEnv(VectorEnv[Any, NDArray[Any], NDArray[Any]]):
                 "begin with a fall"
             )
         self.goal = check_direction("goal", goal)
+        self.action_repeat = check_count("action_repeat", action_repeat, 1, 500)
+        weights = (progress_weight, progress_weight if final_progress_weight is None else final_progress_weight)
+        self._progress_weights = (
+            check_number("progress_weight", weights[0], 0.0, 1e6),
+            check_number("final_progress_weight", weights[1], 0.0, 1e6),
+        )
+        self.progress_weight = self._progress_weights[0]
+        """Factor on the reward for progress now."""
         self.terrain, self.observation, self.frame, self.terrain_split = (
             terrain,
             observation,
@@ -203,8 +221,10 @@ class BallbotVectorEnv(VectorEnv[Any, NDArray[Any], NDArray[Any]]):
             terrain_split=terrain_split,
             terrain_seed=terrain_seed,
         )
-        self.dt = float(self.simulations.model.opt.timestep)
-        """Seconds a step."""
+        self.dt = float(self.simulations.model.opt.timestep) * self.action_repeat
+        """Seconds from an action to the next."""
+        if self.action_repeat > 1:
+            self.metadata = {**self.metadata, "render_fps": 1 / self.dt}
         self.cameras: Cameras | None = None
         """None without images."""
         stagger_cameras = check_flag("stagger_cameras", stagger_cameras)
@@ -320,6 +340,13 @@ class BallbotVectorEnv(VectorEnv[Any, NDArray[Any], NDArray[Any]]):
         if not self._streams:
             raise gym.error.ResetNeeded("call reset() before step()")
         self._actions = check_actions(actions, self.num_envs)
+        result = self._advance()
+        for _ in range(self.action_repeat - 1):
+            result = _joined(result, self._advance())
+        return result
+
+    def _advance(self) -> StepResult:
+        """One step of 2 ms with the actions that were given."""
         diverged = self.simulations.step(MOTOR_TORQUE * self._actions)
         self._elapsed += 1
         last, robots = self._robots, self.simulations.robot_state()
@@ -348,7 +375,14 @@ class BallbotVectorEnv(VectorEnv[Any, NDArray[Any], NDArray[Any]]):
         if self.cameras is not None:
             self.cameras.step(robots, None if diverged is self._none else ~diverged)
         infos = self._infos(robots, success, fallen.copy(), out_of_bounds, diverged.copy())
+        if self.progress_weight != 1.0:
+            terms[0] *= self.progress_weight
         return self._observation(), terms.sum(axis=0), fallen, truncated, infos
+
+    def set_training_progress(self, done: float) -> None:
+        """Learn that so much of the training is done, from 0 to 1: ``ballbot.ppo`` tells before each rollout."""
+        first, last = self._progress_weights
+        self.progress_weight = first + (last - first) * done
 
     def render(self) -> tuple[NDArray[np.uint8], ...] | None:
         """One (480, 640, 3) uint8 picture a simulation in "rgb_array" mode.
@@ -414,7 +448,7 @@ class BallbotVectorEnv(VectorEnv[Any, NDArray[Any], NDArray[Any]]):
         """
         if not isinstance(state, dict) or not isinstance(state.get("options"), dict):
             raise ValueError(f"set_state needs what get_state() returned, got {type(state).__name__}")
-        mine, theirs = self._state_options(), state["options"]
+        mine, theirs = self._state_options(), {"action_repeat": 1} | state["options"]
         differing = [f"{key} was {theirs.get(key)!r}, is {mine[key]!r}" for key in mine if theirs.get(key) != mine[key]]
         if differing:
             raise ValueError(
@@ -540,6 +574,7 @@ _STATE_OPTIONS = (
     "initial_speed",
     "random_yaw",
     "contact_fix",
+    "action_repeat",
 )
 _STATE_ARRAYS = ("elapsed", "time_limit", "actions", "term_sums", "obs")
 
@@ -549,6 +584,30 @@ def one_of(observations: Observation, i: int) -> Observation:
     if isinstance(observations, dict):
         return {name: array[i] for name, array in observations.items()}
     return observations[i]
+
+
+def _joined(earlier: StepResult, later: StepResult) -> StepResult:
+    """Two steps as one: the second does not count for simulations whose episode the first one ended."""
+    observations, rewards, terminated, truncated, infos = earlier
+    ended = terminated | truncated
+    new_observations, new_rewards, new_terminated, new_truncated, new_infos = later
+    if ended.any():
+        new_observations = _rows(ended, observations, new_observations)
+        new_infos = _rows(ended, infos, new_infos)
+    return (
+        new_observations,
+        rewards + np.where(ended, 0.0, new_rewards),
+        np.where(ended, terminated, new_terminated),
+        np.where(ended, truncated, new_truncated),
+        new_infos,
+    )
+
+
+def _rows(mask: Bools, these: Any, others: Any) -> Any:
+    """Rows of arrays, or of all arrays in a dict: these where the mask is set, the others elsewhere."""
+    if isinstance(these, dict):
+        return {name: _rows(mask, these[name], others[name]) for name in these}
+    return np.where(mask.reshape(-1, *(1,) * (these.ndim - 1)), these, others)
 
 
 def _masked(infos: dict[str, Any], mask: Bools) -> dict[str, Any]:

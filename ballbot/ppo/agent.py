@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from ballbot.ppo.config import PPOConfig
-from ballbot.ppo.normalizer import RunningNormalizer
+from ballbot.ppo.normalizer import RunningNormalizer, ValueScale
 
 ACTIVATIONS = {"tanh": nn.Tanh, "relu": nn.ReLU, "elu": nn.ELU, "leaky_relu": nn.LeakyReLU, "silu": nn.SiLU}
 HALF_LOG_2PI = 0.5 * math.log(2 * math.pi)
@@ -117,6 +117,7 @@ class Agent(nn.Module):
         # sec. 3.2).
         self.policy_head = layer(config.hidden_size, out_size, 0.01, generator)
         self.value_head = layer(config.hidden_size, 1, 1.0, generator)
+        self.value_scale = ValueScale() if config.normalize_values else None
         if not self.discrete:
             self.log_std = nn.Parameter(torch.full((out_size,), math.log(config.initial_std)))
 
@@ -128,8 +129,11 @@ class Agent(nn.Module):
     def get_value(self, x: torch.Tensor) -> torch.Tensor:
         """Value (batch,) of the normalised observations `x` (batch, obs_size)."""
         trunk = self.policy_trunk if self.value_trunk is None else self.value_trunk
-        value: torch.Tensor = self.value_head(trunk(x))
-        return value.squeeze(-1)
+        return self._value(trunk(x))
+
+    def _value(self, hidden: torch.Tensor) -> torch.Tensor:
+        value: torch.Tensor = self.value_head(hidden).squeeze(-1)
+        return value if self.value_scale is None else self.value_scale(value)
 
     def get_action_and_value(
         self, x: torch.Tensor, action: torch.Tensor
@@ -140,7 +144,7 @@ class Agent(nn.Module):
             action, log-probability (batch,), entropy (batch,) and value (batch,).
         """
         hidden = self.policy_trunk(x)
-        value = self.value_head(hidden if self.value_trunk is None else self.value_trunk(x)).squeeze(-1)
+        value = self._value(hidden if self.value_trunk is None else self.value_trunk(x))
         output = self.policy_head(hidden)
         if self.discrete:
             return action, categorical_logprob(action, output), categorical_entropy(output), value

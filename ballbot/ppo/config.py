@@ -82,8 +82,12 @@ class PPOConfig:
     """Parallel environments, over all processes."""
     num_steps: int = 128
     """Steps each environment takes between two updates."""
+    action_repeat: int = 1
+    """Environment steps for which training holds an action; evaluation holds none.  Everything that counts steps counts
+    each of them, except num_steps and minibatch_size, which count actions.  The training environments do the holding:
+    BallbotVectorEnv has an option of this name."""
     gamma: float = 0.995
-    """Discount factor."""
+    """Discount factor, from an action to the next."""
     gae_lambda: float = 0.95
     """Decay of the generalised advantage estimate (0: one-step, 1: Monte Carlo)."""
 
@@ -125,6 +129,9 @@ class PPOConfig:
     stable-baselines3 do; the first rollout is then learned from too."""
     normalize_rewards: bool = False
     """Divide rewards by the running standard deviation of the discounted return, which moves at every step."""
+    normalize_values: bool = False
+    """Learn values in units of the running mean and spread of the returns: errors then count by what still tells states
+    apart, however large the returns are (PopArt; van Hasselt et al. 2016, arXiv:1602.07714)."""
 
     policy_average: float | None = 0.93
     """Decay per update of the running average of all parameters that is evaluated and deployed (None: no average)."""
@@ -181,11 +188,11 @@ class PPOConfig:
             if getattr(self, f"{name}_{where}") and not getattr(self, name):
                 raise SettingsError(f"{name}_{where} is on and {name} off: set both or none")
         measures = self.normalize_observations and not self.normalize_observations_per_step
-        if measures and self.total_timesteps <= self.batch_size:
+        if measures and self.total_timesteps <= self.rollout_size:
             raise SettingsError(
-                f"total_timesteps = {self.total_timesteps} is no more than one rollout of num_envs * num_steps = "
-                f"{self.batch_size} steps, and with normalize_observations the first rollout only measures the "
-                "observations: nothing would be learned. Raise total_timesteps or lower num_steps"
+                f"total_timesteps = {self.total_timesteps} is no more than one rollout of num_envs * num_steps * "
+                f"action_repeat = {self.rollout_size} steps, and with normalize_observations the first rollout only "
+                "measures the observations: nothing would be learned. Raise total_timesteps or lower num_steps"
             )
         if self.batch_size % self.minibatch_size:
             raise SettingsError(
@@ -225,14 +232,20 @@ class PPOConfig:
 
     @property
     def batch_size(self) -> int:
-        """Steps collected for one update, over all environments and processes."""
+        """Actions collected for one update, over all environments and processes."""
         return self.num_envs * self.num_steps
+
+    @property
+    def rollout_size(self) -> int:
+        """Environment steps that they take."""
+        return self.batch_size * self.action_repeat
 
 
 _COUNTS = (
     "total_timesteps",
     "num_envs",
     "num_steps",
+    "action_repeat",
     "update_epochs",
     "minibatch_size",
     "hidden_size",
@@ -260,6 +273,7 @@ _RANGES: dict[str, tuple[float, float]] = {
     "eval_seed": (0, 2**31 - 1 - MAX_ENVS),
     "num_envs": (1, MAX_ENVS),
     "num_steps": (1, 10**6),
+    "action_repeat": (1, 500),
     "update_epochs": (1, 1000),
     "hidden_size": (1, 16384),
     "num_layers": (1, 64),

@@ -41,10 +41,13 @@ class Diagnosis:
     Args:
         config: settings of the run.
         earlier: rows of a resumed run so far: it is judged, and told, as if it had never stopped.
+        shaped_rewards: training pays other rewards than evaluation: their returns are not compared.
     """
 
-    def __init__(self, config: PPOConfig, earlier: Iterable[dict[str, float]] = ()) -> None:
-        self.config = config
+    def __init__(
+        self, config: PPOConfig, earlier: Iterable[dict[str, float]] = (), shaped_rewards: bool = False
+    ) -> None:
+        self.config, self.shaped_rewards = config, shaped_rewards
         self.rows: deque[dict[str, float]] = deque(maxlen=MEMORY)
         self.updates = 0
         self.first_return: float | None = None
@@ -56,7 +59,7 @@ class Diagnosis:
     def examine(self, row: dict[str, float]) -> list[str]:
         """Lines to print after this update: usually none, at most one."""
         if not self.updates:  # a run that goes on in another folder has its start elsewhere
-            self._from_start = row[STEP] <= self.config.batch_size
+            self._from_start = row[STEP] <= self.config.rollout_size
         self.rows.append(row)
         self.updates += 1
         if self.updates <= WARM_UP:
@@ -121,6 +124,8 @@ def _exploding_values(d: Diagnosis, recent: Rows) -> str | None:
 
 
 def _no_generalization(d: Diagnosis, recent: Rows) -> str | None:
+    if d.shaped_rewards:
+        return None
     evaluated, trained = _mean(recent[-1:], "eval/return_mean"), _mean(recent, "charts/episodic_return")
     if evaluated is not None and trained is not None and trained > 0 and evaluated < 0.7 * trained:
         return (

@@ -46,8 +46,9 @@ def episode_terms(infos: dict[str, Any]) -> dict[str, tuple[np.ndarray, np.ndarr
 class EpisodeStatistics:
     """Running episodes of each environment, and the last finished ones."""
 
-    def __init__(self, num_envs: int) -> None:
-        """Start with no episode under way in any of `num_envs` environments."""
+    def __init__(self, num_envs: int, action_repeat: int = 1) -> None:
+        """Start with no episode under way in any of `num_envs` environments, which hold each action so many steps."""
+        self.action_repeat = action_repeat
         self.returns = np.zeros(num_envs)
         self.lengths = np.zeros(num_envs, np.int64)
         self.recent: deque[dict[str, float]] = deque(maxlen=WINDOW)
@@ -74,7 +75,7 @@ class EpisodeStatistics:
         for t in range(len(rewards)):
             real = True if valid is None else valid[t]
             self.returns += rewards[t] * real
-            self.lengths += real
+            self.lengths += self.action_repeat * real  # the last hold of an episode counts in full
             for i in np.flatnonzero(ended[t]):
                 episode = {"return": float(self.returns[i]), "length": float(self.lengths[i])}
                 episode |= {name: float(v[i]) for name, (v, mask) in terms.get(t, {}).items() if mask[i]}

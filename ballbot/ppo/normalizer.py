@@ -7,6 +7,11 @@ from torch import nn
 
 from ballbot.ppo.distributed import all_reduce_sum
 
+VALUE_DECAY = 0.9
+"""Weight of the past in the running mean and standard deviation of returns, from a rollout to the next."""
+MIN_VALUE_STD = 1e-3
+"""Smallest standard deviation that values are learned in: of equal returns, rounding errors would be all."""
+
 
 def masked_moments(
     x: torch.Tensor, mask: torch.Tensor | None = None
@@ -124,3 +129,39 @@ class RewardScaler(nn.Module):
             self.discounted.masked_fill_(ended[t], 0.0)
             scaled[t] = rewards[t] * torch.rsqrt(self.statistics.var + self.statistics.eps)
         return scaled.clamp(-self.clip, self.clip)
+
+
+class ValueScale(nn.Module):
+    """Mean and standard deviation of recent returns, in whose units a value network learns.
+
+    When they move, the network's last layer is changed so that its values stay what they are (PopArt; van Hasselt et
+    al. 2016, arXiv:1602.07714).
+    """
+
+    mean: torch.Tensor
+    std: torch.Tensor
+    updates: torch.Tensor
+
+    def __init__(self) -> None:
+        """Start at mean 0 and standard deviation 1, which the first `update` replaces."""
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(()))
+        self.register_buffer("std", torch.ones(()))
+        self.register_buffer("updates", torch.zeros((), dtype=torch.int64))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Values of outputs of the last layer."""
+        return x * self.std + self.mean
+
+    @torch.no_grad()
+    def update(self, returns: torch.Tensor, mask: torch.Tensor | None, head: nn.Linear) -> None:
+        """Take in the returns (batch,) of a rollout, those where `mask` (batch,) is set, and mend the last layer."""
+        _, mean, var = masked_moments(returns, mask)
+        past = VALUE_DECAY if self.updates else 0.0
+        new_mean = past * self.mean + (1 - past) * mean.float()
+        new_std = (past * self.std + (1 - past) * var.sqrt().float()).clamp(min=MIN_VALUE_STD)
+        head.weight.mul_(self.std / new_std)
+        head.bias.mul_(self.std).add_(self.mean - new_mean).div_(new_std)
+        self.mean.copy_(new_mean)
+        self.std.copy_(new_std)
+        self.updates += 1

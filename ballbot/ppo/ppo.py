@@ -215,6 +215,8 @@ def ppo_loss(
     if config.value_clip_range is not None:
         moved = (values - old_values).clamp(-config.value_clip_range, config.value_clip_range)
         squared_error = torch.max(squared_error, (old_values + moved - returns) ** 2)
+    if agent.value_scale is not None:
+        squared_error = squared_error / agent.value_scale.std**2
     value_loss = 0.5 * mean(squared_error)
 
     entropy_mean = mean(entropy)
@@ -275,6 +277,8 @@ def update(
     """
     valid = None if batch.valid is None else batch.valid.flatten()
     advantages, returns, old_values = advantages.flatten(), returns.flatten(), batch.values.flatten()
+    if agent.value_scale is not None:
+        agent.value_scale.update(returns, valid, agent.value_head)
     if config.normalize_advantage and not config.normalize_advantage_per_minibatch:
         advantages = standardize(advantages, valid)
     obs, actions, logprobs = batch.obs.flatten(0, 1), batch.actions.flatten(0, 1), batch.logprobs.flatten()

@@ -78,7 +78,7 @@ class TrainingState:
         if self.reward_scaler is not None:
             self.reward_scaler.to(self.device)
         self.generator = torch.Generator(self.device).manual_seed(seed)
-        self.episodes = EpisodeStatistics(envs.num_envs)
+        self.episodes = EpisodeStatistics(envs.num_envs, config.action_repeat)
         self.learning_rate = config.learning_rate
         self.global_step = 0
         self.best_return: float | None = None
@@ -105,7 +105,7 @@ class TrainingState:
         """
         if self.averaged is None or self.config.policy_average is None:
             return
-        updates = self.global_step // self.config.batch_size
+        updates = self.global_step // self.config.rollout_size
         past = min(self.config.policy_average, updates / (updates + 10))
         for mean, newest in zip(self.averaged.parameters(), self.agent.parameters(), strict=True):
             mean.lerp_(newest, 1 - past)

@@ -60,6 +60,7 @@ def train(
     on_start: Callable[[], None] | None = None,
     on_log: Callable[[dict[str, float]], None] | None = None,
     film: Callable[[Agent], tuple[NDArray[np.uint8], int]] | None = None,
+    shaped_rewards: bool = False,
 ) -> TrainResult:
     """Train until `config.total_timesteps`, leaving logs and checkpoints in `run_dir`.
 
@@ -92,6 +93,10 @@ def train(
         film: called with the agent after every evaluation; its (time, height, width, 3) frames, so many a second,
             are shown in TensorBoard and kept in videos/.  It must draw from no global random state.  A film that
             fails is said, and training goes on.
+        shaped_rewards: training pays other rewards than evaluation does, so that their returns cannot be compared.
+
+    Environments with `action_repeat` hold each action for so many steps, which must be config.action_repeat; those with
+    `set_training_progress` are told before each rollout which part of the training is done, from 0 to 1.
 
     Raises:
         ValueError, TypeError: settings or environments do not fit together.
@@ -121,6 +126,11 @@ def train(
                 "it must return as many as it is asked for"
             )
         autoreset_mode(envs)
+        if (held := getattr(envs, "action_repeat", 1)) != config.action_repeat:
+            raise SettingsError(
+                f"action_repeat = {config.action_repeat}, but the training environments hold an action for {held} "
+                "steps: make both equal"
+            )
         eval_envs = None
         if rank == 0 and make_eval_envs is not None:
             eval_envs = stack.enter_context(closing(make_eval_envs(config.eval_episodes)))
@@ -161,7 +171,7 @@ def train(
         if rank == 0:
             resume_step = None if loaded is None else state.global_step
             logger = stack.enter_context(closing(Logger(run_dir, resume_step, console)))
-        stopped = learn(state, envs, eval_envs, logger, run_dir, on_log, film)
+        stopped = learn(state, envs, eval_envs, logger, run_dir, on_log, film, shaped_rewards)
     if stopped:
         name = signal.Signals(stopped).name
         say(console, f"stopped by {name} at step {state.global_step:,}; to go on: --resume {run_dir}")
@@ -177,6 +187,7 @@ def learn(
     run_dir: Path,
     on_log: Callable[[dict[str, float]], None] | None = None,
     film: Callable[[Agent], tuple[NDArray[np.uint8], int]] | None = None,
+    shaped_rewards: bool = False,
 ) -> int:
     """Repeat `iterate` until the run is finished, with evaluation, logs and checkpoints in between.
 
@@ -188,6 +199,7 @@ def learn(
         run_dir: existing run directory.
         on_log: see `train`.
         film: see `train`.
+        shaped_rewards: see `train`.
 
     Returns:
         number of the signal that ended the run early, or 0 (also if the signal came in the last update).
@@ -197,7 +209,7 @@ def learn(
     storage = Rollout.allocate(agent, config.num_steps, envs.num_envs, next_step, state.device)
     sample = torch.compile(agent.sample) if config.compile else agent.sample
     loss_fn = torch.compile(ppo_loss) if config.compile else ppo_loss
-    diagnosis = Diagnosis(config, () if logger is None else logger.earlier)
+    diagnosis = Diagnosis(config, () if logger is None else logger.earlier, shaped_rewards)
     start_time, start_step, stopped = time.perf_counter(), state.global_step, 0
     with StopSignal() as signal:
         while not state.finished and not stopped:
@@ -245,11 +257,13 @@ def iterate(
 ) -> dict[str, float]:
     """One rollout and one update; `state` moves on, and the row to log is returned."""
     config, agent = state.config, state.agent
+    remaining = max(1 - state.global_step / config.total_timesteps, 0.0)
+    if hasattr(envs, "set_training_progress"):
+        envs.set_training_progress(1 - remaining)
     if config.lr_schedule != "adaptive":
-        remaining = max(1 - state.global_step / config.total_timesteps, 0.0)
         state.learning_rate = scheduled_lr(config.lr_schedule, config.learning_rate, remaining)
     row: dict[str, float] = {
-        STEP: state.global_step + config.batch_size,
+        STEP: state.global_step + config.rollout_size,
         "charts/learning_rate": state.learning_rate,
     }
 
@@ -298,7 +312,7 @@ def iterate(
     state.update_average()
     if not agent.discrete:
         row["policy/std"] = float(agent.log_std.detach().exp().mean())
-    state.global_step += config.batch_size
+    state.global_step += config.rollout_size
     stopwatch.lap("learn")
     return row
 
@@ -316,4 +330,4 @@ def seed_everything(seed: int, deterministic_cuda: bool) -> None:
 
 def due(state: TrainingState, interval: int) -> bool:
     """Whether the last update passed a multiple of `interval` steps."""
-    return state.global_step // interval > (state.global_step - state.config.batch_size) // interval
+    return state.global_step // interval > (state.global_step - state.config.rollout_size) // interval

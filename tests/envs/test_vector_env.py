@@ -482,6 +482,73 @@ def test_reward_is_the_sum_of_its_logged_terms(make):
     np.testing.assert_allclose(sum(terms[name] for name in ("progress", "survival", "action_cost")), total)
 
 
+def test_progress_can_be_paid_more_in_training_and_its_terms_stay_the_tasks(make):
+    options = {"terrain": "perlin", "initial_speed": 0.4, "max_episode_steps": 40}
+    plain, paid = make(**options), make(**options, progress_weight=6.0, final_progress_weight=2.0)
+    for envs in (plain, paid):
+        envs.reset(seed=0)
+    for done, weight in ((0.0, 6.0), (0.25, 5.0), (1.0, 2.0)):
+        paid.set_training_progress(done)
+        before = plain.step(np.zeros((4, 3)))[4]["reward_terms"]["progress"].copy()
+        paid.step(np.zeros((4, 3)))
+        _, rewards, _, _, infos = plain.step(np.zeros((4, 3)))
+        _, theirs, _, _, their_infos = paid.step(np.zeros((4, 3)))
+        progress = infos["reward_terms"]["progress"] - before
+        assert np.abs(progress).max() > 1e-4
+        np.testing.assert_allclose(theirs, rewards + (weight - 1) * progress, atol=1e-12)
+        for name, sums in infos["reward_terms"].items():
+            np.testing.assert_array_equal(their_infos["reward_terms"][name], sums)
+    plain.set_training_progress(0.5)
+    assert plain.progress_weight == 1.0
+
+
+@pytest.mark.parametrize("observation", ["proprioception", "encoded"])
+def test_an_action_that_is_held_is_the_same_action_at_every_step(make, observation):
+    """To the bit, and an episode ends where it ends, within a hold too."""
+    options = {"terrain": "perlin", "max_episode_steps": 33, "tilt_limit_deg": 2.0, "observation": observation}
+    held, single = make(6, **options, action_repeat=5), make(6, **options)
+    assert held.dt == pytest.approx(0.01) and held.metadata["render_fps"] == pytest.approx(100)
+    held.reset(seed=0)
+    single.reset(seed=0)
+    ended = np.zeros(6, bool)
+    causes = {"success": 0, "failure": 0}
+    for actions in random_actions(7, 6, scale=1.0):
+        obs, rewards, terminated, truncated, infos = held.advance(actions)
+        total, running = np.zeros(6), ~ended
+        for _ in range(5):
+            step = single.advance(actions)
+            now = (step[2] | step[3]) & ~ended
+            total += np.where(ended, 0.0, step[1])
+            for i in np.flatnonzero(now):
+                np.testing.assert_array_equal(obs[i], step[0][i])
+                assert (terminated[i], truncated[i]) == (step[2][i], step[3][i])
+                for key in ("position", "tilt_deg", "success", "failure"):
+                    np.testing.assert_array_equal(infos[key][i], step[4][key][i])
+                assert infos["reward_terms"]["survival"][i] == step[4]["reward_terms"]["survival"][i]
+                causes["success" if step[4]["success"][i] else "failure"] += 1
+            ended |= now
+        np.testing.assert_allclose(rewards[running], total[running], atol=1e-12)
+        assert not (terminated | truncated)[~ended].any()
+        np.testing.assert_array_equal(obs[~ended], step[0][~ended])
+        if ended.all():
+            break
+    assert causes["success"] and causes["failure"], causes
+
+
+def test_a_held_action_of_an_ended_episode_does_not_reach_the_next_one(make):
+    """Autoreset comes after the hold: new episodes start where those of an environment without holds start."""
+    envs, fresh = (make(3, terrain="perlin", max_episode_steps=7, action_repeat=k) for k in (5, 1))
+    envs.reset(seed=4)
+    envs.step(np.ones((3, 3)))
+    obs, _, _, truncated, infos = envs.step(np.ones((3, 3)))
+    assert truncated.all() and infos["final_info"]["success"].all()
+    fresh.reset(seed=4)
+    for _ in range(7):
+        expected = fresh.step(np.zeros((3, 3)))[0]
+    np.testing.assert_array_equal(obs, expected)
+    assert infos["reward_terms"]["survival"].sum() == 0
+
+
 def test_speed_and_wheels_are_mujocos(make):
     """The observation against MuJoCo's own derived fields, computed from the same state."""
     envs = make(1, random_yaw=True)
@@ -546,6 +613,9 @@ def test_actions_outside_the_range_are_clipped(make):
         ({"frame": "wheel"}, ValueError, "frame='wheel'"),
         ({"integrator": "rk4"}, ValueError, "integrator='rk4'.*'RK4'"),
         ({"terrain_split": "test"}, ValueError, "terrain_split='test'"),
+        ({"action_repeat": 0}, ValueError, "action_repeat=0"),
+        ({"progress_weight": -1.0}, ValueError, "progress_weight=-1.0"),
+        ({"final_progress_weight": np.nan}, ValueError, "final_progress_weight=nan"),
         ({"render_mode": "ascii"}, ValueError, "render_mode='ascii'"),
         ({"num_envs": 0}, ValueError, "num_envs=0 is out of range"),
         ({"num_envs": -3}, ValueError, "num_envs=-3"),

@@ -5,9 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from toy import PointEnv, collect, small_config
+from toy import PointEnv, collect, generator, small_config
 
-from ballbot.ppo import RewardScaler, RunningNormalizer
+from ballbot.ppo import RewardScaler, RunningNormalizer, update
+from ballbot.ppo.normalizer import VALUE_DECAY, ValueScale
+from ballbot.ppo.ppo import make_optimizer
 
 
 class TestNormalizer:
@@ -69,3 +71,33 @@ class TestNormalizer:
                 np.testing.assert_allclose(stored[t].numpy(), expected.clip(-10, 10), rtol=1e-3, atol=1e-4)
         assert again.normalizer is not None
         assert again.normalizer.count == 2 * 32 * 4  # the observation after the last step waits for the next rollout
+
+
+class TestValueScale:
+    def test_values_stay_what_they_are_when_their_units_move(self) -> None:
+        scale, head = ValueScale(), torch.nn.Linear(8, 1)
+        hidden = torch.randn(100, 8)
+        for returns in (50 + 3 * torch.randn(1000), -2 + 0.1 * torch.randn(1000), torch.full((10,), 7.0)):
+            before = scale(head(hidden))
+            scale.update(returns, None, head)
+            torch.testing.assert_close(scale(head(hidden)), before, rtol=1e-4, atol=1e-4)
+
+    def test_units_are_a_running_mean_of_those_of_the_returns(self) -> None:
+        scale, head = ValueScale(), torch.nn.Linear(2, 1)
+        first, second = torch.tensor([0.0, 2.0, 99.0]), torch.tensor([10.0, 14.0])
+        scale.update(first, torch.tensor([True, True, False]), head)
+        assert scale.mean.item() == scale.std.item() == 1.0
+        scale.update(second, None, head)
+        assert scale.mean.item() == pytest.approx(VALUE_DECAY * 1 + (1 - VALUE_DECAY) * 12)
+        assert scale.std.item() == pytest.approx(VALUE_DECAY * 1 + (1 - VALUE_DECAY) * 2)
+
+    def test_errors_count_in_units_of_the_returns_spread(self) -> None:
+        losses = {}
+        for normalize in (True, False):
+            config = small_config(normalize_values=normalize, update_epochs=1)
+            agent, batch = collect(PointEnv(4), config)
+            returns = 1000 * torch.randn(batch.values.shape, generator=generator())
+            metrics = update(agent, make_optimizer(agent, config), batch, 0 * returns, returns, config, generator())
+            losses[normalize] = metrics["value_loss"]
+        assert losses[False] == pytest.approx(0.5e6, rel=0.2)
+        assert losses[True] == pytest.approx(0.5, rel=0.2)

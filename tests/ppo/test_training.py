@@ -137,3 +137,38 @@ class TestBest:
         result = run(tmp_path / "r", PointEnv, PointEnv)
         assert result.best_return == -5.0
         assert load_checkpoint(tmp_path / "r" / "best.pt")["global_step"] == 4 * BATCH
+
+
+class Holds(PointEnv):
+    """Says that it holds actions, and keeps what it is told of the training."""
+
+    action_repeat = 3
+
+    def __init__(self, num_envs: int) -> None:
+        super().__init__(num_envs)
+        self.told: list[float] = []
+
+    def set_training_progress(self, done: float) -> None:
+        self.told.append(done)
+
+
+class TestHeldActions:
+    def test_steps_count_those_of_the_environment(self, tmp_path: Path) -> None:
+        made: list[Holds] = []
+
+        def make(num_envs: int) -> Holds:
+            made.append(Holds(num_envs))
+            return made[-1]
+
+        run(tmp_path / "r", make, PointEnv, action_repeat=3, total_timesteps=12 * BATCH, eval_interval=6 * BATCH)
+        rows = curve(tmp_path / "r")
+        assert [int(row["global_step"]) for row in rows] == [3 * BATCH * k for k in range(1, 5)]
+        assert [bool(row["eval/return_mean"]) for row in rows] == [False, True, False, True]
+        assert made[0].told == [0.0, 0.25, 0.5, 0.75]
+        assert float(rows[-1]["charts/episodic_length"]) > 20  # of at most 20 actions
+
+    def test_environments_that_do_not_hold_as_long_are_refused(self, tmp_path: Path) -> None:
+        with pytest.raises(ValueError, match="action_repeat = 2, but the training environments hold an action for 3"):
+            run(tmp_path / "r", Holds, PointEnv, action_repeat=2)
+        with pytest.raises(ValueError, match="action_repeat = 2, but the training environments hold an action for 1"):
+            run(tmp_path / "r", PointEnv, PointEnv, action_repeat=2)

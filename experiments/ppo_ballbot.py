@@ -38,6 +38,7 @@ from numpy.typing import NDArray
 from ballbot.encoders import EncoderError, FrozenEncoder, load_encoder
 from ballbot.encoders.frozen import encoder_bytes, kept_encoder
 from ballbot.envs import BallbotVectorEnv
+from ballbot.envs.rewards import MAX_REWARDED_SPEED
 from ballbot.envs.simulation import usable_cpus
 from ballbot.ppo import (
     Agent,
@@ -94,6 +95,8 @@ class EnvConfig:
     """Factor on the reward for progress in training, at its start; evaluation always pays 1."""
     final_progress_weight: float | None = None
     """The same at the end of training; in between it moves in a straight line (None: it stays)."""
+    paid_speed: float = MAX_REWARDED_SPEED
+    """Speed along the goal above which training pays no more, m/s; evaluation pays up to 2."""
     num_threads: int = 0
     """Threads that step the simulations (0: every CPU, shared among the processes of torchrun); results do not depend
     on it."""
@@ -397,12 +400,14 @@ def main(argv: list[str] | None = None) -> None:
         inputs |= {"observation": "encoded", "encoder": encoder.content_hash}
         files[kept_encoder(run_dir, encoder.content_hash).name] = encoder_bytes(encoder)
 
-    shaped = any(weight not in (None, 1.0) for weight in (args.env.progress_weight, args.env.final_progress_weight))
+    weights = (args.env.progress_weight, args.env.final_progress_weight)
+    shaped = any(w not in (None, 1.0) for w in weights) or args.env.paid_speed < MAX_REWARDED_SPEED
     judged = {  # how evaluation differs from training
         "terrain_split": "validation",
         "initial_speed": 0.0,
         "progress_weight": 1.0,
         "final_progress_weight": None,
+        "paid_speed": MAX_REWARDED_SPEED,
     }
 
     def build(num_envs: int, **changes: Any) -> BallbotVectorEnv:

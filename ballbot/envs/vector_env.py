@@ -110,6 +110,8 @@ class BallbotVectorEnv(VectorEnv[Any, NDArray[Any], NDArray[Any]]):
             task's, without it.
         final_progress_weight: what it comes to, in a straight line, at the end of training (``set_training_progress``);
             None keeps it.
+        paid_speed: m/s along the goal; what is faster is paid no more, for training: there is no reason then to go to
+            the motors' limit, where a robot falls.
         stagger_first_episodes: draw the time limit of each episode that a call of reset() begins from 1 to
             max_episode_steps, so that time-outs do not all come at once; episodes that autoreset begins are whole.  A
             shortened episode that reaches its limit is truncated and a success like any other.
@@ -155,6 +157,7 @@ class BallbotVectorEnv(VectorEnv[Any, NDArray[Any], NDArray[Any]]):
         action_repeat: int = 1,
         progress_weight: float = 1.0,
         final_progress_weight: float | None = None,
+        paid_speed: float = rewards.MAX_REWARDED_SPEED,
         stagger_first_episodes: bool = False,
         encoder: Encoder | str | Path | None = None,
         camera_interval: int = 6,
@@ -196,6 +199,7 @@ class BallbotVectorEnv(VectorEnv[Any, NDArray[Any], NDArray[Any]]):
             check_number("progress_weight", weights[0], 0.0, 1e6),
             check_number("final_progress_weight", weights[1], 0.0, 1e6),
         )
+        self.paid_speed = check_number("paid_speed", paid_speed, 0.0, rewards.MAX_REWARDED_SPEED)
         self.progress_weight = self._progress_weights[0]
         """Factor on the reward for progress now."""
         self.terrain, self.observation, self.frame, self.terrain_split = (
@@ -375,6 +379,8 @@ class BallbotVectorEnv(VectorEnv[Any, NDArray[Any], NDArray[Any]]):
         if self.cameras is not None:
             self.cameras.step(robots, None if diverged is self._none else ~diverged)
         infos = self._infos(robots, success, fallen.copy(), out_of_bounds, diverged.copy())
+        if self.paid_speed < rewards.MAX_REWARDED_SPEED:
+            terms[0] = np.minimum(terms[0], rewards.PROGRESS_WEIGHT * self.paid_speed)
         if self.progress_weight != 1.0:
             terms[0] *= self.progress_weight
         return self._observation(), terms.sum(axis=0), fallen, truncated, infos
@@ -448,7 +454,10 @@ class BallbotVectorEnv(VectorEnv[Any, NDArray[Any], NDArray[Any]]):
         """
         if not isinstance(state, dict) or not isinstance(state.get("options"), dict):
             raise ValueError(f"set_state needs what get_state() returned, got {type(state).__name__}")
-        mine, theirs = self._state_options(), {"action_repeat": 1} | state["options"]
+        mine, theirs = (
+            self._state_options(),
+            {"action_repeat": 1, "paid_speed": rewards.MAX_REWARDED_SPEED} | state["options"],
+        )
         differing = [f"{key} was {theirs.get(key)!r}, is {mine[key]!r}" for key in mine if theirs.get(key) != mine[key]]
         if differing:
             raise ValueError(
@@ -575,6 +584,7 @@ _STATE_OPTIONS = (
     "random_yaw",
     "contact_fix",
     "action_repeat",
+    "paid_speed",
 )
 _STATE_ARRAYS = ("elapsed", "time_limit", "actions", "term_sums", "obs")
 

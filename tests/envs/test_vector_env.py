@@ -502,6 +502,18 @@ def test_progress_can_be_paid_more_in_training_and_its_terms_stay_the_tasks(make
     assert plain.progress_weight == 1.0
 
 
+def test_speed_beyond_what_is_paid_for_earns_no_more(make):
+    plain, paid = make(64, initial_speed=1.0), make(64, initial_speed=1.0, paid_speed=0.3, progress_weight=2.0)
+    for envs in (plain, paid):
+        envs.reset(seed=0)
+    _, rewards, _, _, infos = plain.step(np.zeros((64, 3)))
+    _, theirs, _, _, their_infos = paid.step(np.zeros((64, 3)))
+    progress = infos["reward_terms"]["progress"]
+    assert (progress > 0.003).any() and (progress < 0).any()
+    np.testing.assert_allclose(theirs, rewards - progress + 2 * np.minimum(progress, 0.003), atol=1e-12)
+    np.testing.assert_array_equal(their_infos["reward_terms"]["progress"], progress)
+
+
 @pytest.mark.parametrize("observation", ["proprioception", "encoded"])
 def test_an_action_that_is_held_is_the_same_action_at_every_step(make, observation):
     """To the bit, and an episode ends where it ends, within a hold too."""

@@ -228,7 +228,7 @@ class BallbotVectorEnv(VectorEnv[Any, NDArray[Any], NDArray[Any]]):
         self.dt = float(self.simulations.model.opt.timestep) * self.action_repeat
         """Seconds from an action to the next."""
         if self.action_repeat > 1:
-            self.metadata = {**self.metadata, "render_fps": 1 / self.dt}
+            self.metadata = {**self.metadata, "render_fps": round(1 / self.dt)}
         self.cameras: Cameras | None = None
         """None without images."""
         stagger_cameras = check_flag("stagger_cameras", stagger_cameras)

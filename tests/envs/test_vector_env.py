@@ -519,7 +519,8 @@ def test_an_action_that_is_held_is_the_same_action_at_every_step(make, observati
     """To the bit, and an episode ends where it ends, within a hold too."""
     options = {"terrain": "perlin", "max_episode_steps": 33, "tilt_limit_deg": 2.0, "observation": observation}
     held, single = make(6, **options, action_repeat=5), make(6, **options)
-    assert held.dt == pytest.approx(0.01) and held.metadata["render_fps"] == pytest.approx(100)
+    assert held.dt == pytest.approx(0.01) and held.metadata["render_fps"] == 100
+    assert BallbotEnv(terrain="flat", action_repeat=2).metadata["render_fps"] == 250
     held.reset(seed=0)
     single.reset(seed=0)
     ended = np.zeros(6, bool)

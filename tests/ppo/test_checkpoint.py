@@ -125,9 +125,9 @@ class TestResume:
         known: list[list[dict[str, float]]] = []
 
         class Listens(Diagnosis):
-            def __init__(self, config: PPOConfig, earlier: Iterable[dict[str, float]] = ()) -> None:
+            def __init__(self, config: PPOConfig, earlier: Iterable[dict[str, float]], shaped_rewards: bool) -> None:
                 known.append(list(earlier))
-                super().__init__(config, earlier)
+                super().__init__(config, earlier, shaped_rewards)
 
         monkeypatch.setattr("ballbot.ppo.training.Diagnosis", Listens)
         shutil.copytree(finished, tmp_path / "r")

@@ -10,7 +10,7 @@ ARGS ?=
 BIN := .venv/bin
 INSTALLED := .venv/installed-for-make
 
-.PHONY: help train curves test test-all lint format bench check clean
+.PHONY: help train curves test test-all lint format bench check results reproduce clean
 
 help:  ## show this list
 	@sed -n 's/^\([a-z-]*\):.*##/make \1\t/p' Makefile | expand -t 20
@@ -41,6 +41,12 @@ bench: $(INSTALLED)  ## measure speed and memory
 
 check: $(INSTALLED)  ## say what works on this machine, what does not, and what to do
 	$(BIN)/python experiments/check_setup.py $(ARGS)
+
+results: $(INSTALLED)  ## make the tables and figures of docs/results.md from results/
+	$(BIN)/python experiments/make_results.py $(ARGS)
+
+reproduce: $(INSTALLED)  ## train and judge again what docs/results.md reports; ARGS=--dry-run says how long it takes
+	$(BIN)/python experiments/reproduce.py $(ARGS)
 
 clean:  ## remove .venv and everything that was built (runs/ stays)
 	rm -rf .venv build dist *.egg-info mujoco_patch/_contact_fix*

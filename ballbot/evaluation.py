@@ -194,6 +194,8 @@ def env_options(policy: Policy, encoder: str | Path | None = None) -> dict[str, 
         options["encoder"] = loaded
     elif encoder is not None:
         raise ValueError(f"--encoder {encoder} is for policies that see, this one was trained without cameras")
+    if metadata.get("contact_fix") is False:  # a comparison: it knows no other physics
+        options["contact_fix"] = False
     return options
 
 

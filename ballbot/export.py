@@ -83,7 +83,7 @@ class ControlGraph(nn.Module):
     def forward(self, observation: torch.Tensor) -> torch.Tensor:
         """Most likely actions."""
         agent = self.agent
-        return agent.env_action(agent.policy_head(agent.policy_trunk(agent.normalize(observation))))
+        return agent.env_action(agent.policy_output(agent.normalize(observation)))
 
 
 class CameraGraph(nn.Module):

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ballbot.envs.terrain import MAX_HEIGHT, TERRAIN_LENGTH
+from ballbot.envs.terrain import MAX_HEIGHT, field_length
 from ballbot.evaluation import Episodes
 from ballbot.ppo.checkpoint import write_atomic
 
@@ -182,7 +182,7 @@ def _trajectories(episodes: dict[str, Episodes], relief: NDArray[np.float32] | N
     reach = max(0.3, *(1.1 * float(np.abs(trace[2]).max()) for trace in traces))
     for axis, ground in zip(axes, grounds, strict=True):
         if relief is not None:
-            half = TERRAIN_LENGTH / 2
+            half = field_length(len(relief[ground])) / 2
             axis.imshow(
                 MAX_HEIGHT * _part(relief[ground], reach), origin="lower", cmap="gray", alpha=0.5,
                 extent=(-min(reach, half), min(reach, half)) * 2, interpolation="bilinear",
@@ -203,7 +203,7 @@ def _trajectories(episodes: dict[str, Episodes], relief: NDArray[np.float32] | N
 def _part(heights: NDArray[np.float32], reach: float) -> NDArray[np.float32]:
     """The middle of a height field, up to ``reach`` m from its centre along x and y."""
     middle = (len(heights) - 1) / 2
-    span = min(int(np.ceil(reach / TERRAIN_LENGTH * (len(heights) - 1))), int(middle))
+    span = min(int(np.ceil(reach / field_length(len(heights)) * (len(heights) - 1))), int(middle))
     low, high = int(np.floor(middle)) - span, int(np.ceil(middle)) + span + 1
     return heights[max(low, 0) : high, max(low, 0) : high]
 

@@ -103,6 +103,13 @@ def with_insets(picture: Frame, depths: NDArray[np.float32]) -> Frame:
     return framed
 
 
+def shrunk(frame: Frame, times: int) -> Frame:
+    """The frame with each side divided by ``times``, which divides both: every pixel is the mean of a square."""
+    height, width, channels = frame.shape
+    squares = frame.reshape(height // times, times, width // times, times, channels)
+    return squares.mean(axis=(1, 3)).astype(np.uint8)
+
+
 def playable_fps(path: Path, fps: float) -> float:
     """The frames a second nearest to ``fps`` that a file can play: a GIF shows each for whole hundredths of a second.
 

@@ -1,9 +1,10 @@
 """Evaluate trained policies on terrains that training never used.
 
-    python experiments/evaluate.py runs/NAME                         # its best.pt, 100 episodes
+    python experiments/evaluate.py                                   # the policy that comes with ballbot, 100 episodes
+    python experiments/evaluate.py runs/NAME                         # a run's best.pt
     python experiments/evaluate.py runs/NAME/last.pt --terrain flat --episodes 20
     python experiments/evaluate.py runs/NAME --compare runs/OTHER pid --json results.json
-    python experiments/evaluate.py pid --terrain flat                # the classical controller
+    python experiments/evaluate.py linear --terrain flat             # a classical controller
     python experiments/evaluate.py runs/NAME --report report         # a page with plots and films
 
 All are judged on the same terrains and starts; the same command gives the same numbers to the last bit.
@@ -30,11 +31,13 @@ import tyro
 from balance_pid import PID, pitch_and_roll, wheel_actions
 from numpy.typing import NDArray
 
+from ballbot.controllers import LinearController
 from ballbot.encoders import EncoderError
 from ballbot.envs import BallbotVectorEnv
 from ballbot.envs.simulation import Simulations
 from ballbot.evaluation import Actor, Episodes, env_options, run_episodes, summarize
 from ballbot.outputs import check_output
+from ballbot.policies import find_policy
 from ballbot.ppo import CheckpointError, load_policy
 from ballbot.ppo.checkpoint import write_atomic
 from mujoco_patch import ContactFixError
@@ -65,8 +68,10 @@ ROWS = (
 class Args:
     """Evaluate trained policies."""
 
-    checkpoint: Annotated[str, tyro.conf.Positional]
-    """Checkpoint, run folder (for its best.pt), or "pid" for the classical controller."""
+    checkpoint: Annotated[str, tyro.conf.Positional] = "default"
+    """Checkpoint, run folder (for its best.pt), the name of a policy that comes with ballbot ("default"), or of a
+    classical controller: "pid", which holds the robot upright, or
+    "linear", which travels ("linear:0.2" for another target than its own 0.319 m/s)."""
     compare: tuple[str, ...] = ()
     """Others to judge on the same terrains and starts."""
     episodes: int = 100
@@ -74,13 +79,15 @@ class Args:
     horizon: int = 4000
     """Time limit of an episode, steps of 2 ms."""
     terrain: Literal["perlin", "flat"] | None = None
-    """Ground (default: what the policy was trained on; perlin for "pid")."""
+    """Ground (default: what the policy was trained on; perlin for classical controllers)."""
     seed: int = 0
     """Of the first episode's start; the others count up."""
     terrain_seed: int = 1
     """Base seed of the terrains; whatever it is, none of them is one that training learned on or chose best.pt by."""
     num_terrains: int = 100
     """Height fields, one drawn for each episode."""
+    terrain_length: float = 10.0
+    """Side of the fields, m; robots start in the middle.  Longer horizons need longer ones."""
     deterministic: bool = True
     """The most likely action; --no-deterministic (or --stochastic) samples as training does."""
     stochastic: bool = False
@@ -125,7 +132,7 @@ def check(args: Args) -> Args:
         raise ValueError(f"--torch-threads {args.torch_threads} is out of range: use 0 to 1024")
     for name in (args.checkpoint, *args.compare):
         if not name:
-            raise ValueError('a checkpoint is "": give a file, a run folder, or pid')
+            raise ValueError('a checkpoint is "": give a file, a run folder, pid or linear')
     read = [Path(name) for name in (args.checkpoint, *args.compare)]
     read += [path / "best.pt" for path in read]
     if args.json is not None:
@@ -141,7 +148,7 @@ def check(args: Args) -> Args:
             raise ValueError(f"--report {args.report} cannot be made ({error.strerror}): give another one") from error
         check_output(args.report / "report.html", "--report")
     if args.encoder is not None and not any(
-        name != "pid" and load_policy(name).metadata.get("observation") == "encoded"
+        classical(name) is None and load_policy(find_policy(name)).metadata.get("observation") == "encoded"
         for name in (args.checkpoint, *args.compare)
     ):
         raise ValueError(f"--encoder {args.encoder} is for policies that see, none of these does: leave it out")
@@ -162,15 +169,36 @@ def pid_actor(dt: float) -> Actor:
     return act
 
 
+def classical(name: str) -> Callable[[float], Actor] | None:
+    """Maker (dt in s -> actor) of a controller that nothing was learned for; None if it is not the name of one.
+
+    Raises:
+        ValueError: the speed of "linear:<speed>" is none.
+    """
+    if name == "pid":
+        return pid_actor
+    if name == "linear":
+        return LinearController
+    if not name.startswith("linear:"):
+        return None
+    try:
+        speed = float(name.removeprefix("linear:"))
+    except ValueError:
+        speed = -1.0
+    if not 0 <= speed <= 1:
+        raise ValueError(f'{name}: behind "linear:" comes a speed from 0 to 1 m/s, as in linear:0.25')
+    return lambda dt: LinearController(dt, target_speed=speed)
+
+
 def policy_actor(name: str, args: Args) -> tuple[dict[str, Any], Callable[[float], Actor]]:
     """Options of the environment, and what acts in it.
 
     Raises:
         CheckpointError, EncoderError, ValueError: no such policy, or not one of this robot's.
     """
-    if name == "pid":
-        return {"observation": "proprioception", "frame": "body", "terrain": "perlin"}, pid_actor
-    policy = load_policy(name)
+    if (make_controller := classical(name)) is not None:
+        return {"observation": "proprioception", "frame": "body", "terrain": "perlin"}, make_controller
+    policy = load_policy(find_policy(name))
     for setting in ("tilt_limit_deg", "integrator"):
         trained = policy.metadata.get(setting, getattr(args, setting))
         if trained != getattr(args, setting):
@@ -193,6 +221,7 @@ def make_envs(num_envs: int, options: dict[str, Any], args: Args) -> BallbotVect
         terrain_split="eval",
         terrain_seed=args.terrain_seed,
         num_terrains=args.num_terrains,
+        terrain_length=args.terrain_length,
         initial_tilt_deg=args.initial_tilt_deg,
         initial_speed=args.initial_speed,
         num_threads=args.num_threads,
@@ -208,7 +237,7 @@ def evaluate(name: str, args: Args, ground: str) -> tuple[str, Episodes, Simulat
     options, make_actor = policy_actor(name, args)
     trained_on = options["terrain"]
     options["terrain"] = ground or trained_on
-    if options["terrain"] != trained_on and name != "pid":
+    if options["terrain"] != trained_on and classical(name) is None:
         print(f"note: {name} was trained on {trained_on} ground, it is judged on {options['terrain']} ground")
     envs = make_envs(min(args.episodes, MOST_AT_A_TIME), options, args)
     try:

@@ -28,6 +28,7 @@ from ballbot.envs import BallbotVectorEnv
 from ballbot.evaluation import Actor, Episodes, env_options, run_episodes
 from ballbot.export import MAX_DIFFERENCE, export_policy
 from ballbot.outputs import check_output
+from ballbot.policies import find_policy
 from ballbot.ppo import CheckpointError, Policy, load_policy
 from mujoco_patch import ContactFixError
 
@@ -50,8 +51,8 @@ WARM_UP = 200
 class Args:
     """Export a trained policy to ONNX."""
 
-    checkpoint: Annotated[Path, tyro.conf.Positional]
-    """Checkpoint, or run folder for its best.pt."""
+    checkpoint: Annotated[str, tyro.conf.Positional] = "default"
+    """Checkpoint, run folder (for its best.pt), or the name of a policy that comes with ballbot ("default")."""
     out: Path = Path("policy.onnx")
     """File of the control graph; the camera graph is policy.camera.onnx then."""
     encoder: Path | None = None
@@ -138,11 +139,11 @@ def check(args: Args) -> int:
     if args.seed < 0:
         raise ValueError(f"--seed {args.seed} is negative: use 0 or more")
     check_output(args.out, "--out", (".onnx",))
-    if str(args.checkpoint) == "pid":
-        raise ValueError("pid is no network: give a checkpoint, or a run folder for its best.pt")
+    if args.checkpoint == "pid" or args.checkpoint.startswith("linear:") or args.checkpoint == "linear":
+        raise ValueError(f"{args.checkpoint} is no network: give a checkpoint, or a run folder for its best.pt")
     from ballbot.runtime import Controller  # needs onnxruntime
 
-    policy = load_policy(args.checkpoint)
+    policy = load_policy(find_policy(args.checkpoint))
     options = env_options(policy, args.encoder)
     with tempfile.TemporaryDirectory(dir=args.out.parent, prefix=".export_") as folder:
         files = export_policy(policy, Path(folder) / args.out.name, options.get("encoder"))

@@ -64,6 +64,8 @@ class Args:
     """Environment steps, or minutes of simulating, inferring, learning and evaluating."""
     log: bool = False
     """Logarithmic values."""
+    bottom: float = 0.0
+    """Where the axis of the return begins, if nothing lies below 0."""
 
 
 def read(path: Path) -> dict[str, Floats]:
@@ -217,7 +219,7 @@ def draw(runs: dict[Path, dict[str, Floats]], args: Args) -> Any:
         if args.log:
             axis.set_yscale("log")
         elif not args.columns and lowest >= 0:
-            axis.set_ylim(0, None)
+            axis.set_ylim(args.bottom if label == PANELS[0][2] else 0, None)
         axis.grid(alpha=0.3)
         axis.spines[["top", "right"]].set_visible(False)
     axes[0, 0].legend(frameon=False)
@@ -245,9 +247,9 @@ def other(curve: str) -> str:
     return "training" if curve == "evaluation" else "evaluation"
 
 
-def main() -> None:
+def main(argv: list[str] | None = None) -> None:
     """Read, draw, save."""
-    args = tyro.cli(Args, description=__doc__)
+    args = tyro.cli(Args, args=argv, description=__doc__)
     try:
         args.out.parent.mkdir(parents=True, exist_ok=True)
         check_output(args.out, "--out", (".png", ".svg", ".pdf"), keep=args.runs)

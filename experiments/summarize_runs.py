@@ -82,9 +82,9 @@ def source(path: Path) -> tuple[Path, str]:
     return path, path.parent.name if path.name == "progress.csv" else path.stem
 
 
-def save_small(path: Path, folder: Path) -> None:
-    """Write folder/<run>.csv with the KEPT columns of a run's progress.csv."""
-    file, name = source(path)
+def save_small(path: Path, folder: Path, name: str = "") -> None:
+    """Write folder/<name>.csv with the KEPT columns of a run's progress.csv; its own name if none is given."""
+    file, own = source(path)
     with open(file, newline="") as handle:
         rows = list(csv.DictReader(handle))
     columns = [column for column in rows[0] if column.startswith(KEPT)]
@@ -93,7 +93,7 @@ def save_small(path: Path, folder: Path) -> None:
     writer.writerow(columns)
     for row in rows:
         writer.writerow([row["global_step"], *(row[c] and f"{float(row[c]):.5g}" for c in columns[1:])])
-    write_atomic(folder / f"{name}.csv", buffer.getvalue().encode())
+    write_atomic(folder / f"{name or own}.csv", buffer.getvalue().encode())
 
 
 def check_save(paths: list[Path], folder: Path) -> None:

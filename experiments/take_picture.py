@@ -1,6 +1,6 @@
 """Take a picture of the robot at the start of an episode.  Needs OpenGL (see check_setup.py) and the extra "plots".
 
-python experiments/take_picture.py --out docs/images/ballbot.png
+python experiments/take_picture.py --out ballbot.png
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
     python experiments/watch.py runs/NAME                                      # needs a display
     python experiments/watch.py runs/NAME --record robot.mp4                   # needs none
-    python experiments/watch.py pid --terrain flat --record robot.gif --speed 0.5
+    python experiments/watch.py linear --terrain flat --record robot.gif --speed 0.5
 
 In the viewer, push the robot: double-click on it, then drag with Ctrl and the right mouse button.  Episodes follow each
 other until the window is closed.  A video shows one episode, with what the two depth cameras see in the corners.
@@ -27,7 +27,7 @@ from ballbot.envs.rendering import has_display
 from ballbot.evaluation import Actor
 from ballbot.outputs import check_output
 from ballbot.ppo import CheckpointError
-from ballbot.video import ENDINGS, check_film, film, playable_fps, write_video
+from ballbot.video import ENDINGS, check_film, film, playable_fps, shrunk, write_video
 from mujoco_patch import ContactFixError
 
 PAUSES_PER_SECOND = 60
@@ -38,12 +38,13 @@ PAUSES_PER_SECOND = 60
 class Args:
     """Watch a trained policy."""
 
-    checkpoint: Annotated[str, tyro.conf.Positional]
-    """Checkpoint, run folder (for its best.pt), or "pid" for the classical controller."""
+    checkpoint: Annotated[str, tyro.conf.Positional] = "default"
+    """Checkpoint, run folder (for its best.pt), the name of a policy that comes with ballbot ("default"), or "pid" or
+    "linear" for a classical controller."""
     record: Path | None = None
     """Video to write, .mp4 or .gif, instead of opening a window."""
     terrain: Literal["perlin", "flat"] | None = None
-    """Ground (default: what the policy was trained on; perlin for "pid")."""
+    """Ground (default: what the policy was trained on; perlin for classical controllers)."""
     seed: int = 0
     """Of the first episode: terrain, heading and tilt."""
     horizon: int = 4000
@@ -58,6 +59,8 @@ class Args:
     """Seconds of simulation in a second of film or of your life."""
     fps: int = 25
     """Frames of the video in a second; a GIF has the nearest of 50, 33.3, 25, 20, ..."""
+    shrink: Literal[1, 2, 4] = 1
+    """What each side of the video, 640 x 480 pixels, is divided by."""
 
 
 def make(args: Args) -> tuple[BallbotVectorEnv, Actor]:
@@ -112,7 +115,8 @@ def main(argv: list[str] | None = None) -> int:
                 fps = playable_fps(args.record, args.fps)
                 if fps != args.fps:
                     print(f"note: {fps:.4g} frames a second, not {args.fps}: a GIF counts in hundredths of a second")
-                frames = write_video(args.record, film(envs, actor, args.seed, fps, args.speed), fps)
+                pictures = (shrunk(frame, args.shrink) for frame in film(envs, actor, args.seed, fps, args.speed))
+                frames = write_video(args.record, pictures, fps)
                 print(f"wrote {args.record}, {frames / fps:.1f} s")
         finally:
             envs.close()

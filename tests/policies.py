@@ -21,11 +21,13 @@ def save_policy(
     path: Path, size: int = 17, action_space: gym.Space[Any] = BOX3, gain: float = 10.0, **metadata: Any
 ) -> Path:
     """A policy-only file with random networks, whose actions are ``gain`` times as large as those of a new agent."""
-    config = PPOConfig(hidden_size=16, num_layers=2)
+    config = PPOConfig(hidden_size=16, num_layers=2, linear_skip=True)
     observation_space = gym.spaces.Box(-np.inf, np.inf, (size,), np.float32)
     agent = Agent(observation_space, action_space, config, torch.Generator().manual_seed(0))
     with torch.no_grad():
         agent.policy_head.weight.mul_(gain)
+        assert agent.policy_skip is not None
+        agent.policy_skip.weight.normal_(0.0, 0.003, generator=torch.Generator().manual_seed(1)).mul_(gain)
     metadata = {"observation": "proprioception", "frame": "body", "terrain": "flat"} | metadata
     state = {
         "kind": "policy",

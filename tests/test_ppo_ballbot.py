@@ -23,7 +23,9 @@ import pytest
 import torch
 
 from ballbot.encoders import Architecture, Autoencoder, FrozenEncoder, load_encoder, save_encoder
+from ballbot.envs import BallbotVectorEnv
 from ballbot.evaluation import env_options
+from ballbot.policies import read_card
 from ballbot.ppo import CheckpointError, DivergedError, RunDirectoryError, SettingsError, load_policy
 from mujoco_patch import ContactFixError
 
@@ -32,7 +34,7 @@ SCRIPT = Path(__file__).parents[1] / "experiments" / "ppo_ballbot.py"
 SMALL = shlex.split(
     "--terrain perlin --no-cameras --num-terrains 2 --num-envs 4 --num-steps 32 --minibatch-size 64 --hidden-size 16 "
     "--num-threads 1 --torch-threads 1 --max-episode-steps 60 --eval-episodes 2 --eval-interval 512 "
-    "--checkpoint-interval 256"
+    "--checkpoint-interval 256 --action-repeat 1"
 )
 
 
@@ -121,8 +123,10 @@ def test_a_stopped_and_resumed_run_equals_one_never_stopped(finished, tmp_path):
 
 
 def test_a_run_that_holds_actions_and_pays_progress_more_goes_on_exactly(tmp_path):
-    shaping = shlex.split("--action-repeat 5 --normalize-values --progress-weight 6 --final-progress-weight 1")
-    options = [*SMALL, *shaping, "--total-timesteps", "3840", "--eval-interval", "1280", "--checkpoint-interval", "640"]
+    shaping = shlex.split("--progress-weight 6 --target-speed 0.5 --initial-std 1 --final-std 0.3")
+    control = shlex.split("--action-repeat 5 --normalize-values --linear-skip")
+    intervals = shlex.split("--total-timesteps 3840 --eval-interval 1280 --checkpoint-interval 640")
+    options = [*SMALL, *shaping, *control, *intervals]
     code, _, err = run(tmp_path, *options, "--run-name", "whole")
     assert code == 0, err
     whole = tmp_path / "runs" / "whole"
@@ -200,6 +204,24 @@ def test_the_paper_preset_is_the_published_training(script):
         20,
     )
     assert args.ppo.seed == 3
+
+
+def test_the_default_preset_is_what_the_shipped_policy_was_trained_with(script):
+    args, card = script.parse([]), read_card("default")
+    ppo, env = dataclasses.asdict(args.ppo), dataclasses.asdict(args.env)
+    for own, shipped in ((ppo, card["config"]["ppo"]), (env, card["config"]["env"])):
+        assert {k: own[k] for k in shipped} == shipped | {k: own[k] for k in ("seed", "num_threads") if k in shipped}
+
+
+def test_without_the_contact_fix_a_run_says_so_and_is_judged_without(tmp_path):
+    code, _, err = run(tmp_path, *SMALL, "--no-contact-fix", "--run-name", "bare", "--total-timesteps", "256")
+    assert code == 0, err
+    assert "no policy can learn" in err
+    policy = load_policy(tmp_path / "runs" / "bare" / "best.pt")
+    assert env_options(policy)["contact_fix"] is False
+    envs = BallbotVectorEnv(1, **env_options(policy), num_threads=1, num_terrains=1)
+    assert not envs.contact_fix
+    envs.close()
 
 
 def test_options_change_a_preset(script):

@@ -14,7 +14,7 @@ from policies import save_policy
 
 from ballbot.envs import BallbotVectorEnv
 from ballbot.evaluation import run_episodes
-from ballbot.video import INSET, MARGIN, film, playable_fps, replay, with_insets, write_video
+from ballbot.video import INSET, MARGIN, film, playable_fps, replay, shrunk, with_insets, write_video
 
 SCRIPT = Path(__file__).parents[1] / "experiments" / "watch.py"
 iio = pytest.importorskip("imageio.v2")
@@ -59,6 +59,14 @@ def test_an_episode_becomes_a_film(tmp_path):
     assert slow.returncode == 0 and len(iio.mimread(tmp_path / "a.gif")) == 9
     nearest = run(tmp_path, *options, "--fps", 30, MUJOCO_GL=kind)
     assert "note: 33.33 frames a second, not 30" in nearest.stdout and milliseconds(tmp_path / "a.gif") == 210
+
+
+def test_a_smaller_film_shows_the_means_of_squares():
+    frame = np.arange(4 * 6 * 3, dtype=np.uint8).reshape(4, 6, 3)
+    half = shrunk(frame, 2)
+    assert half.shape == (2, 3, 3) and half.dtype == np.uint8
+    np.testing.assert_array_equal(half[0, 0], frame[:2, :2].mean(axis=(0, 1)).astype(np.uint8))
+    np.testing.assert_array_equal(shrunk(frame, 1), frame)
 
 
 @pytest.mark.parametrize("fps", [12, 30, 40, 100])

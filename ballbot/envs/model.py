@@ -11,7 +11,7 @@ import mujoco
 import numpy as np
 from numpy.typing import NDArray
 
-from ballbot.envs.terrain import MAX_HEIGHT, TERRAIN_LENGTH
+from ballbot.envs.terrain import MAX_HEIGHT, field_length
 
 INTEGRATORS = {
     "Euler": mujoco.mjtIntegrator.mjINT_EULER,
@@ -54,7 +54,7 @@ def build_model(heights: NDArray[np.float32] | None = None, *, integrator: str =
 
     Args:
         heights: (num_terrains, n, n) float32 in [0, 1], one height field each (see ballbot.envs.terrain), of which the
-            ground shows the first; None for an infinite plane.
+            ground shows the first, 10 m long with 293 vertices a side and longer with more; None for an infinite plane.
         integrator: "Euler", "implicitfast" or "RK4".
 
     Returns:
@@ -68,9 +68,9 @@ def build_model(heights: NDArray[np.float32] | None = None, *, integrator: str =
     spec = mujoco.MjSpec.from_file(str(files("ballbot.assets") / "ballbot.xml"))
     spec.option.integrator = INTEGRATORS[integrator]
     if heights is not None:
-        half = TERRAIN_LENGTH / 2
+        nrow, ncol = heights.shape[1:]
+        half = field_length(nrow) / 2
         for k in range(len(heights)):
-            nrow, ncol = heights[k].shape
             spec.add_hfield(
                 name=f"terrain_{k}",
                 nrow=nrow,

@@ -31,6 +31,25 @@ def progress(velocity_xy: Array, goal: Array) -> Array:
     return PROGRESS_WEIGHT * (goal[0] * clipped[0] + goal[1] * clipped[1])
 
 
+def tracking(velocity_xy: Array, goal: Array, target_speed: float) -> Array:
+    """Stand-in for ``progress`` in training: most at ``target_speed`` along the goal, and less around it.
+
+    A paraboloid that, for a robot at rest, is 0 and rises along the goal as steeply as ``progress``.
+
+    Args:
+        velocity_xy: as for ``progress``.
+        goal: as for ``progress``.
+        target_speed: m/s, above 0.
+
+    Returns:
+        (n,) reward, at most half of what ``progress`` pays at the target.
+    """
+    missing = np.minimum(np.maximum(velocity_xy, -MAX_REWARDED_SPEED), MAX_REWARDED_SPEED)
+    missing -= target_speed * goal[:, None]
+    squared = missing[0] ** 2 + missing[1] ** 2
+    return PROGRESS_WEIGHT / 2 * (target_speed - squared / target_speed)
+
+
 def survival(fallen: NDArray[np.bool_]) -> Array:
     """A constant for every step that does not end in a fall; fallen is (n,)."""
     return np.where(fallen, 0.0, SURVIVAL_WEIGHT)

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from ballbot.envs.model import Layout, build_model, rolling_wheel_speeds, settled_poses
 from ballbot.envs.observations import RobotState, rotation_matrix
-from ballbot.envs.terrain import TERRAIN_LENGTH, make_terrain
+from ballbot.envs.terrain import TERRAIN_LENGTH, field_length, grid_size, make_terrain
 
 Array = NDArray[np.float64]
 Bools = NDArray[np.bool_]
@@ -39,6 +39,7 @@ class Simulations:
         num_terrains: height fields in the pool ("perlin" only).
         terrain_split: "train", "validation" or "eval".
         terrain_seed: base seed of the pool.
+        terrain_length: side of the fields, m.
     """
 
     def __init__(
@@ -51,12 +52,17 @@ class Simulations:
         num_terrains: int,
         terrain_split: str,
         terrain_seed: int,
+        terrain_length: float = TERRAIN_LENGTH,
     ) -> None:
         self.heights: NDArray[np.float32] | None = None
-        """(num_terrains, 293, 293) heights in [0, 1], or None for a plane."""
+        """(num_terrains, n, n) heights in [0, 1], n = 293 unless the fields are longer; None for a plane."""
+        self._half_length = np.inf
         if terrain == "perlin":
-            pool = range(num_terrains)
-            self.heights = np.stack([make_terrain(k, split=terrain_split, seed=terrain_seed) for k in pool])
+            size = grid_size(terrain_length)
+            self._half_length = field_length(size) / 2
+            self.heights = np.empty((num_terrains, size, size), np.float32)
+            for k in range(num_terrains):
+                self.heights[k] = make_terrain(k, split=terrain_split, seed=terrain_seed, size=size)
         self.num = num
         self.integrator = integrator
         self.model = build_model(self.heights, integrator=integrator)
@@ -180,9 +186,7 @@ class Simulations:
 
     def off_terrain(self, position: Array) -> Bools:
         """(num,) whether the base at (3, num) positions is at the edge of the height field; a plane has no edge."""
-        if self.heights is None:
-            return np.zeros(position.shape[1], bool)
-        return np.asarray(np.abs(position[:2]).max(axis=0) > TERRAIN_LENGTH / 2 - EDGE_MARGIN)
+        return np.asarray(np.abs(position[:2]).max(axis=0) > self._half_length - EDGE_MARGIN)
 
     def terrain_of(self, sim: int) -> NDArray[np.float32] | None:
         """Heights of a simulation's terrain, or None on a plane."""

@@ -36,7 +36,8 @@ class BallbotEnv(gym.Env[Any, NDArray[Any]]):
                 f"{options['num_envs']!r}) or BallbotVectorEnv({options['num_envs']!r})"
             )
         self._envs = BallbotVectorEnv(1, render_mode=render_mode, **{"num_threads": 1, **options})  # type: ignore[arg-type]
-        self.render_mode, self.metadata = render_mode, {**self.metadata, "render_fps": round(1 / self.dt)}
+        self.render_mode = render_mode
+        self.metadata = {**self.metadata, "render_fps": self._envs.metadata["render_fps"]}
         self.observation_space = self._envs.single_observation_space
         self.action_space = self._envs.single_action_space
 

@@ -24,9 +24,12 @@ from numpy.typing import NDArray
 GRID_SIZE = 293
 """Vertices along each side (the reference's grid)."""
 TERRAIN_LENGTH = 10.0
-"""Side of the square field, m."""
+"""Side of the square field, m (the reference's); larger ones have more vertices, as far apart."""
 MAX_HEIGHT = 0.1
 """Height of the highest vertex above the lowest, m."""
+
+MAX_TERRAIN_LENGTH = 100.0
+"""m.  Such a field has 8.5 million vertices."""
 
 SPLITS = {"train": 0, "validation": 2, "eval": 1}
 """Terrain splits: to train on, to choose by (best.pt, settings), and to judge what was chosen.  The split enters the
@@ -57,6 +60,16 @@ class _Octave(NamedTuple):
     vertices: Floats  # (num_vertices, 4) lattice points, relative to the plane in the last two
     corners: tuple[Corner, ...]  # of each grid point's simplex
     x: Floats  # (size,) the grid's coordinate along a row; along a column it is the same, and two more are constant
+
+
+def grid_size(length: float) -> int:
+    """Vertices along each side of a field at least ``length`` m long."""
+    return int(np.ceil(length / TERRAIN_LENGTH * (GRID_SIZE - 1) - 1e-9)) + 1
+
+
+def field_length(size: int) -> float:
+    """Side in m of a field with ``size`` vertices along it."""
+    return TERRAIN_LENGTH * ((size - 1) / (GRID_SIZE - 1))
 
 
 def make_terrain(terrain_id: int, *, split: str = "train", seed: int = 0, size: int = GRID_SIZE) -> Floats:

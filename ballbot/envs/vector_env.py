@@ -34,7 +34,7 @@ from ballbot.envs.observations import OBSERVATION_SIZES, OBSERVE, RobotState
 from ballbot.envs.random_streams import WORDS, new_stream, pack_streams, unpack_streams
 from ballbot.envs.rendering import Renderer
 from ballbot.envs.simulation import TERRAINS, Simulations
-from ballbot.envs.terrain import SPLITS
+from ballbot.envs.terrain import MAX_TERRAIN_LENGTH, SPLITS, TERRAIN_LENGTH
 
 if TYPE_CHECKING:
     from ballbot.envs.cameras import Cameras, Encoder
@@ -86,6 +86,7 @@ class BallbotVectorEnv(VectorEnv[Any, NDArray[Any], NDArray[Any]]):
         num_envs: how many simulations.
         terrain: "perlin" (10 m x 10 m of simplex noise, 0.1 m high, one of num_terrains drawn for each episode) or
             "flat" (an endless plane).
+        terrain_length: side of the fields, m, for episodes that last longer; memory grows with its square.
         observation: "proprioception", "encoded" or "depth".
         frame: "body" or "world", the axes of the observation.
         max_episode_steps: time limit, steps of 2 ms.  gym.make gives this option to a wrapper: see ``ballbot``.
@@ -106,12 +107,10 @@ class BallbotVectorEnv(VectorEnv[Any, NDArray[Any], NDArray[Any]]):
         action_repeat: steps of 2 ms for which an action is held; ``step`` then returns the sum of their rewards, and
             ``dt`` is as much longer.  For training: consequences of an action that lasts are easier to tell from noise,
             and what was learned so drives at 500 Hz as well.
-        progress_weight: factor on the reward for progress, for training; 1 is the task.  ``reward_terms`` are the
-            task's, without it.
-        final_progress_weight: what it comes to, in a straight line, at the end of training (``set_training_progress``);
-            None keeps it.
-        paid_speed: m/s along the goal; what is faster is paid no more, for training: there is no reason then to go to
-            the motors' limit, where a robot falls.
+        target_speed: m/s along the goal, for training: progress then pays most at this velocity and less around it, to
+            either side and across (``rewards.tracking``).  A robot that only gets more for more speed goes to the
+            motors' limit, where it falls.  None is the task; ``reward_terms`` are the task's in any case.
+        progress_weight: factor on the reward for progress, for training; 1 is the task.
         stagger_first_episodes: draw the time limit of each episode that a call of reset() begins from 1 to
             max_episode_steps, so that time-outs do not all come at once; episodes that autoreset begins are whole.  A
             shortened episode that reaches its limit is truncated and a success like any other.
@@ -149,15 +148,15 @@ class BallbotVectorEnv(VectorEnv[Any, NDArray[Any], NDArray[Any]]):
         num_terrains: int = 64,
         terrain_split: str = "train",
         terrain_seed: int = 0,
+        terrain_length: float = TERRAIN_LENGTH,
         random_yaw: bool = True,
         initial_tilt_deg: float = 1.0,
         initial_speed: float = 0.0,
         tilt_limit_deg: float = 20.0,
         goal: tuple[float, float] = (0.0, 1.0),
         action_repeat: int = 1,
+        target_speed: float | None = None,
         progress_weight: float = 1.0,
-        final_progress_weight: float | None = None,
-        paid_speed: float = rewards.MAX_REWARDED_SPEED,
         stagger_first_episodes: bool = False,
         encoder: Encoder | str | Path | None = None,
         camera_interval: int = 6,
@@ -193,15 +192,10 @@ class BallbotVectorEnv(VectorEnv[Any, NDArray[Any], NDArray[Any]]):
                 "begin with a fall"
             )
         self.goal = check_direction("goal", goal)
+        self.terrain_length = check_number("terrain_length", terrain_length, TERRAIN_LENGTH, MAX_TERRAIN_LENGTH)
         self.action_repeat = check_count("action_repeat", action_repeat, 1, 500)
-        weights = (progress_weight, progress_weight if final_progress_weight is None else final_progress_weight)
-        self._progress_weights = (
-            check_number("progress_weight", weights[0], 0.0, 1e6),
-            check_number("final_progress_weight", weights[1], 0.0, 1e6),
-        )
-        self.paid_speed = check_number("paid_speed", paid_speed, 0.0, rewards.MAX_REWARDED_SPEED)
-        self.progress_weight = self._progress_weights[0]
-        """Factor on the reward for progress now."""
+        self.target_speed = None if target_speed is None else check_number("target_speed", target_speed, 0.01, 2.0)
+        self.progress_weight = check_number("progress_weight", progress_weight, 0.0, 1e6)
         self.terrain, self.observation, self.frame, self.terrain_split = (
             terrain,
             observation,
@@ -224,11 +218,11 @@ class BallbotVectorEnv(VectorEnv[Any, NDArray[Any], NDArray[Any]]):
             num_terrains=num_terrains,
             terrain_split=terrain_split,
             terrain_seed=terrain_seed,
+            terrain_length=self.terrain_length,
         )
         self.dt = float(self.simulations.model.opt.timestep) * self.action_repeat
         """Seconds from an action to the next."""
-        if self.action_repeat > 1:
-            self.metadata = {**self.metadata, "render_fps": round(1 / self.dt)}
+        self.metadata = {**self.metadata, "render_fps": round(1 / self.dt)}
         self.cameras: Cameras | None = None
         """None without images."""
         stagger_cameras = check_flag("stagger_cameras", stagger_cameras)
@@ -379,16 +373,12 @@ class BallbotVectorEnv(VectorEnv[Any, NDArray[Any], NDArray[Any]]):
         if self.cameras is not None:
             self.cameras.step(robots, None if diverged is self._none else ~diverged)
         infos = self._infos(robots, success, fallen.copy(), out_of_bounds, diverged.copy())
-        if self.paid_speed < rewards.MAX_REWARDED_SPEED:
-            terms[0] = np.minimum(terms[0], rewards.PROGRESS_WEIGHT * self.paid_speed)
+        if self.target_speed is not None:
+            sound = ~infos["diverged"]
+            terms[0] = rewards.tracking(robots.velocity[:2], self.goal, self.target_speed) * sound
         if self.progress_weight != 1.0:
             terms[0] *= self.progress_weight
         return self._observation(), terms.sum(axis=0), fallen, truncated, infos
-
-    def set_training_progress(self, done: float) -> None:
-        """Learn that so much of the training is done, from 0 to 1: ``ballbot.ppo`` tells before each rollout."""
-        first, last = self._progress_weights
-        self.progress_weight = first + (last - first) * done
 
     def render(self) -> tuple[NDArray[np.uint8], ...] | None:
         """One (480, 640, 3) uint8 picture a simulation in "rgb_array" mode.
@@ -454,10 +444,7 @@ class BallbotVectorEnv(VectorEnv[Any, NDArray[Any], NDArray[Any]]):
         """
         if not isinstance(state, dict) or not isinstance(state.get("options"), dict):
             raise ValueError(f"set_state needs what get_state() returned, got {type(state).__name__}")
-        mine, theirs = (
-            self._state_options(),
-            {"action_repeat": 1, "paid_speed": rewards.MAX_REWARDED_SPEED} | state["options"],
-        )
+        mine, theirs = self._state_options(), _BEFORE | state["options"]
         differing = [f"{key} was {theirs.get(key)!r}, is {mine[key]!r}" for key in mine if theirs.get(key) != mine[key]]
         if differing:
             raise ValueError(
@@ -569,6 +556,13 @@ class BallbotVectorEnv(VectorEnv[Any, NDArray[Any], NDArray[Any]]):
         return _masked(infos, np.ones(self.num_envs, bool))
 
 
+_BEFORE = {
+    "action_repeat": 1,
+    "target_speed": None,
+    "progress_weight": 1.0,
+    "terrain_length": TERRAIN_LENGTH,
+}
+"""Options that states of older versions do not name, and what they were then."""
 _STATE_OPTIONS = (
     "num_envs",
     "terrain",
@@ -583,8 +577,7 @@ _STATE_OPTIONS = (
     "initial_speed",
     "random_yaw",
     "contact_fix",
-    "action_repeat",
-    "paid_speed",
+    *_BEFORE,
 )
 _STATE_ARRAYS = ("elapsed", "time_limit", "actions", "term_sums", "obs")
 

@@ -102,6 +102,8 @@ class Agent(nn.Module):
             raise TypeError(f"observations must hold at least one number, got {observation_space}")
         self.noise_size = noise_size
         self.min_log_std = -math.inf if config.min_std is None else math.log(config.min_std)
+        self.max_log_std = math.inf
+        """Where training has the noise now: see PPOConfig.final_std."""
 
         def trunk() -> nn.Sequential:
             sizes = [self.obs_size] + [config.hidden_size] * config.num_layers
@@ -116,6 +118,9 @@ class Agent(nn.Module):
         # A small policy head makes the first policy nearly the same in every state (Andrychowicz et al. 2021,
         # sec. 3.2).
         self.policy_head = layer(config.hidden_size, out_size, 0.01, generator)
+        self.policy_skip = nn.Linear(self.obs_size, out_size, bias=False) if config.linear_skip else None
+        if self.policy_skip is not None:
+            nn.init.zeros_(self.policy_skip.weight)
         self.value_head = layer(config.hidden_size, 1, 1.0, generator)
         self.value_scale = ValueScale() if config.normalize_values else None
         if not self.discrete:
@@ -135,6 +140,14 @@ class Agent(nn.Module):
         value: torch.Tensor = self.value_head(hidden).squeeze(-1)
         return value if self.value_scale is None else self.value_scale(value)
 
+    def policy_output(self, x: torch.Tensor) -> torch.Tensor:
+        """Mean action or logits (batch, dim) in the normalised observations `x` (batch, obs_size)."""
+        return self._policy_output(x, self.policy_trunk(x))
+
+    def _policy_output(self, x: torch.Tensor, hidden: torch.Tensor) -> torch.Tensor:
+        output: torch.Tensor = self.policy_head(hidden)
+        return output if self.policy_skip is None else output + self.policy_skip(x)
+
     def get_action_and_value(
         self, x: torch.Tensor, action: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -145,7 +158,7 @@ class Agent(nn.Module):
         """
         hidden = self.policy_trunk(x)
         value = self._value(hidden if self.value_trunk is None else self.value_trunk(x))
-        output = self.policy_head(hidden)
+        output = self._policy_output(x, hidden)
         if self.discrete:
             return action, categorical_logprob(action, output), categorical_entropy(output), value
         entropy = gaussian_entropy(self.log_std).expand(len(x))
@@ -161,7 +174,7 @@ class Agent(nn.Module):
         Returns:
             unclipped action (batch, dim) or index (batch,), and its log-probability (batch,).
         """
-        output = self.policy_head(self.policy_trunk(x))
+        output = self.policy_output(x)
         if self.discrete:
             action = (output + noise).argmax(-1)  # Gumbel-max trick: exact samples of the softmax
             return action, categorical_logprob(action, output)
@@ -200,7 +213,7 @@ class Agent(nn.Module):
         """
         x = self.normalize(torch.as_tensor(obs, device=self.policy_head.weight.device))
         if deterministic:
-            output = self.policy_head(self.policy_trunk(x))
+            output = self.policy_output(x)
             return self.env_action(output.argmax(-1) if self.discrete else output)
         if generator is None:
             raise ValueError("act(deterministic=False) needs a torch.Generator on the agent's device, got None")
@@ -208,13 +221,13 @@ class Agent(nn.Module):
 
     @torch.no_grad()
     def limit_std(self) -> None:
-        """Raise the standard deviation to `min_std` where it has fallen below.
+        """Raise the standard deviation to `min_std` where it has fallen below, and lower it to the bound of now.
 
         The parameter itself is moved: clamping it in the forward pass would give it zero gradient and never
         let it rise again.
         """
-        if not self.discrete and self.min_log_std > -math.inf:
-            self.log_std.clamp_(min=self.min_log_std)
+        if not self.discrete and (self.min_log_std > -math.inf or self.max_log_std < math.inf):
+            self.log_std.clamp_(self.min_log_std, self.max_log_std)
 
 
 def describe_spaces(observation_space: gym.Space[Any], action_space: gym.Space[Any]) -> dict[str, Any]:

@@ -59,7 +59,7 @@ def _is_a(value: Any, kind: Any) -> bool:
 
 @dataclass
 class PPOConfig:
-    """Settings of a PPO run; the defaults balance the ball-balancing robot on uneven ground.
+    """Settings of a PPO run; the defaults suit many tasks, the robot has better ones.
 
     Raises:
         SettingsError: (a ValueError) a value is of another type, out of range, NaN, or does not fit the others; the
@@ -144,10 +144,16 @@ class PPOConfig:
     """Non-linearity after each hidden layer."""
     shared_trunk: bool = False
     """Let policy and value share their hidden layers."""
+    linear_skip: bool = False
+    """Add a linear map of the observation, at first 0, to the policy's output: what is nearly linear in a task, as
+    balancing is, is then learned sooner (Srouji et al. 2018, arXiv:1802.08311)."""
     initial_std: float = math.exp(-1)
     """Initial standard deviation of the exploration noise (continuous actions only)."""
     min_std: float | None = None
     """Lowest standard deviation the exploration noise may reach (None: no limit)."""
+    final_std: float | None = None
+    """Highest standard deviation at the end of training; the bound falls there from initial_std, exponentially (None:
+    no bound).  What is learned with much noise is sound, what is learned with little uses it."""
 
     eval_interval: int = 250_000
     """Environment steps between two evaluations."""
@@ -229,6 +235,11 @@ class PPOConfig:
             )
         if self.min_std is not None and self.min_std > self.initial_std:
             raise SettingsError(f"min_std = {self.min_std} is above initial_std = {self.initial_std}")
+        if self.final_std is not None and not (self.min_std or 0.0) <= self.final_std <= self.initial_std:
+            raise SettingsError(
+                f"final_std = {self.final_std} must be from min_std = {self.min_std} to initial_std = "
+                f"{self.initial_std}: the bound falls"
+            )
 
     @property
     def batch_size(self) -> int:
@@ -265,6 +276,7 @@ _POSITIVE = (
     "max_grad_norm",
     "initial_std",
     "min_std",
+    "final_std",
 )
 # Upper bounds are far outside useful settings: they catch a slipped digit before it costs a day of training
 # or all memory.
@@ -293,4 +305,5 @@ _RANGES: dict[str, tuple[float, float]] = {
     "policy_average": (0, 0.9999),
     "initial_std": (0, 100),
     "min_std": (0, 100),
+    "final_std": (0, 100),
 }

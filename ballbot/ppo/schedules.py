@@ -26,6 +26,11 @@ def scheduled_lr(schedule: Schedule, learning_rate: float, remaining: float) -> 
     return learning_rate
 
 
+def scheduled_std(initial: float, final: float | None, remaining: float) -> float:
+    """Highest standard deviation of the noise with a fraction `remaining` of training still to come."""
+    return math.inf if final is None else initial**remaining * final ** (1 - remaining)
+
+
 def adapt_lr(lr: float, approx_kl: float, target_kl: float, low: float, high: float) -> float:
     """Learning rate for the next update, given the KL divergence the last one reached.
 

@@ -28,7 +28,7 @@ from ballbot.ppo.evaluation import evaluate
 from ballbot.ppo.interrupt import StopSignal
 from ballbot.ppo.logger import STEP, Logger, Stopwatch, create_run_dir, lock_run_dir, say, write_config
 from ballbot.ppo.ppo import gae, make_optimizer, ppo_loss, rollout, update
-from ballbot.ppo.schedules import adapt_lr, scheduled_lr
+from ballbot.ppo.schedules import adapt_lr, scheduled_lr, scheduled_std
 from ballbot.ppo.state import TrainingState, training_seed
 from ballbot.ppo.storage import Rollout, autoreset_mode
 
@@ -95,8 +95,7 @@ def train(
             fails is said, and training goes on.
         shaped_rewards: training pays other rewards than evaluation does, so that their returns cannot be compared.
 
-    Environments with `action_repeat` hold each action for so many steps, which must be config.action_repeat; those with
-    `set_training_progress` are told before each rollout which part of the training is done, from 0 to 1.
+    Environments with `action_repeat` hold each action for so many steps, which must be config.action_repeat.
 
     Raises:
         ValueError, TypeError: settings or environments do not fit together.
@@ -258,8 +257,7 @@ def iterate(
     """One rollout and one update; `state` moves on, and the row to log is returned."""
     config, agent = state.config, state.agent
     remaining = max(1 - state.global_step / config.total_timesteps, 0.0)
-    if hasattr(envs, "set_training_progress"):
-        envs.set_training_progress(1 - remaining)
+    agent.max_log_std = math.log(scheduled_std(config.initial_std, config.final_std, remaining))
     if config.lr_schedule != "adaptive":
         state.learning_rate = scheduled_lr(config.lr_schedule, config.learning_rate, remaining)
     row: dict[str, float] = {

@@ -159,8 +159,8 @@ def test_a_rolling_start_rolls(yaw):
     """At 0.3 m/s, with the axles' damping (0.8 N m s/rad) made up for, everything goes on as it was set.  A robot whose
     wheels were not set turning is braked by them."""
     mujoco_patch.ensure()
-    options = {"terrain": "flat", "integrator": "Euler", "terrain_split": "train"}
-    sims = Simulations(2, num_threads=1, num_terrains=1, terrain_seed=0, **options)
+    counts = {"num_threads": 1, "num_terrains": 1, "terrain_seed": 0}
+    sims = Simulations(2, terrain="flat", integrator="Euler", terrain_split="train", **counts)
     layout, wheels = sims.layout, list(sims.layout.wheel_qvel)
     for sim in range(2):
         sims.place(sim, 0, yaw=yaw, velocity=(0.1, 0.28))

@@ -6,7 +6,7 @@ import itertools
 import numpy as np
 import pytest
 
-from ballbot.envs.terrain import GRID_SIZE, MAX_HEIGHT, TERRAIN_LENGTH, make_terrain
+from ballbot.envs.terrain import GRID_SIZE, MAX_HEIGHT, TERRAIN_LENGTH, field_length, grid_size, make_terrain
 
 TRAIN_0 = [0.281195, 0.453572, 0.719585, 0.422789, 0.775524, 0.530386, 0.510355, 0.348623, 0.542843]
 EVAL_5_3 = [0.48166, 0.537057, 0.444724, 0.707264, 0.536274, 0.296353, 0.647995, 0.941656, 0.32715]
@@ -49,6 +49,16 @@ def test_roughness_matches_the_reference():
     assert np.mean(spread) == pytest.approx(0.156, abs=0.01)
     assert np.mean(median) == pytest.approx(5.1, abs=0.4)
     assert np.mean(steep) == pytest.approx(13.7, abs=1.0)
+
+
+def test_a_longer_field_is_as_rough():
+    slopes = []
+    for length in (TERRAIN_LENGTH, 25.0):
+        size = grid_size(length)
+        assert field_length(size) == pytest.approx(length)
+        rises = [np.gradient(make_terrain(k, size=size) * MAX_HEIGHT, length / (size - 1)) for k in range(6)]
+        slopes.append(np.median([np.degrees(np.arctan(np.hypot(*rise))).mean() for rise in rises]))
+    assert slopes[1] == pytest.approx(slopes[0], rel=0.1)
 
 
 def test_the_start_is_no_special_place():

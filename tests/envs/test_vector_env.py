@@ -383,6 +383,21 @@ def test_leaving_the_terrain_truncates(make):
     assert infos["final_info"]["out_of_bounds"].tolist() == [True, False]
 
 
+def test_longer_fields_are_as_rough_and_end_later(make):
+    """The cameras see the same ground that the ball rolls on, far out too."""
+    envs = make(2, terrain="perlin", terrain_length=20.0, num_terrains=2, observation="depth")
+    assert envs.simulations.heights.shape == (2, 585, 585)
+    np.testing.assert_allclose(envs.simulations.model.hfield_size[:, :2], 10.0)
+    envs.reset(seed=0)
+    layout = envs.simulations.layout
+    for start in (layout.base_qpos, layout.ball_qpos):
+        envs.simulations.qpos[:, start] += [8.0, 10.0]
+        envs.simulations.qpos[:, start + 2] += 0.2
+    _, _, _, truncated, infos = envs.step(np.zeros((2, 3)))
+    assert truncated.tolist() == [False, True]
+    assert infos["final_info"]["out_of_bounds"].tolist() == [False, True]
+
+
 def test_first_episodes_can_be_staggered_and_later_ones_are_whole(make):
     envs = make(16, max_episode_steps=50, stagger_first_episodes=True)
     envs.reset(seed=0)
@@ -482,36 +497,25 @@ def test_reward_is_the_sum_of_its_logged_terms(make):
     np.testing.assert_allclose(sum(terms[name] for name in ("progress", "survival", "action_cost")), total)
 
 
-def test_progress_can_be_paid_more_in_training_and_its_terms_stay_the_tasks(make):
+def test_training_can_pay_otherwise_and_the_terms_stay_the_tasks(make):
     options = {"terrain": "perlin", "initial_speed": 0.4, "max_episode_steps": 40}
-    plain, paid = make(**options), make(**options, progress_weight=6.0, final_progress_weight=2.0)
-    for envs in (plain, paid):
+    plain, other = make(**options), make(**options, target_speed=0.3, progress_weight=6.0)
+    for envs in (plain, other):
         envs.reset(seed=0)
-    for done, weight in ((0.0, 6.0), (0.25, 5.0), (1.0, 2.0)):
-        paid.set_training_progress(done)
-        before = plain.step(np.zeros((4, 3)))[4]["reward_terms"]["progress"].copy()
-        paid.step(np.zeros((4, 3)))
-        _, rewards, _, _, infos = plain.step(np.zeros((4, 3)))
-        _, theirs, _, _, their_infos = paid.step(np.zeros((4, 3)))
-        progress = infos["reward_terms"]["progress"] - before
-        assert np.abs(progress).max() > 1e-4
-        np.testing.assert_allclose(theirs, rewards + (weight - 1) * progress, atol=1e-12)
-        for name, sums in infos["reward_terms"].items():
-            np.testing.assert_array_equal(their_infos["reward_terms"][name], sums)
-    plain.set_training_progress(0.5)
-    assert plain.progress_weight == 1.0
-
-
-def test_speed_beyond_what_is_paid_for_earns_no_more(make):
-    plain, paid = make(64, initial_speed=1.0), make(64, initial_speed=1.0, paid_speed=0.3, progress_weight=2.0)
-    for envs in (plain, paid):
-        envs.reset(seed=0)
-    _, rewards, _, _, infos = plain.step(np.zeros((64, 3)))
-    _, theirs, _, _, their_infos = paid.step(np.zeros((64, 3)))
-    progress = infos["reward_terms"]["progress"]
-    assert (progress > 0.003).any() and (progress < 0).any()
-    np.testing.assert_allclose(theirs, rewards - progress + 2 * np.minimum(progress, 0.003), atol=1e-12)
-    np.testing.assert_array_equal(their_infos["reward_terms"]["progress"], progress)
+    _, rewards, _, _, infos = plain.step(np.zeros((4, 3)))
+    _, theirs, _, _, their_infos = other.step(np.zeros((4, 3)))
+    velocity = plain.simulations.robot_state().velocity[:2]
+    off = ((velocity - [[0.0], [0.3]]) ** 2).sum(axis=0)
+    tracking = 0.01 * 0.15 * (1 - off / 0.3**2)
+    np.testing.assert_allclose(theirs, rewards - infos["reward_terms"]["progress"] + 6 * tracking, atol=1e-12)
+    for name, sums in infos["reward_terms"].items():
+        np.testing.assert_array_equal(their_infos["reward_terms"][name], sums)
+    with pytest.raises(ValueError, match=r"target_speed was None, is 0.3; progress_weight was 1.0, is 6.0"):
+        other.set_state(plain.get_state())
+    older = plain.get_state()
+    for name in ("action_repeat", "target_speed", "progress_weight", "terrain_length"):  # from before there were these
+        del older["options"][name]
+    plain.set_state(older)
 
 
 @pytest.mark.parametrize("observation", ["proprioception", "encoded"])
@@ -628,7 +632,9 @@ def test_actions_outside_the_range_are_clipped(make):
         ({"terrain_split": "test"}, ValueError, "terrain_split='test'"),
         ({"action_repeat": 0}, ValueError, "action_repeat=0"),
         ({"progress_weight": -1.0}, ValueError, "progress_weight=-1.0"),
-        ({"final_progress_weight": np.nan}, ValueError, "final_progress_weight=nan"),
+        ({"target_speed": 0.0}, ValueError, "target_speed=0.0"),
+        ({"target_speed": np.nan}, ValueError, "target_speed=nan"),
+        ({"terrain_length": 5.0}, ValueError, "terrain_length=5.0"),
         ({"render_mode": "ascii"}, ValueError, "render_mode='ascii'"),
         ({"num_envs": 0}, ValueError, "num_envs=0 is out of range"),
         ({"num_envs": -3}, ValueError, "num_envs=-3"),

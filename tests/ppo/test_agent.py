@@ -55,6 +55,20 @@ class TestAgent:
         torch.autograd.backward(agent.get_value(torch.ones(1, 2)).sum())
         assert (agent.policy_trunk[0].weight.grad is not None) == shared
 
+    def test_linear_skip_adds_a_linear_map_that_begins_at_zero(self) -> None:
+        plain, agent = (Agent(OBS2, BOX1, small_config(linear_skip=x), generator()) for x in (False, True))
+        x = torch.randn(5, 2)
+        assert torch.equal(agent.policy_output(x), plain.policy_output(x))
+        with torch.no_grad():
+            agent.policy_skip.weight.copy_(torch.tensor([[0.3, -0.2]]))  # type: ignore[union-attr]
+        linear = x @ torch.tensor([[0.3], [-0.2]])
+        torch.testing.assert_close(agent.policy_output(x), plain.policy_output(x) + linear)
+        torch.testing.assert_close(agent.act(x), plain.env_action(plain.policy_output(x) + linear))
+        noise = torch.randn(5, 1)
+        drawn, logprob = agent.sample(x, noise)
+        torch.testing.assert_close(drawn, plain.sample(x, noise)[0] + linear)
+        torch.testing.assert_close(logprob, agent.get_action_and_value(x, drawn)[1])
+
     def test_initial_policy_is_nearly_the_same_everywhere(self) -> None:
         agent = Agent(OBS2, BOX1, PPOConfig(), generator())
         assert agent.act(torch.randn(100, 2)).abs().max() < 0.1

@@ -9,7 +9,7 @@ import pytest
 from toy import small_config
 
 from ballbot.ppo import PPOConfig
-from ballbot.ppo.schedules import adapt_lr, scheduled_lr
+from ballbot.ppo.schedules import adapt_lr, scheduled_lr, scheduled_std
 
 
 class TestSchedules:
@@ -17,6 +17,10 @@ class TestSchedules:
         assert [scheduled_lr("linear", 2.0, x) for x in (1, 0.5, 0)] == [2.0, 1.0, 0.0]
         assert [scheduled_lr("cosine", 2.0, x) for x in (1, 0.5, 0)] == pytest.approx([2.0, 1.0, 0.0])
         assert [scheduled_lr("constant", 2.0, x) for x in (1, 0.5, 0)] == [2.0] * 3
+
+    def test_noise_is_bounded_exponentially(self) -> None:
+        assert [scheduled_std(1.0, 0.01, x) for x in (1, 0.5, 0)] == pytest.approx([1.0, 0.1, 0.01])
+        assert scheduled_std(1.0, None, 0.5) == math.inf
 
     def test_piecewise_is_the_published_schedule(self) -> None:
         rates = [scheduled_lr("piecewise", 1e-4, x) for x in (1, 0.71, 0.7, 0.51, 0.5, 0)]
@@ -79,6 +83,8 @@ class TestConfig:
             ({"num_envs": 1, "num_steps": 1, "minibatch_size": 1}, "raise num_steps"),
             ({"initial_std": 0.0}, "initial_std"),
             ({"min_std": 1.0}, "min_std"),
+            ({"final_std": 1.0}, "final_std = 1.0 must be from"),
+            ({"final_std": 0.1, "min_std": 0.2}, "final_std = 0.1 must be from min_std = 0.2"),
         ],
     )
     def test_bad_values_are_named(self, changes: dict[str, Any], words: str) -> None:

@@ -140,31 +140,31 @@ class TestBest:
 
 
 class Holds(PointEnv):
-    """Says that it holds actions, and keeps what it is told of the training."""
+    """Says that it holds actions."""
 
     action_repeat = 3
 
-    def __init__(self, num_envs: int) -> None:
-        super().__init__(num_envs)
-        self.told: list[float] = []
 
-    def set_training_progress(self, done: float) -> None:
-        self.told.append(done)
+class TestNoise:
+    def test_its_bound_falls_to_the_end_and_on_when_resumed(self, tmp_path: Path) -> None:
+        noise: dict[str, Any] = {"initial_std": 0.5, "final_std": 0.05, "total_timesteps": 8 * BATCH}
+        run(tmp_path / "r", PointEnv, PointEnv, **noise)
+        rows = curve(tmp_path / "r")
+        std = [float(row["policy/std"]) for row in rows]
+        bounds = [0.5 * 0.1 ** (k / 8) for k in range(8)]
+        assert all(s <= b * 1.0001 for s, b in zip(std[1:], bounds[1:], strict=True))  # the first only measures
+        assert std[-1] > 0.9 * bounds[-1]
+        shutil.copytree(tmp_path / "r", tmp_path / "again")
+        run(tmp_path / "again", PointEnv, PointEnv, tmp_path / "again/checkpoints" / f"step_{4 * BATCH}.pt", **noise)
+        assert [float(row["policy/std"]) for row in curve(tmp_path / "again")] == std
 
 
 class TestHeldActions:
     def test_steps_count_those_of_the_environment(self, tmp_path: Path) -> None:
-        made: list[Holds] = []
-
-        def make(num_envs: int) -> Holds:
-            made.append(Holds(num_envs))
-            return made[-1]
-
-        run(tmp_path / "r", make, PointEnv, action_repeat=3, total_timesteps=12 * BATCH, eval_interval=6 * BATCH)
+        run(tmp_path / "r", Holds, PointEnv, action_repeat=3, total_timesteps=12 * BATCH, eval_interval=6 * BATCH)
         rows = curve(tmp_path / "r")
         assert [int(row["global_step"]) for row in rows] == [3 * BATCH * k for k in range(1, 5)]
         assert [bool(row["eval/return_mean"]) for row in rows] == [False, True, False, True]
-        assert made[0].told == [0.0, 0.25, 0.5, 0.75]
         assert float(rows[-1]["charts/episodic_length"]) > 20  # of at most 20 actions
 
     def test_environments_that_do_not_hold_as_long_are_refused(self, tmp_path: Path) -> None:

@@ -1,0 +1,33 @@
+"""Policies that come with ballbot, each with a card that says how it was trained and what it is worth.
+
+    policy = ballbot.ppo.load_policy(find_policy("default"))
+    print(read_card("default")["evaluation"])
+
+``experiments/ship_policy.py`` made the files.
+"""
+
+from __future__ import annotations
+
+import json
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+ASSETS = Path(str(files("ballbot.assets")))
+SHIPPED = {path.name.removeprefix("policy_").removesuffix(".pt"): path for path in sorted(ASSETS.glob("policy_*.pt"))}
+"""Name -> file."""
+
+
+def find_policy(name: str | Path) -> Path:
+    """The file of a policy that comes with ballbot, or else the path given; ``./name`` is always a path."""
+    return SHIPPED.get(str(name), Path(name))
+
+
+def read_card(name: str) -> dict[str, Any]:
+    """What is known of a policy that comes with ballbot: "seed", "steps", "commit", "config" and "evaluation".
+
+    Raises:
+        KeyError: there is none of this name.
+    """
+    card: dict[str, Any] = json.loads(SHIPPED[name].with_suffix(".json").read_text())
+    return card

@@ -1,0 +1,112 @@
+"""Find the gains of the linear controller by the cross-entropy method, on training terrains.
+
+    python experiments/fit_linear.py                     # ten minutes; prints a line a generation
+
+Each generation draws gains around the best ones so far, lets each drive whole episodes on the same terrains and starts,
+and keeps the quarter that returned most.  What it ends with is what ``ballbot.controllers.LinearController`` has as
+defaults; ``experiments/evaluate.py linear`` judges them on terrains that were not used here.
+"""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+
+import numpy as np
+import tyro
+from numpy.typing import NDArray
+
+from ballbot.controllers import LinearController
+from ballbot.envs import BallbotVectorEnv
+from mujoco_patch import ContactFixError
+
+Array = NDArray[np.float64]
+
+NAMES = ("kp", "kd", "kv", "target_speed")
+FIRST = (20.0, 1.5, 0.4, 0.3)
+"""Where the search begins."""
+SPREAD = 0.4
+"""Standard deviation of the first generation's logarithms."""
+LEAST_SPREAD = 0.05
+
+
+@dataclass
+class Args:
+    """Find the gains of the linear controller."""
+
+    generations: int = 6
+    """How often to draw anew."""
+    population: int = 24
+    """Gains a generation."""
+    episodes: int = 16
+    """Episodes that each is judged by."""
+    horizon: int = 4000
+    """Steps of an episode."""
+    seed: int = 0
+    """Of the draws and of the starts."""
+    num_threads: int = 0
+    """Threads that simulate (0: every CPU); results do not depend on it."""
+
+
+def check(args: Args) -> Args:
+    """The same options, if they are possible.
+
+    Raises:
+        ValueError: an option is out of range; the message names it.
+    """
+    ranges = {"generations": (1, 1000), "population": (4, 4096), "episodes": (1, 4096), "horizon": (1, 10**6)}
+    for name, (low, high) in ranges.items():
+        if not low <= getattr(args, name) <= high:
+            raise ValueError(f"--{name} {getattr(args, name)} is out of range: use {low} to {high}")
+    if not 0 <= args.seed < 2**31:
+        raise ValueError(f"--seed {args.seed} is out of range: use 0 to {2**31 - 1}")
+    return args
+
+
+def returns(envs: BallbotVectorEnv, gains: Array, episodes: int, seed: int) -> tuple[Array, Array]:
+    """Mean return and mean length of an episode, each (population,), of gains (population, 4)."""
+    controller = LinearController(envs.dt, *np.repeat(gains, episodes, axis=0).T)
+    # the same starts for all
+    starts: list[int | None] = [seed + i for i in range(episodes)]
+    observations, _ = envs.reset(seed=starts * len(gains))
+    total, length = np.zeros(envs.num_envs), np.zeros(envs.num_envs)
+    running, began = np.ones(envs.num_envs, bool), np.ones(envs.num_envs, bool)
+    while running.any():
+        observations, rewards, terminated, truncated, _ = envs.advance(controller(observations, began))
+        total += rewards * running
+        length += running
+        running &= ~(terminated | truncated)
+        began[:] = False
+    return total.reshape(-1, episodes).mean(axis=1), length.reshape(-1, episodes).mean(axis=1)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Search, print a line a generation, and return the exit status."""
+    try:
+        args = check(tyro.cli(Args, args=argv, description=__doc__))
+        rng = np.random.default_rng(args.seed)
+        envs = BallbotVectorEnv(
+            args.population * args.episodes, max_episode_steps=args.horizon, num_threads=args.num_threads
+        )
+        mean, spread = np.log(FIRST), np.full(len(NAMES), SPREAD)
+        for generation in range(args.generations):
+            drawn = mean + spread * rng.standard_normal((args.population, len(NAMES)))
+            drawn[0] = mean
+            value, length = returns(envs, np.exp(drawn), args.episodes, args.seed + 10_000 * generation)
+            best = np.argsort(-value)[: max(args.population // 4, 2)]
+            print(
+                f"{generation}: the mean returned {value[0]:.1f}, length {length[0]:.0f}; the best quarter "
+                f"{value[best].mean():.1f}, length {length[best].mean():.0f}; now "
+                + ", ".join(f"{n} {x:.3g}" for n, x in zip(NAMES, np.exp(drawn[best].mean(axis=0)), strict=True)),
+                flush=True,
+            )
+            mean, spread = drawn[best].mean(axis=0), np.maximum(drawn[best].std(axis=0), LEAST_SPREAD)
+        envs.close()
+    except (ValueError, RuntimeError, ContactFixError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,292 @@
+"""Make the tables and figures of docs/results.md from the curves and evaluations in results/.
+
+    python experiments/make_results.py              # rewrites what lies between the marks in docs/results.md
+    python experiments/make_results.py --check      # exits with 1 if docs/results.md does not say what results/ does
+
+``experiments/reproduce.py`` makes the curves and evaluations.  Studies without any are left out.
+"""
+
+from __future__ import annotations
+
+import io
+import statistics
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import tyro
+from reproduce import HORIZONS, STUDIES, read_rows
+from summarize_runs import Evaluation, read
+
+from ballbot.ppo.checkpoint import write_atomic
+
+DOCS = Path(__file__).resolve().parents[1] / "docs"
+RETURN_TARGET, LENGTH_TARGET = 85.5, 3950.0
+"""What Salehi 2025 reports as the median of the best evaluations, and a length that leaves no room for falls."""
+FIGURES: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
+    "learning_curves.png": (("default", "blind", "paper"), ("--bottom", "0")),
+    "contact_fix.png": (("blind", "unfixed"), ("--bottom", "0")),
+    "ablations.png": (("default", "blind", "untrained_encoder", "rk4"), ("--bottom", "70")),
+}
+"""Learning curves: file in docs/images -> studies, options of plot_training.py."""
+
+Row = dict[str, str]
+
+
+@dataclass
+class Args:
+    """Make the tables and figures of docs/results.md."""
+
+    results: Path = DOCS.parent / "results"
+    """Folder of the curves and evaluations."""
+    page: Path = DOCS / "results.md"
+    """Page to rewrite."""
+    check: bool = False
+    """Write nothing, only compare the tables."""
+
+
+class Results:
+    """The curves and evaluations in a folder."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.rows = read_rows(folder / "evaluations.csv")
+
+    def curves(self, study: str) -> dict[int, Path]:
+        """Seed -> file, of the runs that were kept."""
+        found = {seed: self.folder / f"{study}_{seed}.csv" for seed in range(STUDIES[study].seeds)}
+        return {seed: path for seed, path in found.items() if path.is_file()}
+
+    def row(self, run: str, policy: str, horizon: int = 4000) -> Row | None:
+        """One evaluation, if it took place."""
+        wanted = {"run": run, "policy": policy, "horizon": str(horizon)}
+        return next((row for row in self.rows if wanted.items() <= row.items()), None)
+
+
+def table(head: list[str], rows: list[list[str]]) -> str:
+    """A table in Markdown."""
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def percent(row: Row, name: str) -> str:
+    """A rate with its interval."""
+    low, high = (100 * float(x) for x in row[f"{name}_ci95"].split())
+    return f"{100 * float(row[name]):.0f} % [{low:.0f}, {high:.0f}]"
+
+
+def mean(row: Row, name: str, digits: int) -> str:
+    """A mean with its interval."""
+    low, high = (f"{float(x):.{digits}f}" for x in row[f"{name}_ci95"].split())
+    return f"{float(row[f'{name}_mean']):.{digits}f} [{low}, {high}]"
+
+
+def judged(row: Row | None) -> list[str]:
+    """Cells of an evaluation: return, length, success, speed."""
+    if row is None:
+        return ["not judged", "", "", ""]
+    length = f"{float(row['length_mean']):.0f}"
+    return [mean(row, "return", 1), length, percent(row, "success_rate"), mean(row, "speed_along_goal", 2)]
+
+
+JUDGED_HEAD = ["return", "length", "success", "m/s along the goal"]
+MEDIANS = {
+    "return_mean": "{:.1f}", "length_mean": "{:.0f}", "success_rate": "{:.0%}", "speed_along_goal_mean": "{:.2f}",
+}  # fmt: skip
+
+
+def median_cells(rows: list[Row]) -> list[str]:
+    """Cells of several evaluations: medians of return, length, success, speed."""
+    if not rows:
+        return ["not judged", "", "", ""]
+    middle = {name: statistics.median(float(row[name]) for row in rows) for name in MEDIANS}
+    return [form.format(middle[name]).replace("%", " %") for name, form in MEDIANS.items()]
+
+
+def reached(evaluations: list[Evaluation]) -> str:
+    """When an evaluation first met both targets."""
+    for e in evaluations:
+        if e.mean_return >= RETURN_TARGET and e.length >= LENGTH_TARGET:
+            return f"{e.step / 1e6:.2f}M, {e.minutes:.1f} min"
+    return "never"
+
+
+def seeds_table(results: Results, study: str) -> str:
+    """Every seed of a study: its evaluations in training, and what its best and its last policy are worth."""
+    head = ["seed", f"{RETURN_TARGET:g} reached", "best in training", "minutes", "policy", *JUDGED_HEAD]
+    lines: list[list[str]] = []
+    returns, durations, rows = [], [], []
+    for seed, path in results.curves(study).items():
+        evaluations = read(path)
+        best = max(evaluations, key=lambda e: e.mean_return)
+        minutes = evaluations[-1].minutes
+        first = [str(seed), reached(evaluations), f"{best.mean_return:.1f} at {best.step / 1e6:.2f}M", f"{minutes:.0f}"]
+        for policy in ("best", "last"):
+            row = results.row(f"{study}_{seed}", policy)
+            lines.append([*first, policy, *judged(row)])
+            first = [""] * len(first)
+            if policy == "best" and row is not None:
+                rows.append(row)
+        returns.append(best.mean_return)
+        durations.append(minutes)
+    median = ["median", "", f"{statistics.median(returns):.1f}", f"{statistics.median(durations):.0f}", "best"]
+    median += median_cells(rows)
+    return table(head, [*lines, median])
+
+
+def studies_table(results: Results, studies: list[str]) -> str:
+    """Several studies, the median over seeds each."""
+    head = ["training", "seeds", "best in training", "last in training", "its length", *JUDGED_HEAD]
+    lines = []
+    for study in studies:
+        curves = [read(path) for path in results.curves(study).values()]
+        if not curves:
+            continue
+        best = statistics.median(max(e.mean_return for e in curve) for curve in curves)
+        last = statistics.median(curve[-1].mean_return for curve in curves)
+        length = statistics.median(curve[-1].length for curve in curves)
+        rows = [row for seed in results.curves(study) if (row := results.row(f"{study}_{seed}", "last")) is not None]
+        cells = median_cells(rows)
+        count = str(len(curves))
+        lines.append([STUDIES[study].what, count, f"{best:.1f}", f"{last:.1f}", f"{length:.0f}", *cells])
+    return table(head, lines)
+
+
+def frontier_rows(results: Results) -> list[tuple[str, Row]]:
+    """What was judged, at several speeds."""
+    found = []
+    for study in STUDIES:
+        if study.startswith("target") and (row := results.row(f"{study}_0", "last")) is not None:
+            found.append((f"trained {STUDIES[study].what}", row))
+    for row in results.rows:
+        if row["run"] == "controllers":
+            name, _, speed = row["policy"].partition(":")
+            found.append((f"linear controller, {speed} m/s" if speed else f"{name} controller", row))
+    return found
+
+
+def frontier_table(results: Results) -> str:
+    """How fast, and how safe."""
+    return table(["policy", *JUDGED_HEAD], [[name, *judged(row)] for name, row in frontier_rows(results)])
+
+
+def horizons_table(results: Results) -> str:
+    """The best policies of the default settings, for longer."""
+    head = ["steps", "ground", "seeds", "return", "return per 4000 steps", "success", "m/s along the goal"]
+    lines = []
+    for horizon in (4000, *HORIZONS):
+        rows = [results.row(f"default_{seed}", "best", horizon) for seed in results.curves("default")]
+        known = [row for row in rows if row is not None]
+        if not known:
+            continue
+        gain, _, success, speed = median_cells(known)
+        share = statistics.median(float(row["return_mean"]) for row in known) * 4000 / horizon
+        length = f"{float(known[0]['terrain_length']):g} m"
+        lines.append([f"{horizon:,}", length, str(len(known)), gain, f"{share:.1f}", success, speed])
+    return table(head, lines)
+
+
+def sections(results: Results) -> dict[str, str]:
+    """Name of a mark in the page -> what goes behind it."""
+    found = {}
+    for study in ("default", "paper"):
+        if results.curves(study):
+            found[study] = seeds_table(results, study)
+    ablations = ["default", "blind", "untrained_encoder", "rk4", "unfixed"]
+    if any(results.curves(study) for study in ablations):
+        found["ablations"] = studies_table(results, ablations)
+    if frontier_rows(results):
+        found["frontier"] = frontier_table(results)
+    if any(row["horizon"] in map(str, HORIZONS) for row in results.rows):
+        found["horizons"] = horizons_table(results)
+    return found
+
+
+def fill(page: str, found: dict[str, str]) -> str:
+    """The page with new tables between its marks.
+
+    Raises:
+        ValueError: a table has no mark.
+    """
+    for name, content in found.items():
+        before, mark, rest = page.partition(f"<!-- table: {name} -->\n")
+        _, end, after = rest.partition("<!-- end -->")
+        if not mark or not end:
+            raise ValueError(f"the page has no mark <!-- table: {name} --> followed by <!-- end -->")
+        page = f"{before}{mark}\n{content}\n\n{end}{after}"
+    return page
+
+
+def draw_frontier(results: Results, path: Path) -> None:
+    """Success and return over speed."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot as plt
+
+    figure, axes = plt.subplots(1, 2, figsize=(10, 3.8), layout="constrained")
+    groups: dict[str, list[Row]] = {"linear controller": [], "trained for a speed": []}
+    for name, row in frontier_rows(results):
+        if not name.startswith("pid"):
+            groups["linear controller" if name.startswith("linear") else "trained for a speed"].append(row)
+    ours = [results.row(f"default_{seed}", "best") for seed in results.curves("default")]
+    groups["default, 5 seeds"] = [row for row in ours if row is not None]
+    for colour, marker, (label, rows) in zip(("#0072B2", "#D55E00", "#009E73"), "os^", groups.items(), strict=True):
+        rows.sort(key=lambda row: float(row["speed_along_goal_mean"]))
+        for axis, column, scale in zip(axes, ("success_rate", "return_mean"), (100, 1), strict=True):
+            line = "" if label.startswith("default") else "-"
+            speed = [float(row["speed_along_goal_mean"]) for row in rows]
+            axis.plot(
+                speed, [scale * float(row[column]) for row in rows], line, marker=marker, color=colour, label=label
+            )
+    for axis, label in zip(axes, ("success, %", "return of an episode"), strict=True):
+        axis.set(xlabel="speed along the goal, m/s", ylabel=label, xlim=(0, None))
+        axis.grid(alpha=0.3)
+        axis.spines[["top", "right"]].set_visible(False)
+    axes[0].legend(frameon=False)
+    content = io.BytesIO()
+    figure.savefig(content, format="png", dpi=130)
+    write_atomic(path, content.getvalue())
+
+
+def draw_figures(results: Results, folder: Path) -> list[Path]:
+    """Write the figures whose curves are there."""
+    import plot_training
+
+    made: list[Path] = []
+    for name, (studies, options) in FIGURES.items():
+        curves = [str(path) for study in studies for path in results.curves(study).values()]
+        if results.curves(studies[0]):
+            plot_training.main([*curves, *options, "--out", str(folder / name)])
+            made.append(folder / name)
+    if frontier_rows(results):
+        draw_frontier(results, folder / "frontier.png")
+        made.append(folder / "frontier.png")
+    return made
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Fill the page, draw, and return the exit status."""
+    args = tyro.cli(Args, args=argv, description=__doc__)
+    try:
+        results, old = Results(args.results), args.page.read_text()
+        new = fill(old, sections(results))
+        if args.check:
+            if new != old:
+                print(f"{args.page} is not what {args.results} says: run experiments/make_results.py", file=sys.stderr)
+            return int(new != old)
+        write_atomic(args.page, new.encode())
+        made: list[Any] = [args.page, *draw_figures(results, args.page.parent / "images")]
+        print(f"wrote {', '.join(map(str, made))}")
+    except ImportError as error:
+        print(f'error: figures need {error.name}: pip install "ballbot[plots]"', file=sys.stderr)
+        return 2
+    except (ValueError, KeyError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,391 @@
+"""Train and judge again what docs/results.md reports.
+
+    python experiments/reproduce.py --dry-run               # the runs, what is done, and how long the others take
+    python experiments/reproduce.py                         # everything that is not done yet: days
+    python experiments/reproduce.py --studies default --seeds 0 1
+    python experiments/reproduce.py --jobs 8                # runs at a time; one core each
+
+A study is one change of the default settings, trained with several seeds.  Its runs are runs/reproduce_<study>_<seed>.
+Ctrl-C stops; the same command goes on where they stopped.  When a run ends, its curve goes to
+results/<study>_<seed>.csv, and its best and its last policy are judged on 100 terrains that neither training nor any
+choice has used: a row each in results/evaluations.csv.  ``experiments/make_results.py`` makes tables and figures of
+both.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import platform
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import tyro
+from summarize_runs import save_small
+
+from ballbot.envs.simulation import usable_cpus
+from ballbot.ppo.checkpoint import write_atomic
+
+EXPERIMENTS = Path(__file__).resolve().parent
+LOGS = Path("runs") / "reproduce"
+"""What the trainings and evaluations print, and the evaluations' files."""
+UNTRAINED = LOGS / "untrained_encoder.pt"
+"""An encoder that has learned nothing; made when a study needs it."""
+JUDGED = (
+    "return_mean", "return_ci95", "length_mean", "success_rate", "success_rate_ci95", "failure_rate",
+    "out_of_bounds_rate", "speed_along_goal_mean", "speed_along_goal_ci95", "tilt_max_deg_mean",
+)  # fmt: skip
+"""What is kept of an evaluation."""
+COLUMNS = ("run", "policy", "terrain", "horizon", "terrain_length", "episodes", *JUDGED, "commit", "machine", "date")
+MACHINE = f"{platform.machine()}, {usable_cpus()} CPUs"
+
+
+@dataclass(frozen=True)
+class Study:
+    """Runs that differ in nothing but their seed."""
+
+    what: str
+    options: tuple[str, ...]
+    """Of experiments/ppo_ballbot.py."""
+    seeds: int
+    minutes: float
+    """A run takes on one core of the machine that docs/results.md names, with another run beside it."""
+
+
+SPEEDS = ("0.2", "0.25", "0.3", "0.35", "0.4")
+CONTROLLERS = ("pid", *(f"linear:{speed}" for speed in SPEEDS))
+HORIZONS = {8000: 20, 20_000: 40}
+"""Steps for which the default policies are judged too -> side of the ground then, m."""
+BLIND = ("--no-cameras",)
+STUDIES: dict[str, Study] = {
+    "default": Study("the default settings", (), 5, 60),
+    "blind": Study("without cameras", BLIND, 5, 13),
+    "paper": Study("the settings of Salehi 2025", ("--preset", "paper"), 5, 60),
+    "unfixed": Study("without cameras, without the contact fix", (*BLIND, "--no-contact-fix"), 3, 15),
+    "untrained_encoder": Study("with an encoder that has learned nothing", ("--encoder", str(UNTRAINED)), 3, 60),
+    "rk4": Study("without cameras, with MuJoCo's RK4 integrator", (*BLIND, "--integrator", "RK4"), 3, 45),
+    **{
+        f"target{speed}": Study(f"without cameras, for {speed} m/s", (*BLIND, "--target-speed", speed), 1, 13)
+        for speed in SPEEDS
+    },
+}
+
+
+@dataclass
+class Args:
+    """Train and judge again what docs/results.md reports."""
+
+    studies: tuple[str, ...] = tuple(STUDIES)
+    """Which; all of them if not given."""
+    seeds: tuple[int, ...] = ()
+    """Only these (default: 0 to 4 for the presets, 0 to 2 or 0 for the others)."""
+    jobs: int = 0
+    """Runs at a time (0: as many as CPUs)."""
+    dry_run: bool = False
+    """Say what would be done, and how long it takes."""
+    results: Path = Path("results")
+    """Folder of the curves and evaluations."""
+
+
+def check(args: Args) -> Args:
+    """The same options, if they are possible.
+
+    Raises:
+        ValueError: the message names the option.
+    """
+    for study in args.studies:
+        if study not in STUDIES:
+            raise ValueError(f"--studies {study} is unknown: use {', '.join(STUDIES)}")
+    if not args.studies:
+        raise ValueError(f"--studies needs at least one of {', '.join(STUDIES)}")
+    for seed in args.seeds:
+        if not 0 <= seed < 2**31:
+            raise ValueError(f"--seeds {seed} is out of range: use 0 to {2**31 - 1}")
+    if not 0 <= args.jobs <= 1024:
+        raise ValueError(f"--jobs {args.jobs} is out of range: use 1 to 1024, or 0 for every CPU")
+    return args
+
+
+@dataclass(frozen=True)
+class Run:
+    """One training, and the evaluation of what it learned."""
+
+    study: str
+    seed: int
+
+    @property
+    def name(self) -> str:
+        """Of its curve and its evaluations."""
+        return f"{self.study}_{self.seed}"
+
+    @property
+    def folder(self) -> Path:
+        """Where it is trained."""
+        return Path("runs") / f"reproduce_{self.name}"
+
+    def done(self) -> float:
+        """Share of its steps that are trained."""
+        try:
+            total = json.loads((self.folder / "config.json").read_text())["ppo"]["total_timesteps"]
+            with open(self.folder / "progress.csv", newline="") as handle:
+                return min(max(int(row["global_step"]) for row in csv.DictReader(handle)) / total, 1.0)
+        except (OSError, ValueError, KeyError, TypeError):
+            return 0.0
+
+    def train_command(self) -> list[str]:
+        """Starts the training, or goes on with it."""
+        command = [sys.executable, str(EXPERIMENTS / "ppo_ballbot.py")]
+        if list(self.folder.glob("*.pt")) or list(self.folder.glob("checkpoints/*.pt")):
+            return [*command, "--resume", str(self.folder)]
+        seed = ["--seed", str(self.seed), "--run-name", self.folder.name, "--num-threads", "1", "--torch-threads", "1"]
+        return [*command, *STUDIES[self.study].options, *seed]
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """Policies judged side by side."""
+
+    name: str
+    policies: tuple[str, ...]
+    """What evaluate.py takes."""
+    horizon: int = 4000
+    terrain_length: int = 10
+
+    @property
+    def file(self) -> Path:
+        """What evaluate.py writes."""
+        return LOGS / f"{self.name}_{self.horizon}.json"
+
+    def command(self) -> list[str]:
+        """Judges them."""
+        first, *others = self.policies
+        ground = ["--horizon", str(self.horizon), "--terrain-length", str(self.terrain_length)]
+        command = [sys.executable, str(EXPERIMENTS / "evaluate.py"), first, *ground, "--num-threads", "1"]
+        return [*command, "--json", str(self.file), *(["--compare", *others] if others else [])]
+
+    def done(self, rows: list[dict[str, str]]) -> bool:
+        """Whether its rows are there."""
+        return any(row["run"] == self.name and row["horizon"] == str(self.horizon) for row in rows)
+
+
+def judgements(run: Run) -> list[Judgement]:
+    """How a run is judged: its best and its last policy, and the best one for longer if it is one of the default's."""
+    best, last = (str(run.folder / name) for name in ("best.pt", "last.pt"))
+    found = [Judgement(run.name, (best, last))]
+    if run.study == "default":
+        found += [Judgement(run.name, (best,), horizon, length) for horizon, length in HORIZONS.items()]
+    return found
+
+
+def planned(args: Args) -> list[Run]:
+    """First seeds first, so that every study has one early."""
+    found = [Run(name, seed) for name in args.studies for seed in (args.seeds or range(STUDIES[name].seeds))]
+    return found if args.seeds else sorted(found, key=lambda run: run.seed)
+
+
+def read_rows(path: Path) -> list[dict[str, str]]:
+    """The rows of a CSV file; none if it does not exist.
+
+    Raises:
+        ValueError: it has other columns.
+    """
+    if not path.is_file():
+        return []
+    with open(path, newline="") as handle:
+        reader = csv.DictReader(handle)
+        rows = list(reader)
+        if tuple(reader.fieldnames or ()) != COLUMNS:
+            raise ValueError(f"{path} has other columns than {', '.join(COLUMNS)}: move it away")
+    return rows
+
+
+def rows_of(judgement: Judgement, commit: str) -> list[dict[str, str]]:
+    """Rows of results/evaluations.csv from what evaluate.py --json wrote."""
+    content = json.loads(judgement.file.read_text())
+    options, rows = content["options"], []
+    for summary in (content, *content["compared"]):
+        name = summary["policy"]
+        row = {"run": judgement.name, "policy": Path(name).stem if name.endswith(".pt") else name, "commit": commit}
+        row |= {"terrain": summary["terrain"], "machine": MACHINE, "date": time.strftime("%Y-%m-%d")}
+        row |= {key: str(options[key]) for key in ("horizon", "terrain_length", "episodes")}
+        for key in JUDGED:
+            numbers = summary[key] if isinstance(summary[key], list) else [summary[key]]
+            row[key] = " ".join(f"{number:.5g}" for number in numbers)
+        rows.append(row)
+    return rows
+
+
+def add_rows(path: Path, rows: list[dict[str, str]]) -> None:
+    """Put rows into the file, instead of older ones of the same run, policy, ground and horizon."""
+    keys = ("run", "policy", "terrain", "horizon")
+    table = {tuple(row[k] for k in keys): row for row in [*read_rows(path), *rows]}
+    buffer = io.StringIO(newline="")
+    writer = csv.DictWriter(buffer, COLUMNS, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(table[key] for key in sorted(table))
+    write_atomic(path, buffer.getvalue().encode())
+
+
+def commit_of_source() -> str:
+    """The commit of this code, with "+" if something was changed since; empty without git."""
+    try:
+        done = subprocess.run(
+            ["git", "describe", "--always", "--dirty=+"], cwd=EXPERIMENTS, capture_output=True, text=True, timeout=20
+        )
+    except (OSError, subprocess.SubprocessError):
+        return ""
+    return done.stdout.strip()
+
+
+def estimate(runs: list[Run], results: Path, jobs: int) -> str:
+    """What is done, and how long the rest takes."""
+    rows = read_rows(results / "evaluations.csv")
+    lines, left = [], 0.0
+    for name in dict.fromkeys(run.study for run in runs):
+        mine = [run for run in runs if run.study == name]
+        shares = [1.0 if judgements(run)[0].done(rows) else run.done() for run in mine]
+        minutes = sum(1 - share for share in shares) * STUDIES[name].minutes
+        left += minutes
+        seeds = " ".join(f"{run.seed}:{share:.0%}" for run, share in zip(mine, shares, strict=True))
+        lines.append(f"{name:18} {STUDIES[name].what:48} {minutes:5.0f} min left   {seeds}")
+    several = f"{jobs} runs at a time" if jobs > 1 else "one run at a time"
+    lines.append(f"about {left / jobs / 60:.1f} hours with {several}, on a machine like that of docs/results.md")
+    return "\n".join(lines)
+
+
+class Reproduction:
+    """Carries out runs, several at a time."""
+
+    def __init__(self, results: Path, jobs: int) -> None:
+        self.results, self.jobs = results, jobs
+        self.evaluations = results / "evaluations.csv"
+        self.commit = commit_of_source()
+        self._writing = threading.Lock()
+        self._stopping = threading.Event()
+        self._children: set[subprocess.Popen[bytes]] = set()
+        self._failed: list[str] = []
+
+    def carry_out(self, run: Run) -> None:
+        """Train, keep the curve, judge; what is done already is left out."""
+        if self._judged(judgements(run)[0]):
+            return  # perhaps elsewhere: the curve is there too
+        if run.done() < 1:
+            if run.folder.is_dir() and "--resume" not in run.train_command():
+                shutil.rmtree(run.folder)  # it stopped before anything was saved
+            self._say(f"{run.name}: training")
+            if not self._call(run.train_command(), LOGS / f"{run.name}.log"):
+                return
+        save_small(run.folder, self.results, run.name)
+        self._say(f"{run.name}: trained; judging")
+        for judgement in judgements(run):
+            self.judge(judgement)
+
+    def judge(self, judgement: Judgement) -> None:
+        """Judge policies and keep the rows, if that was not done."""
+        if self._judged(judgement) or not self._call(judgement.command(), judgement.file.with_suffix(".log")):
+            return
+        rows = rows_of(judgement, self.commit)
+        with self._writing:
+            add_rows(self.evaluations, rows)
+        for row in rows:
+            what = f"{judgement.name}, {row['policy']}, {row['horizon']} steps"
+            self._say(f"{what}: return {row['return_mean']}, success {row['success_rate']}")
+
+    def all(self, runs: list[Run], others: list[Judgement]) -> int:
+        """Carry out runs and other judgements, and return the exit status."""
+        self.results.mkdir(parents=True, exist_ok=True)
+        LOGS.mkdir(parents=True, exist_ok=True)
+        with ThreadPoolExecutor(self.jobs) as pool:
+            futures = [pool.submit(self.carry_out, run) for run in runs]
+            futures += [pool.submit(self.judge, judgement) for judgement in others]
+            try:
+                for future in futures:
+                    future.result()
+            except BaseException as error:
+                self._stop()
+                for future in futures:
+                    future.cancel()
+                if not isinstance(error, KeyboardInterrupt):
+                    raise
+                self._say("stopping; the same command goes on")
+                return 130
+        if self._failed:
+            print(f"error: these did not end well, see the ends of {', '.join(self._failed)}", file=sys.stderr)
+        return int(bool(self._failed))
+
+    def _stop(self) -> None:
+        """Let trainings save and end, and start nothing more."""
+        with self._writing:
+            self._stopping.set()
+            for child in self._children:
+                child.terminate()
+
+    def _judged(self, judgement: Judgement) -> bool:
+        with self._writing:
+            return judgement.done(read_rows(self.evaluations))
+
+    def _call(self, command: list[str], log: Path) -> bool:
+        """Whether the command, which writes to the log, succeeded."""
+        with open(log, "ab") as handle:
+            with self._writing:
+                if self._stopping.is_set():
+                    return False
+                # in a session of its own, where Ctrl-C does not reach it: a second signal would stop it before it saves
+                child = subprocess.Popen(command, stdout=handle, stderr=subprocess.STDOUT, start_new_session=True)
+                self._children.add(child)
+            code = child.wait()
+        with self._writing:
+            self._children.discard(child)
+        if code and not self._stopping.is_set():
+            self._failed.append(str(log))
+        return code == 0
+
+    def _say(self, text: str) -> None:
+        print(f"{time.strftime('%H:%M')} {text}", flush=True)
+
+
+def make_untrained_encoder() -> None:
+    """Write the encoder of the study "untrained_encoder"."""
+    import torch
+
+    from ballbot.encoders import Architecture, Autoencoder, FrozenEncoder, save_encoder
+
+    torch.manual_seed(0)
+    save_encoder(UNTRAINED, FrozenEncoder(Autoencoder(Architecture()).eval()))
+
+
+def interrupt(number: int, frame: object) -> None:
+    """What Ctrl-C does, for other signals too, and where the shell has it ignored."""
+    raise KeyboardInterrupt
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Estimate, train, judge, and return the exit status."""
+    try:
+        args = check(tyro.cli(Args, args=argv, description=__doc__))
+        jobs, runs = args.jobs or usable_cpus(), planned(args)
+        print(estimate(runs, args.results, jobs), flush=True)
+        if args.dry_run:
+            return 0
+        if any("--encoder" in STUDIES[run.study].options for run in runs) and not UNTRAINED.is_file():
+            make_untrained_encoder()
+        for name in ("SIGINT", "SIGTERM", "SIGHUP"):
+            if hasattr(signal, name) and threading.current_thread() is threading.main_thread():
+                signal.signal(getattr(signal, name), interrupt)
+        others = [Judgement("controllers", CONTROLLERS)] if "default" in args.studies else []
+        return Reproduction(args.results, jobs).all(runs, others)
+    except (ValueError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+
+
+if __name__ == "__main__":
+    sys.exit(main())

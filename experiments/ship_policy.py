@@ -1,0 +1,96 @@
+"""Put a trained policy among those that come with ballbot, with a card.
+
+    python experiments/ship_policy.py runs/NAME --name default
+
+Copies the run's best.pt to ballbot/assets/policy_<name>.pt and judges it as ``evaluate.py`` does, on 100 terrains that
+neither training nor the choice of best.pt has used.  The card, policy_<name>.json, says what came out and how the
+policy was trained.  Then ``evaluate.py <name>``, ``watch.py <name>`` and ``export_policy.py <name>`` use it.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import evaluate
+import tyro
+from reproduce import JUDGED, MACHINE
+
+from ballbot.encoders import EncoderError, find_encoder
+from ballbot.policies import ASSETS
+from ballbot.ppo import CheckpointError, load_policy
+from ballbot.ppo.checkpoint import write_atomic
+
+LARGEST = 1_000_000
+"""Bytes of a policy that everybody downloads."""
+
+
+@dataclass
+class Args:
+    """Put a trained policy among those that come with ballbot."""
+
+    run: Annotated[Path, tyro.conf.Positional]
+    """Its run folder."""
+    name: str = "default"
+    """How evaluate.py and the others will call it."""
+
+
+def ship(args: Args) -> None:
+    """Judge, then write both files.
+
+    Raises:
+        ValueError, CheckpointError, EncoderError, OSError: it cannot be shipped.
+    """
+    if not re.fullmatch(r"[a-z0-9_]+", args.name) or args.name in ("pid", "linear"):
+        raise ValueError(f"--name {args.name!r} must be of small letters, digits and _, and not pid or linear")
+    policy = load_policy(args.run)
+    assert policy.path is not None
+    content = policy.path.read_bytes()
+    if len(content) > LARGEST:
+        raise ValueError(f"{policy.path} has {len(content)} bytes, more than {LARGEST}: ship a policy-only file")
+    if (encoder := policy.metadata.get("encoder")) is not None:
+        find_encoder(encoder)  # the one that comes with ballbot, or an error
+    config = json.loads((args.run / "config.json").read_text())
+    with tempfile.TemporaryDirectory() as folder:
+        found = Path(folder) / "found.json"
+        if evaluate.main([str(policy.path), "--json", str(found)]) == 2:
+            raise ValueError("it cannot be judged")
+        summary = json.loads(found.read_text())
+    card = {
+        "name": args.name,
+        "run": args.run.resolve().name,
+        "steps": policy.step,
+        "seed": config["ppo"]["seed"],
+        "commit": config.get("git_commit"),
+        "versions": config.get("versions"),
+        "evaluation": {
+            "command": f"python experiments/evaluate.py {args.name}",
+            "terrain": summary["terrain"],
+            "episodes": summary["options"]["episodes"],
+            "machine": MACHINE,
+            **{key: summary[key] for key in JUDGED},
+        },
+        "config": {"ppo": config["ppo"], "env": config["env"]},
+    }
+    write_atomic(ASSETS / f"policy_{args.name}.json", (json.dumps(card, indent=2) + "\n").encode())
+    write_atomic(ASSETS / f"policy_{args.name}.pt", content)
+    print(f"wrote {ASSETS / f'policy_{args.name}.pt'}, {len(content) / 1024:.0f} KiB, and its card")
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Ship, and return the exit status."""
+    try:
+        ship(tyro.cli(Args, args=argv, description=__doc__))
+    except (ValueError, KeyError, TypeError, OSError, CheckpointError, EncoderError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

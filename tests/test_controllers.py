@@ -1,0 +1,42 @@
+# mypy: allow-untyped-defs, allow-untyped-calls
+"""The linear controller travels, in every heading, and turns its wheels the way the robot leans."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from ballbot.controllers import LinearController, wheel_shares
+from ballbot.envs import BallbotVectorEnv
+from ballbot.evaluation import run_episodes
+
+
+@pytest.mark.parametrize("goal", [(0.0, 1.0), (0.6, -0.8)])
+def test_linear_controller_travels_along_the_goal(goal):
+    envs = BallbotVectorEnv(8, terrain="flat", goal=goal, max_episode_steps=2000, num_threads=1)
+    found = run_episodes(envs, LinearController(envs.dt, target_speed=0.25), 8, seed=0)
+    envs.close()
+    assert found.outcomes == ["success"] * 8
+    assert found.speed_along_goal.min() > 0.12  # 1 s to start and a standing error included
+    assert np.abs(found.speed_across_goal).max() < 0.05
+
+
+def test_linear_controller_starts_anew_with_an_episode():
+    controller = LinearController(0.5, kp=0.0, kd=0.0)
+    upright = np.zeros((2, 17), np.float32)
+    upright[:, 2], upright[:, 10] = -1.0, 1.0
+    controller.kp = 10.0
+    first = controller(upright, np.array([True, True]))
+    np.testing.assert_allclose(first, 0.0)  # the target rises from 0
+    moving = controller(upright, np.array([False, True]))
+    assert np.abs(moving[0]).max() > 0.1
+    np.testing.assert_allclose(moving[1], 0.0)
+    later = controller(upright, np.array([False, False]))
+    np.testing.assert_array_equal(later[1], moving[0])
+
+
+def test_wheels_share_a_push_as_rolling_turns_them():
+    shares = wheel_shares()
+    assert shares.shape == (3, 2)
+    assert np.abs(shares).max() == 1.0
+    np.testing.assert_allclose(shares.sum(axis=0), 0.0, atol=1e-6)  # three wheels a third of a turn apart

@@ -1,0 +1,70 @@
+# mypy: allow-untyped-defs, allow-untyped-calls
+"""The policies that come with ballbot travel, say what they are worth, and are what scripts use without an argument."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import math
+from pathlib import Path
+
+import pytest
+
+from ballbot.envs import BallbotVectorEnv
+from ballbot.evaluation import env_options, run_episodes
+from ballbot.policies import SHIPPED, find_policy, read_card
+from ballbot.ppo import PPOConfig, load_policy
+
+EXPERIMENTS = Path(__file__).parents[1] / "experiments"
+
+
+@pytest.fixture
+def script(monkeypatch, tmp_path):
+    monkeypatch.syspath_prepend(str(EXPERIMENTS))
+    monkeypatch.chdir(tmp_path)
+    return importlib.import_module
+
+
+def test_there_is_a_default():
+    assert "default" in SHIPPED
+    assert find_policy("default") == SHIPPED["default"]
+    assert find_policy("./default") == Path("default")
+    assert find_policy("runs/first") == Path("runs/first")
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_a_card_says_what_the_file_holds(name):
+    card, policy = read_card(name), load_policy(SHIPPED[name])
+    assert card["name"] == name and card["steps"] == policy.step
+    assert card["commit"] and set(card["commit"]) <= set("0123456789abcdef")
+    PPOConfig(**card["config"]["ppo"])
+    assert card["config"]["env"]["frame"] == policy.metadata["frame"]
+    assert card["evaluation"]["episodes"] == 100 and card["evaluation"]["terrain"] == "perlin"
+    assert all(math.isfinite(x) for x in card["evaluation"]["return_ci95"])
+    assert SHIPPED[name].stat().st_size < 1_000_000
+
+
+def test_the_default_policy_travels():
+    policy = load_policy(find_policy("default"))
+    envs = BallbotVectorEnv(
+        4, **env_options(policy), terrain_split="eval", terrain_seed=1, num_terrains=4, max_episode_steps=1500
+    )
+    found = run_episodes(envs, lambda obs, began: policy.predict(obs), 4, seed=0)
+    envs.close()
+    assert found.outcomes == ["success"] * 4
+    assert found.speed_along_goal.mean() > 0.1  # 3 s, the start included
+
+
+def test_scripts_without_an_argument_use_it(script, capsys, tmp_path):
+    evaluate = script("evaluate")
+    assert evaluate.main(["--episodes", "2", "--horizon", "60", "--num-terrains", "2", "--json", "a.json"]) == 0
+    assert json.loads((tmp_path / "a.json").read_text())["policy"] == "default"
+    assert evaluate.main(["linear:0.2", "--episodes", "2", "--horizon", "60", "--num-terrains", "2"]) == 0
+    for wrong in ("linear:x", "linear:2", "linear:nan"):
+        assert evaluate.main([wrong, "--episodes", "2"]) == 2
+        assert "a speed from 0 to 1 m/s" in capsys.readouterr().err
+    assert script("watch").Args().checkpoint == "default"
+    pytest.importorskip("onnxruntime")
+    pytest.importorskip("onnxscript")
+    assert script("export_policy").main(["--observations", "40"]) == 0
+    assert {path.name for path in tmp_path.glob("*.onnx")} == {"policy.onnx", "policy.camera.onnx"}

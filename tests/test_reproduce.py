@@ -1,0 +1,207 @@
+# mypy: allow-untyped-defs, allow-untyped-calls
+"""Results are trained, judged, tabulated and shipped by commands, which go on where they stopped."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from policies import save_policy
+
+EXPERIMENTS = Path(__file__).parents[1] / "experiments"
+TINY = shlex.split(
+    "--terrain flat --no-cameras --num-envs 4 --num-steps 16 --action-repeat 1 --minibatch-size 32 --hidden-size 8 "
+    "--max-episode-steps 60 --eval-episodes 2 --eval-interval 256 --checkpoint-interval 128 --total-timesteps 512"
+)
+
+
+@pytest.fixture
+def scripts(monkeypatch, tmp_path):
+    """Imports scripts; runs and results go to a folder of the test's."""
+    monkeypatch.syspath_prepend(str(EXPERIMENTS))
+    monkeypatch.chdir(tmp_path)
+    return importlib.import_module
+
+
+@pytest.fixture
+def reproduce(scripts, monkeypatch):
+    module = scripts("reproduce")
+    monkeypatch.setitem(module.STUDIES, "tiny", module.Study("a robot on flat ground", tuple(TINY), 2, 1))
+    return module
+
+
+def judge_little(monkeypatch, reproduce):
+    """Evaluations of three short episodes."""
+    whole = reproduce.Judgement.command
+    monkeypatch.setattr(reproduce.Judgement, "command", lambda self: [*whole(self), "--episodes", "3"])
+
+
+def test_the_estimate_names_every_run_and_counts_what_is_done(reproduce, capsys, tmp_path):
+    assert reproduce.main(["--dry-run"]) == 0
+    out = capsys.readouterr().out
+    for study in ("default", "paper", "unfixed"):
+        assert study in out
+    assert "hours with" in out and not (tmp_path / "runs").exists() and not (tmp_path / "results").exists()
+    run = reproduce.Run("tiny", 0)
+    run.folder.mkdir(parents=True)
+    (run.folder / "config.json").write_text(json.dumps({"ppo": {"total_timesteps": 400}}))
+    (run.folder / "progress.csv").write_text("global_step\n100\n")
+    assert reproduce.main(["--dry-run", "--studies", "tiny", "--jobs", "1"]) == 0
+    out = capsys.readouterr().out
+    assert "0:25% 1:0%" in out and "2 min left" in out
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--studies", "moon"], "--studies moon is unknown: use default, "),
+        (["--studies", "default", "--seeds", "-1"], "--seeds -1 is out of range"),
+        (["--jobs", "-1"], "--jobs -1 is out of range"),
+    ],
+)
+def test_what_cannot_be_done_is_named(reproduce, capsys, options, message):
+    assert reproduce.main([*options, "--dry-run"]) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_a_run_is_trained_judged_and_kept_and_not_done_twice(reproduce, monkeypatch, capsys, tmp_path):
+    judge_little(monkeypatch, reproduce)
+    assert reproduce.main(["--studies", "tiny", "--seeds", "1", "--jobs", "1"]) == 0
+    curve = (tmp_path / "results" / "tiny_1.csv").read_text()
+    assert curve.startswith("global_step,")
+    rows = reproduce.read_rows(tmp_path / "results" / "evaluations.csv")
+    assert [(row["run"], row["policy"], row["episodes"]) for row in rows] == [
+        ("tiny_1", p, "3") for p in ("best", "last")
+    ]
+    assert all(0 < float(row["length_mean"]) < 4000 and row["commit"] for row in rows)
+    last = tmp_path / "runs" / "reproduce_tiny_1" / "last.pt"
+    before = last.stat().st_mtime_ns
+    capsys.readouterr()
+    assert reproduce.main(["--studies", "tiny", "--seeds", "1", "--jobs", "1"]) == 0
+    assert "training" not in capsys.readouterr().out and last.stat().st_mtime_ns == before
+    (tmp_path / "results" / "evaluations.csv").unlink()  # judged again, not trained again
+    assert reproduce.main(["--studies", "tiny", "--seeds", "1", "--jobs", "1"]) == 0
+    assert reproduce.read_rows(tmp_path / "results" / "evaluations.csv") == rows
+    assert last.stat().st_mtime_ns == before
+
+
+def test_a_run_that_was_stopped_goes_on_and_one_that_saved_nothing_begins_again(reproduce):
+    run = reproduce.Run("tiny", 0)
+    assert "--seed" in run.train_command()
+    (run.folder / "checkpoints").mkdir(parents=True)
+    assert "--seed" in run.train_command()
+    (run.folder / "checkpoints" / "step_128.pt").touch()
+    assert run.train_command()[-2:] == ["--resume", str(run.folder)]
+
+
+@pytest.mark.skipif(os.name != "posix", reason="signals as on POSIX")
+def test_a_signal_lets_trainings_save_and_the_same_command_goes_on(reproduce, monkeypatch, tmp_path):
+    long = [*TINY, "--total-timesteps", "100000000"]
+    program = (
+        f"import sys; sys.path.insert(0, {str(EXPERIMENTS)!r}); import reproduce as r\n"
+        f"r.STUDIES['tiny'] = r.Study('long', {tuple(long)!r}, 2, 1)\n"
+        "sys.exit(r.main(['--studies', 'tiny', '--jobs', '2']))"
+    )
+    process = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True)
+    runs = [reproduce.Run("tiny", seed) for seed in (0, 1)]
+    deadline = time.monotonic() + 100
+    while not all(list(run.folder.glob("checkpoints/*.pt")) for run in runs):
+        assert time.monotonic() < deadline and process.poll() is None
+        time.sleep(0.2)
+    process.send_signal(signal.SIGTERM)
+    out, _ = process.communicate(timeout=60)
+    assert process.returncode == 130 and "the same command goes on" in out and "trained" not in out
+    for run in runs:
+        assert "stopped by SIGTERM" in (tmp_path / "runs" / "reproduce" / f"{run.name}.log").read_text()
+        assert run.train_command()[-2] == "--resume"
+
+
+def test_a_run_that_fails_is_named_with_its_log(reproduce, monkeypatch, capsys, tmp_path):
+    monkeypatch.setitem(reproduce.STUDIES, "tiny", reproduce.Study("impossible", (*TINY, "--gamma", "2"), 1, 1))
+    assert reproduce.main(["--studies", "tiny", "--jobs", "1"]) == 1
+    err = capsys.readouterr().err
+    assert "runs/reproduce/tiny_0.log" in err
+    assert "gamma must be" in (tmp_path / "runs" / "reproduce" / "tiny_0.log").read_text()
+    assert not (tmp_path / "results" / "evaluations.csv").exists()
+
+
+def evaluation(reproduce, run, policy, horizon="4000", **values):
+    numbers = {"return_mean": "88.5", "return_ci95": "88 89", "length_mean": "4000", "success_rate": "0.99"}
+    numbers |= {"success_rate_ci95": "0.95 1", "speed_along_goal_mean": "0.21", "speed_along_goal_ci95": "0.2 0.22"}
+    row = dict.fromkeys(reproduce.COLUMNS, "") | {"terrain": "perlin", "terrain_length": "10"} | numbers
+    return row | {"run": run, "policy": policy, "horizon": horizon} | values
+
+
+def test_tables_say_what_the_files_say(scripts, reproduce, tmp_path):
+    make_results = scripts("make_results")
+    folder = tmp_path / "results"
+    folder.mkdir()
+    rows = [evaluation(reproduce, "default_0", policy) for policy in ("best", "last")]
+    rows += [evaluation(reproduce, "default_1", "best", return_mean="90.5", success_rate="1")]
+    rows += [evaluation(reproduce, "default_0", "best", "8000", return_mean="178", terrain_length="20")]
+    rows += [evaluation(reproduce, "controllers", name) for name in ("pid", "linear:0.25")]
+    reproduce.add_rows(folder / "evaluations.csv", rows)
+    for seed, returns in enumerate(([80, 86, 88], [70, 89, 85])):
+        with open(folder / f"default_{seed}.csv", "w") as file:
+            file.write("global_step,eval/return_mean,eval/length_mean,time/simulate\n")
+            file.writelines(f"{1000000 * i},{value},4000,120\n" for i, value in enumerate(returns, 1))
+    page = tmp_path / "page.md"
+    marks = "\n".join(f"<!-- table: {name} -->\nold\n<!-- end -->" for name in ("default", "ablations", "frontier"))
+    page.write_text(f"before\n{marks}\nafter\n")
+    assert make_results.main(["--results", str(folder), "--page", str(page)]) == 2  # no place for the horizons
+    page.write_text(f"before\n{marks}\n<!-- table: horizons -->\n<!-- end -->\nafter\n")
+    assert make_results.main(["--results", str(folder), "--page", str(page), "--check"]) == 1
+    assert make_results.main(["--results", str(folder), "--page", str(page)]) == 0
+    assert make_results.main(["--results", str(folder), "--page", str(page), "--check"]) == 0
+    text = page.read_text()
+    assert text.startswith("before\n") and text.endswith("after\n") and "old" not in text
+    assert "| 0 | 2.00M, 4.0 min | 88.0 at 3.00M | 6 | best | 88.5 [88.0, 89.0] | 4000 | 99 % [95, 100] |" in text
+    assert "| median |  | 88.5 | 6 | best | 89.5 | 4000 | 100 % | 0.21 |" in text
+    assert "| 8,000 | 20 m | 1 | 178.0 | 89.0 | 99 % | 0.21 |" in text
+    assert "| linear controller, 0.25 m/s |" in text and "| pid controller |" in text
+    images = {path.name for path in (tmp_path / "images").iterdir()}
+    assert {"learning_curves.png", "frontier.png"} <= images
+
+
+def test_the_page_of_results_is_what_results_make(scripts):
+    assert scripts("make_results").main(["--check"]) == 0
+
+
+def test_rows_replace_those_of_the_same_evaluation_alone(reproduce, tmp_path):
+    path = tmp_path / "evaluations.csv"
+    first = [evaluation(reproduce, "default_0", p) for p in ("best", "last")]
+    reproduce.add_rows(path, first)
+    changed = evaluation(reproduce, "default_0", "best", return_mean="91")
+    reproduce.add_rows(path, [changed, evaluation(reproduce, "default_0", "best", "8000")])
+    found = reproduce.read_rows(path)
+    assert len(found) == 3 and changed in found and first[1] in found
+    path.write_text("a,b\n1,2\n")
+    with pytest.raises(ValueError, match="other columns"):
+        reproduce.read_rows(path)
+
+
+def test_a_shipped_policy_is_the_runs_best_with_its_evaluation(scripts, monkeypatch, capsys, tmp_path):
+    ship = scripts("ship_policy")
+    monkeypatch.setattr(ship, "ASSETS", tmp_path)
+    judge = ship.evaluate.main
+    monkeypatch.setattr(ship.evaluate, "main", lambda argv: judge([*argv, "--episodes", "2", "--horizon", "50"]))
+    run = tmp_path / "runs" / "r"
+    run.mkdir(parents=True)
+    content = save_policy(run / "best.pt").read_bytes()
+    (run / "config.json").write_text(json.dumps({"ppo": {"seed": 7}, "env": {}, "git_commit": "abc"}))
+    assert ship.main([str(run), "--name", "mine"]) == 0
+    assert (tmp_path / "policy_mine.pt").read_bytes() == content
+    card = json.loads((tmp_path / "policy_mine.json").read_text())
+    assert (card["seed"], card["commit"], card["steps"], card["run"]) == (7, "abc", 1234, "r")
+    assert card["evaluation"]["episodes"] == 2 and card["evaluation"]["length_mean"] <= 50
+    assert ship.main([str(run), "--name", "../mine"]) == 2
+    assert "--name" in capsys.readouterr().err
+    assert ship.main([str(tmp_path / "nowhere")]) == 2

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from ballbot.encoders import find_encoder, load_encoder
 from ballbot.envs import BallbotVectorEnv
-from ballbot.envs.observations import OBSERVATION_SIZES
+from ballbot.envs.observations import CAMERA_INTERVAL, OBSERVATION_SIZES
 from ballbot.envs.vector_env import MOTOR_TORQUE, REWARD_TERMS
 from ballbot.ppo import Policy
 
@@ -192,6 +192,10 @@ def env_options(policy: Policy, encoder: str | Path | None = None) -> dict[str, 
                 "give its file by --encoder"
             )
         options["encoder"] = loaded
+        interval = metadata.get("camera_interval", CAMERA_INTERVAL)  # older checkpoints do not say
+        if type(interval) is not int or interval < 1:
+            raise ValueError(f"{policy.path} is damaged: its camera_interval is {interval!r}; use another checkpoint")
+        options["camera_interval"] = interval
     elif encoder is not None:
         raise ValueError(f"--encoder {encoder} is for policies that see, this one was trained without cameras")
     if metadata.get("contact_fix") is False:  # a comparison: it knows no other physics

@@ -27,7 +27,7 @@ from torch import nn
 import ballbot
 from ballbot.encoders import FrozenEncoder
 from ballbot.envs.model import build_model
-from ballbot.envs.observations import OBSERVATION_SIZES
+from ballbot.envs.observations import CAMERA_INTERVAL, OBSERVATION_SIZES
 from ballbot.envs.vector_env import MOTOR_TORQUE
 from ballbot.ppo import Agent, Policy
 from ballbot.ppo.checkpoint import write_atomic
@@ -37,10 +37,8 @@ if TYPE_CHECKING:
 
 PERIOD = 0.002
 """s between two actions."""
-CAMERA_INTERVAL = 6
-"""Actions from an image to the next."""
 STALE_AFTER = 0.1
-"""s: an older image is told as stale.  Eight images have been missed then."""
+"""s: an older image is told as stale.  At 31 Hz, three images have been missed then."""
 LONGEST_HOLD = 5
 """Steps that a robot goes on with its last good sensor values: 10 ms, in which it tilts by a degree or two."""
 LOST_AFTER = 0.1
@@ -170,14 +168,15 @@ def export_policy(policy: Policy, out: str | Path, encoder: FrozenEncoder | None
         ]
         fields.append({"name": "age of the images", "size": 1, "unit": "s", "axes": ""})
         path = out.with_suffix(f".camera{out.suffix}")
+        interval = int(metadata.get("camera_interval", CAMERA_INTERVAL))  # older checkpoints do not say
         camera = {
             "graph": path.name,
             "encoder": encoder.content_hash,
             "shape": [cameras, a.height, a.width],
             "max_depth": encoder.max_depth,
-            "period": CAMERA_INTERVAL * PERIOD,
-            "longest_age": (CAMERA_INTERVAL - 1) * PERIOD,
-            "stale_after": STALE_AFTER,
+            "period": interval * PERIOD,
+            "longest_age": (interval - 1) * PERIOD,
+            "stale_after": max(STALE_AFTER, 3 * interval * PERIOD),
         }
         contract = {
             "kind": "camera",
@@ -185,7 +184,7 @@ def export_policy(policy: Policy, out: str | Path, encoder: FrozenEncoder | None
             "encoder": encoder.content_hash,
             "input": {"name": "depth", "shape": ["batch", 1, a.height, a.width], "unit": "m", "range": depths},
             "output": {"name": "embedding", "size": a.embedding_size, "range": [-1.0, 1.0]},
-            "period": CAMERA_INTERVAL * PERIOD,
+            "period": interval * PERIOD,
         }
         image = torch.zeros(2, 1, a.height, a.width)
         graphs.append((path, _graph(CameraGraph(encoder), image, "depth", "embedding", contract)))

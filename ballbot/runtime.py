@@ -2,7 +2,7 @@
 
     controller = Controller("policy.onnx")
     every 2 ms:       torques = controller.act(Sensors(...))
-    with each image:  controller.see(depth)                    # policies that see; 83.3 Hz
+    with each image:  controller.see(depth)                    # policies that see; at the rate of their training
 
 ``experiments/export_policy.py`` writes the graphs; docs/deployment.md is the contract: units, axes, rates, limits.
 """

@@ -2,8 +2,9 @@
 
     python experiments/export_policy.py runs/NAME --out policy.onnx
 
-Writes the control graph (500 Hz) and, for a policy that sees, the camera graph (83.3 Hz) beside it.  Then it drives
-simulated robots, compares the actions of both for every observation, and measures how long the graphs take.
+Writes the control graph (500 Hz) and, for a policy that sees, the camera graph (at the rate of its training) beside it.
+Then it drives simulated robots, compares the actions of both for every observation, and measures how long the graphs
+take.
 ``ballbot/runtime.py`` drives a robot with them; docs/deployment.md is the contract.  Needs the extra "export".
 
 Exit status: 0 the actions are the same, 1 they are not, 2 bad input.

@@ -41,6 +41,7 @@ def exported(tmp_path_factory):
         ("body", 17, {}),
         ("world", 15, {"frame": "world", "terrain": "perlin"}),
         ("seeing", 17 + 41, seeing),
+        ("seeing at 31 Hz", 17 + 41, seeing | {"camera_interval": 16}),
     ]
     for name, size, metadata in cases:
         policy = load_policy(save_policy(folder / f"{name}.pt", size, **metadata))
@@ -50,7 +51,7 @@ def exported(tmp_path_factory):
     return found
 
 
-@pytest.mark.parametrize("name", ["body", "world", "seeing"])
+@pytest.mark.parametrize("name", ["body", "world", "seeing", "seeing at 31 Hz"])
 def test_a_graph_acts_as_its_policy(exported, name):
     policy, options, path = exported[name]
     graph = runtime.Controller(path).control
@@ -69,7 +70,7 @@ def test_a_graph_acts_as_its_policy(exported, name):
     np.testing.assert_allclose(theirs.returns, ours.returns, atol=1e-3)
 
 
-@pytest.mark.parametrize("name", ["body", "world", "seeing"])
+@pytest.mark.parametrize("name", ["body", "world", "seeing", "seeing at 31 Hz"])
 def test_the_runtime_builds_the_environments_observation(exported, name):
     policy, options, path = exported[name]
     options = {k: v for k, v in options.items() if k != "encoder"}
@@ -280,6 +281,17 @@ def test_images_age_while_the_robot_does_not_drive(exported):
     assert controller.status == "sensors lost"
     controller.act(upright())
     assert controller.status == "stale image"
+
+
+def test_the_age_of_images_ends_where_training_did(exported):
+    controller = runtime.Controller(exported["seeing at 31 Hz"][2])
+    controller.see(np.full((2, 64, 64), 0.3))
+    ages = []
+    for _ in range(20):
+        ages.append(controller.observe(upright())[-1])
+        controller.act(upright())
+    np.testing.assert_allclose(ages, np.minimum(np.arange(20), 15) * 0.002, atol=1e-6)
+    assert controller.contract["camera"]["period"] == pytest.approx(0.032)
 
 
 def test_images_are_needed_age_and_grow_stale(exported):

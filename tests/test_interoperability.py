@@ -100,7 +100,8 @@ def filmed(tmp_path_factory):
     folder = tmp_path_factory.mktemp("filmed")
     small = shlex.split(
         "--no-cameras --num-terrains 2 --num-envs 4 --num-steps 32 --minibatch-size 64 --hidden-size 16 "
-        "--num-threads 1 --max-episode-steps 60 --eval-episodes 2 --eval-interval 256 --total-timesteps 512"
+        "--num-threads 1 --action-repeat 1 --max-episode-steps 60 --eval-episodes 2 --eval-interval 256 "
+        "--total-timesteps 512"
     )
     for kind in dict.fromkeys((os.environ.get("MUJOCO_GL") or "egl", "egl", "osmesa")):
         command = [sys.executable, str(SCRIPT), *small, "--capture-video", "--run-name", "filmed"]
@@ -234,7 +235,8 @@ def tracked(folder, fails, *options):
     (folder / "lib").mkdir(exist_ok=True)
     (folder / "lib" / "wandb.py").write_text(STAND_IN)
     path = os.pathsep.join([str(folder / "lib"), os.environ.get("PYTHONPATH", "")])
-    small = "--no-cameras --num-terrains 2 --num-envs 4 --num-steps 32 --minibatch-size 64 --total-timesteps 512"
+    small = "--no-cameras --num-terrains 2 --num-envs 4 --num-steps 32 --minibatch-size 64 --action-repeat 1"
+    small += " --total-timesteps 512"
     return subprocess.run(
         [sys.executable, str(SCRIPT), *small.split(), "--eval-interval", "100000000", "--run-name", "a", *options],
         cwd=folder, env=os.environ | {"PYTHONPATH": path, "FAILS": fails}, capture_output=True, text=True, timeout=250,

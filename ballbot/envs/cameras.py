@@ -1,8 +1,8 @@
 """When the robots' images are taken, and what is kept of them: the images, or what an encoder makes of them.
 
-Depth comes at 83.3 Hz, every sixth step of the 500 Hz control.  An episode begins with a fresh image; between images
-the last one stays, and the observation tells its age.  Only simulations whose image is due are cast, and each image is
-encoded once, when it is taken.
+Depth comes at 83.3 Hz, every sixth step of the 500 Hz control, unless ``interval`` says otherwise.  An episode begins
+with a fresh image; between images the last one stays, and the observation tells its age.  Only simulations whose image
+is due are cast, and each image is encoded once, when it is taken.
 
 The cameras' clock of a simulation starts when it is seeded and runs on through the ends of episodes, so that
 simulations stay in step: casting all images at once is faster than a few at every step.

@@ -43,6 +43,7 @@ from numpy.typing import NDArray
 Array = NDArray[np.float64]
 
 OBSERVATION_SIZES = {"body": 17, "world": 15}
+CAMERA_INTERVAL = 6  # steps from an image to the next, if nothing else is said: the reference's 83.3 Hz
 WHEEL_SPEED_SCALE = 10.0  # rad/s per unit of observation (the reference's)
 CLIP = 2.0  # the reference's bound on velocities and scaled wheel speeds
 

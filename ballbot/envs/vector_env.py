@@ -30,7 +30,7 @@ from ballbot.envs.checks import (
     check_state_array,
 )
 from ballbot.envs.model import INTEGRATORS, physics_digest
-from ballbot.envs.observations import OBSERVATION_SIZES, OBSERVE, RobotState
+from ballbot.envs.observations import CAMERA_INTERVAL, OBSERVATION_SIZES, OBSERVE, RobotState
 from ballbot.envs.random_streams import WORDS, new_stream, pack_streams, unpack_streams
 from ballbot.envs.rendering import Renderer
 from ballbot.envs.simulation import TERRAINS, Simulations
@@ -159,7 +159,7 @@ class BallbotVectorEnv(VectorEnv[Any, NDArray[Any], NDArray[Any]]):
         progress_weight: float = 1.0,
         stagger_first_episodes: bool = False,
         encoder: Encoder | str | Path | None = None,
-        camera_interval: int = 6,
+        camera_interval: int = CAMERA_INTERVAL,
         camera_resolution: tuple[int, int] | None = None,
         stagger_cameras: bool = False,
         camera_device: str = "cpu",

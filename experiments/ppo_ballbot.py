@@ -186,6 +186,7 @@ def paper() -> Args:
         gae_lambda=0.95,
         learning_rate=1e-4,
         lr_schedule="piecewise",
+        adam_eps=1e-8,
         update_epochs=5,
         minibatch_size=256,
         clip_range=0.015,

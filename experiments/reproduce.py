@@ -63,14 +63,14 @@ class Study:
 SPEEDS = ("0.2", "0.25", "0.3", "0.35", "0.4")
 CONTROLLERS = ("pid", *(f"linear:{speed}" for speed in SPEEDS))
 HORIZONS = {8000: 20, 20_000: 40}
-"""Steps for which the default policies are judged too -> side of the ground then, m."""
+"""Steps for which the first default policy is judged too -> side of the ground then, m."""
 BLIND = ("--no-cameras",)
 STUDIES: dict[str, Study] = {
-    "default": Study("the default settings", (), 5, 60),
+    "default": Study("the default settings", (), 5, 45),
     "blind": Study("without cameras", BLIND, 5, 13),
     "paper": Study("the settings of Salehi 2025", ("--preset", "paper"), 5, 60),
     "unfixed": Study("without cameras, without the contact fix", (*BLIND, "--no-contact-fix"), 3, 15),
-    "untrained_encoder": Study("with an encoder that has learned nothing", ("--encoder", str(UNTRAINED)), 3, 60),
+    "untrained_encoder": Study("with an encoder that has learned nothing", ("--encoder", str(UNTRAINED)), 3, 45),
     "rk4": Study("without cameras, with MuJoCo's RK4 integrator", (*BLIND, "--integrator", "RK4"), 3, 45),
     **{
         f"target{speed}": Study(f"without cameras, for {speed} m/s", (*BLIND, "--target-speed", speed), 1, 13)
@@ -177,10 +177,10 @@ class Judgement:
 
 
 def judgements(run: Run) -> list[Judgement]:
-    """How a run is judged: its best and its last policy, and the best one for longer if it is one of the default's."""
+    """How a run is judged: its best and its last policy; of the first default run, the best one for longer too."""
     best, last = (str(run.folder / name) for name in ("best.pt", "last.pt"))
     found = [Judgement(run.name, (best, last))]
-    if run.study == "default":
+    if run.study == "default" and run.seed == 0:
         found += [Judgement(run.name, (best,), horizon, length) for horizon, length in HORIZONS.items()]
     return found
 

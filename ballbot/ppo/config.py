@@ -100,6 +100,9 @@ class PPOConfig:
     """Lowest learning rate of the adaptive schedule."""
     max_learning_rate: float = 1e-2
     """Highest learning rate of the adaptive schedule."""
+    adam_eps: float = 1e-5
+    """AdamW's epsilon: gradients well below it move the weights less than learning_rate.  1e-5 is Huang et al.'s (2022,
+    "The 37 implementation details of PPO", detail 3), 1e-8 PyTorch's; it matters where advantages are not normalised."""
     update_epochs: int = 5
     """Passes over the collected steps in one update."""
     minibatch_size: int = 1024
@@ -270,6 +273,7 @@ _POSITIVE = (
     "gamma",
     "learning_rate",
     "min_learning_rate",
+    "adam_eps",
     "clip_range",
     "value_clip_range",
     "target_kl",
@@ -293,6 +297,7 @@ _RANGES: dict[str, tuple[float, float]] = {
     "gamma": (0, 1),
     "gae_lambda": (0, 1),
     "learning_rate": (0, 10),
+    "adam_eps": (0, 1),
     "min_learning_rate": (0, 10),
     "max_learning_rate": (0, 10),
     "clip_range": (0, 10),

@@ -349,5 +349,4 @@ def make_optimizer(agent: Agent, config: PPOConfig) -> torch.optim.AdamW:
         {"params": decay, "weight_decay": config.weight_decay},
         {"params": no_decay, "weight_decay": 0.0},
     ]
-    # eps 1e-5 instead of 1e-8: Huang et al. 2022, "The 37 implementation details of PPO", detail 3
-    return torch.optim.AdamW(groups, lr=config.learning_rate, eps=1e-5, fused=True)
+    return torch.optim.AdamW(groups, lr=config.learning_rate, eps=config.adam_eps, fused=True)

@@ -165,7 +165,7 @@ def test_tables_say_what_the_files_say(scripts, reproduce, tmp_path):
     assert text.startswith("before\n") and text.endswith("after\n") and "old" not in text
     assert "| 0 | 2.00M, 4.0 min | 88.0 at 3.00M | 6 | best | 88.5 [88.0, 89.0] | 4000 | 99 % [95, 100] |" in text
     assert "| median |  | 88.5 | 6 | best | 89.5 | 4000 | 100 % | 0.21 |" in text
-    assert "| 8,000 | 20 m | 1 | 178.0 | 89.0 | 99 % | 0.21 |" in text
+    assert "| 8,000 | 20 m | 89.0 | 178.0 [88.0, 89.0] | 4000 | 99 % [95, 100] | 0.21 [0.20, 0.22] |" in text
     assert "| linear controller, 0.25 m/s |" in text and "| pid controller |" in text
     images = {path.name for path in (tmp_path / "images").iterdir()}
     assert {"learning_curves.png", "frontier.png"} <= images

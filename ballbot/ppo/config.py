@@ -101,8 +101,8 @@ class PPOConfig:
     max_learning_rate: float = 1e-2
     """Highest learning rate of the adaptive schedule."""
     adam_eps: float = 1e-5
-    """AdamW's epsilon: gradients well below it move the weights less than learning_rate.  1e-5 is Huang et al.'s (2022,
-    "The 37 implementation details of PPO", detail 3), 1e-8 PyTorch's; it matters where advantages are not normalised."""
+    """AdamW's epsilon: gradients well below it move weights less than learning_rate.  1e-5 is that of Huang et al. 2022
+    ("The 37 implementation details of PPO"), 1e-8 PyTorch's; it matters where advantages are not normalised."""
     update_epochs: int = 5
     """Passes over the collected steps in one update."""
     minibatch_size: int = 1024

@@ -180,6 +180,7 @@ def paper() -> Args:
     """
     ppo = PPOConfig(
         total_timesteps=8_000_000,
+        schedule_timesteps=10_000_000,
         num_envs=10,
         num_steps=2048,
         gamma=0.99,

@@ -24,6 +24,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -364,7 +365,20 @@ def make_untrained_encoder() -> None:
 
 def interrupt(number: int, frame: object) -> None:
     """What Ctrl-C does, for other signals too, and where the shell has it ignored."""
+    on_signals(wait_for_them)
     raise KeyboardInterrupt
+
+
+def wait_for_them(number: int, frame: object) -> None:
+    """What a second signal does: trainings that were cut short would lose an update."""
+    print("stopping already: the trainings finish an update and save", file=sys.stderr, flush=True)
+
+
+def on_signals(handler: Callable[[int, object], None]) -> None:
+    """Let the signals that end a program, as far as this system has them, do something else."""
+    for name in ("SIGINT", "SIGTERM", "SIGHUP"):
+        if hasattr(signal, name) and threading.current_thread() is threading.main_thread():
+            signal.signal(getattr(signal, name), handler)
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -377,9 +391,7 @@ def main(argv: list[str] | None = None) -> int:
             return 0
         if any("--encoder" in STUDIES[run.study].options for run in runs) and not UNTRAINED.is_file():
             make_untrained_encoder()
-        for name in ("SIGINT", "SIGTERM", "SIGHUP"):
-            if hasattr(signal, name) and threading.current_thread() is threading.main_thread():
-                signal.signal(getattr(signal, name), interrupt)
+        on_signals(interrupt)
         others = [Judgement("controllers", CONTROLLERS)] if "default" in args.studies else []
         return Reproduction(args.results, jobs).all(runs, others)
     except (ValueError, OSError) as error:

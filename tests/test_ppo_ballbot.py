@@ -192,7 +192,7 @@ def test_the_paper_preset_is_the_published_training(script):
         "minibatch_size": 256, "update_epochs": 5, "num_steps": 2048, "num_envs": 10,
         "weight_decay": 0.01, "normalize_advantage": False,
         "normalize_observations": False, "total_timesteps": 8_000_000, "learning_rate": 1e-4,
-        "lr_schedule": "piecewise",
+        "lr_schedule": "piecewise", "schedule_timesteps": 10_000_000, "adam_eps": 1e-8,
         "num_layers": 4, "hidden_size": 128, "activation": "leaky_relu", "eval_episodes": 10, "eval_interval": 250_000,
         "vf_coef": 2 * 2.0,  # of half the squared error
     }  # fmt: skip

@@ -110,14 +110,19 @@ def test_a_signal_lets_trainings_save_and_the_same_command_goes_on(reproduce, mo
         f"r.STUDIES['tiny'] = r.Study('long', {tuple(long)!r}, 2, 1)\n"
         "sys.exit(r.main(['--studies', 'tiny', '--jobs', '2']))"
     )
-    process = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        [sys.executable, "-c", program], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
     runs = [reproduce.Run("tiny", seed) for seed in (0, 1)]
     deadline = time.monotonic() + 100
     while not all(list(run.folder.glob("checkpoints/*.pt")) for run in runs):
         assert time.monotonic() < deadline and process.poll() is None
         time.sleep(0.2)
     process.send_signal(signal.SIGTERM)
-    out, _ = process.communicate(timeout=60)
+    time.sleep(0.02)
+    process.send_signal(signal.SIGINT)  # of somebody who does not want to wait
+    out, err = process.communicate(timeout=60)
+    assert "Traceback" not in err, err
     assert process.returncode == 130 and "the same command goes on" in out and "trained" not in out
     for run in runs:
         assert "stopped by SIGTERM" in (tmp_path / "runs" / "reproduce" / f"{run.name}.log").read_text()

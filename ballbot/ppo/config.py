@@ -70,7 +70,11 @@ class PPOConfig:
     """Seed of the networks, the exploration noise, the minibatch order and the training environments."""
     total_timesteps: int = 4_000_000
     """Environment steps to train for, over all environments; rounded up to whole updates.  Resuming with more of them
-    stretches a linear, cosine or piecewise schedule, so that the learning rate jumps up again at that moment."""
+    stretches a linear, cosine or piecewise schedule, so that the learning rate jumps up again at that moment, unless
+    schedule_timesteps is given."""
+    schedule_timesteps: int | None = None
+    """Environment steps over which learning rate and final_std run through their schedules; they stay at the end of it
+    afterwards (None: total_timesteps)."""
     device: str = "cpu"
     """Where the networks live: "cpu", "cuda" or "cuda:<index>"."""
     torch_deterministic: bool = True
@@ -177,7 +181,7 @@ class PPOConfig:
                 raise SettingsError(f"{field.name} must be a finite number, got {value}")
         for name in _COUNTS:
             value = getattr(self, name)
-            if not 1 <= value <= MAX_COUNT:
+            if value is not None and not 1 <= value <= MAX_COUNT:
                 raise SettingsError(f"{name} must be a whole number from 1 to {MAX_COUNT:.0e}, got {value!r}")
         for name, (low, high) in _RANGES.items():
             value = getattr(self, name)
@@ -257,6 +261,7 @@ class PPOConfig:
 
 _COUNTS = (
     "total_timesteps",
+    "schedule_timesteps",
     "num_envs",
     "num_steps",
     "action_repeat",

@@ -256,7 +256,7 @@ def iterate(
 ) -> dict[str, float]:
     """One rollout and one update; `state` moves on, and the row to log is returned."""
     config, agent = state.config, state.agent
-    remaining = max(1 - state.global_step / config.total_timesteps, 0.0)
+    remaining = max(1 - state.global_step / (config.schedule_timesteps or config.total_timesteps), 0.0)
     agent.max_log_std = math.log(scheduled_std(config.initial_std, config.final_std, remaining))
     if config.lr_schedule != "adaptive":
         state.learning_rate = scheduled_lr(config.lr_schedule, config.learning_rate, remaining)

@@ -159,6 +159,15 @@ class TestNoise:
         assert [float(row["policy/std"]) for row in curve(tmp_path / "again")] == std
 
 
+class TestSchedules:
+    def test_a_schedule_of_its_own_length_is_not_stretched_by_a_longer_run(self, tmp_path: Path) -> None:
+        own: dict[str, Any] = {"schedule_timesteps": 4 * BATCH, "learning_rate": 1e-3, "lr_schedule": "linear"}
+        run(tmp_path / "r", PointEnv, PointEnv, **own, total_timesteps=2 * BATCH)
+        run(tmp_path / "r", PointEnv, PointEnv, tmp_path / "r", **own, total_timesteps=6 * BATCH)
+        rates = [float(row["charts/learning_rate"]) for row in curve(tmp_path / "r")]
+        np.testing.assert_allclose(rates, [1e-3, 7.5e-4, 5e-4, 2.5e-4, 0, 0], atol=1e-12)
+
+
 class TestHeldActions:
     def test_steps_count_those_of_the_environment(self, tmp_path: Path) -> None:
         run(tmp_path / "r", Holds, PointEnv, action_repeat=3, total_timesteps=12 * BATCH, eval_interval=6 * BATCH)

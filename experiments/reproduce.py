@@ -1,15 +1,15 @@
 """Train and judge again what docs/results.md reports.
 
     python experiments/reproduce.py --dry-run               # the runs, what is done, and how long the others take
-    python experiments/reproduce.py                         # everything that is not done yet: days
+    python experiments/reproduce.py                         # everything that is not done yet: hours
     python experiments/reproduce.py --studies default --seeds 0 1
     python experiments/reproduce.py --jobs 8                # runs at a time; one core each
 
 A study is one change of the default settings, trained with several seeds.  Its runs are runs/reproduce_<study>_<seed>.
 Ctrl-C stops; the same command goes on where they stopped.  When a run ends, its curve goes to
-results/<study>_<seed>.csv, and its best and its last policy are judged on 100 terrains that neither training nor any
-choice has used: a row each in results/evaluations.csv.  ``experiments/make_results.py`` makes tables and figures of
-both.
+results/<study>_<seed>.csv of this repository, and its best and its last policy are judged on 100 terrains that neither
+training nor any choice has used: a row each in results/evaluations.csv.  ``experiments/make_results.py`` makes tables
+and figures of both.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import os
 import platform
 import shutil
 import signal
@@ -26,14 +27,16 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import tyro
 from summarize_runs import save_small
 
 from ballbot.envs.simulation import usable_cpus
+from ballbot.ppo import CheckpointError, RunDirectoryError, load_checkpoint
 from ballbot.ppo.checkpoint import write_atomic
+from ballbot.ppo.logger import git_commit, lock_run_dir
 
 EXPERIMENTS = Path(__file__).resolve().parent
 LOGS = Path("runs") / "reproduce"
@@ -60,6 +63,10 @@ class Study:
     minutes: float
     """A run takes on one core of the machine that docs/results.md names, with another run beside it."""
 
+    def command(self, seed: int) -> list[str]:
+        """Options of experiments/ppo_ballbot.py for a new run."""
+        return [*self.options, "--seed", str(seed), "--num-threads", "1", "--torch-threads", "1"]
+
 
 SPEEDS = ("0.2", "0.25", "0.3", "0.35", "0.4")
 CONTROLLERS = ("pid", *(f"linear:{speed}" for speed in SPEEDS))
@@ -72,7 +79,7 @@ STUDIES: dict[str, Study] = {
     "paper": Study("the settings of Salehi 2025", ("--preset", "paper"), 5, 60),
     "unfixed": Study("without cameras, without the contact fix", (*BLIND, "--no-contact-fix"), 3, 15),
     "untrained_encoder": Study("with an encoder that has learned nothing", ("--encoder", str(UNTRAINED)), 3, 45),
-    "rk4": Study("without cameras, with MuJoCo's RK4 integrator", (*BLIND, "--integrator", "RK4"), 3, 45),
+    "rk4": Study("without cameras, trained with MuJoCo's RK4 integrator", (*BLIND, "--integrator", "RK4"), 3, 45),
     **{
         f"target{speed}": Study(f"without cameras, for {speed} m/s", (*BLIND, "--target-speed", speed), 1, 13)
         for speed in SPEEDS
@@ -92,7 +99,7 @@ class Args:
     """Runs at a time (0: as many as CPUs)."""
     dry_run: bool = False
     """Say what would be done, and how long it takes."""
-    results: Path = Path("results")
+    results: Path = EXPERIMENTS.parent / "results"
     """Folder of the curves and evaluations."""
 
 
@@ -133,21 +140,46 @@ class Run:
         return Path("runs") / f"reproduce_{self.name}"
 
     def done(self) -> float:
-        """Share of its steps that are trained."""
+        """Share of its steps that are trained and saved."""
         try:
             total = json.loads((self.folder / "config.json").read_text())["ppo"]["total_timesteps"]
             with open(self.folder / "progress.csv", newline="") as handle:
-                return min(max(int(row["global_step"]) for row in csv.DictReader(handle)) / total, 1.0)
-        except (OSError, ValueError, KeyError, TypeError):
+                share = float(max(int(row["global_step"]) for row in csv.DictReader(handle)) / total)
+            if share >= 1:  # a row is logged before the checkpoint of its update is there
+                share = load_checkpoint(self.folder / "last.pt")["global_step"] / total
+            return min(share, 1.0)
+        except (OSError, ValueError, KeyError, TypeError, CheckpointError):
             return 0.0
+
+    def begun(self) -> bool:
+        """Whether it left a checkpoint to go on from."""
+        return any(self.folder.glob("last.pt")) or any(self.folder.glob("checkpoints/step_*.pt"))
 
     def train_command(self) -> list[str]:
         """Starts the training, or goes on with it."""
         command = [sys.executable, str(EXPERIMENTS / "ppo_ballbot.py")]
-        if list(self.folder.glob("*.pt")) or list(self.folder.glob("checkpoints/*.pt")):
+        if self.begun():
             return [*command, "--resume", str(self.folder)]
-        seed = ["--seed", str(self.seed), "--run-name", self.folder.name, "--num-threads", "1", "--torch-threads", "1"]
-        return [*command, *STUDIES[self.study].options, *seed]
+        return [*command, *STUDIES[self.study].command(self.seed), "--run-name", self.folder.name]
+
+    def changed_setting(self) -> str | None:
+        """A setting in which what was begun differs from what the study says now; None if there is none.
+
+        Raises:
+            ValueError: the config.json cannot be read.
+        """
+        if not self.begun():
+            return None
+        import ppo_ballbot
+
+        wanted = ppo_ballbot.parse(STUDIES[self.study].command(self.seed))
+        found = ppo_ballbot.load_settings(self.folder / "config.json")
+        for section in ("ppo", "env"):
+            theirs = asdict(getattr(found, section))
+            for name, value in asdict(getattr(wanted, section)).items():
+                if theirs[name] != value and name not in ("num_threads", "encoder"):
+                    return f"{name} is {theirs[name]} there and {value} here"
+        return None
 
 
 @dataclass(frozen=True)
@@ -187,9 +219,9 @@ def judgements(run: Run) -> list[Judgement]:
 
 
 def planned(args: Args) -> list[Run]:
-    """First seeds first, so that every study has one early."""
+    """First seeds first, so that every study has one early; each once."""
     found = [Run(name, seed) for name in args.studies for seed in (args.seeds or range(STUDIES[name].seeds))]
-    return found if args.seeds else sorted(found, key=lambda run: run.seed)
+    return sorted(dict.fromkeys(found), key=lambda run: run.seed)
 
 
 def read_rows(path: Path) -> list[dict[str, str]]:
@@ -235,30 +267,39 @@ def add_rows(path: Path, rows: list[dict[str, str]]) -> None:
     write_atomic(path, buffer.getvalue().encode())
 
 
-def commit_of_source() -> str:
-    """The commit of this code, with "+" if something was changed since; empty without git."""
-    try:
-        done = subprocess.run(
-            ["git", "describe", "--always", "--dirty=+"], cwd=EXPERIMENTS, capture_output=True, text=True, timeout=20
-        )
-    except (OSError, subprocess.SubprocessError):
-        return ""
-    return done.stdout.strip()
+def short(commit: str | None) -> str:
+    """Seven letters of a commit, with "+" if code was edited since; empty without git."""
+    return f"{commit[:7]}{'+' * commit.endswith('-dirty')}" if commit else ""
 
 
-def estimate(runs: list[Run], results: Path, jobs: int) -> str:
+def commit_of(name: str) -> str:
+    """The commit that a run was trained with; for what was not trained, the one that judges it."""
+    config = Path("runs") / f"reproduce_{name}" / "config.json"
+    return short(json.loads(config.read_text()).get("git_commit") if config.is_file() else git_commit())
+
+
+JUDGING_MINUTES = 5.0
+"""Two policies, 4000 steps; about."""
+
+
+def estimate(runs: list[Run], others: list[Judgement], results: Path, jobs: int) -> str:
     """What is done, and how long the rest takes."""
     rows = read_rows(results / "evaluations.csv")
-    lines, left = [], 0.0
+    lines, left = [], [JUDGING_MINUTES * len(other.policies) / 2 for other in others if not other.done(rows)]
     for name in dict.fromkeys(run.study for run in runs):
         mine = [run for run in runs if run.study == name]
-        shares = [1.0 if judgements(run)[0].done(rows) else run.done() for run in mine]
-        minutes = sum(1 - share for share in shares) * STUDIES[name].minutes
-        left += minutes
+        shares, times = [], []
+        for run in mine:
+            judging = [judgement for judgement in judgements(run) if not judgement.done(rows)]
+            shares.append(run.done() if judgements(run)[0] in judging else 1.0)
+            times.append((1 - shares[-1]) * STUDIES[name].minutes)
+            times[-1] += sum(JUDGING_MINUTES * judgement.horizon / 4000 for judgement in judging)
+        left += times
         seeds = " ".join(f"{run.seed}:{share:.0%}" for run, share in zip(mine, shares, strict=True))
-        lines.append(f"{name:18} {STUDIES[name].what:48} {minutes:5.0f} min left   {seeds}")
+        lines.append(f"{name:18} {STUDIES[name].what:52} {sum(times):5.0f} min left   {seeds}")
     several = f"{jobs} runs at a time" if jobs > 1 else "one run at a time"
-    lines.append(f"about {left / jobs / 60:.1f} hours with {several}, on a machine like that of docs/results.md")
+    hours = max(sum(left) / jobs, max(left, default=0.0)) / 60
+    lines.append(f"about {hours:.1f} hours with {several}, on a machine like that of docs/results.md")
     return "\n".join(lines)
 
 
@@ -268,7 +309,6 @@ class Reproduction:
     def __init__(self, results: Path, jobs: int) -> None:
         self.results, self.jobs = results, jobs
         self.evaluations = results / "evaluations.csv"
-        self.commit = commit_of_source()
         self._writing = threading.Lock()
         self._stopping = threading.Event()
         self._children: set[subprocess.Popen[bytes]] = set()
@@ -276,11 +316,14 @@ class Reproduction:
 
     def carry_out(self, run: Run) -> None:
         """Train, keep the curve, judge; what is done already is left out."""
-        if self._judged(judgements(run)[0]):
+        if all(self._judged(judgement) for judgement in judgements(run)):
             return  # perhaps elsewhere: the curve is there too
         if run.done() < 1:
-            if run.folder.is_dir() and "--resume" not in run.train_command():
-                shutil.rmtree(run.folder)  # it stopped before anything was saved
+            if run.folder.is_dir() and not run.begun():  # it stopped before anything was saved
+                lock = lock_run_dir(run.folder)  # or is starting now
+                shutil.rmtree(run.folder)
+                if lock is not None:
+                    os.close(lock)
             self._say(f"{run.name}: training")
             if not self._call(run.train_command(), LOGS / f"{run.name}.log"):
                 return
@@ -293,7 +336,7 @@ class Reproduction:
         """Judge policies and keep the rows, if that was not done."""
         if self._judged(judgement) or not self._call(judgement.command(), judgement.file.with_suffix(".log")):
             return
-        rows = rows_of(judgement, self.commit)
+        rows = rows_of(judgement, commit_of(judgement.name))
         with self._writing:
             add_rows(self.evaluations, rows)
         for row in rows:
@@ -303,7 +346,6 @@ class Reproduction:
     def all(self, runs: list[Run], others: list[Judgement]) -> int:
         """Carry out runs and other judgements, and return the exit status."""
         self.results.mkdir(parents=True, exist_ok=True)
-        LOGS.mkdir(parents=True, exist_ok=True)
         with ThreadPoolExecutor(self.jobs) as pool:
             futures = [pool.submit(self.carry_out, run) for run in runs]
             futures += [pool.submit(self.judge, judgement) for judgement in others]
@@ -377,8 +419,12 @@ def wait_for_them(number: int, frame: object) -> None:
 def on_signals(handler: Callable[[int, object], None]) -> None:
     """Let the signals that end a program, as far as this system has them, do something else."""
     for name in ("SIGINT", "SIGTERM", "SIGHUP"):
-        if hasattr(signal, name) and threading.current_thread() is threading.main_thread():
-            signal.signal(getattr(signal, name), handler)
+        number = getattr(signal, name, None)
+        if number is None or threading.current_thread() is not threading.main_thread():
+            continue
+        if name == "SIGHUP" and signal.getsignal(number) == signal.SIG_IGN:
+            continue  # which is what nohup asks for
+        signal.signal(number, handler)
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -386,17 +432,29 @@ def main(argv: list[str] | None = None) -> int:
     try:
         args = check(tyro.cli(Args, args=argv, description=__doc__))
         jobs, runs = args.jobs or usable_cpus(), planned(args)
-        print(estimate(runs, args.results, jobs), flush=True)
+        others = [Judgement("controllers", CONTROLLERS)] if "default" in args.studies else []
+        print(estimate(runs, others, args.results, jobs), flush=True)
         if args.dry_run:
             return 0
+        LOGS.mkdir(parents=True, exist_ok=True)
+        lock = lock_run_dir(LOGS, "reproducing")
+    except (ValueError, OSError, RunDirectoryError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    try:
+        for run in runs:
+            if (difference := run.changed_setting()) is not None:
+                raise ValueError(f"{run.folder} is of other settings ({difference}): move it away to train anew")
         if any("--encoder" in STUDIES[run.study].options for run in runs) and not UNTRAINED.is_file():
             make_untrained_encoder()
         on_signals(interrupt)
-        others = [Judgement("controllers", CONTROLLERS)] if "default" in args.studies else []
         return Reproduction(args.results, jobs).all(runs, others)
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, RunDirectoryError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    finally:
+        if lock is not None:
+            os.close(lock)
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -54,9 +55,12 @@ def test_the_estimate_names_every_run_and_counts_what_is_done(reproduce, capsys,
     run.folder.mkdir(parents=True)
     (run.folder / "config.json").write_text(json.dumps({"ppo": {"total_timesteps": 400}}))
     (run.folder / "progress.csv").write_text("global_step\n100\n")
-    assert reproduce.main(["--dry-run", "--studies", "tiny", "--jobs", "1"]) == 0
+    assert reproduce.main(["--dry-run", "--studies", "tiny", "--jobs", "1", "--results", "results"]) == 0
     out = capsys.readouterr().out
-    assert "0:25% 1:0%" in out and "2 min left" in out
+    assert "0:25% 1:0%" in out and "12 min left" in out  # 0.75 and 1 of training, 5 each of judging
+    assert "about 0.2 hours with one run" in out
+    assert reproduce.main(["--dry-run", "--studies", "default", "--seeds", "1", "--jobs", "16"]) == 0
+    assert "about 0.8 hours with 16 runs" in capsys.readouterr().out  # a run is not divided
 
 
 @pytest.mark.parametrize(
@@ -74,7 +78,7 @@ def test_what_cannot_be_done_is_named(reproduce, capsys, options, message):
 
 def test_a_run_is_trained_judged_and_kept_and_not_done_twice(reproduce, monkeypatch, capsys, tmp_path):
     judge_little(monkeypatch, reproduce)
-    assert reproduce.main(["--studies", "tiny", "--seeds", "1", "--jobs", "1"]) == 0
+    assert reproduce.main(["--studies", "tiny", "--seeds", "1", "--jobs", "1", "--results", "results"]) == 0
     curve = (tmp_path / "results" / "tiny_1.csv").read_text()
     assert curve.startswith("global_step,")
     rows = reproduce.read_rows(tmp_path / "results" / "evaluations.csv")
@@ -85,10 +89,10 @@ def test_a_run_is_trained_judged_and_kept_and_not_done_twice(reproduce, monkeypa
     last = tmp_path / "runs" / "reproduce_tiny_1" / "last.pt"
     before = last.stat().st_mtime_ns
     capsys.readouterr()
-    assert reproduce.main(["--studies", "tiny", "--seeds", "1", "--jobs", "1"]) == 0
+    assert reproduce.main(["--studies", "tiny", "--seeds", "1", "--jobs", "1", "--results", "results"]) == 0
     assert "training" not in capsys.readouterr().out and last.stat().st_mtime_ns == before
     (tmp_path / "results" / "evaluations.csv").unlink()  # judged again, not trained again
-    assert reproduce.main(["--studies", "tiny", "--seeds", "1", "--jobs", "1"]) == 0
+    assert reproduce.main(["--studies", "tiny", "--seeds", "1", "--jobs", "1", "--results", "results"]) == 0
     assert reproduce.read_rows(tmp_path / "results" / "evaluations.csv") == rows
     assert last.stat().st_mtime_ns == before
 
@@ -97,9 +101,59 @@ def test_a_run_that_was_stopped_goes_on_and_one_that_saved_nothing_begins_again(
     run = reproduce.Run("tiny", 0)
     assert "--seed" in run.train_command()
     (run.folder / "checkpoints").mkdir(parents=True)
+    (run.folder / "encoder_0123456789abcdef.pt").touch()
     assert "--seed" in run.train_command()
     (run.folder / "checkpoints" / "step_128.pt").touch()
     assert run.train_command()[-2:] == ["--resume", str(run.folder)]
+
+
+def test_a_row_without_its_checkpoint_is_not_done(reproduce):
+    run = reproduce.Run("tiny", 0)
+    run.folder.mkdir(parents=True)
+    (run.folder / "config.json").write_text(json.dumps({"ppo": {"total_timesteps": 2000}}))
+    (run.folder / "progress.csv").write_text("global_step\n2048\n")
+    assert run.done() == 0
+    save_policy(run.folder / "last.pt")  # after 1234 steps
+    assert run.done() == pytest.approx(1234 / 2000)
+
+
+def test_a_run_of_other_settings_is_not_taken_for_this_study(reproduce, monkeypatch, capsys):
+    assert reproduce.main(["--studies", "tiny", "--seeds", "0", "--jobs", "1", "--dry-run"]) == 0
+    folder = reproduce.Run("tiny", 0).folder
+    folder.mkdir(parents=True)
+    save_policy(folder / "last.pt")
+    ppo_ballbot = importlib.import_module("ppo_ballbot")
+    args = ppo_ballbot.parse([*reproduce.STUDIES["tiny"].command(0), "--gamma", "0.9"])
+    (folder / "config.json").write_text(json.dumps({"ppo": asdict(args.ppo), "env": asdict(args.env)}))
+    assert reproduce.main(["--studies", "tiny", "--seeds", "0", "--jobs", "1", "--results", "results"]) == 2
+    assert "is of other settings (gamma is 0.9 there and 0.995 here)" in capsys.readouterr().err
+    args.ppo.gamma = 0.995
+    (folder / "config.json").write_text(json.dumps({"ppo": asdict(args.ppo), "env": asdict(args.env)}))
+    assert reproduce.Run("tiny", 0).changed_setting() is None
+
+
+def test_runs_are_planned_once_and_first_seeds_first(reproduce):
+    args = reproduce.Args(studies=("tiny", "default", "tiny"), seeds=(3, 0, 3))
+    runs = reproduce.planned(reproduce.check(args))
+    assert [run.name for run in runs] == ["tiny_0", "default_0", "tiny_3", "default_3"]
+
+
+def test_longer_evaluations_that_are_missing_are_made_up_for(reproduce, monkeypatch, tmp_path):
+    done = []
+    monkeypatch.setattr(reproduce.Run, "done", lambda self: 1.0)
+    monkeypatch.setattr(reproduce, "save_small", lambda *args: None)
+    monkeypatch.setattr(reproduce.Reproduction, "_call", lambda self, command, log: done.append(log.stem))
+    reproduce.add_rows(tmp_path / "evaluations.csv", [evaluation(reproduce, "default_0", "best")])
+    reproduce.Reproduction(tmp_path, 1).carry_out(reproduce.Run("default", 0))
+    assert done == ["default_0_8000", "default_0_20000"]
+
+
+def test_two_reproductions_do_not_meet(reproduce, capsys):
+    reproduce.LOGS.mkdir(parents=True)
+    lock = reproduce.lock_run_dir(reproduce.LOGS)
+    assert reproduce.main(["--studies", "tiny", "--jobs", "1", "--results", "results"]) == 2
+    os.close(lock)
+    assert "another process is reproducing in runs/reproduce" in capsys.readouterr().err
 
 
 @pytest.mark.skipif(os.name != "posix", reason="signals as on POSIX")
@@ -108,7 +162,7 @@ def test_a_signal_lets_trainings_save_and_the_same_command_goes_on(reproduce, mo
     program = (
         f"import sys; sys.path.insert(0, {str(EXPERIMENTS)!r}); import reproduce as r\n"
         f"r.STUDIES['tiny'] = r.Study('long', {tuple(long)!r}, 2, 1)\n"
-        "sys.exit(r.main(['--studies', 'tiny', '--jobs', '2']))"
+        "sys.exit(r.main(['--studies', 'tiny', '--jobs', '2', '--results', 'results']))"
     )
     process = subprocess.Popen(
         [sys.executable, "-c", program], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
@@ -131,7 +185,7 @@ def test_a_signal_lets_trainings_save_and_the_same_command_goes_on(reproduce, mo
 
 def test_a_run_that_fails_is_named_with_its_log(reproduce, monkeypatch, capsys, tmp_path):
     monkeypatch.setitem(reproduce.STUDIES, "tiny", reproduce.Study("impossible", (*TINY, "--gamma", "2"), 1, 1))
-    assert reproduce.main(["--studies", "tiny", "--jobs", "1"]) == 1
+    assert reproduce.main(["--studies", "tiny", "--jobs", "1", "--results", "results"]) == 1
     err = capsys.readouterr().err
     assert "runs/reproduce/tiny_0.log" in err
     assert "gamma must be" in (tmp_path / "runs" / "reproduce" / "tiny_0.log").read_text()

@@ -269,7 +269,7 @@ def _duration(seconds: float) -> str:
 
 
 def git_commit(file: Path = Path(__file__)) -> str | None:
-    """Commit of the checkout that tracks `file`, with "-dirty" if it was edited since; None if none does."""
+    """Commit of the checkout that tracks `file`, with "-dirty" if code was edited since; None if none does."""
 
     def git(*arguments: str) -> str:
         command = ["git", "--no-optional-locks", *arguments]
@@ -278,6 +278,7 @@ def git_commit(file: Path = Path(__file__)) -> str | None:
 
     try:
         git("ls-files", "--error-unmatch", file.name)  # an installed copy may lie within somebody else's checkout
-        return git("describe", "--always", "--dirty", "--abbrev=40", "--exclude=*")
+        edited = git("diff", "--name-only", "HEAD", "--", *(f":/*.{ending}" for ending in ("py", "c", "xml", "pt")))
+        return git("rev-parse", "HEAD") + ("-dirty" if edited else "")
     except (OSError, subprocess.SubprocessError):
         return None

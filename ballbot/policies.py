@@ -19,8 +19,11 @@ SHIPPED = {path.name.removeprefix("policy_").removesuffix(".pt"): path for path 
 
 
 def find_policy(name: str | Path) -> Path:
-    """The file of a policy that comes with ballbot, or else the path given; ``./name`` is always a path."""
-    return SHIPPED.get(str(name), Path(name))
+    """The file of the policy of this name that comes with ballbot, or else the path.
+
+    A Path, and any name with a slash, as in "./default", is always a path.
+    """
+    return SHIPPED.get(name, Path(name)) if isinstance(name, str) else name
 
 
 def read_card(name: str) -> dict[str, Any]:

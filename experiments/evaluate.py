@@ -82,8 +82,12 @@ class Args:
     """Ground (default: what the policy was trained on; perlin for classical controllers)."""
     seed: int = 0
     """Of the first episode's start; the others count up."""
+    split: Literal["eval", "validation"] = "eval"
+    """Terrains to judge on.  Choose settings by "validation", so that "eval" judges what was chosen; training chose
+    best.pt by those of "validation" with --terrain-seed 0."""
     terrain_seed: int = 1
-    """Base seed of the terrains; whatever it is, none of them is one that training learned on or chose best.pt by."""
+    """Base seed of the terrains; whatever it is, those of "eval" are none that training learned on or chose best.pt
+    by."""
     num_terrains: int = 100
     """Height fields, one drawn for each episode."""
     terrain_length: float = 10.0
@@ -204,6 +208,8 @@ def policy_actor(name: str, args: Args) -> tuple[dict[str, Any], Callable[[float
         if trained != getattr(args, setting):
             option = f"--{setting.replace('_', '-')}"
             print(f"note: {name} was trained with {option} {trained}, it is judged with {getattr(args, setting)}")
+    if policy.metadata.get("contact_fix") is False:
+        print(f"note: {name} was trained without the contact fix, and is judged without")
     policy.seed(args.seed)
     deterministic = args.deterministic and not args.stochastic
     options = env_options(policy, args.encoder if policy.metadata.get("observation") == "encoded" else None)
@@ -218,7 +224,7 @@ def make_envs(num_envs: int, options: dict[str, Any], args: Args) -> BallbotVect
         max_episode_steps=args.horizon,
         tilt_limit_deg=args.tilt_limit_deg,
         integrator=args.integrator,
-        terrain_split="eval",
+        terrain_split=args.split,
         terrain_seed=args.terrain_seed,
         num_terrains=args.num_terrains,
         terrain_length=args.terrain_length,

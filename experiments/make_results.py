@@ -55,8 +55,8 @@ class Results:
 
     def curves(self, study: str) -> dict[int, Path]:
         """Seed -> file, of the runs that were kept."""
-        found = {seed: self.folder / f"{study}_{seed}.csv" for seed in range(STUDIES[study].seeds)}
-        return {seed: path for seed, path in found.items() if path.is_file()}
+        ends = {path.stem.removeprefix(f"{study}_"): path for path in self.folder.glob(f"{study}_*.csv")}
+        return {int(end): ends[end] for end in sorted(filter(str.isdecimal, ends), key=int)}
 
     def row(self, run: str, policy: str, horizon: int = 4000) -> Row | None:
         """One evaluation, if it took place."""
@@ -135,18 +135,23 @@ def seeds_table(results: Results, study: str) -> str:
     return table(head, [*lines, median])
 
 
+ABLATION_SEEDS = range(3)
+"""Those that every study has."""
+
+
 def studies_table(results: Results, studies: list[str]) -> str:
-    """Several studies, the median over seeds each."""
+    """Several studies, the median over the same seeds each: in training, and the last policy judged."""
     head = ["training", "seeds", "best in training", "last in training", "its length", *JUDGED_HEAD]
     lines = []
     for study in studies:
-        curves = [read(path) for path in results.curves(study).values()]
+        seeds = [seed for seed in results.curves(study) if seed in ABLATION_SEEDS]
+        curves = [read(results.curves(study)[seed]) for seed in seeds]
         if not curves:
             continue
         best = statistics.median(max(e.mean_return for e in curve) for curve in curves)
         last = statistics.median(curve[-1].mean_return for curve in curves)
         length = statistics.median(curve[-1].length for curve in curves)
-        rows = [row for seed in results.curves(study) if (row := results.row(f"{study}_{seed}", "last")) is not None]
+        rows = [row for seed in seeds if (row := results.row(f"{study}_{seed}", "last")) is not None]
         cells = median_cells(rows)
         count = str(len(curves))
         lines.append([STUDIES[study].what, count, f"{best:.1f}", f"{last:.1f}", f"{length:.0f}", *cells])
@@ -225,8 +230,8 @@ def draw_frontier(results: Results, path: Path) -> None:
     for name, row in frontier_rows(results):
         if not name.startswith("pid"):
             groups["linear controller" if name.startswith("linear") else "trained for a speed"].append(row)
-    ours = [results.row(f"default_{seed}", "best") for seed in results.curves("default")]
-    groups["default, 5 seeds"] = [row for row in ours if row is not None]
+    ours = [results.row(f"default_{seed}", "last") for seed in results.curves("default")]
+    groups["default settings, each seed"] = [row for row in ours if row is not None]
     for colour, marker, (label, rows) in zip(("#0072B2", "#D55E00", "#009E73"), "os^", groups.items(), strict=True):
         rows.sort(key=lambda row: float(row["speed_along_goal_mean"]))
         for axis, column, scale in zip(axes, ("success_rate", "return_mean"), (100, 1), strict=True):
@@ -252,7 +257,7 @@ def draw_figures(results: Results, folder: Path) -> list[Path]:
     made: list[Path] = []
     for name, (studies, options) in FIGURES.items():
         curves = [str(path) for study in studies for path in results.curves(study).values()]
-        if results.curves(studies[0]):
+        if curves:
             plot_training.main([*curves, *options, "--out", str(folder / name)])
             made.append(folder / name)
     if frontier_rows(results):

@@ -111,12 +111,39 @@ class EnvConfig:
         check_types(self)
 
 
+def our_ppo() -> PPOConfig:
+    """The settings of PPO found for the robot on uneven ground; docs/tuning.md says how, and what each is for."""
+    return PPOConfig(
+        total_timesteps=8_000_000,
+        num_envs=64,
+        num_steps=64,
+        action_repeat=5,
+        gamma=0.995,
+        gae_lambda=0.98,
+        learning_rate=4e-4,
+        update_epochs=5,
+        minibatch_size=512,
+        clip_range=0.2,
+        target_kl=0.02,
+        normalize_values=True,
+        linear_skip=True,
+        initial_std=1.0,
+        eval_interval=500_000,
+        eval_episodes=50,
+    )
+
+
+def our_env() -> EnvConfig:
+    """Those of the world."""
+    return EnvConfig(camera_interval=16, num_terrains=256, initial_speed=0.2, target_speed=0.5, progress_weight=6.0)
+
+
 @dataclass
 class Args:
     """Train a ballbot by PPO.  Run with the defaults, it learns to balance on uneven ground."""
 
-    ppo: Annotated[PPOConfig, tyro.conf.arg(name="")] = field(default_factory=PPOConfig)
-    env: Annotated[EnvConfig, tyro.conf.arg(name="")] = field(default_factory=EnvConfig)
+    ppo: Annotated[PPOConfig, tyro.conf.arg(name="")] = field(default_factory=our_ppo)
+    env: Annotated[EnvConfig, tyro.conf.arg(name="")] = field(default_factory=our_env)
     run_name: str | None = None
     """Folder under runs/ (default: terrain, seed and time)."""
     preset: Literal["default", "paper"] = "default"
@@ -146,30 +173,6 @@ class Args:
             raise SettingsError(
                 f"--torch-threads {self.torch_threads} is out of range: use 1 to 1024, or 0 for PyTorch's choice"
             )
-
-
-def ours() -> Args:
-    """The settings found for the robot on uneven ground; docs/tuning.md says how, and what each is for."""
-    ppo = PPOConfig(
-        total_timesteps=8_000_000,
-        num_envs=64,
-        num_steps=64,
-        action_repeat=5,
-        gamma=0.995,
-        gae_lambda=0.98,
-        learning_rate=4e-4,
-        update_epochs=5,
-        minibatch_size=512,
-        clip_range=0.2,
-        target_kl=0.02,
-        normalize_values=True,
-        linear_skip=True,
-        initial_std=1.0,
-        eval_interval=500_000,
-        eval_episodes=50,
-    )
-    env = EnvConfig(camera_interval=16, num_terrains=256, initial_speed=0.2, target_speed=0.5, progress_weight=6.0)
-    return Args(ppo=ppo, env=env)
 
 
 def paper() -> Args:
@@ -213,6 +216,10 @@ CONFIG_KEYS = {"ppo", "env", "torch_threads", "env_metadata", "mujoco", "world_s
 """What a run's config.json holds; all but the first three only tells where the numbers came from."""
 
 
+GONE = {"paid_speed": 2.0, "final_progress_weight": None}
+"""Settings of older versions -> the values that changed nothing, which are all that this version can go on with."""
+
+
 def recorded_metadata(path: Path) -> dict[str, Any]:
     """What a run's config.json says of its policy's inputs; empty if it cannot be read."""
     try:
@@ -248,6 +255,7 @@ def load_settings(path: Path) -> Args:
         known = {f.name for f in fields(cls)}
         if not isinstance(section, dict):
             raise ValueError(f'{path}: "{name}" must be a JSON object')
+        section = {k: v for k, v in section.items() if k not in GONE or v != GONE[k]}
         unknown = sorted(set(section) - known)
         if unknown:
             raise ValueError(
@@ -279,7 +287,7 @@ def parse(argv: list[str] | None = None) -> Args:
     first.add_argument("--resume", type=Path)
     first.add_argument("--preset")
     given, _ = first.parse_known_args(argv)
-    default = paper() if given.preset == "paper" else ours()
+    default = paper() if given.preset == "paper" else Args()
     if given.preset and (given.config or given.resume):
         raise ValueError("--preset starts from its settings, --config and --resume from a run's: give one of them")
     if given.config and given.resume:
@@ -422,7 +430,8 @@ def main(argv: list[str] | None = None) -> None:
         inputs["camera_interval"] = args.env.camera_interval
     if args.resume:  # runs of older versions recorded less, and go on so
         recorded = recorded_metadata(run_dir / "config.json")
-        inputs = {name: value for name, value in inputs.items() if not recorded or name in recorded}
+        meant = {"camera_interval": CAMERA_INTERVAL, "contact_fix": True}  # by not saying anything
+        inputs = {k: v for k, v in inputs.items() if not recorded or k in recorded or v != meant.get(k, v)}
     files: dict[str, bytes] = {}
     if args.env.cameras:
         try:

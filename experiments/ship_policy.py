@@ -9,6 +9,7 @@ policy was trained.  Then ``evaluate.py <name>``, ``watch.py <name>`` and ``expo
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 import sys
@@ -67,7 +68,8 @@ def ship(args: Args) -> None:
         "steps": policy.step,
         "seed": config["ppo"]["seed"],
         "commit": config.get("git_commit"),
-        "versions": config.get("versions"),
+        "versions": {**(config.get("versions") or {}), "mujoco": config.get("mujoco")},
+        "sha256": hashlib.sha256(content).hexdigest(),
         "evaluation": {
             "command": f"python experiments/evaluate.py {args.name}",
             "terrain": summary["terrain"],
@@ -77,8 +79,8 @@ def ship(args: Args) -> None:
         },
         "config": {"ppo": config["ppo"], "env": config["env"]},
     }
+    write_atomic(ASSETS / f"policy_{args.name}.pt", content)  # the test of cards finds an older card beside it
     write_atomic(ASSETS / f"policy_{args.name}.json", (json.dumps(card, indent=2) + "\n").encode())
-    write_atomic(ASSETS / f"policy_{args.name}.pt", content)
     print(f"wrote {ASSETS / f'policy_{args.name}.pt'}, {len(content) / 1024:.0f} KiB, and its card")
 
 

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib
 import json
 import math
@@ -28,7 +29,7 @@ def script(monkeypatch, tmp_path):
 def test_there_is_a_default():
     assert "default" in SHIPPED
     assert find_policy("default") == SHIPPED["default"]
-    assert find_policy("./default") == Path("default")
+    assert find_policy("./default") == find_policy(Path("default")) == Path("default")
     assert find_policy("runs/first") == Path("runs/first")
 
 
@@ -37,6 +38,7 @@ def test_a_card_says_what_the_file_holds(name):
     card, policy = read_card(name), load_policy(SHIPPED[name])
     assert card["name"] == name and card["steps"] == policy.step
     assert card["commit"] and set(card["commit"]) <= set("0123456789abcdef")
+    assert card["sha256"] == hashlib.sha256(SHIPPED[name].read_bytes()).hexdigest()
     PPOConfig(**card["config"]["ppo"])
     assert card["config"]["env"]["frame"] == policy.metadata["frame"]
     assert card["evaluation"]["episodes"] == 100 and card["evaluation"]["terrain"] == "perlin"

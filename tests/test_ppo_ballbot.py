@@ -26,7 +26,8 @@ from ballbot.encoders import Architecture, Autoencoder, FrozenEncoder, load_enco
 from ballbot.envs import BallbotVectorEnv
 from ballbot.evaluation import env_options
 from ballbot.policies import read_card
-from ballbot.ppo import CheckpointError, DivergedError, RunDirectoryError, SettingsError, load_policy
+from ballbot.ppo import CheckpointError, DivergedError, RunDirectoryError, SettingsError, load_checkpoint, load_policy
+from ballbot.ppo.checkpoint import save_checkpoint
 from mujoco_patch import ContactFixError
 
 PPO_CONFIG = Path(__file__).parents[1] / "ballbot" / "ppo" / "config.py"
@@ -185,6 +186,34 @@ def test_settings_from_before_there_were_cameras_mean_none(script, tmp_path):
     assert script.load_settings(tmp_path / "config.json").env.cameras
 
 
+def test_settings_that_are_gone_are_read_where_they_did_nothing(script, tmp_path):
+    (tmp_path / "config.json").write_text(json.dumps({"env": {"paid_speed": 2.0, "final_progress_weight": None}}))
+    assert script.load_settings(tmp_path / "config.json").env == script.EnvConfig()
+    (tmp_path / "config.json").write_text(json.dumps({"env": {"paid_speed": 0.3}}))
+    with pytest.raises(ValueError, match="unknown key 'paid_speed'"):
+        script.load_settings(tmp_path / "config.json")
+
+
+def test_an_old_run_keeps_its_frame_rate(script, tmp_path):
+    options = [option for option in SMALL if option != "--no-cameras"]
+    code, _, err = run(tmp_path, *options, "--camera-interval", "6", "--run-name", "r", "--total-timesteps", "256")
+    assert code == 0, err
+    folder = tmp_path / "runs" / "r"
+    content = json.loads((folder / "config.json").read_text())
+    del content["env"]["camera_interval"], content["env_metadata"]["camera_interval"]
+    (folder / "config.json").write_text(json.dumps(content))
+    for path in [folder / "last.pt", *(folder / "checkpoints").iterdir()]:
+        state = load_checkpoint(path)
+        del state["env_metadata"]["camera_interval"]
+        save_checkpoint([path], state)
+    code, _, err = run(tmp_path, "--resume", str(folder), "--total-timesteps", "384")
+    assert code == 0, err
+    assert env_options(load_policy(folder / "best.pt"))["camera_interval"] == 6
+    new_eyes = ("--change-encoder", "--camera-interval", "16")
+    code, _, err = run(tmp_path, "--resume", str(folder), "--total-timesteps", "512", *new_eyes)
+    assert code == 2 and "camera_interval" in err
+
+
 def test_the_paper_preset_is_the_published_training(script):
     args = script.parse(["--preset", "paper", "--seed", "3"])
     published = {
@@ -206,11 +235,13 @@ def test_the_paper_preset_is_the_published_training(script):
     assert args.ppo.seed == 3
 
 
-def test_the_default_preset_is_what_the_shipped_policy_was_trained_with(script):
-    args, card = script.parse([]), read_card("default")
-    ppo, env = dataclasses.asdict(args.ppo), dataclasses.asdict(args.env)
-    for own, shipped in ((ppo, card["config"]["ppo"]), (env, card["config"]["env"])):
-        assert {k: own[k] for k in shipped} == shipped | {k: own[k] for k in ("seed", "num_threads") if k in shipped}
+def test_the_shipped_policy_was_trained_with_the_default_preset(script):
+    args, config = script.parse([]), read_card("default")["config"]
+    theirs = script.Args(ppo=script.PPOConfig(**config["ppo"]), env=script.EnvConfig(**config["env"]))
+    theirs.env.camera_interval = args.env.camera_interval  # it sees at 83 Hz, as docs/results.md says
+    assert dataclasses.replace(theirs.ppo, seed=args.ppo.seed) == args.ppo
+    assert dataclasses.replace(theirs.env, num_threads=args.env.num_threads) == args.env
+    assert script.Args() == args
 
 
 def test_without_the_contact_fix_a_run_says_so_and_is_judged_without(tmp_path):

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib
 import json
 import os
@@ -260,6 +261,7 @@ def test_a_shipped_policy_is_the_runs_best_with_its_evaluation(scripts, monkeypa
     assert (tmp_path / "policy_mine.pt").read_bytes() == content
     card = json.loads((tmp_path / "policy_mine.json").read_text())
     assert (card["seed"], card["commit"], card["steps"], card["run"]) == (7, "abc", 1234, "r")
+    assert card["sha256"] == hashlib.sha256(content).hexdigest()
     assert card["evaluation"]["episodes"] == 2 and card["evaluation"]["length_mean"] <= 50
     assert ship.main([str(run), "--name", "../mine"]) == 2
     assert "--name" in capsys.readouterr().err

@@ -233,13 +233,14 @@ def draw_frontier(results: Results, path: Path) -> None:
     ours = [results.row(f"default_{seed}", "last") for seed in results.curves("default")]
     groups["default settings, each seed"] = [row for row in ours if row is not None]
     for colour, marker, (label, rows) in zip(("#0072B2", "#D55E00", "#009E73"), "os^", groups.items(), strict=True):
+        if not rows:
+            continue
         rows.sort(key=lambda row: float(row["speed_along_goal_mean"]))
         for axis, column, scale in zip(axes, ("success_rate", "return_mean"), (100, 1), strict=True):
-            line = "" if label.startswith("default") else "-"
+            line = "none" if label.startswith("default") else "-"
             speed = [float(row["speed_along_goal_mean"]) for row in rows]
-            axis.plot(
-                speed, [scale * float(row[column]) for row in rows], line, marker=marker, color=colour, label=label
-            )
+            gain = [scale * float(row[column]) for row in rows]
+            axis.plot(speed, gain, linestyle=line, marker=marker, color=colour, label=label)
     for axis, label in zip(axes, ("success, %", "return of an episode"), strict=True):
         axis.set(xlabel="speed along the goal, m/s", ylabel=label, xlim=(0, None))
         axis.grid(alpha=0.3)

@@ -3,7 +3,7 @@
     python experiments/plot_training.py runs/a runs/b --out curves.png
     python experiments/plot_training.py runs/* --against time --out curves.svg
     python experiments/plot_training.py runs/a --columns losses/approx_kl policy/std
-    python experiments/plot_training.py results/flat_*.csv results/perlin_*.csv --out docs/images/learning_curves.png
+    python experiments/plot_training.py results/default_*.csv results/blind_*.csv --out curves.png
 
 Reads progress.csv, or TensorBoard's event files where there is none (stable-baselines3 and CleanRL write such).  Runs
 whose config.json differs in nothing but the seed are one group, named after what sets it apart; files without a

@@ -1,6 +1,6 @@
 """Tabulate evaluations of finished runs: when each reached a return and a length, and whether it stayed there.
 
-    python experiments/summarize_runs.py results/flat_*.csv --return-target 88 --length-target 3950
+    python experiments/summarize_runs.py results/default_*.csv --return-target 85.5 --length-target 3950
     python experiments/summarize_runs.py runs/flat_0 --save results      # also keeps a small copy, results/flat_0.csv
 
 Prints a Markdown table, one row a run; exits with 1 if a run never reached both targets in one evaluation.  Wall-clock

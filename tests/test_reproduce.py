@@ -7,6 +7,7 @@ import hashlib
 import importlib
 import json
 import os
+import re
 import shlex
 import signal
 import subprocess
@@ -229,6 +230,21 @@ def test_tables_say_what_the_files_say(scripts, reproduce, tmp_path):
     assert "| linear controller, 0.25 m/s |" in text and "| pid controller |" in text
     images = {path.name for path in (tmp_path / "images").iterdir()}
     assert {"learning_curves.png", "frontier.png"} <= images
+
+
+def test_the_page_has_a_place_for_every_table_and_figure(scripts, reproduce, tmp_path):
+    make_results = scripts("make_results")
+    rows = [evaluation(reproduce, "default_0", "best", h) for h in ("4000", "8000")]
+    reproduce.add_rows(tmp_path / "evaluations.csv", [*rows, evaluation(reproduce, "controllers", "linear:0.25")])
+    for study in ("default", "paper"):
+        text = "global_step,eval/return_mean,eval/length_mean,time/simulate\n1000000,80,4000,120\n"
+        (tmp_path / f"{study}_0.csv").write_text(text)
+    found = make_results.sections(make_results.Results(tmp_path))
+    page = (make_results.DOCS / "results.md").read_text()
+    assert set(found) == set(re.findall(r"<!-- table: (\w+) -->", page))
+    assert all(content in make_results.fill(page, found) for content in found.values())
+    for name in (*make_results.FIGURES, "frontier.png"):
+        assert f"images/{name}" in page
 
 
 def test_the_page_of_results_is_what_results_make(scripts):

@@ -21,8 +21,8 @@ train: $(INSTALLED)  ## train the ballbot to balance on uneven ground; results i
 curves: $(INSTALLED)  ## show the curves of all runs in TensorBoard
 	$(BIN)/tensorboard --logdir runs $(ARGS)
 
-test: $(INSTALLED)  ## run the tests, except those marked slow
-	$(BIN)/pytest -m "not slow" $(ARGS)
+test: $(INSTALLED)  ## run the tests, except those marked slow, in two processes
+	$(BIN)/pytest --numprocesses 2 --dist worksteal -m "not slow" $(ARGS)
 
 test-all: $(INSTALLED)  ## run all tests, also those that take minutes
 	$(BIN)/pytest $(ARGS)

@@ -15,12 +15,16 @@ from dataclasses import dataclass
 from functools import cache
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from ballbot.envs.model import build_model, rolling_wheel_speeds
+from ballbot.ppo import FeedbackPrior
 
 MAX_LEAN = 0.15
 """rad.  What the robot leans on purpose; it lies at 0.35."""
+PRIOR_LEAN = 0.1
+"""rad.  The same without the slow start."""
 START_TIME = 1.0
 """s, in which the target rises from 0."""
 
@@ -60,6 +64,30 @@ class LinearController:
         left = self.kp * (down[1] - lean[1]) - self.kd * rate[0]
         actions = -np.stack([ahead, left]).T @ wheel_shares().T
         return np.clip(actions, -1.0, 1.0).astype(np.float32)
+
+
+def feedback_prior(
+    observation_size: int, target_speed: float, kp: float = 36.9, kd: float = 1.7, kv: float = 0.766
+) -> FeedbackPrior:
+    """The same law for a policy to start from.
+
+    It leans less, because it does without the slow start, which a law without memory cannot have.
+
+    Args:
+        observation_size: of ``frame="body"``, 17, and as many as follow.
+        target_speed: m/s along the goal.
+        kp: gain, see ``LinearController``.
+        kd: the same.
+        kv: the same.
+    """
+    shares = torch.from_numpy(wheel_shares())  # (3, 2)
+    tilt = torch.zeros(2, observation_size, dtype=torch.float64)
+    tilt[0, 0], tilt[0, 4] = kp, kd
+    tilt[1, 1], tilt[1, 3] = kp, -kd
+    lean = torch.zeros(2, observation_size, dtype=torch.float64)
+    lean[0, 9] = lean[1, 10] = kv * target_speed
+    lean[0, 6] = lean[1, 7] = -kv
+    return FeedbackPrior(-shares @ tilt, kp * shares, lean, torch.full((2,), PRIOR_LEAN))
 
 
 @cache

@@ -81,7 +81,7 @@ class ControlGraph(nn.Module):
     def forward(self, observation: torch.Tensor) -> torch.Tensor:
         """Most likely actions."""
         agent = self.agent
-        return agent.env_action(agent.policy_output(agent.normalize(observation)))
+        return agent.env_action(agent.policy_output(agent.normalize(observation)), observation)
 
 
 class CameraGraph(nn.Module):

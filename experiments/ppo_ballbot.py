@@ -35,10 +35,11 @@ import torch
 import tyro
 from numpy.typing import NDArray
 
+from ballbot.controllers import feedback_prior
 from ballbot.encoders import EncoderError, FrozenEncoder, load_encoder
 from ballbot.encoders.frozen import encoder_bytes, kept_encoder
 from ballbot.envs import BallbotVectorEnv
-from ballbot.envs.observations import CAMERA_INTERVAL
+from ballbot.envs.observations import CAMERA_INTERVAL, OBSERVATION_SIZES
 from ballbot.envs.simulation import usable_cpus
 from ballbot.ppo import (
     Agent,
@@ -163,6 +164,9 @@ class Args:
     change_encoder: bool = False
     """With --resume: go on with another encoder than the policy was trained with.  New episodes start, and best.pt,
     which later policies cannot be compared with, is moved to checkpoints/abandoned."""
+    prior_speed: float | None = None
+    """m/s along the goal at which a linear controller drives to whose actions the policy adds its own (None: no
+    controller, learn from nothing).  It is part of the policy; for --frame body."""
     torch_threads: int = 1
     """Threads of PyTorch (0: PyTorch's choice).  Networks this small gain little from more and lose much on a busy
     machine; another count rounds differently, hence gives another run.  --resume and --config bring the count of the
@@ -172,6 +176,13 @@ class Args:
         if not 0 <= self.torch_threads <= 1024:
             raise SettingsError(
                 f"--torch-threads {self.torch_threads} is out of range: use 1 to 1024, or 0 for PyTorch's choice"
+            )
+        if self.prior_speed is not None and not 0 <= self.prior_speed <= 2:
+            raise SettingsError(f"--prior-speed {self.prior_speed} is out of range: use 0 to 2 m/s, or None")
+        if self.prior_speed is not None and self.env.frame != "body":
+            raise SettingsError(
+                f"--prior-speed {self.prior_speed} needs --frame body, which its controller reads: use it, or "
+                "--prior-speed None"
             )
 
 
@@ -212,8 +223,18 @@ def paper() -> Args:
     return Args(ppo=ppo, env=env, preset="paper")
 
 
-CONFIG_KEYS = {"ppo", "env", "torch_threads", "env_metadata", "mujoco", "world_size", "versions", "git_commit"}
-"""What a run's config.json holds; all but the first three only tells where the numbers came from."""
+CONFIG_KEYS = {
+    "ppo",
+    "env",
+    "prior_speed",
+    "torch_threads",
+    "env_metadata",
+    "mujoco",
+    "world_size",
+    "versions",
+    "git_commit",
+}
+"""What a run's config.json holds; all but the first four only tells where the numbers came from."""
 
 
 GONE = {"paid_speed": 2.0, "final_progress_weight": None}
@@ -277,7 +298,13 @@ def load_settings(path: Path) -> Args:
     threads = content.get("torch_threads", 1)  # absent from the files of older versions, whose default was 1
     if type(threads) is not int or threads < 1:
         raise ValueError(f'{path}: "torch_threads" must be a whole number of at least 1, got {threads!r}')
-    return Args(ppo=sections[0], env=sections[1], torch_threads=threads)
+    prior_speed = content.get("prior_speed")  # absent from the files of older versions, which had no prior
+    if type(prior_speed) not in (float, int, type(None)):
+        raise ValueError(f'{path}: "prior_speed" must be a number or null, got {prior_speed!r}')
+    try:
+        return Args(ppo=sections[0], env=sections[1], prior_speed=prior_speed, torch_threads=threads)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
 
 
 def parse(argv: list[str] | None = None) -> Args:
@@ -426,6 +453,8 @@ def main(argv: list[str] | None = None) -> None:
     }
     if not args.env.contact_fix:
         inputs["contact_fix"] = False
+    if args.prior_speed is not None:
+        inputs["prior_speed"] = args.prior_speed
     if args.env.cameras:
         inputs["camera_interval"] = args.env.camera_interval
     if args.resume:  # runs of older versions recorded less, and go on so
@@ -452,7 +481,19 @@ def main(argv: list[str] | None = None) -> None:
         except (ValueError, TypeError) as error:  # an option out of range; later, the same error would be a bug
             raise SettingsError(str(error)) from error
 
-    settings = {"env": asdict(args.env), "torch_threads": torch.get_num_threads(), "mujoco": version("mujoco")}
+    prior = None
+    if args.prior_speed is not None:
+        size = OBSERVATION_SIZES[args.env.frame]
+        if args.env.cameras:
+            size += 2 * encoder.architecture.embedding_size + 1
+        prior = feedback_prior(size, args.prior_speed)
+
+    settings = {
+        "env": asdict(args.env),
+        "prior_speed": args.prior_speed,
+        "torch_threads": torch.get_num_threads(),
+        "mujoco": version("mujoco"),
+    }
     with ExitStack() as stack:
         try:
             tracker = camera = None
@@ -478,6 +519,7 @@ def main(argv: list[str] | None = None) -> None:
                 on_log=tracker,
                 film=camera,
                 shaped_rewards=shaped,
+                prior=prior,
             )
         except (
             SettingsError, CheckpointError, RunDirectoryError, ContactFixError, DivergedError, TrackingError, OSError

@@ -10,7 +10,7 @@ import gymnasium as gym
 import numpy as np
 import torch
 
-from ballbot.ppo import Agent, PPOConfig
+from ballbot.ppo import Agent, FeedbackPrior, PPOConfig
 from ballbot.ppo.agent import describe_spaces
 from ballbot.ppo.checkpoint import save_checkpoint
 
@@ -18,12 +18,17 @@ BOX3 = gym.spaces.Box(-1.0, 1.0, (3,), np.float32)
 
 
 def save_policy(
-    path: Path, size: int = 17, action_space: gym.Space[Any] = BOX3, gain: float = 10.0, **metadata: Any
+    path: Path,
+    size: int = 17,
+    action_space: gym.Space[Any] = BOX3,
+    gain: float = 10.0,
+    prior: FeedbackPrior | None = None,
+    **metadata: Any,
 ) -> Path:
     """A policy-only file with random networks, whose actions are ``gain`` times as large as those of a new agent."""
     config = PPOConfig(hidden_size=16, num_layers=2, linear_skip=True)
     observation_space = gym.spaces.Box(-np.inf, np.inf, (size,), np.float32)
-    agent = Agent(observation_space, action_space, config, torch.Generator().manual_seed(0))
+    agent = Agent(observation_space, action_space, config, torch.Generator().manual_seed(0), prior)
     with torch.no_grad():
         agent.policy_head.weight.mul_(gain)
         assert agent.policy_skip is not None

@@ -5,8 +5,10 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
 
-from ballbot.controllers import LinearController, wheel_shares
+from ballbot import controllers
+from ballbot.controllers import LinearController, feedback_prior, wheel_shares
 from ballbot.envs import BallbotVectorEnv
 from ballbot.evaluation import run_episodes
 
@@ -33,6 +35,17 @@ def test_linear_controller_starts_anew_with_an_episode():
     np.testing.assert_allclose(moving[1], 0.0)
     later = controller(upright, np.array([False, False]))
     np.testing.assert_array_equal(later[1], moving[0])
+
+
+def test_a_prior_is_the_same_law_without_the_slow_start(monkeypatch):
+    monkeypatch.setattr(controllers, "MAX_LEAN", controllers.PRIOR_LEAN)
+    controller = LinearController(10.0, target_speed=0.3)
+    observations = np.random.default_rng(0).normal(0.0, 0.02, (200, 58)).astype(np.float32)
+    controller(observations[:, :17], np.ones(200, bool))
+    expected = controller(observations[:, :17], np.zeros(200, bool))  # after 10 s
+    found = feedback_prior(58, 0.3)(torch.from_numpy(observations)).clamp(-1, 1)
+    np.testing.assert_allclose(found.numpy(), expected, atol=1e-5)
+    assert 0.2 < np.mean(np.abs(expected) < 1) < 0.98
 
 
 def test_wheels_share_a_push_as_rolling_turns_them():

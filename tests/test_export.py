@@ -16,6 +16,7 @@ import torch
 from policies import save_policy
 
 from ballbot import encoders
+from ballbot.controllers import feedback_prior
 from ballbot.encoders import Architecture, Autoencoder, FrozenEncoder, load_encoder
 from ballbot.envs import BallbotVectorEnv
 from ballbot.envs.model import build_model
@@ -42,16 +43,18 @@ def exported(tmp_path_factory):
         ("world", 15, {"frame": "world", "terrain": "perlin"}),
         ("seeing", 17 + 41, seeing),
         ("seeing at 31 Hz", 17 + 41, seeing | {"camera_interval": 16}),
+        ("with a prior", 17, {}),
     ]
     for name, size, metadata in cases:
-        policy = load_policy(save_policy(folder / f"{name}.pt", size, **metadata))
+        prior = feedback_prior(size, 0.3) if name == "with a prior" else None
+        policy = load_policy(save_policy(folder / f"{name}.pt", size, prior=prior, **metadata))
         options = env_options(policy)
         export_policy(policy, folder / f"{name}.onnx", options.get("encoder"))
         found[name] = (policy, options, folder / f"{name}.onnx")
     return found
 
 
-@pytest.mark.parametrize("name", ["body", "world", "seeing", "seeing at 31 Hz"])
+@pytest.mark.parametrize("name", ["body", "world", "seeing", "seeing at 31 Hz", "with a prior"])
 def test_a_graph_acts_as_its_policy(exported, name):
     policy, options, path = exported[name]
     graph = runtime.Controller(path).control

@@ -15,6 +15,7 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -22,6 +23,7 @@ from typing import Any
 import pytest
 import torch
 
+from ballbot.controllers import feedback_prior
 from ballbot.encoders import Architecture, Autoencoder, FrozenEncoder, load_encoder, save_encoder
 from ballbot.envs import BallbotVectorEnv
 from ballbot.evaluation import env_options
@@ -44,7 +46,7 @@ def launch(folder, *options, **kwargs):
     return subprocess.Popen(command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **kwargs)
 
 
-def run(folder, *options, timeout=120):
+def run(folder, *options, timeout=280):
     process = launch(folder, *options)
     out, err = process.communicate(timeout=timeout)
     return process.returncode, out, err
@@ -125,7 +127,7 @@ def test_a_stopped_and_resumed_run_equals_one_never_stopped(finished, tmp_path):
 
 def test_a_run_that_holds_actions_and_pays_progress_more_goes_on_exactly(tmp_path):
     shaping = shlex.split("--progress-weight 6 --target-speed 0.5 --initial-std 1 --final-std 0.3")
-    control = shlex.split("--action-repeat 5 --normalize-values --linear-skip")
+    control = shlex.split("--action-repeat 5 --normalize-values --linear-skip --prior-speed 0.3")
     intervals = shlex.split("--total-timesteps 3840 --eval-interval 1280 --checkpoint-interval 640")
     options = [*SMALL, *shaping, *control, *intervals]
     code, _, err = run(tmp_path, *options, "--run-name", "whole")
@@ -144,6 +146,8 @@ def test_a_run_that_holds_actions_and_pays_progress_more_goes_on_exactly(tmp_pat
     assert curve(whole) == rows
     one, two = (torch.load(io.BytesIO(b), weights_only=True) for b in (before, (whole / "last.pt").read_bytes()))
     assert all(torch.equal(one["agent"][name], two["agent"][name]) for name in one["agent"])
+    assert json.loads((whole / "config.json").read_text())["prior_speed"] == 0.3
+    assert torch.equal(one["policy"]["prior.direct"], feedback_prior(17, 0.3).direct)
 
 
 @pytest.mark.skipif(os.name != "posix", reason="signals as on POSIX")
@@ -428,16 +432,19 @@ def test_bad_input_is_named_and_exits_with_2(finished, tmp_path):
         ([*SMALL, "--device", "cuda:99"], "cuda"),
         ([*SMALL, "--tilt-limit-deg", "-1"], "tilt_limit_deg"),
         ([*SMALL, "--torch-threads", "-1"], "--torch-threads"),
+        ([*SMALL, "--prior-speed", "3"], "--prior-speed 3.0 is out of range"),
+        ([*SMALL, "--prior-speed", "0.3", "--frame", "world"], "--prior-speed 0.3 needs --frame body"),
+        (["--resume", str(whole), "--prior-speed", "0.3"], "prior"),
         ([*SMALL, "--torch-threads", "1000000"], "--torch-threads 1000000 is out of range"),
         (["--resume", str(whole), "--run-name", "other"], "--run-name names a new run"),
         ([*SMALL, "--change-encoder"], "--change-encoder is for --resume"),
         (["--resume", str(whole), "--preset", "paper"], "--preset starts from its settings"),
         (["--preset", "papers"], "papers"),
     ]
-    processes = [(launch(tmp_path, *options), options, words) for options, words in cases]
-    for process, options, words in processes:
-        out, err = process.communicate(timeout=180)
-        assert process.returncode == 2, (options, process.returncode, out, err)
+    with ThreadPoolExecutor(4) as pool:
+        results = list(pool.map(lambda case: run(tmp_path, *case[0]), cases))
+    for (options, words), (code, out, err) in zip(cases, results, strict=True):
+        assert code == 2, (options, code, out, err)
         assert words in err + out and "Traceback" not in err, (options, err)
     assert {p: p.read_bytes() for p in whole.rglob("*") if p.is_file()} == before, "a refused resume changed the run"
 

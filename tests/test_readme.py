@@ -3,6 +3,7 @@
 import re
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -19,6 +20,12 @@ def test_links_lead_somewhere(page: Path) -> None:
             assert (page.parent / link).exists(), f"{page.name} links to {link}"
 
 
+@cache
+def help_text(script: str) -> str:
+    command = [sys.executable, str(ROOT / "experiments" / script), "--help"]
+    return subprocess.run(command, capture_output=True, text=True).stdout
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_commands_name_scripts_options_and_targets_that_exist(page: Path) -> None:
     makefile = (ROOT / "Makefile").read_text()
@@ -31,11 +38,8 @@ def test_commands_name_scripts_options_and_targets_that_exist(page: Path) -> Non
                 assert (ROOT / "experiments" / script).exists(), script
                 options = re.findall(r"--[a-z-]+", command.split(script)[1])
                 if options:
-                    help_text = subprocess.run(
-                        [sys.executable, str(ROOT / "experiments" / script), "--help"], capture_output=True, text=True
-                    ).stdout
                     for option in options:
-                        assert option in help_text, f"{script} {option}"
+                        assert option in help_text(script), f"{script} {option}"
 
 
 def test_python_examples_run(tmp_path: Path) -> None:

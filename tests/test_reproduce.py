@@ -61,7 +61,8 @@ def test_the_estimate_names_every_run_and_counts_what_is_done(reproduce, capsys,
     out = capsys.readouterr().out
     assert "0:25% 1:0%" in out and "12 min left" in out  # 0.75 and 1 of training, 5 each of judging
     assert "about 0.2 hours with one run" in out
-    assert reproduce.main(["--dry-run", "--studies", "default", "--seeds", "1", "--jobs", "16"]) == 0
+    options = ["--studies", "default", "--seeds", "1", "--jobs", "16", "--results", "results"]
+    assert reproduce.main(["--dry-run", *options]) == 0
     assert "about 0.8 hours with 16 runs" in capsys.readouterr().out  # a run is not divided
 
 

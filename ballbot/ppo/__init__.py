@@ -9,6 +9,7 @@ from ballbot.ppo.logger import RunDirectoryError
 from ballbot.ppo.normalizer import RewardScaler, RunningNormalizer
 from ballbot.ppo.policy import Policy, load_policy
 from ballbot.ppo.ppo import gae, ppo_loss, rollout, update
+from ballbot.ppo.prior import FeedbackPrior
 from ballbot.ppo.storage import DivergedError, Rollout
 from ballbot.ppo.training import TrainResult, train
 
@@ -16,6 +17,7 @@ __all__ = [
     "Agent",
     "CheckpointError",
     "DivergedError",
+    "FeedbackPrior",
     "PPOConfig",
     "Policy",
     "RewardScaler",

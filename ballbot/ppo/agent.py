@@ -13,6 +13,7 @@ from torch import nn
 
 from ballbot.ppo.config import PPOConfig
 from ballbot.ppo.normalizer import RunningNormalizer, ValueScale
+from ballbot.ppo.prior import FeedbackPrior
 
 ACTIVATIONS = {"tanh": nn.Tanh, "relu": nn.ReLU, "elu": nn.ELU, "leaky_relu": nn.LeakyReLU, "silu": nn.SiLU}
 HALF_LOG_2PI = 0.5 * math.log(2 * math.pi)
@@ -53,7 +54,8 @@ class Agent(nn.Module):
     `act` takes raw observations; the networks themselves (`get_value`, `sample`, ...) take what `normalize` makes
     of them. The standard deviation of the Gaussian does not depend on the state. Actions are stored unbounded;
     `env_action` clips them to the Box on their way out, so that their log-probability stays that of the
-    distribution they were drawn from.
+    distribution they were drawn from. A `prior` is added there too: what is drawn, stored and judged is what the policy
+    adds to it.
     """
 
     log_std: torch.Tensor
@@ -66,6 +68,7 @@ class Agent(nn.Module):
         action_space: gym.Space[Any],
         config: PPOConfig,
         generator: torch.Generator | None = None,
+        prior: FeedbackPrior | None = None,
     ) -> None:
         """Build the networks.
 
@@ -74,9 +77,11 @@ class Agent(nn.Module):
             action_space: a Box of floats or a Discrete space, of one environment.
             config: sizes, activation, initial standard deviation.
             generator: source of the initial weights (None: PyTorch's global one).
+            prior: feedback law that the policy adds to (None: it starts from nothing); for Box actions.
 
         Raises:
             TypeError: a space is of another kind.
+            ValueError: the prior does not fit the spaces.
         """
         super().__init__()
         if not isinstance(observation_space, gym.spaces.Box):
@@ -101,6 +106,13 @@ class Agent(nn.Module):
         if self.obs_size == 0:
             raise TypeError(f"observations must hold at least one number, got {observation_space}")
         self.noise_size = noise_size
+        if prior is not None and (self.discrete or tuple(prior.direct.shape) != (out_size, self.obs_size)):
+            given, taken = prior.direct.shape
+            raise ValueError(
+                f"the prior makes {given} numbers of {taken}, but actions are {action_space} and observations "
+                f"{observation_space}"
+            )
+        self.prior = prior
         self.min_log_std = -math.inf if config.min_std is None else math.log(config.min_std)
         self.max_log_std = math.inf
         """Where training has the noise now: see PPOConfig.final_std."""
@@ -191,10 +203,16 @@ class Agent(nn.Module):
         exponential = (-torch.log(uniform.clamp(min=tiny))).clamp(min=tiny)
         return -torch.log(exponential)
 
-    def env_action(self, action: torch.Tensor) -> torch.Tensor:
-        """What the environments get: (batch, *action_shape) within the Box, or Discrete indices."""
+    def env_action(self, action: torch.Tensor, obs: torch.Tensor) -> torch.Tensor:
+        """What the environments get for the policy's `action` in the raw `obs` (batch, ...).
+
+        Returns:
+            (batch, *action_shape) within the Box, or Discrete indices.
+        """
         if self.discrete:
             return action + self.action_start
+        if self.prior is not None:
+            action = action + self.prior(obs.reshape(-1, self.obs_size).float())
         return action.clamp(self.action_low, self.action_high).reshape(-1, *self.action_shape)
 
     @torch.no_grad()
@@ -211,13 +229,14 @@ class Agent(nn.Module):
         Raises:
             ValueError: a sample is asked for without a `generator`.
         """
-        x = self.normalize(torch.as_tensor(obs, device=self.policy_head.weight.device))
+        raw = torch.as_tensor(obs, device=self.policy_head.weight.device)
+        x = self.normalize(raw)
         if deterministic:
             output = self.policy_output(x)
-            return self.env_action(output.argmax(-1) if self.discrete else output)
+            return self.env_action(output.argmax(-1) if self.discrete else output, raw)
         if generator is None:
             raise ValueError("act(deterministic=False) needs a torch.Generator on the agent's device, got None")
-        return self.env_action(self.sample(x, self.draw_noise((len(x),), generator))[0])
+        return self.env_action(self.sample(x, self.draw_noise((len(x),), generator))[0], raw)
 
     @torch.no_grad()
     def limit_std(self) -> None:

@@ -13,6 +13,7 @@ from ballbot.ppo.agent import Agent, rebuild_spaces
 from ballbot.ppo.checkpoint import CheckpointError, load_checkpoint
 from ballbot.ppo.config import PPOConfig
 from ballbot.ppo.episodes import episode_terms, to_numpy
+from ballbot.ppo.prior import FeedbackPrior
 from ballbot.ppo.storage import autoreset_mode
 
 MAX_EPISODE_STEPS = 1_000_000
@@ -80,7 +81,8 @@ def evaluate(
 def agent_from_state(state: dict[str, Any], path: Path) -> Agent:
     """Agent held by a loaded checkpoint; `path` is for the error message."""
     try:
-        agent = Agent(*rebuild_spaces(state["spaces"]), PPOConfig(**state["config"]))
+        prior = FeedbackPrior.from_state(state["policy"])
+        agent = Agent(*rebuild_spaces(state["spaces"]), PPOConfig(**state["config"]), prior=prior)
         agent.load_state_dict(state["policy"])
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
         raise CheckpointError(

@@ -97,7 +97,7 @@ def rollout(
             action, logprob = sample(storage.obs[t], noise[t])
             storage.actions[t] = action
             storage.logprobs[t] = logprob
-            env_action = agent.env_action(action)
+            env_action = agent.env_action(action, storage.raw_obs[t])
         stopwatch.lap("infer")
 
         sent = env_action if as_tensors else env_action.cpu().numpy()

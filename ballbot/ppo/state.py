@@ -21,6 +21,7 @@ from ballbot.ppo.checkpoint import CheckpointError, prune_checkpoints, save_chec
 from ballbot.ppo.config import PPOConfig
 from ballbot.ppo.episodes import EpisodeStatistics
 from ballbot.ppo.normalizer import RewardScaler
+from ballbot.ppo.prior import FeedbackPrior
 from ballbot.ppo.storage import EnvState
 
 FREE_TO_CHANGE = {
@@ -233,6 +234,13 @@ class TrainingState:
         mine, theirs = to_plain(self.env_metadata), state["env_metadata"]
         if any(mine.get(k) != theirs.get(k) for k in (mine.keys() | theirs.keys()) - set(free_metadata)):
             differences.append(f"env_metadata (then {state['env_metadata']}, now {self.env_metadata})")
+        prior = FeedbackPrior.from_state(state["agent"])
+        own = None if self.agent.prior is None else self.agent.prior.state_dict()
+        kept = None if prior is None else prior.state_dict()
+        if (own is None) != (kept is None) or (
+            own and kept and any(not torch.equal(own[k].cpu(), kept[k]) for k in own)
+        ):
+            differences.append(f"another prior (then {kept}, now {own})")
         if len(state["ranks"]) != distributed.world_size():
             differences.append(f"number of processes (then {len(state['ranks'])}, now {distributed.world_size()})")
         if differences:

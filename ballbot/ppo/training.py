@@ -28,6 +28,7 @@ from ballbot.ppo.evaluation import evaluate
 from ballbot.ppo.interrupt import StopSignal
 from ballbot.ppo.logger import STEP, Logger, Stopwatch, create_run_dir, lock_run_dir, say, write_config
 from ballbot.ppo.ppo import gae, make_optimizer, ppo_loss, rollout, update
+from ballbot.ppo.prior import FeedbackPrior
 from ballbot.ppo.schedules import adapt_lr, scheduled_lr, scheduled_std
 from ballbot.ppo.state import TrainingState, training_seed
 from ballbot.ppo.storage import Rollout, autoreset_mode
@@ -61,6 +62,7 @@ def train(
     on_log: Callable[[dict[str, float]], None] | None = None,
     film: Callable[[Agent], tuple[NDArray[np.uint8], int]] | None = None,
     shaped_rewards: bool = False,
+    prior: FeedbackPrior | None = None,
 ) -> TrainResult:
     """Train until `config.total_timesteps`, leaving logs and checkpoints in `run_dir`.
 
@@ -94,6 +96,7 @@ def train(
             are shown in TensorBoard and kept in videos/.  It must draw from no global random state.  A film that
             fails is said, and training goes on.
         shaped_rewards: training pays other rewards than evaluation does, so that their returns cannot be compared.
+        prior: feedback law that the policy adds its actions to; must be equal on resume.
 
     Environments with `action_repeat` hold each action for so many steps, which must be config.action_repeat.
 
@@ -136,7 +139,7 @@ def train(
         # Again: however many numbers the constructors drew, learning starts from the same random states.
         seed_everything(seed, config.torch_deterministic and device.type == "cuda")
         weights = torch.Generator().manual_seed(config.seed)
-        agent = Agent(envs.single_observation_space, envs.single_action_space, config, weights).to(device)
+        agent = Agent(envs.single_observation_space, envs.single_action_space, config, weights, prior).to(device)
         distributed.broadcast_module(agent)
         state = TrainingState(config, envs, agent, make_optimizer(agent, config), env_metadata, seed)
         if not (hasattr(envs, "get_state") and hasattr(envs, "set_state")):

@@ -63,7 +63,7 @@ class TestAgent:
             agent.policy_skip.weight.copy_(torch.tensor([[0.3, -0.2]]))  # type: ignore[union-attr]
         linear = x @ torch.tensor([[0.3], [-0.2]])
         torch.testing.assert_close(agent.policy_output(x), plain.policy_output(x) + linear)
-        torch.testing.assert_close(agent.act(x), plain.env_action(plain.policy_output(x) + linear))
+        torch.testing.assert_close(agent.act(x), plain.env_action(plain.policy_output(x) + linear, x))
         noise = torch.randn(5, 1)
         drawn, logprob = agent.sample(x, noise)
         torch.testing.assert_close(drawn, plain.sample(x, noise)[0] + linear)

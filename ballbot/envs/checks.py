@@ -69,23 +69,36 @@ def check_actions(actions: Any, num_envs: int) -> NDArray[np.float64]:
     return np.minimum(np.maximum(actions, -1.0, dtype=np.float64), 1.0)
 
 
-def check_reset_mask(options: dict[str, Any] | None, num_envs: int) -> NDArray[np.bool_]:
-    """The (num_envs,) mask in reset's options, all True if there is none; TypeError or ValueError for other forms."""
+def check_reset_options(
+    options: dict[str, Any] | None, num_envs: int, num_terrains: int
+) -> tuple[NDArray[np.bool_], NDArray[np.int64] | None]:
+    """What reset's options ask for; TypeError or ValueError for other forms.
+
+    Returns:
+        the (num_envs,) mask, all True if there is none, and the (num_envs,) terrains, or None.
+    """
     if options is not None and not isinstance(options, dict):
         raise TypeError(f"options={options!r} must be a dict or None, got {type(options).__name__}")
-    unknown = [key for key in options or {} if key != "reset_mask"]
-    if unknown:
-        raise ValueError(f"unknown reset option {unknown[0]!r}: the only one is 'reset_mask'")
-    mask = (options or {}).get("reset_mask")
-    if mask is None:
-        return np.ones(num_envs, bool)
-    mask = np.asarray(mask)
+    given = dict(options or {})
+    mask, terrains = given.pop("reset_mask", None), given.pop("terrain_id", None)
+    if given:
+        raise ValueError(f"unknown reset option {next(iter(given))!r}: use 'reset_mask' or 'terrain_id'")
+    mask = np.ones(num_envs, bool) if mask is None else np.asarray(mask)
     if mask.shape != (num_envs,) or mask.dtype != np.bool_ or not mask.any():
         raise ValueError(
             f"options['reset_mask'] must be a ({num_envs},) bool array with at least one True, got {mask.dtype} "
             f"{mask.shape}"
         )
-    return mask
+    if terrains is None:
+        return mask, None
+    terrains = np.asarray(terrains)
+    if terrains.shape not in ((), (num_envs,)) or terrains.dtype.kind not in "iu":
+        raise ValueError(
+            f"options['terrain_id'] must be an integer or ({num_envs},) integers, got {terrains.dtype} {terrains.shape}"
+        )
+    if not ((terrains >= 0) & (terrains < num_terrains)).all():
+        raise ValueError(f"options['terrain_id']={terrains.tolist()} is out of range: use 0 to {num_terrains - 1}")
+    return mask, np.broadcast_to(terrains.astype(np.int64), num_envs)
 
 
 def check_state_array(

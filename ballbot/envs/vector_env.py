@@ -25,7 +25,7 @@ from ballbot.envs.checks import (
     check_direction,
     check_flag,
     check_number,
-    check_reset_mask,
+    check_reset_options,
     check_seeds,
     check_state_array,
 )
@@ -274,13 +274,16 @@ class BallbotVectorEnv(VectorEnv[Any, NDArray[Any], NDArray[Any]]):
 
         Args:
             seed: simulation i is seeded with seed + i, or with seed[i]; None keeps the streams as they are.
-            options: ``{"reset_mask": (num_envs,) bool array}`` resets those simulations only.
+            options: a dict, or None.  "reset_mask", (num_envs,) bool: reset those simulations only.  "terrain_id", an
+                integer below num_terrains or (num_envs,) of them: where the episodes take place; nothing else that is
+                drawn at reset depends on it.
 
         Returns:
             observations and infos.
         """
         self._check_open()
-        mask, seeds = check_reset_mask(options, self.num_envs), check_seeds(seed, self.num_envs)
+        mask, terrains = check_reset_options(options, self.num_envs, self.simulations.num_terrains)
+        seeds = check_seeds(seed, self.num_envs)
         ids = np.flatnonzero(mask)
         seeded = [int(i) for i in ids if seeds[i] is not None or not self._streams]
         if not self._streams:
@@ -293,7 +296,7 @@ class BallbotVectorEnv(VectorEnv[Any, NDArray[Any], NDArray[Any]]):
                 self._streams[i], self._seeds[i] = new_stream(seed_i), seed_i
             if self.cameras is not None:
                 self.cameras.start_clock(i, self._streams[i].integers)
-        self._start_episodes(ids, stagger=self.stagger_first_episodes)
+        self._start_episodes(ids, self.stagger_first_episodes, terrains)
         if self.render_mode == "human":
             self.render()
         return self._observation(), self._infos(self._robots)
@@ -488,11 +491,15 @@ class BallbotVectorEnv(VectorEnv[Any, NDArray[Any], NDArray[Any]]):
 
     # -- Episodes and infos -------------------------------------------------------------------------------------------
 
-    def _start_episodes(self, ids: NDArray[Any], stagger: bool = False) -> None:
-        """New episodes for these simulations, each drawn from its own stream."""
+    def _start_episodes(
+        self, ids: NDArray[Any], stagger: bool = False, terrains: NDArray[np.int64] | None = None
+    ) -> None:
+        """New episodes for these simulations, each drawn from its own stream; terrains, if any, is for all of them."""
         for i in ids:
             stream = self._streams[i]
-            terrain = int(stream.integers(self.simulations.num_terrains))
+            terrain = int(stream.integers(self.simulations.num_terrains))  # drawn anyway: the stream goes on alike
+            if terrains is not None:
+                terrain = int(terrains[i])
             yaw, radius, axis, speed, heading = stream.random(5).tolist()
             speed, heading = self.initial_speed * np.sqrt(speed), 2 * np.pi * heading
             self.simulations.place(

@@ -124,6 +124,20 @@ def test_reset_mask_resets_only_those(make):
     assert (after[1, 14:17] == 0).all()  # no last action
 
 
+def test_episodes_take_place_where_they_are_told(make):
+    drawn, told = make(4, terrain="perlin", num_terrains=3), make(4, terrain="perlin", num_terrains=3)
+    _, infos = drawn.reset(seed=0)
+    _, chosen = told.reset(seed=0, options={"terrain_id": [2, 0, 1, 2]})
+    assert chosen["terrain_id"].tolist() == [2, 0, 1, 2] != infos["terrain_id"].tolist()
+    # headings are what they would have been, and so is the next episode's terrain
+    np.testing.assert_allclose(told.simulations.qpos[:, 3], drawn.simulations.qpos[:, 3], atol=0.05)
+    np.testing.assert_array_equal(told.reset()[1]["terrain_id"], drawn.reset()[1]["terrain_id"])
+    mask = np.array([False, True, False, False])
+    before = drawn.simulations.terrain_ids.copy()
+    _, infos = drawn.reset(options={"reset_mask": mask, "terrain_id": (before[1] + 1) % 3})
+    assert (infos["terrain_id"] != before).tolist() == mask.tolist()
+
+
 def test_infos_are_the_callers_to_change(make):
     """Whatever a wrapper writes into them, later infos are as if it had not."""
 
@@ -671,6 +685,9 @@ def test_bad_options_are_refused_by_name(options, error, message):
         (0, {"reset_mask": np.zeros(4, bool)}, ValueError, "at least one True"),
         (0, {"reset_mask": np.ones(3, bool)}, ValueError, r"\(4,\) bool array"),
         (np.array(3), None, TypeError, r"seed=array\(3\) must be an int"),
+        (0, {"terrain_id": 1}, ValueError, r"options\['terrain_id'\]=1 is out of range: use 0 to 0"),
+        (0, {"terrain_id": [0, 0]}, ValueError, r"must be an integer or \(4,\) integers, got int64 \(2,\)"),
+        (0, {"terrain_id": 0.0}, ValueError, "must be an integer"),
         (0, {"mask": 1}, ValueError, "unknown reset option 'mask'"),
         (0, {"mask": 1, 2: 3}, ValueError, "unknown reset option"),
         (0, ["reset_mask"], TypeError, "must be a dict or None, got list"),

@@ -73,7 +73,7 @@ def run_episodes(
     """Run ``num_episodes`` episodes, as many at a time as there are simulations.
 
     Args:
-        envs: the world; its own ``reset`` draws each start from the episode's seed.
+        envs: the world; its own ``reset`` draws each start from the episode's seed.  Terrains are taken in turn.
         actor: the policy.
         num_episodes: how many.
         seed: of the first episode; the others count up.
@@ -94,7 +94,9 @@ def run_episodes(
 
     episode = np.arange(n)  # of each simulation; those from num_episodes on only keep the batch full
     begun = n
-    obs, infos = envs.reset(seed=[seed + i for i in range(n)])
+    obs, infos = envs.reset(
+        seed=[seed + i for i in range(n)], options={"terrain_id": episode % envs.simulations.num_terrains}
+    )
     began, torques = np.ones(n, bool), np.zeros((n, 3))
     while (running := episode < num_episodes).any():
         ids, which = np.flatnonzero(running), episode[running]
@@ -135,7 +137,8 @@ def run_episodes(
                     seeds[i] = seed + begun
                 episode[i], begun = begun, begun + 1
             torques[began] = 0.0
-            obs, infos = envs.reset(seed=seeds, options={"reset_mask": began})
+            where = episode % envs.simulations.num_terrains
+            obs, infos = envs.reset(seed=seeds, options={"reset_mask": began, "terrain_id": where})
     means = sums / lengths
     return Episodes(
         seeds=seed + np.arange(num_episodes),

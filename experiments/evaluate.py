@@ -89,7 +89,7 @@ class Args:
     """Base seed of the terrains; whatever it is, those of "eval" are none that training learned on or chose best.pt
     by."""
     num_terrains: int = 100
-    """Height fields, one drawn for each episode."""
+    """Height fields, which the episodes take in turn."""
     terrain_length: float = 10.0
     """Side of the fields, m; robots start in the middle.  Longer horizons need longer ones."""
     deterministic: bool = True

@@ -179,6 +179,8 @@ class Run:
             for name, value in asdict(getattr(wanted, section)).items():
                 if theirs[name] != value and name not in ("num_threads", "encoder"):
                     return f"{name} is {theirs[name]} there and {value} here"
+        if found.prior_speed != wanted.prior_speed:
+            return f"prior_speed is {found.prior_speed} there and {wanted.prior_speed} here"
         return None
 
 

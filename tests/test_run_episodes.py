@@ -82,6 +82,13 @@ def test_numbers_do_not_depend_on_how_many_run_at_a_time():
     np.testing.assert_array_equal(one.returns, many.returns)
 
 
+@pytest.mark.parametrize("num_envs", [2, 5])
+def test_terrains_are_taken_in_turn(num_envs):
+    envs = make(num_envs, terrain="perlin", max_episode_steps=5)
+    episodes = run_episodes(envs, push(envs), 7, seed=0)
+    assert episodes.terrain_ids.tolist() == [0, 1, 2, 0, 1, 2, 0]
+
+
 def test_a_policy_is_worth_what_training_says(tmp_path):
     path = save_policy(tmp_path / "p.pt")
     policy = load_policy(path)

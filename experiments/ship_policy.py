@@ -59,7 +59,7 @@ def ship(args: Args) -> None:
     config = json.loads((args.run / "config.json").read_text())
     with tempfile.TemporaryDirectory() as folder:
         found = Path(folder) / "found.json"
-        if evaluate.main([str(policy.path), "--json", str(found)]) == 2:
+        if evaluate.main([str(policy.path), "--json", str(found), "--num-threads", "1"]) == 2:
             raise ValueError("it cannot be judged")
         summary = json.loads(found.read_text())
     card = {

@@ -57,6 +57,7 @@ def ship(args: Args) -> None:
     if (encoder := policy.metadata.get("encoder")) is not None:
         find_encoder(encoder)  # the one that comes with ballbot, or an error
     config = json.loads((args.run / "config.json").read_text())
+    config["env"]["encoder"] = None  # that one, and not the copy that a resumed run names
     with tempfile.TemporaryDirectory() as folder:
         found = Path(folder) / "found.json"
         if evaluate.main([str(policy.path), "--json", str(found), "--num-threads", "1"]) == 2:

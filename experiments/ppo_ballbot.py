@@ -59,7 +59,7 @@ from ballbot.ppo.tracking import Tracker, TrackingError
 from ballbot.video import film, shrunk
 from mujoco_patch import ContactFixError
 
-TRAINING_ONLY = ("initial_speed", "target_speed", "progress_weight")
+TRAINING_ONLY = ("initial_speed", "target_speed", "progress_weight", "action_limit")
 """Options of the environment in which training differs from the task, which is their defaults."""
 RANK = int(os.environ.get("RANK", "0"))
 """Index of this process among those torchrun started: the first one speaks for all."""
@@ -104,6 +104,8 @@ class EnvConfig:
     too)."""
     progress_weight: float = 1.0
     """Factor on the reward for progress in training; evaluation pays 1."""
+    action_limit: float = 1.0
+    """Largest action in training: below 1, motors are weaker there than they are, which leaves a margin of safety."""
     num_threads: int = 0
     """Threads that step the simulations (0: every CPU, shared among the processes of torchrun); results do not depend
     on it."""
@@ -472,7 +474,7 @@ def main(argv: list[str] | None = None) -> None:
         inputs |= {"observation": "encoded", "encoder": encoder.content_hash}
         files[kept_encoder(run_dir, encoder.content_hash).name] = encoder_bytes(encoder)
 
-    shaped = args.env.progress_weight != 1.0 or args.env.target_speed is not None
+    shaped = args.env.progress_weight != 1.0 or args.env.target_speed is not None or args.env.action_limit != 1.0
     training = {name: options.pop(name) for name in TRAINING_ONLY}
 
     def build(num_envs: int, **changes: Any) -> BallbotVectorEnv:

@@ -51,8 +51,8 @@ def check_direction(name: str, value: Any) -> NDArray[np.float64]:
     return np.asarray(vector / length)
 
 
-def check_actions(actions: Any, num_envs: int) -> NDArray[np.float64]:
-    """(num_envs, 3) actions, clipped to [-1, 1]; TypeError unless floats, ValueError for other shapes, NaN and inf."""
+def check_actions(actions: Any, num_envs: int, limit: float) -> NDArray[np.float64]:
+    """(num_envs, 3) actions, clipped to +-limit; TypeError unless floats, ValueError for other shapes, NaN and inf."""
     actions = np.asarray(actions)
     if actions.shape != (num_envs, 3):
         raise ValueError(
@@ -66,7 +66,7 @@ def check_actions(actions: Any, num_envs: int) -> NDArray[np.float64]:
             f"actions of simulations {bad[:5].tolist()} are not finite, the first is {actions[bad[0]].tolist()}: the "
             "policy has probably diverged; nothing was stepped"
         )
-    return np.minimum(np.maximum(actions, -1.0, dtype=np.float64), 1.0)
+    return np.minimum(np.maximum(actions, -limit, dtype=np.float64), limit)
 
 
 def check_reset_options(

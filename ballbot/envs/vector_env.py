@@ -111,6 +111,8 @@ class BallbotVectorEnv(VectorEnv[Any, NDArray[Any], NDArray[Any]]):
             either side and across (``rewards.tracking``).  A robot that only gets more for more speed goes to the
             motors' limit, where it falls.  None is the task; ``reward_terms`` are the task's in any case.
         progress_weight: factor on the reward for progress, for training; 1 is the task.
+        action_limit: actions are clipped to +- this, at most 1, for training: motors weaker than they are.  What can be
+            done with them leaves a margin when all of the torque is there.
         stagger_first_episodes: draw the time limit of each episode that a call of reset() begins from 1 to
             max_episode_steps, so that time-outs do not all come at once; episodes that autoreset begins are whole.  A
             shortened episode that reaches its limit is truncated and a success like any other.
@@ -157,6 +159,7 @@ class BallbotVectorEnv(VectorEnv[Any, NDArray[Any], NDArray[Any]]):
         action_repeat: int = 1,
         target_speed: float | None = None,
         progress_weight: float = 1.0,
+        action_limit: float = 1.0,
         stagger_first_episodes: bool = False,
         encoder: Encoder | str | Path | None = None,
         camera_interval: int = CAMERA_INTERVAL,
@@ -196,6 +199,7 @@ class BallbotVectorEnv(VectorEnv[Any, NDArray[Any], NDArray[Any]]):
         self.action_repeat = check_count("action_repeat", action_repeat, 1, 500)
         self.target_speed = None if target_speed is None else check_number("target_speed", target_speed, 0.01, 2.0)
         self.progress_weight = check_number("progress_weight", progress_weight, 0.0, 1e6)
+        self.action_limit = check_number("action_limit", action_limit, 0.01, 1.0)
         self.terrain, self.observation, self.frame, self.terrain_split = (
             terrain,
             observation,
@@ -305,7 +309,7 @@ class BallbotVectorEnv(VectorEnv[Any, NDArray[Any], NDArray[Any]]):
         """Advance every simulation by one step of ``dt`` seconds.
 
         Args:
-            actions: (num_envs, 3) finite floats; clipped to [-1, 1].
+            actions: (num_envs, 3) finite floats; clipped to [-1, 1], or to action_limit.
 
         Returns:
             observations, rewards (num_envs,) float64, terminated and truncated (num_envs,)
@@ -340,7 +344,7 @@ class BallbotVectorEnv(VectorEnv[Any, NDArray[Any], NDArray[Any]]):
         self._check_open()
         if not self._streams:
             raise gym.error.ResetNeeded("call reset() before step()")
-        self._actions = check_actions(actions, self.num_envs)
+        self._actions = check_actions(actions, self.num_envs, self.action_limit)
         result = self._advance()
         for _ in range(self.action_repeat - 1):
             result = _joined(result, self._advance())
@@ -567,6 +571,7 @@ _BEFORE = {
     "action_repeat": 1,
     "target_speed": None,
     "progress_weight": 1.0,
+    "action_limit": 1.0,
     "terrain_length": TERRAIN_LENGTH,
 }
 """Options that states of older versions do not name, and what they were then."""

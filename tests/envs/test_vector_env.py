@@ -527,9 +527,24 @@ def test_training_can_pay_otherwise_and_the_terms_stay_the_tasks(make):
     with pytest.raises(ValueError, match=r"target_speed was None, is 0.3; progress_weight was 1.0, is 6.0"):
         other.set_state(plain.get_state())
     older = plain.get_state()
-    for name in ("action_repeat", "target_speed", "progress_weight", "terrain_length"):  # from before there were these
+    # from before there were these
+    for name in ("action_repeat", "target_speed", "progress_weight", "action_limit", "terrain_length"):
         del older["options"][name]
     plain.set_state(older)
+
+
+def test_weaker_motors_turn_more_slowly_and_what_was_applied_is_seen(make):
+    weak, strong = make(action_limit=0.5), make()
+    for envs, action in ((weak, [1.0, -1.0, 0.25]), (strong, [0.5, -0.5, 0.25])):
+        envs.reset(seed=0)
+        for _ in range(20):
+            envs.step(np.tile(action, (4, 1)))
+    np.testing.assert_array_equal(weak._obs, strong._obs)
+    np.testing.assert_allclose(weak._obs[:, 14:17], np.tile([0.5, -0.5, 0.25], (4, 1)))
+    strong.step(np.ones((4, 3)))
+    np.testing.assert_array_equal(strong._obs[:, 14:17], 1.0)
+    with pytest.raises(ValueError, match=r"action_limit was 1.0, is 0.5"):
+        weak.set_state(strong.get_state())
 
 
 @pytest.mark.parametrize("observation", ["proprioception", "encoded"])
@@ -646,6 +661,8 @@ def test_actions_outside_the_range_are_clipped(make):
         ({"terrain_split": "test"}, ValueError, "terrain_split='test'"),
         ({"action_repeat": 0}, ValueError, "action_repeat=0"),
         ({"progress_weight": -1.0}, ValueError, "progress_weight=-1.0"),
+        ({"action_limit": 0.0}, ValueError, "action_limit=0.0"),
+        ({"action_limit": 1.01}, ValueError, "action_limit=1.01"),
         ({"target_speed": 0.0}, ValueError, "target_speed=0.0"),
         ({"target_speed": np.nan}, ValueError, "target_speed=nan"),
         ({"terrain_length": 5.0}, ValueError, "terrain_length=5.0"),

@@ -169,6 +169,9 @@ class Args:
     prior_speed: float | None = None
     """m/s along the goal at which a linear controller drives to whose actions the policy adds its own (None: no
     controller, learn from nothing).  It is part of the policy; for --frame body."""
+    camera_scale: float = 0.1
+    """Factor on what the networks get of the images, where 1 is as much as of everything else.  With little, robots
+    learn to balance as fast as without cameras."""
     torch_threads: int = 1
     """Threads of PyTorch (0: PyTorch's choice).  Networks this small gain little from more and lose much on a busy
     machine; another count rounds differently, hence gives another run.  --resume and --config bring the count of the
@@ -181,6 +184,8 @@ class Args:
             )
         if self.prior_speed is not None and not 0 <= self.prior_speed <= 2:
             raise SettingsError(f"--prior-speed {self.prior_speed} is out of range: use 0 to 2 m/s, or None")
+        if not 0 < self.camera_scale <= 100:
+            raise SettingsError(f"--camera-scale {self.camera_scale} is out of range: use more than 0, up to 100")
         if self.prior_speed is not None and self.env.frame != "body":
             raise SettingsError(
                 f"--prior-speed {self.prior_speed} needs --frame body, which its controller reads: use it, or "
@@ -222,13 +227,14 @@ def paper() -> Args:
         eval_episodes=10,
     )
     env = EnvConfig(terrain="perlin", frame="world", cameras=True, initial_speed=0.0, random_yaw=False)
-    return Args(ppo=ppo, env=env, preset="paper")
+    return Args(ppo=ppo, env=env, preset="paper", camera_scale=1.0)
 
 
 CONFIG_KEYS = {
     "ppo",
     "env",
     "prior_speed",
+    "camera_scale",
     "torch_threads",
     "env_metadata",
     "mujoco",
@@ -236,7 +242,7 @@ CONFIG_KEYS = {
     "versions",
     "git_commit",
 }
-"""What a run's config.json holds; all but the first four only tells where the numbers came from."""
+"""What a run's config.json holds; all but the first five only tells where the numbers came from."""
 
 
 GONE = {"paid_speed": 2.0, "final_progress_weight": None}
@@ -303,8 +309,12 @@ def load_settings(path: Path) -> Args:
     prior_speed = content.get("prior_speed")  # absent from the files of older versions, which had no prior
     if type(prior_speed) not in (float, int, type(None)):
         raise ValueError(f'{path}: "prior_speed" must be a number or null, got {prior_speed!r}')
+    camera_scale = content.get("camera_scale", 1.0)
+    if type(camera_scale) not in (float, int):
+        raise ValueError(f'{path}: "camera_scale" must be a number, got {camera_scale!r}')
+    own = {"prior_speed": prior_speed, "camera_scale": camera_scale, "torch_threads": threads}
     try:
-        return Args(ppo=sections[0], env=sections[1], prior_speed=prior_speed, torch_threads=threads)
+        return Args(ppo=sections[0], env=sections[1], **own)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
 
@@ -483,16 +493,19 @@ def main(argv: list[str] | None = None) -> None:
         except (ValueError, TypeError) as error:  # an option out of range; later, the same error would be a bug
             raise SettingsError(str(error)) from error
 
-    prior = None
-    if args.prior_speed is not None:
-        size = OBSERVATION_SIZES[args.env.frame]
-        if args.env.cameras:
-            size += 2 * encoder.architecture.embedding_size + 1
-        prior = feedback_prior(size, args.prior_speed)
+    body = size = OBSERVATION_SIZES[args.env.frame]
+    if args.env.cameras:
+        size += 2 * encoder.architecture.embedding_size + 1
+    prior = None if args.prior_speed is None else feedback_prior(size, args.prior_speed)
+    input_scale = None
+    if size > body and args.camera_scale != 1.0:
+        input_scale = torch.ones(size)
+        input_scale[body:] = args.camera_scale
 
     settings = {
         "env": asdict(args.env),
         "prior_speed": args.prior_speed,
+        "camera_scale": args.camera_scale,
         "torch_threads": torch.get_num_threads(),
         "mujoco": version("mujoco"),
     }
@@ -522,6 +535,7 @@ def main(argv: list[str] | None = None) -> None:
                 film=camera,
                 shaped_rewards=shaped,
                 prior=prior,
+                input_scale=input_scale,
             )
         except (
             SettingsError, CheckpointError, RunDirectoryError, ContactFixError, DivergedError, TrackingError, OSError

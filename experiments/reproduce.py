@@ -179,8 +179,9 @@ class Run:
             for name, value in asdict(getattr(wanted, section)).items():
                 if theirs[name] != value and name not in ("num_threads", "encoder"):
                     return f"{name} is {theirs[name]} there and {value} here"
-        if found.prior_speed != wanted.prior_speed:
-            return f"prior_speed is {found.prior_speed} there and {wanted.prior_speed} here"
+        for name in ("prior_speed", "camera_scale"):
+            if getattr(found, name) != getattr(wanted, name):
+                return f"{name} is {getattr(found, name)} there and {getattr(wanted, name)} here"
         return None
 
 

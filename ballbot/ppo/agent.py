@@ -58,6 +58,7 @@ class Agent(nn.Module):
     adds to it.
     """
 
+    input_scale: torch.Tensor | None
     log_std: torch.Tensor
     action_low: torch.Tensor
     action_high: torch.Tensor
@@ -69,6 +70,7 @@ class Agent(nn.Module):
         config: PPOConfig,
         generator: torch.Generator | None = None,
         prior: FeedbackPrior | None = None,
+        input_scale: torch.Tensor | None = None,
     ) -> None:
         """Build the networks.
 
@@ -78,10 +80,13 @@ class Agent(nn.Module):
             config: sizes, activation, initial standard deviation.
             generator: source of the initial weights (None: PyTorch's global one).
             prior: feedback law that the policy adds to (None: it starts from nothing); for Box actions.
+            input_scale: (obs_size,) positive factors on what the networks get, after normalisation (None: all 1). An
+                Adam step changes what the policy makes of an input in proportion to the input's size, whatever the
+                gradient; of many inputs that hardly matter, each such step is noise. A small factor quiets them.
 
         Raises:
             TypeError: a space is of another kind.
-            ValueError: the prior does not fit the spaces.
+            ValueError: the prior or the factors do not fit the spaces.
         """
         super().__init__()
         if not isinstance(observation_space, gym.spaces.Box):
@@ -113,6 +118,15 @@ class Agent(nn.Module):
                 f"{observation_space}"
             )
         self.prior = prior
+        if input_scale is not None:
+            input_scale = torch.as_tensor(input_scale).to(torch.float32).clone()
+            shape = tuple(input_scale.shape)
+            if shape != (self.obs_size,) or not ((input_scale > 0) & input_scale.isfinite()).all():
+                raise ValueError(
+                    f"input_scale needs {self.obs_size} positive finite numbers, one for each of the observation, got "
+                    f"{input_scale.tolist() if len(shape) == 1 else shape}"
+                )
+        self.register_buffer("input_scale", input_scale)
         self.min_log_std = -math.inf if config.min_std is None else math.log(config.min_std)
         self.max_log_std = math.inf
         """Where training has the noise now: see PPOConfig.final_std."""
@@ -139,9 +153,11 @@ class Agent(nn.Module):
             self.log_std = nn.Parameter(torch.full((out_size,), math.log(config.initial_std)))
 
     def normalize(self, obs: torch.Tensor) -> torch.Tensor:
-        """Input of the networks (batch, obs_size): raw `obs` (batch, ...) flattened and normalised, float32."""
+        """Input of the networks (batch, obs_size): raw `obs` (batch, ...) flattened, normalised and scaled, float32."""
         x = obs.reshape(-1, self.obs_size).float()
-        return x if self.normalizer is None else self.normalizer(x)
+        if self.normalizer is not None:
+            x = self.normalizer(x)
+        return x if self.input_scale is None else x * self.input_scale
 
     def get_value(self, x: torch.Tensor) -> torch.Tensor:
         """Value (batch,) of the normalised observations `x` (batch, obs_size)."""

@@ -82,7 +82,8 @@ def agent_from_state(state: dict[str, Any], path: Path) -> Agent:
     """Agent held by a loaded checkpoint; `path` is for the error message."""
     try:
         prior = FeedbackPrior.from_state(state["policy"])
-        agent = Agent(*rebuild_spaces(state["spaces"]), PPOConfig(**state["config"]), prior=prior)
+        scale = state["policy"].get("input_scale")
+        agent = Agent(*rebuild_spaces(state["spaces"]), PPOConfig(**state["config"]), prior=prior, input_scale=scale)
         agent.load_state_dict(state["policy"])
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
         raise CheckpointError(

@@ -241,6 +241,11 @@ class TrainingState:
             own and kept and any(not torch.equal(own[k].cpu(), kept[k]) for k in own)
         ):
             differences.append(f"another prior (then {kept}, now {own})")
+        scale, old_scale = self.agent.input_scale, state["agent"].get("input_scale")
+        if (scale is None) != (old_scale is None) or (
+            scale is not None and old_scale is not None and not torch.equal(scale.cpu(), old_scale)
+        ):
+            differences.append(f"input_scale (then {old_scale}, now {scale})")
         if len(state["ranks"]) != distributed.world_size():
             differences.append(f"number of processes (then {len(state['ranks'])}, now {distributed.world_size()})")
         if differences:

@@ -63,6 +63,7 @@ def train(
     film: Callable[[Agent], tuple[NDArray[np.uint8], int]] | None = None,
     shaped_rewards: bool = False,
     prior: FeedbackPrior | None = None,
+    input_scale: torch.Tensor | None = None,
 ) -> TrainResult:
     """Train until `config.total_timesteps`, leaving logs and checkpoints in `run_dir`.
 
@@ -97,6 +98,7 @@ def train(
             fails is said, and training goes on.
         shaped_rewards: training pays other rewards than evaluation does, so that their returns cannot be compared.
         prior: feedback law that the policy adds its actions to; must be equal on resume.
+        input_scale: factors on the networks' inputs, see `Agent`; must be equal on resume.
 
     Environments with `action_repeat` hold each action for so many steps, which must be config.action_repeat.
 
@@ -139,7 +141,8 @@ def train(
         # Again: however many numbers the constructors drew, learning starts from the same random states.
         seed_everything(seed, config.torch_deterministic and device.type == "cuda")
         weights = torch.Generator().manual_seed(config.seed)
-        agent = Agent(envs.single_observation_space, envs.single_action_space, config, weights, prior).to(device)
+        spaces = envs.single_observation_space, envs.single_action_space
+        agent = Agent(*spaces, config, weights, prior, input_scale).to(device)
         distributed.broadcast_module(agent)
         state = TrainingState(config, envs, agent, make_optimizer(agent, config), env_metadata, seed)
         if not (hasattr(envs, "get_state") and hasattr(envs, "set_state")):

@@ -1,0 +1,58 @@
+"""What the networks get of some inputs can be made small, and stays so wherever the policy goes."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from toy import BOX1, OBS2, TOY, PointEnv, collect, generator, small_config
+
+from ballbot.ppo import Agent, CheckpointError, PPOConfig, load_agent, train
+
+SCALE = torch.tensor([1.0, 0.125])
+
+
+def test_the_networks_get_less_of_an_input_after_normalisation() -> None:
+    obs = torch.randn(64, 2) * 3
+    for normalize in (True, False):
+        config = small_config(normalize_observations=normalize)
+        plain = Agent(OBS2, BOX1, config, generator())
+        agent = Agent(OBS2, BOX1, config, generator(), input_scale=SCALE)
+        for a in (plain, agent):
+            if a.normalizer is not None:
+                a.normalizer.update(obs)
+        assert torch.equal(agent.normalize(obs), plain.normalize(obs) * SCALE)
+        assert not torch.equal(agent.act(obs), plain.act(obs))
+
+
+def test_learning_sees_what_acting_saw() -> None:
+    for normalize in (True, False):
+        config = small_config(normalize_observations=normalize)
+        agent = Agent(OBS2, BOX1, config, generator(), input_scale=SCALE)
+        _, batch = collect(PointEnv(4), config, agent)
+        flat = batch.raw_obs.flatten(0, 1)
+        assert torch.equal(batch.obs.flatten(0, 1), agent.normalize(flat))
+        assert normalize or torch.equal(batch.obs.flatten(0, 1), flat * SCALE)
+        _, logprobs, _, _ = agent.get_action_and_value(batch.obs.flatten(0, 1), batch.actions.flatten(0, 1))
+        torch.testing.assert_close(logprobs, batch.logprobs.flatten())
+
+
+def test_checkpoints_hold_it_and_a_run_goes_on_with_it_exactly(tmp_path: Path) -> None:
+    config = PPOConfig(**TOY)
+    whole = train(config, PointEnv, PointEnv, run_dir=tmp_path / "whole", console=False, input_scale=SCALE)
+    obs = torch.randn(20, 2)
+    loaded = load_agent(tmp_path / "whole" / "last.pt")
+    assert loaded.input_scale is not None and torch.equal(loaded.input_scale, SCALE)
+    assert torch.equal(loaded.act(obs), whole.agent.act(obs))
+    middle = sorted((tmp_path / "whole" / "checkpoints").glob("step_*.pt"))[0]
+    again = train(config, PointEnv, PointEnv, run_dir=tmp_path / "b", resume=middle, console=False, input_scale=SCALE)
+    for name, tensor in whole.agent.state_dict().items():
+        assert torch.equal(tensor, again.agent.state_dict()[name]), name
+    for other in (None, 2 * SCALE):
+        with pytest.raises(CheckpointError, match="input_scale"):
+            train(config, PointEnv, PointEnv, run_dir=tmp_path / "c", resume=middle, console=False, input_scale=other)
+
+
+@pytest.mark.parametrize("scale", [[1.0], [1.0, 0.0], [1.0, -1.0], [1.0, float("nan")], [[1.0, 1.0]]])
+def test_what_does_not_fit_is_an_error(scale: list[float]) -> None:
+    with pytest.raises(ValueError, match="input_scale needs 2 positive finite numbers"):
+        Agent(OBS2, BOX1, small_config(), input_scale=torch.tensor(scale))

@@ -126,7 +126,7 @@ def test_a_stopped_and_resumed_run_equals_one_never_stopped(finished, tmp_path):
 
 
 def test_a_run_that_holds_actions_and_pays_progress_more_goes_on_exactly(tmp_path):
-    shaping = shlex.split("--progress-weight 6 --target-speed 0.5 --initial-std 1 --final-std 0.3")
+    shaping = shlex.split("--progress-weight 6 --target-speed 0.5 --action-limit 0.8 --initial-std 1 --final-std 0.3")
     control = shlex.split("--action-repeat 5 --normalize-values --linear-skip --prior-speed 0.3")
     intervals = shlex.split("--total-timesteps 3840 --eval-interval 1280 --checkpoint-interval 640")
     options = [*SMALL, *shaping, *control, *intervals]
@@ -198,13 +198,13 @@ def test_settings_that_are_gone_are_read_where_they_did_nothing(script, tmp_path
         script.load_settings(tmp_path / "config.json")
 
 
-def test_an_old_run_keeps_its_frame_rate(script, tmp_path):
-    options = [option for option in SMALL if option != "--no-cameras"]
+def test_an_old_run_keeps_its_frame_rate_and_sees_as_much_as_it_did(script, tmp_path):
+    options = [option for option in SMALL if option != "--no-cameras"] + ["--camera-scale", "1"]
     code, _, err = run(tmp_path, *options, "--camera-interval", "6", "--run-name", "r", "--total-timesteps", "256")
     assert code == 0, err
     folder = tmp_path / "runs" / "r"
     content = json.loads((folder / "config.json").read_text())
-    del content["env"]["camera_interval"], content["env_metadata"]["camera_interval"]
+    del content["env"]["camera_interval"], content["env_metadata"]["camera_interval"], content["camera_scale"]
     (folder / "config.json").write_text(json.dumps(content))
     for path in [folder / "last.pt", *(folder / "checkpoints").iterdir()]:
         state = load_checkpoint(path)
@@ -213,6 +213,7 @@ def test_an_old_run_keeps_its_frame_rate(script, tmp_path):
     code, _, err = run(tmp_path, "--resume", str(folder), "--total-timesteps", "384")
     assert code == 0, err
     assert env_options(load_policy(folder / "best.pt"))["camera_interval"] == 6
+    assert load_policy(folder / "best.pt").agent.input_scale is None
     new_eyes = ("--change-encoder", "--camera-interval", "16")
     code, _, err = run(tmp_path, "--resume", str(folder), "--total-timesteps", "512", *new_eyes)
     assert code == 2 and "camera_interval" in err
@@ -431,6 +432,9 @@ def test_bad_input_is_named_and_exits_with_2(finished, tmp_path):
         ([*SMALL, "--device", "cuda:99"], "cuda"),
         ([*SMALL, "--tilt-limit-deg", "-1"], "tilt_limit_deg"),
         ([*SMALL, "--torch-threads", "-1"], "--torch-threads"),
+        ([*SMALL, "--camera-scale", "0"], "--camera-scale 0.0 is out of range"),
+        ([*SMALL, "--camera-scale", "nan"], "--camera-scale nan is out of range"),
+        ([*SMALL, "--action-limit", "2"], "action_limit=2.0"),
         ([*SMALL, "--prior-speed", "3"], "--prior-speed 3.0 is out of range"),
         ([*SMALL, "--prior-speed", "0.3", "--frame", "world"], "--prior-speed 0.3 needs --frame body"),
         (["--resume", str(whole), "--prior-speed", "0.3"], "prior"),
@@ -461,7 +465,9 @@ def test_a_policy_that_sees_goes_on_exactly_and_only_with_its_own_eyes(tmp_path)
     assert code == 0, err
     run_dir = tmp_path / "runs" / "sees"
     whole = curve(run_dir)
-    metadata = torch.load(run_dir / "best.pt", weights_only=True)["env_metadata"]
+    best = torch.load(run_dir / "best.pt", weights_only=True)
+    torch.testing.assert_close(best["policy"]["input_scale"], torch.tensor([1.0] * 17 + [0.1] * 41))
+    metadata = best["env_metadata"]
     assert metadata["observation"] == "encoded" and len(metadata["encoder"]) == 64
     # the run keeps its eyes, whatever becomes of the file they came from
     assert env_options(load_policy(run_dir))["encoder"].content_hash == metadata["encoder"]
@@ -482,6 +488,8 @@ def test_a_policy_that_sees_goes_on_exactly_and_only_with_its_own_eyes(tmp_path)
     old = ["--encoder", eyes[-1], "--total-timesteps", "1024"]  # back, to before there was another
     code, _, err = run(tmp_path, "--resume", str(run_dir / "checkpoints" / "step_768.pt"), *old)
     assert code == 0, err
+    code, _, err = run(tmp_path, "--resume", str(run_dir), "--camera-scale", "1", "--total-timesteps", "2048")
+    assert code == 2 and "input_scale" in err and "Traceback" not in err, err
     code, _, err = run(tmp_path, "--resume", str(run_dir), "--no-cameras", "--total-timesteps", "2048")
     assert code == 2 and "was trained with cameras: leave --no-cameras out" in err, err
     again = ["--config", str(run_dir / "config.json"), "--encoder", other, "--total-timesteps", "256"]

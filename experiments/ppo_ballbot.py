@@ -169,9 +169,9 @@ class Args:
     prior_speed: float | None = None
     """m/s along the goal at which a linear controller drives to whose actions the policy adds its own (None: no
     controller, learn from nothing).  It is part of the policy; for --frame body."""
-    camera_scale: float = 0.1
-    """Factor on what the networks get of the images, where 1 is as much as of everything else.  With little, robots
-    learn to balance as fast as without cameras."""
+    camera_scale: float = 1.0
+    """Factor on what the networks get of the images, where 1 is as much as of everything else.  With little (0.1),
+    robots learn to balance as fast as without cameras."""
     torch_threads: int = 1
     """Threads of PyTorch (0: PyTorch's choice).  Networks this small gain little from more and lose much on a busy
     machine; another count rounds differently, hence gives another run.  --resume and --config bring the count of the
@@ -227,7 +227,7 @@ def paper() -> Args:
         eval_episodes=10,
     )
     env = EnvConfig(terrain="perlin", frame="world", cameras=True, initial_speed=0.0, random_yaw=False)
-    return Args(ppo=ppo, env=env, preset="paper", camera_scale=1.0)
+    return Args(ppo=ppo, env=env, preset="paper")
 
 
 CONFIG_KEYS = {

@@ -199,7 +199,7 @@ def test_settings_that_are_gone_are_read_where_they_did_nothing(script, tmp_path
 
 
 def test_an_old_run_keeps_its_frame_rate_and_sees_as_much_as_it_did(script, tmp_path):
-    options = [option for option in SMALL if option != "--no-cameras"] + ["--camera-scale", "1"]
+    options = [option for option in SMALL if option != "--no-cameras"]
     code, _, err = run(tmp_path, *options, "--camera-interval", "6", "--run-name", "r", "--total-timesteps", "256")
     assert code == 0, err
     folder = tmp_path / "runs" / "r"
@@ -461,7 +461,9 @@ def encoder_file(folder, seed):
 
 def test_a_policy_that_sees_goes_on_exactly_and_only_with_its_own_eyes(tmp_path):
     eyes = ["--cameras", "--encoder", str(encoder_file(tmp_path, 0))]
-    code, _, err = run(tmp_path, *SMALL, *eyes, "--run-name", "sees", "--total-timesteps", "768")
+    code, _, err = run(
+        tmp_path, *SMALL, *eyes, "--run-name", "sees", "--total-timesteps", "768", "--camera-scale", "0.1"
+    )
     assert code == 0, err
     run_dir = tmp_path / "runs" / "sees"
     whole = curve(run_dir)

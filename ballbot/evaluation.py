@@ -203,6 +203,8 @@ def env_options(policy: Policy, encoder: str | Path | None = None) -> dict[str, 
         raise ValueError(f"--encoder {encoder} is for policies that see, this one was trained without cameras")
     if metadata.get("contact_fix") is False:  # a comparison: it knows no other physics
         options["contact_fix"] = False
+    if metadata.get("random_yaw") is False:  # the same task: it knows one heading
+        options["random_yaw"] = False
     return options
 
 

@@ -465,6 +465,8 @@ def main(argv: list[str] | None = None) -> None:
     }
     if not args.env.contact_fix:
         inputs["contact_fix"] = False
+    if not args.env.random_yaw:
+        inputs["random_yaw"] = False
     if args.prior_speed is not None:
         inputs["prior_speed"] = args.prior_speed
     if args.env.cameras:

@@ -194,6 +194,8 @@ class Judgement:
     """What evaluate.py takes."""
     horizon: int = 4000
     terrain_length: int = 10
+    random_yaw: bool = True
+    """Robots start with any heading, else with the world's."""
 
     @property
     def file(self) -> Path:
@@ -205,6 +207,7 @@ class Judgement:
         first, *others = self.policies
         ground = ["--horizon", str(self.horizon), "--terrain-length", str(self.terrain_length)]
         command = [sys.executable, str(EXPERIMENTS / "evaluate.py"), first, *ground, "--num-threads", "1"]
+        command += [] if self.random_yaw else ["--no-random-yaw"]
         return [*command, "--json", str(self.file), *(["--compare", *others] if others else [])]
 
     def done(self, rows: list[dict[str, str]]) -> bool:
@@ -213,9 +216,12 @@ class Judgement:
 
 
 def judgements(run: Run) -> list[Judgement]:
-    """How a run is judged: its best and its last policy; of the first default run, the best one for longer too."""
+    """How a run is judged: its best and its last policy; of the first default run, the best one for longer too.
+
+    The reference's robots start with one heading, in training and in evaluation.
+    """
     best, last = (str(run.folder / name) for name in ("best.pt", "last.pt"))
-    found = [Judgement(run.name, (best, last))]
+    found = [Judgement(run.name, (best, last), random_yaw=run.study != "paper")]
     if run.study == "default" and run.seed == 0:
         found += [Judgement(run.name, (best,), horizon, length) for horizon, length in HORIZONS.items()]
     return found

@@ -174,6 +174,8 @@ def test_options_follow_from_what_a_policy_was_trained_with(tmp_path):
     assert env_options(blind) == {"observation": "proprioception", "frame": "world", "terrain": "flat"}
     with pytest.raises(ValueError, match="trained without cameras"):
         env_options(blind, "encoder.pt")
+    blind.metadata["random_yaw"] = False
+    assert env_options(blind)["random_yaw"] is False
     with pytest.raises(ValueError, match=r"w\.pt observes \(17,\), which is not frame 'world'"):
         env_options(load_policy(save_policy(tmp_path / "w.pt", 17, frame="world")))
     foreign = load_policy(save_policy(tmp_path / "f.pt", observation=None))

@@ -100,8 +100,8 @@ class Args:
     """Largest tilt at the start of an episode, degrees."""
     initial_speed: float = 0.0
     """Largest speed at the start of an episode, m/s."""
-    random_yaw: bool | None = None
-    """Start with any heading; --no-random-yaw: with the world's, as in the reference (default: as in training)."""
+    heading: Literal["trained", "any", "world"] = "trained"
+    """Of robots at the start: as in training; any; or along the world's x axis, as in the reference."""
     tilt_limit_deg: float = 20.0
     """A larger tilt is a fall, degrees; the same for all, whatever they were trained with."""
     integrator: Literal["Euler", "implicitfast", "RK4"] = "Euler"
@@ -245,8 +245,8 @@ def evaluate(name: str, args: Args, ground: str) -> tuple[str, Episodes, Simulat
     options, make_actor = policy_actor(name, args)
     trained_on = options["terrain"]
     options["terrain"] = ground or trained_on
-    if args.random_yaw is not None:
-        options["random_yaw"] = args.random_yaw
+    if args.heading != "trained":
+        options["random_yaw"] = args.heading == "any"
     elif options.get("random_yaw") is False:
         print(f"note: {name} was trained with one heading at the start, it is judged with that")
     if options["terrain"] != trained_on and classical(name) is None:

@@ -207,7 +207,7 @@ class Judgement:
         first, *others = self.policies
         ground = ["--horizon", str(self.horizon), "--terrain-length", str(self.terrain_length)]
         command = [sys.executable, str(EXPERIMENTS / "evaluate.py"), first, *ground, "--num-threads", "1"]
-        command += [] if self.random_yaw else ["--no-random-yaw"]
+        command += [] if self.random_yaw else ["--heading", "world"]
         return [*command, "--json", str(self.file), *(["--compare", *others] if others else [])]
 
     def done(self, rows: list[dict[str, str]]) -> bool:

@@ -56,6 +56,7 @@ from ballbot.ppo.config import check_types
 from ballbot.ppo.diagnosis import out_of_memory
 from ballbot.ppo.distributed import on_rank_zero
 from ballbot.ppo.tracking import Tracker, TrackingError
+from ballbot.symmetry import robot_symmetry
 from ballbot.video import film, shrunk
 from mujoco_patch import ContactFixError
 
@@ -172,6 +173,9 @@ class Args:
     camera_scale: float = 1.0
     """Factor on what the networks get of the images, where 1 is as much as of everything else.  With little (0.1),
     robots learn to balance as fast as without cameras."""
+    symmetry: bool = True
+    """Act the same whichever of the three wheels is ahead, as far as nothing that the cameras see speaks against it.
+    With --frame body only: the numbers of the other do not turn with the robot."""
     torch_threads: int = 1
     """Threads of PyTorch (0: PyTorch's choice).  Networks this small gain little from more and lose much on a busy
     machine; another count rounds differently, hence gives another run.  --resume and --config bring the count of the
@@ -227,7 +231,7 @@ def paper() -> Args:
         eval_episodes=10,
     )
     env = EnvConfig(terrain="perlin", frame="world", cameras=True, initial_speed=0.0, random_yaw=False)
-    return Args(ppo=ppo, env=env, preset="paper")
+    return Args(ppo=ppo, env=env, symmetry=False, preset="paper")
 
 
 CONFIG_KEYS = {
@@ -235,6 +239,7 @@ CONFIG_KEYS = {
     "env",
     "prior_speed",
     "camera_scale",
+    "symmetry",
     "torch_threads",
     "env_metadata",
     "mujoco",
@@ -242,7 +247,7 @@ CONFIG_KEYS = {
     "versions",
     "git_commit",
 }
-"""What a run's config.json holds; all but the first five only tells where the numbers came from."""
+"""What a run's config.json holds; all but the first six only tells where the numbers came from."""
 
 
 GONE = {"paid_speed": 2.0, "final_progress_weight": None}
@@ -312,7 +317,15 @@ def load_settings(path: Path) -> Args:
     camera_scale = content.get("camera_scale", 1.0)
     if type(camera_scale) not in (float, int):
         raise ValueError(f'{path}: "camera_scale" must be a number, got {camera_scale!r}')
-    own = {"prior_speed": prior_speed, "camera_scale": camera_scale, "torch_threads": threads}
+    symmetry = content.get("symmetry", False)  # absent from the files of versions that had none
+    if type(symmetry) is not bool:
+        raise ValueError(f'{path}: "symmetry" must be true or false, got {symmetry!r}')
+    own = {
+        "prior_speed": prior_speed,
+        "camera_scale": camera_scale,
+        "symmetry": symmetry,
+        "torch_threads": threads,
+    }
     try:
         return Args(ppo=sections[0], env=sections[1], **own)
     except ValueError as error:
@@ -499,6 +512,7 @@ def main(argv: list[str] | None = None) -> None:
     if args.env.cameras:
         size += 2 * encoder.architecture.embedding_size + 1
     prior = None if args.prior_speed is None else feedback_prior(size, args.prior_speed)
+    symmetry = robot_symmetry(size) if args.symmetry and args.env.frame == "body" else None
     input_scale = None
     if size > body and args.camera_scale != 1.0:
         input_scale = torch.ones(size)
@@ -508,6 +522,7 @@ def main(argv: list[str] | None = None) -> None:
         "env": asdict(args.env),
         "prior_speed": args.prior_speed,
         "camera_scale": args.camera_scale,
+        "symmetry": args.symmetry,
         "torch_threads": torch.get_num_threads(),
         "mujoco": version("mujoco"),
     }
@@ -538,6 +553,7 @@ def main(argv: list[str] | None = None) -> None:
                 shaped_rewards=shaped,
                 prior=prior,
                 input_scale=input_scale,
+                symmetry=symmetry,
             )
         except (
             SettingsError, CheckpointError, RunDirectoryError, ContactFixError, DivergedError, TrackingError, OSError

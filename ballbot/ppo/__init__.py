@@ -11,6 +11,7 @@ from ballbot.ppo.policy import Policy, load_policy
 from ballbot.ppo.ppo import gae, ppo_loss, rollout, update
 from ballbot.ppo.prior import FeedbackPrior
 from ballbot.ppo.storage import DivergedError, Rollout
+from ballbot.ppo.symmetry import Symmetry
 from ballbot.ppo.training import TrainResult, train
 
 __all__ = [
@@ -25,6 +26,7 @@ __all__ = [
     "RunDirectoryError",
     "RunningNormalizer",
     "SettingsError",
+    "Symmetry",
     "TrainResult",
     "distributed_setup",
     "evaluate",

@@ -14,6 +14,7 @@ from torch import nn
 from ballbot.ppo.config import PPOConfig
 from ballbot.ppo.normalizer import RunningNormalizer, ValueScale
 from ballbot.ppo.prior import FeedbackPrior
+from ballbot.ppo.symmetry import Symmetry
 
 ACTIVATIONS = {"tanh": nn.Tanh, "relu": nn.ReLU, "elu": nn.ELU, "leaky_relu": nn.LeakyReLU, "silu": nn.SiLU}
 HALF_LOG_2PI = 0.5 * math.log(2 * math.pi)
@@ -55,7 +56,7 @@ class Agent(nn.Module):
     of them. The standard deviation of the Gaussian does not depend on the state. Actions are stored unbounded;
     `env_action` clips them to the Box on their way out, so that their log-probability stays that of the
     distribution they were drawn from. A `prior` is added there too: what is drawn, stored and judged is what the policy
-    adds to it.
+    adds to it. With a `symmetry`, the networks answer for every side of the task, and the mean of these answers counts.
     """
 
     input_scale: torch.Tensor | None
@@ -71,6 +72,7 @@ class Agent(nn.Module):
         generator: torch.Generator | None = None,
         prior: FeedbackPrior | None = None,
         input_scale: torch.Tensor | None = None,
+        symmetry: Symmetry | None = None,
     ) -> None:
         """Build the networks.
 
@@ -83,10 +85,11 @@ class Agent(nn.Module):
             input_scale: (obs_size,) positive factors on what the networks get, after normalisation (None: all 1). An
                 Adam step changes what the policy makes of an input in proportion to the input's size, whatever the
                 gradient; of many inputs that hardly matter, each such step is noise. A small factor quiets them.
+            symmetry: sides from which the task looks the same (None: no symmetry); for Box actions.
 
         Raises:
             TypeError: a space is of another kind.
-            ValueError: the prior or the factors do not fit the spaces.
+            ValueError: the prior, the factors or the symmetry do not fit the spaces.
         """
         super().__init__()
         if not isinstance(observation_space, gym.spaces.Box):
@@ -127,6 +130,17 @@ class Agent(nn.Module):
                     f"{input_scale.tolist() if len(shape) == 1 else shape}"
                 )
         self.register_buffer("input_scale", input_scale)
+        self.input_shape: tuple[int, ...] = (self.obs_size,)
+        """Of what the networks get for one observation."""
+        if symmetry is not None:
+            sizes = (symmetry.observations.shape[1], symmetry.actions.shape[1])
+            if self.discrete or sizes != (self.obs_size, out_size):
+                raise ValueError(
+                    f"the symmetry is one of {sizes[0]} numbers observed and {sizes[1]} actions, but actions are "
+                    f"{action_space} and observations {observation_space}"
+                )
+            self.input_shape = (len(symmetry), self.obs_size)
+        self.symmetry = symmetry
         self.min_log_std = -math.inf if config.min_std is None else math.log(config.min_std)
         self.max_log_std = math.inf
         """Where training has the noise now: see PPOConfig.final_std."""
@@ -152,34 +166,50 @@ class Agent(nn.Module):
         if not self.discrete:
             self.log_std = nn.Parameter(torch.full((out_size,), math.log(config.initial_std)))
 
+    @property
+    def takes_raw(self) -> bool:
+        """Whether the networks get observations as they are."""
+        return self.normalizer is None and self.input_scale is None and self.symmetry is None
+
     def normalize(self, obs: torch.Tensor) -> torch.Tensor:
-        """Input of the networks (batch, obs_size): raw `obs` (batch, ...) flattened, normalised and scaled, float32."""
+        """Input of the networks (batch, *input_shape): raw `obs` (batch, ...) flattened, normalised, scaled, float32.
+
+        With a symmetry, one row for each side.
+        """
         x = obs.reshape(-1, self.obs_size).float()
+        if self.symmetry is not None:
+            x = self.symmetry.views(x)
         if self.normalizer is not None:
             x = self.normalizer(x)
+        if self.symmetry is not None:
+            x = x * self.symmetry.seen
         return x if self.input_scale is None else x * self.input_scale
 
     def get_value(self, x: torch.Tensor) -> torch.Tensor:
-        """Value (batch,) of the normalised observations `x` (batch, obs_size)."""
+        """Value (batch,) of the normalised observations `x` (batch, *input_shape)."""
         trunk = self.policy_trunk if self.value_trunk is None else self.value_trunk
         return self._value(trunk(x))
 
     def _value(self, hidden: torch.Tensor) -> torch.Tensor:
         value: torch.Tensor = self.value_head(hidden).squeeze(-1)
+        if self.symmetry is not None:
+            value = value.mean(dim=-1)
         return value if self.value_scale is None else self.value_scale(value)
 
     def policy_output(self, x: torch.Tensor) -> torch.Tensor:
-        """Mean action or logits (batch, dim) in the normalised observations `x` (batch, obs_size)."""
+        """Mean action or logits (batch, dim) in the normalised observations `x` (batch, *input_shape)."""
         return self._policy_output(x, self.policy_trunk(x))
 
     def _policy_output(self, x: torch.Tensor, hidden: torch.Tensor) -> torch.Tensor:
         output: torch.Tensor = self.policy_head(hidden)
-        return output if self.policy_skip is None else output + self.policy_skip(x)
+        if self.policy_skip is not None:
+            output = output + self.policy_skip(x)
+        return output if self.symmetry is None else self.symmetry.mean_action(output)
 
     def get_action_and_value(
         self, x: torch.Tensor, action: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Judge `action` (batch, dim) or (batch,) in the normalised observations `x` (batch, obs_size).
+        """Judge `action` (batch, dim) or (batch,) in the normalised observations `x` (batch, *input_shape).
 
         Returns:
             action, log-probability (batch,), entropy (batch,) and value (batch,).
@@ -196,7 +226,7 @@ class Agent(nn.Module):
         """Draw actions.
 
         Args:
-            x: (batch, obs_size) normalised observations.
+            x: (batch, *input_shape) normalised observations.
             noise: (batch, noise_size) from `draw_noise`.
 
         Returns:
@@ -258,10 +288,16 @@ class Agent(nn.Module):
     def limit_std(self) -> None:
         """Raise the standard deviation to `min_std` where it has fallen below, and lower it to the bound of now.
 
+        With a symmetry, actions that a side exchanges share theirs.
+
         The parameter itself is moved: clamping it in the forward pass would give it zero gradient and never
         let it rise again.
         """
-        if not self.discrete and (self.min_log_std > -math.inf or self.max_log_std < math.inf):
+        if self.discrete:
+            return
+        if self.symmetry is not None:
+            self.log_std.copy_(self.symmetry.mean_over_sides(self.log_std))
+        if self.min_log_std > -math.inf or self.max_log_std < math.inf:
             self.log_std.clamp_(self.min_log_std, self.max_log_std)
 
 

@@ -15,6 +15,7 @@ from ballbot.ppo.config import PPOConfig
 from ballbot.ppo.episodes import episode_terms, to_numpy
 from ballbot.ppo.prior import FeedbackPrior
 from ballbot.ppo.storage import autoreset_mode
+from ballbot.ppo.symmetry import Symmetry
 
 MAX_EPISODE_STEPS = 1_000_000
 """An episode longer than this has no end: evaluation would hang for ever instead of failing."""
@@ -83,7 +84,8 @@ def agent_from_state(state: dict[str, Any], path: Path) -> Agent:
     try:
         prior = FeedbackPrior.from_state(state["policy"])
         scale = state["policy"].get("input_scale")
-        agent = Agent(*rebuild_spaces(state["spaces"]), PPOConfig(**state["config"]), prior=prior, input_scale=scale)
+        symmetry = Symmetry.from_state(state["policy"])
+        agent = Agent(*rebuild_spaces(state["spaces"]), PPOConfig(**state["config"]), None, prior, scale, symmetry)
         agent.load_state_dict(state["policy"])
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
         raise CheckpointError(

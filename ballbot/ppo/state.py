@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 from gymnasium.vector import VectorEnv
+from torch import nn
 
 from ballbot.ppo import distributed
 from ballbot.ppo.agent import Agent, describe_spaces
@@ -23,6 +24,7 @@ from ballbot.ppo.episodes import EpisodeStatistics
 from ballbot.ppo.normalizer import RewardScaler
 from ballbot.ppo.prior import FeedbackPrior
 from ballbot.ppo.storage import EnvState
+from ballbot.ppo.symmetry import Symmetry
 
 FREE_TO_CHANGE = {
     "total_timesteps",
@@ -234,13 +236,17 @@ class TrainingState:
         mine, theirs = to_plain(self.env_metadata), state["env_metadata"]
         if any(mine.get(k) != theirs.get(k) for k in (mine.keys() | theirs.keys()) - set(free_metadata)):
             differences.append(f"env_metadata (then {state['env_metadata']}, now {self.env_metadata})")
-        prior = FeedbackPrior.from_state(state["agent"])
-        own = None if self.agent.prior is None else self.agent.prior.state_dict()
-        kept = None if prior is None else prior.state_dict()
-        if (own is None) != (kept is None) or (
-            own and kept and any(not torch.equal(own[k].cpu(), kept[k]) for k in own)
-        ):
-            differences.append(f"another prior (then {kept}, now {own})")
+        modules: list[tuple[str, nn.Module | None, nn.Module | None]] = [
+            ("prior", self.agent.prior, FeedbackPrior.from_state(state["agent"])),
+            ("symmetry", self.agent.symmetry, Symmetry.from_state(state["agent"])),
+        ]
+        for name, module, old in modules:
+            own, kept = ({} if m is None else m.state_dict() for m in (module, old))
+            if own.keys() != kept.keys():
+                then_given, given = ("one" if there else "none" for there in (kept, own))
+                differences.append(f"{name} (then {then_given}, now {given})")
+            elif any(not torch.equal(own[k].cpu(), kept[k]) for k in own):
+                differences.append(f"another {name}")
         scale, old_scale = self.agent.input_scale, state["agent"].get("input_scale")
         if (scale is None) != (old_scale is None) or (
             scale is not None and old_scale is not None and not torch.equal(scale.cpu(), old_scale)

@@ -46,7 +46,7 @@ class Rollout:
         raw_obs = zeros(agent.obs_size)
         return cls(
             raw_obs=raw_obs,
-            obs=raw_obs if agent.normalizer is None and agent.input_scale is None else zeros(agent.obs_size),
+            obs=raw_obs if agent.takes_raw else zeros(*agent.input_shape),
             actions=zeros(dtype=torch.int64) if agent.discrete else zeros(agent.noise_size),
             logprobs=zeros(),
             rewards=zeros(),

@@ -32,6 +32,7 @@ from ballbot.ppo.prior import FeedbackPrior
 from ballbot.ppo.schedules import adapt_lr, scheduled_lr, scheduled_std
 from ballbot.ppo.state import TrainingState, training_seed
 from ballbot.ppo.storage import Rollout, autoreset_mode
+from ballbot.ppo.symmetry import Symmetry
 
 
 @dataclass
@@ -64,6 +65,7 @@ def train(
     shaped_rewards: bool = False,
     prior: FeedbackPrior | None = None,
     input_scale: torch.Tensor | None = None,
+    symmetry: Symmetry | None = None,
 ) -> TrainResult:
     """Train until `config.total_timesteps`, leaving logs and checkpoints in `run_dir`.
 
@@ -99,6 +101,7 @@ def train(
         shaped_rewards: training pays other rewards than evaluation does, so that their returns cannot be compared.
         prior: feedback law that the policy adds its actions to; must be equal on resume.
         input_scale: factors on the networks' inputs, see `Agent`; must be equal on resume.
+        symmetry: sides from which the task looks the same, see `Agent`; must be equal on resume.
 
     Environments with `action_repeat` hold each action for so many steps, which must be config.action_repeat.
 
@@ -142,7 +145,7 @@ def train(
         seed_everything(seed, config.torch_deterministic and device.type == "cuda")
         weights = torch.Generator().manual_seed(config.seed)
         spaces = envs.single_observation_space, envs.single_action_space
-        agent = Agent(*spaces, config, weights, prior, input_scale).to(device)
+        agent = Agent(*spaces, config, weights, prior, input_scale, symmetry).to(device)
         distributed.broadcast_module(agent)
         state = TrainingState(config, envs, agent, make_optimizer(agent, config), env_metadata, seed)
         if not (hasattr(envs, "get_state") and hasattr(envs, "set_state")):

@@ -56,8 +56,8 @@ def test_checkpoints_hold_it_and_a_run_goes_on_with_it_exactly(tmp_path: Path) -
     again = train(config, PointEnv, PointEnv, run_dir=tmp_path / "b", resume=middle, console=False, prior=pull())
     for name, tensor in whole.agent.state_dict().items():
         assert torch.equal(tensor, again.agent.state_dict()[name]), name
-    for other in (None, pull(2.0)):
-        with pytest.raises(CheckpointError, match="another prior"):
+    for other, message in ((None, r"prior \(then one, now none\)"), (pull(2.0), "another prior")):
+        with pytest.raises(CheckpointError, match=message):
             train(config, PointEnv, PointEnv, run_dir=tmp_path / "c", resume=middle, console=False, prior=other)
 
 

@@ -176,6 +176,9 @@ class Args:
     symmetry: bool = True
     """Act the same whichever of the three wheels is ahead, as far as nothing that the cameras see speaks against it.
     With --frame body only: the numbers of the other do not turn with the robot."""
+    value_sees_action: bool = False
+    """Let the value function see the last action.  It then takes noise that pushes as one does uphill for a hill, and
+    robots learn to travel slowly.  The policy sees it anyway."""
     torch_threads: int = 1
     """Threads of PyTorch (0: PyTorch's choice).  Networks this small gain little from more and lose much on a busy
     machine; another count rounds differently, hence gives another run.  --resume and --config bring the count of the
@@ -190,6 +193,11 @@ class Args:
             raise SettingsError(f"--prior-speed {self.prior_speed} is out of range: use 0 to 2 m/s, or None")
         if not 0 < self.camera_scale <= 100:
             raise SettingsError(f"--camera-scale {self.camera_scale} is out of range: use more than 0, up to 100")
+        if self.ppo.shared_trunk and not self.value_sees_action:
+            raise SettingsError(
+                "--shared-trunk needs --value-sees-action, as policy and value then see the same: add it, or leave "
+                "--shared-trunk out"
+            )
         if self.prior_speed is not None and self.env.frame != "body":
             raise SettingsError(
                 f"--prior-speed {self.prior_speed} needs --frame body, which its controller reads: use it, or "
@@ -231,7 +239,7 @@ def paper() -> Args:
         eval_episodes=10,
     )
     env = EnvConfig(terrain="perlin", frame="world", cameras=True, initial_speed=0.0, random_yaw=False)
-    return Args(ppo=ppo, env=env, symmetry=False, preset="paper")
+    return Args(ppo=ppo, env=env, symmetry=False, value_sees_action=True, preset="paper")
 
 
 CONFIG_KEYS = {
@@ -240,6 +248,7 @@ CONFIG_KEYS = {
     "prior_speed",
     "camera_scale",
     "symmetry",
+    "value_sees_action",
     "torch_threads",
     "env_metadata",
     "mujoco",
@@ -247,7 +256,7 @@ CONFIG_KEYS = {
     "versions",
     "git_commit",
 }
-"""What a run's config.json holds; all but the first six only tells where the numbers came from."""
+"""What a run's config.json holds; all but the first seven only tells where the numbers came from."""
 
 
 GONE = {"paid_speed": 2.0, "final_progress_weight": None}
@@ -317,13 +326,15 @@ def load_settings(path: Path) -> Args:
     camera_scale = content.get("camera_scale", 1.0)
     if type(camera_scale) not in (float, int):
         raise ValueError(f'{path}: "camera_scale" must be a number, got {camera_scale!r}')
-    symmetry = content.get("symmetry", False)  # absent from the files of versions that had none
-    if type(symmetry) is not bool:
-        raise ValueError(f'{path}: "symmetry" must be true or false, got {symmetry!r}')
+    switches = {"symmetry": False, "value_sees_action": True}  # as in versions whose files do not say
+    for name in switches:
+        if type(switch := content.get(name, switches[name])) is not bool:
+            raise ValueError(f'{path}: "{name}" must be true or false, got {switch!r}')
+        switches[name] = switch
     own = {
         "prior_speed": prior_speed,
         "camera_scale": camera_scale,
-        "symmetry": symmetry,
+        **switches,
         "torch_threads": threads,
     }
     try:
@@ -513,6 +524,10 @@ def main(argv: list[str] | None = None) -> None:
         size += 2 * encoder.architecture.embedding_size + 1
     prior = None if args.prior_speed is None else feedback_prior(size, args.prior_speed)
     symmetry = robot_symmetry(size) if args.symmetry and args.env.frame == "body" else None
+    value_inputs = None
+    if not args.value_sees_action:
+        value_inputs = torch.ones(size, dtype=torch.bool)
+        value_inputs[body - 3 : body] = False
     input_scale = None
     if size > body and args.camera_scale != 1.0:
         input_scale = torch.ones(size)
@@ -523,6 +538,7 @@ def main(argv: list[str] | None = None) -> None:
         "prior_speed": args.prior_speed,
         "camera_scale": args.camera_scale,
         "symmetry": args.symmetry,
+        "value_sees_action": args.value_sees_action,
         "torch_threads": torch.get_num_threads(),
         "mujoco": version("mujoco"),
     }
@@ -554,6 +570,7 @@ def main(argv: list[str] | None = None) -> None:
                 prior=prior,
                 input_scale=input_scale,
                 symmetry=symmetry,
+                value_inputs=value_inputs,
             )
         except (
             SettingsError, CheckpointError, RunDirectoryError, ContactFixError, DivergedError, TrackingError, OSError

@@ -200,13 +200,22 @@ def test_settings_that_are_gone_are_read_where_they_did_nothing(script, tmp_path
 
 def test_an_old_run_keeps_its_frame_rate_and_sees_as_much_as_it_did(script, tmp_path):
     options = [option for option in SMALL if option != "--no-cameras"]
-    options += ["--camera-interval", "6", "--no-symmetry", "--run-name", "r", "--total-timesteps", "256"]
+    options += [
+        "--camera-interval",
+        "6",
+        "--no-symmetry",
+        "--value-sees-action",
+        "--run-name",
+        "r",
+        "--total-timesteps",
+        "256",
+    ]
     code, _, err = run(tmp_path, *options)
     assert code == 0, err
     folder = tmp_path / "runs" / "r"
     content = json.loads((folder / "config.json").read_text())
     del content["env"]["camera_interval"], content["env_metadata"]["camera_interval"]
-    del content["camera_scale"], content["symmetry"]
+    del content["camera_scale"], content["symmetry"], content["value_sees_action"]
     (folder / "config.json").write_text(json.dumps(content))
     for path in [folder / "last.pt", *(folder / "checkpoints").iterdir()]:
         state = load_checkpoint(path)
@@ -216,7 +225,7 @@ def test_an_old_run_keeps_its_frame_rate_and_sees_as_much_as_it_did(script, tmp_
     assert code == 0, err
     assert env_options(load_policy(folder / "best.pt"))["camera_interval"] == 6
     agent = load_policy(folder / "best.pt").agent
-    assert agent.input_scale is None and agent.symmetry is None
+    assert agent.input_scale is None and agent.symmetry is None and agent.value_inputs is None
     new_eyes = ("--change-encoder", "--camera-interval", "16")
     code, _, err = run(tmp_path, "--resume", str(folder), "--total-timesteps", "512", *new_eyes)
     assert code == 2 and "camera_interval" in err
@@ -493,7 +502,11 @@ def test_a_policy_that_sees_goes_on_exactly_and_only_with_its_own_eyes(tmp_path)
     old = ["--encoder", eyes[-1], "--total-timesteps", "1024"]  # back, to before there was another
     code, _, err = run(tmp_path, "--resume", str(run_dir / "checkpoints" / "step_768.pt"), *old)
     assert code == 0, err
-    for option, name in (("--camera-scale=1", "input_scale"), ("--no-symmetry", "symmetry")):
+    for option, name in (
+        ("--camera-scale=1", "input_scale"),
+        ("--no-symmetry", "symmetry"),
+        ("--value-sees-action", "value_inputs"),
+    ):
         code, _, err = run(tmp_path, "--resume", str(run_dir), option, "--total-timesteps", "2048")
         assert code == 2 and f"settings: {name} (then" in err and "Traceback" not in err, err
     code, _, err = run(tmp_path, "--resume", str(run_dir), "--no-cameras", "--total-timesteps", "2048")

@@ -127,12 +127,23 @@ def test_a_run_of_other_settings_is_not_taken_for_this_study(reproduce, monkeypa
     save_policy(folder / "last.pt")
     ppo_ballbot = importlib.import_module("ppo_ballbot")
     args = ppo_ballbot.parse([*reproduce.STUDIES["tiny"].command(0), "--gamma", "0.9"])
-    (folder / "config.json").write_text(json.dumps({"ppo": asdict(args.ppo), "env": asdict(args.env)}))
+
+    def write(**changes):
+        settings = {name: asdict(getattr(args, name)) for name in ("ppo", "env")}
+        recorded = ("prior_speed", "camera_scale", "symmetry", "value_sees_action")
+        settings |= {name: getattr(args, name) for name in recorded} | changes
+        (folder / "config.json").write_text(json.dumps(settings))
+
+    write()
     assert reproduce.main(["--studies", "tiny", "--seeds", "0", "--jobs", "1", "--results", "results"]) == 2
     assert "is of other settings (gamma is 0.9 there and 0.995 here)" in capsys.readouterr().err
     args.ppo.gamma = 0.995
-    (folder / "config.json").write_text(json.dumps({"ppo": asdict(args.ppo), "env": asdict(args.env)}))
+    write()
     assert reproduce.Run("tiny", 0).changed_setting() is None
+    write(symmetry=False)
+    assert reproduce.Run("tiny", 0).changed_setting() == "symmetry is False there and True here"
+    write(value_sees_action=True)
+    assert reproduce.Run("tiny", 0).changed_setting() == "value_sees_action is True there and False here"
 
 
 def test_runs_are_planned_once_and_first_seeds_first(reproduce):

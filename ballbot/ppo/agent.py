@@ -60,6 +60,7 @@ class Agent(nn.Module):
     """
 
     input_scale: torch.Tensor | None
+    value_inputs: torch.Tensor | None
     log_std: torch.Tensor
     action_low: torch.Tensor
     action_high: torch.Tensor
@@ -73,6 +74,7 @@ class Agent(nn.Module):
         prior: FeedbackPrior | None = None,
         input_scale: torch.Tensor | None = None,
         symmetry: Symmetry | None = None,
+        value_inputs: torch.Tensor | None = None,
     ) -> None:
         """Build the networks.
 
@@ -86,10 +88,13 @@ class Agent(nn.Module):
                 Adam step changes what the policy makes of an input in proportion to the input's size, whatever the
                 gradient; of many inputs that hardly matter, each such step is noise. A small factor quiets them.
             symmetry: sides from which the task looks the same (None: no symmetry); for Box actions.
+            value_inputs: (obs_size,) bool, what the value function gets of the observation (None: all). It does better
+                without the last action: what the policy does on average tells of the state, of a hill for instance, so
+                the value of an action that noise made alike is that of the hill, and the policy learns to avoid it.
 
         Raises:
             TypeError: a space is of another kind.
-            ValueError: the prior, the factors or the symmetry do not fit the spaces.
+            ValueError: the prior, the factors, the symmetry or the value's inputs do not fit the rest.
         """
         super().__init__()
         if not isinstance(observation_space, gym.spaces.Box):
@@ -130,6 +135,18 @@ class Agent(nn.Module):
                     f"{input_scale.tolist() if len(shape) == 1 else shape}"
                 )
         self.register_buffer("input_scale", input_scale)
+        if value_inputs is not None:
+            value_inputs = torch.as_tensor(value_inputs).clone()
+            if value_inputs.dtype != torch.bool or tuple(value_inputs.shape) != (self.obs_size,):
+                raise ValueError(
+                    f"value_inputs needs {self.obs_size} booleans, one for each number of the observation, got "
+                    f"{value_inputs.dtype} {tuple(value_inputs.shape)}"
+                )
+            if config.shared_trunk:
+                raise ValueError(
+                    "value_inputs needs a value function with hidden layers of its own: shared_trunk=False"
+                )
+        self.register_buffer("value_inputs", value_inputs)
         self.input_shape: tuple[int, ...] = (self.obs_size,)
         """Of what the networks get for one observation."""
         if symmetry is not None:
@@ -187,8 +204,12 @@ class Agent(nn.Module):
 
     def get_value(self, x: torch.Tensor) -> torch.Tensor:
         """Value (batch,) of the normalised observations `x` (batch, *input_shape)."""
-        trunk = self.policy_trunk if self.value_trunk is None else self.value_trunk
-        return self._value(trunk(x))
+        return self._value(self.policy_trunk(x) if self.value_trunk is None else self._value_hidden(x))
+
+    def _value_hidden(self, x: torch.Tensor) -> torch.Tensor:
+        assert self.value_trunk is not None
+        hidden: torch.Tensor = self.value_trunk(x if self.value_inputs is None else x * self.value_inputs)
+        return hidden
 
     def _value(self, hidden: torch.Tensor) -> torch.Tensor:
         value: torch.Tensor = self.value_head(hidden).squeeze(-1)
@@ -215,7 +236,7 @@ class Agent(nn.Module):
             action, log-probability (batch,), entropy (batch,) and value (batch,).
         """
         hidden = self.policy_trunk(x)
-        value = self._value(hidden if self.value_trunk is None else self.value_trunk(x))
+        value = self._value(hidden if self.value_trunk is None else self._value_hidden(x))
         output = self._policy_output(x, hidden)
         if self.discrete:
             return action, categorical_logprob(action, output), categorical_entropy(output), value

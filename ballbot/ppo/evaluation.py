@@ -83,9 +83,10 @@ def agent_from_state(state: dict[str, Any], path: Path) -> Agent:
     """Agent held by a loaded checkpoint; `path` is for the error message."""
     try:
         prior = FeedbackPrior.from_state(state["policy"])
-        scale = state["policy"].get("input_scale")
         symmetry = Symmetry.from_state(state["policy"])
-        agent = Agent(*rebuild_spaces(state["spaces"]), PPOConfig(**state["config"]), None, prior, scale, symmetry)
+        scale, value_inputs = (state["policy"].get(name) for name in ("input_scale", "value_inputs"))
+        spaces, config = rebuild_spaces(state["spaces"]), PPOConfig(**state["config"])
+        agent = Agent(*spaces, config, None, prior, scale, symmetry, value_inputs)
         agent.load_state_dict(state["policy"])
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
         raise CheckpointError(

@@ -247,11 +247,10 @@ class TrainingState:
                 differences.append(f"{name} (then {then_given}, now {given})")
             elif any(not torch.equal(own[k].cpu(), kept[k]) for k in own):
                 differences.append(f"another {name}")
-        scale, old_scale = self.agent.input_scale, state["agent"].get("input_scale")
-        if (scale is None) != (old_scale is None) or (
-            scale is not None and old_scale is not None and not torch.equal(scale.cpu(), old_scale)
-        ):
-            differences.append(f"input_scale (then {old_scale}, now {scale})")
+        for name in ("input_scale", "value_inputs"):
+            given, kept_one = getattr(self.agent, name), state["agent"].get(name)
+            if (given is None) != (kept_one is None) or (given is not None and not torch.equal(given.cpu(), kept_one)):
+                differences.append(f"{name} (then {kept_one}, now {given})")
         if len(state["ranks"]) != distributed.world_size():
             differences.append(f"number of processes (then {len(state['ranks'])}, now {distributed.world_size()})")
         if differences:

@@ -66,6 +66,7 @@ def train(
     prior: FeedbackPrior | None = None,
     input_scale: torch.Tensor | None = None,
     symmetry: Symmetry | None = None,
+    value_inputs: torch.Tensor | None = None,
 ) -> TrainResult:
     """Train until `config.total_timesteps`, leaving logs and checkpoints in `run_dir`.
 
@@ -102,6 +103,7 @@ def train(
         prior: feedback law that the policy adds its actions to; must be equal on resume.
         input_scale: factors on the networks' inputs, see `Agent`; must be equal on resume.
         symmetry: sides from which the task looks the same, see `Agent`; must be equal on resume.
+        value_inputs: what the value function gets of the observation, see `Agent`; must be equal on resume.
 
     Environments with `action_repeat` hold each action for so many steps, which must be config.action_repeat.
 
@@ -145,7 +147,7 @@ def train(
         seed_everything(seed, config.torch_deterministic and device.type == "cuda")
         weights = torch.Generator().manual_seed(config.seed)
         spaces = envs.single_observation_space, envs.single_action_space
-        agent = Agent(*spaces, config, weights, prior, input_scale, symmetry).to(device)
+        agent = Agent(*spaces, config, weights, prior, input_scale, symmetry, value_inputs).to(device)
         distributed.broadcast_module(agent)
         state = TrainingState(config, envs, agent, make_optimizer(agent, config), env_metadata, seed)
         if not (hasattr(envs, "get_state") and hasattr(envs, "set_state")):

@@ -1,4 +1,4 @@
-"""What the networks get of some inputs can be made small, and stays so wherever the policy goes."""
+"""What the networks get of some inputs can be made small, and the value function can do without some."""
 
 from pathlib import Path
 
@@ -56,3 +56,34 @@ def test_checkpoints_hold_it_and_a_run_goes_on_with_it_exactly(tmp_path: Path) -
 def test_what_does_not_fit_is_an_error(scale: list[float]) -> None:
     with pytest.raises(ValueError, match="input_scale needs 2 positive finite numbers"):
         Agent(OBS2, BOX1, small_config(), input_scale=torch.tensor(scale))
+
+
+def test_the_value_function_alone_does_without_an_input(tmp_path: Path) -> None:
+    first = torch.tensor([True, False])
+    config = PPOConfig(**TOY)
+    whole = train(config, PointEnv, PointEnv, run_dir=tmp_path / "whole", console=False, value_inputs=first)
+    obs, other = torch.zeros(8, 2), torch.stack([torch.zeros(8), torch.linspace(-1, 1, 8)], dim=1)
+    loaded = load_agent(tmp_path / "whole" / "last.pt")
+    for agent in (whole.agent, loaded):
+        assert torch.equal(agent.get_value(agent.normalize(obs)), agent.get_value(agent.normalize(other)))
+        assert not torch.equal(agent.act(obs), agent.act(other))
+        x = agent.normalize(other)
+        _, _, _, values = agent.get_action_and_value(x, torch.zeros(8, 1))
+        assert torch.equal(values, agent.get_value(x))
+    middle = sorted((tmp_path / "whole" / "checkpoints").glob("step_*.pt"))[0]
+    again = train(config, PointEnv, PointEnv, run_dir=tmp_path / "b", resume=middle, console=False, value_inputs=first)
+    for name, tensor in whole.agent.state_dict().items():
+        assert torch.equal(tensor, again.agent.state_dict()[name]), name
+    for changed in (None, ~first):
+        with pytest.raises(CheckpointError, match="value_inputs"):
+            train(
+                config, PointEnv, PointEnv, run_dir=tmp_path / "c", resume=middle, console=False, value_inputs=changed
+            )
+
+
+def test_value_inputs_that_do_not_fit_are_an_error() -> None:
+    for wrong in (torch.ones(3, dtype=torch.bool), torch.ones(2)):
+        with pytest.raises(ValueError, match="value_inputs needs 2 booleans"):
+            Agent(OBS2, BOX1, small_config(), value_inputs=wrong)
+    with pytest.raises(ValueError, match="shared_trunk=False"):
+        Agent(OBS2, BOX1, small_config(shared_trunk=True), value_inputs=torch.ones(2, dtype=torch.bool))

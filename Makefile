@@ -49,10 +49,10 @@ reproduce: $(INSTALLED)  ## train and judge again what docs/results.md reports; 
 	$(BIN)/python experiments/reproduce.py $(ARGS)
 
 clean:  ## remove .venv and everything that was built (runs/ stays)
-	rm -rf .venv build dist *.egg-info mujoco_patch/_contact_fix*
+	rm -rf .venv build dist *.egg-info mujoco_patch/_contact_fix* ballbot/envs/_height_rays*
 
 # Installs this folder itself ("editable"), so changed Python code is used at once; the C source is compiled here.
-$(INSTALLED): pyproject.toml setup.py constraints.txt mujoco_patch/contact_fix.c
+$(INSTALLED): pyproject.toml setup.py constraints.txt mujoco_patch/contact_fix.c ballbot/envs/height_rays.c
 	@$(PYTHON) -c 'import sys; v = sys.version.split()[0]; sys.exit(sys.version_info < (3, 11) and \
 	    f"ballbot needs Python 3.11 or newer, {sys.executable} is {v}: use make PYTHON=/path/to/another ...")'
 	$(PYTHON) -m venv .venv

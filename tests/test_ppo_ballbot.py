@@ -450,6 +450,7 @@ def test_bad_input_is_named_and_exits_with_2(finished, tmp_path):
         ([*SMALL, "--prior-speed", "3"], "--prior-speed 3.0 is out of range"),
         ([*SMALL, "--prior-speed", "0.3", "--frame", "world"], "--prior-speed 0.3 needs --frame body"),
         (["--resume", str(whole), "--prior-speed", "0.3"], "prior"),
+        ([*SMALL, "--shared-trunk"], "--shared-trunk needs --value-sees-action"),
         ([*SMALL, "--torch-threads", "1000000"], "--torch-threads 1000000 is out of range"),
         (["--resume", str(whole), "--run-name", "other"], "--run-name names a new run"),
         ([*SMALL, "--change-encoder"], "--change-encoder is for --resume"),

@@ -12,12 +12,16 @@ import pytest
 import torch
 
 from ballbot.envs.depth_camera import DepthCamera, pixel_directions
-from ballbot.envs.height_rays import HeightFields
+from ballbot.envs.height_rays import HeightFields, load_library
 from ballbot.envs.model import Layout, build_model
 from ballbot.envs.observations import rotation_matrix
 from ballbot.envs.simulation import Simulations
 
 SPHERE = int(mujoco.mjtGeom.mjGEOM_SPHERE)
+CASTERS = [
+    pytest.param(True, marks=pytest.mark.skipif(load_library() is None, reason="nothing was compiled"), id="compiled"),
+    pytest.param(False, id="pytorch"),
+]
 
 
 @pytest.fixture(scope="module")
@@ -31,6 +35,13 @@ def sims():
         terrain_split="train",
         terrain_seed=0,
     )
+
+
+@pytest.fixture(params=CASTERS)
+def camera(sims, request):
+    camera = DepthCamera(sims.model, sims.heights)
+    camera._fields = HeightFields(torch.from_numpy(sims.heights * np.float32(0.1)), camera.device, request.param)
+    return camera
 
 
 def pose(sims, rng, terrain, tilt_deg, shift):
@@ -49,8 +60,8 @@ def see(camera, layout, qpos, terrains):
     return camera.render(qpos[:, base : base + 3], rotation, qpos[:, ball : ball + 3], np.asarray(terrains))
 
 
-def test_pixels_agree_with_mujocos_rays_however_the_robot_lies(sims):
-    camera, rng = DepthCamera(sims.model, sims.heights), np.random.default_rng(0)
+def test_pixels_agree_with_mujocos_rays_however_the_robot_lies(sims, camera):
+    rng = np.random.default_rng(0)
     model = build_model(sims.heights[:1])
     data, directions = mujoco.MjData(model), pixel_directions(90.0, 64, 64)
     eyes = [model.camera(f"cam_{i}").id for i in range(2)]
@@ -140,8 +151,9 @@ def test_images_agree_with_mujocos_renderer(slices, least):
     pytest.skip(f"no OpenGL: {said}")
 
 
+@pytest.mark.parametrize("compiled", CASTERS)
 @pytest.mark.parametrize("vertices", [2, 5, 40])
-def test_rays_meet_rough_ground_where_mujocos_rays_do(vertices):
+def test_rays_meet_rough_ground_where_mujocos_rays_do(vertices, compiled):
     """Hundredfold the slopes of the terrains, from all sides: hills hide others, and rays graze."""
     rng = np.random.default_rng(vertices)
     heights = rng.random((2, vertices, vertices)).astype(np.float32)
@@ -154,7 +166,7 @@ def test_rays_meet_rough_ground_where_mujocos_rays_do(vertices):
     data = mujoco.MjData(model)
     mujoco.mj_forward(model, data)
     scale = (vertices - 1) / 2
-    fields = HeightFields(torch.from_numpy(heights * 0.3), torch.device("cpu"))
+    fields = HeightFields(torch.from_numpy(heights * 0.3), torch.device("cpu"), compiled)
     eyes = np.concatenate([rng.uniform(-0.9, 0.9, (20, 2)), rng.uniform(0.301, 0.6, (20, 1))], axis=1)
     rays = rng.normal(size=(20, 3, 100))
     rays[:, 2] *= 0.3
@@ -195,9 +207,10 @@ def test_cells_are_split_along_the_diagonal_that_contacts_see():
         assert (data.ncon > 0) == solid
         down = torch.tensor([[[0.0], [0.0], [-1.0]]])
         eye = torch.tensor([[0.5, 0.5, 3.0]])
-        fields = HeightFields(torch.from_numpy(field)[None], torch.device("cpu"))
-        depth = fields.meet(eye, down, torch.tensor([0]), torch.tensor([[9.0]]), 0.0)
-        assert depth.item() == pytest.approx(2.0 if solid else 3.0)
+        for compiled in (load_library() is not None, False):
+            fields = HeightFields(torch.from_numpy(field)[None], torch.device("cpu"), compiled)
+            depth = fields.meet(eye, down, torch.tensor([0]), torch.tensor([[9.0]]), 0.0)
+            assert depth.item() == pytest.approx(2.0 if solid else 3.0)
 
 
 def test_flat_ground_is_as_far_as_geometry_says():
@@ -234,8 +247,32 @@ def test_the_robots_own_parts_do_not_depend_on_the_wheels_angles():
         assert (np.abs(other - seen[0]) > 2e-3).mean() < 2e-3
 
 
-def test_an_image_does_not_depend_on_who_else_is_looked_at_or_on_threads(sims):
-    camera, rng = DepthCamera(sims.model, sims.heights), np.random.default_rng(1)
+@pytest.mark.skipif(load_library() is None, reason="nothing was compiled")
+def test_compiled_and_pytorchs_images_are_the_same(sims):
+    camera, rng = DepthCamera(sims.model, sims.heights), np.random.default_rng(7)
+    terrains = np.arange(200) % 8
+    qpos = np.stack([pose(sims, rng, k, rng.uniform(0, 60), rng.uniform(-4.9, 4.9, 2)) for k in terrains])
+    compiled = see(camera, sims.layout, qpos, terrains)
+    camera._fields = HeightFields(torch.from_numpy(sims.heights * np.float32(0.1)), camera.device, compiled=False)
+    difference = (see(camera, sims.layout, qpos, terrains) - compiled).abs()
+    assert difference.median() < 1e-6
+    assert (difference > 1e-4).float().mean() < 1e-5  # rays that just touch the ground
+
+
+@pytest.mark.skipif(load_library() is None, reason="nothing was compiled")
+def test_compiled_rays_read_nothing_outside_their_terrains(sims):
+    fields = HeightFields(torch.zeros(2, 5, 5), torch.device("cpu"), compiled=True)
+    rays = torch.tensor([[[0.0], [0.0], [-1.0]]])
+    for terrain in (-1, 2):
+        with pytest.raises(IndexError, match="terrain_ids must be from 0 to 1"):
+            fields.meet(torch.zeros(1, 3), rays, torch.tensor([terrain]), torch.ones(1, 1), 1.0)
+    for place in (1e30, -1e30):
+        met = fields.meet(torch.full((1, 3), place), rays, torch.tensor([0]), torch.ones(1, 1), 1.0)
+        assert met.item() == 1.0
+
+
+def test_an_image_does_not_depend_on_who_else_is_looked_at_or_on_threads(sims, camera):
+    rng = np.random.default_rng(1)
     terrains = np.arange(70) % 8
     qpos = np.stack([pose(sims, rng, k, rng.uniform(0, 30), rng.uniform(-4.9, 4.9, 2)) for k in terrains])
     threads = torch.get_num_threads()
@@ -250,8 +287,8 @@ def test_an_image_does_not_depend_on_who_else_is_looked_at_or_on_threads(sims):
         assert torch.equal(see(camera, sims.layout, qpos[i : i + 1], terrains[i : i + 1])[0], together[i])
 
 
-def test_nothing_but_sky_beside_the_terrain_and_nothing_at_all_in_a_hill(sims):
-    camera, rng = DepthCamera(sims.model, sims.heights), np.random.default_rng(2)
+def test_nothing_but_sky_beside_the_terrain_and_nothing_at_all_in_a_hill(sims, camera):
+    rng = np.random.default_rng(2)
     away = pose(sims, rng, 0, 0.0, np.array([50.0, 0.0]))
     image = see(camera, sims.layout, away[None], [0])[0].numpy()
     free = (camera.robot_depth.numpy().reshape(2, 64, 64) == 1.0) & (image > 0.2)

@@ -9,8 +9,8 @@ there is one hit, and going to where the ray meets the plane of the triangle bel
 three steps from a good guess.  The few rays that graze the ground, where hills may hide what is behind them, walk from
 triangle to triangle instead, with longer steps where the ground is far below.
 
-On the CPU ``height_rays.c`` does this, one ray after the other.  Where it was not compiled, and on GPUs, PyTorch does the
-same for all rays at once, several times slower on a CPU; the two agree to a few micrometres.
+On the CPU ``height_rays.c`` does this, one ray after the other.  Where it was not compiled, and on GPUs, PyTorch does
+the same for all rays at once, several times slower on a CPU; the two agree to a few micrometres.
 
 Lengths along a ray are given in its own parameter t: a point is origin + t * direction.  Horizontally everything is
 measured in cells of the grid from its first vertex, vertically in metres.

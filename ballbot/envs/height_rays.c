@@ -161,18 +161,18 @@ VECTORISED static void search(const float* restrict heights, int n, Vector o, in
 //
 //   heights      (terrains, n, n) m
 //   steepest     (terrains,) slope of the steepest triangle, m per cell
-//   tilts        (2, groups) slope of the ground around each origin, m per cell along x and y
+//   tilts_x, _y  (groups,) slope of the ground around each origin, m per cell
 //   terrains     (groups,) each in range
 //   origins      (groups, 3)
 //   directions   (groups, 3, rays)
 //   limits, met  (groups, rays)
-EXPORT void height_rays_meet(const float* heights, int32_t n, const float* steepest, const float* tilts,
-                             const int64_t* terrains, const float* origins, const float* directions,
-                             const float* limits, float* met, int64_t groups, int64_t rays) {
+EXPORT void height_rays_meet(int32_t n, const float* heights, const float* steepest, const float* tilts_x,
+                             const float* tilts_y, const int64_t* terrains, const float* origins,
+                             const float* directions, const float* limits, float* met, int64_t groups, int64_t rays) {
   for (int64_t g = 0; g < groups; g++) {
     Field field = {heights + terrains[g] * n * n, n};
     Vector o = {origins[3 * g], origins[3 * g + 1], origins[3 * g + 2]};
-    float rate, tilt_x = tilts[g], tilt_y = tilts[groups + g], steep = steepest[terrains[g]];
+    float rate, tilt_x = tilts_x[g], tilt_y = tilts_y[g], steep = steepest[terrains[g]];
     float clearance = above(&field, o, o, &rate);
     int buried = clearance <= 0.0f && !beside(&field, o);
     for (int64_t start = 0; start < rays; start += BLOCK) {

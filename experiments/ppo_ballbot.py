@@ -118,13 +118,13 @@ class EnvConfig:
 def our_ppo() -> PPOConfig:
     """The settings of PPO found for the robot on uneven ground; docs/tuning.md says how, and what each is for."""
     return PPOConfig(
-        total_timesteps=8_000_000,
+        total_timesteps=4_000_000,
         num_envs=64,
         num_steps=64,
         action_repeat=5,
         gamma=0.995,
         gae_lambda=0.98,
-        learning_rate=4e-4,
+        learning_rate=1e-3,
         update_epochs=5,
         minibatch_size=512,
         clip_range=0.2,
@@ -170,9 +170,12 @@ class Args:
     prior_speed: float | None = None
     """m/s along the goal at which a linear controller drives to whose actions the policy adds its own (None: no
     controller, learn from nothing).  It is part of the policy; for --frame body."""
-    camera_scale: float = 1.0
-    """Factor on what the networks get of the images, where 1 is as much as of everything else.  With little (0.1),
-    robots learn to balance as fast as without cameras."""
+    camera_scale: float = 0.1
+    """Factor on what the networks get of the images, where 1 is as much as of everything else.  With little, robots
+    learn to balance as fast as without cameras."""
+    velocity_scale: float = 4.0
+    """Factor on what the networks get of the robot's horizontal velocity, likewise.  With much, robots learn sooner to
+    hold a speed, uphill too.  With --frame body only."""
     symmetry: bool = True
     """Act the same whichever of the three wheels is ahead, as far as nothing that the cameras see speaks against it.
     With --frame body only: the numbers of the other do not turn with the robot."""
@@ -191,8 +194,10 @@ class Args:
             )
         if self.prior_speed is not None and not 0 <= self.prior_speed <= 2:
             raise SettingsError(f"--prior-speed {self.prior_speed} is out of range: use 0 to 2 m/s, or None")
-        if not 0 < self.camera_scale <= 100:
-            raise SettingsError(f"--camera-scale {self.camera_scale} is out of range: use more than 0, up to 100")
+        for name in ("camera_scale", "velocity_scale"):
+            if not 0 < (scale := getattr(self, name)) <= 100:
+                option = f"--{name.replace('_', '-')}"
+                raise SettingsError(f"{option} {scale} is out of range: use more than 0, up to 100")
         if self.ppo.shared_trunk and not self.value_sees_action:
             raise SettingsError(
                 "--shared-trunk needs --value-sees-action, as policy and value then see the same: add it, or leave "
@@ -239,7 +244,8 @@ def paper() -> Args:
         eval_episodes=10,
     )
     env = EnvConfig(terrain="perlin", frame="world", cameras=True, initial_speed=0.0, random_yaw=False)
-    return Args(ppo=ppo, env=env, symmetry=False, value_sees_action=True, preset="paper")
+    own = {"camera_scale": 1.0, "velocity_scale": 1.0, "symmetry": False, "value_sees_action": True}
+    return Args(ppo=ppo, env=env, **own, preset="paper")
 
 
 CONFIG_KEYS = {
@@ -247,6 +253,7 @@ CONFIG_KEYS = {
     "env",
     "prior_speed",
     "camera_scale",
+    "velocity_scale",
     "symmetry",
     "value_sees_action",
     "torch_threads",
@@ -256,7 +263,7 @@ CONFIG_KEYS = {
     "versions",
     "git_commit",
 }
-"""What a run's config.json holds; all but the first seven only tells where the numbers came from."""
+"""What a run's config.json holds; all but the first eight only tells where the numbers came from."""
 
 
 GONE = {"paid_speed": 2.0, "final_progress_weight": None}
@@ -323,9 +330,10 @@ def load_settings(path: Path) -> Args:
     prior_speed = content.get("prior_speed")  # absent from the files of older versions, which had no prior
     if type(prior_speed) not in (float, int, type(None)):
         raise ValueError(f'{path}: "prior_speed" must be a number or null, got {prior_speed!r}')
-    camera_scale = content.get("camera_scale", 1.0)
-    if type(camera_scale) not in (float, int):
-        raise ValueError(f'{path}: "camera_scale" must be a number, got {camera_scale!r}')
+    scales = {name: content.get(name, 1.0) for name in ("camera_scale", "velocity_scale")}
+    for name, scale in scales.items():
+        if type(scale) not in (float, int):
+            raise ValueError(f'{path}: "{name}" must be a number, got {scale!r}')
     switches = {"symmetry": False, "value_sees_action": True}  # as in versions whose files do not say
     for name in switches:
         if type(switch := content.get(name, switches[name])) is not bool:
@@ -333,7 +341,7 @@ def load_settings(path: Path) -> Args:
         switches[name] = switch
     own = {
         "prior_speed": prior_speed,
-        "camera_scale": camera_scale,
+        **scales,
         **switches,
         "torch_threads": threads,
     }
@@ -528,15 +536,16 @@ def main(argv: list[str] | None = None) -> None:
     if not args.value_sees_action:
         value_inputs = torch.ones(size, dtype=torch.bool)
         value_inputs[body - 3 : body] = False
-    input_scale = None
-    if size > body and args.camera_scale != 1.0:
-        input_scale = torch.ones(size)
-        input_scale[body:] = args.camera_scale
+    input_scale = torch.ones(size)
+    input_scale[body:] = args.camera_scale
+    if args.env.frame == "body":
+        input_scale[6:8] = args.velocity_scale
 
     settings = {
         "env": asdict(args.env),
         "prior_speed": args.prior_speed,
         "camera_scale": args.camera_scale,
+        "velocity_scale": args.velocity_scale,
         "symmetry": args.symmetry,
         "value_sees_action": args.value_sees_action,
         "torch_threads": torch.get_num_threads(),
@@ -568,7 +577,7 @@ def main(argv: list[str] | None = None) -> None:
                 film=camera,
                 shaped_rewards=shaped,
                 prior=prior,
-                input_scale=input_scale,
+                input_scale=None if (input_scale == 1).all() else input_scale,
                 symmetry=symmetry,
                 value_inputs=value_inputs,
             )

@@ -74,7 +74,7 @@ HORIZONS = {8000: 20, 20_000: 40}
 """Steps for which the first default policy is judged too -> side of the ground then, m."""
 BLIND = ("--no-cameras",)
 STUDIES: dict[str, Study] = {
-    "default": Study("the default settings", (), 5, 45),
+    "default": Study("the default settings", (), 5, 17),
     "blind": Study("without cameras", BLIND, 5, 13),
     "paper": Study("the settings of Salehi 2025", ("--preset", "paper"), 5, 60),
     "unfixed": Study("without cameras, without the contact fix", (*BLIND, "--no-contact-fix"), 3, 15),
@@ -179,7 +179,7 @@ class Run:
             for name, value in asdict(getattr(wanted, section)).items():
                 if theirs[name] != value and name not in ("num_threads", "encoder"):
                     return f"{name} is {theirs[name]} there and {value} here"
-        for name in ("prior_speed", "camera_scale", "symmetry", "value_sees_action"):
+        for name in ("prior_speed", "camera_scale", "velocity_scale", "symmetry", "value_sees_action"):
             if getattr(found, name) != getattr(wanted, name):
                 return f"{name} is {getattr(found, name)} there and {getattr(wanted, name)} here"
         return None

@@ -215,7 +215,7 @@ def test_an_old_run_keeps_its_frame_rate_and_sees_as_much_as_it_did(script, tmp_
     folder = tmp_path / "runs" / "r"
     content = json.loads((folder / "config.json").read_text())
     del content["env"]["camera_interval"], content["env_metadata"]["camera_interval"]
-    del content["camera_scale"], content["symmetry"], content["value_sees_action"]
+    del content["camera_scale"], content["velocity_scale"], content["symmetry"], content["value_sees_action"]
     (folder / "config.json").write_text(json.dumps(content))
     for path in [folder / "last.pt", *(folder / "checkpoints").iterdir()]:
         state = load_checkpoint(path)

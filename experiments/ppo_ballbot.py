@@ -244,8 +244,15 @@ def paper() -> Args:
         eval_episodes=10,
     )
     env = EnvConfig(terrain="perlin", frame="world", cameras=True, initial_speed=0.0, random_yaw=False)
-    own = {"camera_scale": 1.0, "velocity_scale": 1.0, "symmetry": False, "value_sees_action": True}
-    return Args(ppo=ppo, env=env, **own, preset="paper")
+    return Args(
+        ppo=ppo,
+        env=env,
+        camera_scale=1.0,
+        velocity_scale=1.0,
+        symmetry=False,
+        value_sees_action=True,
+        preset="paper",
+    )
 
 
 CONFIG_KEYS = {

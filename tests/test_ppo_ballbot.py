@@ -203,6 +203,10 @@ def test_an_old_run_keeps_its_frame_rate_and_sees_as_much_as_it_did(script, tmp_
     options += [
         "--camera-interval",
         "6",
+        "--camera-scale",
+        "1",
+        "--velocity-scale",
+        "1",
         "--no-symmetry",
         "--value-sees-action",
         "--run-name",
@@ -446,6 +450,7 @@ def test_bad_input_is_named_and_exits_with_2(finished, tmp_path):
         ([*SMALL, "--torch-threads", "-1"], "--torch-threads"),
         ([*SMALL, "--camera-scale", "0"], "--camera-scale 0.0 is out of range"),
         ([*SMALL, "--camera-scale", "nan"], "--camera-scale nan is out of range"),
+        ([*SMALL, "--velocity-scale", "101"], "--velocity-scale 101.0 is out of range"),
         ([*SMALL, "--action-limit", "2"], "action_limit=2.0"),
         ([*SMALL, "--prior-speed", "3"], "--prior-speed 3.0 is out of range"),
         ([*SMALL, "--prior-speed", "0.3", "--frame", "world"], "--prior-speed 0.3 needs --frame body"),
@@ -474,14 +479,12 @@ def encoder_file(folder, seed):
 
 def test_a_policy_that_sees_goes_on_exactly_and_only_with_its_own_eyes(tmp_path):
     eyes = ["--cameras", "--encoder", str(encoder_file(tmp_path, 0))]
-    code, _, err = run(
-        tmp_path, *SMALL, *eyes, "--run-name", "sees", "--total-timesteps", "768", "--camera-scale", "0.1"
-    )
+    code, _, err = run(tmp_path, *SMALL, *eyes, "--run-name", "sees", "--total-timesteps", "768")
     assert code == 0, err
     run_dir = tmp_path / "runs" / "sees"
     whole = curve(run_dir)
     best = torch.load(run_dir / "best.pt", weights_only=True)
-    torch.testing.assert_close(best["policy"]["input_scale"], torch.tensor([1.0] * 17 + [0.1] * 41))
+    torch.testing.assert_close(best["policy"]["input_scale"], torch.tensor([1.0] * 6 + [4.0] * 2 + [1.0] * 9 + [0.1] * 41))
     metadata = best["env_metadata"]
     assert metadata["observation"] == "encoded" and len(metadata["encoder"]) == 64
     # the run keeps its eyes, whatever becomes of the file they came from
@@ -505,6 +508,7 @@ def test_a_policy_that_sees_goes_on_exactly_and_only_with_its_own_eyes(tmp_path)
     assert code == 0, err
     for option, name in (
         ("--camera-scale=1", "input_scale"),
+        ("--velocity-scale=1", "input_scale"),
         ("--no-symmetry", "symmetry"),
         ("--value-sees-action", "value_inputs"),
     ):

@@ -27,7 +27,7 @@ RETURN_TARGET, LENGTH_TARGET = 85.5, 3950.0
 FIGURES: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "learning_curves.png": (("default", "blind", "paper"), ("--bottom", "0")),
     "contact_fix.png": (("blind", "unfixed"), ("--bottom", "0")),
-    "ablations.png": (("default", "blind", "untrained_encoder", "rk4"), ("--bottom", "70")),
+    "ablations.png": (("default", "blind", "untrained_encoder", "rk4", "asymmetric", "residual"), ("--bottom", "70")),
 }
 """Learning curves: file in docs/images -> studies, options of plot_training.py."""
 
@@ -193,7 +193,7 @@ def sections(results: Results) -> dict[str, str]:
     for study in ("default", "paper"):
         if results.curves(study):
             found[study] = seeds_table(results, study)
-    ablations = ["default", "blind", "untrained_encoder", "rk4", "unfixed"]
+    ablations = ["default", "untrained_encoder", "blind", "asymmetric", "residual", "rk4", "unfixed"]
     if any(results.curves(study) for study in ablations):
         found["ablations"] = studies_table(results, ablations)
     if frontier_rows(results):

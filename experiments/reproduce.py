@@ -73,15 +73,18 @@ CONTROLLERS = ("pid", *(f"linear:{speed}" for speed in SPEEDS))
 HORIZONS = {8000: 20, 20_000: 40}
 """Steps for which the first default policy is judged too -> side of the ground then, m."""
 BLIND = ("--no-cameras",)
+RESIDUAL = ("--prior-speed", "0.35", "--initial-std", "0.3")
 STUDIES: dict[str, Study] = {
-    "default": Study("the default settings", (), 5, 17),
-    "blind": Study("without cameras", BLIND, 5, 13),
+    "default": Study("the default settings", (), 5, 20),
+    "blind": Study("without cameras", BLIND, 3, 11),
     "paper": Study("the settings of Salehi 2025", ("--preset", "paper"), 5, 60),
-    "unfixed": Study("without cameras, without the contact fix", (*BLIND, "--no-contact-fix"), 3, 15),
-    "untrained_encoder": Study("with an encoder that has learned nothing", ("--encoder", str(UNTRAINED)), 3, 45),
-    "rk4": Study("without cameras, trained with MuJoCo's RK4 integrator", (*BLIND, "--integrator", "RK4"), 3, 45),
+    "unfixed": Study("without cameras, without the contact fix", (*BLIND, "--no-contact-fix"), 3, 10),
+    "untrained_encoder": Study("with an encoder that has learned nothing", ("--encoder", str(UNTRAINED)), 3, 20),
+    "rk4": Study("without cameras, trained with MuJoCo's RK4 integrator", (*BLIND, "--integrator", "RK4"), 3, 30),
+    "asymmetric": Study("without cameras, without symmetry", (*BLIND, "--no-symmetry"), 3, 11),
+    "residual": Study("without cameras, added to the linear controller", (*BLIND, *RESIDUAL), 3, 11),
     **{
-        f"target{speed}": Study(f"without cameras, for {speed} m/s", (*BLIND, "--target-speed", speed), 1, 13)
+        f"target{speed}": Study(f"without cameras, for {speed} m/s", (*BLIND, "--target-speed", speed), 1, 11)
         for speed in SPEEDS
     },
 }

@@ -484,7 +484,9 @@ def test_a_policy_that_sees_goes_on_exactly_and_only_with_its_own_eyes(tmp_path)
     run_dir = tmp_path / "runs" / "sees"
     whole = curve(run_dir)
     best = torch.load(run_dir / "best.pt", weights_only=True)
-    torch.testing.assert_close(best["policy"]["input_scale"], torch.tensor([1.0] * 6 + [4.0] * 2 + [1.0] * 9 + [0.1] * 41))
+    torch.testing.assert_close(
+        best["policy"]["input_scale"], torch.tensor([1.0] * 6 + [4.0] * 2 + [1.0] * 9 + [0.1] * 41)
+    )
     metadata = best["env_metadata"]
     assert metadata["observation"] == "encoded" and len(metadata["encoder"]) == 64
     # the run keeps its eyes, whatever becomes of the file they came from

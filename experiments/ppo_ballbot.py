@@ -255,14 +255,12 @@ def paper() -> Args:
     )
 
 
+OWN_SETTINGS = ("prior_speed", "camera_scale", "velocity_scale", "symmetry", "value_sees_action")
+"""What decides how a policy is built besides the settings of PPO and of the world."""
 CONFIG_KEYS = {
     "ppo",
     "env",
-    "prior_speed",
-    "camera_scale",
-    "velocity_scale",
-    "symmetry",
-    "value_sees_action",
+    *OWN_SETTINGS,
     "torch_threads",
     "env_metadata",
     "mujoco",
@@ -270,7 +268,7 @@ CONFIG_KEYS = {
     "versions",
     "git_commit",
 }
-"""What a run's config.json holds; all but the first eight only tells where the numbers came from."""
+"""What a run's config.json holds; that from "env_metadata" on only tells where the numbers came from."""
 
 
 GONE = {"paid_speed": 2.0, "final_progress_weight": None}
@@ -550,11 +548,7 @@ def main(argv: list[str] | None = None) -> None:
 
     settings = {
         "env": asdict(args.env),
-        "prior_speed": args.prior_speed,
-        "camera_scale": args.camera_scale,
-        "velocity_scale": args.velocity_scale,
-        "symmetry": args.symmetry,
-        "value_sees_action": args.value_sees_action,
+        **{name: getattr(args, name) for name in OWN_SETTINGS},
         "torch_threads": torch.get_num_threads(),
         "mujoco": version("mujoco"),
     }

@@ -182,7 +182,7 @@ class Run:
             for name, value in asdict(getattr(wanted, section)).items():
                 if theirs[name] != value and name not in ("num_threads", "encoder"):
                     return f"{name} is {theirs[name]} there and {value} here"
-        for name in ("prior_speed", "camera_scale", "velocity_scale", "symmetry", "value_sees_action"):
+        for name in ppo_ballbot.OWN_SETTINGS:
             if getattr(found, name) != getattr(wanted, name):
                 return f"{name} is {getattr(found, name)} there and {getattr(wanted, name)} here"
         return None

@@ -20,6 +20,7 @@ from typing import Annotated
 
 import evaluate
 import tyro
+from ppo_ballbot import OWN_SETTINGS
 from reproduce import JUDGED, MACHINE
 
 from ballbot.encoders import EncoderError, find_encoder
@@ -78,7 +79,7 @@ def ship(args: Args) -> None:
             "machine": MACHINE,
             **{key: summary[key] for key in JUDGED},
         },
-        "config": {"ppo": config["ppo"], "env": config["env"]},
+        "config": {name: config[name] for name in ("ppo", "env", *OWN_SETTINGS)},
     }
     write_atomic(ASSETS / f"policy_{args.name}.pt", content)  # the test of cards finds an older card beside it
     write_atomic(ASSETS / f"policy_{args.name}.json", (json.dumps(card, indent=2) + "\n").encode())

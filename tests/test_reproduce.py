@@ -130,8 +130,7 @@ def test_a_run_of_other_settings_is_not_taken_for_this_study(reproduce, monkeypa
 
     def write(**changes):
         settings = {name: asdict(getattr(args, name)) for name in ("ppo", "env")}
-        recorded = ("prior_speed", "camera_scale", "velocity_scale", "symmetry", "value_sees_action")
-        settings |= {name: getattr(args, name) for name in recorded} | changes
+        settings |= {name: getattr(args, name) for name in ppo_ballbot.OWN_SETTINGS} | changes
         (folder / "config.json").write_text(json.dumps(settings))
 
     write()

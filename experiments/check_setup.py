@@ -161,6 +161,17 @@ def check_contact_fix() -> list[Line]:
     return [line, Line("contact self-check", OK, measured)]
 
 
+def check_rays() -> Line:
+    """Whether depth images are cast by compiled code."""
+    result, _ = probe(
+        "import json; from ballbot.envs.height_rays import load_library; print(json.dumps(load_library() is not None))"
+    )
+    if result:
+        return Line("depth images", OK, "compiled")
+    remedy = "install a C compiler (Debian: apt-get install gcc), then pip install --force-reinstall --no-deps -e ."
+    return Line("depth images", OPTIONAL, "cast in PyTorch: the same, several times slower", remedy)
+
+
 def check_environment() -> Line:
     """Whether the simulated world runs."""
     result, problem = probe(
@@ -271,10 +282,18 @@ def check_all() -> list[Line]:
     with ThreadPoolExecutor(max_workers=4) as pool:
         packages = [pool.submit(check_package, name) for name in MINIMUM]
         contact_fix, environment = pool.submit(check_contact_fix), pool.submit(check_environment)
+        rays = pool.submit(check_rays)
         threads, gpu, opengl = pool.submit(check_threads), pool.submit(check_gpu), pool.submit(check_opengl)
         extras = [pool.submit(check_extra, name) for name in EXTRAS]
         lines = [check_python(), *(future.result() for future in packages)]
-        lines += [*contact_fix.result(), environment.result(), threads.result(), check_disk(), gpu.result()]
+        lines += [
+            *contact_fix.result(),
+            environment.result(),
+            rays.result(),
+            threads.result(),
+            check_disk(),
+            gpu.result(),
+        ]
         lines += [*opengl.result(), check_display(), *(future.result() for future in extras)]
     return lines
 

@@ -203,6 +203,10 @@ class Args:
                 "--shared-trunk needs --value-sees-action, as policy and value then see the same: add it, or leave "
                 "--shared-trunk out"
             )
+        if self.symmetry and self.env.frame == "body" and not self.env.random_yaw:
+            raise SettingsError(
+                "--no-random-yaw needs --no-symmetry: sides that no robot ever shows the goal cannot be learned from"
+            )
         if self.prior_speed is not None and self.env.frame != "body":
             raise SettingsError(
                 f"--prior-speed {self.prior_speed} needs --frame body, which its controller reads: use it, or "
@@ -407,9 +411,17 @@ def prepare(argv: list[str] | None) -> tuple[Args, Path]:
         ValueError, TypeError: an option cannot be used.
     """
     args = parse(argv)
-    if args.resume and args.env.cameras != load_settings(run_dir_of(args.resume) / "config.json").env.cameras:
-        trained, given = ("without", "--cameras") if args.env.cameras else ("with", "--no-cameras")
-        raise ValueError(f"{args.resume} was trained {trained} cameras: leave {given} out, or start a new run")
+    if args.resume:
+        old = load_settings(run_dir_of(args.resume) / "config.json")
+        if args.env.cameras != old.env.cameras:
+            trained, given = ("without", "--cameras") if args.env.cameras else ("with", "--no-cameras")
+            raise ValueError(f"{args.resume} was trained {trained} cameras: leave {given} out, or start a new run")
+        for setting in OWN_SETTINGS:
+            if (now := getattr(args, setting)) != (then := getattr(old, setting)):
+                raise ValueError(
+                    f"--{setting.replace('_', '-')} is {now}, but {args.resume} was trained with {then}: leave it out, "
+                    "or start a new run"
+                )
     if args.env.encoder is not None and not args.env.cameras:
         raise ValueError(
             f"--encoder {args.env.encoder} is for policies that see, and this one does not (--no-cameras, or the "

@@ -14,13 +14,13 @@ import json
 import re
 import sys
 import tempfile
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated
 
 import evaluate
 import tyro
-from ppo_ballbot import OWN_SETTINGS
+from ppo_ballbot import OWN_SETTINGS, load_settings
 from reproduce import JUDGED, MACHINE
 
 from ballbot.encoders import EncoderError, find_encoder
@@ -58,7 +58,8 @@ def ship(args: Args) -> None:
     if (encoder := policy.metadata.get("encoder")) is not None:
         find_encoder(encoder)  # the one that comes with ballbot, or an error
     config = json.loads((args.run / "config.json").read_text())
-    config["env"]["encoder"] = None  # that one, and not the copy that a resumed run names
+    settings = asdict(load_settings(args.run / "config.json"))
+    settings["env"]["encoder"] = None  # that one, and not the copy that a resumed run names
     with tempfile.TemporaryDirectory() as folder:
         found = Path(folder) / "found.json"
         if evaluate.main([str(policy.path), "--json", str(found), "--num-threads", "1"]) == 2:
@@ -68,7 +69,7 @@ def ship(args: Args) -> None:
         "name": args.name,
         "run": args.run.resolve().name,
         "steps": policy.step,
-        "seed": config["ppo"]["seed"],
+        "seed": settings["ppo"]["seed"],
         "commit": config.get("git_commit"),
         "versions": {**(config.get("versions") or {}), "mujoco": config.get("mujoco")},
         "sha256": hashlib.sha256(content).hexdigest(),
@@ -79,7 +80,7 @@ def ship(args: Args) -> None:
             "machine": MACHINE,
             **{key: summary[key] for key in JUDGED},
         },
-        "config": {name: config[name] for name in ("ppo", "env", *OWN_SETTINGS)},
+        "config": {name: settings[name] for name in ("ppo", "env", *OWN_SETTINGS, "torch_threads")},
     }
     write_atomic(ASSETS / f"policy_{args.name}.pt", content)  # the test of cards finds an older card beside it
     write_atomic(ASSETS / f"policy_{args.name}.json", (json.dumps(card, indent=2) + "\n").encode())

@@ -19,6 +19,7 @@ from typing import Literal, cast
 import mujoco
 
 from mujoco_patch import python_collider
+from mujoco_patch.compiled import library_candidates
 from mujoco_patch.layout import ContactFixError, Layout, discover_layout
 
 Choice = Literal["auto", "c", "python"]
@@ -179,19 +180,11 @@ def _find_table() -> "ctypes.Array[ctypes.c_void_p]":
     )
 
 
-def _library_candidates() -> list[Path]:
-    """Compiled forms of contact_fix.c next to this file, this Python's own before any other's."""
-    return sorted(
-        (p for p in Path(__file__).parent.glob("_contact_fix*") if p.suffix in (".so", ".pyd", ".dylib", ".dll")),
-        key=lambda p: (sys.implementation.cache_tag or "").replace("-", "") not in p.name.replace("-", ""),
-    )
-
-
 def _load_library(must: bool) -> ctypes.CDLL | None:
     """The compiled collider; without one that fits, None and a notice, or an error if it `must` be there."""
     global _told_fallback
     problem = "not built"
-    for path in _library_candidates():
+    for path in library_candidates(Path(__file__).parent, "_contact_fix"):
         try:
             library = ctypes.CDLL(str(path))
             if library.contact_fix_abi() != _ABI:

@@ -71,7 +71,7 @@ def start_and_end_with_stock_mujoco(monkeypatch: pytest.MonkeyPatch) -> Iterator
 
 @pytest.fixture
 def use_library(library: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(contact_fix, "_library_candidates", lambda: [library])
+    monkeypatch.setattr(contact_fix, "library_candidates", lambda *_: [library])
 
 
 def run_python(code: str, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -156,7 +156,7 @@ def test_self_check_catches_a_wrong_collider(
     source = SOURCE.read_text()
     assert source.count(right) == 1
     broken = compile_library(source.replace(right, wrong), tmp_path)
-    monkeypatch.setattr(contact_fix, "_library_candidates", lambda: [broken])
+    monkeypatch.setattr(contact_fix, "library_candidates", lambda *_: [broken])
     mujoco_patch.install("c")
     with pytest.raises(ContactFixError, match="self-check failed"):
         mujoco_patch.verify()
@@ -291,7 +291,7 @@ def test_the_other_implementation_takes_over_without_a_gap(use_library: None, mo
     compiled = table[contact_fix._ENTRY]
     mujoco_patch.install("python")
     assert mujoco_patch.implementation() == "python" and seen == [python, compiled]
-    monkeypatch.setattr(contact_fix, "_library_candidates", lambda: [])
+    monkeypatch.setattr(contact_fix, "library_candidates", lambda *_: [])
     with pytest.raises(ContactFixError, match="no compiled collider"):
         mujoco_patch.install("c")
     assert mujoco_patch.implementation() == "python"  # an error leaves things as they were
@@ -443,7 +443,7 @@ def test_without_a_usable_library_python_steps_in_and_says_so_once(content: byte
     code = f"""
 import pathlib, mujoco_patch
 from mujoco_patch import contact_fix
-contact_fix._library_candidates = lambda: [pathlib.Path(p) for p in {[str(foreign)] if content else []}]
+contact_fix.library_candidates = lambda *_: [pathlib.Path(p) for p in {[str(foreign)] if content else []}]
 for _ in range(2):
     mujoco_patch.ensure()
     print(mujoco_patch.implementation())
@@ -459,7 +459,7 @@ except mujoco_patch.ContactFixError as error: print(error)
 def test_library_with_another_interface_is_not_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     source = SOURCE.read_text().replace("#define CONTACT_FIX_ABI 1", "#define CONTACT_FIX_ABI 99")
     stale = compile_library(source, tmp_path)
-    monkeypatch.setattr(contact_fix, "_library_candidates", lambda: [stale])
+    monkeypatch.setattr(contact_fix, "library_candidates", lambda *_: [stale])
     with pytest.raises(ContactFixError, match="interface 99, expected 1"):
         mujoco_patch.install("c")
     mujoco_patch.install()

@@ -23,6 +23,7 @@ from ballbot.envs.model import build_model
 from ballbot.evaluation import env_options, run_episodes
 from ballbot.export import export_policy
 from ballbot.ppo import load_policy
+from ballbot.symmetry import robot_symmetry
 
 pytest.importorskip("onnxscript")
 onnx: Any = pytest.importorskip("onnx")
@@ -44,17 +45,22 @@ def exported(tmp_path_factory):
         ("seeing", 17 + 41, seeing),
         ("seeing at 31 Hz", 17 + 41, seeing | {"camera_interval": 16}),
         ("with a prior", 17, {}),
+        ("default", 17 + 41, seeing),
     ]
+    scale, value_inputs = torch.ones(58), torch.ones(58, dtype=torch.bool)
+    scale[6:8], scale[17:], value_inputs[14:17] = 4.0, 0.1, False
+    ours = {"input_scale": scale, "symmetry": robot_symmetry(58), "value_inputs": value_inputs}
     for name, size, metadata in cases:
         prior = feedback_prior(size, 0.3) if name == "with a prior" else None
-        policy = load_policy(save_policy(folder / f"{name}.pt", size, prior=prior, **metadata))
+        build = ours if name == "default" else {"prior": prior}
+        policy = load_policy(save_policy(folder / f"{name}.pt", size, **build, **metadata))
         options = env_options(policy)
         export_policy(policy, folder / f"{name}.onnx", options.get("encoder"))
         found[name] = (policy, options, folder / f"{name}.onnx")
     return found
 
 
-@pytest.mark.parametrize("name", ["body", "world", "seeing", "seeing at 31 Hz", "with a prior"])
+@pytest.mark.parametrize("name", ["body", "world", "seeing", "seeing at 31 Hz", "with a prior", "default"])
 def test_a_graph_acts_as_its_policy(exported, name):
     policy, options, path = exported[name]
     graph = runtime.Controller(path).control

@@ -22,6 +22,11 @@
 #define VECTORISED
 #endif
 
+// The C of Microsoft's compiler, before C11
+#if defined(_MSC_VER) && !defined(__clang__)
+#define restrict __restrict
+#endif
+
 // To be raised when an exported signature changes: height_rays.py refuses any other number.
 #define HEIGHT_RAYS_ABI 1
 
@@ -131,7 +136,8 @@ static float walk(const Field* field, Vector o, Vector d, float slope, float lim
     if (!beside(field, point) && above(field, point, d, &rate) <= 0.0f) {
       float middle = t + (late - t) * 0.5f;  // in the triangle in which it happens
       float height = above(field, along(o, middle, d), d, &rate);
-      float hit = rate < 0.0f ? middle - height / rate : late;
+      // from beside the field into its flank: no triangle
+      float hit = rate < 0.0f && !beside(field, along(o, middle, d)) ? middle - height / rate : late;
       return fminf(fmaxf(hit, t), late);
     }
     t = late;
@@ -214,4 +220,10 @@ EXPORT void height_rays_meet(int32_t n, const float* heights, const float* steep
       }
     }
   }
+}
+
+
+// setuptools tells the Windows linker to export this name, so it has to exist; it is never imported as a module.
+EXPORT void* PyInit__height_rays(void) {
+  return 0;
 }

@@ -19,11 +19,14 @@ measured in cells of the grid from its first vertex, vertically in metres.
 from __future__ import annotations
 
 import ctypes
+import sys
 import threading
 from functools import cache
 from pathlib import Path
 
 import torch
+
+from mujoco_patch.compiled import library_candidates
 
 Tensor = torch.Tensor
 
@@ -127,26 +130,36 @@ class HeightFields:
         self, library: ctypes.CDLL, origin: Tensor, direction: Tensor, terrain_ids: Tensor, limit: Tensor
     ) -> Tensor:
         groups, rays = limit.shape
+        shapes = {"origin": origin, "direction": direction, "terrain_ids": terrain_ids}
+        wanted = {"origin": (groups, 3), "direction": (groups, 3, rays), "terrain_ids": (groups,)}
+        for name, x in shapes.items():
+            if tuple(x.shape) != wanted[name]:
+                raise ValueError(f"{name} must have the shape {wanted[name]} beside these limits, got {tuple(x.shape)}")
+        met = torch.empty((groups, rays))
+        if met.numel() == 0:
+            return met
+        terrain_ids = terrain_ids.to("cpu", torch.int64).contiguous()
         if not 0 <= int(terrain_ids.min()) <= int(terrain_ids.max()) < len(self._steepest):
             raise IndexError(f"terrain_ids must be from 0 to {len(self._steepest) - 1}, got {terrain_ids.tolist()}")
+        origin, direction, limit = (x.to("cpu", torch.float32).contiguous() for x in (origin, direction, limit))
         tilt = self._tilt(origin.T[:2], terrain_ids * self.vertices**2)
-        terrain_ids, origin, direction, limit = (x.contiguous() for x in (terrain_ids, origin, direction, limit))
-        met = torch.empty_like(limit)
-
-        def cast(part: slice) -> None:
-            tensors = (terrain_ids[part], origin[part], direction[part], limit[part], met[part])
-            addresses = [
-                ctypes.c_void_p(x.data_ptr()) for x in (self._heights, self._steepest, *tilt[:, part], *tensors)
-            ]
-            library.height_rays_meet(self.vertices, *addresses, len(tensors[0]), rays)
-
-        # a new thread takes 0.1 ms, as long as an image, and none is left for a fork to lose
         share = -(-groups // max(1, min(torch.get_num_threads(), groups // GROUPS_PER_THREAD)))
-        parts = [slice(start, start + share) for start in range(0, groups, share)]
-        others = [threading.Thread(target=cast, args=(part,)) for part in parts[1:]]
-        for thread in others:
-            thread.start()
-        cast(parts[0])
+        calls = []
+        for start in range(0, groups, share):
+            each = [x[start : start + share] for x in (*tilt, terrain_ids, origin, direction, limit, met)]
+            addresses = [ctypes.c_void_p(x.data_ptr()) for x in (self._heights, self._steepest, *each)]
+            calls.append((self.vertices, *addresses, len(each[0]), rays))
+        # a new thread takes 0.1 ms, as long as an image, and none is left for a fork to lose
+        others = []
+        for call in calls[1:]:
+            thread = threading.Thread(target=library.height_rays_meet, args=call)
+            try:
+                thread.start()
+            except RuntimeError:  # this process may have no more threads
+                library.height_rays_meet(*call)
+            else:
+                others.append(thread)
+        library.height_rays_meet(*calls[0])
         for thread in others:
             thread.join()
         return met
@@ -190,7 +203,9 @@ class HeightFields:
             middle = start + (early + late.minimum(reach)) / 2
             height, rate = self._above(o + middle * d, d, base)
             root = middle - height / rate
-            depth = torch.where(rate < 0, root, start + late).maximum(start + early).minimum(start + late)
+            # from beside the field into its flank there is no triangle
+            inside = (rate < 0) & ~self._beside(o + middle * d)
+            depth = torch.where(inside, root, start + late).maximum(start + early).minimum(start + late)
             found[index[hit]] = depth.minimum(end)[hit]
             t[index] = start + reach
             index = index[~hit & (start + reach < end)]
@@ -236,19 +251,25 @@ class HeightFields:
 
 @cache
 def load_library() -> ctypes.CDLL | None:
-    """The compiled ``height_rays.c`` next to this file; None without one that fits."""
-    for path in sorted(Path(__file__).parent.glob("_height_rays*")):
+    """The compiled ``height_rays.c`` next to this file; None, and a notice, without one that fits."""
+    problem = "not built"
+    for path in library_candidates(Path(__file__).parent, "_height_rays"):
         try:
             library = ctypes.CDLL(str(path))
             if library.height_rays_abi() != _ABI:
-                continue
+                raise OSError(f"interface {library.height_rays_abi()}, expected {_ABI}")
             library.height_rays_meet.argtypes = [
                 ctypes.c_int32, *[ctypes.c_void_p] * 9, *[ctypes.c_int64] * 2
             ]  # fmt: skip
             library.height_rays_meet.restype = None
             return library
-        except (OSError, AttributeError):
-            continue  # of another system, or damaged
+        except (OSError, AttributeError) as error:
+            problem = f"{path.name}: {error}"
+    print(
+        f"ballbot: depth images are cast in PyTorch ({problem}): the same, several times slower. For the compiled "
+        "rays, reinstall this package where a C compiler is available.",
+        file=sys.stderr,
+    )
     return None
 
 

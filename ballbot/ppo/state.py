@@ -250,7 +250,8 @@ class TrainingState:
         for name in ("input_scale", "value_inputs"):
             given, kept_one = getattr(self.agent, name), state["agent"].get(name)
             if (given is None) != (kept_one is None) or (given is not None and not torch.equal(given.cpu(), kept_one)):
-                differences.append(f"{name} (then {kept_one}, now {given})")
+                then_given, now_given = ("none" if x is None else x.tolist() for x in (kept_one, given))
+                differences.append(f"{name} (then {then_given}, now {now_given})")
         if len(state["ranks"]) != distributed.world_size():
             differences.append(f"number of processes (then {len(state['ranks'])}, now {distributed.world_size()})")
         if differences:

@@ -259,6 +259,18 @@ def test_compiled_and_pytorchs_images_are_the_same(sims):
     assert (difference > 1e-4).float().mean() < 1e-5  # rays that just touch the ground
 
 
+@pytest.mark.parametrize("compiled", CASTERS)
+def test_a_ray_from_beside_the_field_meets_its_flank_and_nothing_before(compiled):
+    """The field, 0.5 m high but for a far corner, begins at y = 2 cells: 3.57 along this ray, which is lower there."""
+    heights = torch.full((1, 3, 3), 0.5)
+    heights[0, 0, 0] = 0.0  # steep enough for a search from edge to edge
+    fields = HeightFields(heights, torch.device("cpu"), compiled)
+    eye, ray = torch.tensor([[1.0, 3.0, 0.66]]), torch.tensor([[[0.0], [-0.28], [-0.09]]])
+    for limit, expected in ((0.73, 0.73), (9.0, 1 / 0.28)):
+        met = fields.meet(eye, ray, torch.tensor([0]), torch.tensor([[limit]]), 9.0)
+        assert met.item() == pytest.approx(expected, abs=1e-2)
+
+
 @pytest.mark.skipif(load_library() is None, reason="nothing was compiled")
 def test_compiled_rays_read_nothing_outside_their_terrains(sims):
     fields = HeightFields(torch.zeros(2, 5, 5), torch.device("cpu"), compiled=True)
@@ -266,6 +278,22 @@ def test_compiled_rays_read_nothing_outside_their_terrains(sims):
     for terrain in (-1, 2):
         with pytest.raises(IndexError, match="terrain_ids must be from 0 to 1"):
             fields.meet(torch.zeros(1, 3), rays, torch.tensor([terrain]), torch.ones(1, 1), 1.0)
+    for wrong in (
+        (torch.zeros(3, 3), rays, torch.tensor([0]), torch.ones(1, 1)),
+        (torch.zeros(1, 3), rays.repeat(3, 1, 1), torch.tensor([0]), torch.ones(3, 1)),
+        (torch.zeros(1, 3), rays, torch.tensor([0]), torch.ones(1, 2)),
+        (torch.zeros(1, 3), rays, torch.tensor([0, 0]), torch.ones(1, 1)),
+    ):
+        with pytest.raises(ValueError, match="must have the shape"):
+            fields.meet(*wrong, 1.0)
+    doubles = fields.meet(
+        torch.tensor([[2.0, 2.0, 0.5]], dtype=torch.float64),
+        rays.double(),
+        torch.tensor([1], dtype=torch.int32),
+        torch.ones(1, 1),
+        1.0,
+    )
+    assert doubles.item() == pytest.approx(0.5)
     for place in (1e30, -1e30):
         met = fields.meet(torch.full((1, 3), place), rays, torch.tensor([0]), torch.ones(1, 1), 1.0)
         assert met.item() == 1.0

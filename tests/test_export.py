@@ -49,7 +49,8 @@ def exported(tmp_path_factory):
     ]
     scale, value_inputs = torch.ones(58), torch.ones(58, dtype=torch.bool)
     scale[6:8], scale[17:], value_inputs[14:17] = 4.0, 0.1, False
-    ours = {"input_scale": scale, "symmetry": robot_symmetry(58), "value_inputs": value_inputs}
+    symmetry = robot_symmetry(58)  # of which the mean over three sides is smaller
+    ours = {"input_scale": scale, "symmetry": symmetry, "value_inputs": value_inputs, "gain": 30.0}
     for name, size, metadata in cases:
         prior = feedback_prior(size, 0.3) if name == "with a prior" else None
         build = ours if name == "default" else {"prior": prior}

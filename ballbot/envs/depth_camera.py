@@ -1,4 +1,4 @@
-"""Depth images of the robot's cameras, cast as rays in PyTorch: no OpenGL, many robots at once, on CPU or GPU.
+"""Depth images of the robot's cameras, cast as rays: no OpenGL, many robots at once, on CPU or GPU.
 
 A pixel is the nearest of three things along its ray, clipped to [0, ``max_depth``]:
 

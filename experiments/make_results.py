@@ -29,7 +29,7 @@ FIGURES: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "contact_fix.png": (("blind", "unfixed"), ("--bottom", "0")),
     "ablations.png": (("default", "blind", "untrained_encoder", "rk4", "asymmetric", "residual"), ("--bottom", "70")),
 }
-"""Learning curves: file in docs/images -> studies, options of plot_training.py."""
+"""Learning curves: file in docs/images -> studies to compare, options of plot_training.py."""
 
 Row = dict[str, str]
 
@@ -257,9 +257,10 @@ def draw_figures(results: Results, folder: Path) -> list[Path]:
 
     made: list[Path] = []
     for name, (studies, options) in FIGURES.items():
-        curves = [str(path) for study in studies for path in results.curves(study).values()]
-        if curves:
-            plot_training.main([*curves, *options, "--out", str(folder / name)])
+        curves = [[str(path) for path in results.curves(study).values()] for study in studies]
+        if sum(map(bool, curves)) > 1:
+            files = [file for study in curves for file in study]
+            plot_training.main([*files, *options, "--out", str(folder / name)])
             made.append(folder / name)
     if frontier_rows(results):
         draw_frontier(results, folder / "frontier.png")

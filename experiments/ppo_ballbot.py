@@ -75,13 +75,13 @@ class EnvConfig:
     frame: Literal["body", "world"] = "body"
     """Axes of the observation: the robot's own (learns fast) or the world's (the reference's)."""
     cameras: bool = True
-    """See the ground by two depth cameras, through a frozen encoder.  Without, training is several times as fast."""
+    """See the ground by two depth cameras, through a frozen encoder.  Without, training takes two thirds of the time."""
     encoder: str | None = None
     """File of the encoder (pretrain_encoder.py writes one; default: the one that comes with ballbot).  The run keeps a
     copy."""
     camera_interval: int = CAMERA_INTERVAL
-    """Steps of 2 ms from an image to the next: 6 are the reference's 83 Hz, 16 are 31 Hz and make training with cameras
-    twice as fast."""
+    """Steps of 2 ms from an image to the next: 6 are the reference's 83 Hz, 16 are 31 Hz, as common depth cameras have,
+    and cost less."""
     max_episode_steps: int = 4000
     """Time limit of an episode, in steps of 2 ms."""
     integrator: Literal["Euler", "implicitfast", "RK4"] = "Euler"

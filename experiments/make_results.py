@@ -255,6 +255,7 @@ def draw_figures(results: Results, folder: Path) -> list[Path]:
     """Write the figures whose curves are there."""
     import plot_training
 
+    folder.mkdir(exist_ok=True)
     made: list[Path] = []
     for name, (studies, options) in FIGURES.items():
         curves = [[str(path) for path in results.curves(study).values()] for study in studies]

@@ -136,6 +136,13 @@ def check_extra(name: str) -> Line:
     return Line(name, OK, result["version"])
 
 
+def compile_remedy() -> str:
+    """How to get the compiled parts of this package that are missing."""
+    compiler = next(filter(shutil.which, ("cc", "gcc", "clang", "cl")), None)
+    remedy = "reinstall: pip install --force-reinstall --no-deps -e ."
+    return remedy if compiler else "install a C compiler (Debian: apt-get install gcc), then " + remedy
+
+
 def check_contact_fix() -> list[Line]:
     """Which implementation of the contact fix runs, and what its self-check measures."""
     result, problem = probe(
@@ -148,11 +155,7 @@ def check_contact_fix() -> list[Line]:
     if result["implementation"] == "c":
         line = Line("contact fix", OK, "compiled")
     else:
-        compiler = next(filter(shutil.which, ("cc", "gcc", "clang", "cl")), None)
-        remedy = "reinstall: pip install --force-reinstall --no-deps -e ."
-        if compiler is None:
-            remedy = "install a C compiler (Debian: apt-get install gcc), then " + remedy
-        line = Line("contact fix", OPTIONAL, "in Python: same results, slower on many cores", remedy)
+        line = Line("contact fix", OPTIONAL, "in Python: same results, slower on many cores", compile_remedy())
     measured = (
         f"alignment {result['worst_alignment']:.9f} (1), friction across the axle "
         f"{result['drive_ratio']:.4f} (1), along it {result['slip_ratio']:.6f} (0.001), "
@@ -168,8 +171,7 @@ def check_rays() -> Line:
     )
     if result:
         return Line("depth images", OK, "compiled")
-    remedy = "install a C compiler (Debian: apt-get install gcc), then pip install --force-reinstall --no-deps -e ."
-    return Line("depth images", OPTIONAL, "cast in PyTorch: the same, several times slower", remedy)
+    return Line("depth images", OPTIONAL, "cast in PyTorch: the same, several times slower", compile_remedy())
 
 
 def check_environment() -> Line:

@@ -10,7 +10,9 @@ simulations stay in step: casting all images at once is faster than a few at eve
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -24,7 +26,13 @@ from ballbot.envs.observations import RobotState
 from ballbot.envs.simulation import Simulations, usable_cpus
 
 Encoder = Callable[[torch.Tensor], torch.Tensor]
-"""(k, 1, height, width) float32 depth in m -> (k, size) float32 embeddings, each of its own image alone."""
+"""(k, 1, height, width) float32 depth in m -> (k, size) float32 embeddings, each of its own image alone.
+
+Several threads call it at once, unless the environment's ``num_threads`` is 1.
+"""
+ROBOTS_PER_THREAD = 4
+"""A thread takes images of so many robots or more: it takes 0.1 ms to start, a robot's images half a millisecond; and
+the images of four robots are what ``FrozenEncoder`` encodes together."""
 
 
 class Cameras:
@@ -119,30 +127,42 @@ class Cameras:
 
     def take(self, ids: NDArray[Any], robots: RobotState) -> None:
         """Take images of these simulations now; their clocks run on."""
+        shares, threads = self._shares(ids), torch.get_num_threads()
+        if self._camera.device.type == "cpu":
+            # Each share keeps one CPU busy from rays to embedding.  PyTorch's own threads wait for each other in busy
+            # loops many times on that way, which takes 20 times as long when another process runs on one of the CPUs.
+            torch.set_num_threads(1)
+        try:
+            side_by_side([partial(self._take, share, robots) for share in shares])
+        finally:
+            torch.set_num_threads(threads)  # whoever learns may want another number
+        self._age[ids] = 0
+
+    def _shares(self, ids: NDArray[Any]) -> list[NDArray[Any]]:
+        """The simulations that each thread takes images of; a GPU serves one."""
+        most = self._threads if self._camera.device.type == "cpu" else 1
+        number = max(1, min(most, len(ids) // ROBOTS_PER_THREAD))
+        bounds = np.rint(np.arange(1, number) * (len(ids) / number / ROBOTS_PER_THREAD)).astype(int)
+        return np.split(ids, bounds * ROBOTS_PER_THREAD)
+
+    def _take(self, ids: NDArray[Any], robots: RobotState) -> None:
         ball = self._sims.layout.ball_qpos
-        pose = (
+        images = self._camera.render(
             robots.position.T[ids],
             robots.rotation.transpose(2, 0, 1)[ids],
             self._sims.qpos[ids, ball : ball + 3],
             self._sims.terrain_ids[ids],
         )
-        threads = torch.get_num_threads()
-        torch.set_num_threads(self._threads)  # PyTorch's own; whoever learns may want another number
-        try:
-            images = self._camera.render(*pose)
-            if self._encoder is not None:
-                with torch.no_grad():
-                    embeddings = self._encoder(images.flatten(0, 1)[:, None])
-                if embeddings.numel() != len(ids) * self.shape[0] or not embeddings.isfinite().all():
-                    raise ValueError(
-                        f"encoder returned {tuple(embeddings.shape)} for {len(ids) * self._camera.num_cameras} images, "
-                        f"expected finite numbers, {self.shape[0]} a robot"
-                    )
-                images = embeddings.reshape(len(ids), -1)
-        finally:
-            torch.set_num_threads(threads)
+        if self._encoder is not None:
+            with torch.no_grad():
+                embeddings = self._encoder(images.flatten(0, 1)[:, None])
+            if embeddings.numel() != len(ids) * self.shape[0] or not embeddings.isfinite().all():
+                raise ValueError(
+                    f"encoder returned {tuple(embeddings.shape)} for {len(ids) * self._camera.num_cameras} images, "
+                    f"expected finite numbers, {self.shape[0]} a robot"
+                )
+            images = embeddings.reshape(len(ids), -1)
         self.latest[ids] = images.cpu().numpy()
-        self._age[ids] = 0
 
     def _encoded_size(self, encoder: Encoder) -> int:
         if not callable(encoder):
@@ -177,3 +197,32 @@ class Cameras:
                 "an image"
             )
         return embeddings.shape[1]
+
+
+def side_by_side(calls: Sequence[Callable[[], None]]) -> None:
+    """Carry out calls at once, each but the first in a new thread; none is left for a fork to lose.
+
+    Raises:
+        BaseException: what a call raised, once all have ended; of several, the first call's.
+    """
+    errors: dict[int, BaseException] = {}
+
+    def carry_out(number: int) -> None:
+        try:
+            calls[number]()
+        except BaseException as error:
+            errors[number] = error
+
+    others = [threading.Thread(target=carry_out, args=(number,), daemon=True) for number in range(1, len(calls))]
+    for number, thread in enumerate(others, 1):
+        try:
+            thread.start()
+        except RuntimeError:  # this process may have no more threads
+            carry_out(number)
+    if calls:
+        carry_out(0)
+    for thread in others:
+        if thread.ident is not None:
+            thread.join()
+    if errors:
+        raise errors[min(errors)]

@@ -20,7 +20,6 @@ from __future__ import annotations
 
 import ctypes
 import sys
-import threading
 from functools import cache
 from pathlib import Path
 
@@ -44,8 +43,6 @@ AROUND = 5
 """Cells, 0.17 m: how far apart heights are compared for the first guess."""
 FREE_STEPS = 4
 """Steps through free air before a grazing ray is followed from edge to edge."""
-GROUPS_PER_THREAD = 8
-"""Images that a thread casts at least."""
 WINDOW = 8
 """Edges of each of the three directions that are looked at together."""
 
@@ -143,25 +140,9 @@ class HeightFields:
             raise IndexError(f"terrain_ids must be from 0 to {len(self._steepest) - 1}, got {terrain_ids.tolist()}")
         origin, direction, limit = (x.to("cpu", torch.float32).contiguous() for x in (origin, direction, limit))
         tilt = self._tilt(origin.T[:2], terrain_ids * self.vertices**2)
-        share = -(-groups // max(1, min(torch.get_num_threads(), groups // GROUPS_PER_THREAD)))
-        calls = []
-        for start in range(0, groups, share):
-            each = [x[start : start + share] for x in (*tilt, terrain_ids, origin, direction, limit, met)]
-            addresses = [ctypes.c_void_p(x.data_ptr()) for x in (self._heights, self._steepest, *each)]
-            calls.append((self.vertices, *addresses, len(each[0]), rays))
-        # a new thread takes 0.1 ms, as long as an image, and none is left for a fork to lose
-        others = []
-        for call in calls[1:]:
-            thread = threading.Thread(target=library.height_rays_meet, args=call)
-            try:
-                thread.start()
-            except RuntimeError:  # this process may have no more threads
-                library.height_rays_meet(*call)
-            else:
-                others.append(thread)
-        library.height_rays_meet(*calls[0])
-        for thread in others:
-            thread.join()
+        arrays = (self._heights, self._steepest, *tilt, terrain_ids, origin, direction, limit, met)
+        addresses = [ctypes.c_void_p(x.data_ptr()) for x in arrays]
+        library.height_rays_meet(self.vertices, *addresses, groups, rays)
         return met
 
     def _approach(

@@ -2,6 +2,7 @@
 """When images are taken, and what observations make of them."""
 
 import math
+import threading
 
 import gymnasium as gym
 import numpy as np
@@ -11,7 +12,8 @@ from gymnasium.utils.env_checker import check_env
 
 from ballbot.encoders import Architecture, Autoencoder, EncoderError, FrozenEncoder, load_encoder
 from ballbot.encoders.frozen import DEFAULT_ENCODER
-from ballbot.envs import BallbotEnv, BallbotVectorEnv
+from ballbot.envs import BallbotEnv, BallbotVectorEnv, height_rays
+from ballbot.envs.cameras import side_by_side
 
 
 def mean_and_nearest(images):
@@ -96,6 +98,51 @@ def test_one_robot_sees_what_it_sees_among_many():
                 strict=True,
             ):
                 np.testing.assert_array_equal(a[3], b)
+
+
+@pytest.mark.parametrize("compiled", [True, False])
+def test_images_do_not_depend_on_threads(compiled, monkeypatch):
+    if not compiled:
+        monkeypatch.setattr(height_rays, "load_library", lambda: None)
+    threads = torch.get_num_threads()
+    for options in ({"encoder": None}, {"observation": "depth"}):
+        seen = []
+        for num_threads in (1, 2, 3):
+            envs = make(13, num_threads=num_threads, **options)
+            first, _ = envs.reset(seed=4)
+            for _ in range(6):
+                last = envs.step(np.zeros((13, 3), np.float32))[0]
+            seen += [[o["depth"] if isinstance(o, dict) else o for o in (first, last)]]
+        np.testing.assert_array_equal(seen[0], seen[1])
+        np.testing.assert_array_equal(seen[0], seen[2])
+    assert torch.get_num_threads() == threads
+
+
+def test_threads_share_the_robots_fairly_and_few_robots_get_one():
+    envs = make(40, num_threads=3)
+    assert envs.cameras is not None
+    sizes = {n: [len(share) for share in envs.cameras._shares(np.arange(n))] for n in (1, 7, 8, 10, 12, 40)}
+    assert sizes == {1: [1], 7: [7], 8: [4, 4], 10: [4, 6], 12: [4, 4, 4], 40: [12, 16, 12]}
+    np.testing.assert_array_equal(np.concatenate(envs.cameras._shares(np.arange(3, 40))), np.arange(3, 40))
+
+
+def test_what_a_thread_raises_reaches_the_caller(monkeypatch):
+    done = []
+
+    def refuse():
+        raise ValueError("no")
+
+    with pytest.raises(ValueError, match="no"):
+        side_by_side([lambda: done.append(0), refuse, lambda: done.append(2)])
+    assert sorted(done) == [0, 2]
+    side_by_side([])
+
+    def no_more(thread):
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(threading.Thread, "start", no_more)
+    side_by_side([lambda: done.append(3), lambda: done.append(4)])
+    assert sorted(done) == [0, 2, 3, 4]
 
 
 def test_the_last_observation_of_an_episode_has_its_own_image():

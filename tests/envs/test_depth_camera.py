@@ -299,7 +299,7 @@ def test_compiled_rays_read_nothing_outside_their_terrains(sims):
         assert met.item() == 1.0
 
 
-def test_an_image_does_not_depend_on_who_else_is_looked_at_or_on_threads(sims, camera):
+def test_an_image_does_not_depend_on_who_else_is_looked_at_or_on_pytorchs_threads(sims, camera):
     rng = np.random.default_rng(1)
     terrains = np.arange(70) % 8
     qpos = np.stack([pose(sims, rng, k, rng.uniform(0, 30), rng.uniform(-4.9, 4.9, 2)) for k in terrains])

@@ -61,7 +61,8 @@ class FrozenEncoder(nn.Module):
         self.content_hash = content_hash(self.architecture, self.max_depth, self.weights)
         """64 hexadecimal digits: architecture, input and weights of the encoder."""
         self.layers = _without_batch_norm(networks.encoder.eval())
-        self.layers.to(memory_format=torch.channels_last)  # convolutions of few channels take a fifth less time
+        # convolutions of few channels take a fifth less time so
+        self.layers.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.decoder = networks.decoder.eval()
         self.decoder.convolutions = _without_batch_norm(networks.decoder.convolutions)
         self.requires_grad_(False)

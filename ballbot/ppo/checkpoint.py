@@ -182,6 +182,21 @@ def prune_checkpoints(directory: Path, keep: int, written: Path) -> None:
         path.unlink()
 
 
+def tidy(run_dir: Path, resumed: Path, step: int, keep: int) -> None:
+    """Make of what a killed program left what a stopped one leaves: no parts of files, and `resumed` as step_<N>.pt.
+
+    Only for the process that holds the run's lock.
+    """
+    parts = (".*.pt.tmp", ".progress.csv.tmp", ".config.json.tmp", ".write_test_*")
+    folders = (run_dir, run_dir / "checkpoints", run_dir / "videos")
+    for path in (path for folder in folders for part in (*parts, ".*.gif.tmp") for path in folder.glob(part)):
+        path.unlink(missing_ok=True)
+    written = run_dir / "checkpoints" / f"step_{step}.pt"
+    if not written.exists():  # killed after last.pt
+        write_atomic(written, resumed.read_bytes())
+        prune_checkpoints(written.parent, keep, written)
+
+
 def set_aside_newer(run_dir: Path, resumed: Path, step: int, best_too: bool = False) -> list[Path]:
     """Make `resumed`, the checkpoint of `step`, the newest one of its run.
 

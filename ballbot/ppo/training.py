@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from ballbot.ppo import distributed
 from ballbot.ppo.agent import Agent
-from ballbot.ppo.checkpoint import find_checkpoint, set_aside_newer, to_plain, write_atomic
+from ballbot.ppo.checkpoint import find_checkpoint, set_aside_newer, tidy, to_plain, write_atomic
 from ballbot.ppo.config import PPOConfig, SettingsError
 from ballbot.ppo.diagnosis import Diagnosis
 from ballbot.ppo.episodes import to_numpy
@@ -170,6 +170,7 @@ def train(
                 changed = to_plain(env_metadata) != loaded[1]["env_metadata"]
                 for path in set_aside_newer(run_dir, loaded[0], state.global_step, best_too=changed):
                     say(console, f"note: no longer of this run, moved aside: {path}")
+                tidy(run_dir, loaded[0], state.global_step, config.keep_checkpoints)
             if not (run_dir / "best.pt").exists():
                 state.best_return = None
             for name, content in (files or {}).items():

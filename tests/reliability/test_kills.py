@@ -1,0 +1,222 @@
+"""Whatever is killed, whenever: nothing saved is lost, and what comes out in the end is the same, bit for bit."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork and SIGKILL")
+
+from killable import Kill, Programs  # noqa: E402
+
+from ballbot.encoders import load_encoder  # noqa: E402
+from ballbot.encoders.dataset import DepthDataset  # noqa: E402
+from ballbot.ppo import load_checkpoint  # noqa: E402
+
+Tally = Callable[[str, int, int], None]
+UPDATES, SIZE = 12, 4 * 8 * 5  # environments x steps x action repeat
+TRAINING = [
+    *("--num-envs", "4", "--num-steps", "8", "--minibatch-size", "16", "--update-epochs", "1", "--hidden-size", "16"),
+    *("--total-timesteps", str(UPDATES * SIZE), "--num-terrains", "2", "--num-threads", "1", "--run-name", "run"),
+    *("--checkpoint-interval", str(SIZE), "--eval-interval", str(2 * SIZE), "--eval-episodes", "2"),
+    *("--tilt-limit-deg", "4"),  # short episodes
+]
+
+
+@pytest.fixture(scope="module")
+def programs() -> Iterator[Programs]:
+    with Programs() as running:
+        yield running
+
+
+def moments(seed: int, operations: int, seconds: float) -> Iterator[Kill]:
+    """Random ones: just before an operation on a file, within it, or at any time."""
+    rng = np.random.default_rng(seed)
+    while True:
+        kind, operation = rng.integers(3), int(rng.integers(1, operations + 1))
+        if kind == 0:
+            yield Kill(operation)
+        elif kind == 1:
+            yield Kill(operation, float(rng.uniform(0, 0.005)))
+        else:
+            yield Kill(delay=float(rng.uniform(0, seconds)))
+
+
+def checkpoint_files(folder: Path) -> list[Path]:
+    return [path for path in folder.rglob("*.pt") if not path.name.startswith(".")]
+
+
+def newest_step(run: Path) -> int:
+    """Of what can be resumed; every file under its final name can be read."""
+    steps = [0]
+    for path in checkpoint_files(run):
+        if path.name.startswith("encoder_"):
+            load_encoder(path)
+        elif (state := load_checkpoint(path))["kind"] == "training":
+            steps.append(state["global_step"])
+    return max(steps)
+
+
+def logged_step(run: Path) -> int:
+    """Of the last whole row of progress.csv."""
+    if not (run / "progress.csv").exists():
+        return 0
+    with open(run / "progress.csv", newline="") as file:
+        rows = [row for row in csv.DictReader(file) if None not in row.values()]
+    return int(rows[-1]["global_step"]) if rows else 0
+
+
+def equal(a: Any, b: Any) -> bool:
+    if isinstance(a, dict):
+        return isinstance(b, dict) and a.keys() == b.keys() and all(equal(a[key], b[key]) for key in a)
+    if isinstance(a, (list, tuple)):
+        return type(a) is type(b) and len(a) == len(b) and all(map(equal, a, b))
+    if isinstance(a, torch.Tensor):
+        return isinstance(b, torch.Tensor) and torch.equal(a, b)
+    if isinstance(a, np.ndarray):
+        return isinstance(b, np.ndarray) and a.dtype == b.dtype and np.array_equal(a, b, equal_nan=a.dtype.kind == "f")
+    return bool(a == b)
+
+
+def curve(run: Path) -> list[dict[str, str]]:
+    """progress.csv without the clock's columns."""
+    with open(run / "progress.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    return [{k: v for k, v in row.items() if not k.startswith("time/") and k != "charts/SPS"} for row in rows]
+
+
+def scalars(run: Path) -> dict[str, list[tuple[int, float]]]:
+    """What TensorBoard shows, without the clock's curves."""
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    events = EventAccumulator(str(run), size_guidance={"scalars": 0}).Reload()
+    tags = [tag for tag in events.Tags()["scalars"] if not tag.startswith("time/") and tag != "charts/SPS"]
+    return {tag: [(event.step, event.value) for event in events.Scalars(tag)] for tag in tags}
+
+
+def names(folder: Path) -> set[str]:
+    """Of all files; those of TensorBoard carry the time."""
+    found = (str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
+    return {name for name in found if "tfevents" not in name and name != ".output"}
+
+
+@pytest.mark.parametrize("cameras", [False, True])
+def test_a_training_killed_again_and_again_ends_as_one_never_killed(
+    programs: Programs, tmp_path: Path, torture: bool, tally: Tally, cameras: bool
+) -> None:
+    options = [*TRAINING, *([] if cameras else ["--no-cameras"])]
+    whole = tmp_path / "whole"
+    whole.mkdir()
+    done = programs.run("ppo_ballbot", options, whole)
+    assert done.code == 0, done.output
+    kill, kills, rounds = moments(int(cameras), done.operations // 3, 3.0), 0, 0
+    while kills < (120 if torture else 10):
+        rounds += 1
+        folder = tmp_path / f"round{rounds}"
+        folder.mkdir()
+        run, before = folder / "runs" / "run", 0
+        while True:
+            begun = before > 0
+            ended = programs.run("ppo_ballbot", ["--resume", "runs/run"] if begun else options, folder, next(kill))
+            if not ended.killed:
+                assert ended.code == 0, ended.output
+                break
+            kills += 1
+            if not run.is_dir():
+                continue
+            now = newest_step(run)
+            assert now >= before, "a checkpoint was lost"
+            assert 0 <= logged_step(run) - now <= SIZE or now > logged_step(run), "more than one update is repeated"
+            if (run / "config.json").exists():
+                json.loads((run / "config.json").read_text())
+            if now == 0:  # nothing was saved yet: the same command is refused, and says what to do
+                shutil.rmtree(run)
+            before = now
+        other = whole / "runs" / "run"
+        assert equal(load_checkpoint(run / "last.pt"), load_checkpoint(other / "last.pt"))
+        assert equal(load_checkpoint(run / "best.pt"), load_checkpoint(other / "best.pt"))
+        assert curve(run) == curve(other)
+        assert scalars(run) == scalars(other)
+        assert {n for n in names(run) if "abandoned" not in n} == names(other)
+    tally(f"training {'with' if cameras else 'without'} cameras killed (SIGKILL)", kills, 0)
+
+
+COLLECTING = ["--out", "data", "--num-images", "640", "--num-envs", "1", "--num-terrains", "4", "--num-threads", "1"]
+
+
+def collected(folder: Path) -> int:
+    """Images that the data set in a folder counts, all of which can be read."""
+    if not (folder / "data" / "card.json").exists():
+        return 0
+    data = DepthDataset(folder / "data")
+    assert len(data.images(np.arange(len(data)))) == len(data.records) == len(data)
+    return len(data)
+
+
+def test_a_collection_killed_again_and_again_ends_as_one_never_killed(
+    programs: Programs, tmp_path: Path, torture: bool, tally: Tally
+) -> None:
+    whole = tmp_path / "whole"
+    whole.mkdir()
+    done = programs.run("collect_depth", COLLECTING, whole)
+    assert done.code == 0, done.output
+    kill, kills, rounds = moments(2, done.operations // 2, 3.0), 0, 0
+    while kills < (60 if torture else 5):
+        rounds += 1
+        folder = tmp_path / f"round{rounds}"
+        folder.mkdir()
+        before = 0
+        while (ended := programs.run("collect_depth", COLLECTING, folder, next(kill))).killed:
+            kills += 1
+            now = collected(folder)
+            assert now >= before, "images were lost"
+            before = now
+        assert ended.code == 0, ended.output
+        assert names(folder) == names(whole)
+        for name in names(whole):
+            assert (folder / name).read_bytes() == (whole / name).read_bytes(), name
+    tally("collecting images killed (SIGKILL)", kills, 0)
+
+
+def test_a_pretraining_killed_again_and_again_ends_as_one_never_killed(
+    programs: Programs, tmp_path: Path, torture: bool, tally: Tally
+) -> None:
+    whole = tmp_path / "whole"
+    whole.mkdir()
+    assert programs.run("collect_depth", COLLECTING, whole).code == 0
+    options = ["--data", "../whole/data", "--epochs", "6", "--batch-size", "64", "--channels", "2", "2"]
+    options += ["--torch-threads", "1", "--run-name", "eyes"]
+    done = programs.run("pretrain_encoder", options, whole)
+    assert done.code == 0, done.output
+    kill, kills, rounds = moments(3, done.operations // 2, 3.0), 0, 0
+    while kills < (60 if torture else 5):
+        rounds += 1
+        folder = tmp_path / f"round{rounds}"
+        folder.mkdir()
+        state, before = folder / "runs" / "eyes" / "training.pt", 0
+        while True:
+            begun = state.exists()
+            ended = programs.run("pretrain_encoder", [*options, *(["--resume"] if begun else [])], folder, next(kill))
+            if not ended.killed:
+                assert ended.code == 0, ended.output
+                break
+            kills += 1
+            now = load_checkpoint(state)["epoch"] if state.exists() else 0
+            assert now >= before, "an epoch was lost"
+            if now:
+                load_encoder(folder / "encoder.pt")
+            before = now
+        assert equal(load_checkpoint(state), load_checkpoint(whole / "runs" / "eyes" / "training.pt"))
+        assert load_encoder(folder / "encoder.pt").content_hash == load_encoder(whole / "encoder.pt").content_hash
+        assert scalars(folder / "runs" / "eyes") == scalars(whole / "runs" / "eyes")
+        assert names(folder) == {name for name in names(whole) if not name.startswith("data")}
+    tally("pretraining killed (SIGKILL)", kills, 0)

@@ -6,11 +6,11 @@ same images: the mean image, and principal components, as many as the embedding 
 
 from __future__ import annotations
 
+import io
 import math
 import os
 import time
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -18,13 +18,14 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from PIL import Image
 from torch.nn.functional import pad
-from torch.utils.tensorboard import SummaryWriter
 
 from ballbot.encoders.autoencoder import Architecture, Autoencoder
 from ballbot.encoders.dataset import DatasetError, DepthDataset
 from ballbot.encoders.frozen import FrozenEncoder, load_encoder, save_encoder
 from ballbot.ppo.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
+from ballbot.ppo.events import EventFile
 from ballbot.ppo.logger import lock_run_dir
 from ballbot.ppo.storage import DivergedError
 
@@ -200,7 +201,7 @@ def _pretrain(
     )
     if epoch >= config.epochs or since >= config.patience:
         say(f"nothing is left to do after epoch {epoch}: more needs more epochs, or more patience")
-    writer = SummaryWriter(str(log_dir), purge_step=epoch + 1)
+    events = EventFile(log_dir, purge_step=epoch + 1)
     steps = len(training) // config.batch_size
     start, first = time.perf_counter(), epoch
     while epoch < config.epochs and since < config.patience:
@@ -225,12 +226,12 @@ def _pretrain(
         if not math.isfinite(error):
             raise DivergedError(f"the validation error is {error} after epoch {epoch}: lower lr and start anew")
         since = 0 if error < best else since + 1
-        writer.add_scalar("mse/train", float(total) / steps, epoch)
-        writer.add_scalar("mse/validation", error, epoch)
-        writer.add_scalar("mse/mean_image", baselines.mean_image, epoch)
-        writer.add_scalar("mse/principal_components", baselines.principal_components, epoch)
-        with suppress(ImportError):  # TensorBoard needs Pillow for pictures, and not all of its versions bring it
-            writer.add_image("reconstructions", _compare(networks, data, validation), epoch)
+        curves = {"train": float(total) / steps, "validation": error, **asdict(baselines)}
+        events.scalars({f"mse/{name}": value for name, value in curves.items()}, epoch)
+        picture = Image.fromarray((_compare(networks, data, validation)[0] * 255).byte().numpy())
+        buffer = io.BytesIO()
+        picture.save(buffer, "PNG")
+        events.image("reconstructions", buffer.getvalue(), (picture.height, picture.width, 1), epoch)
         if error < best:
             best = error
             card = described | {"epoch": epoch, "validation_mse_m2": error, "baselines_mse_m2": asdict(baselines)}
@@ -245,7 +246,6 @@ def _pretrain(
             f"{' (best)' if since == 0 else ''}, {(epoch - first) * len(training) / spent:,.0f} images/s, "
             f"left {left:,.0f} s"
         )
-    writer.close()
     return load_encoder(out)
 
 

@@ -20,11 +20,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image
-from tensorboard.compat.proto.summary_pb2 import Summary
-from torch.utils.tensorboard import SummaryWriter
 
 from ballbot.ppo.checkpoint import write_atomic
 from ballbot.ppo.config import PPOConfig
+from ballbot.ppo.events import EventFile, append
 
 HEADER_EVERY = 25
 """Console lines between two header lines: one is always in sight on a usual terminal."""
@@ -136,13 +135,48 @@ def write_config(run_dir: Path, config: PPOConfig, settings: Mapping[str, Any], 
     write_atomic(run_dir / "config.json", (json.dumps(content, indent=2, default=str) + "\n").encode())
 
 
+class Keeper:
+    """Writes into a run directory, and outlives a disk that is full or fails for a while."""
+
+    def __init__(self, run_dir: Path, console: bool) -> None:
+        self.run_dir, self.console = run_dir, console
+        self.failing: dict[str, OSError] = {}
+        """What could not be written when it was last tried -> why."""
+
+    def __call__(self, what: str, write: Callable[[], None]) -> bool:
+        """Write, and return whether that succeeded; a failure, and the end of it, are said once.
+
+        Raises:
+            RunDirectoryError: the directory is gone, so nothing will ever succeed.
+        """
+        try:
+            write()
+        except OSError as error:
+            if not self.run_dir.is_dir():
+                raise RunDirectoryError(
+                    f"{self.run_dir} was removed or renamed while its training ran; what it held last is there, or "
+                    "gone with it: put it back and resume, or start a new run"
+                ) from error
+            if what not in self.failing:
+                reason = error if error.errno is None else os.strerror(error.errno)
+                say(
+                    self.console,
+                    f"warning: {what} not written ({reason}): make room; training goes on, and tries again",
+                )
+            self.failing[what] = error
+            return False
+        if self.failing.pop(what, None) is not None:
+            say(self.console, f"note: {what} written again")
+        return True
+
+
 class Logger:
     """Writes one row of numbers per update to progress.csv, TensorBoard and the console.
 
     A column enters progress.csv when its first value arrives (reward terms, say, with the first finished
     episode); the file is then rewritten with the longer header. Wall-clock columns are "time/..." and
     "charts/SPS"; all others repeat exactly when a run is repeated, or interrupted and resumed.  `earlier` holds
-    the rows a resumed run goes on from.
+    the rows a resumed run goes on from.  Rows that a full disk refuses wait for the next ones.
     """
 
     def __init__(self, run_dir: Path, resume_step: int | None = None, console: bool = True) -> None:
@@ -156,34 +190,35 @@ class Logger:
 
         Raises:
             RunDirectoryError: progress.csv is damaged.
+            OSError: the logs cannot be written.
         """
         self.path = run_dir / "progress.csv"
         self.console = console
+        self.keep = Keeper(run_dir, console)
         rows: list[dict[str, str]] = []
         if resume_step is not None and self.path.exists():
             rows = [row for row in self._read() if int(row[STEP]) <= resume_step]
-        self.columns = list(dict.fromkeys(key for row in rows for key in row))
         try:
             self.earlier = [{key: float(value) for key, value in row.items()} for row in rows]
         except ValueError as error:
             raise self._damaged(error) from error
+        self.columns: list[str] = []
         self._rewrite(rows)
-        self.writer = SummaryWriter(str(run_dir), purge_step=None if resume_step is None else resume_step + 1)
+        self.events = EventFile(run_dir, None if resume_step is None else resume_step + 1)
         self.lines = 0
+        self._waiting_rows: list[dict[str, str]] = []
+        self._waiting_points: list[tuple[dict[str, float], int]] = []
 
     def log(self, row: dict[str, float]) -> None:
-        """Write one row; it must hold "global_step"."""
-        text = {key: repr(value) for key, value in row.items()}
-        new = [key for key in text if key not in self.columns]
-        if new:
-            self.columns += new
-            self._rewrite([*self._read(), text])
-        else:
-            with open(self.path, "a", newline="") as file:
-                csv.DictWriter(file, self.columns, lineterminator="\n").writerow(text)
-        for key, value in row.items():
-            if key != STEP:
-                self.writer.add_scalar(key, value, int(row[STEP]))
+        """Write one row; it must hold "global_step".
+
+        Raises:
+            RunDirectoryError: the run directory is gone.
+        """
+        self._waiting_rows.append({key: repr(value) for key, value in row.items()})
+        self._waiting_points.append(({k: v for k, v in row.items() if k != STEP}, int(row[STEP])))
+        self.keep(self.path.name, self._write_rows)
+        self.keep("TensorBoard's events", self._write_points)
         if self.console:
             self._print(row)
 
@@ -200,15 +235,20 @@ class Logger:
         path.parent.mkdir(exist_ok=True)
         write_atomic(path, buffer.getvalue())
         height, width, channels = frames.shape[1:]
-        image = Summary.Image(
-            height=height, width=width, colorspace=channels, encoded_image_string=buffer.getvalue()
-        )  # a browser moves what is GIF
-        writer: Any = self.writer
-        writer.file_writer.add_summary(Summary(value=[Summary.Value(tag=tag, image=image)]), step)
+        self.events.image(tag, buffer.getvalue(), (height, width, channels), step)  # a browser moves what is GIF
 
-    def close(self) -> None:
-        """Flush what is buffered."""
-        self.writer.close()
+    def _write_rows(self) -> None:
+        new = [key for row in self._waiting_rows for key in row if key not in self.columns]
+        if new or not self.path.exists():
+            self._rewrite([*(self._read() if self.path.exists() else []), *self._waiting_rows])
+        else:
+            append(self.path, self._text(self._waiting_rows, self.columns))
+        self._waiting_rows.clear()
+
+    def _write_points(self) -> None:
+        while self._waiting_points:
+            self.events.scalars(*self._waiting_points[0])
+            del self._waiting_points[0]
 
     def _read(self) -> list[dict[str, str]]:
         try:
@@ -228,12 +268,16 @@ class Logger:
         )
 
     def _rewrite(self, rows: list[dict[str, str]]) -> None:
+        columns = list(dict.fromkeys([*self.columns, *(key for row in rows for key in row)]))
+        header = [dict(zip(columns, columns, strict=True))] if columns else []
+        write_atomic(self.path, self._text([*header, *rows], columns))
+        self.columns = columns
+
+    @staticmethod
+    def _text(rows: list[dict[str, str]], columns: list[str]) -> bytes:
         buffer = io.StringIO(newline="")
-        if self.columns:
-            writer = csv.DictWriter(buffer, self.columns, lineterminator="\n")
-            writer.writeheader()
-            writer.writerows(rows)
-        write_atomic(self.path, buffer.getvalue().encode())
+        csv.DictWriter(buffer, columns, lineterminator="\n").writerows(rows)
+        return buffer.getvalue().encode()
 
     def _print(self, row: dict[str, float]) -> None:
         if self.lines % HEADER_EVERY == 0:

@@ -115,26 +115,34 @@ class TrainingState:
         for kept, now in zip(self.averaged.buffers(), self.agent.buffers(), strict=True):
             kept.copy_(now)
 
-    def save(self, run_dir: Path) -> None:
-        """Write last.pt and step_<N>.pt, then delete surplus old ones; every process must call this."""
+    def content(self) -> dict[str, Any] | None:
+        """What a checkpoint holds, in the first process; None in the others. Every process must call this."""
         ranks = distributed.gather(self._rank_state())
-        if distributed.rank() == 0:
-            state = {
-                **self._description("training"),
-                "agent": self.agent.state_dict(),
-                "policy": self.policy.state_dict(),
-                "optimizer": self.optimizer.state_dict(),
-                "learning_rate": self.learning_rate,
-                "global_step": self.global_step,
-                "best_return": self.best_return,
-                "torch_threads": torch.get_num_threads(),
-                "ranks": ranks,
-            }
-            directory = run_dir / "checkpoints"
-            written = directory / f"step_{self.global_step}.pt"
-            # last.pt first: whatever stops the program in between, it is the newest
-            save_checkpoint([run_dir / "last.pt", written], state)
-            prune_checkpoints(directory, self.config.keep_checkpoints, written)
+        if distributed.rank() != 0:
+            return None
+        return {
+            **self._description("training"),
+            "agent": self.agent.state_dict(),
+            "policy": self.policy.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "learning_rate": self.learning_rate,
+            "global_step": self.global_step,
+            "best_return": self.best_return,
+            "torch_threads": torch.get_num_threads(),
+            "ranks": ranks,
+        }
+
+    def save(self, run_dir: Path, content: dict[str, Any]) -> None:
+        """Write last.pt and step_<N>.pt, then delete surplus old ones.
+
+        Raises:
+            OSError: one of them cannot be written; the older ones are there.
+        """
+        directory = run_dir / "checkpoints"
+        written = directory / f"step_{self.global_step}.pt"
+        # last.pt first: whatever stops the program in between, it is the newest
+        save_checkpoint([run_dir / "last.pt", written], content)
+        prune_checkpoints(directory, self.config.keep_checkpoints, written)
 
     def save_policy(self, path: Path) -> None:
         """Write a small checkpoint that holds `policy` alone."""

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Collection, Mapping
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,13 +27,16 @@ from ballbot.ppo.diagnosis import Diagnosis
 from ballbot.ppo.episodes import to_numpy
 from ballbot.ppo.evaluation import evaluate
 from ballbot.ppo.interrupt import StopSignal
-from ballbot.ppo.logger import STEP, Logger, Stopwatch, create_run_dir, lock_run_dir, say, write_config
+from ballbot.ppo.logger import STEP, Keeper, Logger, Stopwatch, create_run_dir, lock_run_dir, say, write_config
 from ballbot.ppo.ppo import gae, make_optimizer, ppo_loss, rollout, update
 from ballbot.ppo.prior import FeedbackPrior
 from ballbot.ppo.schedules import adapt_lr, scheduled_lr, scheduled_std
 from ballbot.ppo.state import TrainingState, training_seed
 from ballbot.ppo.storage import Rollout, autoreset_mode
 from ballbot.ppo.symmetry import Symmetry
+
+RETRY_SECONDS = 5.0
+"""Between attempts to save the end of a run on a disk that is full."""
 
 
 @dataclass
@@ -181,7 +185,7 @@ def train(
         logger = None
         if rank == 0:
             resume_step = None if loaded is None else state.global_step
-            logger = stack.enter_context(closing(Logger(run_dir, resume_step, console)))
+            logger = Logger(run_dir, resume_step, console)
         stopped = learn(state, envs, eval_envs, logger, run_dir, on_log, film, shaped_rewards)
     if stopped:
         name = signal.Signals(stopped).name
@@ -226,16 +230,17 @@ def learn(
         while not state.finished and not stopped:
             stopwatch = Stopwatch()
             row = iterate(state, envs, storage, stopwatch, sample, loss_fn)
-            if eval_envs is not None and (due(state, config.eval_interval) or state.finished):
+            if eval_envs is not None and logger is not None and (due(state, config.eval_interval) or state.finished):
                 result = evaluate(state.policy, eval_envs, config.eval_episodes, config.eval_seed)
                 row |= {f"eval/{name}": value for name, value in result.items()}
                 # A NaN compares false with everything: as the best return it could never be beaten.
                 score = result["return_mean"] if math.isfinite(result["return_mean"]) else -math.inf
-                if state.best_return is None or score > state.best_return:
+                if (state.best_return is None or score > state.best_return) and logger.keep(
+                    "best.pt", partial(state.save_policy, run_dir / "best.pt")
+                ):
                     state.best_return = score
-                    state.save_policy(run_dir / "best.pt")
                 stopwatch.lap("evaluate")
-                if film is not None and logger is not None:
+                if film is not None:
                     try:
                         logger.log_film("eval/film", state.global_step, *film(state.policy))
                     except (RuntimeError, OSError) as error:
@@ -252,10 +257,26 @@ def learn(
                 for hint in diagnosis.examine(row):
                     say(logger.console, hint)
             if due(state, config.checkpoint_interval) or state.finished or stopped:
-                state.save(run_dir)
+                content = state.content()
+                if logger is not None and content is not None:
+                    save(state, content, run_dir, logger.keep, signal, stopped)
             if logger is not None and on_log is not None:
                 on_log(row)
     return 0 if state.finished else stopped
+
+
+def save(
+    state: TrainingState, content: dict[str, Any], run_dir: Path, keep: Keeper, signal: StopSignal, stopped: int
+) -> None:
+    """Save a checkpoint; if the disk refuses, a later one will do, but the last one is tried until it is there.
+
+    Raises:
+        OSError: it is the last one, and somebody asked to stop.
+    """
+    while not keep("checkpoint", partial(state.save, run_dir, content)) and (state.finished or stopped):
+        if stopped or signal.number:
+            raise keep.failing["checkpoint"]
+        time.sleep(RETRY_SECONDS)
 
 
 def iterate(

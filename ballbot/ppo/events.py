@@ -1,0 +1,86 @@
+"""Curves and pictures for TensorBoard, appended whole or not at all.
+
+TensorBoard's own writer has a thread that dies with the first full disk, and takes the training along.  This one
+writes the same format (TensorBoard's ``RecordWriter``) at once; what could not be written leaves no trace.
+"""
+
+from __future__ import annotations
+
+import io
+import itertools
+import os
+import platform
+import time
+from collections.abc import Mapping
+from pathlib import Path
+
+from tensorboard.compat.proto.event_pb2 import Event, SessionLog
+from tensorboard.compat.proto.summary_pb2 import Summary
+from tensorboard.summary.writer.record_writer import RecordWriter
+
+_count = itertools.count()
+
+
+def append(path: Path, data: bytes) -> None:
+    """Append data to a file that exists or not; if that fails, the file is as before.
+
+    Raises:
+        OSError: it cannot be written, wholly.
+    """
+    with open(path, "ab", buffering=0) as file:
+        size = file.seek(0, os.SEEK_END)
+        rest = memoryview(data)
+        try:
+            while rest:
+                rest = rest[file.write(rest) :]  # a disk that becomes full takes a part first
+        except OSError:
+            file.truncate(size)
+            raise
+
+
+class EventFile:
+    """One file of events, in a folder that TensorBoard is pointed at.
+
+    Args:
+        folder: where to make it; it must exist.
+        purge_step: hide what older files there tell of this step and later ones (None: nothing).
+
+    Raises:
+        OSError: the file cannot be written.
+    """
+
+    def __init__(self, folder: Path, purge_step: int | None = None) -> None:
+        moment = f"{int(time.time()):010d}.{platform.node()}.{os.getpid()}.{next(_count)}"
+        self.path = folder / f"events.out.tfevents.{moment}"
+        first = [Event(file_version="brain.Event:2", wall_time=time.time())]
+        if purge_step is not None:
+            start = SessionLog(status=SessionLog.START)
+            first.append(Event(step=purge_step, session_log=start, wall_time=time.time()))
+        append(self.path, b"".join(map(_record, first)))
+
+    def scalars(self, values: Mapping[str, float], step: int) -> None:
+        """Add a point to each curve.
+
+        Raises:
+            OSError: they cannot be written, none of them.
+        """
+        self._add(Summary(value=[Summary.Value(tag=tag, simple_value=value) for tag, value in values.items()]), step)
+
+    def image(self, tag: str, encoded: bytes, size: tuple[int, int, int], step: int) -> None:
+        """Add a picture, encoded as a browser shows it; its (height, width, channels).
+
+        Raises:
+            OSError: it cannot be written.
+        """
+        height, width, channels = size
+        picture = Summary.Image(height=height, width=width, colorspace=channels, encoded_image_string=encoded)
+        self._add(Summary(value=[Summary.Value(tag=tag, image=picture)]), step)
+
+    def _add(self, summary: Summary, step: int) -> None:
+        append(self.path, _record(Event(summary=summary, step=step, wall_time=time.time())))
+
+
+def _record(event: Event) -> bytes:
+    buffer = io.BytesIO()
+    RecordWriter(buffer).write(event.SerializeToString())
+    return buffer.getvalue()

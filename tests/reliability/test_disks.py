@@ -1,0 +1,168 @@
+"""A disk that is full, or gone: a clear message, the last good checkpoint intact, and training goes on if it can."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from ballbot.encoders.dataset import DepthDataset
+from ballbot.ppo import load_checkpoint
+from ballbot.ppo.events import EventFile, append
+
+EXPERIMENTS = Path(__file__).parents[2] / "experiments"
+SIZE = 4 * 8 * 5
+TRAINING = [
+    *("--num-envs", "4", "--num-steps", "8", "--minibatch-size", "16", "--update-epochs", "1", "--hidden-size", "64"),
+    *("--terrain", "flat", "--no-cameras", "--num-threads", "1", "--run-name", "run", "--tilt-limit-deg", "4"),
+    *("--checkpoint-interval", str(SIZE), "--eval-interval", str(60 * SIZE), "--eval-episodes", "2"),
+]
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 4 MB."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    command = ["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", str(folder)]
+    try:
+        if subprocess.run(command, capture_output=True).returncode:
+            pytest.skip("this user may not mount a small disk")
+    except FileNotFoundError:
+        pytest.skip("no mount here")
+    yield folder
+    subprocess.run(["umount", "--lazy", str(folder)], check=True)
+
+
+def start(script: str, arguments: list[str], folder: Path) -> subprocess.Popen[str]:
+    command = [sys.executable, str(EXPERIMENTS / f"{script}.py"), *arguments]
+    pipe = subprocess.PIPE
+    return subprocess.Popen(command, cwd=folder, stdout=pipe, stderr=subprocess.STDOUT, text=True)
+
+
+def fill(disk: Path) -> Path:
+    """Leave no room on a disk."""
+    ballast = disk / "ballast"
+    with open(ballast, "wb", buffering=0) as file:
+        try:
+            while True:
+                file.write(bytes(4096))
+        except OSError:
+            return ballast
+
+
+def wait_for(what: Callable[[], bool], seconds: float = 120.0) -> None:
+    end = time.monotonic() + seconds
+    while not what():
+        assert time.monotonic() < end, "it did not happen"
+        time.sleep(0.05)
+
+
+def test_a_training_goes_on_beside_a_full_disk_and_saves_when_there_is_room(small_disk: Path) -> None:
+    program = start("ppo_ballbot", [*TRAINING, "--total-timesteps", "1000000"], small_disk)
+    lines: list[str] = []
+    reader = threading.Thread(target=lambda: lines.extend(iter(program.stdout.readline, "")))  # type: ignore[union-attr]
+    reader.start()
+    run = small_disk / "runs" / "run"
+
+    def said(text: str) -> bool:
+        return any(text in line for line in list(lines))
+
+    try:
+        wait_for(lambda: len(list(run.glob("checkpoints/step_*.pt"))) == 3)
+        ballast = fill(small_disk)
+        wait_for(lambda: said("warning: checkpoint not written (No space left on device)"))
+        wait_for(
+            lambda: said("warning: progress.csv not written") and said("warning: TensorBoard's events not written")
+        )
+        full = load_checkpoint(run / "last.pt")["global_step"]
+        count = len(lines)
+        wait_for(lambda: len(lines) > count + 20)  # it trains
+        assert load_checkpoint(run / "last.pt")["global_step"] == full
+        ballast.unlink()
+        wait_for(
+            lambda: all(
+                said(f"note: {x} written again") for x in ("checkpoint", "progress.csv", "TensorBoard's events")
+            )
+        )
+        fill(small_disk)
+        program.terminate()
+        assert program.wait(60) == 2
+    finally:
+        program.kill()
+        reader.join()
+    assert sum("warning: checkpoint" in line for line in lines) <= 2, "said again and again"
+    assert "error: " in lines[-1] and "cannot write" in lines[-1] and "No space left on device" in lines[-1], lines[-1]
+    assert load_checkpoint(run / "last.pt")["global_step"] > full
+    (small_disk / "ballast").unlink()
+    steps = [int(line.split(",")[0]) for line in (run / "progress.csv").read_text().splitlines()[1:]]
+    assert steps == [SIZE * i for i in range(1, len(steps) + 1)], "rows are missing"
+    ended = start("ppo_ballbot", ["--resume", "runs/run", "--total-timesteps", str(SIZE)], small_disk)
+    assert "total_timesteps" in ended.communicate()[0]  # it can be read, and is further than that
+
+
+def test_the_end_of_a_run_waits_for_room(small_disk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    options = [*TRAINING, "--total-timesteps", str(150 * SIZE)]
+    program = start("ppo_ballbot", options, small_disk)
+    run = small_disk / "runs" / "run"
+    wait_for(lambda: (run / "checkpoints" / f"step_{SIZE}.pt").exists())
+    ballast = fill(small_disk)
+    with pytest.raises(subprocess.TimeoutExpired):
+        program.communicate(timeout=25)
+    ballast.unlink()
+    output = program.communicate(timeout=60)[0]
+    assert program.returncode == 0, output
+    assert load_checkpoint(run / "last.pt")["global_step"] == 150 * SIZE
+    assert len((run / "progress.csv").read_text().splitlines()) == 151
+
+
+def test_a_folder_that_is_removed_ends_the_training(tmp_path: Path) -> None:
+    program = start("ppo_ballbot", [*TRAINING, "--total-timesteps", "1000000"], tmp_path)
+    run = tmp_path / "runs" / "run"
+    wait_for(lambda: (run / "checkpoints" / f"step_{SIZE}.pt").exists())
+    run.rename(tmp_path / "away")
+    output = program.communicate(timeout=60)[0]
+    assert program.returncode == 2
+    assert f"error: {Path('runs') / 'run'} was removed or renamed" in output and "Traceback" not in output
+    away = load_checkpoint(tmp_path / "away" / "last.pt")
+    assert away["global_step"] >= SIZE
+    shutil.rmtree(tmp_path / "away")
+
+
+def test_a_collection_on_a_full_disk_keeps_what_it_had(small_disk: Path) -> None:
+    options = ["--out", "data", "--num-images", "800", "--num-envs", "1", "--num-terrains", "2", "--num-threads", "1"]
+    output = (program := start("collect_depth", options, small_disk)).communicate()[0]
+    assert program.returncode == 2
+    assert "No space left on device" in output and "images are safe" in output and "Traceback" not in output
+    data = DepthDataset(small_disk / "data")
+    assert 80 <= len(data) < 800
+    data.images(data.records["camera"])
+
+
+def test_what_is_appended_is_there_whole_or_not_at_all(small_disk: Path) -> None:
+    file = small_disk / "file"
+    append(file, b"first\n")
+    ballast = fill(small_disk)
+    with pytest.raises(OSError, match="No space"):
+        append(file, bytes(100_000))
+    assert file.read_bytes() == b"first\n"
+    with pytest.raises(OSError, match="No space"):
+        EventFile(small_disk)
+    ballast.unlink()
+    append(file, bytes(100_000))
+    assert file.stat().st_size == 100_006
+
+
+@pytest.mark.skipif(hasattr(os, "getuid") and os.getuid() == 0, reason="root may write everywhere")
+def test_a_folder_that_may_not_be_written_is_named(tmp_path: Path) -> None:
+    (tmp_path / "runs").mkdir(mode=0o500)
+    output = (program := start("ppo_ballbot", [*TRAINING, "--total-timesteps", "1000"], tmp_path)).communicate()[0]
+    assert program.returncode == 2
+    assert "cannot write to" in output and "Permission denied" in output and "Traceback" not in output

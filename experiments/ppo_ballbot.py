@@ -275,6 +275,8 @@ CONFIG_KEYS = {
 """What a run's config.json holds; that from "env_metadata" on only tells where the numbers came from."""
 
 
+MAX_CONFIG_BYTES = 2**24
+"""Of a config.json; a run's has two thousand."""
 GONE = {"paid_speed": 2.0, "final_progress_weight": None}
 """Settings of older versions -> the values that changed nothing, which are all that this version can go on with."""
 
@@ -301,6 +303,8 @@ def load_settings(path: Path) -> Args:
         ValueError: the file is missing, no JSON, has a key this version does not know or a value of the wrong kind.
     """
     try:
+        if path.is_file() and (size := path.stat().st_size) > MAX_CONFIG_BYTES:
+            raise ValueError(f"{size} bytes")
         content = json.loads(path.read_text())
     except FileNotFoundError:
         raise ValueError(f"{path} does not exist: settings are read from the config.json of a run") from None

@@ -5,6 +5,9 @@ from __future__ import annotations
 import errno
 import io
 import os
+import pickle
+import pickletools
+import re
 import shutil
 import zipfile
 from pathlib import Path
@@ -16,6 +19,11 @@ import torch
 FORMAT_VERSION = 1
 """Raised whenever the contents change in a way that older or newer code would misread."""
 POSIX = os.name == "posix"
+BUILT = re.compile(
+    r"collections OrderedDict|torch\._utils _rebuild_tensor_v[23]|torch\.storage UntypedStorage|"
+    r"torch (\w+Storage|bool|uint\d+|int\d+|float\d+|bfloat16)"
+)
+"""What torch.save says to build of dense tensors and plain types: module and name."""
 ARRAY, SCALAR = "__numpy_array__", "__numpy_scalar__"
 
 
@@ -100,11 +108,46 @@ def save_checkpoint(paths: list[Path], state: dict[str, Any]) -> None:
 
 
 def read_archive(path: Path) -> Any:
-    """What torch.save wrote, without running any code from it; raises whatever the damaged byte happens to break."""
-    with zipfile.ZipFile(path) as archive:  # torch.save writes checksums, torch.load does not compare them
-        if (part := archive.testzip()) is not None:
-            raise zipfile.BadZipFile(f"wrong checksum of {part}")
-    return torch.load(path, map_location="cpu", weights_only=True)
+    """What torch.save wrote, without running any code from it, in as much memory as the file is long.
+
+    ``weights_only=True`` runs no code of the file's choice, but builds whatever the file asks for: tensors of any size
+    that repeat one number, buffers of zeros, compressed parts.  So nothing is built but what torch.save writes for
+    plain data and dense tensors, all of whose numbers are in the file.
+
+    Raises:
+        Exception: whatever the damaged byte happens to break.
+    """
+    size = path.stat().st_size
+    with zipfile.ZipFile(path) as archive:
+        parts = archive.infolist()
+        if any(part.compress_type != zipfile.ZIP_STORED for part in parts) or sum(p.file_size for p in parts) > size:
+            raise zipfile.BadZipFile("parts that are compressed or overlap, which torch.save does not write")
+        if (wrong := archive.testzip()) is not None:  # torch.save writes checksums, torch.load does not compare them
+            raise zipfile.BadZipFile(f"wrong checksum of {wrong}")
+        for part in parts:
+            if part.filename.endswith("data.pkl"):
+                for operation, argument, _ in pickletools.genops(archive.read(part)):
+                    if "GLOBAL" in operation.name and not BUILT.fullmatch(str(argument)):
+                        raise pickle.UnpicklingError(f"{argument} is nothing that a checkpoint is made of")
+    content = torch.load(path, map_location="cpu", weights_only=True)
+    if (told := _tensor_bytes(content)) > size:
+        raise ValueError(f"tensors of {told} bytes in a file of {size}")
+    return content
+
+
+def _tensor_bytes(value: Any) -> int:
+    """Of all tensors in nested plain data.
+
+    Raises:
+        ValueError: one is not dense.
+    """
+    if isinstance(value, torch.Tensor):
+        if value.layout != torch.strided or value.device.type != "cpu":
+            raise ValueError(f"a tensor is {value.layout} on {value.device}")
+        return value.numel() * value.element_size()
+    if isinstance(value, dict):
+        return sum(map(_tensor_bytes, value.values()))
+    return sum(map(_tensor_bytes, value)) if isinstance(value, (list, tuple)) else 0
 
 
 def load_checkpoint(path: str | Path) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -85,7 +86,9 @@ def agent_from_state(state: dict[str, Any], path: Path) -> Agent:
         prior = FeedbackPrior.from_state(state["policy"])
         symmetry = Symmetry.from_state(state["policy"])
         scale, value_inputs = (state["policy"].get(name) for name in ("input_scale", "value_inputs"))
-        spaces, config = rebuild_spaces(state["spaces"]), PPOConfig(**state["config"])
+        config = PPOConfig(**state["config"])
+        _check_size(state["policy"], state["spaces"], config)
+        spaces = rebuild_spaces(state["spaces"])
         agent = Agent(*spaces, config, None, prior, scale, symmetry, value_inputs)
         agent.load_state_dict(state["policy"])
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
@@ -93,6 +96,20 @@ def agent_from_state(state: dict[str, Any], path: Path) -> Agent:
             f"{path} does not hold the networks its settings describe ({error}); use another one"
         ) from error
     return agent
+
+
+def _check_size(weights: dict[str, torch.Tensor], spaces: dict[str, Any], config: PPOConfig) -> None:
+    """Refuse to build networks that take more memory than the file which is said to hold them.
+
+    Raises:
+        ValueError: they cannot be in it.
+    """
+    action = spaces["action"]
+    inputs = math.prod(spaces["observation_shape"])
+    outputs = action["n"] if action["kind"] == "discrete" else math.prod(action["shape"])
+    least = config.hidden_size * (inputs + (config.num_layers - 1) * config.hidden_size + outputs)
+    if (held := sum(x.numel() for x in weights.values())) < least:
+        raise ValueError(f"networks of {least} weights or more, of which it holds {held}")
 
 
 def load_agent(path: str | Path, device: str = "cpu") -> Agent:

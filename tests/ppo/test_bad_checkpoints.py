@@ -19,6 +19,10 @@ JUNK: list[Any] = [None, 3, "text", [], {}]
 POSSIBLE = [("best_return", None), ("best_return", 3), ("global_step", 3), ("learning_rate", 3)]
 
 
+class PowerCutError(BaseException):
+    """Nothing handles it."""
+
+
 class TestBadFiles:
     def test_missing(self, tmp_path: Path) -> None:
         with pytest.raises(CheckpointError, match="does not exist"):
@@ -123,11 +127,11 @@ class TestBadFiles:
             nonlocal writes
             writes += path.suffix == ".pt"
             if writes == write:
-                raise OSError(28, "No space left on device")
+                raise PowerCutError
             write_atomic(path, data)
 
         monkeypatch.setattr("ballbot.ppo.checkpoint.write_atomic", fail_once)
-        with pytest.raises(OSError, match="No space left"):
+        with pytest.raises(PowerCutError):
             run(tmp_path / "r", eval_interval=10**6)
         readable = [load_checkpoint(path)["global_step"] for path in (tmp_path / "r").rglob("*.pt")]
         assert find_checkpoint(tmp_path / "r")[1]["global_step"] == max(readable)

@@ -1,0 +1,321 @@
+"""Files from strangers, and broken ones: no code runs, nothing crashes, memory stays bounded, one clear error.
+
+Every file is read in a process of its own kind, with little memory to spare, so that a crash or a bomb is seen.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import pickle
+import resource
+import signal
+import struct
+import zipfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from ppo_ballbot import load_settings
+from toy import run
+
+from ballbot.encoders import EncoderError, load_encoder
+from ballbot.encoders.dataset import RECORD, DatasetError, DepthDataset
+from ballbot.encoders.frozen import DEFAULT_ENCODER
+from ballbot.policies import SHIPPED
+from ballbot.ppo import CheckpointError, RunDirectoryError, load_checkpoint, load_policy
+from ballbot.ppo.checkpoint import save_checkpoint
+from ballbot.ppo.logger import Logger
+
+pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="reads files in forked processes")
+
+Tally = Callable[[str, int, int], None]
+SPARE_BYTES = 2**29
+"""Memory that reading may take."""
+SECONDS = 20
+"""That reading one file may take."""
+REFUSED = (CheckpointError, EncoderError, DatasetError, RunDirectoryError, ValueError)
+
+
+def read_log(path: Path) -> None:
+    Logger(path.parent, 10**9, console=False)
+
+
+def resume(path: Path) -> None:
+    run(path.parent / "resumed", resume=path, total_timesteps=64)
+
+
+def survive(files: Iterator[bytes], path: Path, read: Callable[[Path], Any]) -> tuple[int, int]:
+    """Read one content after the other as `path`; returns how many were tried, and how many were refused."""
+    watched, watching = os.pipe()
+    if (reader := os.fork()) == 0:
+        code = 1
+        try:
+            quiet = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(quiet, 1)
+            in_use = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+            resource.setrlimit(resource.RLIMIT_AS, (in_use + SPARE_BYTES, resource.RLIM_INFINITY))
+            for content in files:
+                path.write_bytes(content)
+                signal.alarm(SECONDS)
+                try:
+                    read(path)
+                    os.write(watching, b".")
+                except REFUSED as error:
+                    assert str(error), "no message"
+                    os.write(watching, b"x")
+                signal.alarm(0)
+            code = 0
+        except BaseException:
+            import traceback
+
+            traceback.print_exc()
+        finally:
+            os._exit(code)
+    os.close(watching)
+    told = b""
+    while part := os.read(watched, 65536):
+        told += part
+    os.close(watched)
+    status = os.waitstatus_to_exitcode(os.waitpid(reader, 0)[1])
+    assert status == 0, f"file {len(told)} ended the process with {status}; it is kept as {path}"
+    return len(told), told.count(b"x")
+
+
+@pytest.fixture(scope="module")
+def contents(
+    tmp_path_factory: pytest.TempPathFactory, finished: Path
+) -> dict[str, tuple[bytes, Callable[[Path], Any]]]:
+    """Sound files of each kind, and what reads them."""
+    log = (finished / "progress.csv").read_bytes()
+    config = {"ppo": {"seed": 1}, "env": {"terrain": "flat"}}
+    return {
+        "last.pt": ((finished / "last.pt").read_bytes(), resume),
+        "policy.pt": (SHIPPED["default"].read_bytes(), load_policy),
+        "encoder.pt": (DEFAULT_ENCODER.read_bytes(), load_encoder),
+        "progress.csv": (log, read_log),
+        "config.json": (json.dumps(config).encode(), load_settings),
+    }
+
+
+KINDS = ["last.pt", "policy.pt", "encoder.pt", "progress.csv", "config.json"]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_truncated_files_are_refused(contents: Any, tmp_path: Path, torture: bool, tally: Tally, kind: str) -> None:
+    whole, read = contents[kind]
+    step = 1000 if torture else max(1000, len(whole) // 20)
+    cuts = range(0, len(whole), step if kind.endswith(".pt") else max(1, len(whole) // (1000 if torture else 50)))
+    tried, refused = survive((whole[:cut] for cut in cuts), tmp_path / kind, read)
+    if kind.endswith(".pt"):
+        assert refused == tried == len(cuts)
+    tally(f"{kind} truncated", tried, 0)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_flipped_bits_are_survived(contents: Any, tmp_path: Path, torture: bool, tally: Tally, kind: str) -> None:
+    whole, read = contents[kind]
+    rng = np.random.default_rng(0)
+
+    def flipped() -> Iterator[bytes]:
+        for position, bit in zip(rng.integers(len(whole), size=amount), rng.integers(8, size=amount), strict=True):
+            damaged = bytearray(whole)
+            damaged[position] ^= 1 << bit
+            yield bytes(damaged)
+
+    amount = 2000 if torture else 20
+    tally(f"{kind} with a flipped bit", survive(flipped(), tmp_path / kind, read)[0], 0)
+
+
+def parts_of(archive: bytes) -> dict[str, bytes]:
+    with zipfile.ZipFile(io.BytesIO(archive)) as file:
+        return {name: file.read(name) for name in file.namelist()}
+
+
+def archive_of(parts: dict[str, bytes], compression: int = zipfile.ZIP_STORED) -> bytes:
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", compression) as file:
+        for name, content in parts.items():
+            file.writestr(name, content)
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize("kind", ["last.pt", "policy.pt", "encoder.pt"])
+def test_sound_archives_of_damaged_parts_are_survived(
+    contents: Any, tmp_path: Path, torture: bool, tally: Tally, kind: str
+) -> None:
+    """The checksums are right, so that what is damaged is read: what PyTorch is told to build, mostly."""
+    whole, read = contents[kind]
+    parts = parts_of(whole)
+    program = next(name for name in parts if name.endswith("data.pkl"))
+    rng = np.random.default_rng(1)
+
+    def damaged() -> Iterator[bytes]:
+        for _ in range(2000 if torture else 30):
+            changed = bytearray(parts[program])
+            for _ in range(rng.integers(1, 4)):
+                what, place = rng.integers(4), int(rng.integers(len(changed)))
+                if what == 0:
+                    changed[place] = int(rng.integers(256))
+                elif what == 1:
+                    del changed[place : place + int(rng.integers(1, 20))]
+                elif what == 2:
+                    start = int(rng.integers(len(changed)))
+                    changed[place:place] = changed[start : start + int(rng.integers(1, 200))]
+                else:  # a number becomes a large one
+                    changed[place : place + 5] = b"J" + struct.pack("<i", int(rng.integers(2**31)))
+            yield archive_of(parts | {program: bytes(changed)})
+
+    tally(f"{kind}, its pickle damaged under a right checksum", survive(damaged(), tmp_path / kind, read)[0], 0)
+
+
+class Call:
+    """Unpickled, it calls a function."""
+
+    def __init__(self, function: Callable[..., Any], *arguments: Any) -> None:
+        self.call = function, arguments
+
+    def __reduce__(self) -> Any:
+        return self.call
+
+
+def nested(depth: int) -> bytes:
+    return b"\x80\x02" + b"]" * depth + b"a" * (depth - 1) + b"."
+
+
+def bombs(mark: Path) -> dict[str, bytes]:
+    """Archives that run code, or take memory without end, if they are read carelessly."""
+    whole = parts_of(SHIPPED["default"].read_bytes())
+    program = next(name for name in whole if name.endswith("data.pkl"))
+    folder = program.removesuffix("data.pkl")
+
+    def pickled(value: Any) -> bytes:
+        return archive_of(whole | {program: pickle.dumps(value, protocol=2)})
+
+    def saved(value: Any) -> bytes:
+        buffer = io.BytesIO()
+        torch.save({"format_version": 1, "kind": "encoder", "x": value}, buffer)
+        return buffer.getvalue()
+
+    found = {
+        "runs a shell": pickled(Call(os.system, f"touch {mark}")),
+        "evaluates": pickled(Call(eval, f"open({str(mark)!r}, 'w')")),
+        "opens": pickled(Call(open, str(mark), "w")),
+        "a pickle without archive": pickle.dumps(Call(os.system, f"touch {mark}")),
+        "a large buffer": pickled(Call(bytearray, 2**40)),
+        "a large tensor": pickled(Call(torch.Tensor, 2**20, 2**20)),
+        "one number repeated": saved(torch.zeros(1).expand(2**20, 2**20)),
+        "one number, as an array": saved({"__numpy_array__": torch.zeros(1).expand(2**20, 2**20)}),
+        "a sparse tensor": saved(
+            torch.sparse_coo_tensor(torch.zeros(2, 1, dtype=torch.long), torch.ones(1), (10**9, 10**9))
+        ),
+        "no memory at all": saved(torch.zeros(2**20, 2**20, device="meta")),
+        "deep lists": archive_of(whole | {program: nested(10**6)}),
+        "a long number": archive_of(whole | {program: b"\x80\x02\x8b" + struct.pack("<i", 2**31 - 1) + b"."}),
+        "zeros, compressed": archive_of(whole | {f"{folder}data/0": bytes(2**28)}, zipfile.ZIP_DEFLATED),
+        "a compressed program": archive_of(
+            whole | {program: b"\x80\x02" + b"N0" * 2**26 + b"N."}, zipfile.ZIP_DEFLATED
+        ),
+        "an empty archive": archive_of({}),
+        "another version": saved(0).replace(b"format_version", b"format_versiom"),
+    }
+    overlapping = bytearray(archive_of(whole))
+    entry = overlapping.find(b"PK\x01\x02")
+    overlapping[entry + 20 : entry + 28] = struct.pack("<II", 2**31, 2**31)  # sizes in the directory
+    return found | {"sizes that are not there": bytes(overlapping)}
+
+
+@pytest.mark.parametrize(("kind", "read"), [("p.pt", load_policy), ("e.pt", load_encoder), ("c.pt", load_checkpoint)])
+def test_bombs_and_code_are_refused(tmp_path: Path, tally: Tally, kind: str, read: Callable[[Path], Any]) -> None:
+    mark = tmp_path / "ran"
+    files = bombs(mark)
+    for name, content in files.items():
+        assert survive(iter([content]), tmp_path / kind, read) == (1, 1), name
+        assert not mark.exists(), name
+    tally(
+        f"{ {'p': 'policy', 'e': 'encoder', 'c': 'checkpoint'}[kind[0]] } files that run code or take memory",
+        len(files),
+        0,
+    )
+
+
+def test_states_that_lie_are_refused(contents: Any, tmp_path: Path, finished: Path) -> None:
+    """Sound files of tensors and plain types, whose numbers make no sense."""
+    state = load_checkpoint(finished / "last.pt")
+    lies: list[dict[str, Any]] = [
+        {"config": state["config"] | {"hidden_size": 10**9}},
+        {"config": state["config"] | {"num_layers": 10**9}},
+        {"config": state["config"] | {"num_envs": -1}},
+        {"spaces": state["spaces"] | {"observation_shape": [10**9]}},
+        {"global_step": 10**30},
+        {"global_step": float("nan")},
+        {"ranks": []},
+        {"ranks": [{}] * 1000},
+        {"policy": {}},
+        {
+            "policy": {
+                name: torch.full_like(x, torch.nan) for name, x in state["policy"].items() if x.is_floating_point()
+            }
+        },
+    ]
+
+    def files() -> Iterator[bytes]:
+        for lie in lies:
+            save_checkpoint([tmp_path / "lie.pt"], state | lie)
+            yield (tmp_path / "lie.pt").read_bytes()
+
+    for read in (resume, load_policy):
+        survive(files(), tmp_path / "told.pt", read)
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=10), inner, max_size=4),
+    max_leaves=20,
+)
+
+
+@given(st.lists(st.tuples(st.sampled_from(["ppo", "env"]), st.integers(0, 100), JSON), max_size=4))
+@settings(deadline=None, max_examples=100, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_settings_of_any_kind_are_refused_or_understood(tmp_path: Path, changes: list[tuple[str, int, Any]]) -> None:
+    import ppo_ballbot
+
+    content: dict[str, Any] = {"ppo": {}, "env": {}}
+    for section, number, value in changes:
+        names = [*vars(getattr(ppo_ballbot.parse([]), section))]
+        content[section][names[number % len(names)]] = value
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps(content))
+    try:
+        load_settings(path)
+    except ValueError as error:
+        assert str(path) in str(error)
+
+
+def test_json_that_is_deep_or_long_is_refused(tmp_path: Path) -> None:
+    contents = [b"[" * 10**6, b'{"ppo":' * 10**5, b"1" * 10**6, b"[" + b" " * 2**25 + b"]", b"\xff\xfe", b"", b"nul"]
+    assert survive(iter(contents), tmp_path / "config.json", load_settings) == (len(contents), len(contents))
+    for name in ("images.u16", "records.bin"):
+        (tmp_path / name).write_bytes(b"")
+    assert survive(iter(contents), tmp_path / "card.json", lambda path: DepthDataset(path.parent)) == (7, 7)
+
+
+@given(JSON, st.sampled_from(["shape", "max_depth", "num_images", "provenance", "format_version"]))
+@settings(deadline=None, max_examples=100, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_cards_of_any_kind_are_refused_or_understood(tmp_path: Path, value: Any, name: str) -> None:
+    (tmp_path / "images.u16").write_bytes(bytes(2 * 4 * 4 * 3))
+    (tmp_path / "records.bin").write_bytes(bytes(3 * RECORD.itemsize))
+    card = {"format_version": 1, "shape": [4, 4], "max_depth": 1.0, "num_images": 3, "provenance": {}} | {name: value}
+    (tmp_path / "card.json").write_text(json.dumps(card))
+    try:
+        data = DepthDataset(tmp_path)
+        data.images(np.arange(len(data)))
+        data.split_by_terrain(0.1, 0)
+    except DatasetError as error:
+        assert str(tmp_path) in str(error)

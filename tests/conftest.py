@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import settings
 
 sys.path.insert(0, str(Path(__file__).parent / "ppo"))  # lets tests and their subprocesses import toy.py
 sys.path.append(str(Path(__file__).parents[1] / "experiments"))  # and compare_sb3.py
@@ -24,6 +25,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--torture", action="store_true", help="tests of reliability try as much as docs/reliability.md says"
     )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    settings.register_profile("torture", max_examples=1000)
+    settings.register_profile("short", max_examples=25)
+    settings.load_profile("torture" if config.getoption("--torture") else "short")
 
 
 @pytest.fixture(scope="session")

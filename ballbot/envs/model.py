@@ -12,6 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ballbot.envs.terrain import MAX_HEIGHT, field_length
+from mujoco_patch import ContactFixError
+from mujoco_patch.self_check import AXLE_FRICTION, DRIVE_FRICTION
 
 INTEGRATORS = {
     "Euler": mujoco.mjtIntegrator.mjINT_EULER,
@@ -20,6 +22,10 @@ INTEGRATORS = {
 }
 _PHYSICAL = ("actuator_", "body_", "dof_", "geom_", "jnt_", "pair_", "qpos0", "qpos_spring")
 """Beginnings of the names of the model's arrays that decide the motion; geom_ has colours too, which does no harm."""
+MIN_WHEEL_ALIGNMENT = 0.999
+"""Smallest accepted cosine between a contact's first tangent and the wheel's axle: in the reference's MJCF, which this
+robot repeats, axle and capsule are parallel to 1 part in 10,000."""
+_MODEL_REMEDY = "with such wheels no policy can learn; mend ballbot.xml, or leave the model as it was compiled"
 _SUBSOIL = 0.1  # m of solid ground below a height field's lowest vertex: the ball, pressed in by 5 mm, stays within it
 
 
@@ -143,6 +149,37 @@ def settled_poses(model: mujoco.MjModel) -> NDArray[np.float64]:
         pose[heights] += high
     model.geom_dataid[layout.ground_geom] = original
     return poses
+
+
+def check_wheel_contacts(model: mujoco.MjModel) -> None:
+    """Measure on the robot itself what ``mujoco_patch.ensure`` measures on a wheel and a ball of its own.
+
+    In the keyframe "settled", each wheel touches the ball once, in a frame that follows its axle, and grips across it
+    but not along it.
+
+    Raises:
+        ContactFixError: a wheel does not; the message says which, and what was measured.
+    """
+    data = mujoco.MjData(model)
+    mujoco.mj_resetDataKeyframe(model, data, model.key("settled").id)
+    mujoco.mj_forward(model, data)
+    ball = model.geom("ball").id
+    for wheel in range(3):
+        joint, geom = model.joint(f"wheel_{wheel}").id, model.geom(f"wheel_{wheel}").id
+        contacts = [c for c in data.contact if {c.geom1, c.geom2} == {geom, ball}]
+        if len(contacts) != 1:
+            raise ContactFixError(
+                f"wheel_{wheel} has {len(contacts)} contacts with the ball, expected 1: {_MODEL_REMEDY}"
+            )
+        normal, tangent, friction = contacts[0].frame[:3], contacts[0].frame[3:6], contacts[0].friction[:2]
+        axle = data.xaxis[joint] - normal * (data.xaxis[joint] @ normal)
+        alignment = float(abs(tangent @ axle) / np.linalg.norm(axle))
+        wanted = np.array([AXLE_FRICTION, DRIVE_FRICTION])
+        if not (alignment >= MIN_WHEEL_ALIGNMENT and np.allclose(friction, wanted, rtol=1e-6, atol=0)):
+            raise ContactFixError(
+                f"wheel_{wheel} grips the ball with friction {friction.tolist()} along and across a direction whose "
+                f"cosine to its axle is {alignment:.4f}, expected {wanted.tolist()} and 1: {_MODEL_REMEDY}"
+            )
 
 
 def rolling_wheel_speeds(model: mujoco.MjModel) -> NDArray[np.float64]:

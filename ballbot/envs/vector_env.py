@@ -29,12 +29,13 @@ from ballbot.envs.checks import (
     check_seeds,
     check_state_array,
 )
-from ballbot.envs.model import INTEGRATORS, physics_digest
+from ballbot.envs.model import INTEGRATORS, check_wheel_contacts, physics_digest
 from ballbot.envs.observations import CAMERA_INTERVAL, OBSERVATION_SIZES, OBSERVE, RobotState
 from ballbot.envs.random_streams import WORDS, new_stream, pack_streams, unpack_streams
 from ballbot.envs.rendering import Renderer
 from ballbot.envs.simulation import TERRAINS, Simulations
 from ballbot.envs.terrain import MAX_TERRAIN_LENGTH, SPLITS, TERRAIN_LENGTH
+from mujoco_patch import ContactFixError
 
 if TYPE_CHECKING:
     from ballbot.envs.cameras import Cameras, Encoder
@@ -224,6 +225,8 @@ class BallbotVectorEnv(VectorEnv[Any, NDArray[Any], NDArray[Any]]):
             terrain_seed=terrain_seed,
             terrain_length=self.terrain_length,
         )
+        if self.contact_fix:
+            check_wheel_contacts(self.simulations.model)
         self.dt = float(self.simulations.model.opt.timestep) * self.action_repeat
         """Seconds from an action to the next."""
         self.metadata = {**self.metadata, "render_fps": round(1 / self.dt)}
@@ -352,6 +355,12 @@ class BallbotVectorEnv(VectorEnv[Any, NDArray[Any], NDArray[Any]]):
 
     def _advance(self) -> StepResult:
         """One step of 2 ms with the actions that were given."""
+        if mujoco_patch.is_installed() != self.contact_fix:
+            raise ContactFixError(
+                f"this environment was made with contact_fix={self.contact_fix}, but the contact fix was "
+                f"{'undone' if self.contact_fix else 'installed'} since, perhaps by another library: what was "
+                "simulated in between is not to be trusted. Find out by whom, and make the environment anew"
+            )
         diverged = self.simulations.step(MOTOR_TORQUE * self._actions)
         self._elapsed += 1
         last, robots = self._robots, self.simulations.robot_state()

@@ -282,7 +282,7 @@ JSON = st.recursive(
 
 
 @given(st.lists(st.tuples(st.sampled_from(["ppo", "env"]), st.integers(0, 100), JSON), max_size=4))
-@settings(deadline=None, max_examples=100, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_settings_of_any_kind_are_refused_or_understood(tmp_path: Path, changes: list[tuple[str, int, Any]]) -> None:
     import ppo_ballbot
 
@@ -307,7 +307,7 @@ def test_json_that_is_deep_or_long_is_refused(tmp_path: Path) -> None:
 
 
 @given(JSON, st.sampled_from(["shape", "max_depth", "num_images", "provenance", "format_version"]))
-@settings(deadline=None, max_examples=100, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_cards_of_any_kind_are_refused_or_understood(tmp_path: Path, value: Any, name: str) -> None:
     (tmp_path / "images.u16").write_bytes(bytes(2 * 4 * 4 * 3))
     (tmp_path / "records.bin").write_bytes(bytes(3 * RECORD.itemsize))

@@ -1,0 +1,135 @@
+"""The same seed gives the same bits, whatever the machine does in between.
+
+What is not promised: the same bits with another number of PyTorch's threads, of processes under torchrun, or on another
+kind of CPU, since sums are rounded in another order there.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from killable import EXPERIMENTS, Programs
+
+from ballbot.envs import BallbotVectorEnv
+from ballbot.ppo import load_checkpoint
+
+pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="forks its programs")
+
+UPDATES, SIZE = 4, 12 * 8 * 5
+TRAINING = [
+    *("--num-envs", "12", "--num-steps", "8", "--minibatch-size", "32", "--hidden-size", "16", "--num-terrains", "2"),
+    *("--total-timesteps", str(UPDATES * SIZE), "--run-name", "run", "--tilt-limit-deg", "4", "--seed", "5"),
+    *("--checkpoint-interval", str(SIZE), "--eval-interval", str(2 * SIZE), "--eval-episodes", "2"),
+]
+
+
+@pytest.fixture(scope="module")
+def programs() -> Iterator[Programs]:
+    with Programs() as running:
+        yield running
+
+
+def train(programs: Programs, folder: Path, *options: str) -> dict[str, Any]:
+    folder.mkdir(exist_ok=True)
+    ended = programs.run("ppo_ballbot", [*TRAINING, *options], folder)
+    assert ended.code == 0, ended.output
+    return load_checkpoint(folder / "runs" / "run" / "last.pt")
+
+
+def assert_equal(a: Any, b: Any, where: str = "checkpoint") -> None:
+    assert type(a) is type(b), where
+    if isinstance(a, dict):
+        assert a.keys() == b.keys(), where
+        for key in a:
+            assert_equal(a[key], b[key], f"{where}.{key}")
+    elif isinstance(a, (list, tuple)):
+        assert len(a) == len(b), where
+        for i, (x, y) in enumerate(zip(a, b, strict=True)):
+            assert_equal(x, y, f"{where}[{i}]")
+    elif isinstance(a, torch.Tensor):
+        assert torch.equal(a, b), where
+    elif isinstance(a, np.ndarray):
+        np.testing.assert_array_equal(a, b, where)
+    else:
+        assert a == b or (a != a and b != b), where
+
+
+@pytest.fixture(scope="module")
+def once(programs: Programs, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """What a run with one thread ends with."""
+    return train(programs, tmp_path_factory.mktemp("once"), "--num-threads", "1")
+
+
+@pytest.mark.parametrize("threads", ["1", "2", "3"])
+def test_any_number_of_simulation_threads(
+    programs: Programs, tmp_path: Path, once: dict[str, Any], threads: str
+) -> None:
+    assert_equal(train(programs, tmp_path, "--num-threads", threads), once)
+
+
+def test_another_seed_is_another_run(programs: Programs, tmp_path: Path, once: dict[str, Any]) -> None:
+    other = train(programs, tmp_path, "--num-threads", "1", "--seed", "6")
+    with pytest.raises(AssertionError):
+        assert_equal(other["policy"], once["policy"])
+
+
+def test_stopped_and_resumed_with_other_threads(programs: Programs, tmp_path: Path, once: dict[str, Any]) -> None:
+    train(programs, tmp_path, "--num-threads", "1", "--total-timesteps", str(2 * SIZE), "--lr-schedule", "constant")
+    whole = train(programs, tmp_path / "whole", "--num-threads", "1", "--lr-schedule", "constant")
+    resume = ["--resume", "runs/run", "--total-timesteps", str(UPDATES * SIZE), "--num-threads", "2"]
+    ended = programs.run("ppo_ballbot", resume, tmp_path)
+    assert ended.code == 0, ended.output
+    assert_equal(load_checkpoint(tmp_path / "runs" / "run" / "last.pt"), whole)
+
+
+@pytest.mark.parametrize("launcher", [[], ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "1"]])
+def test_a_process_of_its_own_and_one_rank_of_torchrun(
+    tmp_path: Path, once: dict[str, Any], launcher: list[str]
+) -> None:
+    command = [sys.executable, *launcher, str(EXPERIMENTS / "ppo_ballbot.py"), *TRAINING, "--num-threads", "1"]
+    subprocess.run(command, cwd=tmp_path, check=True, capture_output=True)
+    assert_equal(load_checkpoint(tmp_path / "runs" / "run" / "last.pt"), once)
+
+
+@pytest.mark.parametrize("observation", ["proprioception", "encoded"])
+def test_environments_together_or_apart(observation: str) -> None:
+    options: dict[str, Any] = {"num_terrains": 3, "observation": observation, "tilt_limit_deg": 4.0}
+    together = BallbotVectorEnv(9, num_threads=2, **options)
+    apart = [BallbotVectorEnv(n, num_threads=1, **options) for n in (4, 5)]
+    actions = np.random.default_rng(0).uniform(-1, 1, (250, 9, 3)).astype(np.float32)
+    seen, _ = together.reset(seed=20)
+    parts = [envs.reset(seed=seed)[0] for envs, seed in zip(apart, (20, 24), strict=True)]
+    np.testing.assert_array_equal(seen, np.concatenate(parts))
+    ends = 0
+    for action in actions:
+        step = together.step(action)
+        halves = [envs.step(part) for envs, part in zip(apart, (action[:4], action[4:]), strict=True)]
+        for whole, *both in zip(step[:4], *(half[:4] for half in halves), strict=True):
+            np.testing.assert_array_equal(whole, np.concatenate(both))
+        ends += int(step[2].sum())
+    assert ends, "nothing ended"
+
+
+@pytest.mark.parametrize("method", ["fork", "spawn"])
+def test_started_by_fork_or_spawn(method: str) -> None:
+    import multiprocessing
+
+    with multiprocessing.get_context(method).Pool(1) as pool:
+        there = pool.apply(roll)
+    np.testing.assert_array_equal(there, roll())
+
+
+def roll() -> Any:
+    """Observations of a few steps."""
+    envs = BallbotVectorEnv(3, num_terrains=2, num_threads=1, observation="encoded")
+    envs.reset(seed=7)
+    rng = np.random.default_rng(1)
+    return np.stack([envs.step(rng.uniform(-1, 1, (3, 3)).astype(np.float32))[0] for _ in range(30)])

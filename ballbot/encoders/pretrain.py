@@ -18,7 +18,6 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image
 from torch.nn.functional import pad
 
 from ballbot.encoders.autoencoder import Architecture, Autoencoder
@@ -228,10 +227,8 @@ def _pretrain(
         since = 0 if error < best else since + 1
         curves = {"train": float(total) / steps, "validation": error, **asdict(baselines)}
         events.scalars({f"mse/{name}": value for name, value in curves.items()}, epoch)
-        picture = Image.fromarray((_compare(networks, data, validation)[0] * 255).byte().numpy())
-        buffer = io.BytesIO()
-        picture.save(buffer, "PNG")
-        events.image("reconstructions", buffer.getvalue(), (picture.height, picture.width, 1), epoch)
+        if (picture := _png(_compare(networks, data, validation))) is not None:
+            events.image("reconstructions", *picture, epoch)
         if error < best:
             best = error
             card = described | {"epoch": epoch, "validation_mse_m2": error, "baselines_mse_m2": asdict(baselines)}
@@ -299,6 +296,17 @@ def principal_components(images: torch.Tensor, count: int) -> tuple[torch.Tensor
 
 def _batch(data: DepthDataset, indices: Indices) -> torch.Tensor:
     return torch.from_numpy(data.images(indices))[:, None].contiguous(memory_format=torch.channels_last)
+
+
+def _png(picture: torch.Tensor) -> tuple[bytes, tuple[int, int, int]] | None:
+    """A (1, height, width) picture in [0, 1] and its (height, width, channels); None without Pillow."""
+    try:
+        from PIL import Image  # not all versions of TensorBoard bring it
+    except ImportError:
+        return None
+    buffer = io.BytesIO()
+    Image.fromarray((picture[0] * 255).byte().numpy()).save(buffer, "PNG")
+    return buffer.getvalue(), (picture.shape[1], picture.shape[2], 1)
 
 
 @torch.no_grad()

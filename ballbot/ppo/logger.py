@@ -19,7 +19,6 @@ import gymnasium
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image
 
 from ballbot.ppo.checkpoint import write_atomic
 from ballbot.ppo.config import PPOConfig
@@ -227,7 +226,12 @@ class Logger:
 
         Raises:
             OSError: the file cannot be written.
+            RuntimeError: there is no Pillow, which not all versions of TensorBoard bring.
         """
+        try:
+            from PIL import Image
+        except ImportError as error:
+            raise RuntimeError("films need Pillow: pip install pillow") from error
         pictures = [Image.fromarray(frame) for frame in frames]
         buffer = io.BytesIO()
         pictures[0].save(buffer, "GIF", save_all=True, append_images=pictures[1:], duration=1000 / fps, loop=0)

@@ -1,0 +1,73 @@
+"""What is installed: six packages are enough, also the oldest that are allowed; the same source makes the same file."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+TRAINING = [
+    *("--num-envs", "8", "--num-steps", "16", "--minibatch-size", "32", "--num-terrains", "2", "--num-threads", "1"),
+    *("--total-timesteps", "3000", "--eval-episodes", "2", "--eval-interval", "3000", "--tilt-limit-deg", "4"),
+]
+
+
+@pytest.fixture(autouse=True)
+def only_with_torture(torture: bool) -> None:
+    if not torture:
+        pytest.skip("installs packages: pytest --torture")
+
+
+def dependencies() -> list[str]:
+    """Of the core."""
+    found: list[str] = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["dependencies"]
+    return found
+
+
+def pinned(package: str) -> str:
+    """The version that constraints.txt names."""
+    found = re.search(rf"^{package}==.*$", (ROOT / "constraints.txt").read_text(), re.MULTILINE)
+    assert found is not None
+    return found.group()
+
+
+@pytest.mark.timeout(1800)
+@pytest.mark.parametrize("lowest", [True, False])
+def test_six_packages_train_the_oldest_and_the_newest_that_are_allowed(tmp_path: Path, lowest: bool) -> None:
+    """PyTorch is the one that constraints.txt names: older ones are not to be had without CUDA."""
+    names = {re.split(r"[<>=]", dependency)[0] for dependency in dependencies()}
+    assert names == {"gymnasium", "mujoco", "numpy", "tensorboard", "torch", "tyro"}
+    oldest = [d.replace(">=", "==") + ".*" for d in dependencies() if not d.startswith("torch")]
+    subprocess.run([sys.executable, "-m", "venv", str(tmp_path / "venv")], check=True)
+    python = tmp_path / "venv" / "bin" / "python"
+    wanted = [pinned("torch"), str(ROOT), *(oldest if lowest else [])]
+    subprocess.run([str(python), "-m", "pip", "install", "--quiet", *wanted], check=True)
+    subprocess.run([str(python), "-m", "pip", "check"], check=True)
+    for script, *options in (
+        ("ppo_ballbot", *TRAINING, "--run-name", "run"),
+        ("ppo_ballbot", "--resume", "runs/run", "--total-timesteps", "4000"),
+        ("evaluate", "--episodes", "2", "--horizon", "100", "--num-terrains", "2"),
+        ("collect_depth", "--num-images", "320", "--num-envs", "2", "--num-terrains", "4", "--num-threads", "1"),
+        ("pretrain_encoder", "--epochs", "1", "--batch-size", "32", "--channels", "2", "2"),
+    ):
+        command = [str(python), str(ROOT / "experiments" / f"{script}.py"), *options]
+        ended = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+        assert ended.returncode == 0, (script, ended.stdout[-2000:], ended.stderr[-2000:])
+
+
+@pytest.mark.timeout(600)
+def test_the_same_source_makes_the_same_distribution(tmp_path: Path) -> None:
+    hashes = set()
+    for name in ("one", "two"):
+        environment = os.environ | {"SOURCE_DATE_EPOCH": "1700000000"}
+        command = [sys.executable, "-m", "build", "--sdist", "--outdir", str(tmp_path / name), str(ROOT)]
+        subprocess.run(command, check=True, capture_output=True, env=environment)
+        hashes.add(hashlib.sha256(next((tmp_path / name).glob("*.tar.gz")).read_bytes()).hexdigest())
+    assert len(hashes) == 1

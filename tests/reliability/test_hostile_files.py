@@ -12,6 +12,8 @@ import pickle
 import resource
 import signal
 import struct
+import subprocess
+import sys
 import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -319,3 +321,20 @@ def test_cards_of_any_kind_are_refused_or_understood(tmp_path: Path, value: Any,
         data.split_by_terrain(0.1, 0)
     except DatasetError as error:
         assert str(tmp_path) in str(error)
+
+
+@pytest.mark.timeout(3600)
+@pytest.mark.parametrize(
+    ("target", "runs"),
+    [("checkpoint", 50_000), ("encoder", 20_000), ("config", 200_000), ("log", 50_000), ("card", 500_000)],
+)
+def test_what_a_fuzzer_makes_up_is_understood_or_refused(
+    tmp_path: Path, torture: bool, tally: Tally, target: str, runs: int
+) -> None:
+    if not torture:
+        pytest.skip("takes minutes: pytest --torture")
+    pytest.importorskip("atheris")
+    command = [sys.executable, str(Path(__file__).with_name("fuzz.py")), target, f"-runs={runs}"]
+    ended = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert ended.returncode == 0 and f"Done {runs} runs" in ended.stderr, ended.stderr[-3000:]
+    tally(f"{target}: inputs of a fuzzer", runs, 0)

@@ -1,0 +1,81 @@
+"""Several processes at once: one run has one writer, and a process that dies takes nothing with it."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from killable import EXPERIMENTS
+
+from ballbot.ppo import load_checkpoint
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="needs locks, /proc and gloo")
+
+SIZE = 8 * 8 * 5
+TRAINING = [
+    *("--num-envs", "8", "--num-steps", "8", "--minibatch-size", "16", "--update-epochs", "1", "--hidden-size", "16"),
+    *("--terrain", "flat", "--no-cameras", "--num-threads", "1", "--run-name", "run", "--tilt-limit-deg", "4"),
+    *("--checkpoint-interval", str(SIZE), "--eval-interval", str(1000 * SIZE), "--eval-episodes", "2"),
+]
+SCRIPT = str(EXPERIMENTS / "ppo_ballbot.py")
+
+
+def start(folder: Path, *command: str) -> subprocess.Popen[str]:
+    pipe = subprocess.PIPE
+    return subprocess.Popen([sys.executable, *command], cwd=folder, stdout=pipe, stderr=subprocess.STDOUT, text=True)
+
+
+def test_of_trainings_into_one_run_one_goes_on(tmp_path: Path) -> None:
+    updates = 60
+    options = [SCRIPT, *TRAINING, "--total-timesteps", str(updates * SIZE)]
+    programs = [start(tmp_path, *options) for _ in range(3)]
+    outputs = [program.communicate(timeout=200)[0] for program in programs]
+    codes = sorted(program.returncode for program in programs)
+    assert codes == [0, 2, 2], outputs
+    for program, output in zip(programs, outputs, strict=True):
+        if program.returncode:
+            assert "already holds a run" in output or "another process is training in" in output, output
+    run = tmp_path / "runs" / "run"
+    rows = (run / "progress.csv").read_text().splitlines()[1:]
+    assert [int(row.split(",")[0]) for row in rows] == [SIZE * i for i in range(1, updates + 1)]
+    assert load_checkpoint(run / "last.pt")["global_step"] == updates * SIZE
+
+
+def test_the_contact_fix_in_many_processes_at_once(tmp_path: Path) -> None:
+    code = "import mujoco_patch; print(mujoco_patch.ensure().worst_alignment > 0.999999)"
+    programs = [start(tmp_path, "-c", code) for _ in range(6)]
+    assert [program.communicate(timeout=200)[0].strip().endswith("True") for program in programs] == [True] * 6
+
+
+def children(pid: int) -> list[int]:
+    found = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    return [int(x) for x in found]
+
+
+def test_a_rank_that_is_killed_ends_the_others_and_what_was_saved_is_there(tmp_path: Path) -> None:
+    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    program = start(tmp_path, *launcher, SCRIPT, *TRAINING, "--total-timesteps", "100000000")
+    run = tmp_path / "runs" / "run"
+    end = time.monotonic() + 150
+    while not (run / "checkpoints" / f"step_{2 * SIZE}.pt").exists() and not (run / "last.pt").exists():
+        assert time.monotonic() < end and program.poll() is None, program.communicate()[0]
+        time.sleep(0.1)
+    ranks = [pid for pid in children(program.pid) if b"ppo_ballbot" in Path(f"/proc/{pid}/cmdline").read_bytes()]
+    assert len(ranks) == 2
+    victim = next(pid for pid in ranks if b"RANK=1" in Path(f"/proc/{pid}/environ").read_bytes().split(b"\0"))
+    os.kill(victim, signal.SIGKILL)
+    output = program.communicate(timeout=120)[0]
+    assert program.returncode != 0
+    assert "Signal 9" in output or "SIGKILL" in output, output[-3000:]
+    saved = load_checkpoint(run / "last.pt")["global_step"]
+    assert saved >= SIZE
+    resume = [*launcher, SCRIPT, "--resume", "runs/run", "--total-timesteps", str(saved + 2 * SIZE)]
+    again = start(tmp_path, *resume)
+    output = again.communicate(timeout=200)[0]
+    assert again.returncode == 0, output
+    assert load_checkpoint(run / "last.pt")["global_step"] == saved + 2 * SIZE

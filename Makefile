@@ -10,7 +10,7 @@ ARGS ?=
 BIN := .venv/bin
 INSTALLED := .venv/installed-for-make
 
-.PHONY: help train curves test test-all lint format bench check results reproduce clean
+.PHONY: help train curves test test-all torture lint format bench check results reproduce clean
 
 help:  ## show this list
 	@sed -n 's/^\([a-z-]*\):.*##/make \1\t/p' Makefile | expand -t 20
@@ -26,6 +26,11 @@ test: $(INSTALLED)  ## run the tests, except those marked slow, in two processes
 
 test-all: $(INSTALLED)  ## run all tests, also those that take minutes
 	$(BIN)/pytest $(ARGS)
+
+torture: $(INSTALLED)  ## hours of kills, full disks, hostile files and soak: docs/reliability.md
+	$(BIN)/python -m pip install --quiet atheris || echo "no atheris here: its fuzzing is left out"
+	$(BIN)/pytest --torture tests/reliability $(ARGS)
+	$(BIN)/python experiments/make_results.py
 
 lint: $(INSTALLED)  ## check style, formatting and types
 	$(BIN)/ruff check

@@ -3,17 +3,18 @@
     python experiments/make_results.py              # rewrites what lies between the marks in docs/results.md
     python experiments/make_results.py --check      # exits with 1 if docs/results.md does not say what results/ does
 
-``experiments/reproduce.py`` makes the curves and evaluations.  Studies without any are left out.
+``experiments/reproduce.py`` makes the curves and evaluations.  Studies without any are left out.  The table of
+docs/reliability.md comes from results/reliability.csv, which ``make torture`` writes.
 """
 
 from __future__ import annotations
 
+import csv
 import io
 import statistics
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import tyro
 from reproduce import HORIZONS, STUDIES, read_rows
@@ -203,6 +204,14 @@ def sections(results: Results) -> dict[str, str]:
     return found
 
 
+def reliability_table(path: Path) -> str:
+    """What ``make torture`` tried, and what was lost."""
+    with open(path, newline="") as handle:
+        rows = list(csv.DictReader(handle))
+    lines = [[r["fault"], f"{int(r['tried']):,}", r["lost"], f"`pytest --torture {r['test']}`"] for r in rows]
+    return table(["fault", "tried", "lost", "what repeats it"], lines)
+
+
 def fill(page: str, found: dict[str, str]) -> str:
     """The page with new tables between its marks.
 
@@ -273,14 +282,21 @@ def main(argv: list[str] | None = None) -> int:
     """Fill the page, draw, and return the exit status."""
     args = tyro.cli(Args, args=argv, description=__doc__)
     try:
-        results, old = Results(args.results), args.page.read_text()
-        new = fill(old, sections(results))
+        results = Results(args.results)
+        pages = {args.page: sections(results)}
+        if (tried := args.results / "reliability.csv").is_file():
+            pages[args.page.with_name("reliability.md")] = {"reliability": reliability_table(tried)}
+        for page, found in pages.items():
+            old = page.read_text()
+            new = fill(old, found)
+            if args.check and new != old:
+                print(f"{page} is not what {args.results} says: run experiments/make_results.py", file=sys.stderr)
+                return 1
+            if not args.check:
+                write_atomic(page, new.encode())
         if args.check:
-            if new != old:
-                print(f"{args.page} is not what {args.results} says: run experiments/make_results.py", file=sys.stderr)
-            return int(new != old)
-        write_atomic(args.page, new.encode())
-        made: list[Any] = [args.page, *draw_figures(results, args.page.parent / "images")]
+            return 0
+        made = [*pages, *draw_figures(results, args.page.parent / "images")]
         print(f"wrote {', '.join(map(str, made))}")
     except ImportError as error:
         print(f'error: figures need {error.name}: pip install "ballbot[plots]"', file=sys.stderr)

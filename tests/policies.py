@@ -10,6 +10,7 @@ import gymnasium as gym
 import numpy as np
 import torch
 
+from ballbot.envs import BallbotVectorEnv
 from ballbot.ppo import Agent, FeedbackPrior, PPOConfig, Symmetry
 from ballbot.ppo.agent import describe_spaces
 from ballbot.ppo.checkpoint import save_checkpoint
@@ -48,3 +49,11 @@ def save_policy(
     }
     save_checkpoint([path], state)
     return path
+
+
+def roll() -> Any:
+    """Observations of a few steps, the same in every process."""
+    envs = BallbotVectorEnv(3, num_terrains=2, num_threads=1, observation="encoded")
+    envs.reset(seed=7)
+    rng = np.random.default_rng(1)
+    return np.stack([envs.step(rng.uniform(-1, 1, (3, 3)).astype(np.float32))[0] for _ in range(30)])

@@ -418,7 +418,7 @@ def test_a_file_that_names_huge_sizes_is_refused_before_they_are_made(tmp_path):
     repeated = {name: torch.zeros((), dtype=x.dtype).expand(x.shape) for name, x in huge.items()}  # one number each
     content |= {"architecture": {**asdict(sizes), "channels": list(sizes.channels)}, "weights": repeated}
     torch.save(content, tmp_path / "e.pt")
-    with pytest.raises(EncoderError, match=r"weights of \d{10} bytes in a file of \d{4,5}\)"):
+    with pytest.raises(EncoderError, match="damaged or no encoder"):
         load_encoder(tmp_path / "e.pt")
 
 

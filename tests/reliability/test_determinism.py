@@ -6,10 +6,12 @@ kind of CPU, since sums are rounded in another order there.
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import subprocess
 import sys
 from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,7 @@ import numpy as np
 import pytest
 import torch
 from killable import EXPERIMENTS, Programs
+from policies import roll
 
 from ballbot.envs import BallbotVectorEnv
 from ballbot.ppo import load_checkpoint
@@ -120,16 +123,5 @@ def test_environments_together_or_apart(observation: str) -> None:
 
 @pytest.mark.parametrize("method", ["fork", "spawn"])
 def test_started_by_fork_or_spawn(method: str) -> None:
-    import multiprocessing
-
-    with multiprocessing.get_context(method).Pool(1) as pool:
-        there = pool.apply(roll)
-    np.testing.assert_array_equal(there, roll())
-
-
-def roll() -> Any:
-    """Observations of a few steps."""
-    envs = BallbotVectorEnv(3, num_terrains=2, num_threads=1, observation="encoded")
-    envs.reset(seed=7)
-    rng = np.random.default_rng(1)
-    return np.stack([envs.step(rng.uniform(-1, 1, (3, 3)).astype(np.float32))[0] for _ in range(30)])
+    with ProcessPoolExecutor(1, multiprocessing.get_context(method)) as pool:
+        np.testing.assert_array_equal(pool.submit(roll).result(timeout=100), roll())

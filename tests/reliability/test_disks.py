@@ -109,18 +109,18 @@ def test_a_training_goes_on_beside_a_full_disk_and_saves_when_there_is_room(smal
 
 
 def test_the_end_of_a_run_waits_for_room(small_disk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    options = [*TRAINING, "--total-timesteps", str(150 * SIZE)]
+    options = [*TRAINING, "--total-timesteps", str(60 * SIZE)]
     program = start("ppo_ballbot", options, small_disk)
     run = small_disk / "runs" / "run"
     wait_for(lambda: (run / "checkpoints" / f"step_{SIZE}.pt").exists())
     ballast = fill(small_disk)
     with pytest.raises(subprocess.TimeoutExpired):
-        program.communicate(timeout=25)
+        program.communicate(timeout=15)
     ballast.unlink()
     output = program.communicate(timeout=60)[0]
     assert program.returncode == 0, output
-    assert load_checkpoint(run / "last.pt")["global_step"] == 150 * SIZE
-    assert len((run / "progress.csv").read_text().splitlines()) == 151
+    assert load_checkpoint(run / "last.pt")["global_step"] == 60 * SIZE
+    assert len((run / "progress.csv").read_text().splitlines()) == 61
 
 
 def test_a_folder_that_is_removed_ends_the_training(tmp_path: Path) -> None:

@@ -109,6 +109,7 @@ def names(folder: Path) -> set[str]:
     return {name for name in found if "tfevents" not in name and name != ".output"}
 
 
+@pytest.mark.timeout(3600)
 @pytest.mark.parametrize("cameras", [False, True])
 def test_a_training_killed_again_and_again_ends_as_one_never_killed(
     programs: Programs, tmp_path: Path, torture: bool, tally: Tally, cameras: bool
@@ -119,7 +120,7 @@ def test_a_training_killed_again_and_again_ends_as_one_never_killed(
     done = programs.run("ppo_ballbot", options, whole)
     assert done.code == 0, done.output
     kill, kills, rounds = moments(int(cameras), done.operations // 3, 3.0), 0, 0
-    while kills < (120 if torture else 10):
+    while kills < (120 if torture else 6):
         rounds += 1
         folder = tmp_path / f"round{rounds}"
         folder.mkdir()
@@ -162,6 +163,7 @@ def collected(folder: Path) -> int:
     return len(data)
 
 
+@pytest.mark.timeout(3600)
 def test_a_collection_killed_again_and_again_ends_as_one_never_killed(
     programs: Programs, tmp_path: Path, torture: bool, tally: Tally
 ) -> None:
@@ -170,7 +172,7 @@ def test_a_collection_killed_again_and_again_ends_as_one_never_killed(
     done = programs.run("collect_depth", COLLECTING, whole)
     assert done.code == 0, done.output
     kill, kills, rounds = moments(2, done.operations // 2, 3.0), 0, 0
-    while kills < (60 if torture else 5):
+    while kills < (60 if torture else 3):
         rounds += 1
         folder = tmp_path / f"round{rounds}"
         folder.mkdir()
@@ -187,6 +189,7 @@ def test_a_collection_killed_again_and_again_ends_as_one_never_killed(
     tally("collecting images killed (SIGKILL)", kills, 0)
 
 
+@pytest.mark.timeout(3600)
 def test_a_pretraining_killed_again_and_again_ends_as_one_never_killed(
     programs: Programs, tmp_path: Path, torture: bool, tally: Tally
 ) -> None:
@@ -198,7 +201,7 @@ def test_a_pretraining_killed_again_and_again_ends_as_one_never_killed(
     done = programs.run("pretrain_encoder", options, whole)
     assert done.code == 0, done.output
     kill, kills, rounds = moments(3, done.operations // 2, 3.0), 0, 0
-    while kills < (60 if torture else 5):
+    while kills < (60 if torture else 3):
         rounds += 1
         folder = tmp_path / f"round{rounds}"
         folder.mkdir()

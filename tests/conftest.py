@@ -50,23 +50,31 @@ def torture(request: pytest.FixtureRequest) -> bool:
 
 
 @pytest.fixture
-def tally(torture: bool, request: pytest.FixtureRequest) -> Callable[[str, int, int], None]:
-    """Note what was tried: tally(fault, tried, lost); with --torture it goes into results/reliability.csv."""
+def tally(torture: bool, request: pytest.FixtureRequest) -> Callable[[str, int], None]:
+    """Note what was tried, when nothing was lost: tally(fault, number).
 
-    def note(fault: str, tried: int, lost: int) -> None:
-        print(f"{fault}: tried {tried}, lost {lost}")
+    With --torture it goes into results/reliability.csv; what the test noted there before goes as it begins.
+    """
+    test = request.node.nodeid
+
+    def write(more: list[list[str]]) -> None:
+        from ballbot.ppo.checkpoint import write_atomic
+
+        old = list(csv.reader(RELIABILITY.read_text().splitlines()))[1:] if RELIABILITY.exists() else []
+        buffer = io.StringIO(newline="")
+        writer = csv.writer(buffer, lineterminator="\n")
+        writer.writerow(["fault", "tried", "test"])
+        writer.writerows(sorted([*(row for row in old if row[2] != test), *more]))
+        write_atomic(RELIABILITY, buffer.getvalue().encode())
+
+    noted: list[list[str]] = []
+
+    def note(fault: str, tried: int) -> None:
+        print(f"{fault}: tried {tried}")
+        noted.append([fault, str(tried), test])
         if torture:
-            from ballbot.ppo.checkpoint import write_atomic
+            write(noted)
 
-            rows = []
-            if RELIABILITY.exists():
-                rows = [row for row in csv.reader(RELIABILITY.read_text().splitlines()) if row and row[0] != fault]
-            header, rows = ["fault", "tried", "lost", "test"], [row for row in rows if row[0] != "fault"]
-            test = request.node.nodeid.partition("[")[0]
-            buffer = io.StringIO(newline="")
-            csv.writer(buffer, lineterminator="\n").writerows(
-                [header, *sorted([*rows, [fault, str(tried), str(lost), test]])]
-            )
-            write_atomic(RELIABILITY, buffer.getvalue().encode())
-
+    if torture:
+        write([])
     return note

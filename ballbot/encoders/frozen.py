@@ -48,6 +48,9 @@ class FrozenEncoder(nn.Module):
         ValueError: an impossible ``max_depth``.
     """
 
+    thread_safe = True
+    """Several threads may encode at once; nothing changes."""
+
     def __init__(self, autoencoder: Autoencoder, max_depth: float = 1.0, card: dict[str, Any] | None = None) -> None:
         super().__init__()
         self.architecture = autoencoder.architecture

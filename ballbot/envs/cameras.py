@@ -28,7 +28,7 @@ from ballbot.envs.simulation import Simulations, usable_cpus
 Encoder = Callable[[torch.Tensor], torch.Tensor]
 """(k, 1, height, width) float32 depth in m -> (k, size) float32 embeddings, each of its own image alone.
 
-Several threads call it at once, unless the environment's ``num_threads`` is 1.
+If it says so by an attribute ``thread_safe``, several threads call it at once, each with images of its own.
 """
 ROBOTS_PER_THREAD = 4
 """A thread takes images of so many robots or more: it takes 0.1 ms to start, a robot's images half a millisecond; and
@@ -128,14 +128,23 @@ class Cameras:
     def take(self, ids: NDArray[Any], robots: RobotState) -> None:
         """Take images of these simulations now; their clocks run on."""
         shares, threads = self._shares(ids), torch.get_num_threads()
+        kept: list[torch.Tensor | None] = [None] * len(shares)
+        together = self._encoder is not None and not getattr(self._encoder, "thread_safe", False)
+
+        def see(number: int) -> None:
+            images = self._see(shares[number], robots)
+            kept[number] = images if together else self._encode(images)
+
         if self._camera.device.type == "cpu":
             # Each share keeps one CPU busy from rays to embedding.  PyTorch's own threads wait for each other in busy
-            # loops many times on that way, which takes 20 times as long when another process runs on one of the CPUs.
+            # loops many times on that way, which takes many times as long when another process runs on one of the CPUs.
             torch.set_num_threads(1)
         try:
-            side_by_side([partial(self._take, share, robots) for share in shares])
+            side_by_side([partial(see, number) for number in range(len(shares))])
         finally:
             torch.set_num_threads(threads)  # whoever learns may want another number
+        whole = torch.cat([part for part in kept if part is not None])
+        self.latest[ids] = (self._encode(whole) if together else whole).cpu().numpy()
         self._age[ids] = 0
 
     def _shares(self, ids: NDArray[Any]) -> list[NDArray[Any]]:
@@ -145,24 +154,28 @@ class Cameras:
         bounds = np.rint(np.arange(1, number) * (len(ids) / number / ROBOTS_PER_THREAD)).astype(int)
         return np.split(ids, bounds * ROBOTS_PER_THREAD)
 
-    def _take(self, ids: NDArray[Any], robots: RobotState) -> None:
+    def _see(self, ids: NDArray[Any], robots: RobotState) -> torch.Tensor:
+        """(k, cameras, height, width) images of these simulations."""
         ball = self._sims.layout.ball_qpos
-        images = self._camera.render(
+        return self._camera.render(
             robots.position.T[ids],
             robots.rotation.transpose(2, 0, 1)[ids],
             self._sims.qpos[ids, ball : ball + 3],
             self._sims.terrain_ids[ids],
         )
-        if self._encoder is not None:
-            with torch.no_grad():
-                embeddings = self._encoder(images.flatten(0, 1)[:, None])
-            if embeddings.numel() != len(ids) * self.shape[0] or not embeddings.isfinite().all():
-                raise ValueError(
-                    f"encoder returned {tuple(embeddings.shape)} for {len(ids) * self._camera.num_cameras} images, "
-                    f"expected finite numbers, {self.shape[0]} a robot"
-                )
-            images = embeddings.reshape(len(ids), -1)
-        self.latest[ids] = images.cpu().numpy()
+
+    def _encode(self, images: torch.Tensor) -> torch.Tensor:
+        """(k, numbers) what is kept of (k, cameras, height, width) images; the images themselves without an encoder."""
+        if self._encoder is None:
+            return images
+        with torch.no_grad():
+            embeddings = self._encoder(images.flatten(0, 1)[:, None])
+        if embeddings.numel() != len(images) * self.shape[0] or not embeddings.isfinite().all():
+            raise ValueError(
+                f"encoder returned {tuple(embeddings.shape)} for {len(images) * self._camera.num_cameras} images, "
+                f"expected finite numbers, {self.shape[0]} a robot"
+            )
+        return embeddings.reshape(len(images), -1)
 
     def _encoded_size(self, encoder: Encoder) -> int:
         if not callable(encoder):

@@ -120,34 +120,41 @@ def read_archive(path: Path) -> Any:
     size = path.stat().st_size
     with zipfile.ZipFile(path) as archive:
         parts = archive.infolist()
+        if min(part.header_offset for part in parts) > 0:  # PyTorch would read what comes before, by older rules
+            raise zipfile.BadZipFile("something before the archive")
         if any(part.compress_type != zipfile.ZIP_STORED for part in parts) or sum(p.file_size for p in parts) > size:
             raise zipfile.BadZipFile("parts that are compressed or overlap, which torch.save does not write")
+        programs = [part for part in parts if part.filename.lower().endswith("data.pkl")]  # as PyTorch looks for it
+        if len(programs) != 1:
+            raise zipfile.BadZipFile(f"{len(programs)} parts named data.pkl")
         if (wrong := archive.testzip()) is not None:  # torch.save writes checksums, torch.load does not compare them
             raise zipfile.BadZipFile(f"wrong checksum of {wrong}")
-        for part in parts:
-            if part.filename.endswith("data.pkl"):
-                for operation, argument, _ in pickletools.genops(archive.read(part)):
-                    if "GLOBAL" in operation.name and not BUILT.fullmatch(str(argument)):
-                        raise pickle.UnpicklingError(f"{argument} is nothing that a checkpoint is made of")
+        for operation, argument, _ in pickletools.genops(archive.read(programs[0])):
+            if "GLOBAL" in operation.name and not BUILT.fullmatch(str(argument)):
+                raise pickle.UnpicklingError(f"{argument} is nothing that a checkpoint is made of")
     content = torch.load(path, map_location="cpu", weights_only=True)
-    if (told := _tensor_bytes(content)) > size:
+    if (told := _tensor_bytes(content, set())) > size:
         raise ValueError(f"tensors of {told} bytes in a file of {size}")
     return content
 
 
-def _tensor_bytes(value: Any) -> int:
-    """Of all tensors in nested plain data.
+def _tensor_bytes(value: Any, seen: set[int]) -> int:
+    """Of all tensors in nested plain data, none of whose containers may be one of those `seen`.
 
     Raises:
-        ValueError: one is not dense.
+        ValueError: a tensor is not dense, or a container is in several places: thirty lists, each twice in the next,
+            hold a billion.
     """
     if isinstance(value, torch.Tensor):
         if value.layout != torch.strided or value.device.type != "cpu":
             raise ValueError(f"a tensor is {value.layout} on {value.device}")
         return value.numel() * value.element_size()
-    if isinstance(value, dict):
-        return sum(map(_tensor_bytes, value.values()))
-    return sum(map(_tensor_bytes, value)) if isinstance(value, (list, tuple)) else 0
+    if not isinstance(value, (dict, list, tuple)) or not value:
+        return 0
+    if id(value) in seen:
+        raise ValueError("the same list or dict in several places")
+    seen.add(id(value))
+    return sum(_tensor_bytes(item, seen) for item in (value.values() if isinstance(value, dict) else value))
 
 
 def load_checkpoint(path: str | Path) -> dict[str, Any]:

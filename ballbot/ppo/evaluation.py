@@ -91,7 +91,9 @@ def agent_from_state(state: dict[str, Any], path: Path) -> Agent:
         spaces = rebuild_spaces(state["spaces"])
         agent = Agent(*spaces, config, None, prior, scale, symmetry, value_inputs)
         agent.load_state_dict(state["policy"])
-    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+        if not all(x.isfinite().all() for x in agent.parameters()):
+            raise ValueError("weights are not finite")
+    except (AttributeError, KeyError, OverflowError, TypeError, ValueError, RuntimeError) as error:
         raise CheckpointError(
             f"{path} does not hold the networks its settings describe ({error}); use another one"
         ) from error
@@ -108,7 +110,7 @@ def _check_size(weights: dict[str, torch.Tensor], spaces: dict[str, Any], config
     inputs = math.prod(spaces["observation_shape"])
     outputs = action["n"] if action["kind"] == "discrete" else math.prod(action["shape"])
     least = config.hidden_size * (inputs + (config.num_layers - 1) * config.hidden_size + outputs)
-    if (held := sum(x.numel() for x in weights.values())) < least:
+    if (held := sum(x.numel() for x in weights.values() if isinstance(x, torch.Tensor))) < least:
         raise ValueError(f"networks of {least} weights or more, of which it holds {held}")
 
 

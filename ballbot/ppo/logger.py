@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import errno
 import io
 import json
 import os
@@ -10,6 +11,7 @@ import platform
 import subprocess
 import sys
 import time
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -24,6 +26,8 @@ from ballbot.ppo.checkpoint import write_atomic
 from ballbot.ppo.config import PPOConfig
 from ballbot.ppo.events import EventFile, append
 
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
+"""Errors that pass when somebody makes room, or a disk comes back."""
 HEADER_EVERY = 25
 """Console lines between two header lines: one is always in sight on a usual terminal."""
 STEP = "global_step"
@@ -63,7 +67,7 @@ def create_run_dir(run_dir: Path, resuming: bool) -> None:
         (run_dir / "checkpoints").mkdir(parents=True, exist_ok=True)
         probe = run_dir / f".write_test_{os.getpid()}"
         probe.touch()
-        probe.unlink()
+        probe.unlink(missing_ok=True)  # whoever trains there may have tidied up
     except OSError as error:
         raise RunDirectoryError(
             f"cannot write to {run_dir} ({error.strerror}); choose a directory you may write to"
@@ -139,34 +143,55 @@ class Keeper:
 
     def __init__(self, run_dir: Path, console: bool) -> None:
         self.run_dir, self.console = run_dir, console
+        self._directory = _identity(run_dir)
         self.failing: dict[str, OSError] = {}
         """What could not be written when it was last tried -> why."""
+
+    @property
+    def hopeless(self) -> bool:
+        """Whether something failed that waiting for room does not mend."""
+        return any(error.errno not in NO_ROOM for error in self.failing.values())
 
     def __call__(self, what: str, write: Callable[[], None]) -> bool:
         """Write, and return whether that succeeded; a failure, and the end of it, are said once.
 
         Raises:
-            RunDirectoryError: the directory is gone, so nothing will ever succeed.
+            RunDirectoryError: the directory is gone, or another: nothing of this run belongs there.
         """
         try:
+            self._check_directory()
             write()
         except OSError as error:
-            if not self.run_dir.is_dir():
-                raise RunDirectoryError(
-                    f"{self.run_dir} was removed or renamed while its training ran; what it held last is there, or "
-                    "gone with it: put it back and resume, or start a new run"
-                ) from error
+            self._check_directory()
             if what not in self.failing:
                 reason = error if error.errno is None else os.strerror(error.errno)
-                say(
-                    self.console,
-                    f"warning: {what} not written ({reason}): make room; training goes on, and tries again",
-                )
+                remedy = "make room" if error.errno in NO_ROOM else f"check {self.run_dir}"
+                text = f"{what} not written ({reason}): {remedy}; training goes on, and tries again"
+                if self.console:
+                    say(True, f"warning: {text}")
+                else:
+                    warnings.warn(text, RuntimeWarning, stacklevel=3)
             self.failing[what] = error
             return False
         if self.failing.pop(what, None) is not None:
             say(self.console, f"note: {what} written again")
         return True
+
+    def _check_directory(self) -> None:
+        if _identity(self.run_dir) != self._directory:
+            raise RunDirectoryError(
+                f"{self.run_dir} was removed or renamed while its training ran; what it held last is there, or gone "
+                "with it: put it back and resume, or start a new run"
+            )
+
+
+def _identity(directory: Path) -> tuple[int, int] | None:
+    """What a directory keeps when it is renamed; None without one."""
+    try:
+        found = os.stat(directory)
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
 
 
 class Logger:
@@ -216,10 +241,14 @@ class Logger:
         """
         self._waiting_rows.append({key: repr(value) for key, value in row.items()})
         self._waiting_points.append(({k: v for k, v in row.items() if k != STEP}, int(row[STEP])))
-        self.keep(self.path.name, self._write_rows)
-        self.keep("TensorBoard's events", self._write_points)
+        self.flush()
         if self.console:
             self._print(row)
+
+    def flush(self) -> bool:
+        """Write what waits for room, and return whether nothing does any more."""
+        rows = self.keep(self.path.name, self._write_rows)
+        return self.keep("TensorBoard's events", self._write_points) and rows
 
     def log_film(self, tag: str, step: int, frames: NDArray[np.uint8], fps: int) -> None:
         """Show (time, height, width, 3) frames in TensorBoard, among the images, and keep them in videos/.
@@ -242,9 +271,13 @@ class Logger:
         self.events.image(tag, buffer.getvalue(), (height, width, channels), step)  # a browser moves what is GIF
 
     def _write_rows(self) -> None:
+        if not self._waiting_rows:
+            return
         new = [key for row in self._waiting_rows for key in row if key not in self.columns]
-        if new or not self.path.exists():
-            self._rewrite([*(self._read() if self.path.exists() else []), *self._waiting_rows])
+        if new or not self.path.exists() or self.path.name in self.keep.failing:
+            rows = [*(self._read() if self.path.exists() else []), *self._waiting_rows]
+            # each step once: some disks fail after they have written
+            self._rewrite(list({row[STEP]: row for row in rows}.values()))
         else:
             append(self.path, self._text(self._waiting_rows, self.columns))
         self._waiting_rows.clear()

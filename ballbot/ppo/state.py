@@ -139,15 +139,16 @@ class TrainingState:
             OSError: one of them cannot be written; the older ones are there.
         """
         directory = run_dir / "checkpoints"
+        directory.mkdir(exist_ok=True)  # somebody may have made room
         written = directory / f"step_{self.global_step}.pt"
         # last.pt first: whatever stops the program in between, it is the newest
         save_checkpoint([run_dir / "last.pt", written], content)
         prune_checkpoints(directory, self.config.keep_checkpoints, written)
 
-    def save_policy(self, path: Path) -> None:
-        """Write a small checkpoint that holds `policy` alone."""
-        state = {**self._description("policy"), "policy": self.policy.state_dict(), "global_step": self.global_step}
-        save_checkpoint([path], state)
+    def policy_content(self) -> dict[str, Any]:
+        """What a small checkpoint holds, of `policy` alone, as it is now."""
+        policy = {name: x.detach().clone() for name, x in self.policy.state_dict().items()}
+        return {**self._description("policy"), "policy": policy, "global_step": self.global_step}
 
     def restore(self, path: Path, state: dict[str, Any], free_metadata: Collection[str] = ()) -> None:
         """Take over a loaded training checkpoint; `path` is for error messages.

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from ballbot.ppo import distributed
 from ballbot.ppo.agent import Agent
-from ballbot.ppo.checkpoint import find_checkpoint, set_aside_newer, tidy, to_plain, write_atomic
+from ballbot.ppo.checkpoint import find_checkpoint, save_checkpoint, set_aside_newer, tidy, to_plain, write_atomic
 from ballbot.ppo.config import PPOConfig, SettingsError
 from ballbot.ppo.diagnosis import Diagnosis
 from ballbot.ppo.episodes import to_numpy
@@ -174,7 +174,8 @@ def train(
                 changed = to_plain(env_metadata) != loaded[1]["env_metadata"]
                 for path in set_aside_newer(run_dir, loaded[0], state.global_step, best_too=changed):
                     say(console, f"note: no longer of this run, moved aside: {path}")
-                tidy(run_dir, loaded[0], state.global_step, config.keep_checkpoints)
+                if lock is not None:
+                    tidy(run_dir, loaded[0], state.global_step, config.keep_checkpoints)
             if not (run_dir / "best.pt").exists():
                 state.best_return = None
             for name, content in (files or {}).items():
@@ -225,6 +226,7 @@ def learn(
     sample = torch.compile(agent.sample) if config.compile else agent.sample
     loss_fn = torch.compile(ppo_loss) if config.compile else ppo_loss
     diagnosis = Diagnosis(config, () if logger is None else logger.earlier, shaped_rewards)
+    best = BestPolicy(state, run_dir / "best.pt")
     start_time, start_step, stopped = time.perf_counter(), state.global_step, 0
     with StopSignal() as signal:
         while not state.finished and not stopped:
@@ -235,10 +237,8 @@ def learn(
                 row |= {f"eval/{name}": value for name, value in result.items()}
                 # A NaN compares false with everything: as the best return it could never be beaten.
                 score = result["return_mean"] if math.isfinite(result["return_mean"]) else -math.inf
-                if (state.best_return is None or score > state.best_return) and logger.keep(
-                    "best.pt", partial(state.save_policy, run_dir / "best.pt")
-                ):
-                    state.best_return = score
+                best.offer(score)
+                best.save(logger.keep)
                 stopwatch.lap("evaluate")
                 if film is not None:
                     try:
@@ -259,23 +259,52 @@ def learn(
             if due(state, config.checkpoint_interval) or state.finished or stopped:
                 content = state.content()
                 if logger is not None and content is not None:
-                    save(state, content, run_dir, logger.keep, signal, stopped)
+                    save(state, content, best, logger, signal, stopped)
             if logger is not None and on_log is not None:
                 on_log(row)
     return 0 if state.finished else stopped
 
 
+class BestPolicy:
+    """best.pt: the policy of the best evaluation, which waits if the disk has no room for it."""
+
+    def __init__(self, state: TrainingState, path: Path) -> None:
+        self._state, self._path = state, path
+        self._waiting: tuple[float, dict[str, Any]] | None = None
+
+    def offer(self, score: float) -> None:
+        """Keep the policy as it is now if no other scored as high."""
+        highest = self._state.best_return if self._waiting is None else self._waiting[0]
+        if highest is None or score > highest:
+            self._waiting = score, self._state.policy_content()
+
+    def save(self, keep: Keeper) -> bool:
+        """Write the file, if it is not as it should be, and return whether it is now."""
+        if self._waiting is not None:
+            score, content = self._waiting
+            if not keep("best.pt", partial(save_checkpoint, [self._path], content)):
+                return False
+            self._state.best_return, self._waiting = score, None
+        return True
+
+
 def save(
-    state: TrainingState, content: dict[str, Any], run_dir: Path, keep: Keeper, signal: StopSignal, stopped: int
+    state: TrainingState, content: dict[str, Any], best: BestPolicy, logger: Logger, signal: StopSignal, stopped: int
 ) -> None:
-    """Save a checkpoint; if the disk refuses, a later one will do, but the last one is tried until it is there.
+    """Save everything; if the disk refuses, a later time will do, but the end of a run is tried until it is there.
 
     Raises:
-        OSError: it is the last one, and somebody asked to stop.
+        OSError: it is the end, and somebody asked to stop, or waiting for room does not help.
     """
-    while not keep("checkpoint", partial(state.save, run_dir, content)) and (state.finished or stopped):
-        if stopped or signal.number:
-            raise keep.failing["checkpoint"]
+    keep = logger.keep
+    while True:
+        done = [logger.flush(), best.save(keep)]
+        content["best_return"] = state.best_return
+        done.append(keep("checkpoint", partial(state.save, keep.run_dir, content)))
+        if all(done) or not (state.finished or stopped):
+            return
+        if stopped or signal.number or keep.hopeless:
+            raise next(iter(keep.failing.values()))
         time.sleep(RETRY_SECONDS)
 
 

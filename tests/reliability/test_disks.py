@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import subprocess
@@ -10,12 +11,15 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+import toy
 
 from ballbot.encoders.dataset import DepthDataset
-from ballbot.ppo import load_checkpoint
+from ballbot.ppo import RunDirectoryError, load_checkpoint, training
 from ballbot.ppo.events import EventFile, append
+from ballbot.ppo.logger import Logger
 
 EXPERIMENTS = Path(__file__).parents[2] / "experiments"
 SIZE = 4 * 8 * 5
@@ -50,7 +54,7 @@ def start(script: str, arguments: list[str], folder: Path) -> subprocess.Popen[s
 def fill(disk: Path) -> Path:
     """Leave no room on a disk."""
     ballast = disk / "ballast"
-    with open(ballast, "wb", buffering=0) as file:
+    with open(ballast, "ab", buffering=0) as file:
         try:
             while True:
                 file.write(bytes(4096))
@@ -78,7 +82,8 @@ def test_a_training_goes_on_beside_a_full_disk_and_saves_when_there_is_room(smal
     try:
         wait_for(lambda: len(list(run.glob("checkpoints/step_*.pt"))) == 3)
         ballast = fill(small_disk)
-        wait_for(lambda: said("warning: checkpoint not written (No space left on device)"))
+        # filled again and again: what was being written when it was filled leaves room
+        wait_for(lambda: bool(fill(small_disk)) and said("warning: checkpoint not written (No space left on device)"))
         wait_for(
             lambda: said("warning: progress.csv not written") and said("warning: TensorBoard's events not written")
         )
@@ -92,7 +97,8 @@ def test_a_training_goes_on_beside_a_full_disk_and_saves_when_there_is_room(smal
                 said(f"note: {x} written again") for x in ("checkpoint", "progress.csv", "TensorBoard's events")
             )
         )
-        fill(small_disk)
+        count = sum("warning: checkpoint" in line for line in lines)
+        wait_for(lambda: bool(fill(small_disk)) and sum("warning: checkpoint" in line for line in list(lines)) > count)
         program.terminate()
         assert program.wait(60) == 2
     finally:
@@ -108,19 +114,54 @@ def test_a_training_goes_on_beside_a_full_disk_and_saves_when_there_is_room(smal
     assert "total_timesteps" in ended.communicate()[0]  # it can be read, and is further than that
 
 
-def test_the_end_of_a_run_waits_for_room(small_disk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    options = [*TRAINING, "--total-timesteps", str(60 * SIZE)]
+def test_the_end_of_a_run_waits_for_room(small_disk: Path) -> None:
+    updates = 60
+    options = [*TRAINING, "--total-timesteps", str(updates * SIZE)]
     program = start("ppo_ballbot", options, small_disk)
+    lines: list[str] = []
+    reader = threading.Thread(target=lambda: lines.extend(iter(program.stdout.readline, "")))  # type: ignore[union-attr]
+    reader.start()
     run = small_disk / "runs" / "run"
     wait_for(lambda: (run / "checkpoints" / f"step_{SIZE}.pt").exists())
-    ballast = fill(small_disk)
+    last = f"{updates * SIZE:,}"
+    wait_for(lambda: bool(fill(small_disk)) and any(line.split()[:1] == [last] for line in list(lines)))
     with pytest.raises(subprocess.TimeoutExpired):
-        program.communicate(timeout=15)
-    ballast.unlink()
-    output = program.communicate(timeout=60)[0]
-    assert program.returncode == 0, output
-    assert load_checkpoint(run / "last.pt")["global_step"] == 60 * SIZE
-    assert len((run / "progress.csv").read_text().splitlines()) == 61
+        program.wait(6)
+    assert not (run / "best.pt").exists()
+    (small_disk / "ballast").unlink()
+    assert program.wait(60) == 0
+    reader.join()
+    assert load_checkpoint(run / "last.pt")["global_step"] == updates * SIZE
+    best = load_checkpoint(run / "best.pt")
+    assert best["global_step"] == updates * SIZE
+    assert load_checkpoint(run / "last.pt")["best_return"] is not None
+    assert len((run / "progress.csv").read_text().splitlines()) == updates + 1
+
+
+def test_the_end_of_a_run_does_not_wait_for_what_room_cannot_mend(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: Any) -> None:
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    monkeypatch.setattr(training, "save_checkpoint", refuse)
+    with (
+        pytest.warns(RuntimeWarning, match=r"best\.pt not written .*check "),
+        pytest.raises(OSError, match="Read-only"),
+    ):
+        toy.run(tmp_path / "run")
+
+
+def test_a_folder_that_became_another_is_not_written_to(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    run.mkdir()
+    logger = Logger(run, console=False)
+    logger.log({"global_step": 1.0})
+    run.rename(tmp_path / "old")
+    run.mkdir()
+    with pytest.raises(RunDirectoryError, match="was removed or renamed"):
+        logger.log({"global_step": 2.0})
+    assert not list(run.iterdir())
 
 
 def test_a_folder_that_is_removed_ends_the_training(tmp_path: Path) -> None:

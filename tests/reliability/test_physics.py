@@ -20,7 +20,7 @@ from ballbot.envs.model import Layout, build_model, check_wheel_contacts
 from mujoco_patch import ContactFixError
 
 Array = NDArray[np.float64]
-Tally = Callable[[str, int, int], None]
+Tally = Callable[[str, int], None]
 FLAT: dict[str, Any] = {"terrain": "flat", "num_threads": 1}
 
 
@@ -310,4 +310,4 @@ def test_whatever_the_actions_no_bad_number_comes_out_and_every_divergence_is_co
         assert not (terminated & truncated).any()
     assert envs.num_diverged == diverged
     envs.close()
-    tally("steps under extreme actions", steps * 64, 0)
+    tally("steps under extreme actions", steps * 64)

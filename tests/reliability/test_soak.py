@@ -17,7 +17,7 @@ from ballbot.envs import BallbotVectorEnv
 
 pytestmark = pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="reads Linux's /proc")
 
-Tally = Callable[[str, int, int], None]
+Tally = Callable[[str, int], None]
 
 
 def resident_bytes() -> int:
@@ -53,7 +53,7 @@ def test_steps_without_end(num_envs: int, steps: int, short: int, torture: bool,
     assert max(sizes[1:]) < 1.01 * sizes[0] + (0 if torture else 2**23), sizes
     if torture:
         assert np.median(speeds[-5:]) > 0.95 * np.median(speeds[1:6]), speeds
-    tally(f"steps of {num_envs} environments: memory, threads, files and speed as at the start", total * num_envs, 0)
+    tally(f"steps of {num_envs} environments: memory, threads, files and speed as at the start", total * num_envs)
 
 
 @pytest.mark.timeout(3600)
@@ -74,4 +74,4 @@ def test_environments_come_and_go(options: dict[str, Any], torture: bool, tally:
         one(number)
     assert open_things() == things
     assert resident_bytes() < 1.01 * size + 2**23, (size, resident_bytes())
-    tally(f"environments {'with cameras ' if options else ''}made and closed", times, 0)
+    tally(f"environments {'with cameras ' if options else ''}made and closed", times)

@@ -4,12 +4,13 @@ import csv
 import io
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 import torch
 from hypothesis import settings
+from killable import Programs
 
 sys.path.insert(0, str(Path(__file__).parent / "ppo"))  # lets tests and their subprocesses import toy.py
 sys.path.append(str(Path(__file__).parents[1] / "experiments"))  # and compare_sb3.py
@@ -41,6 +42,13 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     run_dir = tmp_path_factory.mktemp("runs") / "whole"
     run(run_dir)
     return run_dir
+
+
+@pytest.fixture(scope="session")
+def programs() -> Iterator[Programs]:
+    """Runs experiments' scripts, and kills them on request; to ask for where there is fork."""
+    with Programs() as running:
+        yield running
 
 
 @pytest.fixture

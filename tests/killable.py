@@ -15,10 +15,14 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
+
+import numpy as np
+import torch
 
 EXPERIMENTS = Path(__file__).parents[1] / "experiments"
 SCRIPTS = ("ppo_ballbot", "collect_depth", "pretrain_encoder")
@@ -78,11 +82,36 @@ class Programs:
         return Ended(**json.loads(self._server.stdout.readline()))
 
 
+def start(script: str, arguments: list[str], folder: Path, launcher: Sequence[str] = ()) -> subprocess.Popen[str]:
+    """Run experiments/<script>.py beside the caller, in a process that nothing watches."""
+    command = [sys.executable, *launcher, str(EXPERIMENTS / f"{script}.py"), *arguments]
+    pipe = subprocess.PIPE
+    return subprocess.Popen(command, cwd=folder, stdout=pipe, stderr=subprocess.STDOUT, text=True)
+
+
+def assert_equal(a: Any, b: Any, where: str = "checkpoint") -> None:
+    """Nested tensors, arrays and plain values are of the same types and hold the same bits."""
+    assert type(a) is type(b), where
+    if isinstance(a, dict):
+        assert a.keys() == b.keys(), where
+        for key in a:
+            assert_equal(a[key], b[key], f"{where}.{key}")
+    elif isinstance(a, (list, tuple)):
+        assert len(a) == len(b), where
+        for i, (x, y) in enumerate(zip(a, b, strict=True)):
+            assert_equal(x, y, f"{where}[{i}]")
+    elif isinstance(a, torch.Tensor):
+        assert torch.equal(a, b), where
+    elif isinstance(a, np.ndarray):
+        assert a.dtype == b.dtype, where
+        np.testing.assert_array_equal(a, b, where)
+    else:
+        assert a == b, where
+
+
 def serve() -> None:
     """Run what is asked for on standard input, a line each."""
     mains = {name: importlib.import_module(name).main for name in SCRIPTS}
-    import torch.utils.tensorboard  # noqa: F401  # now, not in every program
-
     for line in sys.stdin:
         request = json.loads(line)
         kill = None if request["kill"] is None else Kill(**request["kill"])

@@ -25,7 +25,6 @@ _PHYSICAL = ("actuator_", "body_", "dof_", "geom_", "jnt_", "pair_", "qpos0", "q
 MIN_WHEEL_ALIGNMENT = 0.999
 """Smallest accepted cosine between a contact's first tangent and the wheel's axle: in the reference's MJCF, which this
 robot repeats, axle and capsule are parallel to 1 part in 10,000."""
-_MODEL_REMEDY = "with such wheels no policy can learn; mend ballbot.xml, or leave the model as it was compiled"
 _SUBSOIL = 0.1  # m of solid ground below a height field's lowest vertex: the ball, pressed in by 5 mm, stays within it
 
 
@@ -151,6 +150,28 @@ def settled_poses(model: mujoco.MjModel) -> NDArray[np.float64]:
     return poses
 
 
+def _settled_wheel_contacts(model: mujoco.MjModel) -> tuple[mujoco.MjData, list[Any]]:
+    """The robot in the keyframe "settled", and the contact of each wheel with the ball.
+
+    Raises:
+        ValueError: a wheel does not touch the ball in exactly one contact.
+    """
+    data = mujoco.MjData(model)
+    mujoco.mj_resetDataKeyframe(model, data, model.key("settled").id)
+    mujoco.mj_forward(model, data)
+    ball, found = model.geom("ball").id, []
+    for wheel in range(3):
+        geom = model.geom(f"wheel_{wheel}").id
+        contacts = [c for c in data.contact if {c.geom1, c.geom2} == {geom, ball}]
+        if len(contacts) != 1:
+            raise ValueError(
+                f"wheel_{wheel} has {len(contacts)} contacts with the ball in the keyframe 'settled', expected 1: mend "
+                "the keyframe or the geometry in ballbot.xml"
+            )
+        found += contacts
+    return data, found
+
+
 def check_wheel_contacts(model: mujoco.MjModel) -> None:
     """Measure on the robot itself what ``mujoco_patch.ensure`` measures on a wheel and a ball of its own.
 
@@ -158,27 +179,21 @@ def check_wheel_contacts(model: mujoco.MjModel) -> None:
     but not along it.
 
     Raises:
-        ContactFixError: a wheel does not; the message says which, and what was measured.
+        ContactFixError: a wheel grips otherwise; the message says which, and what was measured.
+        ValueError: a wheel does not touch the ball in exactly one contact.
     """
-    data = mujoco.MjData(model)
-    mujoco.mj_resetDataKeyframe(model, data, model.key("settled").id)
-    mujoco.mj_forward(model, data)
-    ball = model.geom("ball").id
-    for wheel in range(3):
-        joint, geom = model.joint(f"wheel_{wheel}").id, model.geom(f"wheel_{wheel}").id
-        contacts = [c for c in data.contact if {c.geom1, c.geom2} == {geom, ball}]
-        if len(contacts) != 1:
-            raise ContactFixError(
-                f"wheel_{wheel} has {len(contacts)} contacts with the ball, expected 1: {_MODEL_REMEDY}"
-            )
-        normal, tangent, friction = contacts[0].frame[:3], contacts[0].frame[3:6], contacts[0].friction[:2]
-        axle = data.xaxis[joint] - normal * (data.xaxis[joint] @ normal)
+    data, contacts = _settled_wheel_contacts(model)
+    wanted = np.array([AXLE_FRICTION, DRIVE_FRICTION])
+    for wheel, contact in enumerate(contacts):
+        normal, tangent, friction = contact.frame[:3], contact.frame[3:6], contact.friction[:2]
+        axle = data.xaxis[model.joint(f"wheel_{wheel}").id]
+        axle = axle - normal * (axle @ normal)
         alignment = float(abs(tangent @ axle) / np.linalg.norm(axle))
-        wanted = np.array([AXLE_FRICTION, DRIVE_FRICTION])
         if not (alignment >= MIN_WHEEL_ALIGNMENT and np.allclose(friction, wanted, rtol=1e-6, atol=0)):
             raise ContactFixError(
                 f"wheel_{wheel} grips the ball with friction {friction.tolist()} along and across a direction whose "
-                f"cosine to its axle is {alignment:.4f}, expected {wanted.tolist()} and 1: {_MODEL_REMEDY}"
+                f"cosine to its axle is {alignment:.4f}, expected {wanted.tolist()} and 1: with such wheels no policy "
+                "can learn; mend ballbot.xml, or leave the model as it was compiled"
             )
 
 
@@ -191,21 +206,11 @@ def rolling_wheel_speeds(model: mujoco.MjModel) -> NDArray[np.float64]:
     Raises:
         ValueError: a wheel does not touch the ball in exactly one contact.
     """
-    data = mujoco.MjData(model)
-    mujoco.mj_resetDataKeyframe(model, data, model.key("settled").id)
-    mujoco.mj_forward(model, data)
-    ball_geom = model.geom("ball").id
+    data, contacts = _settled_wheel_contacts(model)
     ball, radius = data.geom("ball").xpos, float(model.geom("ball").size[0])
     speeds = np.empty((3, 2))
-    for wheel in range(3):
-        joint, geom = model.joint(f"wheel_{wheel}").id, model.geom(f"wheel_{wheel}").id
-        contacts = [c for c in data.contact if {c.geom1, c.geom2} == {geom, ball_geom}]
-        if len(contacts) != 1:
-            raise ValueError(
-                f"wheel_{wheel} has {len(contacts)} contacts with the ball in the keyframe 'settled', expected 1: mend "
-                "the keyframe or the geometry in ballbot.xml"
-            )
-        contact = contacts[0]
+    for wheel, contact in enumerate(contacts):
+        joint = model.joint(f"wheel_{wheel}").id
         axle, arm = data.xaxis[joint], contact.pos - data.xanchor[joint]
         rim = np.cross(axle, arm)  # velocity of the rim at the contact per rad/s, seen from the base
         for column, travel in enumerate(np.eye(3)[:2]):

@@ -10,15 +10,13 @@ import multiprocessing
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-import torch
-from killable import EXPERIMENTS, Programs
+from killable import EXPERIMENTS, Programs, assert_equal
 from policies import roll
 
 from ballbot.envs import BallbotVectorEnv
@@ -34,35 +32,11 @@ TRAINING = [
 ]
 
 
-@pytest.fixture(scope="module")
-def programs() -> Iterator[Programs]:
-    with Programs() as running:
-        yield running
-
-
 def train(programs: Programs, folder: Path, *options: str) -> dict[str, Any]:
     folder.mkdir(exist_ok=True)
     ended = programs.run("ppo_ballbot", [*TRAINING, *options], folder)
     assert ended.code == 0, ended.output
     return load_checkpoint(folder / "runs" / "run" / "last.pt")
-
-
-def assert_equal(a: Any, b: Any, where: str = "checkpoint") -> None:
-    assert type(a) is type(b), where
-    if isinstance(a, dict):
-        assert a.keys() == b.keys(), where
-        for key in a:
-            assert_equal(a[key], b[key], f"{where}.{key}")
-    elif isinstance(a, (list, tuple)):
-        assert len(a) == len(b), where
-        for i, (x, y) in enumerate(zip(a, b, strict=True)):
-            assert_equal(x, y, f"{where}[{i}]")
-    elif isinstance(a, torch.Tensor):
-        assert torch.equal(a, b), where
-    elif isinstance(a, np.ndarray):
-        np.testing.assert_array_equal(a, b, where)
-    else:
-        assert a == b or (a != a and b != b), where
 
 
 @pytest.fixture(scope="module")

@@ -6,7 +6,6 @@ import errno
 import os
 import shutil
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -15,13 +14,13 @@ from typing import Any
 
 import pytest
 import toy
+from killable import start
 
 from ballbot.encoders.dataset import DepthDataset
 from ballbot.ppo import RunDirectoryError, load_checkpoint, training
 from ballbot.ppo.events import EventFile, append
 from ballbot.ppo.logger import Logger
 
-EXPERIMENTS = Path(__file__).parents[2] / "experiments"
 SIZE = 4 * 8 * 5
 TRAINING = [
     *("--num-envs", "4", "--num-steps", "8", "--minibatch-size", "16", "--update-epochs", "1", "--hidden-size", "64"),
@@ -43,12 +42,6 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
         pytest.skip("no mount here")
     yield folder
     subprocess.run(["umount", "--lazy", str(folder)], check=True)
-
-
-def start(script: str, arguments: list[str], folder: Path) -> subprocess.Popen[str]:
-    command = [sys.executable, str(EXPERIMENTS / f"{script}.py"), *arguments]
-    pipe = subprocess.PIPE
-    return subprocess.Popen(command, cwd=folder, stdout=pipe, stderr=subprocess.STDOUT, text=True)
 
 
 def fill(disk: Path) -> Path:

@@ -8,19 +8,17 @@ import os
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
-import torch
+from killable import Kill, Programs, assert_equal
+from toy import curve
+
+from ballbot.encoders import load_encoder
+from ballbot.encoders.dataset import DepthDataset
+from ballbot.ppo import load_checkpoint
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork and SIGKILL")
-
-from killable import Kill, Programs  # noqa: E402
-
-from ballbot.encoders import load_encoder  # noqa: E402
-from ballbot.encoders.dataset import DepthDataset  # noqa: E402
-from ballbot.ppo import load_checkpoint  # noqa: E402
 
 Tally = Callable[[str, int], None]
 UPDATES, SIZE = 12, 4 * 8 * 5  # environments x steps x action repeat
@@ -30,12 +28,6 @@ TRAINING = [
     *("--checkpoint-interval", str(SIZE), "--eval-interval", str(2 * SIZE), "--eval-episodes", "2"),
     *("--tilt-limit-deg", "4"),  # short episodes
 ]
-
-
-@pytest.fixture(scope="module")
-def programs() -> Iterator[Programs]:
-    with Programs() as running:
-        yield running
 
 
 def moments(seed: int, operations: int, seconds: float) -> Iterator[Kill]:
@@ -73,25 +65,6 @@ def logged_step(run: Path) -> int:
     with open(run / "progress.csv", newline="") as file:
         rows = [row for row in csv.DictReader(file) if None not in row.values()]
     return int(rows[-1]["global_step"]) if rows else 0
-
-
-def equal(a: Any, b: Any) -> bool:
-    if isinstance(a, dict):
-        return isinstance(b, dict) and a.keys() == b.keys() and all(equal(a[key], b[key]) for key in a)
-    if isinstance(a, (list, tuple)):
-        return type(a) is type(b) and len(a) == len(b) and all(map(equal, a, b))
-    if isinstance(a, torch.Tensor):
-        return isinstance(b, torch.Tensor) and torch.equal(a, b)
-    if isinstance(a, np.ndarray):
-        return isinstance(b, np.ndarray) and a.dtype == b.dtype and np.array_equal(a, b, equal_nan=a.dtype.kind == "f")
-    return bool(a == b)
-
-
-def curve(run: Path) -> list[dict[str, str]]:
-    """progress.csv without the clock's columns."""
-    with open(run / "progress.csv", newline="") as file:
-        rows = list(csv.DictReader(file))
-    return [{k: v for k, v in row.items() if not k.startswith("time/") and k != "charts/SPS"} for row in rows]
 
 
 def scalars(run: Path) -> dict[str, list[tuple[int, float]]]:
@@ -143,8 +116,8 @@ def test_a_training_killed_again_and_again_ends_as_one_never_killed(
                 shutil.rmtree(run)
             before = now
         other = whole / "runs" / "run"
-        assert equal(load_checkpoint(run / "last.pt"), load_checkpoint(other / "last.pt"))
-        assert equal(load_checkpoint(run / "best.pt"), load_checkpoint(other / "best.pt"))
+        assert_equal(load_checkpoint(run / "last.pt"), load_checkpoint(other / "last.pt"))
+        assert_equal(load_checkpoint(run / "best.pt"), load_checkpoint(other / "best.pt"))
         assert curve(run) == curve(other)
         assert scalars(run) == scalars(other)
         assert {n for n in names(run) if "abandoned" not in n} == names(other)
@@ -218,7 +191,7 @@ def test_a_pretraining_killed_again_and_again_ends_as_one_never_killed(
             if now:
                 load_encoder(folder / "encoder.pt")
             before = now
-        assert equal(load_checkpoint(state), load_checkpoint(whole / "runs" / "eyes" / "training.pt"))
+        assert_equal(load_checkpoint(state), load_checkpoint(whole / "runs" / "eyes" / "training.pt"))
         assert load_encoder(folder / "encoder.pt").content_hash == load_encoder(whole / "encoder.pt").content_hash
         assert scalars(folder / "runs" / "eyes") == scalars(whole / "runs" / "eyes")
         assert names(folder) == {name for name in names(whole) if not name.startswith("data")}

@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
-from killable import EXPERIMENTS
+from killable import start
 
 from ballbot.ppo import load_checkpoint
 
@@ -22,18 +22,12 @@ TRAINING = [
     *("--terrain", "flat", "--no-cameras", "--num-threads", "1", "--run-name", "run", "--tilt-limit-deg", "4"),
     *("--checkpoint-interval", str(SIZE), "--eval-interval", str(1000 * SIZE), "--eval-episodes", "2"),
 ]
-SCRIPT = str(EXPERIMENTS / "ppo_ballbot.py")
-
-
-def start(folder: Path, *command: str) -> subprocess.Popen[str]:
-    pipe = subprocess.PIPE
-    return subprocess.Popen([sys.executable, *command], cwd=folder, stdout=pipe, stderr=subprocess.STDOUT, text=True)
 
 
 def test_of_trainings_into_one_run_one_goes_on(tmp_path: Path) -> None:
     updates = 60
-    options = [SCRIPT, *TRAINING, "--total-timesteps", str(updates * SIZE)]
-    programs = [start(tmp_path, *options) for _ in range(3)]
+    options = [*TRAINING, "--total-timesteps", str(updates * SIZE)]
+    programs = [start("ppo_ballbot", options, tmp_path) for _ in range(3)]
     outputs = [program.communicate(timeout=200)[0] for program in programs]
     codes = sorted(program.returncode for program in programs)
     assert codes == [0, 2, 2], outputs
@@ -48,7 +42,9 @@ def test_of_trainings_into_one_run_one_goes_on(tmp_path: Path) -> None:
 
 def test_the_contact_fix_in_many_processes_at_once(tmp_path: Path) -> None:
     code = "import mujoco_patch; print(mujoco_patch.ensure().worst_alignment > 0.999999)"
-    programs = [start(tmp_path, "-c", code) for _ in range(6)]
+    pipe = subprocess.PIPE
+    command = [sys.executable, "-c", code]
+    programs = [subprocess.Popen(command, cwd=tmp_path, stdout=pipe, text=True) for _ in range(6)]
     assert [program.communicate(timeout=200)[0].strip().endswith("True") for program in programs] == [True] * 6
 
 
@@ -59,7 +55,7 @@ def children(pid: int) -> list[int]:
 
 def test_a_rank_that_is_killed_ends_the_others_and_what_was_saved_is_there(tmp_path: Path) -> None:
     launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    program = start(tmp_path, *launcher, SCRIPT, *TRAINING, "--total-timesteps", "100000000")
+    program = start("ppo_ballbot", [*TRAINING, "--total-timesteps", "100000000"], tmp_path, launcher)
     run = tmp_path / "runs" / "run"
     end = time.monotonic() + 150
     while not (run / "checkpoints" / f"step_{2 * SIZE}.pt").exists() and not (run / "last.pt").exists():
@@ -74,8 +70,8 @@ def test_a_rank_that_is_killed_ends_the_others_and_what_was_saved_is_there(tmp_p
     assert "Signal 9" in output or "SIGKILL" in output, output[-3000:]
     saved = load_checkpoint(run / "last.pt")["global_step"]
     assert saved >= SIZE
-    resume = [*launcher, SCRIPT, "--resume", "runs/run", "--total-timesteps", str(saved + 2 * SIZE)]
-    again = start(tmp_path, *resume)
+    resume = ["--resume", "runs/run", "--total-timesteps", str(saved + 2 * SIZE)]
+    again = start("ppo_ballbot", resume, tmp_path, launcher)
     output = again.communicate(timeout=200)[0]
     assert again.returncode == 0, output
     assert load_checkpoint(run / "last.pt")["global_step"] == saved + 2 * SIZE

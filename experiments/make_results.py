@@ -205,11 +205,17 @@ def sections(results: Results) -> dict[str, str]:
 
 
 def reliability_table(path: Path) -> str:
-    """What ``make torture`` tried."""
+    """What ``make torture`` tried; a fault that variants of a test tried is one line."""
+    faults: dict[tuple[str, str], list[tuple[int, str]]] = {}
     with open(path, newline="") as handle:
-        rows = list(csv.DictReader(handle))
-    lines = [[r["fault"], f"{int(r['tried']):,}", "0", f"`pytest --torture '{r['test']}'`"] for r in rows]
-    return table(["fault", "tried", "lost", "what repeats it"], lines)
+        for row in csv.DictReader(handle):
+            faults.setdefault((row["test"].split("[")[0], row["fault"]), []).append((int(row["tried"]), row["test"]))
+    lines = []
+    for (test, fault), tries in faults.items():
+        tried = f"{sum(count for count, _ in tries):,}"
+        command = tries[0][1] if len(tries) == 1 else test
+        lines.append([fault, tried, tried, "0", f"`pytest --torture '{command}'`"])
+    return table(["fault", "tried", "survived", "lost", "what repeats it"], lines)
 
 
 def fill(page: str, found: dict[str, str]) -> str:

@@ -4,12 +4,13 @@ import csv
 import io
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 import torch
-from hypothesis import settings
+from hypothesis import is_hypothesis_test, settings
 from killable import Programs
 
 sys.path.insert(0, str(Path(__file__).parent / "ppo"))  # lets tests and their subprocesses import toy.py
@@ -58,31 +59,52 @@ def torture(request: pytest.FixtureRequest) -> bool:
 
 
 @pytest.fixture
-def tally(torture: bool, request: pytest.FixtureRequest) -> Callable[[str, int], None]:
+def tally(request: pytest.FixtureRequest) -> Callable[[str, int], None]:
     """Note what was tried, when nothing was lost: tally(fault, number).
 
-    With --torture it goes into results/reliability.csv; what the test noted there before goes as it begins.
+    With --torture it goes into results/reliability.csv, a row a test and fault; what the test noted there before goes
+    as it begins.  ``@pytest.mark.fault("a full disk")`` notes one try, or as many as hypothesis made up.
     """
-    test = request.node.nodeid
+    return lambda fault, tried: note(request.node, fault, tried)
 
-    def write(more: list[list[str]]) -> None:
-        from ballbot.ppo.checkpoint import write_atomic
 
-        old = list(csv.reader(RELIABILITY.read_text().splitlines()))[1:] if RELIABILITY.exists() else []
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    if item.config.getoption("--torture"):
+        with rows() as found:
+            found[:] = [row for row in found if row[2] != item.nodeid]
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Function) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    report = yield
+    mark = item.get_closest_marker("fault")
+    if mark is not None and report.when == "call" and report.passed:
+        note(item, mark.args[0], settings().max_examples if is_hypothesis_test(item.obj) else 1)
+    return report
+
+
+def note(item: pytest.Item, fault: str, tried: int) -> None:
+    if item.config.getoption("--torture"):
+        with rows() as found:
+            found.append([fault, str(tried), item.nodeid])
+
+
+@contextmanager
+def rows() -> Iterator[list[list[str]]]:
+    """Those of the file, to be changed; other processes wait."""
+    import fcntl  # not on Windows
+
+    from ballbot.ppo.checkpoint import write_atomic
+
+    lock = os.open(RELIABILITY.parent, os.O_RDONLY)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        old = RELIABILITY.read_text() if RELIABILITY.exists() else "fault,tried,test\n"
+        heading, *found = csv.reader(old.splitlines())
+        yield found
         buffer = io.StringIO(newline="")
-        writer = csv.writer(buffer, lineterminator="\n")
-        writer.writerow(["fault", "tried", "test"])
-        writer.writerows(sorted([*(row for row in old if row[2] != test), *more]))
-        write_atomic(RELIABILITY, buffer.getvalue().encode())
-
-    noted: list[list[str]] = []
-
-    def note(fault: str, tried: int) -> None:
-        print(f"{fault}: tried {tried}")
-        noted.append([fault, str(tried), test])
-        if torture:
-            write(noted)
-
-    if torture:
-        write([])
-    return note
+        csv.writer(buffer, lineterminator="\n").writerows([heading, *sorted(found, key=lambda row: row[2])])
+        if buffer.getvalue() != old:
+            write_atomic(RELIABILITY, buffer.getvalue().encode())
+    finally:
+        os.close(lock)

@@ -45,6 +45,7 @@ def once(programs: Programs, tmp_path_factory: pytest.TempPathFactory) -> dict[s
     return train(programs, tmp_path_factory.mktemp("once"), "--num-threads", "1")
 
 
+@pytest.mark.fault("the same training with 1, 2 and 3 threads")
 @pytest.mark.parametrize("threads", ["1", "2", "3"])
 def test_any_number_of_simulation_threads(
     programs: Programs, tmp_path: Path, once: dict[str, Any], threads: str
@@ -52,12 +53,14 @@ def test_any_number_of_simulation_threads(
     assert_equal(train(programs, tmp_path, "--num-threads", threads), once)
 
 
+@pytest.mark.fault("another seed, which is to differ")
 def test_another_seed_is_another_run(programs: Programs, tmp_path: Path, once: dict[str, Any]) -> None:
     other = train(programs, tmp_path, "--num-threads", "1", "--seed", "6")
     with pytest.raises(AssertionError):
         assert_equal(other["policy"], once["policy"])
 
 
+@pytest.mark.fault("the same training stopped and resumed with other threads")
 def test_stopped_and_resumed_with_other_threads(programs: Programs, tmp_path: Path, once: dict[str, Any]) -> None:
     train(programs, tmp_path, "--num-threads", "1", "--total-timesteps", str(2 * SIZE), "--lr-schedule", "constant")
     whole = train(programs, tmp_path / "whole", "--num-threads", "1", "--lr-schedule", "constant")
@@ -67,6 +70,7 @@ def test_stopped_and_resumed_with_other_threads(programs: Programs, tmp_path: Pa
     assert_equal(load_checkpoint(tmp_path / "runs" / "run" / "last.pt"), whole)
 
 
+@pytest.mark.fault("the same training in a new process, and as the one rank of torchrun")
 @pytest.mark.parametrize("launcher", [[], ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "1"]])
 def test_a_process_of_its_own_and_one_rank_of_torchrun(
     tmp_path: Path, once: dict[str, Any], launcher: list[str]
@@ -76,6 +80,7 @@ def test_a_process_of_its_own_and_one_rank_of_torchrun(
     assert_equal(load_checkpoint(tmp_path / "runs" / "run" / "last.pt"), once)
 
 
+@pytest.mark.fault("the same robots in one environment and in two")
 @pytest.mark.parametrize("observation", ["proprioception", "encoded"])
 def test_environments_together_or_apart(observation: str) -> None:
     options: dict[str, Any] = {"num_terrains": 3, "observation": observation, "tilt_limit_deg": 4.0}
@@ -95,6 +100,7 @@ def test_environments_together_or_apart(observation: str) -> None:
     assert ends, "nothing ended"
 
 
+@pytest.mark.fault("the same robots in a forked and in a spawned process")
 @pytest.mark.parametrize("method", ["fork", "spawn"])
 def test_started_by_fork_or_spawn(method: str) -> None:
     with ProcessPoolExecutor(1, multiprocessing.get_context(method)) as pool:

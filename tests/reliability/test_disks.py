@@ -62,6 +62,7 @@ def wait_for(what: Callable[[], bool], seconds: float = 120.0) -> None:
         time.sleep(0.05)
 
 
+@pytest.mark.fault("a training on a disk that fills up, twice")
 def test_a_training_goes_on_beside_a_full_disk_and_saves_when_there_is_room(small_disk: Path) -> None:
     program = start("ppo_ballbot", [*TRAINING, "--total-timesteps", "1000000"], small_disk)
     lines: list[str] = []
@@ -107,6 +108,7 @@ def test_a_training_goes_on_beside_a_full_disk_and_saves_when_there_is_room(smal
     assert "total_timesteps" in ended.communicate()[0]  # it can be read, and is further than that
 
 
+@pytest.mark.fault("a training that ends on a full disk")
 def test_the_end_of_a_run_waits_for_room(small_disk: Path) -> None:
     updates = 60
     options = [*TRAINING, "--total-timesteps", str(updates * SIZE)]
@@ -131,6 +133,7 @@ def test_the_end_of_a_run_waits_for_room(small_disk: Path) -> None:
     assert len((run / "progress.csv").read_text().splitlines()) == updates + 1
 
 
+@pytest.mark.fault("a training that ends on a disk that became read-only")
 def test_the_end_of_a_run_does_not_wait_for_what_room_cannot_mend(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -145,6 +148,7 @@ def test_the_end_of_a_run_does_not_wait_for_what_room_cannot_mend(
         toy.run(tmp_path / "run")
 
 
+@pytest.mark.fault("a run's folder renamed and made anew")
 def test_a_folder_that_became_another_is_not_written_to(tmp_path: Path) -> None:
     run = tmp_path / "run"
     run.mkdir()
@@ -157,6 +161,7 @@ def test_a_folder_that_became_another_is_not_written_to(tmp_path: Path) -> None:
     assert not list(run.iterdir())
 
 
+@pytest.mark.fault("a run's folder taken away")
 def test_a_folder_that_is_removed_ends_the_training(tmp_path: Path) -> None:
     program = start("ppo_ballbot", [*TRAINING, "--total-timesteps", "1000000"], tmp_path)
     run = tmp_path / "runs" / "run"
@@ -170,6 +175,7 @@ def test_a_folder_that_is_removed_ends_the_training(tmp_path: Path) -> None:
     shutil.rmtree(tmp_path / "away")
 
 
+@pytest.mark.fault("collecting images on a disk that fills up")
 def test_a_collection_on_a_full_disk_keeps_what_it_had(small_disk: Path) -> None:
     options = ["--out", "data", "--num-images", "800", "--num-envs", "1", "--num-terrains", "2", "--num-threads", "1"]
     output = (program := start("collect_depth", options, small_disk)).communicate()[0]
@@ -180,6 +186,7 @@ def test_a_collection_on_a_full_disk_keeps_what_it_had(small_disk: Path) -> None
     data.images(data.records["camera"])
 
 
+@pytest.mark.fault("appending to a file on a full disk")
 def test_what_is_appended_is_there_whole_or_not_at_all(small_disk: Path) -> None:
     file = small_disk / "file"
     append(file, b"first\n")
@@ -194,9 +201,21 @@ def test_what_is_appended_is_there_whole_or_not_at_all(small_disk: Path) -> None
     assert file.stat().st_size == 100_006
 
 
+def refused_training(folder: Path) -> str:
+    output = (program := start("ppo_ballbot", [*TRAINING, "--total-timesteps", "1000"], folder)).communicate()[0]
+    assert program.returncode == 2
+    assert "cannot write to" in output and "Traceback" not in output
+    return str(output)
+
+
+@pytest.mark.fault("a disk that is read-only")
+def test_a_disk_that_may_not_be_written_is_named(small_disk: Path) -> None:
+    subprocess.run(["mount", "-o", "remount,ro", str(small_disk)], check=True)
+    assert "Read-only file system" in refused_training(small_disk)
+
+
+@pytest.mark.fault("a folder that is read-only")
 @pytest.mark.skipif(hasattr(os, "getuid") and os.getuid() == 0, reason="root may write everywhere")
 def test_a_folder_that_may_not_be_written_is_named(tmp_path: Path) -> None:
     (tmp_path / "runs").mkdir(mode=0o500)
-    output = (program := start("ppo_ballbot", [*TRAINING, "--total-timesteps", "1000"], tmp_path)).communicate()[0]
-    assert program.returncode == 2
-    assert "cannot write to" in output and "Permission denied" in output and "Traceback" not in output
+    assert "Permission denied" in refused_training(tmp_path)

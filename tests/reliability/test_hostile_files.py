@@ -324,6 +324,7 @@ JSON = st.recursive(
 )
 
 
+@pytest.mark.fault("settings made up by hypothesis")
 @given(st.lists(st.tuples(st.sampled_from(["ppo", "env"]), st.integers(0, 100), JSON), max_size=4))
 @settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_settings_of_any_kind_are_refused_or_understood(tmp_path: Path, changes: list[tuple[str, int, Any]]) -> None:
@@ -349,6 +350,7 @@ def test_json_that_is_deep_or_long_is_refused(tmp_path: Path) -> None:
     assert survive(iter(contents), tmp_path / "card.json", lambda path: DepthDataset(path.parent)) == (7, 7)
 
 
+@pytest.mark.fault("cards of data sets made up by hypothesis")
 @given(JSON, st.sampled_from(["shape", "max_depth", "num_images", "provenance", "format_version"]))
 @settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_cards_of_any_kind_are_refused_or_understood(tmp_path: Path, value: Any, name: str) -> None:

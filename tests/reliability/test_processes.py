@@ -24,6 +24,7 @@ TRAINING = [
 ]
 
 
+@pytest.mark.fault("three trainings into one run at once")
 def test_of_trainings_into_one_run_one_goes_on(tmp_path: Path) -> None:
     updates = 60
     options = [*TRAINING, "--total-timesteps", str(updates * SIZE)]
@@ -40,6 +41,7 @@ def test_of_trainings_into_one_run_one_goes_on(tmp_path: Path) -> None:
     assert load_checkpoint(run / "last.pt")["global_step"] == updates * SIZE
 
 
+@pytest.mark.fault("the contact fix in six processes at once")
 def test_the_contact_fix_in_many_processes_at_once(tmp_path: Path) -> None:
     code = "import mujoco_patch; print(mujoco_patch.ensure().worst_alignment > 0.999999)"
     pipe = subprocess.PIPE
@@ -53,6 +55,7 @@ def children(pid: int) -> list[int]:
     return [int(x) for x in found]
 
 
+@pytest.mark.fault("a rank of torchrun killed (SIGKILL), and the run resumed")
 def test_a_rank_that_is_killed_ends_the_others_and_what_was_saved_is_there(tmp_path: Path) -> None:
     launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     program = start("ppo_ballbot", [*TRAINING, "--total-timesteps", "100000000"], tmp_path, launcher)

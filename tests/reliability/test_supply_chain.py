@@ -38,6 +38,7 @@ def pinned(package: str) -> str:
     return found.group()
 
 
+@pytest.mark.fault("six packages alone, the oldest and the newest: training, evaluating, collecting, pretraining")
 @pytest.mark.timeout(1800)
 @pytest.mark.parametrize("lowest", [True, False])
 def test_six_packages_train_the_oldest_and_the_newest_that_are_allowed(tmp_path: Path, lowest: bool) -> None:
@@ -62,6 +63,7 @@ def test_six_packages_train_the_oldest_and_the_newest_that_are_allowed(tmp_path:
         assert ended.returncode == 0, (script, ended.stdout[-2000:], ended.stderr[-2000:])
 
 
+@pytest.mark.fault("a source distribution made twice")
 @pytest.mark.timeout(600)
 def test_the_same_source_makes_the_same_distribution(tmp_path: Path) -> None:
     hashes = set()

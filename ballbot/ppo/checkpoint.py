@@ -24,7 +24,7 @@ BUILT = re.compile(
     r"torch (\w+Storage|bool|uint\d+|int\d+|float\d+|bfloat16)"
 )
 """What torch.save says to build of dense tensors and plain types: module and name."""
-ARRAY, SCALAR = "__numpy_array__", "__numpy_scalar__"
+ARRAY, SCALAR, UNSIGNED = "__numpy_array__", "__numpy_scalar__", "unsigned"
 
 
 class CheckpointError(RuntimeError):
@@ -48,7 +48,10 @@ def to_plain(value: Any) -> Any:
         try:
             # copy: the file must not follow later changes; "C" and native order are what tensors can hold
             array = np.array(value, dtype=value.dtype.newbyteorder("="), order="C")
-            return {ARRAY if isinstance(value, np.ndarray) else SCALAR: torch.from_numpy(array)}
+            kind = ARRAY if isinstance(value, np.ndarray) else SCALAR
+            if array.dtype.kind == "u" and array.itemsize > 1:  # PyTorch 2.4 cannot save such tensors
+                return {kind: torch.from_numpy(array.view(f"i{array.itemsize}")), UNSIGNED: True}
+            return {kind: torch.from_numpy(array)}
         except TypeError as error:
             raise TypeError(f"cannot store an array of dtype {value.dtype} in a checkpoint; use numbers") from error
     if isinstance(value, torch.Tensor):
@@ -63,10 +66,11 @@ def to_plain(value: Any) -> Any:
 def from_plain(value: Any) -> Any:
     """Inverse of `to_plain`."""
     if isinstance(value, dict):
-        if ARRAY in value:
-            return value[ARRAY].numpy().copy()
-        if SCALAR in value:
-            return value[SCALAR].numpy()[()]
+        if ARRAY in value or SCALAR in value:
+            array = value[ARRAY if ARRAY in value else SCALAR].numpy().copy()
+            if value.get(UNSIGNED):
+                array = array.view(f"u{array.itemsize}")
+            return array if ARRAY in value else array[()]
         return {key: from_plain(item) for key, item in value.items()}
     if isinstance(value, list):
         return [from_plain(item) for item in value]

@@ -52,6 +52,16 @@ class TestPlainTypes:
             assert before.tobytes() == after.tobytes()
         np.testing.assert_array_equal(back["swapped"], [1, 2])
 
+    @pytest.mark.parametrize(
+        "value", [np.array([[3, 2**16 - 1]], np.uint16), np.array(7, np.uint32), np.uint64(2**64 - 1)]
+    )
+    def test_unsigned_numbers_need_no_unsigned_tensors(self, value: Any) -> None:
+        """Which PyTorch 2.4 cannot save."""
+        (stored, _), back = to_plain(value).values(), from_plain(to_plain(value))
+        assert not str(stored.dtype).startswith("torch.u")
+        assert type(back) is type(value) and back.dtype == value.dtype
+        np.testing.assert_array_equal(back, value, strict=True)
+
     def test_later_changes_do_not_reach_the_stored_state(self) -> None:
         array = np.zeros(2)
         stored = to_plain([array])

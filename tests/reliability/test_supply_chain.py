@@ -42,14 +42,15 @@ def pinned(package: str) -> str:
 @pytest.mark.timeout(1800)
 @pytest.mark.parametrize("lowest", [True, False])
 def test_six_packages_train_the_oldest_and_the_newest_that_are_allowed(tmp_path: Path, lowest: bool) -> None:
-    """PyTorch is the one that constraints.txt names: older ones are not to be had without CUDA."""
+    """The oldest PyTorch comes with 3 GB of CUDA; as the newest counts the one of constraints.txt, which does not."""
+    if lowest and sys.version_info >= (3, 13):
+        pytest.skip("the oldest packages are older than this Python")
     names = {re.split(r"[<>=]", dependency)[0] for dependency in dependencies()}
     assert names == {"gymnasium", "mujoco", "numpy", "tensorboard", "torch", "tyro"}
-    oldest = [d.replace(">=", "==") + ".*" for d in dependencies() if not d.startswith("torch")]
+    versions = [d.replace(">=", "==") + ".*" for d in dependencies()] if lowest else [pinned("torch")]
     subprocess.run([sys.executable, "-m", "venv", str(tmp_path / "venv")], check=True)
     python = tmp_path / "venv" / "bin" / "python"
-    wanted = [pinned("torch"), str(ROOT), *(oldest if lowest else [])]
-    subprocess.run([str(python), "-m", "pip", "install", "--quiet", *wanted], check=True)
+    subprocess.run([str(python), "-m", "pip", "install", "--quiet", str(ROOT), *versions], check=True)
     subprocess.run([str(python), "-m", "pip", "check"], check=True)
     for script, *options in (
         ("ppo_ballbot", *TRAINING, "--run-name", "run"),

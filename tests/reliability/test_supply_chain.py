@@ -74,3 +74,17 @@ def test_the_same_source_makes_the_same_distribution(tmp_path: Path) -> None:
         subprocess.run(command, check=True, capture_output=True, env=environment)
         hashes.add(hashlib.sha256(next((tmp_path / name).glob("*.tar.gz")).read_bytes()).hexdigest())
     assert len(hashes) == 1
+
+
+@pytest.mark.fault("known vulnerabilities of the pinned packages, by pip-audit")
+@pytest.mark.timeout(600)
+def test_no_vulnerability_is_known(tmp_path: Path) -> None:
+    subprocess.run([sys.executable, "-m", "venv", str(tmp_path / "venv")], check=True)
+    python = str(tmp_path / "venv" / "bin" / "python")
+    subprocess.run([python, "-m", "pip", "install", "--quiet", "pip-audit"], check=True)
+    options = ["--vulnerability-service", "osv", "--no-deps", "--disable-pip", "--requirement"]
+    command = [python, "-m", "pip_audit", *options, str(ROOT / "constraints.txt")]
+    ended = subprocess.run(command, capture_output=True, text=True)
+    if "ConnectionError" in ended.stderr:
+        pytest.skip("the database of vulnerabilities cannot be reached")
+    assert ended.returncode == 0, ended.stdout + ended.stderr

@@ -60,8 +60,9 @@ class Results:
         return {int(end): ends[end] for end in sorted(filter(str.isdecimal, ends), key=int)}
 
     def row(self, run: str, policy: str, horizon: int = 4000) -> Row | None:
-        """One evaluation, if it took place."""
-        wanted = {"run": run, "policy": policy, "horizon": str(horizon)}
+        """One evaluation, if it took place; with the headings that the run was trained with."""
+        heading = "world" if run.startswith("paper_") else "any"
+        wanted = {"run": run, "policy": policy, "horizon": str(horizon), "heading": heading}
         return next((row for row in self.rows if wanted.items() <= row.items()), None)
 
 
@@ -165,6 +166,8 @@ def frontier_rows(results: Results) -> list[tuple[str, Row]]:
     for study in STUDIES:
         if study.startswith("target") and (row := results.row(f"{study}_0", "last")) is not None:
             found.append((f"trained {STUDIES[study].what}", row))
+    if (row := results.row("default_0", "best")) is not None:
+        found.append(("the default settings, seed 0", row))
     for row in results.rows:
         if row["run"] == "controllers":
             name, _, speed = row["policy"].partition(":")
@@ -188,6 +191,21 @@ def horizons_table(results: Results) -> str:
     return table(["steps", "ground", "return per 4000 steps", *JUDGED_HEAD], lines)
 
 
+def comparison_table(path: Path) -> str:
+    """What compare_sb3.py found: mean and standard deviation over seeds."""
+    returns: dict[tuple[str, int], dict[str, list[float]]] = {}
+    with open(path, newline="") as handle:
+        for row in csv.DictReader(handle):
+            libraries = returns.setdefault((row["task"], int(row["steps"])), {})
+            libraries.setdefault(row["library"], []).append(float(row["return"]))
+    names = list(next(iter(returns.values())))
+    lines = []
+    for (task, steps), libraries in returns.items():
+        cells = [f"{statistics.mean(libraries[n]):.1f} ± {statistics.stdev(libraries[n]):.1f}" for n in names]
+        lines.append([f"{task} ({steps:,})", str(len(libraries[names[0]])), *cells])
+    return table(["task (steps)", "seeds", *names], lines)
+
+
 def sections(results: Results) -> dict[str, str]:
     """Name of a mark in the page -> what goes behind it."""
     found = {}
@@ -199,13 +217,18 @@ def sections(results: Results) -> dict[str, str]:
         found["ablations"] = studies_table(results, ablations)
     if frontier_rows(results):
         found["frontier"] = frontier_table(results)
+    if (compared := results.folder / "compare_sb3.csv").is_file():
+        found["compare_sb3"] = comparison_table(compared)
     if any(row["horizon"] in map(str, HORIZONS) for row in results.rows):
         found["horizons"] = horizons_table(results)
     return found
 
 
 def reliability_table(path: Path) -> str:
-    """What ``make torture`` tried; a fault that variants of a test tried is one line."""
+    """What ``make torture`` tried; a fault that variants of a test tried is one line.
+
+    A test that finds a loss fails, and then, as when it is skipped, its row says 0 tries.
+    """
     faults: dict[tuple[str, str], list[tuple[int, str]]] = {}
     with open(path, newline="") as handle:
         for row in csv.DictReader(handle):
@@ -213,8 +236,9 @@ def reliability_table(path: Path) -> str:
     lines = []
     for (test, fault), tries in faults.items():
         tried = f"{sum(count for count, _ in tries):,}"
+        outcome = [tried, tried, "0"] if all(count for count, _ in tries) else [f"{tried}: skipped or failed", "", ""]
         command = tries[0][1] if len(tries) == 1 else test
-        lines.append([fault, tried, tried, "0", f"`pytest --torture '{command}'`"])
+        lines.append([fault or test.rpartition("::")[2].replace("_", " "), *outcome, f"`pytest --torture '{command}'`"])
     return table(["fault", "tried", "survived", "lost", "what repeats it"], lines)
 
 
@@ -243,7 +267,7 @@ def draw_frontier(results: Results, path: Path) -> None:
     figure, axes = plt.subplots(1, 2, figsize=(10, 3.8), layout="constrained")
     groups: dict[str, list[Row]] = {"linear controller": [], "trained for a speed": []}
     for name, row in frontier_rows(results):
-        if not name.startswith("pid"):
+        if name.startswith(("linear", "trained")):
             groups["linear controller" if name.startswith("linear") else "trained for a speed"].append(row)
     ours = [results.row(f"default_{seed}", "last") for seed in results.curves("default")]
     groups["default settings, each seed"] = [row for row in ours if row is not None]
@@ -276,7 +300,8 @@ def draw_figures(results: Results, folder: Path) -> list[Path]:
         curves = [[str(path) for path in results.curves(study).values()] for study in studies]
         if sum(map(bool, curves)) > 1:
             files = [file for study in curves for file in study]
-            plot_training.main([*files, *options, "--out", str(folder / name)])
+            titles = ["--titles", *(f"{study}={STUDIES[study].what}" for study in studies)]
+            plot_training.main([*files, *options, *titles, "--out", str(folder / name)])
             made.append(folder / name)
     if frontier_rows(results):
         draw_frontier(results, folder / "frontier.png")

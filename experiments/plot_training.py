@@ -66,6 +66,8 @@ class Args:
     """Logarithmic values."""
     bottom: float = 0.0
     """Where the axis of the return begins, if nothing lies below 0."""
+    titles: tuple[str, ...] = ()
+    """What to call groups instead of their names: "flat=on flat ground"."""
 
 
 def read(path: Path) -> dict[str, Floats]:
@@ -193,6 +195,7 @@ def draw(runs: dict[Path, dict[str, Floats]], args: Args) -> Any:
     matplotlib.use("Agg")
     from matplotlib import pyplot as plt
 
+    titles = {name: title for name, _, title in (text.partition("=") for text in args.titles)}
     chosen = [(column, column) for column in args.columns]
     if not chosen:
         chosen = [(panel[0] if args.curve == "evaluation" else panel[1], panel[2]) for panel in PANELS]
@@ -213,7 +216,7 @@ def draw(runs: dict[Path, dict[str, Floats]], args: Args) -> Any:
             count = f"{len(curves)} run{'s' * (len(curves) > 1)}"
             steps, (low, median, high) = spread(curves)
             axis.fill_between(steps, low, high, color=colour, alpha=0.12, linewidth=0)
-            axis.plot(steps, median, color=colour, linewidth=2.2, label=f"{group} ({count})")
+            axis.plot(steps, median, color=colour, linewidth=2.2, label=f"{titles.get(group, group)} ({count})")
         xlabel = "environment steps (millions)" if args.against == "steps" else "minutes"
         axis.set(xlabel=xlabel, ylabel=label, xlim=(0, None))
         if args.log:

@@ -45,6 +45,7 @@ from ballbot.ppo import (
     Agent,
     CheckpointError,
     DivergedError,
+    LostContactError,
     PPOConfig,
     RunDirectoryError,
     SettingsError,
@@ -75,7 +76,7 @@ class EnvConfig:
     frame: Literal["body", "world"] = "body"
     """Axes of the observation: the robot's own (learns fast) or the world's (the reference's)."""
     cameras: bool = True
-    """See the ground by two depth cameras, through a frozen encoder.  Without, training takes two thirds as long."""
+    """See the ground by two depth cameras, through a frozen encoder.  Without, training takes three quarters as long."""
     encoder: str | None = None
     """File of the encoder (pretrain_encoder.py writes one; default: the one that comes with ballbot).  The run keeps a
     copy."""
@@ -599,8 +600,15 @@ def main(argv: list[str] | None = None) -> None:
                 value_inputs=value_inputs,
             )
         except (
-            SettingsError, CheckpointError, RunDirectoryError, ContactFixError, DivergedError, TrackingError, OSError
-        ) as error:  # fmt: skip
+            SettingsError,
+            CheckpointError,
+            RunDirectoryError,
+            ContactFixError,
+            DivergedError,
+            LostContactError,
+            TrackingError,
+            OSError,
+        ) as error:
             fail(error)
         except (MemoryError, RuntimeError) as error:
             if not out_of_memory(error):

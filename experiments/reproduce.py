@@ -4,12 +4,13 @@
     python experiments/reproduce.py                         # everything that is not done yet: hours
     python experiments/reproduce.py --studies default --seeds 0 1
     python experiments/reproduce.py --jobs 8                # runs at a time; one core each
+    python experiments/reproduce.py --results results       # publish: only what results/ does not hold yet
 
 A study is one change of the default settings, trained with several seeds.  Its runs are runs/reproduce_<study>_<seed>.
 Ctrl-C stops; the same command goes on where they stopped.  When a run ends, its curve goes to
-results/<study>_<seed>.csv of this repository, and its best and its last policy are judged on 100 terrains that neither
-training nor any choice has used: a row each in results/evaluations.csv.  ``experiments/make_results.py`` makes tables
-and figures of both.
+runs/reproduced/<study>_<seed>.csv, and its best and its last policy are judged on 100 terrains that neither training
+nor any choice has used: a row each in runs/reproduced/evaluations.csv, and a line that says what this repository's
+results/evaluations.csv holds.  ``experiments/make_results.py --results runs/reproduced`` makes tables and figures.
 """
 
 from __future__ import annotations
@@ -48,7 +49,12 @@ JUDGED = (
     "out_of_bounds_rate", "speed_along_goal_mean", "speed_along_goal_ci95", "tilt_max_deg_mean",
 )  # fmt: skip
 """What is kept of an evaluation."""
-COLUMNS = ("run", "policy", "terrain", "horizon", "terrain_length", "episodes", *JUDGED, "commit", "machine", "date")
+COLUMNS = (
+    "run", "policy", "terrain", "horizon", "terrain_length", "heading", "episodes", *JUDGED, "commit", "judged_by",
+    "machine", "date",
+)  # fmt: skip
+"""Of evaluations.csv; "commit" has trained, "judged_by" judged (not recorded in older rows)."""
+PUBLISHED = EXPERIMENTS.parent / "results"
 MACHINE = f"{platform.machine()}, {usable_cpus()} CPUs"
 
 
@@ -102,8 +108,8 @@ class Args:
     """Runs at a time (0: as many as CPUs)."""
     dry_run: bool = False
     """Say what would be done, and how long it takes."""
-    results: Path = EXPERIMENTS.parent / "results"
-    """Folder of the curves and evaluations."""
+    results: Path = Path("runs") / "reproduced"
+    """Folder of the curves and evaluations; what it holds already is not done again."""
 
 
 def check(args: Args) -> Args:
@@ -260,6 +266,7 @@ def rows_of(judgement: Judgement, commit: str) -> list[dict[str, str]]:
         name = summary["policy"]
         row = {"run": judgement.name, "policy": Path(name).stem if name.endswith(".pt") else name, "commit": commit}
         row |= {"terrain": summary["terrain"], "machine": MACHINE, "date": time.strftime("%Y-%m-%d")}
+        row |= {"heading": "any" if judgement.random_yaw else "world", "judged_by": short(git_commit())}
         row |= {key: str(options[key]) for key in ("horizon", "terrain_length", "episodes")}
         for key in JUDGED:
             numbers = summary[key] if isinstance(summary[key], list) else [summary[key]]
@@ -268,10 +275,19 @@ def rows_of(judgement: Judgement, commit: str) -> list[dict[str, str]]:
     return rows
 
 
+def key_of(row: dict[str, str]) -> tuple[str, ...]:
+    """What tells evaluations apart."""
+    return tuple(row[key] for key in ("run", "policy", "terrain", "horizon", "heading"))
+
+
+def keyed(rows: list[dict[str, str]]) -> dict[tuple[str, ...], dict[str, str]]:
+    """Rows by their keys; of equal ones the last."""
+    return {key_of(row): row for row in rows}
+
+
 def add_rows(path: Path, rows: list[dict[str, str]]) -> None:
-    """Put rows into the file, instead of older ones of the same run, policy, ground and horizon."""
-    keys = ("run", "policy", "terrain", "horizon")
-    table = {tuple(row[k] for k in keys): row for row in [*read_rows(path), *rows]}
+    """Put rows into the file, instead of older ones of the same run, policy, ground, horizon and heading."""
+    table = keyed([*read_rows(path), *rows])
     buffer = io.StringIO(newline="")
     writer = csv.DictWriter(buffer, COLUMNS, lineterminator="\n")
     writer.writeheader()
@@ -351,9 +367,12 @@ class Reproduction:
         rows = rows_of(judgement, commit_of(judgement.name))
         with self._writing:
             add_rows(self.evaluations, rows)
+        published = {} if self.results.resolve() == PUBLISHED else keyed(read_rows(PUBLISHED / "evaluations.csv"))
         for row in rows:
             what = f"{judgement.name}, {row['policy']}, {row['horizon']} steps"
-            self._say(f"{what}: return {row['return_mean']}, success {row['success_rate']}")
+            there = published.get(key_of(row))
+            behind = f" (published: {there['return_mean']}, {there['success_rate']})" if there else ""
+            self._say(f"{what}: return {row['return_mean']}, success {row['success_rate']}{behind}")
 
     def all(self, runs: list[Run], others: list[Judgement]) -> int:
         """Carry out runs and other judgements, and return the exit status."""

@@ -63,15 +63,25 @@ def tally(request: pytest.FixtureRequest) -> Callable[[str, int], None]:
     """Note what was tried, when nothing was lost: tally(fault, number).
 
     With --torture it goes into results/reliability.csv, a row a test and fault; what the test noted there before goes
-    as it begins.  ``@pytest.mark.fault("a full disk")`` notes one try, or as many as hypothesis made up.
+    as it begins.  ``@pytest.mark.fault("a full disk")`` notes one try, or as many as hypothesis made up.  A test that
+    was skipped or failed leaves a row of 0 tries.
     """
     return lambda fault, tried: note(request.node, fault, tried)
 
 
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if config.getoption("--torture"):
+        for item in items:
+            if item.get_closest_marker("timeout") is None:
+                item.add_marker(pytest.mark.timeout(7200))
+
+
 def pytest_runtest_setup(item: pytest.Item) -> None:
     if item.config.getoption("--torture"):
-        with rows() as found:
+        mark = item.get_closest_marker("fault")
+        with rows() as found:  # 0: skipped or failed, if nothing follows
             found[:] = [row for row in found if row[2] != item.nodeid]
+            found.append([mark.args[0] if mark is not None else "", "0", item.nodeid])
 
 
 @pytest.hookimpl(wrapper=True)
@@ -86,6 +96,7 @@ def pytest_runtest_makereport(item: pytest.Function) -> Generator[None, pytest.T
 def note(item: pytest.Item, fault: str, tried: int) -> None:
     if item.config.getoption("--torture"):
         with rows() as found:
+            found[:] = [row for row in found if row[1:] != ["0", item.nodeid]]
             found.append([fault, str(tried), item.nodeid])
 
 

@@ -5,7 +5,8 @@ A data set is a folder:
 - ``images.u16``: one image after the other, little-endian uint16; 65535 stands for ``max_depth``, so a step is 15
   micrometres and an image of 64 x 64 takes 8 KiB;
 - ``records.bin``: for each image, the terrain it shows, the camera, and the robot's pose (``RECORD``);
-- ``card.json``: the images' shape and range, how many there are, and how they were made.
+- ``card.json``: the images' shape and range, how many there are, CRC-32 of the other files so far, and how the images
+  were made.
 
 Images are appended.  The card is replaced last, as a whole: what it counts is complete, and whatever a crash or a full
 disk left behind it is overwritten when collecting goes on.
@@ -15,6 +16,7 @@ from __future__ import annotations
 
 import json
 import os
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +30,10 @@ FULL_SCALE = 65535
 MAX_DEPTH = 1e4
 """m; more is no depth camera's."""
 MAX_TERRAINS = 10**6
+MAX_CARD_BYTES = 2**24
+"""Of a card.json; a data set's has two thousand."""
+CHUNK_BYTES = 2**24
+"""Read at a time."""
 RECORD = np.dtype(
     [
         ("terrain", "<i4"),  # terrain_id in the card's split and seed
@@ -50,7 +56,8 @@ class DepthDataset:
         folder: where it is.
 
     Raises:
-        DatasetError: there is none, it is damaged, or shorter than its card says.
+        DatasetError: there is none, it is damaged, or shorter than its card says.  All of it is read to find out, a
+            gigabyte a second.
     """
 
     def __init__(self, folder: str | Path) -> None:
@@ -64,6 +71,9 @@ class DepthDataset:
                 raise DatasetError(
                     f"{path} holds {found} images, the card says {len(self)}: it was truncated; collect it again"
                 )
+            wanted = self.card.get("crc32", {}).get(name)  # data sets of older versions have none
+            if wanted is not None and checksum(path, len(self) * size) != wanted:
+                raise DatasetError(f"{path} does not match its checksum: it was changed or damaged; copy it again")
 
     @classmethod
     def create(
@@ -92,6 +102,7 @@ class DepthDataset:
             "shape": list(shape),
             "max_depth": max_depth,
             "num_images": 0,
+            "crc32": {"images.u16": 0, "records.bin": 0},
             "provenance": provenance,
         }
         _write_card(folder, card)
@@ -142,13 +153,16 @@ class DepthDataset:
         if self._read_card() != self.card:
             raise DatasetError(f"{self.folder} was changed by another program: stop it, then go on")
         steps = np.rint(images * np.float32(FULL_SCALE / self.max_depth)).astype("<u2")
-        start = len(self)
+        start, crcs = len(self), dict(self.card.get("crc32", {}))
         for name, array in (("images.u16", steps), ("records.bin", records)):
+            data = np.ascontiguousarray(array).tobytes()
+            if name in crcs:
+                crcs[name] = zlib.crc32(data, crcs[name])
             try:
                 with open(self.folder / name, "r+b") as file:
                     file.truncate(start * array[0].nbytes)
                     file.seek(0, os.SEEK_END)
-                    file.write(np.ascontiguousarray(array).tobytes())
+                    file.write(data)
                     file.flush()
                     os.fsync(file.fileno())
             except OSError as error:
@@ -157,7 +171,7 @@ class DepthDataset:
                     f"cannot write to {self.folder / name} ({error.strerror}); its {start} images are safe: make room, "
                     "then go on",
                 ) from error
-        card = self.card | {"num_images": start + len(records)}
+        card = self.card | {"num_images": start + len(records), "crc32": crcs}
         _write_card(self.folder, card)
         self.card = card
 
@@ -195,6 +209,8 @@ class DepthDataset:
     def _read_card(self) -> dict[str, Any]:
         path = self.folder / "card.json"
         try:
+            if path.is_file() and (size := path.stat().st_size) > MAX_CARD_BYTES:
+                raise ValueError(f"{size} bytes")
             card = json.loads(path.read_text())
         except FileNotFoundError:
             raise DatasetError(
@@ -219,9 +235,22 @@ class DepthDataset:
             raise DatasetError(
                 f"{path} is damaged (shape {shape}, {count} images, max_depth {depth}): copy or collect it again"
             )
+        crcs = card.get("crc32", {})
+        if not (isinstance(crcs, dict) and all(type(x) is int and 0 <= x < 2**32 for x in crcs.values())):
+            raise DatasetError(f"{path} is damaged (checksums {crcs}): copy or collect the data set again")
         if not isinstance(card.get("provenance"), dict):
             raise DatasetError(f"{path} does not say how the images were made: copy or collect the data set again")
         return card
+
+
+def checksum(path: Path, size: int) -> int:
+    """CRC-32 of the first bytes of a file."""
+    crc = 0
+    with open(path, "rb") as file:
+        while size > 0 and (data := file.read(min(size, CHUNK_BYTES))):
+            crc = zlib.crc32(data, crc)
+            size -= len(data)
+    return crc
 
 
 def _write_card(folder: Path, card: dict[str, Any]) -> None:

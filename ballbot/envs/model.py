@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass
 from importlib.resources import files
+from itertools import product
 from typing import Any
 
 import mujoco
@@ -25,6 +26,10 @@ _PHYSICAL = ("actuator_", "body_", "dof_", "geom_", "jnt_", "pair_", "qpos0", "q
 MIN_WHEEL_ALIGNMENT = 0.999
 """Smallest accepted cosine between a contact's first tangent and the wheel's axle: in the reference's MJCF, which this
 robot repeats, axle and capsule are parallel to 1 part in 10,000."""
+SPUN, LEAST_PULL_ACROSS, MOST_PULL_ALONG = 300.0, 0.99, 0.002
+"""rad/s at which wheels are spun, fast enough to slip on any ground, to see how they grip; and bounds of their pull as
+shares of the contact's force, by Coulomb 1 across the axle and 0.001 along it.  MuJoCo 4.0.0 gives 0.999 to 1.000 and
+0.0014."""
 _SUBSOIL = 0.1  # m of solid ground below a height field's lowest vertex: the ball, pressed in by 5 mm, stays within it
 
 
@@ -150,19 +155,27 @@ def settled_poses(model: mujoco.MjModel) -> NDArray[np.float64]:
     return poses
 
 
-def _settled_wheel_contacts(model: mujoco.MjModel) -> tuple[mujoco.MjData, list[Any]]:
-    """The robot in the keyframe "settled", and the contact of each wheel with the ball.
+def _settled_wheel_contacts(
+    model: mujoco.MjModel, wheel_speeds: NDArray[np.float64] | None = None
+) -> tuple[mujoco.MjData, list[int]]:
+    """The robot in the keyframe "settled", and the number of each wheel's contact with the ball.
+
+    Args:
+        model: the robot.
+        wheel_speeds: (3,) rad/s at which the wheels turn there; None: they do not.
 
     Raises:
         ValueError: a wheel does not touch the ball in exactly one contact.
     """
     data = mujoco.MjData(model)
     mujoco.mj_resetDataKeyframe(model, data, model.key("settled").id)
+    if wheel_speeds is not None:
+        data.qvel[list(Layout.of(model).wheel_qvel)] = wheel_speeds
     mujoco.mj_forward(model, data)
     ball, found = model.geom("ball").id, []
     for wheel in range(3):
         geom = model.geom(f"wheel_{wheel}").id
-        contacts = [c for c in data.contact if {c.geom1, c.geom2} == {geom, ball}]
+        contacts = [i for i, c in enumerate(data.contact) if {c.geom1, c.geom2} == {geom, ball}]
         if len(contacts) != 1:
             raise ValueError(
                 f"wheel_{wheel} has {len(contacts)} contacts with the ball in the keyframe 'settled', expected 1: mend "
@@ -175,26 +188,48 @@ def _settled_wheel_contacts(model: mujoco.MjModel) -> tuple[mujoco.MjData, list[
 def check_wheel_contacts(model: mujoco.MjModel) -> None:
     """Measure on the robot itself what ``mujoco_patch.ensure`` measures on a wheel and a ball of its own.
 
-    In the keyframe "settled", each wheel touches the ball once, in a frame that follows its axle, and grips across it
-    but not along it.
+    In the keyframe "settled", each wheel touches the ball once, in a frame that follows its axle.  Spun there either
+    way, it pulls the ball across its axle, and not along it.
 
     Raises:
         ContactFixError: a wheel grips otherwise; the message says which, and what was measured.
-        ValueError: a wheel does not touch the ball in exactly one contact.
+        ValueError: a wheel does not touch the ball in exactly one contact, or friction is of another kind.
     """
+    if model.opt.cone != mujoco.mjtCone.mjCONE_ELLIPTIC or model.opt.impratio != 1:
+        raise ValueError(
+            f"opt.cone is {model.opt.cone} and opt.impratio {model.opt.impratio:g}, the wheels need an elliptic "
+            f"friction cone ({int(mujoco.mjtCone.mjCONE_ELLIPTIC)}) and 1: mend ballbot.xml"
+        )
+    remedy = "with such wheels no policy can learn; mend ballbot.xml, or leave the model as it was compiled"
+    wanted, force = np.array([AXLE_FRICTION, DRIVE_FRICTION]), np.zeros(6)
     data, contacts = _settled_wheel_contacts(model)
-    wanted = np.array([AXLE_FRICTION, DRIVE_FRICTION])
-    for wheel, contact in enumerate(contacts):
-        normal, tangent, friction = contact.frame[:3], contact.frame[3:6], contact.friction[:2]
-        axle = data.xaxis[model.joint(f"wheel_{wheel}").id]
-        axle = axle - normal * (axle @ normal)
-        alignment = float(abs(tangent @ axle) / np.linalg.norm(axle))
+    for wheel, number in enumerate(contacts):
+        tangent, friction = data.contact[number].frame[3:6], data.contact[number].friction[:2]
+        alignment = float(abs(tangent @ _tangential_axle(model, data, wheel, number)))
         if not (alignment >= MIN_WHEEL_ALIGNMENT and np.allclose(friction, wanted, rtol=1e-6, atol=0)):
             raise ContactFixError(
                 f"wheel_{wheel} grips the ball with friction {friction.tolist()} along and across a direction whose "
-                f"cosine to its axle is {alignment:.4f}, expected {wanted.tolist()} and 1: with such wheels no policy "
-                "can learn; mend ballbot.xml, or leave the model as it was compiled"
+                f"cosine to its axle is {alignment:.4f}, expected {wanted.tolist()} and 1: {remedy}"
             )
+    for wheel, speed in product(range(3), (-SPUN, SPUN)):
+        data, contacts = _settled_wheel_contacts(model, np.eye(3)[wheel] * speed)
+        contact, axle = data.contact[contacts[wheel]], _tangential_axle(model, data, wheel, contacts[wheel])
+        mujoco.mj_contactForce(model, data, contacts[wheel], force)
+        pull = contact.frame.reshape(3, 3).T @ force[:3] / force[0]
+        along, across = abs(float(pull @ axle)), abs(float(pull @ np.cross(contact.frame[:3], axle)))
+        if not (contact.dim == 3 and along <= MOST_PULL_ALONG and across >= LEAST_PULL_ACROSS):
+            raise ContactFixError(
+                f"wheel_{wheel}, spun, pulls the ball by {across:.3f} of its contact force across its axle and "
+                f"{along:.4f} along it (condim {contact.dim}), expected at least {LEAST_PULL_ACROSS}, at most "
+                f"{MOST_PULL_ALONG} and condim 3: {remedy}"
+            )
+
+
+def _tangential_axle(model: mujoco.MjModel, data: mujoco.MjData, wheel: int, contact: int) -> NDArray[np.float64]:
+    """(3,) unit vector along a wheel's axle in the plane in which it touches the ball."""
+    normal, axle = data.contact[contact].frame[:3], data.xaxis[model.joint(f"wheel_{wheel}").id]
+    along = axle - normal * (axle @ normal)
+    return np.asarray(along / np.linalg.norm(along))
 
 
 def rolling_wheel_speeds(model: mujoco.MjModel) -> NDArray[np.float64]:
@@ -209,7 +244,8 @@ def rolling_wheel_speeds(model: mujoco.MjModel) -> NDArray[np.float64]:
     data, contacts = _settled_wheel_contacts(model)
     ball, radius = data.geom("ball").xpos, float(model.geom("ball").size[0])
     speeds = np.empty((3, 2))
-    for wheel, contact in enumerate(contacts):
+    for wheel, number in enumerate(contacts):
+        contact = data.contact[number]
         joint = model.joint(f"wheel_{wheel}").id
         axle, arm = data.xaxis[joint], contact.pos - data.xanchor[joint]
         rim = np.cross(axle, arm)  # velocity of the rim at the contact per rad/s, seen from the base

@@ -3,7 +3,7 @@
 from ballbot.ppo.agent import Agent
 from ballbot.ppo.checkpoint import CheckpointError, load_checkpoint
 from ballbot.ppo.config import PPOConfig, SettingsError
-from ballbot.ppo.distributed import distributed_setup
+from ballbot.ppo.distributed import LostContactError, distributed_setup
 from ballbot.ppo.evaluation import evaluate, load_agent
 from ballbot.ppo.logger import RunDirectoryError
 from ballbot.ppo.normalizer import RewardScaler, RunningNormalizer
@@ -19,6 +19,7 @@ __all__ = [
     "CheckpointError",
     "DivergedError",
     "FeedbackPrior",
+    "LostContactError",
     "PPOConfig",
     "Policy",
     "RewardScaler",

@@ -1,4 +1,9 @@
-"""Data-parallel training: thin wrappers of torch.distributed that do nothing in a single process."""
+"""Data-parallel training: thin wrappers of torch.distributed that do nothing in a single process.
+
+However many processes learn, it is the same experiment: environment e of all is seeded alike and gets the same
+exploration noise, and minibatches hold the same steps, each process computing those of its own environments.  Only sums
+over steps are rounded in another order.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +15,6 @@ from datetime import timedelta
 from functools import partial
 from typing import Any, TypeVar
 
-import numpy as np
 import torch
 import torch.distributed as dist
 
@@ -20,6 +24,10 @@ T = TypeVar("T")
 
 TIMEOUT = timedelta(minutes=30)
 """How long a process waits for the others: longer than any evaluation, which only the first one does."""
+
+
+class LostContactError(RuntimeError):
+    """Another process failed or was killed; the message says how to go on."""
 
 
 def distributed_setup(device: str) -> tuple[int, int, torch.device]:
@@ -69,13 +77,23 @@ def world_size() -> int:
     return dist.get_world_size() if dist.is_initialized() else 1
 
 
-def rank_seed(seed: int, rank: int) -> int:
-    """Seed of one process, in [0, 2**30).
+def own_envs(num_envs: int) -> slice:
+    """The environments of this process, which has `num_envs` of them, among those of all."""
+    return slice(rank() * num_envs, (rank() + 1) * num_envs)
 
-    Vector environments seed sub-environment i with seed + i, so `seed + rank` would give two processes nearly
-    the same environments; hashed seeds lie far apart.
+
+def own_rows(rows: torch.Tensor, num_envs: int) -> torch.Tensor:
+    """Which of `rows` are of this process, as rows of its own (num_steps, num_envs) batch, flattened.
+
+    Args:
+        rows: indices into the flattened (num_steps, all environments) batch of all processes.
+        num_envs: environments of this process.
     """
-    return int(np.random.SeedSequence((seed, rank)).generate_state(1)[0]) % 2**30
+    if world_size() == 1:
+        return rows
+    step = rows.div(num_envs * world_size(), rounding_mode="floor")
+    env = rows - step * (num_envs * world_size()) - own_envs(num_envs).start
+    return (step * num_envs + env)[(env >= 0) & (env < num_envs)]
 
 
 def all_reduce_sum(x: torch.Tensor) -> torch.Tensor:
@@ -144,7 +162,7 @@ def _collective(call: Callable[[], Any]) -> None:
     try:
         call()
     except RuntimeError as error:
-        raise RuntimeError(
+        raise LostContactError(
             f"process {rank()} of {world_size()} lost contact with the others, most likely because one of "
             "them failed; its own message is the one to read. Restart all processes with resume to continue "
             "from the last checkpoint"

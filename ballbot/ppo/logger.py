@@ -44,6 +44,10 @@ COLUMNS: tuple[tuple[str, int, Callable[[dict[str, float]], str]], ...] = (
 )
 
 
+MAX_LOG_BYTES = 2**28
+"""Of a progress.csv; a billion steps leave a tenth of it."""
+
+
 class RunDirectoryError(RuntimeError):
     """The run directory cannot be used; the message says why and what to do."""
 
@@ -289,6 +293,8 @@ class Logger:
 
     def _read(self) -> list[dict[str, str]]:
         try:
+            if (size := self.path.stat().st_size) > MAX_LOG_BYTES:
+                raise ValueError(f"{size} bytes")
             with open(self.path, newline="") as file:
                 # A row cut short by a crash lacks its last values (None); it is the last one, and past any
                 # checkpoint.

@@ -61,7 +61,7 @@ def rollout(
         envs: vector environment with SAME_STEP or NEXT_STEP autoreset.
         state: where the environments stand; updated.
         storage: overwritten.
-        generator: source of the exploration noise.
+        generator: source of the exploration noise; in the same state in all processes.
         stopwatch: gets laps "infer" and "simulate".
         sample: compiled stand-in of `agent.sample`.
         measure: let the observation statistics take in every step, before the agent sees it.
@@ -82,7 +82,8 @@ def rollout(
     final_obs: list[torch.Tensor] = []
     raw_final_obs: list[torch.Tensor] = []
     has_final = torch.zeros_like(storage.truncated)
-    noise = agent.draw_noise((num_steps, num_envs), generator)
+    noise = agent.draw_noise((num_steps, num_envs * distributed.world_size()), generator)  # alike in all processes
+    noise = noise[:, distributed.own_envs(num_envs)]
 
     for t in range(num_steps):
         storage.raw_obs[t] = torch.as_tensor(state.obs, device=device).reshape(num_envs, -1)
@@ -265,7 +266,7 @@ def update(
         advantages: (num_steps, num_envs) from `gae`.
         returns: same.
         config: PPO settings.
-        generator: source of the minibatch order.
+        generator: source of the minibatch order; in the same state in all processes.
         loss_fn: compiled stand-in of `ppo_loss`.
 
     Returns:
@@ -283,26 +284,29 @@ def update(
         advantages = standardize(advantages, valid)
     obs, actions, logprobs = batch.obs.flatten(0, 1), batch.actions.flatten(0, 1), batch.logprobs.flatten()
     columns = (obs, actions, logprobs, advantages, returns, old_values)
-    size = config.minibatch_size // distributed.world_size()
+    processes, num_envs = distributed.world_size(), batch.rewards.shape[1]
 
     taken, grad_norms = 0, 0.0
     measured: list[torch.Tensor] = []
     stop = False
     for _ in range(config.update_epochs):
-        order = torch.randperm(len(returns), generator=generator, device=returns.device)
-        for indices in torch.split(order, size):
+        order = torch.randperm(len(returns) * processes, generator=generator, device=returns.device)
+        for rows in torch.split(order, config.minibatch_size):
+            indices = distributed.own_rows(rows, num_envs)
             real = None if valid is None else valid[indices]
             weights = None
             if real is not None:
-                share = distributed.world_size() / distributed.all_reduce_sum(real.sum()).clamp(min=1)
+                share = processes / distributed.all_reduce_sum(real.sum()).clamp(min=1)
                 weights = real.float() * share
+            elif processes > 1:  # whose gradients are averaged, however many steps each has
+                weights = returns.new_full(indices.shape, processes / len(rows))
             minibatch = [x.index_select(0, indices) for x in columns]
             if config.normalize_advantage_per_minibatch:
                 minibatch[3] = standardize(minibatch[3], real)
             loss, metrics = loss_fn(agent, *minibatch, weights, config)
             # The decision to stop must be the same in all processes, or some would wait for a gradient that
             # never comes.
-            measured.append(distributed.all_reduce_sum(metrics) / distributed.world_size())
+            measured.append(distributed.all_reduce_sum(metrics) / processes)
             now = dict(zip(METRICS, measured[-1].tolist(), strict=True))
             if config.target_kl is not None and now["approx_kl"] > KL_STOP_FACTOR * config.target_kl:
                 stop = True

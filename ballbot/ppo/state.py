@@ -39,15 +39,16 @@ FREE_TO_CHANGE = {
 """Settings that may differ on resume; any other would make the rest of the run another experiment."""
 
 
-def training_seed(config: PPOConfig, index: int, num_envs: int) -> int:
-    """Seed of `num_envs` training environments, a hash of config.seed and `index`.
+def training_seed(config: PPOConfig, index: int) -> int:
+    """Seed of all training environments, a hash of config.seed and `index`, in [0, 2**30) or behind eval_seed.
 
-    Environment i gets this seed + i. Should that range meet the seeds of the evaluation, eval_seed to
-    eval_seed + eval_episodes - 1, it is moved behind them: no policy is judged by episodes it has trained on.
+    Environment i gets this seed + i, so that seeds of 0 and 1 are to be far apart. Should that range meet the seeds of
+    the evaluation, eval_seed to eval_seed + eval_episodes - 1, it is moved behind them: no policy is judged by episodes
+    it has trained on.
     """
-    seed = distributed.rank_seed(config.seed, index)
+    seed = int(np.random.SeedSequence((config.seed, index)).generate_state(1)[0]) % 2**30
     behind = config.eval_seed + config.eval_episodes
-    return behind if config.eval_seed < seed + num_envs and seed < behind else seed
+    return behind if config.eval_seed < seed + config.num_envs and seed < behind else seed
 
 
 class TrainingState:
@@ -70,7 +71,7 @@ class TrainingState:
             agent: networks to train.
             optimizer: of the agent.
             env_metadata: what the observations mean; stored, and compared on `restore`.
-            seed: of this process's environments and exploration.
+            seed: of the environments and exploration of all processes.
         """
         self.config, self.envs, self.env_metadata = config, envs, env_metadata
         self.agent, self.optimizer = agent, optimizer
@@ -85,7 +86,7 @@ class TrainingState:
         self.learning_rate = config.learning_rate
         self.global_step = 0
         self.best_return: float | None = None
-        obs, _ = envs.reset(seed=seed)
+        obs, _ = envs.reset(seed=seed + distributed.own_envs(envs.num_envs).start)
         self.env_state = EnvState(obs, torch.zeros(envs.num_envs, dtype=torch.bool, device=self.device))
 
     @property
@@ -224,8 +225,7 @@ class TrainingState:
         if distributed.rank() == 0:
             reason = "these environments cannot restore their state" if same_meaning else "observations have changed"
             print(f"note: {reason}, so new episodes start in all of them")
-        index = distributed.rank() + distributed.world_size() * self.global_step
-        seed = training_seed(self.config, index, self.envs.num_envs)
+        seed = training_seed(self.config, self.global_step) + distributed.own_envs(self.envs.num_envs).start
         self.env_state.obs, _ = self.envs.reset(seed=seed)
         self.episodes.returns[:] = 0
         self.episodes.lengths[:] = 0

@@ -129,9 +129,9 @@ def train(
     if resume is not None:
         loaded = distributed.on_rank_zero(lambda: find_checkpoint(resume))
 
-    seed = training_seed(config, rank, config.num_envs // world_size)
+    seed = training_seed(config, 0)
     with ExitStack() as stack:
-        seed_everything(seed, config.torch_deterministic and device.type == "cuda")
+        seed_everything(seed + rank, config.torch_deterministic and device.type == "cuda")
         envs = stack.enter_context(closing(make_envs(config.num_envs // world_size)))
         if envs.num_envs != config.num_envs // world_size:
             raise ValueError(
@@ -148,7 +148,7 @@ def train(
         if rank == 0 and make_eval_envs is not None:
             eval_envs = stack.enter_context(closing(make_eval_envs(config.eval_episodes)))
         # Again: however many numbers the constructors drew, learning starts from the same random states.
-        seed_everything(seed, config.torch_deterministic and device.type == "cuda")
+        seed_everything(seed + rank, config.torch_deterministic and device.type == "cuda")
         weights = torch.Generator().manual_seed(config.seed)
         spaces = envs.single_observation_space, envs.single_action_space
         agent = Agent(*spaces, config, weights, prior, input_scale, symmetry, value_inputs).to(device)

@@ -15,7 +15,7 @@ import torch
 from toy import BATCH, TOY, PointEnv, curve
 
 from ballbot.ppo import PPOConfig, load_checkpoint, train
-from ballbot.ppo.distributed import distributed_setup, rank_seed
+from ballbot.ppo.distributed import distributed_setup
 from ballbot.ppo.state import training_seed
 
 pytestmark = pytest.mark.skipif(
@@ -30,11 +30,12 @@ sys.path.insert(0, {toy!r})
 import torch
 torch.set_num_threads(1)
 from pathlib import Path
-from toy import PointEnv
+from toy import PointEnv, cartpole
+from gymnasium.vector import AutoresetMode
 from ballbot.ppo import PPOConfig, train
 from ballbot.ppo.distributed import rank
 run_dir, settings, resume = Path(sys.argv[1]), json.loads(sys.argv[2]), sys.argv[3] or None
-fail_rank = settings.pop("fail_rank", None)
+fail_rank, cartpole_mode = settings.pop("fail_rank", None), settings.pop("cartpole_mode", None)
 seen = []
 class Env(PointEnv):
     def _out(self, x):
@@ -45,8 +46,11 @@ class Env(PointEnv):
         if rank() == fail_rank and len(self.received) > 20:
             raise ValueError("the simulator of one process broke")
         return super().step(actions)
-result = train(PPOConfig(**settings), Env, PointEnv, run_dir=run_dir, resume=resume, console=False)
-found = {{"agent": result.agent.state_dict(), "step": result.global_step, "seen": torch.stack(seen)}}
+make, make_eval = Env, PointEnv
+if cartpole_mode is not None:
+    make = make_eval = lambda num_envs: cartpole(num_envs, AutoresetMode[cartpole_mode])
+result = train(PPOConfig(**settings), make, make_eval, run_dir=run_dir, resume=resume, console=False)
+found = {{"agent": result.agent.state_dict(), "step": result.global_step, "seen": seen}}
 torch.save(found, run_dir.parent / f"rank{{rank()}}.pt")
 """
 SETTINGS = TOY | {"total_timesteps": 6 * BATCH, "eval_interval": 10**6, "normalize_rewards": True}
@@ -78,7 +82,7 @@ def test_ranks_end_alike_and_resume_to_the_last_bit(tmp_path: Path, per_step: bo
         assert torch.equal(one["agent"][key], two["agent"][key]), key
     # the steps of both processes; the observations after the last step wait for the next rollout
     assert one["agent"]["normalizer.count"] == 6 * BATCH
-    observations = torch.cat([one["seen"][:-1], two["seen"][:-1]]).double().flatten(0, 1)
+    observations = torch.stack([*one["seen"][:-1], *two["seen"][:-1]]).double().flatten(0, 1)
     torch.testing.assert_close(one["agent"]["normalizer.mean"], observations.mean(0))
     torch.testing.assert_close(one["agent"]["normalizer.var"], observations.var(0, correction=0))
     state = load_checkpoint(whole / "last.pt")
@@ -96,6 +100,25 @@ def test_ranks_end_alike_and_resume_to_the_last_bit(tmp_path: Path, per_step: bo
 
     with pytest.raises(Exception, match=r"number of processes \(then 2, now 1\)"):
         train(PPOConfig(**(SETTINGS | options)), PointEnv, run_dir=whole, resume=whole, console=False)
+
+
+@pytest.mark.parametrize(("mode", "per_step"), [("SAME_STEP", False), ("NEXT_STEP", True)])
+def test_two_processes_learn_what_one_does(tmp_path: Path, mode: str, per_step: bool) -> None:
+    """Up to the order in which sums over steps are rounded."""
+    options: dict[str, Any] = {
+        "cartpole_mode": mode,
+        "normalize_observations_per_step": per_step,
+        "normalize_advantage_per_minibatch": per_step,
+    }
+    agents = []
+    for processes in (1, 2):
+        done = torchrun(tmp_path / f"run{processes}", processes=processes, **options)
+        assert done.returncode == 0, done.stderr
+        agents.append(torch.load(tmp_path / "rank0.pt", weights_only=True)["agent"])
+    begun = load_checkpoint(tmp_path / "run1" / "checkpoints" / f"step_{2 * BATCH}.pt")["agent"]
+    for key, learned in agents[0].items():
+        torch.testing.assert_close(agents[1][key], learned, rtol=1e-4, atol=1e-5)
+    assert max(float((agents[0][key] - begun[key]).abs().max()) for key in begun) > 1e-2, "nothing was learned"
 
 
 def test_a_failing_process_takes_the_others_with_it(tmp_path: Path) -> None:
@@ -117,19 +140,18 @@ def test_the_run_directory_is_checked_for_all(tmp_path: Path) -> None:
     assert done.stderr.count("already holds a run") >= 2
 
 
-def test_seeds_of_processes_lie_far_apart() -> None:
-    seeds = sorted(rank_seed(seed, rank) for seed in range(10) for rank in range(64))
+def test_seeds_lie_far_apart() -> None:
+    seeds = sorted(training_seed(PPOConfig(seed=seed), index) for seed in range(10) for index in range(64))
     assert min(np.diff(seeds)) > 64
     assert seeds[-1] < 2**30
 
 
 def test_training_seeds_keep_clear_of_evaluation_seeds() -> None:
     num_envs = 16
-    plain = rank_seed(0, 1)
-    assert training_seed(PPOConfig(seed=0), 1, num_envs) == plain
+    plain = training_seed(PPOConfig(seed=0), 1)
     for shift in range(-30, 30):
-        config = PPOConfig(seed=0, eval_seed=plain + shift, eval_episodes=5)
-        start = training_seed(config, 1, num_envs)
+        config = PPOConfig(seed=0, num_envs=num_envs, eval_seed=plain + shift, eval_episodes=5)
+        start = training_seed(config, 1)
         training = set(range(start, start + num_envs))
         evaluation = set(range(config.eval_seed, config.eval_seed + config.eval_episodes))
         assert not training & evaluation

@@ -1,7 +1,8 @@
 """The same seed gives the same bits, whatever the machine does in between.
 
 What is not promised: the same bits with another number of PyTorch's threads, of processes under torchrun, or on another
-kind of CPU, since sums are rounded in another order there.
+kind of CPU, since sums are rounded in another order there.  (``tests/ppo/test_distributed.py`` compares two processes
+with one, up to that.)
 """
 
 from __future__ import annotations

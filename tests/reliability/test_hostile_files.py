@@ -102,7 +102,20 @@ def contents(
     """Sound files of each kind, and what reads them."""
     log = (finished / "progress.csv").read_bytes()
     config = {"ppo": {"seed": 1}, "env": {"terrain": "flat"}}
+    folder = tmp_path_factory.mktemp("data")
+    data = DepthDataset.create(folder, (16, 16), 1.0, {"seed": 1})
+    for seed in (0, 1):
+        images = np.random.default_rng(seed).random((20, 16, 16), np.float32)
+        data.append(images, np.full(20, seed, RECORD))
+    sound = {path.name: path.read_bytes() for path in folder.iterdir()}
+
+    def read_data(path: Path) -> None:
+        for name in sound.keys() - {path.name}:
+            path.with_name(name).write_bytes(sound[name])
+        DepthDataset(path.parent).split_by_terrain(0.5, 0)
+
     return {
+        **{name: (content, read_data) for name, content in sound.items()},
         "last.pt": ((finished / "last.pt").read_bytes(), resume),
         "policy.pt": (SHIPPED["default"].read_bytes(), load_policy),
         "encoder.pt": (DEFAULT_ENCODER.read_bytes(), load_encoder),
@@ -111,7 +124,8 @@ def contents(
     }
 
 
-KINDS = ["last.pt", "policy.pt", "encoder.pt", "progress.csv", "config.json"]
+CHECKED = ["last.pt", "policy.pt", "encoder.pt", "images.u16", "records.bin"]
+KINDS = [*CHECKED, "progress.csv", "config.json", "card.json"]
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -120,7 +134,7 @@ def test_truncated_files_are_refused(contents: Any, tmp_path: Path, torture: boo
     step = 1000 if torture else max(1000, len(whole) // 20)
     cuts = range(0, len(whole), step if kind.endswith(".pt") else max(1, len(whole) // (1000 if torture else 50)))
     tried, refused = survive((whole[:cut] for cut in cuts), tmp_path / kind, read)
-    if kind.endswith(".pt"):
+    if kind in CHECKED:
         assert refused == tried == len(cuts)
     tally(f"{kind} truncated", tried)
 
@@ -137,7 +151,10 @@ def test_flipped_bits_are_survived(contents: Any, tmp_path: Path, torture: bool,
             yield bytes(damaged)
 
     amount = 2000 if torture else 20
-    tally(f"{kind} with a flipped bit", survive(flipped(), tmp_path / kind, read)[0])
+    tried, refused = survive(flipped(), tmp_path / kind, read)
+    if kind in ("images.u16", "records.bin"):  # archives have bytes that mean nothing
+        assert refused == tried
+    tally(f"{kind} with a flipped bit", tried)
 
 
 def parts_of(archive: bytes) -> dict[str, bytes]:
@@ -278,6 +295,7 @@ def test_bombs_and_code_are_refused(tmp_path: Path, tally: Tally, kind: str, rea
     )
 
 
+@pytest.mark.fault("checkpoints whose numbers make no sense")
 def test_states_that_lie_are_refused(tmp_path: Path, finished: Path) -> None:
     """Sound files of tensors and plain types, whose numbers make no sense."""
     state = load_checkpoint(finished / "last.pt")
@@ -342,12 +360,22 @@ def test_settings_of_any_kind_are_refused_or_understood(tmp_path: Path, changes:
         assert str(path) in str(error)
 
 
+@pytest.mark.fault("JSON that is deep, long or none")
 def test_json_that_is_deep_or_long_is_refused(tmp_path: Path) -> None:
     contents = [b"[" * 10**6, b'{"ppo":' * 10**5, b"1" * 10**6, b"[" + b" " * 2**25 + b"]", b"\xff\xfe", b"", b"nul"]
     assert survive(iter(contents), tmp_path / "config.json", load_settings) == (len(contents), len(contents))
     for name in ("images.u16", "records.bin"):
         (tmp_path / name).write_bytes(b"")
     assert survive(iter(contents), tmp_path / "card.json", lambda path: DepthDataset(path.parent)) == (7, 7)
+
+
+@pytest.mark.fault("cards and logs of gigabytes")
+@pytest.mark.parametrize("name", ["card.json", "progress.csv"])
+def test_files_of_gigabytes_are_refused(tmp_path: Path, name: str) -> None:
+    with open(tmp_path / name, "wb") as file:
+        file.truncate(2**31)  # takes no room on the disk
+    with pytest.raises((DatasetError, RunDirectoryError), match=f"{name} .*{2**31} bytes"):
+        DepthDataset(tmp_path) if name == "card.json" else read_log(tmp_path / name)
 
 
 @pytest.mark.fault("cards of data sets made up by hypothesis")

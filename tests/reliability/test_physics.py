@@ -17,7 +17,7 @@ import mujoco_patch
 from ballbot.envs import BallbotVectorEnv
 from ballbot.envs import simulation as simulation_module
 from ballbot.envs.model import Layout, build_model, check_wheel_contacts
-from mujoco_patch import ContactFixError
+from mujoco_patch import ContactFixError, contact_fix
 
 Array = NDArray[np.float64]
 Tally = Callable[[str, int], None]
@@ -66,8 +66,31 @@ def pyramidal_cone(model: mujoco.MjModel) -> None:
 
 
 @pytest.mark.fault("a robot with a wheel, friction, pair or cone changed")
+def no_friction(model: mujoco.MjModel) -> None:
+    model.pair_dim[:] = 1
+
+
+def torsional_friction(model: mujoco.MjModel) -> None:
+    model.pair_dim[0] = 4
+
+
+def soft_friction(model: mujoco.MjModel) -> None:
+    model.opt.impratio = 0.01
+
+
 @pytest.mark.parametrize(
-    "change", [swap_friction, one_friction, turn_a_capsule, turn_a_hinge, other_geom, pyramidal_cone]
+    "change",
+    [
+        swap_friction,
+        one_friction,
+        turn_a_capsule,
+        turn_a_hinge,
+        other_geom,
+        pyramidal_cone,
+        no_friction,
+        torsional_friction,
+        soft_friction,
+    ],
 )
 def test_a_robot_with_other_wheels_is_refused(
     change: Callable[[mujoco.MjModel], None], monkeypatch: pytest.MonkeyPatch
@@ -108,6 +131,24 @@ def test_a_fix_that_is_undone_while_robots_move_stops_them() -> None:
     with pytest.raises(ContactFixError, match="contact fix was installed since"):
         free.step(np.zeros((2, 3), np.float32))
     free.close()
+
+
+@pytest.mark.fault("MuJoCo's collider replaced by another library while robots move")
+def test_a_collider_of_somebody_else_stops_them() -> None:
+    envs = BallbotVectorEnv(2, **FLAT)
+    envs.reset(seed=0)
+    table, entry = contact_fix._find_table(), contact_fix._ENTRY
+    ours = table[entry]
+    table[entry] = table[entry - 1]  # MuJoCo's own for other shapes
+    try:
+        with pytest.raises(ContactFixError, match="contact fix was undone since"):
+            envs.step(np.zeros((2, 3), np.float32))
+        with pytest.raises(ContactFixError, match="other code has replaced"):
+            BallbotVectorEnv(1, **FLAT)
+    finally:
+        table[entry] = ours
+    envs.step(np.zeros((2, 3), np.float32))
+    envs.close()
 
 
 # -- Laws of nature ---------------------------------------------------------------------------------------------------
@@ -170,16 +211,14 @@ def test_energy_never_grows_without_motors(numbers: list[float]) -> None:
     model, layout = build_model(), Layout.of(build_model())
     model.opt.enableflags |= mujoco.mjtEnableBit.mjENBL_ENERGY
     data = start(model, numbers)
-    energies = []
-    for step in range(1500):
+    lowest = np.inf
+    for _ in range(1500):
         mujoco.mj_step(model, data)
-        if step % 50 == 0:
-            mujoco.mj_forward(model, data)
-            energies.append(float(data.energy.sum()))
+        mujoco.mj_forward(model, data)
+        lowest = min(lowest, float(data.energy.sum()))
+        assert data.energy.sum() <= lowest + 0.3  # J: what contacts that were pressed in give back; a fall is 6 J
         norms = [np.linalg.norm(data.qpos[place + 3 : place + 7]) for place in (layout.base_qpos, layout.ball_qpos)]
         np.testing.assert_allclose(norms, 1.0, atol=1e-9)
-    # 0.5 J: what contacts pressed in at the start give back; the fall of the robot alone is 6 J
-    assert max(energies) <= energies[0] + 0.5
 
 
 @pytest.mark.fault("random worlds turned about the vertical")
@@ -306,14 +345,20 @@ def test_whatever_the_actions_no_bad_number_comes_out_and_every_divergence_is_co
         lambda: np.full((64, 3), rng.choice([-1.0, 1.0])),
         lambda: rng.choice([-1e30, 1e30, 0.0], (64, 3)),
     ]
+    broken = 0
     for step in range(steps):
         style = styles[step // 50 % len(styles)]
+        if step % 10 == 9:  # actions alone, which are clipped, break nothing
+            wheels = list(envs.simulations.layout.wheel_qvel)
+            envs.simulations.qvel[rng.integers(64), wheels] = rng.choice([np.nan, np.inf, -np.inf, 1e9, 1e30])
+            broken += 1
         obs, reward, terminated, truncated, infos = envs.step(style().astype(np.float32))
         assert np.isfinite(obs).all() and np.isfinite(reward).all()
         if "final_info" in infos:
             diverged += int(infos["final_info"]["diverged"].sum())
             assert np.isfinite(np.stack([x for x in infos["final_obs"] if x is not None])).all()
         assert not (terminated & truncated).any()
-    assert envs.num_diverged == diverged
+    assert envs.num_diverged == diverged == broken > 0
     envs.close()
     tally("steps under extreme actions", steps * 64)
+    tally("states made infinite, NaN or absurd meanwhile", broken)

@@ -56,7 +56,8 @@ def children(pid: int) -> list[int]:
 
 
 @pytest.mark.fault("a rank of torchrun killed (SIGKILL), and the run resumed")
-def test_a_rank_that_is_killed_ends_the_others_and_what_was_saved_is_there(tmp_path: Path) -> None:
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_rank_that_is_killed_ends_the_others_and_what_was_saved_is_there(tmp_path: Path, rank: int) -> None:
     launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     program = start("ppo_ballbot", [*TRAINING, "--total-timesteps", "100000000"], tmp_path, launcher)
     run = tmp_path / "runs" / "run"
@@ -66,11 +67,12 @@ def test_a_rank_that_is_killed_ends_the_others_and_what_was_saved_is_there(tmp_p
         time.sleep(0.1)
     ranks = [pid for pid in children(program.pid) if b"ppo_ballbot" in Path(f"/proc/{pid}/cmdline").read_bytes()]
     assert len(ranks) == 2
-    victim = next(pid for pid in ranks if b"RANK=1" in Path(f"/proc/{pid}/environ").read_bytes().split(b"\0"))
+    victim = next(pid for pid in ranks if b"RANK=%d" % rank in Path(f"/proc/{pid}/environ").read_bytes().split(b"\0"))
     os.kill(victim, signal.SIGKILL)
     output = program.communicate(timeout=120)[0]
     assert program.returncode != 0
-    assert "Signal 9" in output or "SIGKILL" in output, output[-3000:]
+    assert "Signal 9" in output, output[-3000:]  # torchrun tells which one, and stops the other
+    assert "LostContactError" not in output, output[-3000:]  # if that one comes to notice, it says so in a line
     saved = load_checkpoint(run / "last.pt")["global_step"]
     assert saved >= SIZE
     resume = ["--resume", "runs/run", "--total-timesteps", str(saved + 2 * SIZE)]

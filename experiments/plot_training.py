@@ -222,7 +222,8 @@ def draw(runs: dict[Path, dict[str, Floats]], args: Args) -> Any:
         if args.log:
             axis.set_yscale("log")
         elif not args.columns and lowest >= 0:
-            axis.set_ylim(args.bottom if label == PANELS[0][2] else 0, None)
+            bottom = args.bottom if label == PANELS[0][2] else 0
+            axis.set_ylim(bottom, bottom + 1.05 * (axis.dataLim.y1 - bottom) if axis.dataLim.y1 > bottom else None)
         axis.grid(alpha=0.3)
         axis.spines[["top", "right"]].set_visible(False)
     axes[0, 0].legend(frameon=False)

@@ -86,7 +86,7 @@ STUDIES: dict[str, Study] = {
     "paper": Study("the settings of Salehi 2025", ("--preset", "paper"), 5, 60),
     "unfixed": Study("without cameras, without the contact fix", (*BLIND, "--no-contact-fix"), 3, 10),
     "untrained_encoder": Study("with an encoder that has learned nothing", ("--encoder", str(UNTRAINED)), 3, 20),
-    "rk4": Study("without cameras, trained with MuJoCo's RK4 integrator", (*BLIND, "--integrator", "RK4"), 3, 30),
+    "rk4": Study("without cameras, with the RK4 integrator", (*BLIND, "--integrator", "RK4"), 3, 30),
     "asymmetric": Study("without cameras, without symmetry", (*BLIND, "--no-symmetry"), 3, 11),
     "residual": Study("without cameras, added to the linear controller", (*BLIND, *RESIDUAL), 3, 11),
     **{

@@ -253,7 +253,12 @@ def test_the_page_has_a_place_for_every_table_and_figure(scripts, reproduce, tmp
     for study in ("default", "paper"):
         text = "global_step,eval/return_mean,eval/length_mean,time/simulate\n1000000,80,4000,120\n"
         (tmp_path / f"{study}_0.csv").write_text(text)
+    (tmp_path / "compare_sb3.csv").write_text(
+        "task,library,seed,steps,episodes,return,seconds\n"
+        + "".join(f"Hop-v1,{name},{seed},1000,10,{seed}.5,1\n" for name in ("ballbot", "other") for seed in (1, 2))
+    )
     found = make_results.sections(make_results.Results(tmp_path))
+    assert "| Hop-v1 (1,000) | 2 | 2.0 ± 0.7 | 2.0 ± 0.7 |" in found["compare_sb3"]
     page = (make_results.DOCS / "results.md").read_text()
     assert set(found) == set(re.findall(r"<!-- table: (\w+) -->", page))
     assert all(content in make_results.fill(page, found) for content in found.values())

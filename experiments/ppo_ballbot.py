@@ -76,7 +76,7 @@ class EnvConfig:
     frame: Literal["body", "world"] = "body"
     """Axes of the observation: the robot's own (learns fast) or the world's (the reference's)."""
     cameras: bool = True
-    """See the ground by two depth cameras, through a frozen encoder.  Without, training takes three quarters as long."""
+    """See the ground by two depth cameras, through a frozen encoder.  Without, training takes a quarter less time."""
     encoder: str | None = None
     """File of the encoder (pretrain_encoder.py writes one; default: the one that comes with ballbot).  The run keeps a
     copy."""

@@ -218,7 +218,7 @@ def _graph(module: nn.Module, example: torch.Tensor, source: str, target: str, c
         import onnx
         import onnxscript  # noqa: F401  # torch.onnx needs it
     except ImportError as error:
-        raise ImportError(f'{error.name} is missing: pip install "ballbot[export]"') from error
+        raise ImportError(f"{error.name} is missing: pip install onnx onnxruntime onnxscript") from error
     with _quiet():
         program = torch.onnx.export(
             module.eval(),

@@ -13,6 +13,8 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+from ballbot.ppo.checkpoint import CheckpointError
+
 ASSETS = Path(str(files("ballbot.assets")))
 SHIPPED = {path.name.removeprefix("policy_").removesuffix(".pt"): path for path in sorted(ASSETS.glob("policy_*.pt"))}
 """Name -> file."""
@@ -22,8 +24,18 @@ def find_policy(name: str | Path) -> Path:
     """The file of the policy of this name that comes with ballbot, or else the path.
 
     A Path, and any name with a slash, as in "./default", is always a path.
+
+    Raises:
+        CheckpointError: it is no path, and no policy of this name comes with ballbot.
     """
-    return SHIPPED.get(name, Path(name)) if isinstance(name, str) else name
+    if not isinstance(name, str) or name in SHIPPED:
+        return SHIPPED[name] if isinstance(name, str) else name
+    path = Path(name)
+    if not path.exists() and not path.suffix and "/" not in name and "\\" not in name:
+        raise CheckpointError(
+            f"{name!r} is no file, and no policy that comes with ballbot: those are {', '.join(SHIPPED)}"
+        )
+    return path
 
 
 def read_card(name: str) -> dict[str, Any]:

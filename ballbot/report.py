@@ -116,7 +116,7 @@ def _figure(columns: int, height: float = 3.4) -> tuple[Any, Any]:
         matplotlib.use("Agg")
         from matplotlib import pyplot as plt
     except ImportError as error:
-        raise ImportError('matplotlib is missing: pip install "ballbot[plots]"') from error
+        raise ImportError("matplotlib is missing: pip install matplotlib") from error
     colours: dict[Any, Any] = dict.fromkeys(
         ("text.color", "axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color"), INK
     )

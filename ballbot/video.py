@@ -136,7 +136,7 @@ def write_video(path: Path, frames: Iterator[Frame], fps: float) -> int:
         if path.suffix == ".mp4":
             import imageio_ffmpeg  # noqa: F401
     except ImportError as error:
-        raise ImportError(f'{error.name} is missing: pip install "ballbot[video]"') from error
+        raise ImportError(f'{error.name} is missing: pip install "imageio[ffmpeg]"') from error
     temporary = path.with_name(f".{path.stem}.tmp{path.suffix}")
     options: dict[str, Any] = {"duration": round(1000 / fps), "loop": 0}  # ms
     if path.suffix == ".mp4":

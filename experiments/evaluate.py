@@ -147,7 +147,7 @@ def check(args: Args) -> Args:
         if args.report.exists() and not args.report.is_dir():
             raise ValueError(f"--report {args.report} is a file: give a folder, for report.html")
         if importlib.util.find_spec("matplotlib") is None:
-            raise ImportError('--report needs matplotlib: pip install "ballbot[plots]"')
+            raise ImportError("--report needs matplotlib: pip install matplotlib")
         try:
             args.report.mkdir(parents=True, exist_ok=True)
         except OSError as error:

@@ -208,9 +208,8 @@ def main(argv: list[str] | None = None) -> int:
     try:
         return check(tyro.cli(Args, args=argv, description=__doc__))
     except ImportError as error:
-        missing = (
-            error if "ballbot[export]" in str(error) else f'{error.name} is missing: pip install "ballbot[export]"'
-        )
+        known = "pip install" in str(error)
+        missing = error if known else f"{error.name} is missing: pip install onnx onnxruntime onnxscript"
         print(f"error: {missing}", file=sys.stderr)
     except (ValueError, TypeError, OSError, CheckpointError, EncoderError, ContactFixError) as error:
         print(f"error: {error}", file=sys.stderr)

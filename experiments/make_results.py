@@ -330,7 +330,7 @@ def main(argv: list[str] | None = None) -> int:
         made = [*pages, *draw_figures(results, args.page.parent / "images")]
         print(f"wrote {', '.join(map(str, made))}")
     except ImportError as error:
-        print(f'error: figures need {error.name}: pip install "ballbot[plots]"', file=sys.stderr)
+        print(f"error: figures need {error.name}: pip install {error.name}", file=sys.stderr)
         return 2
     except (ValueError, KeyError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)

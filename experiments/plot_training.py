@@ -218,7 +218,8 @@ def draw(runs: dict[Path, dict[str, Floats]], args: Args) -> Any:
             axis.fill_between(steps, low, high, color=colour, alpha=0.12, linewidth=0)
             axis.plot(steps, median, color=colour, linewidth=2.2, label=f"{titles.get(group, group)} ({count})")
         xlabel = "environment steps (millions)" if args.against == "steps" else "minutes"
-        axis.set(xlabel=xlabel, ylabel=label, xlim=(0, None))
+        what = f"evaluation: {label}" if args.curve == "evaluation" and not args.columns else label
+        axis.set(xlabel=xlabel, ylabel=what, xlim=(0, None))
         if args.log:
             axis.set_yscale("log")
         elif not args.columns and lowest >= 0:
@@ -263,7 +264,7 @@ def main(argv: list[str] | None = None) -> None:
         figure.savefig(content, format=args.out.suffix[1:], dpi=130)
         write_atomic(args.out, content.getvalue())
     except ImportError as error:
-        print(f'error: plots need {error.name}: pip install "ballbot[plots]"', file=sys.stderr)
+        print(f"error: plots need {error.name}: pip install {error.name}", file=sys.stderr)
         raise SystemExit(2) from None
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)

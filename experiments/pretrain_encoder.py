@@ -37,8 +37,9 @@ class Args:
     """Folder under runs/ for TensorBoard and what --resume goes on from (default: the name of --out)."""
     resume: bool = False
     """Go on with a training that was stopped."""
-    torch_threads: int = 0
-    """Threads of PyTorch (0: its choice)."""
+    torch_threads: int = 1
+    """Threads of PyTorch (0: its choice).  With more than one, any other program on the machine makes it several times
+    slower, as they wait for each other in busy loops."""
 
 
 def main(argv: list[str] | None = None) -> int:

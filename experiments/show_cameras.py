@@ -4,7 +4,7 @@
     python experiments/show_cameras.py --tilt-deg 8 --encoder encoder.pt
 
 The robot from outside, both depth images as the environment casts them, MuJoCo's own beside them, the difference, and
-what an encoder's numbers still know of them.  Needs OpenGL and matplotlib (pip install "ballbot[plots]").
+what an encoder's numbers still know of them.  Needs OpenGL and matplotlib (pip install matplotlib).
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ def show(args: Args) -> str:
         matplotlib.use("Agg")
         import matplotlib.pyplot as plt
     except ImportError as error:
-        raise RuntimeError('matplotlib is missing: pip install "ballbot[plots]"') from error
+        raise RuntimeError("matplotlib is missing: pip install matplotlib") from error
     encoder = load_encoder(args.encoder) if args.encoder or args.size == 64 else None
     envs = BallbotVectorEnv(
         1,

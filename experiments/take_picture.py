@@ -42,7 +42,7 @@ def main() -> None:
         picture = env.render()
         from matplotlib.image import imsave
     except ImportError:
-        raise SystemExit("error: pictures need matplotlib: pip install 'ballbot[plots]'") from None
+        raise SystemExit("error: pictures need matplotlib: pip install matplotlib") from None
     except RuntimeError as error:
         print(f"error: {error}", file=sys.stderr)
         raise SystemExit(2) from None

@@ -75,12 +75,15 @@ class Policy:
 def load_policy(path: str | Path, device: str = "cpu") -> Policy:
     """The policy in a checkpoint: best.pt, last.pt or step_<N>.pt, or a run folder's best.pt.
 
+    Of a run that was not evaluated yet, it is that in last.pt.
+
     Raises:
         CheckpointError: the file is missing, damaged or of another format.
     """
     path = Path(path)
     if path.is_dir():
-        path = path / "best.pt"
+        names = ("best.pt", "last.pt")
+        path = next((path / name for name in names if (path / name).exists()), path / names[0])
     state = load_checkpoint(path)
     agent = agent_from_state(state, path).to(device)
     shape = tuple(state["spaces"]["observation_shape"])

@@ -36,7 +36,7 @@ class Tracker:
 
     def __init__(self, run_dir: Path, settings: Mapping[str, Any]) -> None:
         if importlib.util.find_spec("wandb") is None:
-            raise TrackingError('wandb is missing: pip install "ballbot[wandb]", or leave --track out')
+            raise TrackingError("wandb is missing: pip install wandb, or leave --track out")
         self._run_dir, self._settings = run_dir, dict(settings)
         self._run: Any = None
         self._failed = False

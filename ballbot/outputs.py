@@ -21,10 +21,10 @@ def check_output(path: Path, option: str, endings: tuple[str, ...] = (), keep: I
         ValueError: it cannot; the message names option, file and remedy.
     """
     folder = path.parent
-    if endings and path.suffix not in endings:
-        raise ValueError(f"{option} {path} must end in {' or '.join(endings)}")
     if path.is_dir():
         raise ValueError(f"{option} {path} is a folder: give a file in it")
+    if endings and path.suffix not in endings:
+        raise ValueError(f"{option} {path} must end in {' or '.join(endings)}")
     if path.exists() and not path.is_file():
         raise ValueError(f"{option} {path} is no ordinary file: give another one")
     if path.exists():

@@ -140,9 +140,9 @@ def check(args: Args) -> Args:
         if not name:
             raise ValueError('a checkpoint is "": give a file, a run folder, pid or linear')
     read = [Path(name) for name in (args.checkpoint, *args.compare)]
-    read += [path / "best.pt" for path in read]
     if args.json is not None:
-        check_output(args.json, "--json", keep=[*read, args.encoder])
+        kept = [*read, *(path / name for path in read for name in ("best.pt", "config.json")), args.encoder]
+        check_output(args.json, "--json", (".json",), keep=kept)
     if args.report is not None:
         if args.report.exists() and not args.report.is_dir():
             raise ValueError(f"--report {args.report} is a file: give a folder, for report.html")

@@ -63,7 +63,7 @@ from mujoco_patch import ContactFixError
 
 TRAINING_ONLY = ("initial_speed", "target_speed", "progress_weight", "action_limit")
 """Options of the environment in which training differs from the task, which is their defaults."""
-RANK = int(os.environ.get("RANK", "0"))
+RANK = int(os.environ["RANK"]) if os.environ.get("WORLD_SIZE", "1") not in ("", "1") else 0
 """Index of this process among those torchrun started: the first one speaks for all."""
 
 
@@ -196,9 +196,9 @@ class Args:
         if self.prior_speed is not None and not 0 <= self.prior_speed <= 2:
             raise SettingsError(f"--prior-speed {self.prior_speed} is out of range: use 0 to 2 m/s, or None")
         for name in ("camera_scale", "velocity_scale"):
-            if not 0 < (scale := getattr(self, name)) <= 100:
+            if not 1e-6 <= (scale := getattr(self, name)) <= 100:
                 option = f"--{name.replace('_', '-')}"
-                raise SettingsError(f"{option} {scale} is out of range: use more than 0, up to 100")
+                raise SettingsError(f"{option} {scale} is out of range: use 0.000001 to 100")
         if self.ppo.shared_trunk and not self.value_sees_action:
             raise SettingsError(
                 "--shared-trunk needs --value-sees-action, as policy and value then see the same: add it, or leave "
@@ -304,6 +304,8 @@ def load_settings(path: Path) -> Args:
         ValueError: the file is missing, no JSON, has a key this version does not know or a value of the wrong kind.
     """
     try:
+        if path.exists() and not path.is_file():
+            raise ValueError("it is no ordinary file")
         if path.is_file() and (size := path.stat().st_size) > MAX_CONFIG_BYTES:
             raise ValueError(f"{size} bytes")
         content = json.loads(path.read_text())
@@ -505,7 +507,7 @@ def main(argv: list[str] | None = None) -> None:
     """Train, and exit with 2 on bad input."""
     try:
         args, run_dir = prepare(argv)
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, OSError) as error:
         fail(error)
     options = {k: v for k, v in asdict(args.env).items() if k not in ("cameras", "encoder")}
     options["num_threads"] = simulation_threads(args.env.num_threads)
@@ -533,7 +535,7 @@ def main(argv: list[str] | None = None) -> None:
     if args.env.cameras:
         try:
             encoder = load_eyes(args)
-        except (EncoderError, CheckpointError, ValueError) as error:
+        except (EncoderError, CheckpointError, ValueError, OSError) as error:
             fail(error)
         device = "cuda" if args.ppo.device.startswith("cuda") else "cpu"  # of this process, see distributed_setup()
         options |= {"observation": "encoded", "encoder": encoder, "camera_device": device}

@@ -21,6 +21,7 @@ import tyro
 from ballbot.encoders.dataset import DatasetError, DepthDataset
 from ballbot.encoders.frozen import EncoderError
 from ballbot.encoders.pretrain import PretrainConfig, pretrain
+from ballbot.outputs import check_output
 from ballbot.ppo import CheckpointError, DivergedError, RunDirectoryError
 
 
@@ -59,6 +60,8 @@ def main(argv: list[str] | None = None) -> int:
             raise ValueError(f"{log_dir} holds a training already: use --resume to go on, or another --run-name")
         if not args.resume and args.out.exists():
             raise ValueError(f"--out {args.out} exists already: choose another file")
+        args.out.parent.mkdir(parents=True, exist_ok=True)
+        check_output(args.out, "--out")
         encoder = pretrain(
             DepthDataset(args.data), args.settings, args.out, log_dir, args.resume, lambda line: print(line, flush=True)
         )

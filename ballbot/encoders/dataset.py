@@ -94,6 +94,11 @@ class DepthDataset:
         folder = Path(folder)
         if (folder / "card.json").exists() and len(cls(folder)):
             raise DatasetError(f"{folder} already holds a data set: choose another folder")
+        images = folder / "images.u16"
+        if images.exists() and images.stat().st_size and not (folder / "card.json").exists():
+            raise DatasetError(
+                f"{images} holds images whose card.json is missing: put it back, or choose another folder"
+            )
         folder.mkdir(parents=True, exist_ok=True)
         for name in ("images.u16", "records.bin"):
             (folder / name).write_bytes(b"")
@@ -209,6 +214,8 @@ class DepthDataset:
     def _read_card(self) -> dict[str, Any]:
         path = self.folder / "card.json"
         try:
+            if path.exists() and not path.is_file():
+                raise ValueError("it is no ordinary file")
             if path.is_file() and (size := path.stat().st_size) > MAX_CARD_BYTES:
                 raise ValueError(f"{size} bytes")
             card = json.loads(path.read_text())

@@ -226,9 +226,12 @@ def _pretrain(
             raise DivergedError(f"the validation error is {error} after epoch {epoch}: lower lr and start anew")
         since = 0 if error < best else since + 1
         curves = {"train": float(total) / steps, "validation": error, **asdict(baselines)}
-        events.scalars({f"mse/{name}": value for name, value in curves.items()}, epoch)
-        if (picture := _png(_compare(networks, data, validation))) is not None:
-            events.image("reconstructions", *picture, epoch)
+        try:
+            events.scalars({f"mse/{name}": value for name, value in curves.items()}, epoch)
+            if (picture := _png(_compare(networks, data, validation))) is not None:
+                events.image("reconstructions", *picture, epoch)
+        except OSError as problem:  # a curve is no reason to lose the epoch
+            say(f"warning: curves of epoch {epoch} not written ({problem.strerror})")
         if error < best:
             best = error
             card = described | {"epoch": epoch, "validation_mse_m2": error, "baselines_mse_m2": asdict(baselines)}

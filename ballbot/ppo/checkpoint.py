@@ -99,6 +99,9 @@ def write_atomic(path: Path, data: bytes) -> None:
         directory = os.open(path.parent, os.O_RDONLY)
         try:
             os.fsync(directory)  # the new name itself must survive a power cut
+        except OSError as error:
+            if error.errno not in (errno.EINVAL, errno.EBADF, errno.ENOTSUP):  # some network file systems have no such
+                raise
         finally:
             os.close(directory)
 

@@ -50,7 +50,11 @@ class EventFile:
     """
 
     def __init__(self, folder: Path, purge_step: int | None = None) -> None:
-        moment = f"{int(time.time()):010d}.{platform.node()}.{os.getpid()}.{next(_count)}"
+        # TensorBoard reads files by their names' order: one after the others, even if the clock was set back
+        numbers = [path.name.split(".")[3] for path in folder.glob("events.out.tfevents.*")]
+        others = [int(number) for number in numbers if number.isdecimal() and len(number) <= 10]
+        now = max(int(time.time()), max(others, default=0) + 1)
+        moment = f"{now:010d}.{platform.node()}.{os.getpid()}.{next(_count)}"
         self.path = folder / f"events.out.tfevents.{moment}"
         first = [Event(file_version="brain.Event:2", wall_time=time.time())]
         if purge_step is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import errno
 import io
@@ -26,7 +27,7 @@ from ballbot.ppo.checkpoint import write_atomic
 from ballbot.ppo.config import PPOConfig
 from ballbot.ppo.events import EventFile, append
 
-NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EIO)
 """Errors that pass when somebody makes room, or a disk comes back."""
 HEADER_EVERY = 25
 """Console lines between two header lines: one is always in sight on a usual terminal."""
@@ -113,6 +114,8 @@ def say(console: bool, text: str) -> None:
         return
     try:
         print(text, flush=True)
+    except UnicodeEncodeError:
+        print(text.encode("ascii", "backslashreplace").decode(), flush=True)
     except OSError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or the text would fail again at exit
 
@@ -166,7 +169,8 @@ class Keeper:
             self._check_directory()
             write()
         except OSError as error:
-            self._check_directory()
+            with contextlib.suppress(OSError):  # whether it is there cannot be told now
+                self._check_directory()
             if what not in self.failing:
                 reason = error if error.errno is None else os.strerror(error.errno)
                 remedy = "make room" if error.errno in NO_ROOM else f"check {self.run_dir}"
@@ -190,10 +194,14 @@ class Keeper:
 
 
 def _identity(directory: Path) -> tuple[int, int] | None:
-    """What a directory keeps when it is renamed; None without one."""
+    """What a directory keeps when it is renamed; None without one.
+
+    Raises:
+        OSError: it cannot be told.
+    """
     try:
         found = os.stat(directory)
-    except OSError:
+    except (FileNotFoundError, NotADirectoryError):
         return None
     return found.st_dev, found.st_ino
 
@@ -226,11 +234,14 @@ class Logger:
         rows: list[dict[str, str]] = []
         if resume_step is not None and self.path.exists():
             rows = [row for row in self._read() if int(row[STEP]) <= resume_step]
+            if rows and int(rows[-1][STEP]) < resume_step:
+                say(console, f"warning: {self.path} ends at step {rows[-1][STEP]}, before the checkpoint")
         try:
             self.earlier = [{key: float(value) for key, value in row.items()} for row in rows]
         except ValueError as error:
             raise self._damaged(error) from error
         self.columns: list[str] = []
+        self._size = 0
         self._rewrite(rows)
         self.events = EventFile(run_dir, None if resume_step is None else resume_step + 1)
         self.lines = 0
@@ -278,13 +289,30 @@ class Logger:
         if not self._waiting_rows:
             return
         new = [key for row in self._waiting_rows for key in row if key not in self.columns]
-        if new or not self.path.exists() or self.path.name in self.keep.failing:
-            rows = [*(self._read() if self.path.exists() else []), *self._waiting_rows]
+        size = self.path.stat().st_size if self.path.exists() else None
+        if new or size != self._size or self.path.name in self.keep.failing:
+            rows = [*(self._read_or_move() if size else []), *self._waiting_rows]
             # each step once: some disks fail after they have written
             self._rewrite(list({row[STEP]: row for row in rows}.values()))
         else:
-            append(self.path, self._text(self._waiting_rows, self.columns))
+            text = self._text(self._waiting_rows, self.columns)
+            append(self.path, text)
+            self._size += len(text)
         self._waiting_rows.clear()
+
+    def _read_or_move(self) -> list[dict[str, str]]:
+        """The rows, or none and the file out of the way, if somebody damaged it: a log is no reason to end a training.
+
+        Raises:
+            OSError: it cannot be moved.
+        """
+        try:
+            return self._read()
+        except RunDirectoryError as error:
+            aside = self.path.with_name(f"progress.damaged_{time.time_ns()}.csv")
+            self.path.rename(aside)
+            say(self.console, f"warning: {error}; until then it is {aside.name}")
+            return []
 
     def _write_points(self) -> None:
         while self._waiting_points:
@@ -295,12 +323,15 @@ class Logger:
         try:
             if (size := self.path.stat().st_size) > MAX_LOG_BYTES:
                 raise ValueError(f"{size} bytes")
-            with open(self.path, newline="") as file:
-                # A row cut short by a crash lacks its last values (None); it is the last one, and past any
-                # checkpoint.
-                rows = [row for row in csv.DictReader(file) if None not in row.values()]
-            if not all(None not in row and row[STEP].isdigit() for row in rows):
-                raise ValueError(f"a row without {STEP}, or with more values than there are columns")
+            text = self.path.read_text().splitlines(keepends=True)
+            if any('"' in line for line in text[1:]):  # numbers have none, and the reader would join lines
+                raise ValueError("quotation marks")
+            rows = list(csv.DictReader(text))
+            # A row cut short by a crash lacks its last values (None); it is the last one, and past any checkpoint.
+            if rows and None in rows[-1].values():
+                rows.pop()
+            if not all(None not in row.values() and None not in row and _is_step(row[STEP]) for row in rows):
+                raise ValueError(f"a row without {STEP}, or with more or less values than there are columns")
         except (ValueError, KeyError, csv.Error) as error:
             raise self._damaged(error) from error
         return [{key: value for key, value in row.items() if value != ""} for row in rows]
@@ -313,8 +344,9 @@ class Logger:
     def _rewrite(self, rows: list[dict[str, str]]) -> None:
         columns = list(dict.fromkeys([*self.columns, *(key for row in rows for key in row)]))
         header = [dict(zip(columns, columns, strict=True))] if columns else []
-        write_atomic(self.path, self._text([*header, *rows], columns))
-        self.columns = columns
+        text = self._text([*header, *rows], columns)
+        write_atomic(self.path, text)
+        self.columns, self._size = columns, len(text)
 
     @staticmethod
     def _text(rows: list[dict[str, str]], columns: list[str]) -> bytes:
@@ -334,6 +366,10 @@ class Logger:
                 cells.append("-".rjust(width))
         evaluation = f"   eval {row['eval/return_mean']:.2f}" if "eval/return_mean" in row else ""
         say(True, "".join(cells) + evaluation)
+
+
+def _is_step(text: str) -> bool:
+    return text.isdecimal() and text.isascii() and len(text) < 20
 
 
 class Stopwatch:

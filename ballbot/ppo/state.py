@@ -18,9 +18,10 @@ from torch import nn
 
 from ballbot.ppo import distributed
 from ballbot.ppo.agent import Agent, describe_spaces
-from ballbot.ppo.checkpoint import CheckpointError, prune_checkpoints, save_checkpoint, to_plain
+from ballbot.ppo.checkpoint import CheckpointError, prune_checkpoints, save_checkpoint, to_plain, write_atomic
 from ballbot.ppo.config import PPOConfig
 from ballbot.ppo.episodes import EpisodeStatistics
+from ballbot.ppo.logger import say
 from ballbot.ppo.normalizer import RewardScaler
 from ballbot.ppo.prior import FeedbackPrior
 from ballbot.ppo.storage import EnvState
@@ -140,10 +141,11 @@ class TrainingState:
             OSError: one of them cannot be written; the older ones are there.
         """
         directory = run_dir / "checkpoints"
-        directory.mkdir(exist_ok=True)  # somebody may have made room
         written = directory / f"step_{self.global_step}.pt"
         # last.pt first: whatever stops the program in between, it is the newest
-        save_checkpoint([run_dir / "last.pt", written], content)
+        save_checkpoint([run_dir / "last.pt"], content)
+        directory.mkdir(exist_ok=True)  # somebody may have made room
+        write_atomic(written, (run_dir / "last.pt").read_bytes())
         prune_checkpoints(directory, self.config.keep_checkpoints, written)
 
     def policy_content(self) -> dict[str, Any]:
@@ -185,9 +187,10 @@ class TrainingState:
             np.random.set_state(mine["numpy"])
             threads = state.get("torch_threads", torch.get_num_threads())
             if distributed.rank() == 0 and threads != torch.get_num_threads():
-                print(
+                say(
+                    True,
                     f"note: the run had {threads} threads of PyTorch, now there are {torch.get_num_threads()}: it goes "
-                    "on well, but rounds differently from a run that was never interrupted"
+                    "on well, but rounds differently from a run that was never interrupted",
                 )
         except CheckpointError:
             raise
@@ -224,7 +227,7 @@ class TrainingState:
             return
         if distributed.rank() == 0:
             reason = "these environments cannot restore their state" if same_meaning else "observations have changed"
-            print(f"note: {reason}, so new episodes start in all of them")
+            say(True, f"note: {reason}, so new episodes start in all of them")
         seed = training_seed(self.config, self.global_step) + distributed.own_envs(self.envs.num_envs).start
         self.env_state.obs, _ = self.envs.reset(seed=seed)
         self.episodes.returns[:] = 0

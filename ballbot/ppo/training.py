@@ -21,7 +21,16 @@ from numpy.typing import NDArray
 
 from ballbot.ppo import distributed
 from ballbot.ppo.agent import Agent
-from ballbot.ppo.checkpoint import find_checkpoint, save_checkpoint, set_aside_newer, tidy, to_plain, write_atomic
+from ballbot.ppo.checkpoint import (
+    CheckpointError,
+    find_checkpoint,
+    load_checkpoint,
+    save_checkpoint,
+    set_aside_newer,
+    tidy,
+    to_plain,
+    write_atomic,
+)
 from ballbot.ppo.config import PPOConfig, SettingsError
 from ballbot.ppo.diagnosis import Diagnosis
 from ballbot.ppo.episodes import to_numpy
@@ -176,7 +185,14 @@ def train(
                     say(console, f"note: no longer of this run, moved aside: {path}")
                 if lock is not None:
                     tidy(run_dir, loaded[0], state.global_step, config.keep_checkpoints)
-            if not (run_dir / "best.pt").exists():
+            best = run_dir / "best.pt"
+            if best.exists():
+                try:
+                    load_checkpoint(best)
+                except CheckpointError as error:
+                    aside = best.rename(run_dir / f"best.damaged_{time.time_ns()}.pt")
+                    say(console, f"warning: {error}; it is {aside.name} now, and the next evaluation makes a new one")
+            if not best.exists():
                 state.best_return = None
             for name, content in (files or {}).items():
                 write_atomic(run_dir / name, content)

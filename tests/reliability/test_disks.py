@@ -5,21 +5,26 @@ from __future__ import annotations
 import errno
 import os
 import shutil
+import stat
 import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 import toy
 from killable import start
 
-from ballbot.encoders.dataset import DepthDataset
+from ballbot.encoders.dataset import DatasetError, DepthDataset
 from ballbot.ppo import RunDirectoryError, load_checkpoint, training
+from ballbot.ppo import logger as logger_module
+from ballbot.ppo.checkpoint import write_atomic
 from ballbot.ppo.events import EventFile, append
 from ballbot.ppo.logger import Logger
+from ballbot.ppo.state import TrainingState
 
 SIZE = 4 * 8 * 5
 TRAINING = [
@@ -221,3 +226,94 @@ def test_a_disk_that_may_not_be_written_is_named(small_disk: Path) -> None:
 def test_a_folder_that_may_not_be_written_is_named(tmp_path: Path) -> None:
     (tmp_path / "runs").mkdir(mode=0o500)
     assert "Permission denied" in refused_training(tmp_path)
+
+
+@pytest.mark.fault("a run's folder that cannot be looked at for a while")
+def test_a_disk_that_does_not_answer_for_a_while_ends_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    logger = Logger(tmp_path, console=False)
+
+    def fail(_: Path) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    with monkeypatch.context() as patch, pytest.warns(RuntimeWarning, match="not written"):
+        patch.setattr(logger_module, "_identity", fail)
+        logger.log({"global_step": 1})
+    logger.log({"global_step": 2})
+    assert logger.path.read_text() == "global_step\n1\n2\n"
+
+
+@pytest.mark.fault("a log damaged while a run writes it")
+@pytest.mark.parametrize("content", ["", "global_step,x\n1,2,3\n", 'global_step\n"1\n'])
+def test_a_log_that_is_damaged_meanwhile_ends_nothing(tmp_path: Path, content: str) -> None:
+    logger = Logger(tmp_path, console=False)
+    logger.log({"global_step": 1})
+    logger.path.write_text(content)
+    logger.log({"global_step": 2})
+    logger.log({"global_step": 3, "more": 4.0})
+    assert logger.path.read_text() == "global_step,more\n2,\n3,4.0\n"
+    assert [path.read_text() for path in tmp_path.glob("progress.damaged_*.csv")] == [content] * bool(content)
+
+
+@pytest.mark.fault("a log with a quotation mark, or a row cut in the middle")
+@pytest.mark.parametrize("row", ['"{}', "{:.20}"])
+def test_a_log_that_lost_its_middle_is_not_gone_on_with(tmp_path: Path, finished: Path, row: str) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(finished, run)
+    lines = (run / "progress.csv").read_text().splitlines()
+    lines[3] = row.format(lines[3])
+    (run / "progress.csv").write_text("\n".join(lines) + "\n")
+    with pytest.raises(RunDirectoryError, match="is damaged"):
+        toy.run(run, resume=run)
+    assert (run / "progress.csv").read_text().splitlines() == lines
+
+
+@pytest.mark.fault("best.pt cut off when a run goes on")
+def test_a_damaged_best_policy_is_made_again(tmp_path: Path, finished: Path) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(finished, run)
+    os.truncate(run / "best.pt", 5000)
+    toy.run(run, resume=run, total_timesteps=20 * toy.BATCH)
+    assert load_checkpoint(run / "best.pt")["kind"] == "policy"
+    assert len(list(run.glob("best.damaged_*.pt"))) == 1
+
+
+@pytest.mark.fault("checkpoints/ replaced by a file")
+def test_the_newest_checkpoint_needs_no_folder(tmp_path: Path) -> None:
+    (tmp_path / "checkpoints").write_text("")
+    with pytest.raises(OSError, match="exists"):
+        TrainingState.save(cast(Any, SimpleNamespace(global_step=5)), tmp_path, {"kind": "training"})
+    assert load_checkpoint(tmp_path / "last.pt")["kind"] == "training"
+
+
+@pytest.mark.fault("folders that cannot be synchronised")
+def test_folders_need_not_be_synchronised(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = os.fsync
+
+    def fsync(number: int) -> None:
+        if stat.S_ISDIR(os.fstat(number).st_mode):
+            raise OSError(errno.EINVAL, "Invalid argument")
+        whole(number)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    write_atomic(tmp_path / "file", b"content")
+    assert (tmp_path / "file").read_bytes() == b"content"
+
+
+@pytest.mark.fault("a clock set back between two files of events")
+def test_events_come_after_earlier_ones_whatever_the_clock_says(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(time, "time", lambda: 2e9)
+    first = EventFile(tmp_path)
+    monkeypatch.setattr(time, "time", lambda: 1e9)
+    assert EventFile(tmp_path, 3).path.name > first.path.name
+
+
+@pytest.mark.fault("a data set without its card")
+def test_images_without_a_card_are_not_overwritten(tmp_path: Path) -> None:
+    DepthDataset.create(tmp_path, (4, 4), 1.0, {})
+    (tmp_path / "images.u16").write_bytes(bytes(32))
+    (tmp_path / "card.json").unlink()
+    with pytest.raises(DatasetError, match="put it back"):
+        DepthDataset.create(tmp_path, (4, 4), 1.0, {})
+    assert (tmp_path / "images.u16").read_bytes() == bytes(32)

@@ -100,7 +100,8 @@ def test_bad_input_is_named_and_exits_with_2(tmp_path):
     (tmp_path / "bad.pt").write_bytes(b"no checkpoint")
     (tmp_path / "run").mkdir()
     save_policy(tmp_path / "run" / "best.pt")
-    before = {p: p.read_bytes() for p in tmp_path.rglob("*.pt")}
+    (tmp_path / "run" / "config.json").write_text("{}")
+    before = {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()}
     cases: list[tuple[list[Any], str]] = [
         (["none.pt"], "none.pt does not exist"),
         (["bad.pt"], "damaged or no checkpoint"),
@@ -116,9 +117,9 @@ def test_bad_input_is_named_and_exits_with_2(tmp_path):
         (["p.pt", "--initial-tilt-deg", 30], "initial_tilt_deg=30.0"),
         (["p.pt", "--json", "nowhere/a.json"], "there is no folder nowhere"),
         (["p.pt", "--json", "."], "--json . is a folder"),
-        (["p.pt", "--json", "p.pt"], "--json p.pt would overwrite what is read"),
-        (["p.pt", "--compare", "run", "--json", "run/best.pt"], "would overwrite what is read"),
-        (["pid", "--json", "/dev/null"], "--json /dev/null is no ordinary file"),
+        (["p.pt", "--json", "p.pt"], "--json p.pt must end in .json"),
+        (["p.pt", "--compare", "run", "--json", "run/config.json"], "would overwrite what is read"),
+        (["pid", "--json", "/dev/null"], "--json /dev/null must end in .json"),
         (["p.pt", "--encoder", "e.pt"], "--encoder e.pt is for policies that see"),
         (["p.pt", "--report", "p.pt"], "--report p.pt is a file"),
         (["p.pt", "--report", "p.pt/x"], "--report p.pt/x cannot be made"),

@@ -216,7 +216,7 @@ def test_energy_never_grows_without_motors(numbers: list[float]) -> None:
         mujoco.mj_step(model, data)
         mujoco.mj_forward(model, data)
         lowest = min(lowest, float(data.energy.sum()))
-        assert data.energy.sum() <= lowest + 0.3  # J: what contacts that were pressed in give back; a fall is 6 J
+        assert data.energy.sum() <= lowest + 0.6  # J: what contacts that were pressed in give back; a fall is 6 J
         norms = [np.linalg.norm(data.qpos[place + 3 : place + 7]) for place in (layout.base_qpos, layout.ball_qpos)]
         np.testing.assert_allclose(norms, 1.0, atol=1e-9)
 

@@ -28,8 +28,10 @@ def find_policy(name: str | Path) -> Path:
     Raises:
         CheckpointError: it is no path, and no policy of this name comes with ballbot.
     """
-    if not isinstance(name, str) or name in SHIPPED:
-        return SHIPPED[name] if isinstance(name, str) else name
+    if not isinstance(name, str):
+        return name
+    if name in SHIPPED:
+        return SHIPPED[name]
     path = Path(name)
     if not path.exists() and not path.suffix and "/" not in name and "\\" not in name:
         raise CheckpointError(

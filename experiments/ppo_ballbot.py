@@ -52,7 +52,7 @@ from ballbot.ppo import (
     distributed_setup,
     train,
 )
-from ballbot.ppo.checkpoint import find_checkpoint, run_dir_of
+from ballbot.ppo.checkpoint import find_checkpoint, read_small, run_dir_of
 from ballbot.ppo.config import check_types
 from ballbot.ppo.diagnosis import out_of_memory
 from ballbot.ppo.distributed import on_rank_zero
@@ -285,7 +285,7 @@ GONE = {"paid_speed": 2.0, "final_progress_weight": None}
 def recorded_metadata(path: Path) -> dict[str, Any]:
     """What a run's config.json says of its policy's inputs; empty if it cannot be read."""
     try:
-        metadata = json.loads(path.read_text())["env_metadata"]
+        metadata = json.loads(read_small(path, MAX_CONFIG_BYTES))["env_metadata"]
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return {}
     return metadata if isinstance(metadata, dict) else {}
@@ -304,11 +304,7 @@ def load_settings(path: Path) -> Args:
         ValueError: the file is missing, no JSON, has a key this version does not know or a value of the wrong kind.
     """
     try:
-        if path.exists() and not path.is_file():
-            raise ValueError("it is no ordinary file")
-        if path.is_file() and (size := path.stat().st_size) > MAX_CONFIG_BYTES:
-            raise ValueError(f"{size} bytes")
-        content = json.loads(path.read_text())
+        content = json.loads(read_small(path, MAX_CONFIG_BYTES))
     except FileNotFoundError:
         raise ValueError(f"{path} does not exist: settings are read from the config.json of a run") from None
     except (OSError, ValueError, RecursionError) as error:

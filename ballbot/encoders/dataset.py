@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ballbot.ppo.checkpoint import write_atomic
+from ballbot.ppo.checkpoint import read_small, write_atomic
 
 FORMAT_VERSION = 1
 FULL_SCALE = 65535
@@ -214,11 +214,7 @@ class DepthDataset:
     def _read_card(self) -> dict[str, Any]:
         path = self.folder / "card.json"
         try:
-            if path.exists() and not path.is_file():
-                raise ValueError("it is no ordinary file")
-            if path.is_file() and (size := path.stat().st_size) > MAX_CARD_BYTES:
-                raise ValueError(f"{size} bytes")
-            card = json.loads(path.read_text())
+            card = json.loads(read_small(path, MAX_CARD_BYTES))
         except FileNotFoundError:
             raise DatasetError(
                 f"{self.folder} holds no data set (no card.json): make one with collect_depth.py"

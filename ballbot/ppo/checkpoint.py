@@ -79,6 +79,20 @@ def from_plain(value: Any) -> Any:
     return value
 
 
+def read_small(path: Path, most_bytes: int) -> str:
+    """The text of an ordinary file of a size that its kind may have: whatever else stands there is not read.
+
+    Raises:
+        ValueError: it is a device, a pipe, a folder, longer, or no text.
+        OSError: it cannot be read.
+    """
+    if path.exists() and not path.is_file():
+        raise ValueError("it is no ordinary file")
+    if path.exists() and (size := path.stat().st_size) > most_bytes:
+        raise ValueError(f"{size} bytes")
+    return path.read_text()
+
+
 def write_atomic(path: Path, data: bytes) -> None:
     """Replace `path` by `data`: a reader, or a crash, finds the old file or the new one, never a part."""
     temporary = path.with_name(f".{path.name}.tmp")

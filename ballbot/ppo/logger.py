@@ -23,7 +23,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from ballbot.ppo.checkpoint import write_atomic
+from ballbot.ppo.checkpoint import read_small, write_atomic
 from ballbot.ppo.config import PPOConfig
 from ballbot.ppo.events import EventFile, append
 
@@ -241,7 +241,7 @@ class Logger:
         except ValueError as error:
             raise self._damaged(error) from error
         self.columns: list[str] = []
-        self._size = 0
+        self._size = 0  # of progress.csv as written here: another size tells that somebody changed it
         self._rewrite(rows)
         self.events = EventFile(run_dir, None if resume_step is None else resume_step + 1)
         self.lines = 0
@@ -308,10 +308,13 @@ class Logger:
         """
         try:
             return self._read()
-        except RunDirectoryError as error:
+        except RunDirectoryError:
             aside = self.path.with_name(f"progress.damaged_{time.time_ns()}.csv")
             self.path.rename(aside)
-            say(self.console, f"warning: {error}; until then it is {aside.name}")
+            say(
+                self.console,
+                f"warning: {self.path} was damaged meanwhile; it is {aside.name} now, and a new one begins",
+            )
             return []
 
     def _write_points(self) -> None:
@@ -321,12 +324,10 @@ class Logger:
 
     def _read(self) -> list[dict[str, str]]:
         try:
-            if (size := self.path.stat().st_size) > MAX_LOG_BYTES:
-                raise ValueError(f"{size} bytes")
-            text = self.path.read_text().splitlines(keepends=True)
-            if any('"' in line for line in text[1:]):  # numbers have none, and the reader would join lines
+            lines = read_small(self.path, MAX_LOG_BYTES).splitlines(keepends=True)
+            if any('"' in line for line in lines[1:]):  # numbers have none, and the reader would join lines
                 raise ValueError("quotation marks")
-            rows = list(csv.DictReader(text))
+            rows = list(csv.DictReader(lines))
             # A row cut short by a crash lacks its last values (None); it is the last one, and past any checkpoint.
             if rows and None in rows[-1].values():
                 rows.pop()

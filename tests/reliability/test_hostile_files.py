@@ -378,6 +378,17 @@ def test_files_of_gigabytes_are_refused(tmp_path: Path, name: str) -> None:
         DepthDataset(tmp_path) if name == "card.json" else read_log(tmp_path / name)
 
 
+@pytest.mark.fault("cards, logs and settings that are pipes, which would be waited for")
+@pytest.mark.parametrize(("name", "read"), [("progress.csv", read_log), ("config.json", load_settings)])
+def test_pipes_are_refused(tmp_path: Path, name: str, read: Callable[[Path], Any]) -> None:
+    os.mkfifo(tmp_path / name)
+    with pytest.raises((RunDirectoryError, ValueError), match=f"{name} .*no ordinary file"):
+        read(tmp_path / name)
+    os.mkfifo(tmp_path / "card.json")
+    with pytest.raises(DatasetError, match=r"card\.json .*no ordinary file"):
+        DepthDataset(tmp_path)
+
+
 @pytest.mark.fault("cards of data sets made up by hypothesis")
 @given(JSON, st.sampled_from(["shape", "max_depth", "num_images", "provenance", "format_version"]))
 @settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])

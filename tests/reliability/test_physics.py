@@ -211,12 +211,15 @@ def test_energy_never_grows_without_motors(numbers: list[float]) -> None:
     model, layout = build_model(), Layout.of(build_model())
     model.opt.enableflags |= mujoco.mjtEnableBit.mjENBL_ENERGY
     data = start(model, numbers)
+    energies: list[float] = []
     lowest = np.inf
     for _ in range(1500):
         mujoco.mj_step(model, data)
         mujoco.mj_forward(model, data)
-        lowest = min(lowest, float(data.energy.sum()))
-        assert data.energy.sum() <= lowest + 0.6  # J: what contacts that were pressed in give back; a fall is 6 J
+        energies.append(float(data.energy.sum()))
+        lowest = min(lowest, energies[-1])
+        # J: what contacts that were pressed in give back; a fall is 6 J
+        assert energies[-1] <= min(lowest + 0.6, energies[0] + 0.5)
         norms = [np.linalg.norm(data.qpos[place + 3 : place + 7]) for place in (layout.base_qpos, layout.ball_qpos)]
         np.testing.assert_allclose(norms, 1.0, atol=1e-9)
 

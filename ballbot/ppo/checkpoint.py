@@ -265,7 +265,7 @@ def tidy(run_dir: Path, resumed: Path, step: int, keep: int) -> None:
     written = run_dir / "checkpoints" / f"step_{step}.pt"
     if not written.exists():  # killed after last.pt
         write_atomic(written, resumed.read_bytes())
-        prune_checkpoints(written.parent, keep, written)
+    prune_checkpoints(written.parent, keep, written)  # killed before it deleted old ones
 
 
 def set_aside_newer(run_dir: Path, resumed: Path, step: int, best_too: bool = False) -> list[Path]:

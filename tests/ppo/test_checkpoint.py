@@ -259,6 +259,12 @@ class TestRewind:
         run(r, resume=r, total_timesteps=11 * BATCH)
         assert not (r / "checkpoints" / "abandoned").exists()
 
+    def test_checkpoints_that_a_kill_kept_from_being_deleted_go(self, finished: Path, tmp_path: Path) -> None:
+        r = tmp_path / "r"
+        shutil.copytree(finished, r)  # as killed in its last update: nothing is left to be learned, or saved
+        run(r, resume=r, keep_checkpoints=2)
+        assert names(r / "checkpoints") == {f"step_{BATCH * i}.pt" for i in (8, 10)}
+
     def test_a_total_that_is_behind_is_refused_and_one_that_is_reached_is_told(
         self, finished: Path, tmp_path: Path
     ) -> None:

@@ -1,8 +1,10 @@
-"""Refuse what cannot be written before the work begins, not after it."""
+"""Refuse what cannot be written before the work begins, not after it, and print what a terminal cannot show."""
 
 from __future__ import annotations
 
+import io
 import os
+import sys
 import tempfile
 from collections.abc import Iterable
 from pathlib import Path
@@ -38,3 +40,9 @@ def check_output(path: Path, option: str, endings: tuple[str, ...] = (), keep: I
             pass
     except OSError as error:
         raise ValueError(f"{option} {path} cannot be written ({error.strerror}): choose another folder") from error
+
+
+def print_anywhere() -> None:
+    """Let what is printed hold characters that standard output cannot encode: they come as escapes, not as an error."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")

@@ -20,10 +20,14 @@ SHIPPED = {path.name.removeprefix("policy_").removesuffix(".pt"): path for path 
 """Name -> file."""
 
 
-def find_policy(name: str | Path) -> Path:
+def find_policy(name: str | Path, others: tuple[str, ...] = ()) -> Path:
     """The file of the policy of this name that comes with ballbot, or else the path.
 
     A Path, and any name with a slash, as in "./default", is always a path.
+
+    Args:
+        name: of a policy, or a path.
+        others: names that the caller understands as well, for the error message.
 
     Raises:
         CheckpointError: it is no path, and no policy of this name comes with ballbot.
@@ -35,7 +39,7 @@ def find_policy(name: str | Path) -> Path:
     path = Path(name)
     if not path.exists() and not path.suffix and "/" not in name and "\\" not in name:
         raise CheckpointError(
-            f"{name!r} is no file, and no policy that comes with ballbot: those are {', '.join(SHIPPED)}"
+            f"{name!r} is no file, and no policy that comes with ballbot: those are {', '.join([*SHIPPED, *others])}"
         )
     return path
 

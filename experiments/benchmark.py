@@ -55,6 +55,8 @@ from ballbot.envs.rendering import choose_opengl
 from ballbot.envs.simulation import usable_cpus
 from ballbot.envs.terrain import make_terrain
 from ballbot.envs.vector_env import MOTOR_TORQUE
+from ballbot.outputs import check_output
+from ballbot.ppo.checkpoint import write_atomic
 
 Actions = NDArray[np.float32]
 Policy = Callable[[NDArray[np.float32], np.random.Generator], Actions]
@@ -108,10 +110,8 @@ def check(args: Args) -> Args:
             raise ValueError(f"--{name.replace('_', '-')} {value} is out of range: use 1 to 1000000")
     if not 0 <= args.num_threads <= 1024:
         raise ValueError(f"--num-threads {args.num_threads} is out of range: use 0 to 1024")
-    if args.json is not None and not args.json.resolve().parent.is_dir():
-        raise ValueError(f"--json {args.json}: its folder does not exist; make it first")
-    if args.json is not None and args.json.is_dir():
-        raise ValueError(f"--json {args.json} is a folder; name a file in it")
+    if args.json is not None:
+        check_output(args.json, "--json")
     if not args.quick:
         return args
     return replace(args, repeat=min(args.repeat, 3), steps=max(args.steps // 4, BLOCK), ppo_updates=1)
@@ -520,7 +520,7 @@ def main(argv: list[str] | None = None) -> int:
         if args.json is not None:  # after every part: an interrupted run keeps what it measured
             options = {k: str(v) if isinstance(v, Path) else v for k, v in asdict(args).items()}
             content = {"machine": machine, "options": options, "figures": [asdict(line) for line in figures]}
-            args.json.write_text(json.dumps(content, indent=1) + "\n")
+            write_atomic(args.json, (json.dumps(content, indent=1) + "\n").encode())
     return 0
 
 

@@ -288,7 +288,7 @@ def main() -> int:
         spreads = [float(np.std(side, ddof=1)) if len(side) > 1 else 0.0 for side in sides]
         standard_error = math.sqrt(sum(spread**2 / len(side) for spread, side in zip(spreads, sides, strict=True)))
         worse |= not means[0] >= means[1] - 2 * standard_error  # NaN is worse
-        cells = [f"{mean:11.1f} ± {spread:6.1f}" for mean, spread in zip(means, spreads, strict=True)]
+        cells = [f"{mean:11.1f} +- {spread:6.1f}" for mean, spread in zip(means, spreads, strict=True)]
         print(f"{task:27} {len(sides[0]):5} {' '.join(cells)}")
     return int(worse)
 

@@ -36,14 +36,16 @@ from ballbot.encoders import EncoderError
 from ballbot.envs import BallbotVectorEnv
 from ballbot.envs.simulation import Simulations
 from ballbot.evaluation import Actor, Episodes, env_options, run_episodes, summarize
-from ballbot.outputs import check_output
+from ballbot.outputs import check_output, print_anywhere
 from ballbot.policies import find_policy
-from ballbot.ppo import CheckpointError, load_policy
+from ballbot.ppo import CheckpointError, Policy, load_policy
 from ballbot.ppo.checkpoint import write_atomic
 from mujoco_patch import ContactFixError
 
 HISTORY_INTERVAL = 20
 """Steps between two points of a plot, and two frames of a film: 40 ms, 25 frames a second."""
+CONTROLLERS = ("pid", "linear")
+"""Names of those that nothing was learned for."""
 MOST_AT_A_TIME = 128
 """Robots; more gain little speed."""
 ROWS = (
@@ -153,12 +155,27 @@ def check(args: Args) -> Args:
         except OSError as error:
             raise ValueError(f"--report {args.report} cannot be made ({error.strerror}): give another one") from error
         check_output(args.report / "report.html", "--report")
-    if args.encoder is not None and not any(
-        classical(name) is None and load_policy(find_policy(name)).metadata.get("observation") == "encoded"
-        for name in (args.checkpoint, *args.compare)
-    ):
+    if args.encoder is not None and not any(sees(name) for name in (args.checkpoint, *args.compare)):
         raise ValueError(f"--encoder {args.encoder} is for policies that see, none of these does: leave it out")
     return args
+
+
+def sees(name: str) -> bool:
+    """Whether it is a policy with cameras.
+
+    Raises:
+        CheckpointError, ValueError: no such policy.
+    """
+    return classical(name) is None and load(name).metadata.get("observation") == "encoded"
+
+
+def load(name: str) -> Policy:
+    """The policy of this name, or in this file or run folder.
+
+    Raises:
+        CheckpointError: there is none.
+    """
+    return load_policy(find_policy(name, CONTROLLERS))
 
 
 def pid_actor(dt: float) -> Actor:
@@ -204,7 +221,7 @@ def policy_actor(name: str, args: Args) -> tuple[dict[str, Any], Callable[[float
     """
     if (make_controller := classical(name)) is not None:
         return {"observation": "proprioception", "frame": "body", "terrain": "perlin"}, make_controller
-    policy = load_policy(find_policy(name))
+    policy = load(name)
     for setting in ("tilt_limit_deg", "integrator"):
         trained = policy.metadata.get(setting, getattr(args, setting))
         if trained != getattr(args, setting):
@@ -361,6 +378,7 @@ def too_many_failures(outcomes: list[str], share: float) -> bool:
 def main(argv: list[str] | None = None) -> int:
     """Evaluate, print a table, and return the exit status."""
     written: Path | None = None
+    print_anywhere()
     try:
         args = check(tyro.cli(Args, args=argv, description=__doc__))
         if args.torch_threads:

@@ -55,7 +55,7 @@ from ballbot.ppo import (
 from ballbot.ppo.checkpoint import find_checkpoint, read_small, run_dir_of
 from ballbot.ppo.config import check_types
 from ballbot.ppo.diagnosis import out_of_memory
-from ballbot.ppo.distributed import on_rank_zero
+from ballbot.ppo.distributed import launched, on_rank_zero
 from ballbot.ppo.tracking import Tracker, TrackingError
 from ballbot.symmetry import robot_symmetry
 from ballbot.video import film, shrunk
@@ -63,7 +63,10 @@ from mujoco_patch import ContactFixError
 
 TRAINING_ONLY = ("initial_speed", "target_speed", "progress_weight", "action_limit")
 """Options of the environment in which training differs from the task, which is their defaults."""
-RANK = int(os.environ["RANK"]) if os.environ.get("WORLD_SIZE", "1") not in ("", "1") else 0
+FREE_TO_CHANGE = ("encoder", "num_threads")
+"""Options of the environment that may differ on --resume; another encoder is compared by what it holds."""
+SEVERAL = os.environ.get("WORLD_SIZE", "1") not in ("", "1")
+RANK = int(rank) if SEVERAL and (rank := os.environ.get("RANK", "0")).isdecimal() else 0
 """Index of this process among those torchrun started: the first one speaks for all."""
 
 
@@ -276,6 +279,8 @@ CONFIG_KEYS = {
 """What a run's config.json holds; that from "env_metadata" on only tells where the numbers came from."""
 
 
+MEMORY = ("num_envs", "num_steps", "minibatch_size", "num_terrains")
+"""Settings that decide how much of it is needed."""
 MAX_CONFIG_BYTES = 2**24
 """Of a config.json; a run's has two thousand."""
 GONE = {"paid_speed": 2.0, "final_progress_weight": None}
@@ -391,6 +396,10 @@ def parse(argv: list[str] | None = None) -> Args:
     )
 
 
+NO_RUNS = ("", ".", "..", "checkpoints", "abandoned")
+"""Names that no run can have: the last two are folders within runs."""
+
+
 def fail(error: Exception) -> NoReturn:
     """Say what is wrong and exit with 2, in one line instead of a traceback."""
     # Bad input is the same in all processes and said once; only these can happen in one process alone.
@@ -401,7 +410,7 @@ def fail(error: Exception) -> NoReturn:
 
 def simulation_threads(num_threads: int) -> int:
     """Threads of this process's simulations: 0 stands for every CPU, which torchrun's processes on a host share."""
-    processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    processes = launched("LOCAL_WORLD_SIZE", 1)
     if num_threads or processes == 1:
         return num_threads
     return max(usable_cpus() // processes, 1)
@@ -419,8 +428,9 @@ def prepare(argv: list[str] | None) -> tuple[Args, Path]:
         if args.env.cameras != old.env.cameras:
             trained, given = ("without", "--cameras") if args.env.cameras else ("with", "--no-cameras")
             raise ValueError(f"{args.resume} was trained {trained} cameras: leave {given} out, or start a new run")
-        for setting in OWN_SETTINGS:
-            if (now := getattr(args, setting)) != (then := getattr(old, setting)):
+        theirs, ours = ({**asdict(a.env), **{name: getattr(a, name) for name in OWN_SETTINGS}} for a in (old, args))
+        for setting, then in theirs.items():
+            if setting not in FREE_TO_CHANGE and (now := ours[setting]) != then:
                 raise ValueError(
                     f"--{setting.replace('_', '-')} is {now}, but {args.resume} was trained with {then}: leave it out, "
                     "or start a new run"
@@ -435,7 +445,7 @@ def prepare(argv: list[str] | None) -> tuple[Args, Path]:
     name = args.run_name
     if name is not None and args.resume is not None:
         raise ValueError("--run-name names a new run, but --resume goes on in the old one's folder: leave one out")
-    if name is not None and (name in ("", ".", "..") or "/" in name or "\\" in name):
+    if name is not None and (name in NO_RUNS or "/" in name or "\\" in name):
         raise ValueError(f"--run-name {name!r} must be a plain folder name: it is created under runs/")
     if args.torch_threads:
         torch.set_num_threads(args.torch_threads)
@@ -503,10 +513,10 @@ def main(argv: list[str] | None = None) -> None:
     """Train, and exit with 2 on bad input."""
     try:
         args, run_dir = prepare(argv)
+        options = {k: v for k, v in asdict(args.env).items() if k not in ("cameras", "encoder")}
+        options["num_threads"] = simulation_threads(args.env.num_threads)
     except (ValueError, TypeError, OSError) as error:
         fail(error)
-    options = {k: v for k, v in asdict(args.env).items() if k not in ("cameras", "encoder")}
-    options["num_threads"] = simulation_threads(args.env.num_threads)
     # what a policy's inputs mean: a checkpoint refuses to go on with others
     inputs: dict[str, Any] = {
         "observation": "proprioception",
@@ -611,8 +621,9 @@ def main(argv: list[str] | None = None) -> None:
         except (MemoryError, RuntimeError) as error:
             if not out_of_memory(error):
                 raise
-            needs = f"--num-envs {args.ppo.num_envs}, --num-steps {args.ppo.num_steps} and --minibatch-size"
-            remedy = f"{needs} {args.ppo.minibatch_size} decide how much is needed: use less, in a new run"
+            needs = {**asdict(args.ppo), **asdict(args.env)}
+            sizes = ", ".join(f"--{name.replace('_', '-')} {needs[name]}" for name in MEMORY)
+            remedy = f"{sizes} decide how much is needed: use less, in a new run"
             fail(MemoryError(f"out of memory ({str(error).strip().splitlines()[0]}); {remedy}"))
     if RANK == 0:
         best = "" if result.best_return is None else f"; best evaluation return {result.best_return:.1f}"

@@ -153,11 +153,11 @@ class Run:
         try:
             total = json.loads((self.folder / "config.json").read_text())["ppo"]["total_timesteps"]
             with open(self.folder / "progress.csv", newline="") as handle:
-                share = float(max(int(row["global_step"]) for row in csv.DictReader(handle)) / total)
+                share = max(int(row["global_step"]) for row in csv.DictReader(handle)) / int(total)
             if share >= 1:  # a row is logged before the checkpoint of its update is there
                 share = load_checkpoint(self.folder / "last.pt")["global_step"] / total
             return min(share, 1.0)
-        except (OSError, ValueError, KeyError, TypeError, CheckpointError):
+        except (OSError, ValueError, KeyError, TypeError, ZeroDivisionError, CheckpointError):
             return 0.0
 
     def begun(self) -> bool:
@@ -255,6 +255,8 @@ def read_rows(path: Path) -> list[dict[str, str]]:
         rows = list(reader)
         if tuple(reader.fieldnames or ()) != COLUMNS:
             raise ValueError(f"{path} has other columns than {', '.join(COLUMNS)}: move it away")
+        if any(None in row or None in row.values() for row in rows):
+            raise ValueError(f"{path} has a row with a value too few or too many: mend it, or move it away")
     return rows
 
 
@@ -376,7 +378,6 @@ class Reproduction:
 
     def all(self, runs: list[Run], others: list[Judgement]) -> int:
         """Carry out runs and other judgements, and return the exit status."""
-        self.results.mkdir(parents=True, exist_ok=True)
         with ThreadPoolExecutor(self.jobs) as pool:
             futures = [pool.submit(self.carry_out, run) for run in runs]
             futures += [pool.submit(self.judge, judgement) for judgement in others]
@@ -467,8 +468,10 @@ def main(argv: list[str] | None = None) -> int:
         print(estimate(runs, others, args.results, jobs), flush=True)
         if args.dry_run:
             return 0
-        LOGS.mkdir(parents=True, exist_ok=True)
-        lock = lock_run_dir(LOGS, "reproducing")
+        locks = []
+        for folder in (LOGS, args.results):
+            folder.mkdir(parents=True, exist_ok=True)
+            locks.append(lock_run_dir(folder, "reproducing"))
     except (ValueError, OSError, RunDirectoryError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -484,8 +487,9 @@ def main(argv: list[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
     finally:
-        if lock is not None:
-            os.close(lock)
+        for lock in locks:
+            if lock is not None:
+                os.close(lock)
 
 
 if __name__ == "__main__":

@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 
 from ballbot.encoders import EncoderError, load_encoder
 from ballbot.envs import BallbotVectorEnv
+from ballbot.envs.checks import check_number
 from ballbot.envs.model import build_model
 from ballbot.envs.rendering import choose_opengl
 from ballbot.outputs import check_output
@@ -144,6 +145,7 @@ def main(argv: list[str] | None = None) -> int:
     """Draw, and return the exit status."""
     args = tyro.cli(Args, args=argv, description=__doc__)
     try:
+        check_number("tilt_deg", args.tilt_deg, -180.0, 180.0)
         check_output(args.out, "--out", (".png", ".svg", ".pdf"))
         print(show(args))
     except (ValueError, TypeError, RuntimeError, OSError, EncoderError, ContactFixError) as error:

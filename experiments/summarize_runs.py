@@ -18,7 +18,7 @@ from typing import Annotated
 
 import tyro
 
-from ballbot.outputs import check_output
+from ballbot.outputs import check_output, print_anywhere
 from ballbot.ppo.checkpoint import write_atomic
 
 
@@ -113,6 +113,7 @@ def check_save(paths: list[Path], folder: Path) -> None:
 
 def main() -> int:
     """Read, print, save."""
+    print_anywhere()
     args = tyro.cli(Args, description=__doc__)
     try:
         runs = {path: read(path) for path in args.runs}

@@ -107,7 +107,7 @@ def rows() -> Iterator[list[list[str]]]:
 
     from ballbot.ppo.checkpoint import write_atomic
 
-    lock = os.open(RELIABILITY.parent, os.O_RDONLY)
+    lock = os.open(Path(__file__).parent, os.O_RDONLY)
     try:
         fcntl.flock(lock, fcntl.LOCK_EX)
         old = RELIABILITY.read_text() if RELIABILITY.exists() else "fault,tried,test\n"

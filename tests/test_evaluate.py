@@ -3,6 +3,7 @@
 
 import importlib
 import json
+import os
 import re
 import subprocess
 import sys
@@ -22,13 +23,16 @@ def load(monkeypatch):
     return importlib.import_module("evaluate")
 
 
-def launch(folder, *options):
+def launch(folder, *options, **variables):
     command = [sys.executable, str(SCRIPT), *map(str, options)]
-    return subprocess.Popen(command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    variables = os.environ | variables
+    return subprocess.Popen(
+        command, cwd=folder, env=variables, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
 
 
-def run(folder, *options):
-    process = launch(folder, *options)
+def run(folder, *options, **variables):
+    process = launch(folder, *options, **variables)
     out, err = process.communicate(timeout=200)
     assert "Traceback" not in err, err
     return process.returncode, out, err
@@ -131,3 +135,8 @@ def test_bad_input_is_named_and_exits_with_2(tmp_path):
         assert process.returncode == 2, (options, out, err)
         assert words in err + out and "Traceback" not in err, (options, err)
     assert {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()} == before
+
+
+def test_a_terminal_that_knows_few_letters_gets_the_table(tmp_path):
+    code, out, err = run(tmp_path, "pid", *SHORT, PYTHONIOENCODING="ascii")
+    assert code == 0 and "\\xb1" in out, err  # the plus-minus sign

@@ -238,7 +238,7 @@ def test_benchmark_compares_environment_and_engine_and_writes_json(tmp_path: Pat
     [
         (["--repeat", "0"], "--repeat 0"),
         (["--only", "wheels"], "wheels"),
-        (["--json", "/no/such/folder/x.json"], "folder does not exist"),
+        (["--json", "/no/such/folder/x.json"], "there is no folder /no/such/folder"),
     ],
 )
 def test_benchmark_names_the_bad_option(args: list[str], message: str) -> None:

@@ -177,5 +177,7 @@ def test_a_picture_shows_both_renderers_and_what_an_encoder_keeps(folder):
     variables = os.environ | {"MUJOCO_GL": "glfw", "DISPLAY": "", "WAYLAND_DISPLAY": ""}
     done = run(folder, "show_cameras.py", "--out", "none.png", env=variables)
     assert done.returncode == 2 and "MUJOCO_GL=egl" in done.stderr and not (folder / "none.png").exists()
+    done = run(folder, "show_cameras.py", "--tilt-deg", "nan")
+    assert done.returncode == 2 and "tilt_deg=nan is out of range" in done.stderr
     done = run(folder, "show_cameras.py", "--encoder", "none.pt")
     assert done.returncode == 2 and "none.pt does not exist" in done.stderr

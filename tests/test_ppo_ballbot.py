@@ -232,7 +232,7 @@ def test_an_old_run_keeps_its_frame_rate_and_sees_as_much_as_it_did(script, tmp_
     assert agent.input_scale is None and agent.symmetry is None and agent.value_inputs is None
     new_eyes = ("--change-encoder", "--camera-interval", "16")
     code, _, err = run(tmp_path, "--resume", str(folder), "--total-timesteps", "512", *new_eyes)
-    assert code == 2 and "camera_interval" in err
+    assert code == 2 and "--camera-interval is 16, but" in err
 
 
 def test_the_paper_preset_is_the_published_training(script):
@@ -440,6 +440,8 @@ def test_bad_input_is_named_and_exits_with_2(finished, tmp_path):
         ([*SMALL, "--num-envs", "0"], "num_envs"),
         ([*SMALL, "--learning-rate", "nan"], "learning_rate"),
         ([*SMALL, "--run-name", "../escape"], "--run-name"),
+        ([*SMALL, "--run-name", "checkpoints"], "--run-name 'checkpoints' must be a plain folder name"),
+        ([*SMALL, "--camera-interval", "-1"], "camera_interval=-1 is out of range"),
         ([*SMALL, "--encoder", "eyes.pt"], "is for policies that see, and this one does not"),
         ([*SMALL, "--cameras", "--encoder", "none.pt"], "none.pt does not exist"),
         ([*SMALL, "--cameras", "--encoder", str(truncated)], "damaged or no encoder"),
@@ -517,9 +519,14 @@ def test_a_policy_that_sees_goes_on_exactly_and_only_with_its_own_eyes(tmp_path)
         ("--velocity-scale=1", "--velocity-scale is 1.0, but"),
         ("--no-symmetry", "--symmetry is False, but"),
         ("--value-sees-action", "--value-sees-action is True, but"),
+        ("--num-terrains=3", "--num-terrains is 3, but"),
+        ("--target-speed=None", "--target-speed is None, but"),
     ):
         code, _, err = run(tmp_path, "--resume", str(run_dir), option, "--total-timesteps", "2048")
         assert code == 2 and said in err and "Traceback" not in err, err
+    changed = ["--encoder", other, "--change-encoder", "--action-limit", "0.5", "--total-timesteps", "2048"]
+    code, _, err = run(tmp_path, "--resume", str(run_dir), *changed)
+    assert code == 2 and "--action-limit is 0.5, but" in err, err
     code, _, err = run(tmp_path, "--resume", str(run_dir), "--no-cameras", "--total-timesteps", "2048")
     assert code == 2 and "was trained with cameras: leave --no-cameras out" in err, err
     again = ["--config", str(run_dir / "config.json"), "--encoder", other, "--total-timesteps", "256"]

@@ -169,6 +169,26 @@ def test_two_reproductions_do_not_meet(reproduce, capsys):
     assert reproduce.main(["--studies", "tiny", "--jobs", "1", "--results", "results"]) == 2
     os.close(lock)
     assert "another process is reproducing in runs/reproduce" in capsys.readouterr().err
+    Path("results").mkdir()
+    lock = reproduce.lock_run_dir(Path("results"))  # by one that was started in another folder
+    assert reproduce.main(["--studies", "tiny", "--jobs", "1", "--results", "results"]) == 2
+    os.close(lock)
+    assert "another process is reproducing in results" in capsys.readouterr().err
+
+
+def test_damaged_files_are_named_and_nothing_is_lost(reproduce, capsys):
+    path = Path("results") / "evaluations.csv"
+    path.parent.mkdir()
+    reproduce.add_rows(path, [evaluation(reproduce, "default_0", "best")])
+    path.write_text(whole := path.read_text()[:-20])
+    assert reproduce.main(["--studies", "tiny", "--dry-run", "--results", "results"]) == 2
+    assert "results/evaluations.csv has a row with a value too few or too many" in capsys.readouterr().err
+    assert path.read_text() == whole
+    run = reproduce.Run("tiny", 0)
+    run.folder.mkdir(parents=True)
+    (run.folder / "config.json").write_text(json.dumps({"ppo": {"total_timesteps": 0}}))
+    (run.folder / "progress.csv").write_text("global_step\n2048\n")
+    assert run.done() == 0
 
 
 @pytest.mark.skipif(os.name != "posix", reason="signals as on POSIX")

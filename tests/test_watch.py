@@ -168,6 +168,8 @@ def test_bad_input_is_named_and_exits_with_2(tmp_path):
         (["p.pt", "--record", "a.gif", "--fps", 0], "fps = 0 is out of range"),
         (["p.pt", "--record", "a.gif", "--speed", "nan"], "speed = nan is out of range"),
         (["p.pt", "--seed", -1], "--seed -1 is out of range"),
+        (["p.pt", "--record", "a.gif", "--encoder", "eyes.pt"], "--encoder eyes.pt is for policies that see"),
+        (["defualt"], "are default, paper, pid, linear"),
     ]
     for options, words in cases:
         done = run(tmp_path, *options, **no_screen)

@@ -6,6 +6,7 @@ import ctypes
 import importlib
 import os
 import sys
+import warnings
 from contextlib import nullcontext
 from typing import Any
 
@@ -24,12 +25,26 @@ def has_display() -> bool:
     return not sys.platform.startswith("linux") or bool(os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY"))
 
 
+def _display_answers() -> bool:
+    """Whether the display that DISPLAY names is there: a shell may outlive the desktop or the connection it came by."""
+    if not sys.platform.startswith("linux"):
+        return True
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            import glfw
+
+            return bool(glfw.init())
+    except (ImportError, OSError):
+        return False
+
+
 def choose_opengl() -> None:
     """Set MUJOCO_GL to EGL or OSMesa if nobody chose, there is no display, and such a library is installed.
 
     MuJoCo itself would take GLFW, which fails without a display.
     """
-    if has_display() or os.environ.get("MUJOCO_GL"):
+    if os.environ.get("MUJOCO_GL") or (has_display() and _display_answers()):
         return
     for kind, library in (("egl", "libEGL.so.1"), ("osmesa", "libOSMesa.so.8")):
         try:

@@ -201,6 +201,7 @@ class BallbotVectorEnv(VectorEnv[Any, NDArray[Any], NDArray[Any]]):
         self.target_speed = None if target_speed is None else check_number("target_speed", target_speed, 0.01, 2.0)
         self.progress_weight = check_number("progress_weight", progress_weight, 0.0, 1e6)
         self.action_limit = check_number("action_limit", action_limit, 0.01, 1.0)
+        check_count("camera_interval", camera_interval, 1, 10**6)  # even without cameras: runs record it
         self.terrain, self.observation, self.frame, self.terrain_split = (
             terrain,
             observation,

@@ -313,4 +313,4 @@ def set_aside_newer(run_dir: Path, resumed: Path, step: int, best_too: bool = Fa
 
 def _step_of(path: Path) -> int:
     digits = path.stem.removeprefix("step_")
-    return int(digits) if digits.isdigit() else -1
+    return int(digits) if digits.isdecimal() else -1

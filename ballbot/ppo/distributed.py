@@ -40,11 +40,15 @@ def distributed_setup(device: str) -> tuple[int, int, torch.device]:
         rank, world size, and the device of this process.
 
     Raises:
-        SettingsError: (a ValueError) the CUDA device is not available.
+        SettingsError: (a ValueError) the CUDA device is not available, or what torchrun says of the processes by
+            environment variables cannot be.
     """
-    several = int(os.environ.get("WORLD_SIZE", "1")) > 1
+    processes, index = launched("WORLD_SIZE", 1), launched("RANK", 0)
+    several = processes > 1
+    if several and index >= processes:
+        raise SettingsError(f"RANK={index} is not below WORLD_SIZE={processes}: unset both, or use torchrun")
     if several and device.startswith("cuda"):
-        device = f"cuda:{os.environ['LOCAL_RANK']}"
+        device = f"cuda:{launched('LOCAL_RANK', 0)}"
     if device.startswith("cuda"):
         if not torch.cuda.is_available():
             raise SettingsError(f'device = "{device}", but this PyTorch sees no CUDA device; use device = "cpu"')
@@ -65,6 +69,18 @@ def distributed_setup(device: str) -> tuple[int, int, torch.device]:
             dist.init_process_group("nccl" if device.startswith("cuda") else "gloo", timeout=TIMEOUT)
             atexit.register(dist.destroy_process_group)
     return rank(), world_size(), torch.device(device)
+
+
+def launched(name: str, otherwise: int) -> int:
+    """A number that torchrun tells this process by the environment variable `name`.
+
+    Raises:
+        SettingsError: it is none.
+    """
+    value = os.environ.get(name) or str(otherwise)
+    if not value.isdecimal():
+        raise SettingsError(f"the environment variable {name}={value!r} is no whole number: unset it, or use torchrun")
+    return int(value)
 
 
 def rank() -> int:

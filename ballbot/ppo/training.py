@@ -9,7 +9,7 @@ import signal
 import time
 from collections.abc import Callable, Collection, Mapping
 from contextlib import ExitStack, closing
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -44,6 +44,8 @@ from ballbot.ppo.state import TrainingState, training_seed
 from ballbot.ppo.storage import Rollout, autoreset_mode
 from ballbot.ppo.symmetry import Symmetry
 
+DECIDE_THE_BEST = ("eval_seed", "eval_episodes")
+"""Settings of the evaluation; with other ones, returns cannot be compared with the best one so far."""
 RETRY_SECONDS = 5.0
 """Between attempts to save the end of a run on a disk that is full."""
 
@@ -137,6 +139,12 @@ def train(
     loaded = None
     if resume is not None:
         loaded = distributed.on_rank_zero(lambda: find_checkpoint(resume))
+        if loaded[0].parent.resolve() == (run_dir / "checkpoints" / "abandoned").resolve():
+            raise CheckpointError(
+                f"{loaded[0]} is of a branch that the run {run_dir} went back from; its curve has gone another way. To "
+                "take it up again, copy it and the run's config.json and encoder into a folder of its own, and resume "
+                "from there"
+            )
 
     seed = training_seed(config, 0)
     with ExitStack() as stack:
@@ -180,7 +188,10 @@ def train(
             if on_start is not None:
                 on_start()
             if loaded is not None and inside:
-                changed = to_plain(env_metadata) != loaded[1]["env_metadata"]
+                then = loaded[1]["config"]
+                changed = to_plain(env_metadata) != loaded[1]["env_metadata"] or any(
+                    then.get(name, now) != now for name, now in asdict(config).items() if name in DECIDE_THE_BEST
+                )
                 for path in set_aside_newer(run_dir, loaded[0], state.global_step, best_too=changed):
                     say(console, f"note: no longer of this run, moved aside: {path}")
                 if lock is not None:

@@ -75,6 +75,20 @@ except RuntimeError as error:
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="DISPLAY is X11's")
+def test_a_display_that_is_gone_is_done_without():
+    if _opengl() is None:
+        pytest.skip("no OpenGL here: install libegl1 or libosmesa6")
+    code = """
+from ballbot.envs import BallbotEnv
+env = BallbotEnv(terrain="flat", render_mode="rgb_array")
+env.reset(seed=0)
+print(env.render().shape)
+"""
+    result = _run(code, MUJOCO_GL="", DISPLAY=":77", WAYLAND_DISPLAY="")
+    assert "(480, 640, 3)" in result.stdout, result.stdout + result.stderr
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="DISPLAY is X11's")
 def test_missing_display_is_named():
     code = """
 from ballbot.envs import BallbotEnv

@@ -259,6 +259,31 @@ class TestRewind:
         run(r, resume=r, total_timesteps=11 * BATCH)
         assert not (r / "checkpoints" / "abandoned").exists()
 
+    def test_what_was_given_up_is_not_mixed_with_what_came_of_it(self, finished: Path, tmp_path: Path) -> None:
+        r = tmp_path / "r"
+        shutil.copytree(finished, r)
+        run(r, resume=r / "checkpoints" / f"step_{4 * BATCH}.pt", total_timesteps=9 * BATCH)
+        before = {path: path.read_bytes() for path in r.rglob("*") if path.is_file()}
+        aside = r / "checkpoints" / "abandoned" / f"step_{10 * BATCH}.pt"
+        with pytest.raises(CheckpointError, match="is of a branch that the run"):
+            run(r, resume=aside, total_timesteps=11 * BATCH)
+        assert {path: path.read_bytes() for path in r.rglob("*") if path.is_file()} == before
+        run(tmp_path / "own", resume=aside, total_timesteps=11 * BATCH)  # in a folder of its own
+        assert [int(row["global_step"]) for row in curve(tmp_path / "own")] == [11 * BATCH]
+
+    @pytest.mark.parametrize("change", [{"eval_seed": 77}, {"eval_episodes": 5}])
+    def test_the_best_of_another_evaluation_is_no_measure(
+        self, finished: Path, tmp_path: Path, change: dict[str, Any]
+    ) -> None:
+        r = tmp_path / "r"
+        shutil.copytree(finished, r)
+        before = (r / "best.pt").read_bytes()
+        run(r, resume=r, total_timesteps=12 * BATCH, **change)
+        assert (r / "checkpoints" / "abandoned" / "best.pt").read_bytes() == before
+        new = [float(row["eval/return_mean"]) for row in curve(r)[10:] if row["eval/return_mean"]]
+        assert load_checkpoint(r / "last.pt")["best_return"] == max(new)
+        assert load_checkpoint(r / "best.pt")["global_step"] > 10 * BATCH
+
     def test_checkpoints_that_a_kill_kept_from_being_deleted_go(self, finished: Path, tmp_path: Path) -> None:
         r = tmp_path / "r"
         shutil.copytree(finished, r)  # as killed in its last update: nothing is left to be learned, or saved

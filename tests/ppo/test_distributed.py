@@ -167,6 +167,23 @@ def test_a_cuda_device_must_exist(monkeypatch: pytest.MonkeyPatch) -> None:
         distributed_setup("cuda:2")
 
 
+@pytest.mark.parametrize(
+    ("variables", "words"),
+    [
+        ({"WORLD_SIZE": "two"}, "WORLD_SIZE='two' is no whole number"),
+        ({"WORLD_SIZE": "2", "RANK": "abc"}, "RANK='abc' is no whole number"),
+        ({"WORLD_SIZE": "2", "RANK": "2"}, "RANK=2 is not below WORLD_SIZE=2"),
+    ],
+)
+def test_what_torchrun_would_not_say_is_refused(
+    monkeypatch: pytest.MonkeyPatch, variables: dict[str, str], words: str
+) -> None:
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(ValueError, match=words):
+        distributed_setup("cpu")
+
+
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has CUDA")
 def test_missing_cuda_is_an_error() -> None:
     with pytest.raises(ValueError, match='use device = "cpu"'):

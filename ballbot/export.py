@@ -10,6 +10,7 @@ from.  ``ballbot.runtime`` drives a robot with them; docs/deployment.md explains
 from __future__ import annotations
 
 import hashlib
+import inspect
 import io
 import json
 import logging
@@ -219,6 +220,8 @@ def _graph(module: nn.Module, example: torch.Tensor, source: str, target: str, c
         import onnxscript  # noqa: F401  # torch.onnx needs it
     except ImportError as error:
         raise ImportError(f"{error.name} is missing: pip install onnx onnxruntime onnxscript") from error
+    if "dynamic_shapes" not in inspect.signature(torch.onnx.export).parameters:
+        raise ImportError(f"PyTorch {torch.__version__} is too old to export: pip install 'torch>=2.7'")
     with _quiet():
         program = torch.onnx.export(
             module.eval(),

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import tomllib
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -25,10 +26,33 @@ def only_with_torture(torture: bool) -> None:
         pytest.skip("installs packages: pytest --torture")
 
 
-def dependencies() -> list[str]:
-    """Of the core."""
-    found: list[str] = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["dependencies"]
+def project() -> dict[str, Any]:
+    """Of pyproject.toml."""
+    found: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     return found
+
+
+def oldest(dependencies: list[str]) -> list[str]:
+    """Each in the oldest version allowed; of those named twice the newer one, which comes last."""
+    named = {re.split(r"[<>=]", dependency)[0]: dependency for dependency in dependencies}
+    return [dependency.replace(">=", "==") + ".*" for dependency in named.values()]
+
+
+def install(folder: Path, *packages: str) -> Path:
+    """The Python of a new environment with these."""
+    subprocess.run([sys.executable, "-m", "venv", str(folder / "venv")], check=True)
+    python = folder / "venv" / "bin" / "python"
+    subprocess.run([str(python), "-m", "pip", "install", "--quiet", *packages], check=True)
+    subprocess.run([str(python), "-m", "pip", "check"], check=True)
+    return python
+
+
+def try_script(python: Path, folder: Path, script: str, *options: str) -> None:
+    """One of experiments/, in this folder."""
+    command = [str(python), str(ROOT / "experiments" / f"{script}.py"), *options]
+    offline = os.environ | {"WANDB_MODE": "offline"}
+    ended = subprocess.run(command, cwd=folder, env=offline, capture_output=True, text=True)
+    assert ended.returncode == 0, (script, ended.stdout[-2000:], ended.stderr[-2000:])
 
 
 def pinned(package: str) -> str:
@@ -45,13 +69,10 @@ def test_six_packages_train_the_oldest_and_the_newest_that_are_allowed(tmp_path:
     """The oldest PyTorch comes with 3 GB of CUDA; as the newest counts the one of constraints.txt, which does not."""
     if lowest and sys.version_info >= (3, 13):
         pytest.skip("the oldest packages are older than this Python")
-    names = {re.split(r"[<>=]", dependency)[0] for dependency in dependencies()}
+    core = project()["dependencies"]
+    names = {re.split(r"[<>=]", dependency)[0] for dependency in core}
     assert names == {"gymnasium", "mujoco", "numpy", "tensorboard", "torch", "tyro"}
-    versions = [d.replace(">=", "==") + ".*" for d in dependencies()] if lowest else [pinned("torch")]
-    subprocess.run([sys.executable, "-m", "venv", str(tmp_path / "venv")], check=True)
-    python = tmp_path / "venv" / "bin" / "python"
-    subprocess.run([str(python), "-m", "pip", "install", "--quiet", str(ROOT), *versions], check=True)
-    subprocess.run([str(python), "-m", "pip", "check"], check=True)
+    python = install(tmp_path, str(ROOT), *(oldest(core) if lowest else [pinned("torch")]))
     for script, *options in (
         ("ppo_ballbot", *TRAINING, "--run-name", "run"),
         ("ppo_ballbot", "--resume", "runs/run", "--total-timesteps", "4000"),
@@ -59,9 +80,31 @@ def test_six_packages_train_the_oldest_and_the_newest_that_are_allowed(tmp_path:
         ("collect_depth", "--num-images", "320", "--num-envs", "2", "--num-terrains", "4", "--num-threads", "1"),
         ("pretrain_encoder", "--epochs", "1", "--batch-size", "32", "--channels", "2", "2"),
     ):
-        command = [str(python), str(ROOT / "experiments" / f"{script}.py"), *options]
-        ended = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
-        assert ended.returncode == 0, (script, ended.stdout[-2000:], ended.stderr[-2000:])
+        try_script(python, tmp_path, script, *options)
+
+
+@pytest.mark.fault("the extras in the oldest versions: exporting, plotting, filming, Weights & Biases")
+@pytest.mark.timeout(1800)
+@pytest.mark.skipif(sys.version_info >= (3, 13), reason="the oldest packages are older than this Python")
+def test_the_extras_work_in_the_oldest_versions_that_are_allowed(tmp_path: Path) -> None:
+    extras = project()["optional-dependencies"]
+    names = ("plots", "export", "video", "wandb")
+    assert set(extras) == {*names, "dev"}
+    packages = oldest([*project()["dependencies"], *(package for name in names for package in extras[name])])
+    python = install(tmp_path, f"{ROOT}[{','.join(names)}]", *packages)
+    try_script(python, tmp_path, "ppo_ballbot", *TRAINING, "--run-name", "run", "--track")
+    assert list((tmp_path / "runs" / "run" / "wandb").glob("offline-run-*/run-*.wandb"))
+    try_script(python, tmp_path, "plot_training", "runs/run", "--out", "curves.png")
+    try_script(python, tmp_path, "evaluate", "runs/run", "--episodes", "2", "--num-terrains", "2", "--report", "report")
+    for policy in ("runs/run", "default"):
+        try_script(python, tmp_path, "export_policy", policy)
+    film = (
+        "import numpy as np; from pathlib import Path; from ballbot.video import write_video\n"
+        "for name in ('a.mp4', 'a.gif'):\n"
+        "    write_video(Path(name), iter(np.full((5, 48, 64, 3), 200, np.uint8)), 25.0)"
+    )
+    subprocess.run([str(python), "-c", film], cwd=tmp_path, check=True)
+    assert (tmp_path / "a.mp4").stat().st_size and (tmp_path / "a.gif").stat().st_size
 
 
 @pytest.mark.fault("a source distribution made twice")
@@ -79,11 +122,9 @@ def test_the_same_source_makes_the_same_distribution(tmp_path: Path) -> None:
 @pytest.mark.fault("known vulnerabilities of the pinned packages, by pip-audit")
 @pytest.mark.timeout(600)
 def test_no_vulnerability_is_known(tmp_path: Path) -> None:
-    subprocess.run([sys.executable, "-m", "venv", str(tmp_path / "venv")], check=True)
-    python = str(tmp_path / "venv" / "bin" / "python")
-    subprocess.run([python, "-m", "pip", "install", "--quiet", "pip-audit"], check=True)
+    python = install(tmp_path, "pip-audit")
     options = ["--vulnerability-service", "osv", "--no-deps", "--disable-pip", "--requirement"]
-    command = [python, "-m", "pip_audit", *options, str(ROOT / "constraints.txt")]
+    command = [str(python), "-m", "pip_audit", *options, str(ROOT / "constraints.txt")]
     ended = subprocess.run(command, capture_output=True, text=True)
     if "ConnectionError" in ended.stderr:
         pytest.skip("the database of vulnerabilities cannot be reached")

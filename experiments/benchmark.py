@@ -503,7 +503,7 @@ def main(argv: list[str] | None = None) -> int:
     try:
         args = check(tyro.cli(Args, args=argv, description=__doc__))
         mujoco_patch.ensure()
-    except (ValueError, mujoco_patch.ContactFixError) as error:
+    except (ValueError, OSError, mujoco_patch.ContactFixError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     machine = describe_machine()

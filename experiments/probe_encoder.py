@@ -18,6 +18,7 @@ import tyro
 from ballbot.encoders import EncoderError, load_encoder
 from ballbot.encoders.dataset import DatasetError, DepthDataset
 from ballbot.encoders.probe import DISTANCES, probe
+from ballbot.outputs import print_anywhere
 
 FEW_IMAGES = 20_000
 
@@ -34,6 +35,7 @@ class Args:
 
 def main(argv: list[str] | None = None) -> int:
     """Probe, and return the exit status."""
+    print_anywhere()
     args = tyro.cli(Args, args=argv, description=__doc__)
     try:
         encoder = load_encoder(args.encoder)

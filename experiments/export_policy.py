@@ -92,9 +92,11 @@ def drive_beside(policy: Policy, options: dict[str, Any], controller: Controller
     """
     from ballbot.runtime import Sensors  # needs onnxruntime
 
+    limit = controller.contract["tilt_limit_deg"]  # where the controller gives up, and the episode ends
+    world = WORLD | {"tilt_limit_deg": limit, "initial_tilt_deg": min(1.0, limit / 2)}
     raw = {k: v for k, v in options.items() if k != "encoder"}
-    theirs = BallbotVectorEnv(1, **options, **WORLD)
-    ours = BallbotVectorEnv(1, **raw | ({"observation": "depth"} if "encoder" in options else {}), **WORLD)
+    theirs = BallbotVectorEnv(1, **options, **world)
+    ours = BallbotVectorEnv(1, **raw | ({"observation": "depth"} if "encoder" in options else {}), **world)
     try:
         observation, _ = theirs.reset(seed=args.seed)
         seen, _ = ours.reset(seed=args.seed)

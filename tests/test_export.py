@@ -418,6 +418,12 @@ def test_export_policy_proves_what_it_wrote(tmp_path):
     assert {p.name for p in tmp_path.iterdir()} == {"p.pt", "policy.onnx", "policy.camera.onnx"}
 
 
+def test_a_policy_that_soon_tilts_beyond_its_limit_can_be_exported(tmp_path):
+    save_policy(tmp_path / "p.pt", tilt_limit_deg=2.0)  # where the controller gives up, long before it lies on its side
+    done = run(tmp_path, "p.pt", "--observations", 100)
+    assert done.returncode == 0, done.stderr
+
+
 def test_bad_input_is_named_and_exits_with_2(tmp_path):
     save_policy(tmp_path / "p.pt")
     save_policy(tmp_path / "foreign.pt", observation=None)

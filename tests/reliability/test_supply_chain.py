@@ -14,6 +14,8 @@ from typing import Any
 import pytest
 
 ROOT = Path(__file__).parents[2]
+ALONE = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"} | {"WANDB_MODE": "offline"}
+"""Variables with which a new environment finds nothing but what is installed in it."""
 TRAINING = [
     *("--num-envs", "8", "--num-steps", "16", "--minibatch-size", "32", "--num-terrains", "2", "--num-threads", "1"),
     *("--total-timesteps", "3000", "--eval-episodes", "2", "--eval-interval", "3000", "--tilt-limit-deg", "4"),
@@ -42,16 +44,15 @@ def install(folder: Path, *packages: str) -> Path:
     """The Python of a new environment with these."""
     subprocess.run([sys.executable, "-m", "venv", str(folder / "venv")], check=True)
     python = folder / "venv" / "bin" / "python"
-    subprocess.run([str(python), "-m", "pip", "install", "--quiet", *packages], check=True)
-    subprocess.run([str(python), "-m", "pip", "check"], check=True)
+    for command in (["install", "--quiet", *packages], ["check"]):
+        subprocess.run([str(python), "-m", "pip", *command], env=ALONE, check=True)
     return python
 
 
 def try_script(python: Path, folder: Path, script: str, *options: str) -> None:
     """One of experiments/, in this folder."""
     command = [str(python), str(ROOT / "experiments" / f"{script}.py"), *options]
-    offline = os.environ | {"WANDB_MODE": "offline"}
-    ended = subprocess.run(command, cwd=folder, env=offline, capture_output=True, text=True)
+    ended = subprocess.run(command, cwd=folder, env=ALONE, capture_output=True, text=True)
     assert ended.returncode == 0, (script, ended.stdout[-2000:], ended.stderr[-2000:])
 
 
@@ -103,7 +104,7 @@ def test_the_extras_work_in_the_oldest_versions_that_are_allowed(tmp_path: Path)
         "for name in ('a.mp4', 'a.gif'):\n"
         "    write_video(Path(name), iter(np.full((5, 48, 64, 3), 200, np.uint8)), 25.0)"
     )
-    subprocess.run([str(python), "-c", film], cwd=tmp_path, check=True)
+    subprocess.run([str(python), "-c", film], cwd=tmp_path, env=ALONE, check=True)
     assert (tmp_path / "a.mp4").stat().st_size and (tmp_path / "a.gif").stat().st_size
 
 

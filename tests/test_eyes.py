@@ -119,8 +119,8 @@ def test_bad_input_is_refused_by_name(folder, tmp_path):
     few.mkdir()
     for name in ("card.json", "images.u16", "records.bin"):
         (few / name).write_bytes((folder / "whole" / name).read_bytes())
-    card = json.loads((few / "card.json").read_text())
-    (few / "card.json").write_text(json.dumps(card | {"num_images": 10, "crc32": {}}))  # as older versions wrote them
+    card = json.loads((few / "card.json").read_text()) | {"format_version": 1}  # which had no checksums
+    (few / "card.json").write_text(json.dumps(card | {"num_images": 10, "crc32": {}}))
     (tmp_path / "policy.pt").write_bytes(b"no policy")
     unexplained, endless = tmp_path / "unexplained", tmp_path / "endless"
     for place, changed in ((unexplained, {"provenance": "x"}), (endless, {"max_depth": math.inf})):

@@ -5,8 +5,8 @@ A data set is a folder:
 - ``images.u16``: one image after the other, little-endian uint16; 65535 stands for ``max_depth``, so a step is 15
   micrometres and an image of 64 x 64 takes 8 KiB;
 - ``records.bin``: for each image, the terrain it shows, the camera, and the robot's pose (``RECORD``);
-- ``card.json``: the images' shape and range, how many there are, CRC-32 of the other files so far, and how the images
-  were made.
+- ``card.json``: the images' shape and range, how many there are, CRC-32 of the other files so far and of what the card
+  itself says, and how the images were made.
 
 Images are appended.  The card is replaced last, as a whole: what it counts is complete, and whatever a crash or a full
 disk left behind it is overwritten when collecting goes on.
@@ -23,9 +23,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ballbot.ppo.checkpoint import read_small, write_atomic
+from ballbot.ppo.checkpoint import not_through_links, read_small, remove_parts, write_atomic
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+"""Of what is written; the first had no checksum of the card, and at first none of images and records."""
 FULL_SCALE = 65535
 MAX_DEPTH = 1e4
 """m; more is no depth camera's."""
@@ -71,8 +72,10 @@ class DepthDataset:
                 raise DatasetError(
                     f"{path} holds {found} images, the card says {len(self)}: it was truncated; collect it again"
                 )
-            wanted = self.card.get("crc32", {}).get(name)  # data sets of older versions have none
-            if wanted is not None and checksum(path, len(self) * size) != wanted:
+            wanted = self.card.get("crc32", {}).get(name)
+            if wanted is None and self.card["format_version"] == 1:
+                continue
+            if checksum(path, len(self) * size) != wanted:
                 raise DatasetError(f"{path} does not match its checksum: it was changed or damaged; copy it again")
 
     @classmethod
@@ -101,7 +104,7 @@ class DepthDataset:
             )
         folder.mkdir(parents=True, exist_ok=True)
         for name in ("images.u16", "records.bin"):
-            (folder / name).write_bytes(b"")
+            open(folder / name, "wb", opener=not_through_links).close()
         card = {
             "format_version": FORMAT_VERSION,
             "shape": list(shape),
@@ -161,10 +164,11 @@ class DepthDataset:
         start, crcs = len(self), dict(self.card.get("crc32", {}))
         for name, array in (("images.u16", steps), ("records.bin", records)):
             data = np.ascontiguousarray(array).tobytes()
-            if name in crcs:
-                crcs[name] = zlib.crc32(data, crcs[name])
+            if name not in crcs:  # as in data sets of the first version
+                crcs[name] = checksum(self.folder / name, start * array[0].nbytes)
+            crcs[name] = zlib.crc32(data, crcs[name])
             try:
-                with open(self.folder / name, "r+b") as file:
+                with open(self.folder / name, "r+b", opener=not_through_links) as file:
                     file.truncate(start * array[0].nbytes)
                     file.seek(0, os.SEEK_END)
                     file.write(data)
@@ -176,7 +180,7 @@ class DepthDataset:
                     f"cannot write to {self.folder / name} ({error.strerror}); its {start} images are safe: make room, "
                     "then go on",
                 ) from error
-        card = self.card | {"num_images": start + len(records), "crc32": crcs}
+        card = self.card | {"format_version": FORMAT_VERSION, "num_images": start + len(records), "crc32": crcs}
         _write_card(self.folder, card)
         self.card = card
 
@@ -221,8 +225,11 @@ class DepthDataset:
             ) from None
         except (OSError, ValueError, RecursionError) as error:
             raise DatasetError(f"{path} cannot be read ({error}): copy or collect the data set again") from error
-        if not isinstance(card, dict) or card.get("format_version") != FORMAT_VERSION:
-            raise DatasetError(f"{path} is no card of format version {FORMAT_VERSION}: collect the data set again")
+        if not isinstance(card, dict) or card.get("format_version") not in (1, FORMAT_VERSION):
+            raise DatasetError(f"{path} is no card of format version 1 or {FORMAT_VERSION}: collect the data set again")
+        told = card.pop("checksum", None)
+        if card["format_version"] == FORMAT_VERSION and told != card_checksum(card):
+            raise DatasetError(f"{path} does not match its checksum: it was changed or damaged; copy it again")
         shape, count, depth = card.get("shape"), card.get("num_images"), card.get("max_depth")
         sound = (
             isinstance(shape, list)
@@ -256,5 +263,13 @@ def checksum(path: Path, size: int) -> int:
     return crc
 
 
+def card_checksum(card: dict[str, Any]) -> int:
+    """CRC-32 of what a card says besides."""
+    return zlib.crc32(json.dumps(card, sort_keys=True).encode())
+
+
 def _write_card(folder: Path, card: dict[str, Any]) -> None:
+    remove_parts(folder, "card.json")  # as append() is for one program at a time
+    card = json.loads(json.dumps(card))  # as it will be read
+    card["checksum"] = card_checksum(card)
     write_atomic(folder / "card.json", json.dumps(card, indent=2).encode())

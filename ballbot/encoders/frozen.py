@@ -20,7 +20,8 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_linear_bn_eval
 
 from ballbot.encoders.autoencoder import Architecture, Autoencoder
 from ballbot.encoders.dataset import MAX_DEPTH
-from ballbot.ppo.checkpoint import read_archive, run_dir_of, write_atomic
+from ballbot.ppo.archive import read_archive
+from ballbot.ppo.checkpoint import run_dir_of, write_atomic
 
 FORMAT_VERSION = 1
 DEFAULT_ENCODER = Path(__file__).parents[1] / "assets" / "encoder.pt"

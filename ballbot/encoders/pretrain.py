@@ -6,8 +6,10 @@ same images: the mean image, and principal components, as many as the embedding 
 
 from __future__ import annotations
 
+import glob
 import io
 import math
+import operator
 import os
 import time
 from collections.abc import Callable
@@ -23,13 +25,16 @@ from torch.nn.functional import pad
 from ballbot.encoders.autoencoder import Architecture, Autoencoder
 from ballbot.encoders.dataset import DatasetError, DepthDataset
 from ballbot.encoders.frozen import FrozenEncoder, load_encoder, save_encoder
-from ballbot.ppo.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
+from ballbot.ppo.checkpoint import CheckpointError, load_checkpoint, remove_parts, save_checkpoint
 from ballbot.ppo.events import EventFile
 from ballbot.ppo.logger import lock_run_dir
+from ballbot.ppo.state import restore_optimizer
 from ballbot.ppo.storage import DivergedError
 
 Indices = NDArray[np.int64]
 
+MOST_PIXELS = 128 * 128
+"""Of an image: the covariance of more takes over 2 GiB."""
 BASELINE_IMAGES = 20_000
 """Training images that the baselines are fitted to: plenty for a few thousand pixels that vary together."""
 GAP = 2
@@ -125,6 +130,9 @@ def pretrain(
     log_dir.mkdir(parents=True, exist_ok=True)
     lock = lock_run_dir(log_dir)
     try:
+        if lock is not None:
+            remove_parts(log_dir)
+            remove_parts(out.parent, glob.escape(out.name))
         return _pretrain(data, config, out, log_dir, resume, say)
     finally:
         if lock is not None:
@@ -134,6 +142,11 @@ def pretrain(
 def _pretrain(
     data: DepthDataset, config: PretrainConfig, out: Path, log_dir: Path, resume: bool, say: Callable[[str], None]
 ) -> FrozenEncoder:
+    if data.height * data.width > MOST_PIXELS:
+        raise DatasetError(
+            f"{data.folder} has images of {data.height} x {data.width}, whose principal components take gigabytes: "
+            f"collect some of at most {MOST_PIXELS} pixels"
+        )
     training, validation = data.split_by_terrain(config.validation, config.seed)
     if len(training) < config.batch_size:
         raise DatasetError(
@@ -161,9 +174,18 @@ def _pretrain(
                 f"note: threads of PyTorch were {threads}, are {torch.get_num_threads()}: this rounds differently from "
                 f"a training never stopped; --torch-threads {threads} does not"
             )
-        networks.load_state_dict(state["networks"])
-        optimizer.load_state_dict(state["optimizer"])
-        epoch, best, since, baselines = state["epoch"], state["best"], state["since"], Baselines(**state["baselines"])
+        try:
+            networks.load_state_dict(state["networks"])
+            restore_optimizer(optimizer, state["optimizer"])
+            epoch, since = operator.index(state["epoch"]), operator.index(state["since"])
+            best, baselines = float(state["best"]), Baselines(**{k: float(v) for k, v in state["baselines"].items()})
+            if min(epoch, since) < 0:
+                raise ValueError(f"epoch is {epoch}, since the best one {since}")
+        except Exception as problem:  # whatever it is, the file is at fault: settings and data have been compared
+            raise CheckpointError(
+                f"{checkpoint} is damaged ({type(problem).__name__}: {problem}): start anew without --resume, under "
+                "another --run-name and --out"
+            ) from problem
         if epoch and not out.exists():
             raise CheckpointError(
                 f"{out}, the best encoder of {checkpoint} so far, is gone: put it back, or start anew without "

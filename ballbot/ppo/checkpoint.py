@@ -5,25 +5,19 @@ from __future__ import annotations
 import errno
 import io
 import os
-import pickle
-import pickletools
-import re
+import secrets
 import shutil
-import zipfile
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
+from ballbot.ppo.archive import read_archive
+
 FORMAT_VERSION = 1
 """Raised whenever the contents change in a way that older or newer code would misread."""
 POSIX = os.name == "posix"
-BUILT = re.compile(
-    r"collections OrderedDict|torch\._utils _rebuild_tensor_v[23]|torch\.storage UntypedStorage|"
-    r"torch (\w+Storage|bool|uint\d+|int\d+|float\d+|bfloat16)"
-)
-"""What torch.save says to build of dense tensors and plain types: module and name."""
 ARRAY, SCALAR, UNSIGNED = "__numpy_array__", "__numpy_scalar__", "unsigned"
 
 
@@ -88,18 +82,28 @@ def read_small(path: Path, most_bytes: int) -> str:
     """
     if path.exists() and not path.is_file():
         raise ValueError("it is no ordinary file")
-    if path.exists() and (size := path.stat().st_size) > most_bytes:
-        raise ValueError(f"{size} bytes")
-    return path.read_text()
+    with open(path, "rb") as file:
+        size = os.fstat(file.fileno()).st_size
+        if size > most_bytes or len(content := file.read(most_bytes + 1)) > most_bytes:
+            raise ValueError(f"{size} bytes")
+    return content.decode()
+
+
+def not_through_links(path: str, flags: int) -> int:
+    """An opener for `open`: a file of a folder that somebody else made may be a link to any other."""
+    return os.open(path, flags | getattr(os, "O_NOFOLLOW", 0), 0o666)
 
 
 def write_atomic(path: Path, data: bytes) -> None:
-    """Replace `path` by `data`: a reader, or a crash, finds the old file or the new one, never a part."""
-    temporary = path.with_name(f".{path.name}.tmp")
+    """Replace `path` by `data`: a reader, or a crash, finds the old file or the new one, never a part.
+
+    Nor do writers of the same file, of whom the last one wins.
+    """
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
     if path.exists() and not path.is_file():  # a device would be replaced by a file
         raise OSError(errno.EINVAL, f"cannot write {path} (it is no ordinary file)")
     try:
-        with open(temporary, "wb") as file:
+        with open(temporary, "xb") as file:  # x: it is no link to another file
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
@@ -126,56 +130,6 @@ def save_checkpoint(paths: list[Path], state: dict[str, Any]) -> None:
     torch.save(to_plain({"format_version": FORMAT_VERSION, **state}), buffer)
     for path in paths:
         write_atomic(path, buffer.getvalue())
-
-
-def read_archive(path: Path) -> Any:
-    """What torch.save wrote, without running any code from it, in as much memory as the file is long.
-
-    ``weights_only=True`` runs no code of the file's choice, but builds whatever the file asks for: tensors of any size
-    that repeat one number, buffers of zeros, compressed parts.  So nothing is built but what torch.save writes for
-    plain data and dense tensors, all of whose numbers are in the file.
-
-    Raises:
-        Exception: whatever the damaged byte happens to break.
-    """
-    size = path.stat().st_size
-    with zipfile.ZipFile(path) as archive:
-        parts = archive.infolist()
-        if min(part.header_offset for part in parts) > 0:  # PyTorch would read what comes before, by older rules
-            raise zipfile.BadZipFile("something before the archive")
-        if any(part.compress_type != zipfile.ZIP_STORED for part in parts) or sum(p.file_size for p in parts) > size:
-            raise zipfile.BadZipFile("parts that are compressed or overlap, which torch.save does not write")
-        programs = [part for part in parts if part.filename.lower().endswith("data.pkl")]  # as PyTorch looks for it
-        if len(programs) != 1:
-            raise zipfile.BadZipFile(f"{len(programs)} parts named data.pkl")
-        if (wrong := archive.testzip()) is not None:  # torch.save writes checksums, torch.load does not compare them
-            raise zipfile.BadZipFile(f"wrong checksum of {wrong}")
-        for operation, argument, _ in pickletools.genops(archive.read(programs[0])):
-            if "GLOBAL" in operation.name and not BUILT.fullmatch(str(argument)):
-                raise pickle.UnpicklingError(f"{argument} is nothing that a checkpoint is made of")
-    content = torch.load(path, map_location="cpu", weights_only=True)
-    if (told := _tensor_bytes(content, set())) > size:
-        raise ValueError(f"tensors of {told} bytes in a file of {size}")
-    return content
-
-
-def _tensor_bytes(value: Any, seen: set[int]) -> int:
-    """Of all tensors in nested plain data, none of whose containers may be one of those `seen`.
-
-    Raises:
-        ValueError: a tensor is not dense, or a container is in several places: thirty lists, each twice in the next,
-            hold a billion.
-    """
-    if isinstance(value, torch.Tensor):
-        if value.layout != torch.strided or value.device.type != "cpu":
-            raise ValueError(f"a tensor is {value.layout} on {value.device}")
-        return value.numel() * value.element_size()
-    if not isinstance(value, (dict, list, tuple)) or not value:
-        return 0
-    if id(value) in seen:
-        raise ValueError("the same list or dict in several places")
-    seen.add(id(value))
-    return sum(_tensor_bytes(item, seen) for item in (value.values() if isinstance(value, dict) else value))
 
 
 def load_checkpoint(path: str | Path) -> dict[str, Any]:
@@ -253,14 +207,23 @@ def prune_checkpoints(directory: Path, keep: int, written: Path) -> None:
         path.unlink()
 
 
+def remove_parts(folder: Path, of: str = "*") -> None:
+    """Delete what `write_atomic` leaves of a file (of all, if not told) when the program is killed.
+
+    Only for the one process that writes there.
+    """
+    for path in folder.glob(f".{of}.*.tmp"):
+        path.unlink(missing_ok=True)
+
+
 def tidy(run_dir: Path, resumed: Path, step: int, keep: int) -> None:
     """Make of what a killed program left what a stopped one leaves: no parts of files, and `resumed` as step_<N>.pt.
 
     Only for the process that holds the run's lock.
     """
-    parts = (".*.pt.tmp", ".progress.csv.tmp", ".config.json.tmp", ".write_test_*")
-    folders = (run_dir, run_dir / "checkpoints", run_dir / "videos")
-    for path in (path for folder in folders for part in (*parts, ".*.gif.tmp") for path in folder.glob(part)):
+    for folder in (run_dir, run_dir / "checkpoints", run_dir / "videos"):
+        remove_parts(folder)
+    for path in run_dir.glob(".write_test_*"):
         path.unlink(missing_ok=True)
     written = run_dir / "checkpoints" / f"step_{step}.pt"
     if not written.exists():  # killed after last.pt
@@ -299,7 +262,7 @@ def set_aside_newer(run_dir: Path, resumed: Path, step: int, best_too: bool = Fa
 
     def place(path: Path) -> Path:
         target, copies = folder / path.name, 1
-        while target.exists():
+        while os.path.lexists(target):
             copies += 1
             target = folder / f"{path.stem}-{copies}{path.suffix}"
         return target

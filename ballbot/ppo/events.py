@@ -18,6 +18,8 @@ from tensorboard.compat.proto.event_pb2 import Event, SessionLog
 from tensorboard.compat.proto.summary_pb2 import Summary
 from tensorboard.summary.writer.record_writer import RecordWriter
 
+from ballbot.ppo.checkpoint import not_through_links
+
 _count = itertools.count()
 
 
@@ -27,7 +29,7 @@ def append(path: Path, data: bytes) -> None:
     Raises:
         OSError: it cannot be written, wholly.
     """
-    with open(path, "ab", buffering=0) as file:
+    with open(path, "ab", buffering=0, opener=not_through_links) as file:
         size = file.seek(0, os.SEEK_END)
         rest = memoryview(data)
         try:

@@ -60,6 +60,11 @@ def create_run_dir(run_dir: Path, resuming: bool) -> None:
         RunDirectoryError: it already holds a run that is not being resumed, or cannot be written.
     """
     try:
+        for name in ("checkpoints", "checkpoints/abandoned", "videos", "progress.csv"):
+            if (run_dir / name).is_symlink():  # in a run of somebody else's it may lead anywhere
+                raise RunDirectoryError(
+                    f"{run_dir / name} is a link, and would be written through: put what it leads to in its place"
+                )
         traces = [name for name in ("config.json", "progress.csv", "last.pt", "best.pt") if (run_dir / name).exists()]
         checkpoints = run_dir / "checkpoints"
         if checkpoints.is_dir() and any(checkpoints.iterdir()):

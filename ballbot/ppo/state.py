@@ -52,6 +52,25 @@ def training_seed(config: PPOConfig, index: int) -> int:
     return behind if config.eval_seed < seed + config.num_envs and seed < behind else seed
 
 
+def restore_optimizer(optimizer: torch.optim.Optimizer, saved: dict[str, Any]) -> None:
+    """Take over the moments of an Adam; the groups' settings follow from the config and stay.
+
+    Shapes are compared, because the fused kernel reads beyond the end of a moment that is too short.
+
+    Raises:
+        Exception: they do not fit, in whatever way.
+    """
+    own = optimizer.state_dict()["param_groups"]
+    groups = [a | {"params": b["params"]} for a, b in zip(own, saved["param_groups"], strict=True)]
+    optimizer.load_state_dict({"state": saved["state"], "param_groups": groups})
+    for group in optimizer.param_groups:
+        for p in group["params"]:
+            moments = optimizer.state.get(p, {})
+            shapes = [tuple(moments[name].shape) for name in ("exp_avg", "exp_avg_sq", "step") if name in moments]
+            if moments and shapes != [tuple(p.shape), tuple(p.shape), ()]:
+                raise ValueError(f"moments have the shapes {shapes}, their parameter {tuple(p.shape)}")
+
+
 class TrainingState:
     """Networks, optimiser, counters, random generators and environments of one process."""
 
@@ -167,7 +186,7 @@ class TrainingState:
             self.agent.load_state_dict(state["agent"])
             if self.averaged is not None:
                 self.averaged.load_state_dict(state["policy"])
-            self._restore_optimizer(state["optimizer"])
+            restore_optimizer(self.optimizer, state["optimizer"])
             self.learning_rate = float(state["learning_rate"])
             self.global_step = operator.index(state["global_step"])
             if not (math.isfinite(self.learning_rate) and self.learning_rate >= 0 and self.global_step >= 0):
@@ -184,7 +203,10 @@ class TrainingState:
                 torch.cuda.set_rng_state(mine["cuda"], self.device)
             version, internal, gauss = mine["python"]
             random.setstate((version, tuple(internal), gauss))
-            np.random.set_state(mine["numpy"])
+            generator, keys, position, has_gauss, cached = mine["numpy"]
+            if keys.dtype != np.uint32 or keys.shape != (624,) or not 0 <= position <= 624:  # NumPy believes them
+                raise ValueError(f"NumPy's random state is {keys.dtype} {keys.shape} at {position}")
+            np.random.set_state((generator, keys, position, has_gauss, cached))
             threads = state.get("torch_threads", torch.get_num_threads())
             if distributed.rank() == 0 and threads != torch.get_num_threads():
                 say(
@@ -199,21 +221,6 @@ class TrainingState:
                 f"{path} does not fit this program ({type(error).__name__}: {error}); "
                 "resume with the version of the program and the environments that wrote it"
             ) from error
-
-    def _restore_optimizer(self, saved: dict[str, Any]) -> None:
-        """Take over the moments; the groups' settings follow from the config and stay.
-
-        Shapes are compared, because the fused kernel reads beyond the end of a moment that is too short.
-        """
-        own = self.optimizer.state_dict()["param_groups"]
-        groups = [a | {"params": b["params"]} for a, b in zip(own, saved["param_groups"], strict=True)]
-        self.optimizer.load_state_dict({"state": saved["state"], "param_groups": groups})
-        for group in self.optimizer.param_groups:
-            for p in group["params"]:
-                moments = self.optimizer.state.get(p, {})
-                shapes = [tuple(moments[name].shape) for name in ("exp_avg", "exp_avg_sq", "step") if name in moments]
-                if moments and shapes != [tuple(p.shape), tuple(p.shape), ()]:
-                    raise ValueError(f"moments have the shapes {shapes}, their parameter {tuple(p.shape)}")
 
     def _restore_envs(self, mine: dict[str, Any], same_meaning: bool) -> None:
         if same_meaning and "env_state" in mine and hasattr(self.envs, "set_state"):

@@ -268,6 +268,35 @@ def test_a_full_disk_leaves_what_was_written_readable(tmp_path, monkeypatch):
     assert len(DepthDataset(tmp_path / "d")) == 25
 
 
+def test_data_sets_of_the_first_version_go_on_with_checksums(tmp_path):
+    data = make_data(tmp_path / "d", 20)
+    card = json.loads((tmp_path / "d" / "card.json").read_text())
+    old = {name: card[name] for name in ("shape", "max_depth", "num_images", "provenance")} | {"format_version": 1}
+    (tmp_path / "d" / "card.json").write_text(json.dumps(old))
+    data = DepthDataset(tmp_path / "d")
+    data.append(np.zeros((5, 16, 16), np.float32), np.zeros(5, RECORD))
+    assert len(DepthDataset(tmp_path / "d")) == 25
+    with open(tmp_path / "d" / "images.u16", "r+b") as file:  # of those that were there before, too
+        file.write(b"x")
+    with pytest.raises(DatasetError, match=r"images\.u16 does not match its checksum"):
+        DepthDataset(tmp_path / "d")
+
+
+def test_nothing_is_written_through_links(tmp_path):
+    victim = tmp_path / "victim"
+    victim.write_text("mine")
+    (tmp_path / "d").mkdir()
+    (tmp_path / "d" / "records.bin").symlink_to(victim)
+    with pytest.raises(OSError, match=r"records\.bin"):
+        DepthDataset.create(tmp_path / "d", (4, 4), 1.0, {})
+    data = make_data(tmp_path / "e", 20)
+    (tmp_path / "e" / "records.bin").unlink()
+    (tmp_path / "e" / "records.bin").symlink_to(victim)
+    with pytest.raises(OSError, match=r"records\.bin"):
+        data.append(np.zeros((5, 16, 16), np.float32), np.zeros(5, RECORD))
+    assert victim.read_text() == "mine"
+
+
 def test_no_terrain_is_in_both_parts(tmp_path):
     data = make_data(tmp_path / "d", 200, terrains=10)
     training, validation = data.split_by_terrain(0.2, seed=0)
@@ -298,8 +327,9 @@ def test_bad_data_sets_are_refused_by_name(tmp_path):
         ("{", "cannot be read"),
         ("[]", "no card of format version"),
         (json.dumps(content | {"format_version": 9}), "no card of format version"),
-        (json.dumps(content | {"shape": [0, 16]}), "damaged"),
-        (json.dumps(content | {"num_images": -1}), "damaged"),
+        (json.dumps(content | {"format_version": 1, "shape": [0, 16]}), "damaged"),
+        (json.dumps(content | {"format_version": 1, "num_images": -1}), "damaged"),
+        (json.dumps(content | {"max_depth": 9.0}), "does not match its checksum"),
     ):
         card.write_text(text)
         with pytest.raises(DatasetError, match=message):

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import shutil
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +13,7 @@ import pytest
 import torch
 from toy import run
 
-from ballbot.ppo import CheckpointError, load_agent, load_checkpoint
+from ballbot.ppo import CheckpointError, RunDirectoryError, load_agent, load_checkpoint
 from ballbot.ppo.checkpoint import find_checkpoint, save_checkpoint, write_atomic
 
 PARTS = ["config", "ranks", "agent", "optimizer", "policy", "spaces", "global_step", "best_return", "learning_rate"]
@@ -147,6 +149,44 @@ class TestBadFiles:
             write_atomic(tmp_path / "x", b"new")
         assert (tmp_path / "x").read_bytes() == b"old"
         assert [p.name for p in tmp_path.iterdir()] == ["x"]
+
+    def test_of_several_writers_none_shows_a_part(self, tmp_path: Path) -> None:
+        path = tmp_path / "x"
+        contents = [bytes([65 + i]) * 300_000 for i in range(3)]
+        write_atomic(path, contents[0])
+
+        def write(content: bytes) -> None:
+            for _ in range(40):
+                write_atomic(path, content)
+
+        with ThreadPoolExecutor(3) as pool:
+            writers = [pool.submit(write, content) for content in contents]
+            while not all(writer.done() for writer in writers):
+                assert path.read_bytes() in contents
+            for writer in writers:
+                writer.result()
+        assert [p.name for p in tmp_path.iterdir()] == ["x"]
+
+    @pytest.mark.skipif(os.name != "posix", reason="links as on POSIX")
+    def test_nothing_is_written_through_links(self, finished: Path, tmp_path: Path) -> None:
+        victim = tmp_path / "victim"
+        victim.write_text("mine")
+        for name in ("checkpoints", "videos", "progress.csv"):
+            r = tmp_path / name
+            shutil.copytree(finished, r)
+            if (r / name).exists():
+                (r / name).rename(tmp_path / f"away_{name}")
+            (r / name).symlink_to(tmp_path)
+            with pytest.raises(RunDirectoryError, match=f"{name} is a link"):
+                run(r, resume=r, total_timesteps=700)
+        r = tmp_path / "r"
+        shutil.copytree(finished, r)
+        for name in (".last.pt.tmp", ".config.json.tmp", "checkpoints/.step_704.pt.tmp"):
+            (r / name).symlink_to(victim)
+        (r / "best.pt").unlink()
+        (r / "best.pt").symlink_to(victim)
+        run(r, resume=r, total_timesteps=700)
+        assert victim.read_text() == "mine" and not (r / ".last.pt.tmp").is_symlink()
 
     def test_directories_are_only_synced_where_they_can_be_opened(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -30,6 +30,7 @@ from toy import run
 from ballbot.encoders import EncoderError, load_encoder
 from ballbot.encoders.dataset import RECORD, DatasetError, DepthDataset
 from ballbot.encoders.frozen import DEFAULT_ENCODER
+from ballbot.encoders.pretrain import PretrainConfig, pretrain
 from ballbot.policies import SHIPPED
 from ballbot.ppo import CheckpointError, RunDirectoryError, load_checkpoint, load_policy
 from ballbot.ppo.checkpoint import save_checkpoint
@@ -112,7 +113,9 @@ def contents(
     def read_data(path: Path) -> None:
         for name in sound.keys() - {path.name}:
             path.with_name(name).write_bytes(sound[name])
-        DepthDataset(path.parent).split_by_terrain(0.5, 0)
+        read = DepthDataset(path.parent)
+        assert read.card == data.card
+        read.split_by_terrain(0.5, 0)
 
     return {
         **{name: (content, read_data) for name, content in sound.items()},
@@ -231,7 +234,7 @@ def legacy() -> bytes:
 
 
 def nested(depth: int) -> bytes:
-    return b"\x80\x02" + b"]" * depth + b"a" * (depth - 1) + b"."
+    return b"]" * depth + b"a" * (depth - 1)
 
 
 def bombs(mark: Path) -> dict[str, bytes]:
@@ -242,6 +245,12 @@ def bombs(mark: Path) -> dict[str, bytes]:
 
     def pickled(value: Any) -> bytes:
         return archive_of(whole | {program: pickle.dumps(value, protocol=2)})
+
+    def program_of(operations: bytes) -> bytes:
+        return archive_of(whole | {program: b"\x80\x02" + operations + b"."})
+
+    sizes = {name.removeprefix(f"{folder}data/"): len(x) for name, x in whole.items() if f"{folder}data/" in name}
+    longest = max(sizes, key=sizes.__getitem__)
 
     def saved(value: Any) -> bytes:
         buffer = io.BytesIO()
@@ -261,8 +270,9 @@ def bombs(mark: Path) -> dict[str, bytes]:
             torch.sparse_coo_tensor(torch.zeros(2, 1, dtype=torch.long), torch.ones(1), (10**9, 10**9))
         ),
         "no memory at all": saved(torch.zeros(2**20, 2**20, device="meta")),
-        "deep lists": archive_of(whole | {program: nested(10**6)}),
-        "a long number": archive_of(whole | {program: b"\x80\x02\x8b" + struct.pack("<i", 2**31 - 1) + b"."}),
+        "deep lists": program_of(nested(5 * 10**5)),
+        "deeper lists": program_of(nested(10**6)),
+        "a long number": program_of(b"\x8b" + struct.pack("<i", 2**31 - 1)),
         "zeros, compressed": archive_of(whole | {f"{folder}data/0": bytes(2**28)}, zipfile.ZIP_DEFLATED),
         "a compressed program": archive_of(
             whole | {program: b"\x80\x02" + b"N0" * 2**26 + b"N."}, zipfile.ZIP_DEFLATED
@@ -275,6 +285,19 @@ def bombs(mark: Path) -> dict[str, bytes]:
             | {program.upper(): pickle.dumps(Call(bytearray, 2**20), protocol=2)}
         ),
         "lists in lists, each twice": pickled(laughing(40)),
+        "tuples in tuples, each twice, as a key": program_of(b"})" + b"q\0h\0\x86" * 40 + b"K\0s"),
+        "a buffer of zeros": program_of(
+            b"}X\1\0\0\0xctorch.storage\nUntypedStorage\nJ" + struct.pack("<i", 2**28) + b"\x85Rs"
+        ),
+        "a million dicts": program_of(b"}" * (2**20 - 3)),
+        "dicts without end": program_of(b"}" * 2**24),
+        "a tensor longer than its numbers": archive_of(
+            whole | {f"{folder}data/0": whole[f"{folder}data/0"][:4], f"{folder}data/999": bytes(2**20)}
+        ),
+        "tensors with each other's numbers": archive_of(
+            whole | {f"{folder}data/{i}": whole[f"{folder}data/{k}"] for i, k in ((longest, 0), (0, longest))}
+        ),
+        "a part that is there twice": archive_of(whole).replace(f"{folder}data/1".encode(), f"{folder}data/0".encode()),
     }
     overlapping = bytearray(archive_of(whole))
     entry = overlapping.find(b"PK\x01\x02")
@@ -311,7 +334,11 @@ def test_states_that_lie_are_refused(tmp_path: Path, finished: Path) -> None:
         {"policy": state["policy"] | dict.fromkeys(weights, 3)},
         {"global_step": float("nan")},
     ]
+    rank = state["ranks"][0]
+    name, keys, _, *rest = rank["numpy"]
     of_training_only: list[dict[str, Any]] = [
+        {"ranks": [rank | {"numpy": (name, keys, 2**30, *rest)}]},  # NumPy would read beyond its numbers
+        {"ranks": [rank | {"numpy": (name, keys[:9], 3, *rest)}]},
         {"global_step": -1},
         {"ranks": []},
         {"ranks": [{}] * 1000},
@@ -333,6 +360,41 @@ def test_states_that_lie_are_refused(tmp_path: Path, finished: Path) -> None:
         assert survive(files([lie]), path, load_policy) == (1, 1), number
     for number, lie in enumerate(of_training_only):
         assert survive(files([lie]), path, resume_anew) == (1, 1), number
+
+
+@pytest.mark.fault("trainings of encoders whose numbers make no sense")
+def test_trainings_of_encoders_that_lie_are_refused(tmp_path: Path) -> None:
+    data = DepthDataset.create(tmp_path / "data", (8, 8), 1.0, {})
+    terrains = np.zeros(40, RECORD)
+    terrains["terrain"] = np.arange(40) % 4
+    data.append(np.random.default_rng(0).random((40, 8, 8), np.float32), terrains)
+    config = PretrainConfig(epochs=1, batch_size=8, channels=(2,), embedding_size=2)
+    log_dir, out = tmp_path / "log", tmp_path / "encoder.pt"
+    pretrain(data, config, out, log_dir)
+    state = load_checkpoint(log_dir / "training.pt")
+    moments = {0: state["optimizer"]["state"][0] | {"exp_avg": torch.zeros(1)}}
+    lies: list[dict[str, Any]] = [
+        {"networks": {}},
+        {"epoch": "x"},
+        {"epoch": -1},
+        {"since": None},
+        {"best": "low"},
+        {"baselines": {"q": 1}},
+        {"baselines": None},
+        {"optimizer": {}},
+        {"optimizer": state["optimizer"] | {"state": state["optimizer"]["state"] | moments}},
+        {"config": 3},
+    ]
+
+    def files() -> Iterator[bytes]:
+        for lie in lies:
+            save_checkpoint([tmp_path / "lie.pt"], state | lie)
+            yield (tmp_path / "lie.pt").read_bytes()
+
+    def resume_pretraining(path: Path) -> None:
+        pretrain(data, config, out, path.parent, resume=True)
+
+    assert survive(files(), log_dir / "training.pt", resume_pretraining) == (len(lies), len(lies))
 
 
 JSON = st.recursive(

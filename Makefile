@@ -29,8 +29,8 @@ test-all: $(INSTALLED)  ## run all tests, also those that take minutes
 
 torture: $(INSTALLED)  ## hours of kills, full disks, hostile files and soak: docs/reliability.md
 	$(BIN)/python -m pip install --quiet atheris || echo "no atheris here: its fuzzing is left out"
-	$(BIN)/pytest --torture tests/reliability $(ARGS)
-	$(BIN)/python experiments/make_results.py
+	$(BIN)/pytest --torture tests/reliability tests/test_contact_fix.py tests/ppo/test_distributed.py $(ARGS); \
+	    status=$$?; $(BIN)/python experiments/make_results.py && exit $$status
 
 lint: $(INSTALLED)  ## check style, formatting and types
 	$(BIN)/ruff check

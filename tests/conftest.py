@@ -77,11 +77,11 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
-    if item.config.getoption("--torture"):
-        mark = item.get_closest_marker("fault")
+    mark = item.get_closest_marker("fault")
+    if item.config.getoption("--torture") and (mark is not None or "tally" in getattr(item, "fixturenames", ())):
         with rows() as found:  # 0: skipped or failed, if nothing follows
             found[:] = [row for row in found if row[2] != item.nodeid]
-            found.append([mark.args[0] if mark is not None else "", "0", item.nodeid])
+            found.append([mark.args[0] if mark is not None else "", "0", item.nodeid, ""])
 
 
 @pytest.hookimpl(wrapper=True)
@@ -95,9 +95,11 @@ def pytest_runtest_makereport(item: pytest.Function) -> Generator[None, pytest.T
 
 def note(item: pytest.Item, fault: str, tried: int) -> None:
     if item.config.getoption("--torture"):
+        from ballbot.ppo.logger import git_commit
+
         with rows() as found:
-            found[:] = [row for row in found if row[1:] != ["0", item.nodeid]]
-            found.append([fault, str(tried), item.nodeid])
+            found[:] = [row for row in found if row[1:3] != ["0", item.nodeid]]
+            found.append([fault, str(tried), item.nodeid, (git_commit() or "")[:7]])
 
 
 @contextmanager
@@ -110,7 +112,7 @@ def rows() -> Iterator[list[list[str]]]:
     lock = os.open(Path(__file__).parent, os.O_RDONLY)
     try:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        old = RELIABILITY.read_text() if RELIABILITY.exists() else "fault,tried,test\n"
+        old = RELIABILITY.read_text() if RELIABILITY.exists() else "fault,tried,test,commit\n"
         heading, *found = csv.reader(old.splitlines())
         yield found
         buffer = io.StringIO(newline="")

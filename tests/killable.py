@@ -40,6 +40,19 @@ class Kill:
     """s after it, or after the start; with an operation, 0 is just before it."""
 
 
+KINDS = (
+    ("encoder", "an encoder"),
+    (".pt", "a checkpoint"),
+    ("progress.csv", "progress.csv"),
+    ("tfevents", "TensorBoard's events"),
+    ("images.u16", "images"),
+    ("records.bin", "records"),
+    ("card.json", "a card"),
+    ("", "another file or folder"),
+)
+"""Part of a name -> what that is."""
+
+
 @dataclass(frozen=True)
 class Ended:
     """How a program ended."""
@@ -48,6 +61,8 @@ class Ended:
     """Exit status, or minus the signal that killed it."""
     operations: int
     """On files, as far as it came."""
+    last: str
+    """What the last one was on; "" without any."""
     output: str
 
     @property
@@ -82,11 +97,13 @@ class Programs:
         return Ended(**json.loads(self._server.stdout.readline()))
 
 
-def start(script: str, arguments: list[str], folder: Path, launcher: Sequence[str] = ()) -> subprocess.Popen[str]:
+def start(
+    script: str, arguments: list[str], folder: Path, launcher: Sequence[str] = (), **variables: str
+) -> subprocess.Popen[str]:
     """Run experiments/<script>.py beside the caller, in a process that nothing watches."""
     command = [sys.executable, *launcher, str(EXPERIMENTS / f"{script}.py"), *arguments]
-    pipe = subprocess.PIPE
-    return subprocess.Popen(command, cwd=folder, stdout=pipe, stderr=subprocess.STDOUT, text=True)
+    pipe, environment = subprocess.PIPE, os.environ | variables
+    return subprocess.Popen(command, cwd=folder, env=environment, stdout=pipe, stderr=subprocess.STDOUT, text=True)
 
 
 def assert_equal(a: Any, b: Any, where: str = "checkpoint") -> None:
@@ -121,23 +138,25 @@ def serve() -> None:
             os.close(watched)
             _become(mains[request["script"]], request["arguments"], request["folder"], log, kill, watching)
         os.close(watching)
-        operations = _watch(program, watched, kill)
+        operations, last = _watch(program, watched, kill)
         os.close(watched)
         code = os.waitstatus_to_exitcode(os.waitpid(program, 0)[1])
-        print(json.dumps({"code": code, "operations": operations, "output": log.read_text()}), flush=True)
+        told = {"code": code, "operations": operations, "last": last, "output": log.read_text()}
+        print(json.dumps(told), flush=True)
 
 
-def _watch(program: int, watched: int, kill: Kill | None) -> int:
-    """Kill the program when it is time; returns the operations it began."""
-    operations, due = 0, None if kill is None or kill.operation else time.monotonic() + kill.delay
+def _watch(program: int, watched: int, kill: Kill | None) -> tuple[int, str]:
+    """Kill the program when it is time; returns the operations it began, and what the last one was on."""
+    operations, last, due = 0, "", None if kill is None or kill.operation else time.monotonic() + kill.delay
     while True:
         left = None if due is None else max(due - time.monotonic(), 0.0)
         if not select.select([watched], [], [], left)[0]:
             os.kill(program, signal.SIGKILL)
-            return operations
-        begun = len(os.read(watched, 65536))
-        if not begun:
-            return operations
+            return operations, last
+        kinds = os.read(watched, 65536)
+        if not (begun := len(kinds)):
+            return operations, last
+        last = KINDS[kinds[-1]][1]
         if kill is not None and due is None and operations < kill.operation <= operations + begun:
             due = time.monotonic() + kill.delay
         operations += begun
@@ -166,7 +185,8 @@ def _become(main: Any, arguments: list[str], folder: str, log: Path, kill: Kill 
             if not os.path.abspath(path).startswith(folder):
                 return
             count += 1
-            os.write(watching, b".")
+            kind = next(i for i, (part, _) in enumerate(KINDS) if part in os.path.basename(path))
+            os.write(watching, bytes([kind]))
             if kill is not None and kill.operation == count and kill.delay == 0:
                 time.sleep(60)  # until killed
 

@@ -216,17 +216,18 @@ def remove_parts(folder: Path, of: str = "*") -> None:
         path.unlink(missing_ok=True)
 
 
-def tidy(run_dir: Path, resumed: Path, step: int, keep: int) -> None:
-    """Make of what a killed program left what a stopped one leaves: no parts of files, and `resumed` as step_<N>.pt.
+def tidy(run_dir: Path, resumed: Path, step: int, keep: int, numbered: bool) -> None:
+    """Make of what a killed program left what a stopped one leaves: no parts of files, no surplus checkpoints.
 
-    Only for the process that holds the run's lock.
+    If the checkpoint of this step is to be `numbered`, `resumed` becomes it.  Only for the process that holds the run's
+    lock.
     """
     for folder in (run_dir, run_dir / "checkpoints", run_dir / "videos"):
         remove_parts(folder)
     for path in run_dir.glob(".write_test_*"):
         path.unlink(missing_ok=True)
     written = run_dir / "checkpoints" / f"step_{step}.pt"
-    if not written.exists():  # killed after last.pt
+    if numbered and not written.exists():  # killed after last.pt
         write_atomic(written, resumed.read_bytes())
     prune_checkpoints(written.parent, keep, written)  # killed before it deleted old ones
 

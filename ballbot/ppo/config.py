@@ -169,7 +169,8 @@ class PPOConfig:
     eval_seed: int = 10_000
     """Seed of the evaluation environments, the same at every evaluation and in every run."""
     checkpoint_interval: int = 250_000
-    """Environment steps between two checkpoints."""
+    """Environment steps between two numbered checkpoints; last.pt is written after every update, unless updates are so
+    short that this would take a twentieth of the time."""
     keep_checkpoints: int = 3
     """Newest step_<N>.pt files to keep; last.pt and best.pt are kept besides."""
 

@@ -6,6 +6,7 @@ writes the same format (TensorBoard's ``RecordWriter``) at once; what could not 
 
 from __future__ import annotations
 
+import contextlib
 import io
 import itertools
 import os
@@ -36,7 +37,8 @@ def append(path: Path, data: bytes) -> None:
             while rest:
                 rest = rest[file.write(rest) :]  # a disk that becomes full takes a part first
         except OSError:
-            file.truncate(size)
+            with contextlib.suppress(OSError):  # the first error is the one to tell
+                file.truncate(size)
             raise
 
 

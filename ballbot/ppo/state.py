@@ -153,8 +153,8 @@ class TrainingState:
             "ranks": ranks,
         }
 
-    def save(self, run_dir: Path, content: dict[str, Any]) -> None:
-        """Write last.pt and step_<N>.pt, then delete surplus old ones.
+    def save(self, run_dir: Path, content: dict[str, Any], numbered: bool) -> None:
+        """Write last.pt and, if `numbered`, step_<N>.pt, then delete surplus old ones.
 
         Raises:
             OSError: one of them cannot be written; the older ones are there.
@@ -163,6 +163,8 @@ class TrainingState:
         written = directory / f"step_{self.global_step}.pt"
         # last.pt first: whatever stops the program in between, it is the newest
         save_checkpoint([run_dir / "last.pt"], content)
+        if not numbered:
+            return
         directory.mkdir(exist_ok=True)  # somebody may have made room
         write_atomic(written, (run_dir / "last.pt").read_bytes())
         prune_checkpoints(directory, self.config.keep_checkpoints, written)

@@ -46,6 +46,8 @@ from ballbot.ppo.symmetry import Symmetry
 
 DECIDE_THE_BEST = ("eval_seed", "eval_episodes")
 """Settings of the evaluation; with other ones, returns cannot be compared with the best one so far."""
+SAVING_SHARE = 0.05
+"""Of the time, that may go into writing last.pt between numbered checkpoints: a killed run then repeats one update."""
 RETRY_SECONDS = 5.0
 """Between attempts to save the end of a run on a disk that is full."""
 
@@ -195,7 +197,8 @@ def train(
                 for path in set_aside_newer(run_dir, loaded[0], state.global_step, best_too=changed):
                     say(console, f"note: no longer of this run, moved aside: {path}")
                 if lock is not None:
-                    tidy(run_dir, loaded[0], state.global_step, config.keep_checkpoints)
+                    numbered = due(state, config.checkpoint_interval) or state.finished
+                    tidy(run_dir, loaded[0], state.global_step, config.keep_checkpoints, numbered)
             best = run_dir / "best.pt"
             if best.exists():
                 try:
@@ -255,6 +258,7 @@ def learn(
     diagnosis = Diagnosis(config, () if logger is None else logger.earlier, shaped_rewards)
     best = BestPolicy(state, run_dir / "best.pt")
     start_time, start_step, stopped = time.perf_counter(), state.global_step, 0
+    saved, saving = start_time, 0.0
     with StopSignal() as signal:
         while not state.finished and not stopped:
             stopwatch = Stopwatch()
@@ -283,10 +287,15 @@ def learn(
                 logger.log(row)
                 for hint in diagnosis.examine(row):
                     say(logger.console, hint)
-            if due(state, config.checkpoint_interval) or state.finished or stopped:
+            numbered = due(state, config.checkpoint_interval) or state.finished or bool(stopped)
+            affordable = logger is not None and saving <= SAVING_SHARE * (time.perf_counter() - saved)
+            if numbered or distributed.any_rank(affordable, state.device):
+                began = time.perf_counter()
                 content = state.content()
                 if logger is not None and content is not None:
-                    save(state, content, best, logger, signal, stopped)
+                    save(state, content, numbered, best, logger, signal, stopped)
+                saved = time.perf_counter()
+                saving = saved - began
             if logger is not None and on_log is not None:
                 on_log(row)
     return 0 if state.finished else stopped
@@ -316,7 +325,13 @@ class BestPolicy:
 
 
 def save(
-    state: TrainingState, content: dict[str, Any], best: BestPolicy, logger: Logger, signal: StopSignal, stopped: int
+    state: TrainingState,
+    content: dict[str, Any],
+    numbered: bool,
+    best: BestPolicy,
+    logger: Logger,
+    signal: StopSignal,
+    stopped: int,
 ) -> None:
     """Save everything; if the disk refuses, a later time will do, but the end of a run is tried until it is there.
 
@@ -327,7 +342,7 @@ def save(
     while True:
         done = [logger.flush(), best.save(keep)]
         content["best_return"] = state.best_return
-        done.append(keep("checkpoint", partial(state.save, keep.run_dir, content)))
+        done.append(keep("checkpoint", partial(state.save, keep.run_dir, content, numbered)))
         if all(done) or not (state.finished or stopped):
             return
         if stopped or signal.number or keep.hopeless:

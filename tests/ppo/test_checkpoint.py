@@ -245,6 +245,31 @@ class TestRewind:
             run(r, Fails, resume=start)
         assert (r / "last.pt").read_bytes() == start.read_bytes()
 
+    def test_a_crash_repeats_one_update(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        class Fails(PointEnv):
+            steps = 0
+
+            def step(self, actions: Any) -> Any:
+                Fails.steps += 1
+                if Fails.steps == 5 * BATCH // self.num_envs:
+                    raise RuntimeError("power cut")
+                return super().step(actions)
+
+        monkeypatch.setattr("ballbot.ppo.training.SAVING_SHARE", 1e9)
+        rare: dict[str, Any] = {"checkpoint_interval": 3 * BATCH, "total_timesteps": 8 * BATCH, "eval_interval": 10**6}
+        run(tmp_path / "whole", **rare)
+        with pytest.raises(RuntimeError, match="power cut"):
+            run(tmp_path / "r", Fails, **rare)
+        assert load_checkpoint(tmp_path / "r" / "last.pt")["global_step"] == 4 * BATCH
+        run(tmp_path / "r", resume=tmp_path / "r", **rare)
+        assert_same_weights(tmp_path / "r" / "last.pt", tmp_path / "whole" / "last.pt")
+        assert names(tmp_path / "r" / "checkpoints") == {f"step_{BATCH * i}.pt" for i in (3, 6, 8)}
+        monkeypatch.setattr("ballbot.ppo.training.SAVING_SHARE", -1)
+        Fails.steps = 0
+        with pytest.raises(RuntimeError, match="power cut"):  # where it would cost too much
+            run(tmp_path / "s", Fails, **rare)
+        assert load_checkpoint(tmp_path / "s" / "last.pt")["global_step"] == 3 * BATCH
+
     def test_a_last_checkpoint_without_twin_is_kept(self, finished: Path, tmp_path: Path) -> None:
         r = tmp_path / "r"
         shutil.copytree(finished, r)

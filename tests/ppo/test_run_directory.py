@@ -245,4 +245,5 @@ class TestSignals:
         process.send_signal(signal.SIGTERM)
         process.communicate(timeout=60)
         assert process.returncode == -signal.SIGTERM
-        assert not (tmp_path / "r" / "last.pt").exists()
+        assert not list((tmp_path / "r" / "checkpoints").iterdir())  # which a run that stops in time has one in
+        assert load_checkpoint(tmp_path / "r" / "last.pt")["global_step"] == len(curve(tmp_path / "r")) * BATCH

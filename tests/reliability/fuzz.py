@@ -1,6 +1,6 @@
 """Feed loaders with what atheris makes up, guided by the branches that it reaches.
 
-    python tests/reliability/fuzz.py checkpoint -runs=100000     # checkpoint, encoder, config, log or card
+    python tests/reliability/fuzz.py checkpoint -runs=100000  # or training, encoder, config, log, card
 
 Every input must be understood or refused by the loader's own error; anything else ends the run and keeps the input.
 """
@@ -19,11 +19,14 @@ from typing import Any
 import atheris
 
 sys.path.append(str(Path(__file__).parents[2] / "experiments"))
+sys.path.append(str(Path(__file__).parents[1] / "ppo"))
 
+INSTRUMENTED = ["archive", "checkpoint", "state", "logger"]
 with atheris.instrument_imports(
-    include=["ballbot.ppo.checkpoint", "ballbot.encoders", "ballbot.ppo.logger", "ppo_ballbot"]
+    include=[*(f"ballbot.ppo.{name}" for name in INSTRUMENTED), "ballbot.encoders", "ppo_ballbot"]
 ):
     from ppo_ballbot import load_settings
+    from toy import BATCH, run
 
     from ballbot.encoders import EncoderError, load_encoder
     from ballbot.encoders.dataset import DatasetError, DepthDataset
@@ -62,8 +65,19 @@ def read_log(path: Path) -> None:
         events.unlink()
 
 
+def finished() -> Path:
+    """A training's last checkpoint."""
+    run(FOLDER / "whole", total_timesteps=2 * BATCH)
+    return FOLDER / "whole" / "last.pt"
+
+
+def resume(path: Path) -> None:
+    run(FOLDER / "resumed", resume=path, total_timesteps=2 * BATCH)
+
+
 TARGETS: dict[str, tuple[str, Callable[[bytes], bytes], Callable[[Path], Any]]] = {
     "checkpoint": ("p.pt", program_in(SHIPPED["default"]), load_policy),
+    "training": ("t.pt", program_in(finished()), resume),
     "encoder": ("e.pt", program_in(DEFAULT_ENCODER), load_encoder),
     "config": ("config.json", same, load_settings),
     "log": ("progress.csv", same, read_log),

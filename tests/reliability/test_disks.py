@@ -14,11 +14,14 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 
+import numpy as np
 import pytest
 import toy
 from killable import start
 
-from ballbot.encoders.dataset import DatasetError, DepthDataset
+from ballbot.encoders import load_encoder
+from ballbot.encoders.dataset import RECORD, DatasetError, DepthDataset
+from ballbot.encoders.pretrain import PretrainConfig, pretrain
 from ballbot.ppo import RunDirectoryError, load_checkpoint, training
 from ballbot.ppo import logger as logger_module
 from ballbot.ppo.checkpoint import write_atomic
@@ -193,6 +196,75 @@ def test_a_collection_on_a_full_disk_keeps_what_it_had(small_disk: Path) -> None
     data.images(data.records["camera"])
 
 
+def some_images(folder: Path) -> DepthDataset:
+    data = DepthDataset.create(folder, (8, 8), 1.0, {})
+    records = np.zeros(60, RECORD)
+    records["terrain"] = np.arange(60) % 4
+    data.append(np.random.default_rng(0).random((60, 8, 8), np.float32), records)
+    return data
+
+
+EYES = PretrainConfig(epochs=4, batch_size=8, channels=(2,), embedding_size=2)
+
+
+@pytest.mark.fault("pretraining on a disk that fills up")
+def test_a_pretraining_on_a_full_disk_keeps_what_it_had_and_goes_on(small_disk: Path, tmp_path: Path) -> None:
+    data = some_images(tmp_path / "data")
+    whole = pretrain(data, EYES, tmp_path / "encoder.pt", tmp_path / "log", say=lambda line: None)
+
+    def fill_after_the_first(line: str) -> None:
+        if line.startswith("epoch   1"):
+            fill(small_disk)
+
+    out, log = small_disk / "encoder.pt", small_disk / "log"
+    with pytest.raises(OSError, match="No space left on device"):
+        pretrain(data, EYES, out, log, say=fill_after_the_first)
+    assert load_checkpoint(log / "training.pt")["epoch"] == 1
+    load_encoder(out)
+    (small_disk / "ballast").unlink()
+    assert pretrain(data, EYES, out, log, resume=True, say=lambda line: None).content_hash == whole.content_hash
+
+
+@pytest.mark.fault("curves of a pretraining that cannot be written")
+def test_a_curve_is_no_reason_to_lose_an_epoch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    said: list[str] = []
+    monkeypatch.setattr(EventFile, "scalars", full)
+    pretrain(some_images(tmp_path / "data"), EYES, tmp_path / "encoder.pt", tmp_path / "log", say=said.append)
+    assert load_checkpoint(tmp_path / "log" / "training.pt")["epoch"] == 4
+    assert "warning: curves of epoch 1 not written (No space left on device)" in said
+
+
+@pytest.mark.fault("the folder of a collection, or of a pretraining, removed meanwhile")
+def test_folders_that_are_removed_end_collecting_and_pretraining(tmp_path: Path) -> None:
+    data = some_images(tmp_path / "data")
+
+    def remove(line: str) -> None:
+        if line.startswith("epoch   1"):
+            shutil.rmtree(tmp_path / "log")
+
+    with pytest.raises(OSError, match=r"cannot write .*training\.pt"):
+        pretrain(data, EYES, tmp_path / "encoder.pt", tmp_path / "log", say=remove)
+    load_encoder(tmp_path / "encoder.pt")
+    shutil.rmtree(tmp_path / "data")
+    with pytest.raises(DatasetError, match="holds no data set"):
+        data.append(np.zeros((1, 8, 8), np.float32), np.zeros(1, RECORD))
+
+
+@pytest.mark.fault("a limit on the size of files")
+def test_a_limit_on_the_size_of_files_ends_a_run_with_an_error(tmp_path: Path) -> None:
+    limited = (
+        "import resource, runpy, sys; resource.setrlimit(resource.RLIMIT_FSIZE, (30000, 30000)); sys.argv.pop(0); "
+        "runpy.run_path(sys.argv[0], run_name='__main__')"
+    )
+    program = start("ppo_ballbot", [*TRAINING, "--total-timesteps", str(3 * SIZE)], tmp_path, ["-c", limited])
+    output = program.communicate(timeout=120)[0]
+    assert program.returncode == 2, output
+    assert "File too large" in output.splitlines()[-1] and "Traceback" not in output, output
+
+
 @pytest.mark.fault("appending to a file on a full disk")
 def test_what_is_appended_is_there_whole_or_not_at_all(small_disk: Path) -> None:
     file = small_disk / "file"
@@ -281,7 +353,7 @@ def test_a_damaged_best_policy_is_made_again(tmp_path: Path, finished: Path) -> 
 def test_the_newest_checkpoint_needs_no_folder(tmp_path: Path) -> None:
     (tmp_path / "checkpoints").write_text("")
     with pytest.raises(OSError, match="exists"):
-        TrainingState.save(cast(Any, SimpleNamespace(global_step=5)), tmp_path, {"kind": "training"})
+        TrainingState.save(cast(Any, SimpleNamespace(global_step=5)), tmp_path, {"kind": "training"}, numbered=True)
     assert load_checkpoint(tmp_path / "last.pt")["kind"] == "training"
 
 

@@ -470,7 +470,14 @@ def test_cards_of_any_kind_are_refused_or_understood(tmp_path: Path, value: Any,
 @pytest.mark.timeout(3600)
 @pytest.mark.parametrize(
     ("target", "runs"),
-    [("checkpoint", 50_000), ("encoder", 20_000), ("config", 200_000), ("log", 50_000), ("card", 500_000)],
+    [
+        ("checkpoint", 50_000),
+        ("training", 10_000),
+        ("encoder", 20_000),
+        ("config", 200_000),
+        ("log", 50_000),
+        ("card", 500_000),
+    ],
 )
 def test_what_a_fuzzer_makes_up_is_understood_or_refused(
     tmp_path: Path, torture: bool, tally: Tally, target: str, runs: int

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -16,7 +17,8 @@ from numpy.typing import NDArray
 import mujoco_patch
 from ballbot.envs import BallbotVectorEnv
 from ballbot.envs import simulation as simulation_module
-from ballbot.envs.model import Layout, build_model, check_wheel_contacts
+from ballbot.envs.model import INTEGRATORS, Layout, build_model, check_wheel_contacts, settled_poses
+from ballbot.envs.terrain import make_terrain
 from mujoco_patch import ContactFixError, contact_fix
 
 Array = NDArray[np.float64]
@@ -65,7 +67,6 @@ def pyramidal_cone(model: mujoco.MjModel) -> None:
     model.opt.cone = mujoco.mjtCone.mjCONE_PYRAMIDAL
 
 
-@pytest.mark.fault("a robot with a wheel, friction, pair or cone changed")
 def no_friction(model: mujoco.MjModel) -> None:
     model.pair_dim[:] = 1
 
@@ -78,6 +79,7 @@ def soft_friction(model: mujoco.MjModel) -> None:
     model.opt.impratio = 0.01
 
 
+@pytest.mark.fault("a robot with a wheel, friction, pair or cone changed")
 @pytest.mark.parametrize(
     "change",
     [
@@ -164,12 +166,26 @@ def exact_model() -> mujoco.MjModel:
     return model
 
 
-def start(model: mujoco.MjModel, numbers: list[float], height: float = 0.0) -> mujoco.MjData:
-    """The settled robot, tilted, moving, and lifted by a height in m."""
+@functools.cache
+def ground(uneven: bool, integrator: str) -> tuple[mujoco.MjModel, Array]:
+    """The robot on a plane or on uneven ground, and how it stands there."""
+    model = build_model(make_terrain(0)[None] if uneven else None, integrator=integrator)
+    return model, settled_poses(model)[0]
+
+
+def start(model: mujoco.MjModel, numbers: list[float], height: float = 0.0, pose: Array | None = None) -> mujoco.MjData:
+    """The settled robot (or one in another pose), tilted by up to 11 degrees, moving, and lifted by a height in m."""
     data, layout = mujoco.MjData(model), Layout.of(model)
-    mujoco.mj_resetDataKeyframe(model, data, model.key("settled").id)
-    data.qvel[:] = 0.5 * np.resize(numbers, model.nv)
-    for place in (layout.base_qpos, layout.ball_qpos):
+    data.qpos[:] = model.key("settled").qpos if pose is None else pose
+    base, ball = layout.base_qpos, layout.ball_qpos
+    tilt, towards, lean = 0.2 * numbers[0], np.pi * numbers[1], np.zeros(4)
+    mujoco.mju_axisAngle2Quat(lean, np.array([np.cos(towards), np.sin(towards), 0.0]), tilt)
+    centre = data.qpos[ball : ball + 3].copy()
+    mujoco.mju_rotVecQuat(data.qpos[base : base + 3], data.qpos[base : base + 3] - centre, lean)
+    data.qpos[base : base + 3] += centre
+    mujoco.mju_mulQuat(data.qpos[base + 3 : base + 7], lean, data.qpos[base + 3 : base + 7].copy())
+    data.qvel[:] = 0.5 * np.resize(numbers[2:], model.nv)
+    for place in (base, ball):
         data.qpos[place + 2] += height
     return data
 
@@ -204,13 +220,16 @@ def centre_velocity(model: mujoco.MjModel, data: mujoco.MjData) -> Array:
     return data.subtree_linvel[0].copy()
 
 
-@pytest.mark.fault("random states without motors: energy, unit quaternions")
-@given(st.lists(small, min_size=5, max_size=15))
+@pytest.mark.fault(
+    "random states without motors, on a plane and uneven ground, by each integrator: energy, unit quaternions"
+)
+@given(st.lists(small, min_size=5, max_size=15), st.booleans(), st.sampled_from(sorted(INTEGRATORS)))
 @many
-def test_energy_never_grows_without_motors(numbers: list[float]) -> None:
-    model, layout = build_model(), Layout.of(build_model())
+def test_energy_never_grows_without_motors(numbers: list[float], uneven: bool, integrator: str) -> None:
+    model, pose = ground(uneven, integrator)
+    layout = Layout.of(model)
     model.opt.enableflags |= mujoco.mjtEnableBit.mjENBL_ENERGY
-    data = start(model, numbers)
+    data = start(model, numbers, pose=pose)
     energies: list[float] = []
     lowest = np.inf
     for _ in range(1500):
@@ -305,13 +324,13 @@ def test_a_mirrored_world_mirrors_the_motion(numbers: list[float], torques: tupl
 
 
 @pytest.mark.fault("random states and torques: slip along the axle, Coulomb's bound across")
-@given(st.lists(small, min_size=5, max_size=15), triples)
+@given(st.lists(small, min_size=5, max_size=15), triples, st.booleans(), st.sampled_from(sorted(INTEGRATORS)))
 @many
 def test_wheels_slip_freely_along_their_axles_and_grip_across_within_coulombs_bound(
-    numbers: list[float], torques: tuple[float, float, float]
+    numbers: list[float], torques: tuple[float, float, float], uneven: bool, integrator: str
 ) -> None:
-    model = build_model()
-    data = start(model, numbers)
+    model, pose = ground(uneven, integrator)
+    data = start(model, numbers, pose=pose)
     data.ctrl[:] = 10 * np.array(torques)
     ball, force, gripping = model.geom("ball").id, np.zeros(6), 0
     wheels = [model.geom(f"wheel_{i}").id for i in range(3)]
@@ -335,13 +354,14 @@ def test_wheels_slip_freely_along_their_axles_and_grip_across_within_coulombs_bo
     assert gripping or not any(numbers) or data.ncon == 0 or max(map(abs, (*numbers, *torques))) < 0.05
 
 
+@pytest.mark.parametrize("action_repeat", [1, 5])
 def test_whatever_the_actions_no_bad_number_comes_out_and_every_divergence_is_counted(
-    torture: bool, tally: Tally
+    torture: bool, tally: Tally, action_repeat: int
 ) -> None:
-    envs = BallbotVectorEnv(64, num_terrains=4)
+    envs = BallbotVectorEnv(64, num_terrains=4, action_repeat=action_repeat)
     envs.reset(seed=0)
     rng = np.random.default_rng(0)
-    steps, diverged = (10**7 if torture else 6400) // 64, 0
+    steps, diverged = (10**7 if torture else 6400) // 64 // action_repeat, 0
     styles: list[Callable[[], Array]] = [
         lambda: rng.choice([-1.0, 1.0], (64, 3)),
         lambda: rng.uniform(-1, 1, (64, 3)),
@@ -363,5 +383,5 @@ def test_whatever_the_actions_no_bad_number_comes_out_and_every_divergence_is_co
         assert not (terminated & truncated).any()
     assert envs.num_diverged == diverged == broken > 0
     envs.close()
-    tally("steps under extreme actions", steps * 64)
+    tally("steps under extreme actions", steps * 64 * action_repeat)
     tally("states made infinite, NaN or absurd meanwhile", broken)

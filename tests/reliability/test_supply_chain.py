@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import re
+import shutil
 import subprocess
 import sys
 import tomllib
@@ -16,6 +17,7 @@ import pytest
 ROOT = Path(__file__).parents[2]
 ALONE = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"} | {"WANDB_MODE": "offline"}
 """Variables with which a new environment finds nothing but what is installed in it."""
+TESTING = ["pytest", "pytest-timeout", "hypothesis"]
 TRAINING = [
     *("--num-envs", "8", "--num-steps", "16", "--minibatch-size", "32", "--num-terrains", "2", "--num-threads", "1"),
     *("--total-timesteps", "3000", "--eval-episodes", "2", "--eval-interval", "3000", "--tilt-limit-deg", "4"),
@@ -63,6 +65,14 @@ def pinned(package: str) -> str:
     return found.group()
 
 
+def try_hostile_files(python: Path) -> None:
+    """Those of the tests, read by what is installed there."""
+    subprocess.run([str(python), "-m", "pip", "install", "--quiet", *TESTING], env=ALONE, check=True)
+    command = [str(python), "-m", "pytest", "-q", "-p", "no:cacheprovider", "tests/reliability/test_hostile_files.py"]
+    ended = subprocess.run(command, cwd=ROOT, env=ALONE, capture_output=True, text=True)
+    assert ended.returncode == 0 and " passed" in ended.stdout, ended.stdout[-3000:]
+
+
 @pytest.mark.fault("six packages alone, the oldest and the newest: training, evaluating, collecting, pretraining")
 @pytest.mark.timeout(1800)
 @pytest.mark.parametrize("lowest", [True, False])
@@ -82,6 +92,8 @@ def test_six_packages_train_the_oldest_and_the_newest_that_are_allowed(tmp_path:
         ("pretrain_encoder", "--epochs", "1", "--batch-size", "32", "--channels", "2", "2"),
     ):
         try_script(python, tmp_path, script, *options)
+    if lowest:  # PyTorch of that age believes what files say
+        try_hostile_files(python)
 
 
 @pytest.mark.fault("the extras in the oldest versions: exporting, plotting, filming, Weights & Biases")
@@ -106,15 +118,23 @@ def test_the_extras_work_in_the_oldest_versions_that_are_allowed(tmp_path: Path)
     )
     subprocess.run([str(python), "-c", film], cwd=tmp_path, env=ALONE, check=True)
     assert (tmp_path / "a.mp4").stat().st_size and (tmp_path / "a.gif").stat().st_size
+    try_hostile_files(python)
 
 
 @pytest.mark.fault("a source distribution made twice")
 @pytest.mark.timeout(600)
 def test_the_same_source_makes_the_same_distribution(tmp_path: Path) -> None:
+    """From two copies, one of which is of other dates and permissions."""
     hashes = set()
+    other = shutil.ignore_patterns(".git", ".venv*", "runs", "build", "dist", "*.egg-info", "__pycache__", ".*_cache")
     for name in ("one", "two"):
+        source = tmp_path / name / "source"
+        shutil.copytree(ROOT, source, ignore=other)
+        for path in source.rglob("*") if name == "two" else ():
+            path.chmod(path.stat().st_mode & 0o700)
+            os.utime(path, (1e9, 1e9))
         environment = os.environ | {"SOURCE_DATE_EPOCH": "1700000000"}
-        command = [sys.executable, "-m", "build", "--sdist", "--outdir", str(tmp_path / name), str(ROOT)]
+        command = [sys.executable, "-m", "build", "--sdist", "--outdir", str(tmp_path / name), str(source)]
         subprocess.run(command, check=True, capture_output=True, env=environment)
         hashes.add(hashlib.sha256(next((tmp_path / name).glob("*.tar.gz")).read_bytes()).hexdigest())
     assert len(hashes) == 1

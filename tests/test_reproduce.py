@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import csv
 import hashlib
 import importlib
 import json
@@ -232,6 +233,16 @@ def evaluation(reproduce, run, policy, horizon="4000", **values):
     numbers |= {"success_rate_ci95": "0.95 1", "speed_along_goal_mean": "0.21", "speed_along_goal_ci95": "0.2 0.22"}
     row = dict.fromkeys(reproduce.COLUMNS, "") | {"terrain": "perlin", "terrain_length": "10"} | numbers
     return row | {"run": run, "policy": policy, "horizon": horizon, "heading": "any"} | values
+
+
+def test_what_was_tortured_is_still_a_test():
+    root = Path(__file__).parents[1]
+    with open(root / "results" / "reliability.csv", newline="") as handle:
+        rows = list(csv.DictReader(handle))
+    for row in rows:
+        path, _, name = row["test"].partition("::")
+        assert re.search(rf"^def {name.split('[')[0]}\(", (root / path).read_text(), re.MULTILINE), row["test"]
+        assert row["fault"], row["test"]
 
 
 def test_tables_say_what_the_files_say(scripts, reproduce, tmp_path):

@@ -268,6 +268,12 @@ def test_a_full_disk_leaves_what_was_written_readable(tmp_path, monkeypatch):
     assert len(DepthDataset(tmp_path / "d")) == 25
 
 
+def test_images_too_large_to_be_learned_from_are_refused_before_they_take_memory(tmp_path):
+    data = DepthDataset.create(tmp_path / "d", (256, 256), 1.0, {})
+    with pytest.raises(DatasetError, match="256 x 256, whose principal components take gigabytes"):
+        pretrain(data, PretrainConfig(), tmp_path / "e.pt", tmp_path / "log")
+
+
 def test_data_sets_of_the_first_version_go_on_with_checksums(tmp_path):
     data = make_data(tmp_path / "d", 20)
     card = json.loads((tmp_path / "d" / "card.json").read_text())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -17,6 +18,7 @@ from ballbot.ppo import load_checkpoint
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="needs locks, /proc and gloo")
 
+ROOT = Path(__file__).parents[2]
 SIZE = 8 * 8 * 5
 TRAINING = [
     *("--num-envs", "8", "--num-steps", "8", "--minibatch-size", "16", "--update-epochs", "1", "--hidden-size", "16"),
@@ -49,6 +51,35 @@ def test_the_contact_fix_in_many_processes_at_once(tmp_path: Path) -> None:
     command = [sys.executable, "-c", code]
     programs = [subprocess.Popen(command, cwd=tmp_path, stdout=pipe, text=True) for _ in range(6)]
     assert [program.communicate(timeout=200)[0].strip().endswith("True") for program in programs] == [True] * 6
+
+
+@pytest.mark.fault("what is compiled, built twice at once while other processes load it")
+@pytest.mark.skipif(shutil.which("cc") is None and shutil.which("gcc") is None, reason="no C compiler")
+def test_builds_at_once_harm_neither_each_other_nor_who_loads_what_they_build(tmp_path: Path) -> None:
+    pytest.importorskip("setuptools")
+    copy = tmp_path / "copy"
+    copy.mkdir()
+    for name in ("setup.py", "pyproject.toml", "README.md", "LICENSE", "ballbot", "mujoco_patch"):
+        there = ROOT / name
+        shutil.copytree(there, copy / name) if there.is_dir() else shutil.copy(there, copy)
+    code = (
+        "import mujoco_patch; from ballbot.envs import height_rays\n"
+        "print(mujoco_patch.ensure().worst_alignment > 0.999999, mujoco_patch.implementation(), "
+        "height_rays.load_library() is not None, mujoco_patch.__file__)"
+    )
+    alone = os.environ | {"PYTHONPATH": str(copy)}
+
+    def run(*command: str) -> subprocess.Popen[str]:
+        pipe = subprocess.PIPE
+        return subprocess.Popen([sys.executable, *command], cwd=copy, env=alone, stdout=pipe, stderr=pipe, text=True)
+
+    build = ("setup.py", "--quiet", "build_ext", "--inplace", "--force", "--build-temp")
+    builds = [run(*build, str(tmp_path / f"temp{i}")) for i in range(2)]
+    loads = [run("-c", code) for _ in range(4)]
+    for program in (*builds, *loads, run("-c", code)):
+        output, errors = program.communicate(timeout=200)
+        assert program.returncode == 0, errors
+    assert output.split()[:3] == ["True", "c", "True"] and str(copy) in output, output
 
 
 def children(pid: int) -> list[int]:

@@ -38,6 +38,8 @@ class Kill:
     """At this operation on files, counted from 1; 0: regardless of them."""
     delay: float = 0.0
     """s after it, or after the start; with an operation, 0 is just before it."""
+    on: str = ""
+    """Of ``KINDS``: operations on other files are not counted."""
 
 
 KINDS = (
@@ -147,19 +149,21 @@ def serve() -> None:
 
 def _watch(program: int, watched: int, kill: Kill | None) -> tuple[int, str]:
     """Kill the program when it is time; returns the operations it began, and what the last one was on."""
-    operations, last, due = 0, "", None if kill is None or kill.operation else time.monotonic() + kill.delay
+    operations, counted, last, due = 0, 0, "", None if kill is None or kill.operation else time.monotonic() + kill.delay
     while True:
         left = None if due is None else max(due - time.monotonic(), 0.0)
         if not select.select([watched], [], [], left)[0]:
             os.kill(program, signal.SIGKILL)
             return operations, last
         kinds = os.read(watched, 65536)
-        if not (begun := len(kinds)):
+        if not kinds:
             return operations, last
-        last = KINDS[kinds[-1]][1]
-        if kill is not None and due is None and operations < kill.operation <= operations + begun:
-            due = time.monotonic() + kill.delay
-        operations += begun
+        names = [KINDS[kind][1] for kind in kinds]
+        operations, last = operations + len(names), names[-1]
+        if kill is not None and kill.operation:
+            counted += sum(kill.on in ("", name) for name in names)
+            if due is None and counted >= kill.operation:
+                due = time.monotonic() + kill.delay
 
 
 def _become(main: Any, arguments: list[str], folder: str, log: Path, kill: Kill | None, watching: int) -> None:
@@ -184,9 +188,9 @@ def _become(main: Any, arguments: list[str], folder: str, log: Path, kill: Kill 
                 return
             if not os.path.abspath(path).startswith(folder):
                 return
-            count += 1
             kind = next(i for i, (part, _) in enumerate(KINDS) if part in os.path.basename(path))
             os.write(watching, bytes([kind]))
+            count += kill is not None and kill.on in ("", KINDS[kind][1])
             if kill is not None and kill.operation == count and kill.delay == 0:
                 time.sleep(60)  # until killed
 

@@ -31,22 +31,23 @@ TRAINING = [
 ]
 
 
-def moments(seed: int, operations: int, seconds: float) -> Iterator[Kill]:
-    """Random ones: just before an operation on a file, within it, or at any time."""
+def moments(seed: int, operations: int, seconds: float, kinds: tuple[str, ...]) -> Iterator[Kill]:
+    """Random ones: just before an operation on a file, within it, or at any time; some on a file of these kinds."""
     rng = np.random.default_rng(seed)
     while True:
-        kind, operation = rng.integers(3), int(rng.integers(1, operations + 1))
-        if kind == 0:
-            yield Kill(operation)
-        elif kind == 1:
-            yield Kill(operation, float(rng.uniform(0, 0.005)))
+        way, operation = rng.integers(4), int(rng.integers(1, operations + 1))
+        within = float(rng.choice([0.0, rng.uniform(0, 0.005)]))  # 0: just before it
+        if way < 2:
+            yield Kill(operation, within)
+        elif way == 2:
+            yield Kill(int(rng.integers(1, 7)), within, kinds[rng.integers(len(kinds))])
         else:
             yield Kill(delay=float(rng.uniform(0, seconds)))
 
 
 def tell(tally: Tally, program: str, hit: Counter[str], expected: tuple[str, ...]) -> None:
     """Note what programs were at when they were killed; each of what they write must have been hit."""
-    if sum(hit.values()) > 50:
+    if hit.total() > 50:
         assert {kind for kind, count in hit.items() if count > 1} >= set(expected), hit
     for kind, count in hit.items():
         tally(f"{program} killed (SIGKILL) {f'at {kind}' if kind else 'before it wrote anything'}", count)
@@ -101,7 +102,8 @@ def test_a_training_killed_again_and_again_ends_as_one_never_killed(
     whole.mkdir()
     done = programs.run("ppo_ballbot", options, whole)
     assert done.code == 0, done.output
-    kill, hit, rounds = moments(int(cameras), done.operations // 3, 3.0), Counter[str](), 0
+    written = ("a checkpoint", "progress.csv", "TensorBoard's events", *(["an encoder"] if cameras else []))
+    kill, hit, rounds = moments(int(cameras), done.operations // 3, 3.0, written), Counter[str](), 0
     while hit.total() < (120 if torture else 6):
         rounds += 1
         folder = tmp_path / f"round{rounds}"
@@ -130,7 +132,6 @@ def test_a_training_killed_again_and_again_ends_as_one_never_killed(
         assert curve(run) == curve(other)
         assert scalars(run) == scalars(other)
         assert {n for n in names(run) if "abandoned" not in n} == names(other)
-    written = ("a checkpoint", "progress.csv", "TensorBoard's events", *(["an encoder"] if cameras else []))
     tell(tally, f"training {'with' if cameras else 'without'} cameras", hit, written)
 
 
@@ -154,7 +155,8 @@ def test_a_collection_killed_again_and_again_ends_as_one_never_killed(
     whole.mkdir()
     done = programs.run("collect_depth", COLLECTING, whole)
     assert done.code == 0, done.output
-    kill, hit, rounds = moments(2, done.operations // 2, 3.0), Counter[str](), 0
+    written = ("images", "records", "a card")
+    kill, hit, rounds = moments(2, done.operations // 2, 3.0, written), Counter[str](), 0
     while hit.total() < (60 if torture else 3):
         rounds += 1
         folder = tmp_path / f"round{rounds}"
@@ -169,7 +171,7 @@ def test_a_collection_killed_again_and_again_ends_as_one_never_killed(
         assert names(folder) == names(whole)
         for name in names(whole):
             assert (folder / name).read_bytes() == (whole / name).read_bytes(), name
-    tell(tally, "collecting images", hit, ("images", "records", "a card"))
+    tell(tally, "collecting images", hit, written)
 
 
 @pytest.mark.timeout(3600)
@@ -183,7 +185,8 @@ def test_a_pretraining_killed_again_and_again_ends_as_one_never_killed(
     options += ["--torch-threads", "1", "--run-name", "eyes"]
     done = programs.run("pretrain_encoder", options, whole)
     assert done.code == 0, done.output
-    kill, hit, rounds = moments(3, done.operations // 2, 3.0), Counter[str](), 0
+    written = ("a checkpoint", "an encoder", "TensorBoard's events")
+    kill, hit, rounds = moments(3, done.operations // 2, 3.0, written), Counter[str](), 0
     while hit.total() < (60 if torture else 3):
         rounds += 1
         folder = tmp_path / f"round{rounds}"
@@ -205,4 +208,4 @@ def test_a_pretraining_killed_again_and_again_ends_as_one_never_killed(
         assert load_encoder(folder / "encoder.pt").content_hash == load_encoder(whole / "encoder.pt").content_hash
         assert scalars(folder / "runs" / "eyes") == scalars(whole / "runs" / "eyes")
         assert names(folder) == {name for name in names(whole) if not name.startswith("data")}
-    tell(tally, "pretraining", hit, ("a checkpoint", "an encoder", "TensorBoard's events"))
+    tell(tally, "pretraining", hit, written)

@@ -222,6 +222,8 @@ def policy_actor(name: str, args: Args) -> tuple[dict[str, Any], Callable[[float
     if (make_controller := classical(name)) is not None:
         return {"observation": "proprioception", "frame": "body", "terrain": "perlin"}, make_controller
     policy = load(name)
+    if policy.path is not None and policy.path.name == "last.pt" and Path(name).is_dir():
+        print(f"note: {name} has had no evaluation yet: its last.pt is judged")
     for setting in ("tilt_limit_deg", "integrator"):
         trained = policy.metadata.get(setting, getattr(args, setting))
         if trained != getattr(args, setting):

@@ -175,6 +175,9 @@ def drive(actor: Actor, options: dict[str, Any], args: Args) -> Episodes:
 def compare(policy: Policy, options: dict[str, Any], controller: Controller, args: Args) -> float:
     """Print how far the graphs are off, and how long they take; returns the difference if it is too large, else 0."""
     encoder = options.get("encoder")
+    print(
+        f"comparing with PyTorch on {args.observations:,} observations of robots that drive; half a minute", flush=True
+    )
     observations, actions = collect(policy, options, args)
     theirs = controller.control.run(None, {"observation": observations})[0]
     difference = float(np.abs(theirs - actions).max())

@@ -237,7 +237,8 @@ def curve_of(path: Path, table: dict[str, Floats], column: str, args: Args) -> t
     Raises:
         ValueError: the run has no such values.
     """
-    remedy = f"try --curve {other(args.curve)}" if not args.columns else f"it has {', '.join(table)}"
+    early = "no evaluation has come yet? " if args.curve == "evaluation" else ""
+    remedy = f"{early}try --curve {other(args.curve)}" if not args.columns else f"it has {', '.join(table)}"
     if column not in table:
         raise ValueError(f"{path} has no column {column}: {remedy}")
     known = np.isfinite(table[column])

@@ -402,8 +402,12 @@ NO_RUNS = ("", ".", "..", "checkpoints", "abandoned")
 
 def fail(error: Exception) -> NoReturn:
     """Say what is wrong and exit with 2, in one line instead of a traceback."""
-    # Bad input is the same in all processes and said once; only these can happen in one process alone.
-    if RANK == 0 or isinstance(error, (DivergedError, LostContactError, MemoryError, OSError)):
+    # Bad input is the same in all processes of torchrun and said once; only these can happen in one process alone.
+    if (
+        RANK == 0
+        or "TORCHELASTIC_RUN_ID" not in os.environ
+        or isinstance(error, (DivergedError, LostContactError, MemoryError, OSError))
+    ):
         print(f"error: {error}" if RANK == 0 else f"error in process {RANK}: {error}", file=sys.stderr)
     raise SystemExit(2) from None
 

@@ -117,6 +117,10 @@ def main(argv: list[str] | None = None) -> int:
                 fps = playable_fps(args.record, args.fps)
                 if fps != args.fps:
                     print(f"note: {fps:.4g} frames a second, not {args.fps}: a GIF counts in hundredths of a second")
+                print(
+                    f"drawing up to {args.horizon * envs.dt / args.speed:.1f} s; without a GPU that takes minutes",
+                    flush=True,
+                )
                 pictures = (shrunk(frame, args.shrink) for frame in film(envs, actor, args.seed, fps, args.speed))
                 frames = write_video(args.record, pictures, fps)
                 print(f"wrote {args.record}, {frames / fps:.1f} s")

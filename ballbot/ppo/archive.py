@@ -4,7 +4,8 @@
 can look: tensors of any size that repeat one number, buffers of zeros, keys that take a year to hash.  And older
 versions of PyTorch believe a file that brings fewer numbers than its tensors hold, and read beyond them.  So
 ``read_archive`` walks through the file's program first with a reader that builds nothing but plain data, and compares
-every tensor with the bytes that are there; only then is it PyTorch's turn.
+every tensor with the bytes that are there.  Only then is it PyTorch's turn, which gets what was walked through in an
+archive made anew: of one that was made to confuse, two readers may find different parts.
 """
 
 from __future__ import annotations
@@ -17,12 +18,17 @@ import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import IO, Any, ClassVar
 
 import torch
 
-MOST_PROGRAM_BYTES = 2**20
-"""Of the pickle; that of a checkpoint of a thousand robots has 31 thousand, as numbers lie beside it."""
+MOST_PROGRAM_BYTES = 2**22
+"""Of the pickle; that of a checkpoint of a thousand robots has 31 thousand, as numbers lie beside it.  Each process of
+torchrun adds some thousand."""
+MOST_DIMENSIONS = 64
+"""Of a tensor: PyTorch's own limit."""
+LARGEST = 2**63
+"""No size, stride or offset is as large."""
 PARTS = re.compile(r"data\.pkl|data/\d+|byteorder|version|\.format_version|\.storage_alignment|\.data/serialization_id")
 """Of the archive, within its folder."""
 STORAGES = {
@@ -41,42 +47,54 @@ def read_archive(path: Path) -> Any:
     Raises:
         Exception: whatever the damaged byte, or what is none of these, happens to break.
     """
-    with open(path, "rb") as file:  # one file, whatever takes its name meanwhile
-        size = file.seek(0, io.SEEK_END)
-        with zipfile.ZipFile(file) as archive:
-            folder, sizes = _check_parts(archive, size)
-            told = _Walk(archive.read(f"{folder}data.pkl"), sizes).load()
-        if (total := _bytes_told(told, set())) > size:
-            raise ValueError(f"tensors of {total} bytes in a file of {size}")
-        file.seek(0)
-        return torch.load(file, map_location="cpu", weights_only=True)
+    with open(path, "rb") as file:
+        parts = check_archive(file)
+    anew = io.BytesIO()
+    with zipfile.ZipFile(anew, "w") as archive:
+        while parts:
+            name, content = parts.popitem()
+            archive.writestr(f"archive/{name}", content)
+    anew.seek(0)
+    return torch.load(anew, map_location="cpu", weights_only=True)
 
 
-def _check_parts(archive: zipfile.ZipFile, size: int) -> tuple[str, dict[str, int]]:
-    """The archive's folder, and the bytes of each storage, by its key; BadZipFile if torch.save did not write it."""
+def check_archive(file: IO[bytes]) -> dict[str, bytes]:
+    """The parts of an archive that holds plain data and dense tensors, by their names in its folder.
+
+    Raises:
+        Exception: it is no such archive.
+    """
+    size = file.seek(0, io.SEEK_END)
+    with zipfile.ZipFile(file) as archive:
+        parts = _read_parts(archive, size)
+    sizes = {name.removeprefix("data/"): len(part) for name, part in parts.items() if name.startswith("data/")}
+    if (total := _bytes_told(_Walk(parts["data.pkl"], sizes).load(), set())) > size:
+        raise ValueError(f"tensors of {total} bytes in a file of {size}")
+    return parts
+
+
+def _read_parts(archive: zipfile.ZipFile, size: int) -> dict[str, bytes]:
+    """Those of the archive, by their names in its folder; BadZipFile if torch.save did not write it."""
     parts = archive.infolist()
-    if min(part.header_offset for part in parts) > 0:  # PyTorch would read what comes before, by older rules
-        raise zipfile.BadZipFile("something before the archive")
     if any(part.compress_type != zipfile.ZIP_STORED for part in parts) or sum(p.file_size for p in parts) > size:
         raise zipfile.BadZipFile("parts that are compressed or overlap, which torch.save does not write")
     folder = parts[0].filename.partition("/")[0] + "/"
     names = [part.filename.removeprefix(folder) for part in parts]
-    if wrong := [name for name in names if PARTS.fullmatch(name) is None]:  # PyTorch finds names in any case
+    if wrong := [name for name in names if PARTS.fullmatch(name) is None]:
         raise zipfile.BadZipFile(f"a part named {wrong[0]!r}")
     if len(set(names)) < len(names) or "data.pkl" not in names:
         raise zipfile.BadZipFile("parts that are there twice, or no data.pkl")
     if archive.getinfo(f"{folder}data.pkl").file_size > MOST_PROGRAM_BYTES:
         raise zipfile.BadZipFile(f"a data.pkl of more than {MOST_PROGRAM_BYTES} bytes")
-    if (damaged := archive.testzip()) is not None:  # torch.save writes checksums, torch.load does not compare them
-        raise zipfile.BadZipFile(f"wrong checksum of {damaged}")
-    stored = zip(names, parts, strict=True)
-    return folder, {name.removeprefix("data/"): part.file_size for name, part in stored if name.startswith("data/")}
+    # which compares checksums, as torch.load does not
+    return {name: archive.read(part) for name, part in zip(names, parts, strict=True)}
 
 
 @dataclass(frozen=True)
 class _Kind:
     """Numbers of so many bytes each."""
 
+    name: str
     item_bytes: int
 
 
@@ -110,31 +128,37 @@ class _Walk(pickle._Unpickler):
     def __init__(self, program: bytes, sizes: dict[str, int]) -> None:
         super().__init__(io.BytesIO(program))
         self._sizes = sizes
+        self._kinds: dict[str, _Kind] = {}
 
     def find_class(self, module: str, name: str) -> Any:
         if (module, name) == ("collections", "OrderedDict"):
-            return _no_hooks
+            return _Hooks
         if (module, name) == ("torch._utils", "_rebuild_tensor_v2"):
             return _tensor
         if (module, name) == ("torch._utils", "_rebuild_tensor_v3"):
             return _tensor_of_kind
         if module == "torch" and (item_bytes := STORAGES.get(name) or DTYPES.get(name)) is not None:
-            return _Kind(item_bytes)
+            return _Kind(name, item_bytes)
         if (module, name) == ("torch.storage", "UntypedStorage"):
-            return _Kind(1)
+            return _Kind(name, 1)
         raise pickle.UnpicklingError(f"{module}.{name} is nothing that a checkpoint is made of")
 
     def persistent_load(self, told: Any) -> _Stored:
         what, kind, key, device, count = told
         if what != "storage" or not isinstance(kind, _Kind) or not type(key) is type(device) is str:
-            raise pickle.UnpicklingError(f"a storage told as {told!r}")
+            raise pickle.UnpicklingError("a storage that is told in another way")
         if type(count) is not int or self._sizes[key] != count * kind.item_bytes:
             raise pickle.UnpicklingError(f"{count} numbers of {kind.item_bytes} bytes in {self._sizes[key]} bytes")
+        if self._kinds.setdefault(key, kind) != kind:
+            raise pickle.UnpicklingError(f"storage {key} is told as numbers of two kinds")
         return _Stored(self._sizes[key], kind)
 
     def _set(self, target: Any, items: list[Any]) -> None:
-        if type(target) is not dict or not all(type(key) in (str, int) for key in items[::2]):
-            raise pickle.UnpicklingError("keys other than names and numbers")
+        # of large numbers, thousands can have the same hash
+        if type(target) is not dict or not all(
+            type(key) is str or (type(key) is int and 0 <= key < 2**31) for key in items[::2]
+        ):
+            raise pickle.UnpicklingError("keys other than names and numbers of 31 bits")
         target.update(zip(items[::2], items[1::2], strict=True))
 
     def _set_one(self) -> None:
@@ -165,8 +189,8 @@ class _Walk(pickle._Unpickler):
     }
 
 
-def _no_hooks() -> dict[str, Any]:
-    return {}
+class _Hooks:
+    """The empty OrderedDict that torch.save tells of each tensor."""
 
 
 def _tensor(stored: _Stored, offset: Any, shape: Any, strides: Any, requires_grad: Any, hooks: Any) -> _Tensor:
@@ -177,12 +201,12 @@ def _tensor_of_kind(
     stored: _Stored, offset: Any, shape: Any, strides: Any, requires_grad: Any, hooks: Any, kind: _Kind
 ) -> _Tensor:
     """A tensor none of whose numbers lies outside its storage, or is told twice."""
-    if not isinstance(stored, _Stored) or type(requires_grad) is not bool or hooks != {}:
+    if not isinstance(stored, _Stored) or type(requires_grad) is not bool or not isinstance(hooks, _Hooks):
         raise pickle.UnpicklingError("a tensor of something else than numbers")
-    if not type(shape) is type(strides) is tuple or not all(
-        type(x) is int and x >= 0 for x in (offset, *shape, *strides)
-    ):
-        raise pickle.UnpicklingError(f"a tensor of shape {shape} from {offset}, with strides {strides}")
+    if not (type(shape) is type(strides) is tuple and len(shape) == len(strides) <= MOST_DIMENSIONS):
+        raise pickle.UnpicklingError("a tensor whose shape and strides are no tuples of a length")
+    if not all(type(x) is int and 0 <= x < LARGEST for x in (offset, *shape, *strides)):
+        raise pickle.UnpicklingError("a tensor of impossible sizes, strides or offset")
     count = math.prod(shape)
     end = offset + (1 + sum((n - 1) * s for n, s in zip(shape, strides, strict=True)) if count else 0)
     if max(end, count) * kind.item_bytes > stored.num_bytes:

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from ballbot.ppo.archive import read_archive
+from ballbot.ppo.archive import check_archive, read_archive
 
 FORMAT_VERSION = 1
 """Raised whenever the contents change in a way that older or newer code would misread."""
@@ -99,7 +99,7 @@ def write_atomic(path: Path, data: bytes) -> None:
 
     Nor do writers of the same file, of whom the last one wins.
     """
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+    temporary = path.with_name(f".{path.name[:50]}.{secrets.token_hex(4)}.tmp")  # no name is too long for it
     if path.exists() and not path.is_file():  # a device would be replaced by a file
         raise OSError(errno.EINVAL, f"cannot write {path} (it is no ordinary file)")
     try:
@@ -125,9 +125,21 @@ def write_atomic(path: Path, data: bytes) -> None:
 
 
 def save_checkpoint(paths: list[Path], state: dict[str, Any]) -> None:
-    """Write one state to each of `paths`, atomically."""
+    """Write one state to each of `paths`, atomically.
+
+    Raises:
+        TypeError: there is something in it that could not be read again.
+        OSError: they cannot be written.
+    """
     buffer = io.BytesIO()
     torch.save(to_plain({"format_version": FORMAT_VERSION, **state}), buffer)
+    try:
+        check_archive(buffer)
+    except Exception as error:
+        raise TypeError(
+            f"cannot store this in a checkpoint, as it could not be read again ({error}): use arrays and tensors for "
+            "numbers that are many, and names for keys"
+        ) from error
     for path in paths:
         write_atomic(path, buffer.getvalue())
 

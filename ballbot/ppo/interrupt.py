@@ -44,7 +44,8 @@ class StopSignal:
         if not self.number:
             self.number, self._first = number, time.monotonic()
             text = (
-                f"\n{signal.Signals(number).name}: finishing this update, then saving; send it again to stop at once\n"
+                f"\n{signal.Signals(number).name}: finishing this update (and its evaluation, if one is due), then "
+                "saving; send it again to stop at once\n"
             )
             with contextlib.suppress(OSError):  # nobody may be listening, or the terminal may be gone
                 os.write(2, text.encode())  # print() is not safe here: it may be what the signal interrupted

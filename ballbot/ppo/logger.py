@@ -60,7 +60,7 @@ def create_run_dir(run_dir: Path, resuming: bool) -> None:
         RunDirectoryError: it already holds a run that is not being resumed, or cannot be written.
     """
     try:
-        for name in ("checkpoints", "checkpoints/abandoned", "videos", "progress.csv"):
+        for name in ("checkpoints", "checkpoints/abandoned", "videos", "progress.csv", "last.pt"):
             if (run_dir / name).is_symlink():  # in a run of somebody else's it may lead anywhere
                 raise RunDirectoryError(
                     f"{run_dir / name} is a link, and would be written through: put what it leads to in its place"

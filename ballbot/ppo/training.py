@@ -217,6 +217,7 @@ def train(
         if rank == 0:
             resume_step = None if loaded is None else state.global_step
             logger = Logger(run_dir, resume_step, console)
+            say(console, f"writing to {run_dir}")
         stopped = learn(state, envs, eval_envs, logger, run_dir, on_log, film, shaped_rewards)
     if stopped:
         name = signal.Signals(stopped).name

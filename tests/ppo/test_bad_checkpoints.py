@@ -21,6 +21,10 @@ JUNK: list[Any] = [None, 3, "text", [], {}]
 POSSIBLE = [("best_return", None), ("best_return", 3), ("global_step", 3), ("learning_rate", 3)]
 
 
+def str_of(value: Any) -> str:
+    return str(value)[:20].replace("\n", " ")
+
+
 class PowerCutError(BaseException):
     """Nothing handles it."""
 
@@ -149,6 +153,31 @@ class TestBadFiles:
             write_atomic(tmp_path / "x", b"new")
         assert (tmp_path / "x").read_bytes() == b"old"
         assert [p.name for p in tmp_path.iterdir()] == ["x"]
+
+    @pytest.mark.parametrize(
+        "value",
+        [
+            torch.zeros(3, dtype=torch.float8_e4m3fn),
+            torch.zeros(3).to_sparse(),
+            {True: 1},
+            {(1, 2): 3},
+            {-1: 0},
+            2**3000,
+            "x" * 2**23,
+        ],
+        ids=str_of,
+    )
+    def test_what_could_not_be_read_again_is_not_written(self, tmp_path: Path, value: Any) -> None:
+        save_checkpoint([tmp_path / "x.pt"], {"kind": "training", "x": 1})
+        before = (tmp_path / "x.pt").read_bytes()
+        with pytest.raises(TypeError, match="cannot store this in a checkpoint, as it could not be read again"):
+            save_checkpoint([tmp_path / "x.pt"], {"kind": "training", "x": value})
+        assert (tmp_path / "x.pt").read_bytes() == before
+
+    def test_names_as_long_as_can_be_are_written(self, tmp_path: Path) -> None:
+        write_atomic(tmp_path / ("x" * 255), b"content")
+        write_atomic(tmp_path / ("ü" * 127), b"content")
+        assert all(path.read_bytes() == b"content" for path in tmp_path.iterdir())
 
     def test_of_several_writers_none_shows_a_part(self, tmp_path: Path) -> None:
         path = tmp_path / "x"

@@ -14,6 +14,7 @@ import struct
 import subprocess
 import sys
 import tempfile
+import warnings
 import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -249,6 +250,16 @@ def bombs(mark: Path) -> dict[str, bytes]:
     def program_of(operations: bytes) -> bytes:
         return archive_of(whole | {program: b"\x80\x02" + operations + b"."})
 
+    def stored(kind: bytes, count: int) -> bytes:
+        """Puts storage 1 on the stack."""
+        numbers = b"J" + struct.pack("<i", count)
+        return b"(X\7\0\0\0storagectorch\n" + kind + b"Storage\nX\1\0\0\0" + b"1X\3\0\0\0cpu" + numbers + b"tQ"
+
+    def shaped(shape: bytes) -> bytes:
+        """Puts a tensor of this shape there."""
+        hooks = b"ccollections\nOrderedDict\n)R"
+        return b"ctorch._utils\n_rebuild_tensor_v2\n(" + stored(b"Float", 3) + b"K\0" + shape + b")\x89" + hooks + b"tR"
+
     sizes = {name.removeprefix(f"{folder}data/"): len(x) for name, x in whole.items() if f"{folder}data/" in name}
     longest = max(sizes, key=sizes.__getitem__)
 
@@ -286,6 +297,17 @@ def bombs(mark: Path) -> dict[str, bytes]:
         ),
         "lists in lists, each twice": pickled(laughing(40)),
         "tuples in tuples, each twice, as a key": program_of(b"})" + b"q\0h\0\x86" * 40 + b"K\0s"),
+        "tuples in tuples, each twice, as a shape": program_of(shaped(b")" + b"q\0h\0\x86" * 60)),
+        "tuples in tuples, each twice, as a storage": program_of(b")" + b"q\0h\0\x86" * 60 + b"Q"),
+        "sizes whose product has a million digits": program_of(
+            shaped(b"(\x8a\xfe" + b"\x7f" * 254 + b"q\0" + b"h\0" * 400_000 + b"t")
+        ),
+        "keys of the same hash": program_of(
+            b"}("
+            + b"".join(b"\x8a\x0a" + (i * (2**61 - 1)).to_bytes(10, "little") + b"N" for i in range(70_000))
+            + b"u"
+        ),
+        "a storage of two kinds": program_of(b"](" + stored(b"Float", 3) + stored(b"Int", 3) + b"e"),
         "a buffer of zeros": program_of(
             b"}X\1\0\0\0xctorch.storage\nUntypedStorage\nJ" + struct.pack("<i", 2**28) + b"\x85Rs"
         ),
@@ -316,6 +338,41 @@ def test_bombs_and_code_are_refused(tmp_path: Path, tally: Tally, kind: str, rea
         f"{ {'p': 'policy', 'e': 'encoder', 'c': 'checkpoint'}[kind[0]] } files that run code or take memory",
         len(files),
     )
+
+
+def two_directories(seen: dict[str, bytes], told: dict[str, bytes]) -> bytes:
+    """An archive of two directories: Python finds the first one by its size, PyTorch the other by its place."""
+    buffer = io.BytesIO()
+    with warnings.catch_warnings(), zipfile.ZipFile(buffer, "w") as file:
+        warnings.simplefilter("ignore")  # names are there twice
+        for name, content in (*seen.items(), *told.items()):
+            file.writestr(name, content)
+    whole = buffer.getvalue()
+    size, start = struct.unpack("<II", whole[-10:-2])
+    directory, half = whole[start : start + size], size // 2
+    first, second = bytearray(directory[:half]), directory[half:]
+    count, other = len(seen), start + half + 22
+    place = 0
+    for name in seen:  # Python adds what is between where the directory is and where it is told to be
+        (offset,) = struct.unpack_from("<I", first, place + 42)
+        struct.pack_into("<I", first, place + 42, offset + other - start)
+        place += 46 + len(name)
+    end = struct.pack("<IHHHHIIH", 0x06054B50, 0, 0, count, count, half, other, half)
+    return whole[:start] + bytes(first) + end + second
+
+
+@pytest.mark.fault("an archive with two directories, which readers disagree about")
+def test_what_is_read_is_what_was_walked_through(tmp_path: Path) -> None:
+    whole = parts_of(SHIPPED["default"].read_bytes())
+    program = next(name for name in whole if name.endswith("data.pkl"))
+    other = whole | {program: pickle.dumps({"format_version": 1, "kind": "another"}, protocol=2)}
+    path = tmp_path / "p.pt"
+    path.write_bytes(archive_of(other))
+    assert load_checkpoint(path)["kind"] == "another"
+    path.write_bytes(two_directories(whole, other))
+    assert load_checkpoint(path)["kind"] == "policy"
+    if torch.load(path, weights_only=True)["kind"] != "another":
+        pytest.skip("this PyTorch would not have been misled")
 
 
 @pytest.mark.fault("checkpoints whose numbers make no sense")

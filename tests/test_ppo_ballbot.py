@@ -399,6 +399,7 @@ def test_programming_errors_keep_their_traceback(script, tmp_path, monkeypatch, 
 def test_the_first_process_speaks_for_all(script, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(script, "RANK", 1)
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "as torchrun does")
     monkeypatch.setattr(script, "train", lambda *_, **__: SimpleNamespace(global_step=1, best_return=None))
     script.main(["--run-name", "r"])
     with pytest.raises(SystemExit):
@@ -413,6 +414,10 @@ def test_the_first_process_speaks_for_all(script, tmp_path, monkeypatch, capsys)
     with pytest.raises(SystemExit):
         script.main(["--run-name", "r"])
     assert capsys.readouterr().err == "error in process 1: environment 3\n"
+    monkeypatch.delenv("TORCHELASTIC_RUN_ID")  # and where nobody has started the others
+    with pytest.raises(SystemExit):
+        script.main(["--run-name", "a/b"])
+    assert "must be a plain folder name" in capsys.readouterr().err
 
 
 def test_bad_input_is_named_and_exits_with_2(finished, tmp_path):

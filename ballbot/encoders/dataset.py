@@ -30,6 +30,7 @@ FORMAT_VERSION = 2
 FULL_SCALE = 65535
 MAX_DEPTH = 1e4
 """m; more is no depth camera's."""
+MAX_IMAGES = 10**12
 MAX_TERRAINS = 10**6
 MAX_CARD_BYTES = 2**24
 """Of a card.json; a data set's has two thousand."""
@@ -236,7 +237,7 @@ class DepthDataset:
             and len(shape) == 2
             and all(type(x) is int and 1 <= x <= 4096 for x in shape)
             and type(count) is int
-            and count >= 0
+            and 0 <= count <= MAX_IMAGES
             and isinstance(depth, (int, float))
             and not isinstance(depth, bool)
             and 0 < depth <= MAX_DEPTH

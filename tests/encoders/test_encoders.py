@@ -335,6 +335,7 @@ def test_bad_data_sets_are_refused_by_name(tmp_path):
         (json.dumps(content | {"format_version": 9}), "no card of format version"),
         (json.dumps(content | {"format_version": 1, "shape": [0, 16]}), "damaged"),
         (json.dumps(content | {"format_version": 1, "num_images": -1}), "damaged"),
+        (json.dumps(content | {"format_version": 1, "num_images": 2**63}), "damaged"),
         (json.dumps(content | {"max_depth": 9.0}), "does not match its checksum"),
     ):
         card.write_text(text)

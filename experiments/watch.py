@@ -19,7 +19,7 @@ from typing import Annotated, Literal
 import numpy as np
 import tyro
 from evaluate import Args as EvaluateArgs
-from evaluate import policy_actor, sees
+from evaluate import policy_actor
 
 from ballbot.encoders import EncoderError
 from ballbot.envs import BallbotVectorEnv
@@ -69,7 +69,7 @@ def make(args: Args) -> tuple[BallbotVectorEnv, Actor]:
         args.checkpoint,
         EvaluateArgs(args.checkpoint, seed=args.seed, stochastic=args.stochastic, encoder=args.encoder),
     )
-    if args.encoder is not None and not sees(args.checkpoint):
+    if args.encoder is not None and options["observation"] != "encoded":
         raise ValueError(f"--encoder {args.encoder} is for policies that see, this one does not: leave it out")
     options["terrain"] = args.terrain or options["terrain"]
     envs = BallbotVectorEnv(

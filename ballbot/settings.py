@@ -1,0 +1,118 @@
+"""Settings are dataclasses whose annotations say all that can be said of one value: its type, and its range.
+
+    @dataclass(frozen=True)
+    class Bumps:
+        height: Annotated[float, Range(0, 1)] = 0.05
+        '''Of the highest, m.'''
+
+        def __post_init__(self):
+            check_settings(self)
+
+Values may come from a JSON file, where ``"seed": 1.0`` or ``"compile": "no"`` would otherwise go far before anything
+breaks.  What concerns several settings at once is checked by the dataclass itself.
+"""
+
+from __future__ import annotations
+
+import difflib
+import math
+import types
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
+
+import numpy as np
+
+from ballbot.errors import SettingsError
+
+TYPE_NAMES = {bool: "true or false", int: "a whole number", float: "a number", str: "a text"}
+
+
+@dataclass(frozen=True)
+class Range:
+    """An annotation: the number lies in [low, high], or, with ``open``, in (low, high]."""
+
+    low: float
+    high: float
+    open: bool = False
+
+    def holds(self, value: float) -> bool:
+        """Whether the value lies there; NaN does not."""
+        return (self.low < value if self.open else self.low <= value) and value <= self.high
+
+    def __str__(self) -> str:
+        return f"{'above ' if self.open else 'from '}{self.low:g} {'up ' if self.open else ''}to {self.high:g}"
+
+
+def check_settings(settings: Any) -> None:
+    """Check the values of a dataclass against its annotations.
+
+    Understands bool, int, float (whole numbers too), str, Literal, each of these or None, and
+    ``Annotated[..., Range(...)]``; what is annotated otherwise is not checked.  NumPy's numbers become Python's.
+
+    Raises:
+        SettingsError: a value is of another kind, not finite, or out of range.
+    """
+    for name, hint in get_type_hints(type(settings), include_extras=True).items():
+        value = getattr(settings, name)
+        checked = check_value(name, value, hint)
+        if checked is not value:
+            object.__setattr__(settings, name, checked)
+
+
+def check_value(name: str, value: Any, hint: Any) -> Any:
+    """The value, as a type of Python itself; SettingsError if it is not what an annotation asks for."""
+    hint, ranges = _unwrap(hint)
+    kinds = get_args(hint) if get_origin(hint) in (Union, types.UnionType) else (hint,)
+    kinds = tuple(inner for kind in kinds for inner in [_unwrap(kind)[0]])
+    ranges = ranges + tuple(r for kind in get_args(hint) for r in _unwrap(kind)[1])
+    if any(not _known(kind) for kind in kinds):
+        return value
+    if isinstance(value, np.generic):
+        value = value.item()
+    if not any(_is_a(value, kind) for kind in kinds):
+        if value is None:
+            raise SettingsError(f"{name} must be given, got None")
+        raise SettingsError(f"{name} must be {' or '.join(_describe(kind) for kind in kinds)}, got {value!r}")
+    if isinstance(value, float) and not math.isfinite(value):
+        raise SettingsError(f"{name} must be a finite number, got {value}")
+    if value is not None and not isinstance(value, (bool, str)):
+        for limits in ranges:
+            if not limits.holds(value):
+                kind = "whole number" if int in kinds and float not in kinds else "number"
+                raise SettingsError(f"{name} must be a {kind} {limits}, got {value!r}")
+    return value
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """What to add to an error about an unknown name: the ones it may have meant, and all there are."""
+    names = sorted(known)
+    close = " or ".join(map(repr, difflib.get_close_matches(name, names, 3, 0.5)))
+    return (f"did you mean {close}? " if close else "") + f"known are {', '.join(names) or 'none'}"
+
+
+def _unwrap(hint: Any) -> tuple[Any, tuple[Range, ...]]:
+    if get_origin(hint) is not Annotated:
+        return hint, ()
+    inner, *notes = get_args(hint)
+    return inner, tuple(note for note in notes if isinstance(note, Range))
+
+
+def _known(kind: Any) -> bool:
+    return kind in (bool, int, float, str, type(None)) or get_origin(kind) is Literal
+
+
+def _is_a(value: Any, kind: Any) -> bool:
+    if get_origin(kind) is Literal:
+        return type(value) in (str, int) and value in get_args(kind)
+    if kind is type(None):
+        return value is None
+    if isinstance(value, bool):
+        return kind is bool
+    return isinstance(value, (int, float) if kind is float else kind)
+
+
+def _describe(kind: Any) -> str:
+    if get_origin(kind) is Literal:
+        return f"one of {', '.join(map(repr, get_args(kind)))}"
+    return TYPE_NAMES.get(kind, "null (None)")

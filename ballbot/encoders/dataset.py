@@ -23,6 +23,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ballbot.errors import BallbotError
 from ballbot.ppo.checkpoint import not_through_links, read_small, remove_parts, write_atomic
 
 FORMAT_VERSION = 2
@@ -47,7 +48,7 @@ RECORD = np.dtype(
 )
 
 
-class DatasetError(RuntimeError):
+class DatasetError(BallbotError, RuntimeError):
     """A data set is missing, damaged, or of other cameras; the message names the folder and the remedy."""
 
 

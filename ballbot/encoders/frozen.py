@@ -20,6 +20,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_linear_bn_eval
 
 from ballbot.encoders.autoencoder import Architecture, Autoencoder
 from ballbot.encoders.dataset import MAX_DEPTH
+from ballbot.errors import BallbotError
 from ballbot.ppo.archive import read_archive
 from ballbot.ppo.checkpoint import run_dir_of, write_atomic
 
@@ -33,7 +34,7 @@ MAX_FILE_SIZE = 2**30
 """Bytes; a thousand times the reference's encoder."""
 
 
-class EncoderError(RuntimeError):
+class EncoderError(BallbotError, RuntimeError):
     """An encoder's file is missing, damaged, or of something else; the message names file and remedy."""
 
 

@@ -1,8 +1,9 @@
 """Proximal policy optimisation for any Gymnasium vector environment."""
 
+from ballbot.errors import SettingsError
 from ballbot.ppo.agent import Agent
 from ballbot.ppo.checkpoint import CheckpointError, load_checkpoint
-from ballbot.ppo.config import PPOConfig, SettingsError
+from ballbot.ppo.config import PPOConfig
 from ballbot.ppo.distributed import LostContactError, distributed_setup
 from ballbot.ppo.evaluation import evaluate, load_agent
 from ballbot.ppo.logger import RunDirectoryError

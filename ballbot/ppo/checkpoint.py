@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from ballbot.errors import BallbotError
 from ballbot.ppo.archive import check_archive, read_archive
 
 FORMAT_VERSION = 1
@@ -21,7 +22,7 @@ POSIX = os.name == "posix"
 ARRAY, SCALAR, UNSIGNED = "__numpy_array__", "__numpy_scalar__", "unsigned"
 
 
-class CheckpointError(RuntimeError):
+class CheckpointError(BallbotError, RuntimeError):
     """A checkpoint is missing, damaged or belongs to something else; the message names file and remedy."""
 
 

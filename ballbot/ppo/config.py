@@ -9,6 +9,8 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import torch
 
+from ballbot.errors import SettingsError
+
 MAX_COUNT = 10**12
 """Upper bound of every count: far above any real run, low enough to catch a slipped exponent."""
 MAX_ENVS = 2**20
@@ -21,10 +23,6 @@ MAX_WEIGHTS = 10**9
 Activation = Literal["tanh", "relu", "elu", "leaky_relu", "silu"]
 Schedule = Literal["constant", "linear", "cosine", "piecewise", "adaptive"]
 TYPE_NAMES = {bool: "true or false", int: "a whole number", float: "a number", str: "a text"}
-
-
-class SettingsError(ValueError):
-    """A setting cannot be used; the message names it, the value got and the remedy."""
 
 
 def check_types(config: Any) -> None:

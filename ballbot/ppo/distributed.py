@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 import torch
 import torch.distributed as dist
 
-from ballbot.ppo.config import SettingsError
+from ballbot.errors import BallbotError, SettingsError
 
 T = TypeVar("T")
 
@@ -26,7 +26,7 @@ TIMEOUT = timedelta(minutes=30)
 """How long a process waits for the others: longer than any evaluation, which only the first one does."""
 
 
-class LostContactError(RuntimeError):
+class LostContactError(BallbotError, RuntimeError):
     """Another process failed or was killed; the message says how to go on."""
 
 

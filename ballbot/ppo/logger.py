@@ -23,6 +23,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from ballbot.errors import BallbotError
 from ballbot.ppo.checkpoint import read_small, write_atomic
 from ballbot.ppo.config import PPOConfig
 from ballbot.ppo.events import EventFile, append
@@ -49,7 +50,7 @@ MAX_LOG_BYTES = 2**28
 """Of a progress.csv; a billion steps leave a tenth of it."""
 
 
-class RunDirectoryError(RuntimeError):
+class RunDirectoryError(BallbotError, RuntimeError):
     """The run directory cannot be used; the message says why and what to do."""
 
 

@@ -8,10 +8,11 @@ from typing import Any
 import torch
 from gymnasium.vector import AutoresetMode, VectorEnv
 
+from ballbot.errors import BallbotError
 from ballbot.ppo.agent import Agent
 
 
-class DivergedError(RuntimeError):
+class DivergedError(BallbotError, RuntimeError):
     """Learning or the environment produced a number that is not finite."""
 
 

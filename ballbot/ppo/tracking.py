@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from ballbot.errors import BallbotError
 from ballbot.ppo.checkpoint import write_atomic
 from ballbot.ppo.logger import STEP, say
 
@@ -16,7 +17,7 @@ PROJECT = "ballbot"
 """Unless WANDB_PROJECT names another."""
 
 
-class TrackingError(RuntimeError):
+class TrackingError(BallbotError, RuntimeError):
     """Weights & Biases cannot be used; the message says why and what to do."""
 
 

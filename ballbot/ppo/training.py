@@ -19,6 +19,7 @@ import torch
 from gymnasium.vector import AutoresetMode, VectorEnv
 from numpy.typing import NDArray
 
+from ballbot.errors import SettingsError
 from ballbot.ppo import distributed
 from ballbot.ppo.agent import Agent
 from ballbot.ppo.checkpoint import (
@@ -31,7 +32,7 @@ from ballbot.ppo.checkpoint import (
     to_plain,
     write_atomic,
 )
-from ballbot.ppo.config import PPOConfig, SettingsError
+from ballbot.ppo.config import PPOConfig
 from ballbot.ppo.diagnosis import Diagnosis
 from ballbot.ppo.episodes import to_numpy
 from ballbot.ppo.evaluation import evaluate

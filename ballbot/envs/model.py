@@ -34,7 +34,7 @@ _SUBSOIL = 0.1  # m of solid ground below a height field's lowest vertex: the ba
 
 
 @dataclass(frozen=True)
-class Layout:
+class Addresses:
     """Addresses in qpos and qvel, by name, so that nothing depends on the order of bodies in the MJCF."""
 
     base_qpos: int  # 7 numbers: position, quaternion
@@ -45,7 +45,7 @@ class Layout:
     ground_geom: int
 
     @classmethod
-    def of(cls, model: mujoco.MjModel) -> Layout:
+    def of(cls, model: mujoco.MjModel) -> Addresses:
         """Look up the addresses in a compiled model."""
         base, ball = model.joint("base_free").id, model.joint("ball_free").id
         wheels = [int(model.jnt_dofadr[model.joint(f"wheel_{i}").id]) for i in range(3)]
@@ -128,7 +128,7 @@ def settled_poses(model: mujoco.MjModel) -> NDArray[np.float64]:
     Returns:
         (num_terrains, nq) qpos; one row for a plane.
     """
-    layout, data = Layout.of(model), mujoco.MjData(model)
+    layout, data = Addresses.of(model), mujoco.MjData(model)
     original = int(model.geom_dataid[layout.ground_geom])
     num_terrains = max(model.nhfield, 1)
     poses = np.tile(model.key("settled").qpos, (num_terrains, 1))
@@ -170,7 +170,7 @@ def _settled_wheel_contacts(
     data = mujoco.MjData(model)
     mujoco.mj_resetDataKeyframe(model, data, model.key("settled").id)
     if wheel_speeds is not None:
-        data.qvel[list(Layout.of(model).wheel_qvel)] = wheel_speeds
+        data.qvel[list(Addresses.of(model).wheel_qvel)] = wheel_speeds
     mujoco.mj_forward(model, data)
     ball, found = model.geom("ball").id, []
     for wheel in range(3):

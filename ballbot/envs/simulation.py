@@ -14,7 +14,7 @@ import numpy as np
 from mujoco.batch import Batch, SimulationError
 from numpy.typing import NDArray
 
-from ballbot.envs.model import Layout, build_model, rolling_wheel_speeds, settled_poses
+from ballbot.envs.model import Addresses, build_model, rolling_wheel_speeds, settled_poses
 from ballbot.envs.observations import RobotState, rotation_matrix
 from ballbot.envs.terrain import TERRAIN_LENGTH, field_length, grid_size, make_terrain
 
@@ -68,7 +68,7 @@ class Simulations:
         self.model = build_model(self.heights, integrator=integrator)
         self.poses = settled_poses(self.model)
         """(num_terrains, nq) upright poses at rest."""
-        self.layout = Layout.of(self.model)
+        self.layout = Addresses.of(self.model)
         self._wheel_speeds = rolling_wheel_speeds(self.model)
         self._ball_radius = float(self.model.geom("ball").size[0])
         threads = min(num_threads or usable_cpus(), num)

@@ -13,7 +13,7 @@ import torch
 
 from ballbot.envs.depth_camera import DepthCamera, pixel_directions
 from ballbot.envs.height_rays import HeightFields, load_library
-from ballbot.envs.model import Layout, build_model
+from ballbot.envs.model import Addresses, build_model
 from ballbot.envs.observations import rotation_matrix
 from ballbot.envs.simulation import Simulations
 
@@ -215,7 +215,7 @@ def test_cells_are_split_along_the_diagonal_that_contacts_see():
 
 def test_flat_ground_is_as_far_as_geometry_says():
     model = build_model(None)
-    camera, layout = DepthCamera(model, None), Layout.of(model)
+    camera, layout = DepthCamera(model, None), Addresses.of(model)
     qpos = model.key("settled").qpos.copy()
     image = see(camera, layout, qpos[None], [0])[0].numpy()
     # Camera 0 hangs 0.06 m below the base and looks 30 degrees inward from straight down (+y is up in its image).

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import mujoco_patch
-from ballbot.envs.model import Layout, build_model, physics_digest, rolling_wheel_speeds, settled_poses
+from ballbot.envs.model import Addresses, build_model, physics_digest, rolling_wheel_speeds, settled_poses
 from ballbot.envs.simulation import Simulations
 from ballbot.envs.terrain import make_terrain
 
@@ -84,7 +84,7 @@ def test_an_episode_begins_without_a_jolt(terrain):
     mujoco_patch.ensure()
     heights = None if terrain == "flat" else np.stack([make_terrain(k) for k in range(4)])
     model = build_model(heights)
-    layout, data = Layout.of(model), mujoco.MjData(model)
+    layout, data = Addresses.of(model), mujoco.MjData(model)
     for k, pose in enumerate(settled_poses(model)):
         if heights is not None:
             model.geom_dataid[layout.ground_geom] = k
@@ -97,7 +97,7 @@ def test_an_episode_begins_without_a_jolt(terrain):
 
 
 def test_layout_finds_the_wheels_among_the_dofs(model):
-    layout = Layout.of(model)
+    layout = Addresses.of(model)
     data = mujoco.MjData(model)
     for i in range(3):
         data.qvel[:] = 0

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 import mujoco_patch
 from ballbot.envs import BallbotVectorEnv
 from ballbot.envs import simulation as simulation_module
-from ballbot.envs.model import INTEGRATORS, Layout, build_model, check_wheel_contacts, settled_poses
+from ballbot.envs.model import INTEGRATORS, Addresses, build_model, check_wheel_contacts, settled_poses
 from ballbot.envs.terrain import make_terrain
 from mujoco_patch import ContactFixError, contact_fix
 
@@ -175,7 +175,7 @@ def ground(uneven: bool, integrator: str) -> tuple[mujoco.MjModel, Array]:
 
 def start(model: mujoco.MjModel, numbers: list[float], height: float = 0.0, pose: Array | None = None) -> mujoco.MjData:
     """The settled robot (or one in another pose), tilted by up to 11 degrees, moving, and lifted by a height in m."""
-    data, layout = mujoco.MjData(model), Layout.of(model)
+    data, layout = mujoco.MjData(model), Addresses.of(model)
     data.qpos[:] = model.key("settled").qpos if pose is None else pose
     base, ball = layout.base_qpos, layout.ball_qpos
     tilt, towards, lean = 0.2 * numbers[0], np.pi * numbers[1], np.zeros(4)
@@ -227,7 +227,7 @@ def centre_velocity(model: mujoco.MjModel, data: mujoco.MjData) -> Array:
 @many
 def test_energy_never_grows_without_motors(numbers: list[float], uneven: bool, integrator: str) -> None:
     model, pose = ground(uneven, integrator)
-    layout = Layout.of(model)
+    layout = Addresses.of(model)
     model.opt.enableflags |= mujoco.mjtEnableBit.mjENBL_ENERGY
     data = start(model, numbers, pose=pose)
     energies: list[float] = []
@@ -251,7 +251,7 @@ def test_energy_never_grows_without_motors(numbers: list[float], uneven: bool, i
 def test_a_world_turned_about_the_vertical_turns_the_motion(
     numbers: list[float], torques: tuple[float, float, float], angle: float
 ) -> None:
-    model, layout = exact_model(), Layout.of(build_model())
+    model, layout = exact_model(), Addresses.of(build_model())
     one = start(model, numbers)
     two = copy.copy(one)
     turn = np.array([np.cos(angle / 2), 0.0, 0.0, np.sin(angle / 2)])
@@ -265,7 +265,7 @@ def test_a_world_turned_about_the_vertical_turns_the_motion(
     np.testing.assert_allclose(two.qvel, one.qvel, atol=0.02)
 
 
-def turn_state(data: mujoco.MjData, layout: Layout, turn: Array) -> None:
+def turn_state(data: mujoco.MjData, layout: Addresses, turn: Array) -> None:
     """Turn positions, orientations and velocities about the world's z axis; spins are the body's own."""
     for place, speed in ((layout.base_qpos, layout.base_qvel), (layout.ball_qpos, layout.ball_qvel)):
         for part in (data.qpos[place : place + 3], data.qvel[speed : speed + 3]):
@@ -297,7 +297,7 @@ def mirrored(model: mujoco.MjModel) -> mujoco.MjModel:
 
 
 def mirror_state(model: mujoco.MjModel, qpos: Array, qvel: Array | None = None) -> None:
-    layout = Layout.of(model)
+    layout = Addresses.of(model)
     for place, speed in ((layout.base_qpos, layout.base_qvel), (layout.ball_qpos, layout.ball_qvel)):
         qpos[place] *= -1
         qpos[place + 5 : place + 7] *= -1

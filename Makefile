@@ -30,7 +30,7 @@ test-all: $(INSTALLED)  ## run all tests, also those that take minutes
 torture: $(INSTALLED)  ## hours of kills, full disks, hostile files and soak: docs/reliability.md
 	$(BIN)/python -m pip install --quiet atheris || echo "no atheris here: its fuzzing is left out"
 	$(BIN)/pytest --torture tests/reliability tests/test_contact_fix.py tests/ppo/test_distributed.py $(ARGS); \
-	    status=$$?; $(BIN)/python experiments/make_results.py && exit $$status
+	    status=$$?; $(BIN)/python experiments/maintenance/make_results.py && exit $$status
 
 lint: $(INSTALLED)  ## check style, formatting and types
 	$(BIN)/ruff check
@@ -42,16 +42,16 @@ format: $(INSTALLED)  ## format the code and mend what can be mended automatical
 	$(BIN)/ruff format
 
 bench: $(INSTALLED)  ## measure speed and memory
-	$(BIN)/python experiments/benchmark.py $(ARGS)
+	$(BIN)/python experiments/maintenance/benchmark.py $(ARGS)
 
 check: $(INSTALLED)  ## say what works on this machine, what does not, and what to do
 	$(BIN)/python experiments/check_setup.py $(ARGS)
 
 results: $(INSTALLED)  ## make the tables and figures of docs/results.md from results/
-	$(BIN)/python experiments/make_results.py $(ARGS)
+	$(BIN)/python experiments/maintenance/make_results.py $(ARGS)
 
 reproduce: $(INSTALLED)  ## train and judge again what docs/results.md reports; ARGS=--dry-run says how long it takes
-	$(BIN)/python experiments/reproduce.py $(ARGS)
+	$(BIN)/python experiments/maintenance/reproduce.py $(ARGS)
 
 clean:  ## remove .venv and everything that was built (runs/ stays)
 	rm -rf .venv build dist *.egg-info mujoco_patch/_contact_fix* ballbot/envs/_height_rays*

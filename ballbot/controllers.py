@@ -1,16 +1,18 @@
-"""A linear controller that travels: what a learned policy that is worth its training beats.
+"""Classical controllers, for which nothing is learned: what a policy that is worth its training beats.
 
-The speed that is missing asks for a lean towards the goal, the lean that is missing for a torque:
+``PIDController`` holds the robot upright.  ``LinearController`` travels: the speed that is missing asks for a lean
+towards the goal, the lean that is missing for a torque:
 
     lean   = kv (target - velocity)          rad, horizontal, at most 0.15
     torque = -(kp (tilt - lean) + kd rate)   shared among the wheels as rolling would turn them
 
-It reads the observation of ``frame="body"`` and nothing else, as a policy does.  ``experiments/fit_linear.py`` found
-the gains.
+Both read the observation of ``frame="body"`` and nothing else, as a policy does.
+``experiments/maintenance/fit_linear.py`` found the gains of the second.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 
@@ -19,14 +21,113 @@ import torch
 from numpy.typing import NDArray
 
 from ballbot.envs.model import build_model, rolling_wheel_speeds
+from ballbot.errors import SettingsError
 from ballbot.ppo import FeedbackPrior
 
+Array = NDArray[np.float64]
+
+CONTROLLERS = ("pid", "linear")
+"""Names that ``find_controller`` knows."""
+WHEEL_ANGLES = np.radians([0.0, 120.0, 240.0])
+"""Where the wheels sit around the vertical axis of the base (ballbot/assets/ballbot.xml)."""
 MAX_LEAN = 0.15
 """rad.  What the robot leans on purpose; it lies at 0.35."""
 PRIOR_LEAN = 0.1
 """rad.  The same without the slow start."""
 START_TIME = 1.0
 """s, in which the target rises from 0."""
+
+
+def find_controller(name: str) -> Callable[[float], PIDController | LinearController] | None:
+    """What makes a controller (of dt in s) by its name: "pid", "linear", or "linear:<target speed in m/s>".
+
+    Returns None for another name.
+
+    Raises:
+        SettingsError: the speed of "linear:<speed>" is none.
+    """
+    if name == "pid":
+        return PIDController
+    if name == "linear":
+        return LinearController
+    if not name.startswith("linear:"):
+        return None
+    try:
+        speed = float(name.removeprefix("linear:"))
+    except ValueError:
+        speed = -1.0
+    if not 0 <= speed <= 1:
+        raise SettingsError(f'{name}: behind "linear:" comes a speed from 0 to 1 m/s, as in linear:0.25')
+    return lambda dt: LinearController(dt, target_speed=speed)
+
+
+@dataclass
+class PID:
+    """A PID controller for each number of the error."""
+
+    kp: float
+    ki: float
+    kd: float
+    dt: float
+    """Seconds between two calls."""
+    integral: Array | float = 0.0
+    previous: Array | None = None
+    """Error of the last call; the first one has no derivative, lest the start be a kick."""
+
+    def __call__(self, error: Array, began: NDArray[np.bool_] | bool = False) -> Array:
+        """The command for this error; ``began`` says where the past is of another episode."""
+        previous = error if self.previous is None else np.where(began, error, self.previous)
+        self.integral = np.where(began, 0.0, self.integral) + error * self.dt
+        self.previous = error
+        return self.kp * error + self.ki * self.integral + self.kd * (error - previous) / self.dt
+
+
+@dataclass
+class PIDController:
+    """Two PID controllers, one of pitch and one of roll: the tilt becomes a push that the three wheels share.
+
+    Args:
+        dt: seconds between two calls.
+        kp: action per rad.
+        ki: action per rad s.
+        kd: action per rad/s.
+        setpoint: pitch and roll to hold, rad: (2, 1), or (2, num_envs) for each robot's own.
+    """
+
+    dt: float
+    kp: float = 20.0
+    ki: float = 15.0
+    kd: float = 2.0
+    setpoint: Array | float = 0.0
+
+    def __post_init__(self) -> None:
+        self._pid = PID(self.kp, self.ki, self.kd, self.dt)
+
+    def __call__(self, observations: NDArray[np.float32], began: NDArray[np.bool_]) -> NDArray[np.float32]:
+        """Actions (n, 3) for observations (n, 17) of ``frame="body"``; ``began`` (n,) marks first steps of episodes."""
+        tilt = pitch_and_roll(observations[:, :3].astype(np.float64))
+        return wheel_actions(self._pid(self.setpoint - tilt, began))
+
+
+def pitch_and_roll(gravity: Array) -> Array:
+    """Tilt of the base, independent of its heading.
+
+    Args:
+        gravity: (num_envs, 3) unit vector of gravity in the body frame, minus the last row of the rotation matrix R.
+
+    Returns:
+        (2, num_envs) pitch and roll, rad: the Z-Y-X Euler angles pitch = atan2(-R31, sqrt(R32² + R33²)) and
+        roll = atan2(R32, R33).
+    """
+    r31, r32, r33 = -gravity.T
+    return np.stack([np.arctan2(-r31, np.hypot(r32, r33)), np.arctan2(r32, r33)])
+
+
+def wheel_actions(command: Array) -> NDArray[np.float32]:
+    """Share a (2, num_envs) pitch and roll command among the wheels: (num_envs, 3) actions in [-1, 1]."""
+    pitch, roll = command
+    actions = np.outer(roll, np.cos(WHEEL_ANGLES)) + np.outer(pitch, np.sin(WHEEL_ANGLES))
+    return np.clip(actions, -1.0, 1.0).astype(np.float32)
 
 
 @dataclass

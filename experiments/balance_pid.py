@@ -24,13 +24,12 @@ import numpy as np
 import tyro
 from numpy.typing import NDArray
 
+from ballbot.cli import program
+from ballbot.controllers import PIDController
 from ballbot.envs import BallbotVectorEnv
-from mujoco_patch import ContactFixError
 
 Array = NDArray[np.float64]
 
-WHEEL_ANGLES = np.radians([0.0, 120.0, 240.0])
-"""Where the wheels sit around the vertical axis of the base (ballbot/assets/ballbot.xml)."""
 MAX_SETPOINT_DEG = 20.0
 """The environment calls a larger tilt a fall."""
 PAUSES_PER_SECOND = 60
@@ -94,49 +93,6 @@ def check(args: Args) -> Args:
     return args
 
 
-def pitch_and_roll(gravity: Array) -> Array:
-    """Tilt of the base, independent of its heading.
-
-    Args:
-        gravity: (num_envs, 3) unit vector of gravity in the body frame, minus the last row of the rotation
-            matrix R.
-
-    Returns:
-        (2, num_envs) pitch and roll, rad: the Z-Y-X Euler angles pitch = atan2(-R31, sqrt(R32² + R33²)) and
-        roll = atan2(R32, R33).
-    """
-    r31, r32, r33 = -gravity.T
-    return np.stack([np.arctan2(-r31, np.hypot(r32, r33)), np.arctan2(r32, r33)])
-
-
-@dataclass
-class PID:
-    """A PID controller per row and column of the error."""
-
-    kp: float
-    ki: float
-    kd: float
-    dt: float
-    """Seconds between two calls."""
-    integral: Array | float = 0.0
-    previous: Array | None = None
-    """Error of the last call; the first one has no derivative, lest the start be a kick."""
-
-    def __call__(self, error: Array) -> Array:
-        """The command for this error."""
-        self.integral = self.integral + error * self.dt
-        derivative = 0.0 if self.previous is None else (error - self.previous) / self.dt
-        self.previous = error
-        return self.kp * error + self.ki * self.integral + self.kd * derivative
-
-
-def wheel_actions(command: Array) -> NDArray[np.float32]:
-    """Share a (2, num_envs) pitch and roll command among the wheels: (num_envs, 3) actions in [-1, 1]."""
-    pitch, roll = command
-    actions = np.outer(roll, np.cos(WHEEL_ANGLES)) + np.outer(pitch, np.sin(WHEEL_ANGLES))
-    return np.clip(actions, -1.0, 1.0).astype(np.float32)
-
-
 def balance(args: Args) -> tuple[NDArray[np.int64], NDArray[np.bool_], Array]:
     """Run the controller.
 
@@ -153,19 +109,19 @@ def balance(args: Args) -> tuple[NDArray[np.int64], NDArray[np.bool_], Array]:
         render_mode="human" if args.render else None,
     )
     try:
-        controller = PID(args.kp, args.ki, args.kd, envs.dt)
         setpoint = np.radians([[args.setpoint_pitch_deg], [args.setpoint_roll_deg]])
+        controller = PIDController(envs.dt, args.kp, args.ki, args.kd, setpoint)
         observations, _ = envs.reset(seed=args.seed)
         stood = np.full(args.num_envs, args.steps)
         fell = np.zeros(args.num_envs, bool)
-        standing = ~fell
+        standing, began = ~fell, ~fell
         max_tilt = np.zeros(args.num_envs)
         pause = max(round(1 / PAUSES_PER_SECOND / envs.dt), 1)
         start = time.perf_counter()
         for step in range(1, args.steps + 1):
-            tilt = pitch_and_roll(observations[:, :3].astype(np.float64))
-            observations, _, terminated, truncated, infos = envs.step(wheel_actions(controller(setpoint - tilt)))
-            ended = standing & (terminated | truncated)
+            observations, _, terminated, truncated, infos = envs.step(controller(observations, began))
+            began = terminated | truncated
+            ended = standing & began
             tilt_deg = infos["final_info"]["tilt_deg"] if ended.any() else infos["tilt_deg"]
             max_tilt = np.where(standing, np.maximum(max_tilt, tilt_deg), max_tilt)
             stood[ended] = step
@@ -180,14 +136,11 @@ def balance(args: Args) -> tuple[NDArray[np.int64], NDArray[np.bool_], Array]:
     return stood, fell, max_tilt
 
 
+@program
 def main(argv: list[str] | None = None) -> int:
     """Balance, print one line, and return the exit status."""
-    try:
-        args = check(tyro.cli(Args, args=argv, description=__doc__))
-        stood, fell, max_tilt = balance(args)
-    except (ValueError, RuntimeError, ContactFixError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    args = check(tyro.cli(Args, args=argv, description=__doc__))
+    stood, fell, max_tilt = balance(args)
     balanced = (stood == args.steps) & ~fell
     setting = f"{args.terrain} ground, {args.integrator}, contact fix {'on' if args.contact_fix else 'OFF'}"
     if balanced.all():

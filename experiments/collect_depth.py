@@ -23,17 +23,17 @@ from typing import Annotated, Any
 
 import numpy as np
 import tyro
-from balance_pid import PID, pitch_and_roll, wheel_actions
 from numpy.typing import NDArray
 
 import ballbot
+from ballbot.cli import program
+from ballbot.controllers import PIDController
 from ballbot.encoders.dataset import RECORD, DatasetError, DepthDataset
 from ballbot.envs import BallbotVectorEnv
 from ballbot.envs.model import view_digest
 from ballbot.ppo import CheckpointError, RunDirectoryError, load_agent
 from ballbot.ppo.checkpoint import load_checkpoint
 from ballbot.ppo.logger import lock_run_dir
-from mujoco_patch import ContactFixError
 
 Policy = Callable[[dict[str, NDArray[np.float32]], NDArray[np.bool_]], NDArray[np.float32]]
 """(observations, which episodes have just begun) -> actions."""
@@ -96,17 +96,9 @@ def random_policy(envs: BallbotVectorEnv, seed: int) -> Policy:
 
 def pid_policy(envs: BallbotVectorEnv, seed: int) -> Policy:
     """PID control towards a small tilt that lasts for a block: the robots travel, each its own way."""
-    controller = PID(20.0, 15.0, 2.0, envs.dt, np.zeros((2, envs.num_envs)))
     setpoint = np.radians(np.random.default_rng(seed).normal(0, 1.0, (2, envs.num_envs)))
-
-    def act(obs: dict[str, NDArray[np.float32]], began: NDArray[np.bool_]) -> NDArray[np.float32]:
-        error = setpoint - pitch_and_roll(obs["proprioception"][:, :3].astype(np.float64))
-        controller.integral = np.where(began, 0.0, controller.integral)
-        if controller.previous is not None:
-            controller.previous = np.where(began, error, controller.previous)
-        return wheel_actions(controller(error))
-
-    return act
+    controller = PIDController(envs.dt, setpoint=setpoint)
+    return lambda obs, began: controller(obs["proprioception"], began)
 
 
 def trained_policy(path: Path) -> tuple[str, Callable[[BallbotVectorEnv, int], Policy]]:
@@ -256,16 +248,13 @@ def fill(
     return data
 
 
+@program
 def main(argv: list[str] | None = None) -> int:
     """Collect, and return the exit status."""
     try:
         data = collect(check(tyro.cli(Args, args=argv, description=__doc__)))
-    except (ValueError, OSError, DatasetError, CheckpointError, ContactFixError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
     except MemoryError as error:
-        print(f"error: out of memory ({error}): use fewer --num-envs", file=sys.stderr)
-        return 2
+        raise MemoryError(f"{error}; use fewer --num-envs") from error
     except KeyboardInterrupt:
         print("stopped; the same command goes on")
         return 130

@@ -20,7 +20,6 @@ import json
 import sys
 import tempfile
 import time
-from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -28,24 +27,18 @@ from typing import Annotated, Any, Literal
 import numpy as np
 import torch
 import tyro
-from balance_pid import PID, pitch_and_roll, wheel_actions
-from numpy.typing import NDArray
 
-from ballbot.controllers import LinearController
-from ballbot.encoders import EncoderError
+from ballbot.cli import check_output, program
+from ballbot.controllers import CONTROLLERS, find_controller
+from ballbot.deployment.shipped import find_policy
 from ballbot.envs import BallbotVectorEnv
 from ballbot.envs.simulation import Simulations
-from ballbot.evaluation import Actor, Episodes, env_options, run_episodes, summarize
-from ballbot.outputs import check_output, print_anywhere
-from ballbot.policies import find_policy
-from ballbot.ppo import CheckpointError, Policy, load_policy
+from ballbot.evaluation import Episodes, find_candidate, run_episodes, summarize
+from ballbot.ppo import load_policy
 from ballbot.ppo.checkpoint import write_atomic
-from mujoco_patch import ContactFixError
 
 HISTORY_INTERVAL = 20
 """Steps between two points of a plot, and two frames of a film: 40 ms, 25 frames a second."""
-CONTROLLERS = ("pid", "linear")
-"""Names of those that nothing was learned for."""
 MOST_AT_A_TIME = 128
 """Robots; more gain little speed."""
 ROWS = (
@@ -166,75 +159,9 @@ def sees(name: str) -> bool:
     Raises:
         CheckpointError, ValueError: no such policy.
     """
-    return classical(name) is None and load(name).metadata.get("observation") == "encoded"
-
-
-def load(name: str) -> Policy:
-    """The policy of this name, or in this file or run folder.
-
-    Raises:
-        CheckpointError: there is none.
-    """
-    return load_policy(find_policy(name, CONTROLLERS))
-
-
-def pid_actor(dt: float) -> Actor:
-    """The classical controller: it holds the robot upright, wherever it goes."""
-    controller = PID(20.0, 15.0, 2.0, dt)
-
-    def act(observations: NDArray[np.float32], began: NDArray[np.bool_]) -> NDArray[np.float32]:
-        error = -pitch_and_roll(observations[:, :3].astype(np.float64))
-        controller.integral = np.where(began, 0.0, controller.integral)
-        if controller.previous is not None:
-            controller.previous = np.where(began, error, controller.previous)
-        return wheel_actions(controller(error))
-
-    return act
-
-
-def classical(name: str) -> Callable[[float], Actor] | None:
-    """Maker (dt in s -> actor) of a controller that nothing was learned for; None if it is not the name of one.
-
-    Raises:
-        ValueError: the speed of "linear:<speed>" is none.
-    """
-    if name == "pid":
-        return pid_actor
-    if name == "linear":
-        return LinearController
-    if not name.startswith("linear:"):
-        return None
-    try:
-        speed = float(name.removeprefix("linear:"))
-    except ValueError:
-        speed = -1.0
-    if not 0 <= speed <= 1:
-        raise ValueError(f'{name}: behind "linear:" comes a speed from 0 to 1 m/s, as in linear:0.25')
-    return lambda dt: LinearController(dt, target_speed=speed)
-
-
-def policy_actor(name: str, args: Args) -> tuple[dict[str, Any], Callable[[float], Actor]]:
-    """Options of the environment, and what acts in it.
-
-    Raises:
-        CheckpointError, EncoderError, ValueError: no such policy, or not one of this robot's.
-    """
-    if (make_controller := classical(name)) is not None:
-        return {"observation": "proprioception", "frame": "body", "terrain": "perlin"}, make_controller
-    policy = load(name)
-    if policy.path is not None and policy.path.name == "last.pt" and Path(name).is_dir():
-        print(f"note: {name} has had no evaluation yet: its last.pt is judged")
-    for setting in ("tilt_limit_deg", "integrator"):
-        trained = policy.metadata.get(setting, getattr(args, setting))
-        if trained != getattr(args, setting):
-            option = f"--{setting.replace('_', '-')}"
-            print(f"note: {name} was trained with {option} {trained}, it is judged with {getattr(args, setting)}")
-    if policy.metadata.get("contact_fix") is False:
-        print(f"note: {name} was trained without the contact fix, and is judged without")
-    policy.seed(args.seed)
-    deterministic = args.deterministic and not args.stochastic
-    options = env_options(policy, args.encoder if policy.metadata.get("observation") == "encoded" else None)
-    return options, lambda dt: lambda observations, began: policy.predict(observations, deterministic)
+    if find_controller(name) is not None:
+        return False
+    return load_policy(find_policy(name, CONTROLLERS)).metadata.get("observation") == "encoded"
 
 
 def make_envs(num_envs: int, options: dict[str, Any], args: Args) -> BallbotVectorEnv:
@@ -261,19 +188,26 @@ def evaluate(name: str, args: Args, ground: str) -> tuple[str, Episodes, Simulat
     Returns:
         the ground, the episodes, and the world they took place in.
     """
-    options, make_actor = policy_actor(name, args)
+    candidate = find_candidate(
+        name, encoder=args.encoder, deterministic=args.deterministic and not args.stochastic, seed=args.seed
+    )
+    policy, options = candidate.policy, candidate.options
+    if policy is not None and policy.path is not None and policy.path.name == "last.pt" and Path(name).is_dir():
+        print(f"note: {name} has had no evaluation yet: its last.pt is judged")
+    for difference in candidate.differences(tilt_limit_deg=args.tilt_limit_deg, integrator=args.integrator):
+        print(f"note: {name} {difference}")
     trained_on = options["terrain"]
     options["terrain"] = ground or trained_on
     if args.heading != "trained":
         options["random_yaw"] = args.heading == "any"
     elif options.get("random_yaw") is False:
         print(f"note: {name} was trained with one heading at the start, it is judged with that")
-    if options["terrain"] != trained_on and classical(name) is None:
+    if options["terrain"] != trained_on and policy is not None:
         print(f"note: {name} was trained on {trained_on} ground, it is judged on {options['terrain']} ground")
     envs = make_envs(min(args.episodes, MOST_AT_A_TIME), options, args)
     try:
         interval = 0 if args.report is None else HISTORY_INTERVAL
-        episodes = run_episodes(envs, make_actor(envs.dt), args.episodes, args.seed, interval)
+        episodes = run_episodes(envs, candidate.make_actor(envs.dt), args.episodes, args.seed, interval)
         return options["terrain"], episodes, envs.simulations
     finally:
         envs.close()
@@ -290,7 +224,7 @@ def films(name: str, episodes: Episodes, sims: Simulations) -> list[tuple[str, b
     Raises:
         RuntimeError, ImportError, OSError: no OpenGL, nothing to write videos with, or no room for them.
     """
-    from ballbot.video import replay, write_video
+    from ballbot.evaluation.video import replay, write_video
 
     order = np.argsort(episodes.returns, kind="stable")
     dt = float(sims.model.opt.timestep)
@@ -316,7 +250,7 @@ def report(
     args: Args, ground: str, summaries: dict[str, dict[str, Any]], found: dict[str, Episodes], sims: Simulations
 ) -> None:
     """Write report.html into its folder."""
-    from ballbot.report import write_report
+    from ballbot.evaluation.report import write_report
 
     videos: list[tuple[str, bytes]] = []
     notes = [
@@ -377,12 +311,12 @@ def too_many_failures(outcomes: list[str], share: float) -> bool:
     return failures > share * len(outcomes) + 1e-9  # a share such as 0.05 is not exact
 
 
+@program
 def main(argv: list[str] | None = None) -> int:
     """Evaluate, print a table, and return the exit status."""
     written: Path | None = None
-    print_anywhere()
+    args = check(tyro.cli(Args, args=argv, description=__doc__))
     try:
-        args = check(tyro.cli(Args, args=argv, description=__doc__))
         if args.torch_threads:
             torch.set_num_threads(args.torch_threads)
         names = list(dict.fromkeys([args.checkpoint, *args.compare]))
@@ -408,9 +342,6 @@ def main(argv: list[str] | None = None) -> int:
             print(f"wrote {written}")
         if args.report is not None:
             report(args, ground, summaries, found, sims)
-    except (ImportError, ValueError, TypeError, OSError, CheckpointError, EncoderError, ContactFixError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
     except KeyboardInterrupt:
         print(f"stopped; {f'only {written}' if written else 'nothing'} was written", file=sys.stderr)
         return 130

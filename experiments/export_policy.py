@@ -4,8 +4,8 @@
 
 Writes the control graph (500 Hz) and, for a policy that sees, the camera graph (at the rate of its training) beside it.
 Then it drives simulated robots, compares the actions of both for every observation, and measures how long the graphs
-take.
-``ballbot/runtime.py`` drives a robot with them; docs/deployment.md is the contract.  Needs the extra "export".
+take.  ``ballbot/deployment/runtime.py`` drives a robot with them; docs/deployment.md is the contract.  Needs the extra
+"export".
 
 Exit status: 0 the actions are the same, 1 they are not, 2 bad input.
 """
@@ -24,17 +24,16 @@ import torch
 import tyro
 from numpy.typing import NDArray
 
-from ballbot.encoders import EncoderError
+from ballbot.cli import check_output, program
+from ballbot.controllers import find_controller
+from ballbot.deployment.export import MAX_DIFFERENCE, export_policy
+from ballbot.deployment.shipped import find_policy
 from ballbot.envs import BallbotVectorEnv
 from ballbot.evaluation import Actor, Episodes, env_options, run_episodes
-from ballbot.export import MAX_DIFFERENCE, export_policy
-from ballbot.outputs import check_output
-from ballbot.policies import find_policy
-from ballbot.ppo import CheckpointError, Policy, load_policy
-from mujoco_patch import ContactFixError
+from ballbot.ppo import Policy, load_policy
 
 if TYPE_CHECKING:
-    from ballbot.runtime import Controller
+    from ballbot.deployment.runtime import Controller
 
 ROBOTS = 20
 """That the observations come from."""
@@ -90,7 +89,7 @@ def drive_beside(policy: Policy, options: dict[str, Any], controller: Controller
     Raises:
         RuntimeError: the controller refuses to drive a robot that stands.
     """
-    from ballbot.runtime import Sensors  # needs onnxruntime
+    from ballbot.deployment.runtime import Sensors  # needs onnxruntime
 
     limit = controller.contract["tilt_limit_deg"]  # where the controller gives up, and the episode ends
     world = WORLD | {"tilt_limit_deg": limit, "initial_tilt_deg": min(1.0, limit / 2)}
@@ -142,9 +141,9 @@ def check(args: Args) -> int:
     if args.seed < 0:
         raise ValueError(f"--seed {args.seed} is negative: use 0 or more")
     check_output(args.out, "--out", (".onnx",))
-    if args.checkpoint == "pid" or args.checkpoint.startswith("linear:") or args.checkpoint == "linear":
+    if find_controller(args.checkpoint) is not None:
         raise ValueError(f"{args.checkpoint} is no network: give a checkpoint, or a run folder for its best.pt")
-    from ballbot.runtime import Controller  # needs onnxruntime
+    from ballbot.deployment.runtime import Controller  # needs onnxruntime
 
     policy = load_policy(find_policy(args.checkpoint))
     options = env_options(policy, args.encoder)
@@ -208,17 +207,10 @@ def compare(policy: Policy, options: dict[str, Any], controller: Controller, arg
     return 0.0 if difference <= MAX_DIFFERENCE else difference
 
 
+@program
 def main(argv: list[str] | None = None) -> int:
     """Export, and return the exit status."""
-    try:
-        return check(tyro.cli(Args, args=argv, description=__doc__))
-    except ImportError as error:
-        known = "pip install" in str(error)
-        missing = error if known else f"{error.name} is missing: pip install onnx onnxruntime onnxscript"
-        print(f"error: {missing}", file=sys.stderr)
-    except (ValueError, TypeError, OSError, CheckpointError, EncoderError, ContactFixError) as error:
-        print(f"error: {error}", file=sys.stderr)
-    return 2
+    return check(tyro.cli(Args, args=argv, description=__doc__))
 
 
 if __name__ == "__main__":

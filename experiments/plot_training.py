@@ -26,7 +26,7 @@ import numpy as np
 import tyro
 from numpy.typing import NDArray
 
-from ballbot.outputs import check_output
+from ballbot.cli import check_output, program
 from ballbot.ppo.checkpoint import write_atomic
 
 Floats = NDArray[np.float64]
@@ -253,25 +253,20 @@ def other(curve: str) -> str:
     return "training" if curve == "evaluation" else "evaluation"
 
 
-def main(argv: list[str] | None = None) -> None:
+@program
+def main(argv: list[str] | None = None) -> int:
     """Read, draw, save."""
     args = tyro.cli(Args, args=argv, description=__doc__)
-    try:
-        args.out.parent.mkdir(parents=True, exist_ok=True)
-        check_output(args.out, "--out", (".png", ".svg", ".pdf"), keep=args.runs)
-        unique = {path.resolve().parent if path.name == "progress.csv" else path.resolve(): path for path in args.runs}
-        figure = draw({path: read(path) for path in unique.values()}, args)
-        content = io.BytesIO()
-        figure.savefig(content, format=args.out.suffix[1:], dpi=130)
-        write_atomic(args.out, content.getvalue())
-    except ImportError as error:
-        print(f"error: plots need {error.name}: pip install {error.name}", file=sys.stderr)
-        raise SystemExit(2) from None
-    except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        raise SystemExit(2) from None
+    args.out.parent.mkdir(parents=True, exist_ok=True)
+    check_output(args.out, "--out", (".png", ".svg", ".pdf"), keep=args.runs)
+    unique = {path.resolve().parent if path.name == "progress.csv" else path.resolve(): path for path in args.runs}
+    figure = draw({path: read(path) for path in unique.values()}, args)
+    content = io.BytesIO()
+    figure.savefig(content, format=args.out.suffix[1:], dpi=130)
+    write_atomic(args.out, content.getvalue())
     print(f"wrote {args.out}")
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -41,6 +41,7 @@ from ballbot.encoders.frozen import encoder_bytes, kept_encoder
 from ballbot.envs import BallbotVectorEnv
 from ballbot.envs.observations import CAMERA_INTERVAL, OBSERVATION_SIZES
 from ballbot.envs.simulation import usable_cpus
+from ballbot.evaluation.video import film, shrunk
 from ballbot.ppo import (
     Agent,
     CheckpointError,
@@ -58,7 +59,6 @@ from ballbot.ppo.diagnosis import out_of_memory
 from ballbot.ppo.distributed import launched, on_rank_zero
 from ballbot.ppo.tracking import Tracker, TrackingError
 from ballbot.symmetry import robot_symmetry
-from ballbot.video import film, shrunk
 from mujoco_patch import ContactFixError
 
 TRAINING_ONLY = ("initial_speed", "target_speed", "progress_weight", "action_limit")

@@ -18,11 +18,9 @@ from typing import Annotated
 import torch
 import tyro
 
-from ballbot.encoders.dataset import DatasetError, DepthDataset
-from ballbot.encoders.frozen import EncoderError
+from ballbot.cli import check_output, program
+from ballbot.encoders.dataset import DepthDataset
 from ballbot.encoders.pretrain import PretrainConfig, pretrain
-from ballbot.outputs import check_output
-from ballbot.ppo import CheckpointError, DivergedError, RunDirectoryError
 
 
 @dataclass
@@ -43,35 +41,30 @@ class Args:
     slower, as they wait for each other in busy loops."""
 
 
+@program
 def main(argv: list[str] | None = None) -> int:
     """Train, and return the exit status."""
-    log_dir: Path | None = None
+    args = tyro.cli(Args, args=argv, description=__doc__)
+    if not 0 <= args.torch_threads <= 1024:
+        raise ValueError(f"--torch-threads {args.torch_threads} is out of range: use 0 to 1024")
+    if args.torch_threads:
+        torch.set_num_threads(args.torch_threads)
+    name = args.out.stem if args.run_name is None else args.run_name
+    if name in ("", ".", "..") or "/" in name or "\\" in name:
+        raise ValueError(f"--run-name {name!r} must be a plain folder name: it is created under runs/")
+    log_dir = Path("runs") / name
+    if not args.resume and (log_dir / "training.pt").exists():
+        raise ValueError(f"{log_dir} holds a training already: use --resume to go on, or another --run-name")
+    if not args.resume and args.out.exists():
+        raise ValueError(f"--out {args.out} exists already: choose another file")
+    args.out.parent.mkdir(parents=True, exist_ok=True)
+    check_output(args.out, "--out")
     try:
-        args = tyro.cli(Args, args=argv, description=__doc__)
-        if not 0 <= args.torch_threads <= 1024:
-            raise ValueError(f"--torch-threads {args.torch_threads} is out of range: use 0 to 1024")
-        if args.torch_threads:
-            torch.set_num_threads(args.torch_threads)
-        name = args.out.stem if args.run_name is None else args.run_name
-        if name in ("", ".", "..") or "/" in name or "\\" in name:
-            raise ValueError(f"--run-name {name!r} must be a plain folder name: it is created under runs/")
-        log_dir = Path("runs") / name
-        if not args.resume and (log_dir / "training.pt").exists():
-            raise ValueError(f"{log_dir} holds a training already: use --resume to go on, or another --run-name")
-        if not args.resume and args.out.exists():
-            raise ValueError(f"--out {args.out} exists already: choose another file")
-        args.out.parent.mkdir(parents=True, exist_ok=True)
-        check_output(args.out, "--out")
         encoder = pretrain(
             DepthDataset(args.data), args.settings, args.out, log_dir, args.resume, lambda line: print(line, flush=True)
         )
-    except (
-        ValueError, OSError, DatasetError, EncoderError, CheckpointError, DivergedError, RunDirectoryError
-    ) as error:  # fmt: skip
-        print(f"error: {error}", file=sys.stderr)
-        return 2
     except KeyboardInterrupt:
-        begun = log_dir is not None and (log_dir / "training.pt").exists()
+        begun = (log_dir / "training.pt").exists()
         print("stopped; --resume goes on" if begun else "stopped before the first epoch: start again")
         return 130
     rms = 1e3 * encoder.card["validation_mse_m2"] ** 0.5

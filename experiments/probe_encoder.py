@@ -15,10 +15,10 @@ from pathlib import Path
 
 import tyro
 
-from ballbot.encoders import EncoderError, load_encoder
-from ballbot.encoders.dataset import DatasetError, DepthDataset
+from ballbot.cli import program
+from ballbot.encoders import load_encoder
+from ballbot.encoders.dataset import DepthDataset
 from ballbot.encoders.probe import DISTANCES, probe
-from ballbot.outputs import print_anywhere
 
 FEW_IMAGES = 20_000
 
@@ -33,23 +33,19 @@ class Args:
     """File of the encoder (default: the one that comes with ballbot)."""
 
 
+@program
 def main(argv: list[str] | None = None) -> int:
     """Probe, and return the exit status."""
-    print_anywhere()
     args = tyro.cli(Args, args=argv, description=__doc__)
-    try:
-        encoder = load_encoder(args.encoder)
-        config, data = encoder.card.get("config"), DepthDataset(args.data)
-        config = config if isinstance(config, dict) else {}
-        validation, seed = config.get("validation", 0.15), config.get("seed", 0)
-        if not (isinstance(validation, float) and 0 < validation < 1 and type(seed) is int and seed >= 0):
-            raise ValueError(f"the encoder's card is damaged (validation {validation!r}, seed {seed!r}): copy it again")
-        if len(data) < FEW_IMAGES:
-            print(f"note: {len(data):,} images are too few to say much: collect {FEW_IMAGES:,}", file=sys.stderr)
-        probes = probe(data, encoder, validation, seed)
-    except (ValueError, OSError, DatasetError, EncoderError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    encoder = load_encoder(args.encoder)
+    config, data = encoder.card.get("config"), DepthDataset(args.data)
+    config = config if isinstance(config, dict) else {}
+    validation, seed = config.get("validation", 0.15), config.get("seed", 0)
+    if not (isinstance(validation, float) and 0 < validation < 1 and type(seed) is int and seed >= 0):
+        raise ValueError(f"the encoder's card is damaged (validation {validation!r}, seed {seed!r}): copy it again")
+    if len(data) < FEW_IMAGES:
+        print(f"note: {len(data):,} images are too few to say much: collect {FEW_IMAGES:,}", file=sys.stderr)
+    probes = probe(data, encoder, validation, seed)
     print(f"| R² at | {' | '.join(f'{d} m' for d in DISTANCES)} |")
     print("|---|" + "---|" * len(DISTANCES))
     for result in probes:

@@ -20,13 +20,12 @@ import torch
 import tyro
 from numpy.typing import NDArray
 
-from ballbot.encoders import EncoderError, load_encoder
+from ballbot.cli import check_output, program
+from ballbot.encoders import load_encoder
 from ballbot.envs import BallbotVectorEnv
 from ballbot.envs.checks import check_number
 from ballbot.envs.model import build_model
 from ballbot.envs.rendering import choose_opengl
-from ballbot.outputs import check_output
-from mujoco_patch import ContactFixError
 
 BALL_SLICES = 128
 """MuJoCo draws a ball as a polyhedron, of 28 slices unless told otherwise: too coarse to compare depths at its edge."""
@@ -64,13 +63,11 @@ def mujocos_depth(model: mujoco.MjModel, data: mujoco.MjData, size: int) -> NDAr
 
 def show(args: Args) -> str:
     """Write the picture; returns a line that says how well the images agree."""
-    try:
-        import matplotlib
+    import matplotlib
 
-        matplotlib.use("Agg")
-        import matplotlib.pyplot as plt
-    except ImportError as error:
-        raise RuntimeError("matplotlib is missing: pip install matplotlib") from error
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
     encoder = load_encoder(args.encoder) if args.encoder or args.size == 64 else None
     envs = BallbotVectorEnv(
         1,
@@ -141,16 +138,13 @@ def show(args: Args) -> str:
     return "\n".join(lines)
 
 
+@program
 def main(argv: list[str] | None = None) -> int:
     """Draw, and return the exit status."""
     args = tyro.cli(Args, args=argv, description=__doc__)
-    try:
-        check_number("tilt_deg", args.tilt_deg, -180.0, 180.0)
-        check_output(args.out, "--out", (".png", ".svg", ".pdf"))
-        print(show(args))
-    except (ValueError, TypeError, RuntimeError, OSError, EncoderError, ContactFixError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    check_number("tilt_deg", args.tilt_deg, -180.0, 180.0)
+    check_output(args.out, "--out", (".png", ".svg", ".pdf"))
+    print(show(args))
     return 0
 
 

@@ -12,23 +12,19 @@ from __future__ import annotations
 
 import sys
 import time
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
 import numpy as np
 import tyro
-from evaluate import Args as EvaluateArgs
-from evaluate import policy_actor
 
-from ballbot.encoders import EncoderError
+from ballbot.cli import check_output, program
 from ballbot.envs import BallbotVectorEnv
 from ballbot.envs.rendering import has_display
-from ballbot.evaluation import Actor
-from ballbot.outputs import check_output
-from ballbot.ppo import CheckpointError
-from ballbot.video import ENDINGS, check_film, film, playable_fps, shrunk, write_video
-from mujoco_patch import ContactFixError
+from ballbot.evaluation import Actor, find_candidate
+from ballbot.evaluation.video import ENDINGS, check_film, film, playable_fps, shrunk, write_video
 
 PAUSES_PER_SECOND = 60
 """How often the viewer waits for the clock."""
@@ -65,10 +61,8 @@ class Args:
 
 def make(args: Args) -> tuple[BallbotVectorEnv, Actor]:
     """The world and the policy."""
-    options, make_actor = policy_actor(
-        args.checkpoint,
-        EvaluateArgs(args.checkpoint, seed=args.seed, stochastic=args.stochastic, encoder=args.encoder),
-    )
+    candidate = find_candidate(args.checkpoint, encoder=args.encoder, deterministic=not args.stochastic, seed=args.seed)
+    options = candidate.options
     if args.encoder is not None and options["observation"] != "encoded":
         raise ValueError(f"--encoder {args.encoder} is for policies that see, this one does not: leave it out")
     options["terrain"] = args.terrain or options["terrain"]
@@ -83,7 +77,7 @@ def make(args: Args) -> tuple[BallbotVectorEnv, Actor]:
         num_threads=1,
         render_mode="human" if args.record is None else "rgb_array",
     )
-    return envs, make_actor(envs.dt)
+    return envs, candidate.make_actor(envs.dt)
 
 
 def show(envs: BallbotVectorEnv, actor: Actor, args: Args) -> None:
@@ -98,44 +92,30 @@ def show(envs: BallbotVectorEnv, actor: Actor, args: Args) -> None:
             time.sleep(max(start + steps * envs.dt / args.speed - time.perf_counter(), 0.0))
 
 
+@program
 def main(argv: list[str] | None = None) -> int:
     """Watch, and return the exit status."""
-    try:
-        args = tyro.cli(Args, args=argv, description=__doc__)
-        check_film(args.fps, args.speed)
-        if not 0 <= args.seed < 2**62:
-            raise ValueError(f"--seed {args.seed} is out of range: use 0 or more")
-        if args.record is not None:
-            check_output(args.record, "--record", ENDINGS)
-        envs, actor = make(args)
-        try:
-            if args.record is None and not has_display():
+    args = tyro.cli(Args, args=argv, description=__doc__)
+    check_film(args.fps, args.speed)
+    if not 0 <= args.seed < 2**62:
+        raise ValueError(f"--seed {args.seed} is out of range: use 0 or more")
+    if args.record is not None:
+        check_output(args.record, "--record", ENDINGS)
+    envs, actor = make(args)
+    with closing(envs):
+        if args.record is None:
+            if not has_display():
                 raise ValueError("this machine has no display (DISPLAY is not set) for a window: use --record FILE.mp4")
-            if args.record is None:
-                show(envs, actor, args)
-            else:
-                fps = playable_fps(args.record, args.fps)
-                if fps != args.fps:
-                    print(f"note: {fps:.4g} frames a second, not {args.fps}: a GIF counts in hundredths of a second")
-                print(
-                    f"drawing up to {args.horizon * envs.dt / args.speed:.1f} s; without a GPU that takes minutes",
-                    flush=True,
-                )
-                pictures = (shrunk(frame, args.shrink) for frame in film(envs, actor, args.seed, fps, args.speed))
-                frames = write_video(args.record, pictures, fps)
-                print(f"wrote {args.record}, {frames / fps:.1f} s")
-        finally:
-            envs.close()
-    except ImportError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except (
-        ValueError, TypeError, OSError, RuntimeError, CheckpointError, EncoderError, ContactFixError
-    ) as error:  # fmt: skip
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        return 130
+            show(envs, actor, args)
+            return 0
+        fps = playable_fps(args.record, args.fps)
+        if fps != args.fps:
+            print(f"note: {fps:.4g} frames a second, not {args.fps}: a GIF counts in hundredths of a second")
+        seconds = args.horizon * envs.dt / args.speed
+        print(f"drawing up to {seconds:.1f} s; without a GPU that takes minutes", flush=True)
+        pictures = (shrunk(frame, args.shrink) for frame in film(envs, actor, args.seed, fps, args.speed))
+        frames = write_video(args.record, pictures, fps)
+        print(f"wrote {args.record}, {frames / fps:.1f} s")
     return 0
 
 

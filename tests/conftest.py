@@ -14,7 +14,8 @@ from hypothesis import is_hypothesis_test, settings
 from killable import Programs
 
 sys.path.insert(0, str(Path(__file__).parent / "ppo"))  # lets tests and their subprocesses import toy.py
-sys.path.append(str(Path(__file__).parents[1] / "experiments"))  # and compare_sb3.py
+EXPERIMENTS = Path(__file__).parents[1] / "experiments"
+sys.path += [str(EXPERIMENTS), str(EXPERIMENTS / "maintenance")]  # and scripts
 # One thread: the networks are too small to gain from more, processes that test side by side would wait for each other,
 # and equal bits are promised per thread count.
 torch.set_num_threads(1)

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from ballbot import controllers
-from ballbot.controllers import LinearController, feedback_prior, wheel_shares
+from ballbot.controllers import PID, LinearController, PIDController, feedback_prior, pitch_and_roll, wheel_shares
 from ballbot.envs import BallbotVectorEnv
 from ballbot.evaluation import run_episodes
 
@@ -53,3 +53,31 @@ def test_wheels_share_a_push_as_rolling_turns_them():
     assert shares.shape == (3, 2)
     assert np.abs(shares).max() == 1.0
     np.testing.assert_allclose(shares.sum(axis=0), 0.0, atol=1e-6)  # three wheels a third of a turn apart
+
+
+@pytest.mark.parametrize(("pitch", "roll", "yaw"), [(0.2, 0.0, 0.0), (0.0, -0.3, 1.0), (0.1, 0.2, -2.5)])
+def test_tilt_is_measured_as_pitch_and_roll_whatever_the_heading(pitch: float, roll: float, yaw: float) -> None:
+    (sy, sp, sr), (cy, cp, cr) = np.sin([yaw, pitch, roll]), np.cos([yaw, pitch, roll])
+    rotation = (
+        np.array([[cy, -sy, 0], [sy, cy, 0], [0, 0, 1]])
+        @ np.array([[cp, 0, sp], [0, 1, 0], [-sp, 0, cp]])
+        @ np.array([[1, 0, 0], [0, cr, -sr], [0, sr, cr]])
+    )
+    gravity = rotation.T @ [0, 0, -1]
+    np.testing.assert_allclose(pitch_and_roll(gravity[None])[:, 0], [pitch, roll], atol=1e-12)
+
+
+def test_pid_terms_are_the_textbooks_without_a_kick_at_the_start() -> None:
+    controller = PID(kp=2.0, ki=3.0, kd=5.0, dt=0.1)
+    assert controller(np.array([1.0])) == pytest.approx(2.0 * 1.0 + 3.0 * 0.1)
+    assert controller(np.array([1.5])) == pytest.approx(2.0 * 1.5 + 3.0 * 0.25 + 5.0 * 5.0)
+
+
+def test_pid_forgets_the_past_of_robots_whose_episode_begins():
+    observations = np.random.default_rng(0).normal(0.0, 0.001, (3, 2, 17)).astype(np.float32)
+    observations[..., 2] = -1.0
+    controller, fresh = PIDController(0.002), PIDController(0.002)
+    for k, began in enumerate(([True, True], [False, False], [False, True])):
+        found = controller(observations[k], np.array(began))
+    np.testing.assert_array_equal(found[1], fresh(observations[2], np.array([True, True]))[1])
+    assert (found[0] != fresh(observations[2], np.array([False, False]))[0]).any()

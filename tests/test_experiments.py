@@ -18,7 +18,8 @@ import pytest
 from packaging.requirements import Requirement
 
 EXPERIMENTS = Path(__file__).parents[1] / "experiments"
-SCRIPTS = sorted(path.name for path in EXPERIMENTS.glob("*.py"))
+EVALUATIONS = EXPERIMENTS.parent / "results" / "evaluations.csv"
+SCRIPTS = sorted(str(path.relative_to(EXPERIMENTS)) for path in EXPERIMENTS.rglob("*.py"))
 
 
 def run(script: str, *args: str, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -30,6 +31,7 @@ def run(script: str, *args: str, **environment: str) -> subprocess.CompletedProc
 def load(monkeypatch: pytest.MonkeyPatch, name: str) -> ModuleType:
     """A script as a module."""
     monkeypatch.syspath_prepend(str(EXPERIMENTS))
+    monkeypatch.syspath_prepend(str(EXPERIMENTS / "maintenance"))
     return importlib.import_module(name)
 
 
@@ -114,28 +116,6 @@ def test_viewer_without_a_display_is_refused_in_words() -> None:
     done = run("balance_pid.py", "--render", DISPLAY="", WAYLAND_DISPLAY="")
     assert done.returncode == 2
     assert "no display" in done.stderr
-
-
-@pytest.mark.parametrize(("pitch", "roll", "yaw"), [(0.2, 0.0, 0.0), (0.0, -0.3, 1.0), (0.1, 0.2, -2.5)])
-def test_tilt_is_measured_as_pitch_and_roll_whatever_the_heading(
-    pitch: float, roll: float, yaw: float, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    balance_pid = load(monkeypatch, "balance_pid")
-    (sy, sp, sr), (cy, cp, cr) = np.sin([yaw, pitch, roll]), np.cos([yaw, pitch, roll])
-    rotation = (
-        np.array([[cy, -sy, 0], [sy, cy, 0], [0, 0, 1]])
-        @ np.array([[cp, 0, sp], [0, 1, 0], [-sp, 0, cp]])
-        @ np.array([[1, 0, 0], [0, cr, -sr], [0, sr, cr]])
-    )
-    gravity = rotation.T @ [0, 0, -1]
-    np.testing.assert_allclose(balance_pid.pitch_and_roll(gravity[None])[:, 0], [pitch, roll], atol=1e-12)
-
-
-def test_pid_terms_are_the_textbooks_without_a_kick_at_the_start(monkeypatch: pytest.MonkeyPatch) -> None:
-    balance_pid = load(monkeypatch, "balance_pid")
-    controller = balance_pid.PID(kp=2.0, ki=3.0, kd=5.0, dt=0.1)
-    assert controller(np.array([1.0])) == pytest.approx(2.0 * 1.0 + 3.0 * 0.1)
-    assert controller(np.array([1.5])) == pytest.approx(2.0 * 1.5 + 3.0 * 0.25 + 5.0 * 5.0)
 
 
 # -- check_setup.py ------------------------------------------------------------------------------------------
@@ -224,7 +204,7 @@ def test_setup_check_asks_for_what_the_package_declares(check_setup: Any) -> Non
 def test_benchmark_compares_environment_and_engine_and_writes_json(tmp_path: Path) -> None:
     path = tmp_path / "bench.json"
     options = ["--only", "env", "--repeat", "2", "--steps", "100", "--num-envs", "8", "--json", str(path)]
-    done = run("benchmark.py", *options)
+    done = run("maintenance/benchmark.py", *options)
     assert done.returncode == 0, done.stderr
     content = json.loads(path.read_text())
     ratios = [f["value"] for f in content["figures"] if f["name"].endswith("environment / bare")]
@@ -242,7 +222,7 @@ def test_benchmark_compares_environment_and_engine_and_writes_json(tmp_path: Pat
     ],
 )
 def test_benchmark_names_the_bad_option(args: list[str], message: str) -> None:
-    done = run("benchmark.py", *args)
+    done = run("maintenance/benchmark.py", *args)
     assert done.returncode == 2
     assert message in done.stderr
 
@@ -250,7 +230,7 @@ def test_benchmark_names_the_bad_option(args: list[str], message: str) -> None:
 def test_scaling_measures_the_same_steps_of_as_many_episodes(tmp_path: Path) -> None:
     path = tmp_path / "bench.json"
     options = ["--repeat", "1", "--steps", "10", "--num-envs", "2", "--many-envs", "4", "--num-threads", "1"]
-    done = run("benchmark.py", "--only", "scale", "terrain", *options, "--json", str(path))
+    done = run("maintenance/benchmark.py", "--only", "scale", "terrain", *options, "--json", str(path))
     assert done.returncode == 0, done.stderr
     figures = {f["name"]: f for f in json.loads(path.read_text())["figures"]}
     assert figures["throughput, 4 / 2 environments"]["value"] > 0
@@ -312,7 +292,7 @@ def test_both_trainers_are_timed_by_the_clock_and_have_the_same_optimiser(
 
 
 def test_integrators_are_compared_in_one_table() -> None:
-    done = run("compare_integrators.py", "--starts", "2", "--balance-steps", "50")
+    done = run("maintenance/compare_integrators.py", "--starts", "2", "--balance-steps", "50")
     assert done.returncode == 0, done.stderr
     rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in done.stdout.splitlines()]
     assert [row[0] for row in rows] == ["integrator", "---", "Euler", "implicitfast", "RK4"]
@@ -450,11 +430,11 @@ def test_a_picture_of_the_robot_is_written_where_there_is_opengl(tmp_path: Path)
         probe = "import mujoco; mujoco.Renderer(mujoco.MjModel.from_xml_string('<mujoco/>')).close()"
         variables = {**os.environ, "MUJOCO_GL": kind}
         if subprocess.run([sys.executable, "-c", probe], env=variables, capture_output=True).returncode == 0:
-            done = run("take_picture.py", "--terrain", "flat", "--out", str(picture), MUJOCO_GL=kind)
+            done = run("maintenance/take_picture.py", "--terrain", "flat", "--out", str(picture), MUJOCO_GL=kind)
             assert done.returncode == 0, done.stderr
             assert picture.read_bytes().startswith(b"\x89PNG")
             return
-    done = run("take_picture.py", "--out", str(picture), MUJOCO_GL="glfw", DISPLAY="", WAYLAND_DISPLAY="")
+    done = run("maintenance/take_picture.py", "--out", str(picture), MUJOCO_GL="glfw", DISPLAY="", WAYLAND_DISPLAY="")
     assert done.returncode == 2 and "MUJOCO_GL" in done.stderr
     pytest.skip("no OpenGL here: install libegl1 or libosmesa6")
 
@@ -469,14 +449,14 @@ def test_setup_check_blames_an_opengl_that_stops_mujoco(check_setup: Any, monkey
 @pytest.mark.parametrize(
     ("script", "args", "message"),
     [
-        ("take_picture.py", ["--seed", "-1"], "--seed -1 is negative"),
+        ("maintenance/take_picture.py", ["--seed", "-1"], "--seed -1 is negative"),
         ("plot_training.py", [str(Path(__file__))], "test_experiments.py is not a progress.csv"),
-        ("compare_sb3.py", ["--jobs", "0"], "--jobs must be at least 1"),
-        ("compare_sb3.py", ["--csv", "/no/such/folder/x.csv"], "the folder of --csv must exist"),
-        ("compare_sb3.py", ["--csv", str(Path(__file__))], "test_experiments.py is not a table of this script"),
-        ("compare_integrators.py", ["--starts", "0"], "--starts 0 is out of range"),
-        ("compare_integrators.py", ["--seed", "-1"], "--seed -1 is out of range"),
-        ("benchmark.py", ["--json", "/"], "--json / is a folder"),
+        ("maintenance/compare_sb3.py", ["--jobs", "0"], "--jobs must be at least 1"),
+        ("maintenance/compare_sb3.py", ["--csv", "/no/such/folder/x.csv"], "there is no folder /no/such/folder"),
+        ("maintenance/compare_sb3.py", ["--csv", str(EVALUATIONS)], "evaluations.csv is not a table of this script"),
+        ("maintenance/compare_integrators.py", ["--starts", "0"], "--starts 0 is out of range"),
+        ("maintenance/compare_integrators.py", ["--seed", "-1"], "--seed -1 is out of range"),
+        ("maintenance/benchmark.py", ["--json", "/"], "--json / is a folder"),
     ],
 )
 def test_the_other_scripts_name_the_bad_option_before_they_start(script: str, args: list[str], message: str) -> None:
@@ -508,10 +488,17 @@ def test_small_copies_neither_replace_what_they_are_made_of_nor_each_other(tmp_p
         ([file, "--save", file], "cannot be made"),
         ([tmp_path / "text.csv"], "text.csv is not a progress.csv"),
     ):
-        done = run("summarize_runs.py", *map(str, args))
+        done = run("maintenance/summarize_runs.py", *map(str, args))
         assert done.returncode == 2 and message in done.stderr and "Traceback" not in done.stderr, done.stderr
     assert file.read_bytes() == before
     done = run(
-        "summarize_runs.py", str(file), "--save", str(tmp_path / "new"), "--return-target", "2", "--length-target", "1"
+        "maintenance/summarize_runs.py",
+        str(file),
+        "--save",
+        str(tmp_path / "new"),
+        "--return-target",
+        "2",
+        "--length-target",
+        "1",
     )
     assert done.returncode == 0 and (tmp_path / "new" / "a_0.csv").is_file(), done.stderr

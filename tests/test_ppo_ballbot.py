@@ -24,10 +24,10 @@ import pytest
 import torch
 
 from ballbot.controllers import feedback_prior
+from ballbot.deployment.shipped import read_card
 from ballbot.encoders import Architecture, Autoencoder, FrozenEncoder, load_encoder, save_encoder
 from ballbot.envs import BallbotVectorEnv
 from ballbot.evaluation import env_options
-from ballbot.policies import read_card
 from ballbot.ppo import CheckpointError, DivergedError, RunDirectoryError, SettingsError, load_checkpoint, load_policy
 from ballbot.ppo.checkpoint import save_checkpoint
 from mujoco_patch import ContactFixError

@@ -34,7 +34,7 @@ def test_commands_name_scripts_options_and_targets_that_exist(page: Path) -> Non
             command = line.split("#")[0]
             for target in re.findall(r"^make ([a-z-]+)", command):
                 assert re.search(rf"^{target}:", makefile, re.MULTILINE), f"make {target}"
-            for script in re.findall(r"experiments/(\w+\.py)", command):
+            for script in re.findall(r"experiments/((?:maintenance/)?\w+\.py)", command):
                 assert (ROOT / "experiments" / script).exists(), script
                 options = re.findall(r"--[a-z-]+", command.split(script)[1])
                 if options:

@@ -20,7 +20,7 @@ from pathlib import Path
 import pytest
 from policies import save_policy
 
-EXPERIMENTS = Path(__file__).parents[1] / "experiments"
+MAINTENANCE = Path(__file__).parents[1] / "experiments" / "maintenance"
 TINY = shlex.split(
     "--terrain flat --no-cameras --num-envs 4 --num-steps 16 --action-repeat 1 --minibatch-size 32 --hidden-size 8 "
     "--max-episode-steps 60 --eval-episodes 2 --eval-interval 256 --checkpoint-interval 128 --total-timesteps 512"
@@ -30,7 +30,7 @@ TINY = shlex.split(
 @pytest.fixture
 def scripts(monkeypatch, tmp_path):
     """Imports scripts; runs and results go to a folder of the test's."""
-    monkeypatch.syspath_prepend(str(EXPERIMENTS))
+    monkeypatch.syspath_prepend(str(MAINTENANCE))
     monkeypatch.chdir(tmp_path)
     return importlib.import_module
 
@@ -196,7 +196,7 @@ def test_damaged_files_are_named_and_nothing_is_lost(reproduce, capsys):
 def test_a_signal_lets_trainings_save_and_the_same_command_goes_on(reproduce, monkeypatch, tmp_path):
     long = [*TINY, "--total-timesteps", "100000000"]
     program = (
-        f"import sys; sys.path.insert(0, {str(EXPERIMENTS)!r}); import reproduce as r\n"
+        f"import sys; sys.path.insert(0, {str(MAINTENANCE)!r}); import reproduce as r\n"
         f"r.STUDIES['tiny'] = r.Study('long', {tuple(long)!r}, 2, 1)\n"
         "sys.exit(r.main(['--studies', 'tiny', '--jobs', '2', '--results', 'results']))"
     )

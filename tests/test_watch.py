@@ -14,7 +14,7 @@ from policies import save_policy
 
 from ballbot.envs import BallbotVectorEnv
 from ballbot.evaluation import run_episodes
-from ballbot.video import INSET, MARGIN, film, playable_fps, replay, shrunk, with_insets, write_video
+from ballbot.evaluation.video import INSET, MARGIN, film, playable_fps, replay, shrunk, with_insets, write_video
 
 SCRIPT = Path(__file__).parents[1] / "experiments" / "watch.py"
 iio = pytest.importorskip("imageio.v2")
@@ -136,7 +136,10 @@ def test_a_film_that_fails_leaves_the_old_one(tmp_path):
 
 def test_a_broken_ffmpeg_is_an_error_in_words(tmp_path):
     pytest.importorskip("imageio_ffmpeg")
-    code = "from ballbot.video import *; write_video(Path('a.mp4'), iter(np.zeros((3, 64, 64, 3), np.uint8)), 25)"
+    code = (
+        "from ballbot.evaluation.video import *; "
+        "write_video(Path('a.mp4'), iter(np.zeros((3, 64, 64, 3), np.uint8)), 25)"
+    )
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=tmp_path, env=os.environ | {"IMAGEIO_FFMPEG_EXE": sys.executable},
         capture_output=True, text=True, timeout=200,

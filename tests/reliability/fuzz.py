@@ -28,10 +28,10 @@ with atheris.instrument_imports(
     from ppo_ballbot import load_settings
     from toy import BATCH, run
 
+    from ballbot.deployment.shipped import SHIPPED
     from ballbot.encoders import EncoderError, load_encoder
     from ballbot.encoders.dataset import DatasetError, DepthDataset
     from ballbot.encoders.frozen import DEFAULT_ENCODER
-    from ballbot.policies import SHIPPED
     from ballbot.ppo import CheckpointError, RunDirectoryError, load_policy
     from ballbot.ppo.logger import Logger
 

@@ -28,11 +28,11 @@ from hypothesis import strategies as st
 from ppo_ballbot import load_settings
 from toy import run
 
+from ballbot.deployment.shipped import SHIPPED
 from ballbot.encoders import EncoderError, load_encoder
 from ballbot.encoders.dataset import RECORD, DatasetError, DepthDataset
 from ballbot.encoders.frozen import DEFAULT_ENCODER
 from ballbot.encoders.pretrain import PretrainConfig, pretrain
-from ballbot.policies import SHIPPED
 from ballbot.ppo import CheckpointError, RunDirectoryError, load_checkpoint, load_policy
 from ballbot.ppo.checkpoint import save_checkpoint
 from ballbot.ppo.logger import Logger

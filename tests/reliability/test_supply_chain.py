@@ -112,7 +112,7 @@ def test_the_extras_work_in_the_oldest_versions_that_are_allowed(tmp_path: Path)
     for policy in ("runs/run", "default"):
         try_script(python, tmp_path, "export_policy", policy)
     film = (
-        "import numpy as np; from pathlib import Path; from ballbot.video import write_video\n"
+        "import numpy as np; from pathlib import Path; from ballbot.evaluation.video import write_video\n"
         "for name in ('a.mp4', 'a.gif'):\n"
         "    write_video(Path(name), iter(np.full((5, 48, 64, 3), 200, np.uint8)), 25.0)"
     )

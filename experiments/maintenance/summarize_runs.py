@@ -1,7 +1,7 @@
 """Tabulate evaluations of finished runs: when each reached a return and a length, and whether it stayed there.
 
-    python experiments/summarize_runs.py results/default_*.csv --return-target 85.5 --length-target 3950
-    python experiments/summarize_runs.py runs/flat_0 --save results      # also keeps a small copy, results/flat_0.csv
+    python experiments/maintenance/summarize_runs.py results/default_*.csv --return-target 85.5 --length-target 3950
+    python experiments/maintenance/summarize_runs.py runs/flat_0 --save results   # keeps a small copy
 
 Prints a Markdown table, one row a run; exits with 1 if a run never reached both targets in one evaluation.  Wall-clock
 is the sum of the logged parts of every update (simulate, infer, learn, evaluate); it survives stops and resumptions.
@@ -18,7 +18,7 @@ from typing import Annotated
 
 import tyro
 
-from ballbot.outputs import check_output, print_anywhere
+from ballbot.cli import check_output, program
 from ballbot.ppo.checkpoint import write_atomic
 
 
@@ -111,19 +111,15 @@ def check_save(paths: list[Path], folder: Path) -> None:
         names[name] = path
 
 
-def main() -> int:
+@program
+def main(argv: list[str] | None = None) -> int:
     """Read, print, save."""
-    print_anywhere()
-    args = tyro.cli(Args, description=__doc__)
-    try:
-        runs = {path: read(path) for path in args.runs}
-        if args.save is not None:
-            check_save(list(runs), args.save)
-            for path in runs:
-                save_small(path, args.save)
-    except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    args = tyro.cli(Args, args=argv, description=__doc__)
+    runs = {path: read(path) for path in args.runs}
+    if args.save is not None:
+        check_save(list(runs), args.save)
+        for path in runs:
+            save_small(path, args.save)
     goal = f"return ≥ {args.return_target:g} and length ≥ {args.length_target:g}"
     after = "from there on: lowest, median, highest return; lowest length"
     print(f"| run | first evaluation with {goal} | {after} | best | last |")
@@ -156,4 +152,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    sys.exit(main())

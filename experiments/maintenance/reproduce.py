@@ -1,16 +1,16 @@
 """Train and judge again what docs/results.md reports.
 
-    python experiments/reproduce.py --dry-run               # the runs, what is done, and how long the others take
-    python experiments/reproduce.py                         # everything that is not done yet: hours
-    python experiments/reproduce.py --studies default --seeds 0 1
-    python experiments/reproduce.py --jobs 8                # runs at a time; one core each
-    python experiments/reproduce.py --results results       # publish: only what results/ does not hold yet
+    python experiments/maintenance/reproduce.py --dry-run         # the runs, what is done, how long the others take
+    python experiments/maintenance/reproduce.py                   # everything that is not done yet: hours
+    python experiments/maintenance/reproduce.py --studies default --seeds 0 1
+    python experiments/maintenance/reproduce.py --jobs 8          # runs at a time; one core each
+    python experiments/maintenance/reproduce.py --results results # publish: only what results/ does not hold yet
 
 A study is one change of the default settings, trained with several seeds.  Its runs are runs/reproduce_<study>_<seed>.
 Ctrl-C stops; the same command goes on where they stopped.  When a run ends, its curve goes to
 runs/reproduced/<study>_<seed>.csv, and its best and its last policy are judged on 100 terrains that neither training
 nor any choice has used: a row each in runs/reproduced/evaluations.csv, and a line that says what this repository's
-results/evaluations.csv holds.  ``experiments/make_results.py --results runs/reproduced`` makes tables and figures.
+results/evaluations.csv holds.  ``make_results.py --results runs/reproduced`` makes tables and figures.
 """
 
 from __future__ import annotations
@@ -28,18 +28,20 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import tyro
 from summarize_runs import save_small
 
+from ballbot.cli import program
 from ballbot.envs.simulation import usable_cpus
-from ballbot.ppo import CheckpointError, RunDirectoryError, load_checkpoint
+from ballbot.ppo import CheckpointError, load_checkpoint
 from ballbot.ppo.checkpoint import write_atomic
 from ballbot.ppo.logger import git_commit, lock_run_dir
 
-EXPERIMENTS = Path(__file__).resolve().parent
+EXPERIMENTS = Path(__file__).resolve().parents[1]
 LOGS = Path("runs") / "reproduce"
 """What the trainings and evaluations print, and the evaluations' files."""
 UNTRAINED = LOGS / "untrained_encoder.pt"
@@ -179,6 +181,7 @@ class Run:
         """
         if not self.begun():
             return None
+        sys.path.append(str(EXPERIMENTS))
         import ppo_ballbot
 
         wanted = ppo_ballbot.parse(STUDIES[self.study].command(self.seed))
@@ -459,23 +462,21 @@ def on_signals(handler: Callable[[int, object], None]) -> None:
         signal.signal(number, handler)
 
 
+@program
 def main(argv: list[str] | None = None) -> int:
     """Estimate, train, judge, and return the exit status."""
-    try:
-        args = check(tyro.cli(Args, args=argv, description=__doc__))
-        jobs, runs = args.jobs or usable_cpus(), planned(args)
-        others = [Judgement("controllers", CONTROLLERS)] if "default" in args.studies else []
-        print(estimate(runs, others, args.results, jobs), flush=True)
-        if args.dry_run:
-            return 0
-        locks = []
+    args = check(tyro.cli(Args, args=argv, description=__doc__))
+    jobs, runs = args.jobs or usable_cpus(), planned(args)
+    others = [Judgement("controllers", CONTROLLERS)] if "default" in args.studies else []
+    print(estimate(runs, others, args.results, jobs), flush=True)
+    if args.dry_run:
+        return 0
+    with ExitStack() as locks:
         for folder in (LOGS, args.results):
             folder.mkdir(parents=True, exist_ok=True)
-            locks.append(lock_run_dir(folder, "reproducing"))
-    except (ValueError, OSError, RunDirectoryError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    try:
+            lock = lock_run_dir(folder, "reproducing")
+            if lock is not None:
+                locks.callback(os.close, lock)
         for run in runs:
             if (difference := run.changed_setting()) is not None:
                 raise ValueError(f"{run.folder} is of other settings ({difference}): move it away to train anew")
@@ -483,13 +484,6 @@ def main(argv: list[str] | None = None) -> int:
             make_untrained_encoder()
         on_signals(interrupt)
         return Reproduction(args.results, jobs).all(runs, others)
-    except (ValueError, OSError, RunDirectoryError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    finally:
-        for lock in locks:
-            if lock is not None:
-                os.close(lock)
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ from ballbot.envs.depth_camera import DepthCamera
 from ballbot.envs.observations import rotation_matrix
 from ballbot.envs.rendering import Renderer
 from ballbot.envs.simulation import Simulations
-from ballbot.evaluation import Actor
+from ballbot.evaluation.episodes import Actor
 
 Frame = NDArray[np.uint8]
 

@@ -1,8 +1,8 @@
 """Is our PPO right?  Train it and stable-baselines3's on Gymnasium's own tasks, same hyperparameters, same seeds.
 
     pip install -e ".[dev]"
-    python experiments/compare_sb3.py                              # four tasks, three seeds, half an hour on two cores
-    python experiments/compare_sb3.py --tasks CartPole-v1 --seeds 0
+    python experiments/maintenance/compare_sb3.py                  # four tasks, three seeds, half an hour
+    python experiments/maintenance/compare_sb3.py --tasks CartPole-v1 --seeds 0
 
 Prints a table of deterministic evaluation returns and writes one row a run to --csv.  Exit status 1 if on some task our
 mean return is lower than stable-baselines3's by more than two standard errors of the difference.
@@ -35,10 +35,12 @@ import torch
 import tyro
 from gymnasium.vector import AutoresetMode
 
+from ballbot.cli import check_output, program
 from ballbot.ppo import Agent, PPOConfig, evaluate, train
 from ballbot.ppo.agent import ACTIVATIONS
 from ballbot.ppo.checkpoint import write_atomic
 from ballbot.ppo.schedules import scheduled_lr
+from ballbot.settings import nearest
 
 if TYPE_CHECKING:
     from stable_baselines3 import PPO
@@ -244,30 +246,21 @@ def is_current(row: dict[str, Any]) -> bool:
     return task is not None and (row["steps"], row["episodes"]) == (task["total_timesteps"], EVAL_EPISODES)
 
 
-def main() -> int:
+@program
+def main(argv: list[str] | None = None) -> int:
     """Run, print, compare."""
-    args = tyro.cli(Args, description=__doc__)
-    unknown = [task for task in args.tasks if task not in TASKS]
-    if unknown:
-        print(f"error: unknown task {unknown[0]!r}: choose from {', '.join(TASKS)}", file=sys.stderr)
-        return 2
+    args = tyro.cli(Args, args=argv, description=__doc__)
+    if unknown := [task for task in args.tasks if task not in TASKS]:
+        raise ValueError(f"unknown task {unknown[0]!r}: {nearest(unknown[0], TASKS)}")
     if not args.tasks or not args.seeds or len(set(args.seeds)) < len(args.seeds):
-        print("error: --tasks and --seeds need at least one value each, and each seed once", file=sys.stderr)
-        return 2
-    if args.jobs < 1 or any(seed < 0 for seed in args.seeds) or not args.csv.resolve().parent.is_dir():
-        print(
-            "error: --jobs must be at least 1, --seeds at least 0, and the folder of --csv must exist", file=sys.stderr
-        )
-        return 2
+        raise ValueError("--tasks and --seeds need at least one value each, and each seed once")
+    if args.jobs < 1 or any(seed < 0 for seed in args.seeds):
+        raise ValueError("--jobs must be at least 1, and --seeds at least 0")
+    check_output(args.csv, "--csv", (".csv",))
     try:
         rows = read_rows(args.csv)
-        write_rows(args.csv, rows)  # what cannot be written should fail before the training
     except (KeyError, ValueError, TypeError, csv.Error) as error:
-        print(f"error: {args.csv} is not a table of this script ({error}); give another --csv", file=sys.stderr)
-        return 2
-    except OSError as error:
-        print(f"error: {args.csv} cannot be read and written ({error}); give another --csv", file=sys.stderr)
-        return 2
+        raise ValueError(f"{args.csv} is not a table of this script ({error}); give another --csv") from error
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # an exception, so that the pool ends its processes
     done = {(row["library"], row["task"], row["seed"]) for row in filter(is_current, rows)}
     jobs = [(lib, task, seed) for task in args.tasks for seed in args.seeds for lib in LIBRARIES]
@@ -294,4 +287,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    sys.exit(main())

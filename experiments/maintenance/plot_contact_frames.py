@@ -1,25 +1,29 @@
-"""Prints and draws what the contact fix changes: `python -m mujoco_patch.plot_contact_frames`.
+"""Print and draw what the contact fix changes: every figure of mujoco_patch/README.md.
 
-Needs matplotlib (the extra `plots`). Every figure in README.md comes from here.
+python experiments/maintenance/plot_contact_frames.py            # needs the extra "plots"
+python experiments/maintenance/plot_contact_frames.py --cost     # also times the colliders
 """
 
-import argparse
+import sys
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import mujoco
 import numpy as np
+import tyro
 from numpy.typing import NDArray
 
 import mujoco_patch
+from ballbot.cli import check_output, program
 from mujoco_patch import contact_fix
 
 Array = NDArray[np.float64]
 
-FOLDER = Path(__file__).parent
-ROBOT = FOLDER.parent / "ballbot" / "assets" / "ballbot.xml"
+ROOT = Path(__file__).resolve().parents[2]
+ROBOT = ROOT / "ballbot" / "assets" / "ballbot.xml"
 SLIP = 10.0  # m/s, more than the grip can stop within the contact's time constant, so the wheel does slip
 COLOURS = ("#0072B2", "#E69F00", "#CC79A7")  # wheels; Okabe and Ito's colour-blind-safe palette
 INK = "#333333"  # text: softer than black beside the colours
@@ -231,12 +235,21 @@ def _draw_drive(axes: Any, data: dict[str, Any]) -> None:
     axes.spines[["top", "right"]].set_visible(False)
 
 
-def main() -> None:
+@dataclass
+class Args:
+    """Print and draw what the contact fix changes."""
+
+    output: Path = ROOT / "mujoco_patch" / "contact_frames.png"
+    """Where the figure goes."""
+    cost: bool = False
+    """Also time the compiled and the Python collider."""
+
+
+@program
+def main(argv: list[str] | None = None) -> int:
     """Measures, prints the tables, draws the figure."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--output", type=Path, default=FOLDER / "contact_frames.png", help="where the figure goes")
-    parser.add_argument("--cost", action="store_true", help="also time the compiled and the Python collider")
-    arguments = parser.parse_args()
+    arguments = tyro.cli(Args, args=argv, description=__doc__)
+    check_output(arguments.output, "--output", (".png", ".svg", ".pdf"))
     contact_fix.uninstall()
     stock = measure()
     report = mujoco_patch.ensure()
@@ -247,7 +260,8 @@ def main() -> None:
         print(cost())
     draw(stock, fixed, arguments.output)
     print(f"figure: {arguments.output}")
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

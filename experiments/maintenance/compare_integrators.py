@@ -1,6 +1,6 @@
 """Which integrator?  Accuracy, energy and balance of Euler, implicitfast and RK4 on the ballbot, side by side.
 
-    python experiments/compare_integrators.py        # about a minute; the table in docs/integrators.md
+    python experiments/maintenance/compare_integrators.py        # about a minute; the table in docs/integrators.md
 
 Three measures, the same starts and motor torques for all:
 
@@ -10,7 +10,7 @@ energy     the most that kinetic plus potential energy rises above its start in 
            over 64 starts (mJ, of about 10 J); physics allows none
 balance    robots out of 64 that PID control holds up for 3000 steps on the plane, and their tilt (root mean square)
 
-Their cost: ``python experiments/benchmark.py --only integrators``.
+Their cost: ``python experiments/maintenance/benchmark.py --only integrators``.
 """
 
 from __future__ import annotations
@@ -21,17 +21,16 @@ from dataclasses import dataclass
 import mujoco
 import numpy as np
 import tyro
-from balance_pid import PID, pitch_and_roll, wheel_actions
 from numpy.typing import NDArray
 
 import mujoco_patch
+from ballbot.cli import program
+from ballbot.controllers import PIDController
 from ballbot.envs import BallbotVectorEnv
 from ballbot.envs.model import INTEGRATORS, build_model
 from ballbot.envs.simulation import Simulations
 
 Array = NDArray[np.float64]
-GAINS = (20.0, 15.0, 2.0)
-"""Of the PID controller: balance_pid.py's."""
 REFINEMENT = 32
 """Smaller steps of the trajectory that errors are measured against: RK4's own error there is negligible."""
 
@@ -103,25 +102,25 @@ def balance(integrator: str, args: Args) -> tuple[int, float]:
         max_episode_steps=args.balance_steps + 1,
     )
     observations, _ = envs.reset(seed=args.seed)
-    control = PID(*GAINS, envs.dt)
-    stands, squares = np.ones(args.starts, bool), []
+    control = PIDController(envs.dt)
+    stands, began, squares = np.ones(args.starts, bool), np.ones(args.starts, bool), []
     for _ in range(args.balance_steps):
-        actions = wheel_actions(control(-pitch_and_roll(observations[:, :3].astype(np.float64))))
-        observations, _, terminated, _, infos = envs.step(actions)
+        observations, _, terminated, truncated, infos = envs.step(control(observations, began))
+        began = terminated | truncated
         stands &= ~terminated
         squares.append(infos["tilt_deg"][stands] ** 2)
     envs.close()
     return int(stands.sum()), float(np.sqrt(np.concatenate(squares).mean()))
 
 
-def main() -> None:
+@program
+def main(argv: list[str] | None = None) -> int:
     """Measure and print the table."""
-    args = tyro.cli(Args, description=__doc__)
+    args = tyro.cli(Args, args=argv, description=__doc__)
     for name, low in (("starts", 1), ("balance_steps", 1), ("seed", 0)):
         if getattr(args, name) < low:
             option = "--" + name.replace("_", "-")
-            print(f"error: {option} {getattr(args, name)} is out of range: use {low} or more", file=sys.stderr)
-            raise SystemExit(2)
+            raise ValueError(f"{option} {getattr(args, name)} is out of range: use {low} or more")
     mujoco_patch.ensure()
     exact = positions("RK4", args, REFINEMENT)
     print("| integrator | error, median | error, worst | energy rise | balanced | tilt |")
@@ -135,7 +134,8 @@ def main() -> None:
             f"| {tilt:.3f}° |",
             flush=True,
         )
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -1,10 +1,10 @@
 """Make the tables and figures of docs/results.md from the curves and evaluations in results/.
 
-    python experiments/make_results.py              # rewrites what lies between the marks in docs/results.md
-    python experiments/make_results.py --check      # exits with 1 if docs/results.md does not say what results/ does
+    python experiments/maintenance/make_results.py              # rewrites what lies between the marks of the page
+    python experiments/maintenance/make_results.py --check      # exits with 1 if the page says something else
 
-``experiments/reproduce.py`` makes the curves and evaluations.  Studies without any are left out.  The table of
-docs/reliability.md comes from results/reliability.csv, which ``make torture`` writes.
+``reproduce.py`` makes the curves and evaluations.  Studies without any are left out.  The table of docs/reliability.md
+comes from results/reliability.csv, which ``make torture`` writes.
 """
 
 from __future__ import annotations
@@ -17,12 +17,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import tyro
-from reproduce import HORIZONS, STUDIES, read_rows
+from reproduce import EXPERIMENTS, HORIZONS, STUDIES, read_rows
 from summarize_runs import Evaluation, read
 
+from ballbot.cli import program
 from ballbot.ppo.checkpoint import write_atomic
 
-DOCS = Path(__file__).resolve().parents[1] / "docs"
+sys.path.append(str(EXPERIMENTS))
+import plot_training
+
+DOCS = EXPERIMENTS.parent / "docs"
 RETURN_TARGET, LENGTH_TARGET = 85.5, 3950.0
 """What Salehi 2025 reports as the median of the best evaluations, and a length that leaves no room for falls."""
 FIGURES: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
@@ -292,8 +296,6 @@ def draw_frontier(results: Results, path: Path) -> None:
 
 def draw_figures(results: Results, folder: Path) -> list[Path]:
     """Write the figures whose curves are there."""
-    import plot_training
-
     folder.mkdir(exist_ok=True)
     made: list[Path] = []
     for name, (studies, options) in FIGURES.items():
@@ -309,32 +311,26 @@ def draw_figures(results: Results, folder: Path) -> list[Path]:
     return made
 
 
+@program
 def main(argv: list[str] | None = None) -> int:
     """Fill the page, draw, and return the exit status."""
     args = tyro.cli(Args, args=argv, description=__doc__)
-    try:
-        results = Results(args.results)
-        pages = {args.page: sections(results)}
-        if (tried := args.results / "reliability.csv").is_file():
-            pages[args.page.with_name("reliability.md")] = {"reliability": reliability_table(tried)}
-        for page, found in pages.items():
-            old = page.read_text()
-            new = fill(old, found)
-            if args.check and new != old:
-                print(f"{page} is not what {args.results} says: run experiments/make_results.py", file=sys.stderr)
-                return 1
-            if not args.check:
-                write_atomic(page, new.encode())
-        if args.check:
-            return 0
+    results = Results(args.results)
+    pages = {args.page: sections(results)}
+    if (tried := args.results / "reliability.csv").is_file():
+        pages[args.page.with_name("reliability.md")] = {"reliability": reliability_table(tried)}
+    for page, found in pages.items():
+        old = page.read_text()
+        new = fill(old, found)
+        if args.check and new != old:
+            command = "experiments/maintenance/make_results.py"
+            print(f"{page} is not what {args.results} says: run {command}", file=sys.stderr)
+            return 1
+        if not args.check:
+            write_atomic(page, new.encode())
+    if not args.check:
         made = [*pages, *draw_figures(results, args.page.parent / "images")]
         print(f"wrote {', '.join(map(str, made))}")
-    except ImportError as error:
-        print(f"error: figures need {error.name}: pip install {error.name}", file=sys.stderr)
-        return 2
-    except (ValueError, KeyError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
     return 0
 
 

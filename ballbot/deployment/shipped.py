@@ -3,7 +3,7 @@
     policy = ballbot.ppo.load_policy(find_policy("default"))
     print(read_card("default")["evaluation"])
 
-``experiments/ship_policy.py`` made the files.
+``experiments/maintenance/ship_policy.py`` made the files.
 """
 
 from __future__ import annotations

@@ -11,12 +11,12 @@ from pathlib import Path
 
 import pytest
 
+from ballbot.deployment.shipped import SHIPPED, find_policy, read_card
 from ballbot.envs import BallbotVectorEnv
 from ballbot.evaluation import env_options, run_episodes
-from ballbot.policies import SHIPPED, find_policy, read_card
 from ballbot.ppo import PPOConfig, load_policy
 
-EXPERIMENTS = Path(__file__).parents[1] / "experiments"
+EXPERIMENTS = Path(__file__).parents[2] / "experiments"
 
 
 @pytest.fixture

@@ -4,7 +4,7 @@ A policy becomes one graph at the control rate, ``observation`` (batch, size) ->
 normalisation of observations and the clipping of actions baked in.  A policy that sees has a second one at the rate of
 its cameras, ``depth`` (batch, 1, height, width) -> ``embedding`` (batch, size).  Each carries its contract, a JSON
 object under the key "ballbot" of its metadata: order, units and rates of what goes in and out, and what it was made
-from.  ``ballbot.runtime`` drives a robot with them; docs/deployment.md explains the contract.
+from.  ``ballbot.deployment.runtime`` drives a robot with them; docs/deployment.md explains the contract.
 """
 
 from __future__ import annotations

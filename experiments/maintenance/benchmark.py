@@ -1,8 +1,8 @@
 """Measure speed and memory: how much the environment adds to MuJoCo, and how training compares.
 
-    python experiments/benchmark.py                        # everything, about ten minutes
-    python experiments/benchmark.py --quick                # shorter runs, rougher figures
-    python experiments/benchmark.py --only env ppo --json bench.json
+    python experiments/maintenance/benchmark.py                        # everything, about ten minutes
+    python experiments/maintenance/benchmark.py --quick                # shorter runs, rougher figures
+    python experiments/maintenance/benchmark.py --only env ppo --json bench.json
 
 What is compared runs in turns in one process (or, for memory, in processes started in turns), because a
 figure alone says as much about the machine and its other users as about the code: trust the ratios. Each is
@@ -43,11 +43,12 @@ import gymnasium as gym
 import mujoco
 import numpy as np
 import tyro
-from balance_pid import pitch_and_roll, wheel_actions
 from mujoco.batch import Batch
 from numpy.typing import NDArray
 
 import mujoco_patch
+from ballbot.cli import check_output, program
+from ballbot.controllers import pitch_and_roll, wheel_actions
 from ballbot.encoders import Architecture, Autoencoder, FrozenEncoder
 from ballbot.envs import BallbotVectorEnv
 from ballbot.envs.model import build_model
@@ -55,7 +56,6 @@ from ballbot.envs.rendering import choose_opengl
 from ballbot.envs.simulation import usable_cpus
 from ballbot.envs.terrain import make_terrain
 from ballbot.envs.vector_env import MOTOR_TORQUE
-from ballbot.outputs import check_output
 from ballbot.ppo.checkpoint import write_atomic
 
 Actions = NDArray[np.float32]
@@ -498,14 +498,11 @@ RUN: dict[Section, Callable[[Args], Iterator[Figure]]] = {
 }
 
 
+@program
 def main(argv: list[str] | None = None) -> int:
     """Run the chosen parts, print the table line by line, write the JSON file; return the exit status."""
-    try:
-        args = check(tyro.cli(Args, args=argv, description=__doc__))
-        mujoco_patch.ensure()
-    except (ValueError, OSError, mujoco_patch.ContactFixError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    args = check(tyro.cli(Args, args=argv, description=__doc__))
+    mujoco_patch.ensure()
     machine = describe_machine()
     print(f"{machine['cpus']} CPUs, Python {machine['python']}, contact fix: {machine['contact_fix']},", end=" ")
     print(", ".join(f"{name} {value}" for name, value in machine["versions"].items()))

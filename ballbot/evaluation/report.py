@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ballbot.envs.terrain import MAX_HEIGHT, field_length
-from ballbot.evaluation import Episodes
+from ballbot.evaluation.episodes import Episodes
 from ballbot.ppo.checkpoint import write_atomic
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")

@@ -1,6 +1,6 @@
 """Put a trained policy among those that come with ballbot, with a card.
 
-    python experiments/ship_policy.py runs/NAME --name default
+    python experiments/maintenance/ship_policy.py runs/NAME --name default
 
 Copies the run's best.pt to ballbot/assets/policy_<name>.pt and judges it as ``evaluate.py`` does, on 100 terrains that
 neither training nor the choice of best.pt has used.  The card, policy_<name>.json, says what came out and how the
@@ -18,15 +18,18 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated
 
-import evaluate
 import tyro
-from ppo_ballbot import OWN_SETTINGS, load_settings
-from reproduce import JUDGED, MACHINE
+from reproduce import EXPERIMENTS, JUDGED, MACHINE
 
-from ballbot.encoders import EncoderError, find_encoder
-from ballbot.policies import ASSETS
-from ballbot.ppo import CheckpointError, load_policy
+from ballbot.cli import program
+from ballbot.deployment.shipped import ASSETS
+from ballbot.encoders import find_encoder
+from ballbot.ppo import load_policy
 from ballbot.ppo.checkpoint import write_atomic
+
+sys.path.append(str(EXPERIMENTS))
+import evaluate
+from ppo_ballbot import OWN_SETTINGS, load_settings
 
 LARGEST = 1_000_000
 """Bytes of a policy that everybody downloads."""
@@ -87,13 +90,10 @@ def ship(args: Args) -> None:
     print(f"wrote {ASSETS / f'policy_{args.name}.pt'}, {len(content) / 1024:.0f} KiB, and its card")
 
 
+@program
 def main(argv: list[str] | None = None) -> int:
     """Ship, and return the exit status."""
-    try:
-        ship(tyro.cli(Args, args=argv, description=__doc__))
-    except (ValueError, KeyError, TypeError, OSError, CheckpointError, EncoderError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    ship(tyro.cli(Args, args=argv, description=__doc__))
     return 0
 
 

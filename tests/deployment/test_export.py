@@ -17,19 +17,19 @@ from policies import save_policy
 
 from ballbot import encoders
 from ballbot.controllers import feedback_prior
+from ballbot.deployment.export import export_policy
 from ballbot.encoders import Architecture, Autoencoder, FrozenEncoder, load_encoder
 from ballbot.envs import BallbotVectorEnv
 from ballbot.envs.model import build_model
 from ballbot.evaluation import env_options, run_episodes
-from ballbot.export import export_policy
 from ballbot.ppo import load_policy
 from ballbot.symmetry import robot_symmetry
 
 pytest.importorskip("onnxscript")
 onnx: Any = pytest.importorskip("onnx")
-runtime = pytest.importorskip("ballbot.runtime")
+runtime = pytest.importorskip("ballbot.deployment.runtime")
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 WORLD: dict[str, Any] = {"terrain_split": "eval", "num_terrains": 2, "num_threads": 1, "max_episode_steps": 150}
 
 
@@ -387,7 +387,7 @@ def test_a_graph_tells_its_contract_and_nothing_of_the_machine_that_made_it(expo
 
 
 def test_the_runtime_needs_numpy_and_onnxruntime_alone():
-    tree = ast.parse((ROOT / "ballbot" / "runtime.py").read_text())
+    tree = ast.parse((ROOT / "ballbot" / "deployment" / "runtime.py").read_text())
     imported = set()
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):

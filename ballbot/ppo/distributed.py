@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 import torch
 import torch.distributed as dist
 
-from ballbot.ppo.config import SettingsError
+from ballbot.errors import SettingsError
 
 T = TypeVar("T")
 

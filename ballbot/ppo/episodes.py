@@ -1,4 +1,4 @@
-"""Returns, lengths and reward terms of finished episodes, counted by the trainer itself."""
+"""Returns, lengths and what else is told of finished episodes, in training and in evaluation."""
 
 from __future__ import annotations
 
@@ -7,9 +7,15 @@ from typing import Any
 
 import numpy as np
 import torch
+from gymnasium.vector import VectorEnv
+
+from ballbot.ppo.agent import Agent
+from ballbot.ppo.storage import autoreset_mode
 
 WINDOW = 100
 """Finished episodes that the logged averages look back on, as is usual for learning curves."""
+MAX_EPISODE_STEPS = 1_000_000
+"""An episode longer than this has no end: evaluation would hang for ever instead of failing."""
 
 
 def to_numpy(x: Any) -> np.ndarray:
@@ -101,3 +107,61 @@ class EpisodeStatistics:
             mine[:] = state[name]
         episodes = [{str(name): float(value) for name, value in episode.items()} for episode in state["recent"]]
         self.recent = deque(episodes, maxlen=WINDOW)
+
+
+def evaluate(
+    agent: Agent, envs: VectorEnv, num_episodes: int, seed: int, deterministic: bool = True
+) -> dict[str, float]:
+    """Run `num_episodes` whole episodes: the first after a reset in each environment, as often as it takes.
+
+    Only first episodes count, since short episodes would otherwise be over-represented. The result depends on
+    the agent, the environments and `seed` alone, and no random state of the training is touched.
+
+    Args:
+        agent: policy to judge.
+        envs: vector environment that resets itself (SAME_STEP or NEXT_STEP).
+        num_episodes: a multiple of `envs.num_envs`.
+        seed: of the first environment; the others, and further rounds, count up from it.
+        deterministic: act by the mode of the policy, else by samples of it.
+
+    Returns:
+        return_mean, return_std, return_min, length_mean, and the mean of each reward term the environments
+        report.
+
+    Raises:
+        ValueError: `num_episodes` is no multiple of `envs.num_envs`, or the environments do not reset themselves.
+        RuntimeError: an episode does not end.
+    """
+    autoreset_mode(envs)
+    n = envs.num_envs
+    if num_episodes < 1 or num_episodes % n:
+        raise ValueError(f"num_episodes = {num_episodes} must be a positive multiple of envs.num_envs = {n}")
+    generator = torch.Generator(agent.policy_head.weight.device).manual_seed(seed)
+    returns, lengths = np.zeros(num_episodes), np.zeros(num_episodes)
+    terms: dict[str, list[float]] = {}
+    for start in range(0, num_episodes, n):
+        obs, _ = envs.reset(seed=seed + start)
+        as_tensors = isinstance(obs, torch.Tensor)
+        running = np.ones(n, bool)
+        while running.any():
+            action = agent.act(obs, deterministic, generator)
+            obs, reward, terminated, truncated, infos = envs.step(action if as_tensors else action.cpu().numpy())
+            returns[start : start + n] += to_numpy(reward) * running
+            lengths[start : start + n] += running
+            ended = running & (to_numpy(terminated) | to_numpy(truncated))
+            if ended.any():
+                for name, (values, mask) in episode_terms(infos).items():
+                    terms.setdefault(name, []).extend(values[ended & mask])
+                running &= ~ended
+            if lengths.max() > MAX_EPISODE_STEPS:
+                raise RuntimeError(
+                    f"evaluation episode {int(lengths.argmax())} has not ended after {MAX_EPISODE_STEPS} "
+                    "steps; limit the episodes, e.g. with gymnasium.wrappers.TimeLimit"
+                )
+    return {
+        "return_mean": float(returns.mean()),
+        "return_std": float(returns.std()),
+        "return_min": float(returns.min()),
+        "length_mean": float(lengths.mean()),
+        **{name.removeprefix("charts/"): float(np.mean(values)) for name, values in terms.items() if values},
+    }

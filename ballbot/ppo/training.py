@@ -19,6 +19,7 @@ import torch
 from gymnasium.vector import AutoresetMode, VectorEnv
 from numpy.typing import NDArray
 
+from ballbot.errors import SettingsError
 from ballbot.ppo import distributed
 from ballbot.ppo.agent import Agent
 from ballbot.ppo.checkpoint import (
@@ -31,21 +32,18 @@ from ballbot.ppo.checkpoint import (
     to_plain,
     write_atomic,
 )
-from ballbot.ppo.config import PPOConfig, SettingsError
+from ballbot.ppo.config import PPOConfig
 from ballbot.ppo.diagnosis import Diagnosis
-from ballbot.ppo.episodes import to_numpy
-from ballbot.ppo.evaluation import evaluate
+from ballbot.ppo.episodes import evaluate, to_numpy
 from ballbot.ppo.interrupt import StopSignal
 from ballbot.ppo.logger import STEP, Keeper, Logger, Stopwatch, create_run_dir, lock_run_dir, say, write_config
 from ballbot.ppo.ppo import gae, make_optimizer, ppo_loss, rollout, update
-from ballbot.ppo.prior import FeedbackPrior
 from ballbot.ppo.schedules import adapt_lr, scheduled_lr, scheduled_std
 from ballbot.ppo.state import TrainingState, training_seed
 from ballbot.ppo.storage import Rollout, autoreset_mode
-from ballbot.ppo.symmetry import Symmetry
+from ballbot.ppo.structure import Structure
+from ballbot.settings import rules_on_resume
 
-DECIDE_THE_BEST = ("eval_seed", "eval_episodes")
-"""Settings of the evaluation; with other ones, returns cannot be compared with the best one so far."""
 SAVING_SHARE = 0.05
 """Of the time, that may go into writing last.pt between numbered checkpoints: a killed run then repeats one update."""
 RETRY_SECONDS = 5.0
@@ -71,6 +69,7 @@ def train(
     *,
     run_dir: str | Path,
     resume: str | Path | None = None,
+    structure: Structure | None = None,
     env_metadata: Mapping[str, Any] | None = None,
     free_metadata: Collection[str] = (),
     settings: Mapping[str, Any] | None = None,
@@ -80,10 +79,6 @@ def train(
     on_log: Callable[[dict[str, float]], None] | None = None,
     film: Callable[[Agent], tuple[NDArray[np.uint8], int]] | None = None,
     shaped_rewards: bool = False,
-    prior: FeedbackPrior | None = None,
-    input_scale: torch.Tensor | None = None,
-    symmetry: Symmetry | None = None,
-    value_inputs: torch.Tensor | None = None,
 ) -> TrainResult:
     """Train until `config.total_timesteps`, leaving logs and checkpoints in `run_dir`.
 
@@ -98,12 +93,13 @@ def train(
     start new episodes.
 
     Args:
-        config: PPO settings. On resume all must be equal but those in `state.FREE_TO_CHANGE`, total_timesteps
+        config: PPO settings. On resume all must be equal but those whose fields say otherwise, total_timesteps
             among them.
         make_envs: called with the number of environments; they are seeded through `reset(seed=...)`.
         make_eval_envs: same, for evaluation (None: no evaluation and no best.pt).
         run_dir: directory of this run, usually runs/<name>.
         resume: checkpoint, or run directory for its newest readable one (None: new run).
+        structure: what is known of the task and built into the agent (None: nothing); must be equal on resume.
         env_metadata: plain values that describe what the observations mean; must be equal on resume.
         free_metadata: keys of it that may differ all the same; if one does, new episodes start.
         settings: whatever else belongs in config.json, such as the environment's settings.
@@ -117,10 +113,6 @@ def train(
             are shown in TensorBoard and kept in videos/.  It must draw from no global random state.  A film that
             fails is said, and training goes on.
         shaped_rewards: training pays other rewards than evaluation does, so that their returns cannot be compared.
-        prior: feedback law that the policy adds its actions to; must be equal on resume.
-        input_scale: factors on the networks' inputs, see `Agent`; must be equal on resume.
-        symmetry: sides from which the task looks the same, see `Agent`; must be equal on resume.
-        value_inputs: what the value function gets of the observation, see `Agent`; must be equal on resume.
 
     Environments with `action_repeat` hold each action for so many steps, which must be config.action_repeat.
 
@@ -170,7 +162,7 @@ def train(
         seed_everything(seed + rank, config.torch_deterministic and device.type == "cuda")
         weights = torch.Generator().manual_seed(config.seed)
         spaces = envs.single_observation_space, envs.single_action_space
-        agent = Agent(*spaces, config, weights, prior, input_scale, symmetry, value_inputs).to(device)
+        agent = Agent(*spaces, config, weights, structure).to(device)
         distributed.broadcast_module(agent)
         state = TrainingState(config, envs, agent, make_optimizer(agent, config), env_metadata, seed)
         if not (hasattr(envs, "get_state") and hasattr(envs, "set_state")):
@@ -190,9 +182,9 @@ def train(
             if on_start is not None:
                 on_start()
             if loaded is not None and inside:
-                then = loaded[1]["config"]
+                then, rules = loaded[1]["config"], rules_on_resume(PPOConfig)
                 changed = to_plain(env_metadata) != loaded[1]["env_metadata"] or any(
-                    then.get(name, now) != now for name, now in asdict(config).items() if name in DECIDE_THE_BEST
+                    then.get(name, now) != now for name, now in asdict(config).items() if rules[name] == "new best"
                 )
                 for path in set_aside_newer(run_dir, loaded[0], state.global_step, best_too=changed):
                     say(console, f"note: no longer of this run, moved aside: {path}")

@@ -85,7 +85,7 @@ def test_a_reward_term_no_episode_reports_is_left_out() -> None:
 
 
 def test_an_endless_episode_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("ballbot.ppo.evaluation.MAX_EPISODE_STEPS", 50)
+    monkeypatch.setattr("ballbot.ppo.episodes.MAX_EPISODE_STEPS", 50)
     envs = ScriptedEnv("." * 1000)
     with pytest.raises(RuntimeError, match="TimeLimit"):
         evaluate(agent_for(envs), envs, 1, seed=0)

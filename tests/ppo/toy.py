@@ -203,8 +203,8 @@ def run(
     run_dir: Path, make: Callable[[int], VectorEnv] = PointEnv, resume: Path | None = None, **changes: Any
 ) -> TrainResult:
     metadata = changes.pop("env_metadata", {"layout": "v1"})
-    config = PPOConfig(**(TOY | changes))
-    return train(config, make, make, run_dir=run_dir, resume=resume, env_metadata=metadata, console=False)
+    options: dict[str, Any] = {"structure": changes.pop("structure", None), "env_metadata": metadata}
+    return train(PPOConfig(**(TOY | changes)), make, make, run_dir=run_dir, resume=resume, console=False, **options)
 
 
 def curve(run_dir: Path) -> list[dict[str, str]]:

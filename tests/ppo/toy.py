@@ -13,7 +13,7 @@ import torch
 from gymnasium.vector import AutoresetMode, SyncVectorEnv, VectorEnv
 
 from ballbot.ppo import Agent, PPOConfig, Rollout, TrainResult, gae, load_checkpoint, rollout, train
-from ballbot.ppo.logger import Stopwatch
+from ballbot.ppo.stopwatch import Stopwatch
 from ballbot.ppo.storage import EnvState, autoreset_mode
 
 BOX1 = gym.spaces.Box(-1.0, 1.0, (1,), np.float32)

@@ -18,14 +18,18 @@ import difflib
 import math
 import types
 from collections.abc import Iterable
-from dataclasses import dataclass
-from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
+from dataclasses import dataclass, field, fields
+from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 import numpy as np
 
 from ballbot.errors import SettingsError
 
+T = TypeVar("T")
 TYPE_NAMES = {bool: "true or false", int: "a whole number", float: "a number", str: "a text"}
+OnResume = Literal["same", "free", "new best"]
+"""What may become of a setting when a run is resumed: it stays the same, or may differ; with "new best", results before
+and after cannot be compared then, so that the best policy is chosen anew."""
 
 
 @dataclass(frozen=True)
@@ -42,6 +46,16 @@ class Range:
 
     def __str__(self) -> str:
         return f"{'above ' if self.open else 'from '}{self.low:g} {'up ' if self.open else ''}to {self.high:g}"
+
+
+def setting(default: T, on_resume: OnResume) -> T:
+    """The default of a dataclass's field, and what may become of it on resume (what does not say stays the same)."""
+    return field(default=default, metadata={"on_resume": on_resume})
+
+
+def rules_on_resume(cls: Any) -> dict[str, OnResume]:
+    """What may become of each field of a dataclass when a run is resumed."""
+    return {f.name: f.metadata.get("on_resume", "same") for f in fields(cls)}
 
 
 def check_settings(settings: Any) -> None:

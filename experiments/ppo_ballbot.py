@@ -50,14 +50,15 @@ from ballbot.ppo import (
     PPOConfig,
     RunDirectoryError,
     SettingsError,
+    Structure,
     distributed_setup,
     train,
 )
 from ballbot.ppo.checkpoint import find_checkpoint, read_small, run_dir_of
-from ballbot.ppo.config import check_types
 from ballbot.ppo.diagnosis import out_of_memory
 from ballbot.ppo.distributed import launched, on_rank_zero
 from ballbot.ppo.tracking import Tracker, TrackingError
+from ballbot.settings import check_settings
 from ballbot.symmetry import robot_symmetry
 from mujoco_patch import ContactFixError
 
@@ -116,7 +117,7 @@ class EnvConfig:
     on it."""
 
     def __post_init__(self) -> None:
-        check_types(self)
+        check_settings(self)
 
 
 def our_ppo() -> PPOConfig:
@@ -606,10 +607,7 @@ def main(argv: list[str] | None = None) -> None:
                 on_log=tracker,
                 film=camera,
                 shaped_rewards=shaped,
-                prior=prior,
-                input_scale=None if (input_scale == 1).all() else input_scale,
-                symmetry=symmetry,
-                value_inputs=value_inputs,
+                structure=Structure(prior, None if (input_scale == 1).all() else input_scale, symmetry, value_inputs),
             )
         except (
             SettingsError,

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from ballbot.envs import BallbotVectorEnv
-from ballbot.ppo import Agent, FeedbackPrior, PPOConfig, Symmetry
+from ballbot.ppo import Agent, PPOConfig, Structure
 from ballbot.ppo.agent import describe_spaces
 from ballbot.ppo.checkpoint import save_checkpoint
 
@@ -23,17 +23,14 @@ def save_policy(
     size: int = 17,
     action_space: gym.Space[Any] = BOX3,
     gain: float = 10.0,
-    prior: FeedbackPrior | None = None,
-    input_scale: torch.Tensor | None = None,
-    symmetry: Symmetry | None = None,
-    value_inputs: torch.Tensor | None = None,
+    structure: Structure | None = None,
     **metadata: Any,
 ) -> Path:
     """A policy-only file with random networks, whose actions are ``gain`` times as large as those of a new agent."""
     config = PPOConfig(hidden_size=16, num_layers=2, linear_skip=True)
     observation_space = gym.spaces.Box(-np.inf, np.inf, (size,), np.float32)
     generator = torch.Generator().manual_seed(0)
-    agent = Agent(observation_space, action_space, config, generator, prior, input_scale, symmetry, value_inputs)
+    agent = Agent(observation_space, action_space, config, generator, structure)
     with torch.no_grad():
         agent.policy_head.weight.mul_(gain)
         assert agent.policy_skip is not None

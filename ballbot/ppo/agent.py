@@ -13,8 +13,7 @@ from torch import nn
 
 from ballbot.ppo.config import PPOConfig
 from ballbot.ppo.normalizer import RunningNormalizer, ValueScale
-from ballbot.ppo.prior import FeedbackPrior
-from ballbot.ppo.symmetry import Symmetry
+from ballbot.ppo.structure import Structure
 
 ACTIVATIONS = {"tanh": nn.Tanh, "relu": nn.ReLU, "elu": nn.ELU, "leaky_relu": nn.LeakyReLU, "silu": nn.SiLU}
 HALF_LOG_2PI = 0.5 * math.log(2 * math.pi)
@@ -55,8 +54,9 @@ class Agent(nn.Module):
     `act` takes raw observations; the networks themselves (`get_value`, `sample`, ...) take what `normalize` makes
     of them. The standard deviation of the Gaussian does not depend on the state. Actions are stored unbounded;
     `env_action` clips them to the Box on their way out, so that their log-probability stays that of the
-    distribution they were drawn from. A `prior` is added there too: what is drawn, stored and judged is what the policy
-    adds to it. With a `symmetry`, the networks answer for every side of the task, and the mean of these answers counts.
+    distribution they were drawn from. A Structure's `prior` is added there too: what is drawn, stored and judged is
+    what the policy adds to it. With a `symmetry`, the networks answer for every side of the task, and the mean of these
+    answers counts.
     """
 
     input_scale: torch.Tensor | None
@@ -71,10 +71,7 @@ class Agent(nn.Module):
         action_space: gym.Space[Any],
         config: PPOConfig,
         generator: torch.Generator | None = None,
-        prior: FeedbackPrior | None = None,
-        input_scale: torch.Tensor | None = None,
-        symmetry: Symmetry | None = None,
-        value_inputs: torch.Tensor | None = None,
+        structure: Structure | None = None,
     ) -> None:
         """Build the networks.
 
@@ -83,18 +80,11 @@ class Agent(nn.Module):
             action_space: a Box of floats or a Discrete space, of one environment.
             config: sizes, activation, initial standard deviation.
             generator: source of the initial weights (None: PyTorch's global one).
-            prior: feedback law that the policy adds to (None: it starts from nothing); for Box actions.
-            input_scale: (obs_size,) positive factors on what the networks get, after normalisation (None: all 1). An
-                Adam step changes what the policy makes of an input in proportion to the input's size, whatever the
-                gradient; of many inputs that hardly matter, each such step is noise. A small factor quiets them.
-            symmetry: sides from which the task looks the same (None: no symmetry); for Box actions.
-            value_inputs: (obs_size,) bool, what the value function gets of the observation (None: all). It does better
-                without the last action: what the policy does on average tells of the state, of a hill for instance, so
-                the value of an action that noise made alike is that of the hill, and the policy learns to avoid it.
+            structure: what is known of the task and built into the networks (None: nothing).
 
         Raises:
             TypeError: a space is of another kind.
-            ValueError: the prior, the factors, the symmetry or the value's inputs do not fit the rest.
+            ValueError: the structure does not fit the rest.
         """
         super().__init__()
         if not isinstance(observation_space, gym.spaces.Box):
@@ -106,11 +96,11 @@ class Agent(nn.Module):
             self.discrete = True
             self.action_shape: tuple[int, ...] = ()
             self.action_start = int(action_space.start)
-            out_size = noise_size = int(action_space.n)
+            out_size = int(action_space.n)
         elif isinstance(action_space, gym.spaces.Box) and np.issubdtype(action_space.dtype, np.floating):
             self.discrete = False
             self.action_shape = action_space.shape
-            out_size = noise_size = math.prod(action_space.shape)
+            out_size = math.prod(action_space.shape)
             self.register_buffer("action_low", torch.tensor(action_space.low.flatten(), dtype=torch.float32))
             self.register_buffer("action_high", torch.tensor(action_space.high.flatten(), dtype=torch.float32))
         else:
@@ -118,46 +108,17 @@ class Agent(nn.Module):
         self.obs_size = math.prod(observation_space.shape)
         if self.obs_size == 0:
             raise TypeError(f"observations must hold at least one number, got {observation_space}")
-        self.noise_size = noise_size
-        if prior is not None and (self.discrete or tuple(prior.direct.shape) != (out_size, self.obs_size)):
-            given, taken = prior.direct.shape
-            raise ValueError(
-                f"the prior makes {given} numbers of {taken}, but actions are {action_space} and observations "
-                f"{observation_space}"
-            )
-        self.prior = prior
-        if input_scale is not None:
-            input_scale = torch.as_tensor(input_scale).to(torch.float32).clone()
-            shape = tuple(input_scale.shape)
-            if shape != (self.obs_size,) or not ((input_scale > 0) & input_scale.isfinite()).all():
-                raise ValueError(
-                    f"input_scale needs {self.obs_size} positive finite numbers, one for each of the observation, got "
-                    f"{input_scale.tolist() if len(shape) == 1 else shape}"
-                )
-        self.register_buffer("input_scale", input_scale)
-        if value_inputs is not None:
-            value_inputs = torch.as_tensor(value_inputs).clone()
-            if value_inputs.dtype != torch.bool or tuple(value_inputs.shape) != (self.obs_size,):
-                raise ValueError(
-                    f"value_inputs needs {self.obs_size} booleans, one for each number of the observation, got "
-                    f"{value_inputs.dtype} {tuple(value_inputs.shape)}"
-                )
-            if config.shared_trunk:
-                raise ValueError(
-                    "value_inputs needs a value function with hidden layers of its own: shared_trunk=False"
-                )
-        self.register_buffer("value_inputs", value_inputs)
-        self.input_shape: tuple[int, ...] = (self.obs_size,)
+        self.noise_size = out_size
+        structure = structure or Structure()
+        structure.check(self.obs_size, None if self.discrete else out_size, config.shared_trunk)
+        self.prior = structure.prior
+        self.symmetry = structure.symmetry
+        for name in ("input_scale", "value_inputs"):
+            given = getattr(structure, name)
+            self.register_buffer(name, None if given is None else given.clone())
+        sides = () if self.symmetry is None else (len(self.symmetry),)
+        self.input_shape: tuple[int, ...] = (*sides, self.obs_size)
         """Of what the networks get for one observation."""
-        if symmetry is not None:
-            sizes = (symmetry.observations.shape[1], symmetry.actions.shape[1])
-            if self.discrete or sizes != (self.obs_size, out_size):
-                raise ValueError(
-                    f"the symmetry is one of {sizes[0]} numbers observed and {sizes[1]} actions, but actions are "
-                    f"{action_space} and observations {observation_space}"
-                )
-            self.input_shape = (len(symmetry), self.obs_size)
-        self.symmetry = symmetry
         self.min_log_std = -math.inf if config.min_std is None else math.log(config.min_std)
         self.max_log_std = math.inf
         """Where training has the noise now: see PPOConfig.final_std."""

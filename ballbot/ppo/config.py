@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import math
-import types
-from dataclasses import dataclass, fields
-from typing import Any, Literal, get_args, get_origin, get_type_hints
+from dataclasses import dataclass
+from typing import Annotated, Literal
 
 import torch
 
 from ballbot.errors import SettingsError
+from ballbot.settings import Range, check_settings, setting
 
+# All upper bounds are far outside useful settings: they catch a slipped digit before it costs a day or all memory.
 MAX_COUNT = 10**12
-"""Upper bound of every count: far above any real run, low enough to catch a slipped exponent."""
+"""Upper bound of every count."""
 MAX_ENVS = 2**20
 """Upper bound of `num_envs`: sub-environment i is seeded with seed + i, which must stay below 2**31."""
 MAX_BATCH = 10**9
@@ -20,39 +21,9 @@ MAX_BATCH = 10**9
 MAX_WEIGHTS = 10**9
 """Upper bound of the weights between hidden layers: each takes 16 bytes or more in training."""
 
+Count = Annotated[int, Range(1, MAX_COUNT)]
 Activation = Literal["tanh", "relu", "elu", "leaky_relu", "silu"]
 Schedule = Literal["constant", "linear", "cosine", "piecewise", "adaptive"]
-TYPE_NAMES = {bool: "true or false", int: "a whole number", float: "a number", str: "a text"}
-
-
-def check_types(config: Any) -> None:
-    """Check the values of a dataclass of settings against its annotations.
-
-    Understands bool, int, float (whole numbers too), str, Literal, and each of these or None. Values may come from a
-    JSON file, where `"seed": 1.0` or `"compile": "no"` would otherwise go far before anything breaks.
-
-    Raises:
-        SettingsError: a value is of another kind.
-    """
-    for name, hint in get_type_hints(type(config)).items():
-        value = getattr(config, name)
-        kinds = get_args(hint) if get_origin(hint) is types.UnionType else (hint,)
-        if any(_is_a(value, kind) for kind in kinds):
-            continue
-        if value is None:
-            raise SettingsError(f"{name} must be given, got None")
-        options = [", ".join(map(repr, get_args(k))) if get_origin(k) is Literal else TYPE_NAMES.get(k) for k in kinds]
-        kind = " or ".join(option or "null (None)" for option in options)
-        prefix = "one of " if any(get_origin(k) is Literal for k in kinds) else ""
-        raise SettingsError(f"{name} must be {prefix}{kind}, got {value!r}")
-
-
-def _is_a(value: Any, kind: Any) -> bool:
-    if get_origin(kind) is Literal:
-        return type(value) is str and value in get_args(kind)
-    if isinstance(value, bool):
-        return kind is bool
-    return isinstance(value, (int, float) if kind is float else kind)
 
 
 @dataclass
@@ -64,64 +35,64 @@ class PPOConfig:
             message says which and what to do.
     """
 
-    seed: int = 0
+    seed: Annotated[int, Range(0, 2**31 - 1)] = 0
     """Seed of the networks, the exploration noise, the minibatch order and the training environments."""
-    total_timesteps: int = 4_000_000
+    total_timesteps: Count = setting(4_000_000, on_resume="free")
     """Environment steps to train for, over all environments; rounded up to whole updates.  Resuming with more of them
     stretches a linear, cosine or piecewise schedule, so that the learning rate jumps up again at that moment, unless
     schedule_timesteps is given."""
-    schedule_timesteps: int | None = None
+    schedule_timesteps: Count | None = None
     """Environment steps over which learning rate and final_std run through their schedules; they stay at the end of it
     afterwards (None: total_timesteps)."""
     device: str = "cpu"
     """Where the networks live: "cpu", "cuda" or "cuda:<index>"."""
-    torch_deterministic: bool = True
+    torch_deterministic: bool = setting(True, on_resume="free")
     """Use deterministic kernels, so that equal seeds give equal bits on the same machine and thread count."""
-    compile: bool = False
+    compile: bool = setting(False, on_resume="free")
     """Compile policy and loss with torch.compile; meant for GPUs, small networks on a CPU get slower."""
 
-    num_envs: int = 64
+    num_envs: Annotated[int, Range(1, MAX_ENVS)] = 64
     """Parallel environments, over all processes."""
-    num_steps: int = 128
+    num_steps: Annotated[int, Range(1, 10**6)] = 128
     """Steps each environment takes between two updates."""
-    action_repeat: int = 1
+    action_repeat: Annotated[int, Range(1, 500)] = 1
     """Environment steps for which training holds an action; evaluation holds none.  Everything that counts steps counts
     each of them, except num_steps and minibatch_size, which count actions.  The training environments do the holding:
     BallbotVectorEnv has an option of this name."""
-    gamma: float = 0.995
+    gamma: Annotated[float, Range(0, 1, open=True)] = 0.995
     """Discount factor, from an action to the next."""
-    gae_lambda: float = 0.95
+    gae_lambda: Annotated[float, Range(0, 1)] = 0.95
     """Decay of the generalised advantage estimate (0: one-step, 1: Monte Carlo)."""
 
-    learning_rate: float = 3e-4
+    learning_rate: Annotated[float, Range(0, 10, open=True)] = 3e-4
     """Initial step size of AdamW."""
     lr_schedule: Schedule = "linear"
     """How the learning rate changes over training; "adaptive" lowers it after an update that target_kl stopped and
     raises it after one that stayed below half of target_kl."""
-    min_learning_rate: float = 1e-5
+    min_learning_rate: Annotated[float, Range(0, 10, open=True)] = 1e-5
     """Lowest learning rate of the adaptive schedule."""
-    max_learning_rate: float = 1e-2
+    max_learning_rate: Annotated[float, Range(0, 10)] = 1e-2
     """Highest learning rate of the adaptive schedule."""
-    adam_eps: float = 1e-5
+    adam_eps: Annotated[float, Range(0, 1, open=True)] = 1e-5
     """AdamW's epsilon: gradients well below it move weights less than learning_rate.  1e-5 is that of Huang et al. 2022
     ("The 37 implementation details of PPO"), 1e-8 PyTorch's; it matters where advantages are not normalised."""
-    update_epochs: int = 5
+    update_epochs: Annotated[int, Range(1, 1000)] = 5
     """Passes over the collected steps in one update."""
-    minibatch_size: int = 1024
+    minibatch_size: Count = 1024
     """Steps in one gradient step, over all processes; num_envs * num_steps must be a multiple of it."""
-    clip_range: float = 0.2
+    clip_range: Annotated[float, Range(0, 10, open=True)] = 0.2
     """How far the probability ratio may move from 1 before the objective stops rewarding it."""
-    value_clip_range: float | None = None
+    value_clip_range: Annotated[float, Range(0, 10**6, open=True)] | None = None
     """How far the value may move from its old prediction (None: not clipped)."""
-    target_kl: float | None = 0.01
+    target_kl: Annotated[float, Range(0, 100, open=True)] | None = 0.01
     """An update stops before the gradient step at which the KL divergence exceeds 1.5 times this, if set."""
-    ent_coef: float = 0.0
+    ent_coef: Annotated[float, Range(0, 1000)] = 0.0
     """Weight of the entropy bonus in the loss."""
-    vf_coef: float = 0.5
+    vf_coef: Annotated[float, Range(0, 1000)] = 0.5
     """Weight of the value loss, which is half the mean squared error."""
-    max_grad_norm: float | None = 0.5
+    max_grad_norm: Annotated[float, Range(0, 10**6, open=True)] | None = 0.5
     """Longest allowed gradient, as the norm over all parameters (None: not clipped)."""
-    weight_decay: float = 0.01
+    weight_decay: Annotated[float, Range(0, 10)] = 0.01
     """AdamW weight decay of weight matrices; biases, norms and the log standard deviation are not decayed."""
     normalize_advantage: bool = True
     """Shift and scale the advantages of each rollout to mean 0 and standard deviation 1."""
@@ -138,12 +109,12 @@ class PPOConfig:
     """Learn values in units of the running mean and spread of the returns: errors then count by what still tells states
     apart, however large the returns are (PopArt; van Hasselt et al. 2016, arXiv:1602.07714)."""
 
-    policy_average: float | None = 0.93
+    policy_average: Annotated[float, Range(0, 0.9999)] | None = 0.93
     """Decay per update of the running average of all parameters that is evaluated and deployed (None: no average)."""
 
-    hidden_size: int = 128
+    hidden_size: Annotated[int, Range(1, 16384)] = 128
     """Units in each hidden layer."""
-    num_layers: int = 3
+    num_layers: Annotated[int, Range(1, 64)] = 3
     """Hidden layers in each network."""
     activation: Activation = "leaky_relu"
     """Non-linearity after each hidden layer."""
@@ -152,44 +123,28 @@ class PPOConfig:
     linear_skip: bool = False
     """Add a linear map of the observation, at first 0, to the policy's output: what is nearly linear in a task, as
     balancing is, is then learned sooner (Srouji et al. 2018, arXiv:1802.08311)."""
-    initial_std: float = math.exp(-1)
+    initial_std: Annotated[float, Range(0, 100, open=True)] = math.exp(-1)
     """Initial standard deviation of the exploration noise (continuous actions only)."""
-    min_std: float | None = None
+    min_std: Annotated[float, Range(0, 100, open=True)] | None = None
     """Lowest standard deviation the exploration noise may reach (None: no limit)."""
-    final_std: float | None = None
+    final_std: Annotated[float, Range(0, 100, open=True)] | None = None
     """Highest standard deviation at the end of training; the bound falls there from initial_std, exponentially (None:
     no bound).  What is learned with much noise is sound, what is learned with little uses it."""
 
-    eval_interval: int = 250_000
+    eval_interval: Count = setting(250_000, on_resume="free")
     """Environment steps between two evaluations."""
-    eval_episodes: int = 20
+    eval_episodes: Annotated[int, Range(1, 10**5)] = setting(20, on_resume="new best")
     """Episodes of one evaluation, each in an environment of its own."""
-    eval_seed: int = 10_000
+    eval_seed: Annotated[int, Range(0, 2**31 - 1 - MAX_ENVS)] = setting(10_000, on_resume="new best")
     """Seed of the evaluation environments, the same at every evaluation and in every run."""
-    checkpoint_interval: int = 250_000
+    checkpoint_interval: Count = setting(250_000, on_resume="free")
     """Environment steps between two numbered checkpoints; last.pt is written after every update, unless updates are so
     short that this would take a twentieth of the time."""
-    keep_checkpoints: int = 3
+    keep_checkpoints: Count = setting(3, on_resume="free")
     """Newest step_<N>.pt files to keep; last.pt and best.pt are kept besides."""
 
     def __post_init__(self) -> None:
-        check_types(self)
-        for field in fields(self):
-            value = getattr(self, field.name)
-            if isinstance(value, float) and not math.isfinite(value):
-                raise SettingsError(f"{field.name} must be a finite number, got {value}")
-        for name in _COUNTS:
-            value = getattr(self, name)
-            if value is not None and not 1 <= value <= MAX_COUNT:
-                raise SettingsError(f"{name} must be a whole number from 1 to {MAX_COUNT:.0e}, got {value!r}")
-        for name, (low, high) in _RANGES.items():
-            value = getattr(self, name)
-            if value is not None and not low <= value <= high:
-                raise SettingsError(f"{name} must be a number from {low:g} to {high:g}, got {value!r}")
-        for name in _POSITIVE:
-            value = getattr(self, name)
-            if value is not None and not value > 0:
-                raise SettingsError(f"{name} must be greater than 0, got {value!r}")
+        check_settings(self)
         try:
             device = torch.device(self.device)
         except RuntimeError:
@@ -256,63 +211,3 @@ class PPOConfig:
     def rollout_size(self) -> int:
         """Environment steps that they take."""
         return self.batch_size * self.action_repeat
-
-
-_COUNTS = (
-    "total_timesteps",
-    "schedule_timesteps",
-    "num_envs",
-    "num_steps",
-    "action_repeat",
-    "update_epochs",
-    "minibatch_size",
-    "hidden_size",
-    "num_layers",
-    "eval_interval",
-    "eval_episodes",
-    "checkpoint_interval",
-    "keep_checkpoints",
-)
-_POSITIVE = (
-    "gamma",
-    "learning_rate",
-    "min_learning_rate",
-    "adam_eps",
-    "clip_range",
-    "value_clip_range",
-    "target_kl",
-    "max_grad_norm",
-    "initial_std",
-    "min_std",
-    "final_std",
-)
-# Upper bounds are far outside useful settings: they catch a slipped digit before it costs a day of training
-# or all memory.
-_RANGES: dict[str, tuple[float, float]] = {
-    "seed": (0, 2**31 - 1),
-    "eval_seed": (0, 2**31 - 1 - MAX_ENVS),
-    "num_envs": (1, MAX_ENVS),
-    "num_steps": (1, 10**6),
-    "action_repeat": (1, 500),
-    "update_epochs": (1, 1000),
-    "hidden_size": (1, 16384),
-    "num_layers": (1, 64),
-    "eval_episodes": (1, 10**5),
-    "gamma": (0, 1),
-    "gae_lambda": (0, 1),
-    "learning_rate": (0, 10),
-    "adam_eps": (0, 1),
-    "min_learning_rate": (0, 10),
-    "max_learning_rate": (0, 10),
-    "clip_range": (0, 10),
-    "value_clip_range": (0, 1e6),
-    "target_kl": (0, 100),
-    "max_grad_norm": (0, 1e6),
-    "ent_coef": (0, 1000),
-    "vf_coef": (0, 1000),
-    "weight_decay": (0, 10),
-    "policy_average": (0, 0.9999),
-    "initial_std": (0, 100),
-    "min_std": (0, 100),
-    "final_std": (0, 100),
-}

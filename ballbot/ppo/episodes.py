@@ -1,4 +1,4 @@
-"""Returns, lengths and reward terms of finished episodes, counted by the trainer itself."""
+"""Returns, lengths and what else is told of finished episodes, in training and in evaluation."""
 
 from __future__ import annotations
 
@@ -7,9 +7,16 @@ from typing import Any
 
 import numpy as np
 import torch
+from gymnasium.vector import VectorEnv
+
+from ballbot.ppo import distributed
+from ballbot.ppo.agent import Agent
+from ballbot.ppo.storage import Rollout, autoreset_mode
 
 WINDOW = 100
 """Finished episodes that the logged averages look back on, as is usual for learning curves."""
+MAX_EPISODE_STEPS = 1_000_000
+"""An episode longer than this has no end: evaluation would hang for ever instead of failing."""
 
 
 def to_numpy(x: Any) -> np.ndarray:
@@ -20,8 +27,15 @@ def to_numpy(x: Any) -> np.ndarray:
 def episode_terms(infos: dict[str, Any]) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     """What an environment tells about episodes that ended in this step, beyond return and length.
 
-    Reads `infos["final_info"]`: the numeric arrays in its dict "reward_terms" (episode sums of each part of
-    the reward) as "reward/<name>", and its array "diverged" (1 where the simulation itself failed).
+    Reads `infos["final_info"]`, and there
+
+    - "reward_terms", a dict of the episode's sum of each part of the reward, as "reward/<name>";
+    - "measures", a dict of whatever else tells how an episode went, such as a tracking error, as "episode/<name>";
+    - "diverged", 1 where the simulation itself failed, as "charts/diverged".
+
+    Values are arrays (num_envs,) of numbers or booleans; anything else is passed over. Who reports a value is told by
+    Gymnasium's masks: "_<name>" beside the value, or else "_reward_terms" or "_measures" beside the dict; without any,
+    all do. NaN is a value not reported.
 
     Returns:
         name -> (values (num_envs,), mask (num_envs,) bool, True where an episode reported the value).
@@ -30,16 +44,23 @@ def episode_terms(infos: dict[str, Any]) -> dict[str, tuple[np.ndarray, np.ndarr
     if not isinstance(final_info, dict):
         return {}
     found = {}
-    reward_terms = final_info.get("reward_terms", {})
-    for source, key, name in [(reward_terms, key, f"reward/{key}") for key in reward_terms] + [
-        (final_info, "diverged", "charts/diverged")
-    ]:
-        if key.startswith("_") or key not in source:
+    failures = {key: final_info[key] for key in ("diverged", "_diverged") if key in final_info}
+    for prefix, source, mask_of_all in (
+        ("reward", final_info.get("reward_terms"), final_info.get("_reward_terms")),
+        ("episode", final_info.get("measures"), final_info.get("_measures")),
+        ("charts", failures, None),
+    ):
+        if not isinstance(source, dict):
             continue
-        values = to_numpy(source[key])
-        if values.ndim == 1 and (np.issubdtype(values.dtype, np.number) or values.dtype == bool):
-            mask = to_numpy(source.get(f"_{key}", final_info.get("_reward_terms", np.ones(len(values), bool))))
-            found[name] = (values.astype(np.float64), mask.astype(bool).copy())
+        for key in (key for key in source if not key.startswith("_")):
+            values = to_numpy(source[key])
+            if values.ndim != 1 or values.dtype.kind not in "biuf":
+                continue
+            values = values.astype(np.float64)
+            reported = ~np.isnan(values)
+            if (mask := source.get(f"_{key}", mask_of_all)) is not None:
+                reported &= to_numpy(mask).astype(bool)
+            found[f"{prefix}/{key}"] = (values, reported)
     return found
 
 
@@ -84,10 +105,22 @@ class EpisodeStatistics:
             self.lengths[ended[t]] = 0
         return finished
 
-    def averages(self) -> dict[str, float]:
-        """Mean of each value over the last finished episodes that report it."""
+    def take_in(self, batch: Rollout, terms: dict[int, dict[str, tuple[np.ndarray, np.ndarray]]]) -> dict[str, float]:
+        """Count the steps of one rollout, in all processes.
+
+        Args:
+            batch: the rollout of this process.
+            terms: step -> `episode_terms` of that step.
+
+        Returns:
+            the mean of each value over the last finished episodes that report it, by the name it is logged under.
+        """
+        rewards, ended = to_numpy(batch.rewards), to_numpy(batch.terminated | batch.truncated)
+        finished = self.add(rewards, ended, None if batch.valid is None else to_numpy(batch.valid), terms)
+        self.recent.extend(episode for episodes in distributed.gather(finished) for episode in episodes)
+        charts = {"return": "charts/episodic_return", "length": "charts/episodic_length"}
         names = dict.fromkeys(name for episode in self.recent for name in episode)
-        return {name: float(np.mean([e[name] for e in self.recent if name in e])) for name in names}
+        return {charts.get(n, n): float(np.mean([e[n] for e in self.recent if n in e])) for n in names}
 
     def get_state(self) -> dict[str, Any]:
         """Running episodes and the last finished ones, for checkpoints."""
@@ -101,3 +134,61 @@ class EpisodeStatistics:
             mine[:] = state[name]
         episodes = [{str(name): float(value) for name, value in episode.items()} for episode in state["recent"]]
         self.recent = deque(episodes, maxlen=WINDOW)
+
+
+def evaluate(
+    agent: Agent, envs: VectorEnv, num_episodes: int, seed: int, deterministic: bool = True
+) -> dict[str, float]:
+    """Run `num_episodes` whole episodes: the first after a reset in each environment, as often as it takes.
+
+    Only first episodes count, since short episodes would otherwise be over-represented. The result depends on
+    the agent, the environments and `seed` alone, and no random state of the training is touched.
+
+    Args:
+        agent: policy to judge.
+        envs: vector environment that resets itself (SAME_STEP or NEXT_STEP).
+        num_episodes: a multiple of `envs.num_envs`.
+        seed: of the first environment; the others, and further rounds, count up from it.
+        deterministic: act by the mode of the policy, else by samples of it.
+
+    Returns:
+        return_mean, return_std, return_min, length_mean, and the mean of each of the `episode_terms` that the
+        environments report.
+
+    Raises:
+        ValueError: `num_episodes` is no multiple of `envs.num_envs`, or the environments do not reset themselves.
+        RuntimeError: an episode does not end.
+    """
+    autoreset_mode(envs)
+    n = envs.num_envs
+    if num_episodes < 1 or num_episodes % n:
+        raise ValueError(f"num_episodes = {num_episodes} must be a positive multiple of envs.num_envs = {n}")
+    generator = torch.Generator(agent.policy_head.weight.device).manual_seed(seed)
+    returns, lengths = np.zeros(num_episodes), np.zeros(num_episodes)
+    terms: dict[str, list[float]] = {}
+    for start in range(0, num_episodes, n):
+        obs, _ = envs.reset(seed=seed + start)
+        as_tensors = isinstance(obs, torch.Tensor)
+        running = np.ones(n, bool)
+        while running.any():
+            action = agent.act(obs, deterministic, generator)
+            obs, reward, terminated, truncated, infos = envs.step(action if as_tensors else action.cpu().numpy())
+            returns[start : start + n] += to_numpy(reward) * running
+            lengths[start : start + n] += running
+            ended = running & (to_numpy(terminated) | to_numpy(truncated))
+            if ended.any():
+                for name, (values, mask) in episode_terms(infos).items():
+                    terms.setdefault(name, []).extend(values[ended & mask])
+                running &= ~ended
+            if lengths.max() > MAX_EPISODE_STEPS:
+                raise RuntimeError(
+                    f"evaluation episode {int(lengths.argmax())} has not ended after {MAX_EPISODE_STEPS} "
+                    "steps; limit the episodes, e.g. with gymnasium.wrappers.TimeLimit"
+                )
+    return {
+        "return_mean": float(returns.mean()),
+        "return_std": float(returns.std()),
+        "return_min": float(returns.min()),
+        "length_mean": float(lengths.mean()),
+        **{name.removeprefix("charts/"): float(np.mean(values)) for name, values in terms.items() if values},
+    }

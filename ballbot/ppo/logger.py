@@ -379,20 +379,6 @@ def _is_step(text: str) -> bool:
     return text.isdecimal() and text.isascii() and len(text) < 20
 
 
-class Stopwatch:
-    """Seconds spent in each part of an update."""
-
-    def __init__(self) -> None:
-        self.seconds: dict[str, float] = {}
-        self._last = time.perf_counter()
-
-    def lap(self, name: str) -> None:
-        """Add the time since the last lap to `name`."""
-        now = time.perf_counter()
-        self.seconds[name] = self.seconds.get(name, 0.0) + now - self._last
-        self._last = now
-
-
 def _duration(seconds: float) -> str:
     minutes = int(seconds // 60)
     return f"{minutes // 60}h{minutes % 60:02d}m" if minutes else f"{int(seconds)}s"

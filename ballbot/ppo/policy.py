@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -9,9 +10,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from ballbot.ppo.agent import Agent
+from ballbot.ppo.agent import Agent, rebuild_spaces
 from ballbot.ppo.checkpoint import CheckpointError, load_checkpoint
-from ballbot.ppo.evaluation import agent_from_state
+from ballbot.ppo.config import PPOConfig
+from ballbot.ppo.structure import Structure
 
 
 class Policy:
@@ -91,3 +93,45 @@ def load_policy(path: str | Path, device: str = "cpu") -> Policy:
     if not isinstance(metadata, dict) or type(step) is not int:
         raise CheckpointError(f"{path} is damaged (env_metadata or global_step); use another one")
     return Policy(agent, shape, metadata, step, path)
+
+
+def load_agent(path: str | Path, device: str = "cpu") -> Agent:
+    """Policy and value networks of a checkpoint (best.pt, last.pt or step_<N>.pt), ready to `act`.
+
+    With `config.policy_average` these are the running average of the networks, which is what training evaluates
+    ("eval/return_mean"); the newest ones, which explore ("charts/episodic_return"), are only there to go on learning.
+
+    Raises:
+        CheckpointError: the file is missing, damaged or of another format.
+    """
+    return agent_from_state(load_checkpoint(path), Path(path)).to(device).eval()
+
+
+def agent_from_state(state: dict[str, Any], path: Path) -> Agent:
+    """Agent held by a loaded checkpoint; `path` is for the error message."""
+    try:
+        structure, config = Structure.from_state(state["policy"]), PPOConfig(**state["config"])
+        _check_size(state["policy"], state["spaces"], config)
+        agent = Agent(*rebuild_spaces(state["spaces"]), config, structure=structure)
+        agent.load_state_dict(state["policy"])
+        if not all(x.isfinite().all() for x in agent.parameters()):
+            raise ValueError("weights are not finite")
+    except (AttributeError, KeyError, OverflowError, TypeError, ValueError, RuntimeError) as error:
+        raise CheckpointError(
+            f"{path} does not hold the networks its settings describe ({error}); use another one"
+        ) from error
+    return agent
+
+
+def _check_size(weights: dict[str, torch.Tensor], spaces: dict[str, Any], config: PPOConfig) -> None:
+    """Refuse to build networks that take more memory than the file which is said to hold them.
+
+    Raises:
+        ValueError: they cannot be in it.
+    """
+    action = spaces["action"]
+    inputs = math.prod(spaces["observation_shape"])
+    outputs = action["n"] if action["kind"] == "discrete" else math.prod(action["shape"])
+    least = config.hidden_size * (inputs + (config.num_layers - 1) * config.hidden_size + outputs)
+    if (held := sum(x.numel() for x in weights.values() if isinstance(x, torch.Tensor))) < least:
+        raise ValueError(f"networks of {least} weights or more, of which it holds {held}")

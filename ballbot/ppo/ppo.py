@@ -1,8 +1,8 @@
 """Proximal policy optimisation (Schulman et al. 2017, arXiv:1707.06347), from top to bottom.
 
-One update: `rollout` collects num_steps from every environment, `gae` turns rewards and values into
-advantages, `update` improves the networks on them. `ballbot.ppo.training` repeats this and takes care of logs,
-evaluation and checkpoints. Each part can be imported and used alone.
+`rollout` collects num_steps from every environment, `gae` turns rewards and values into advantages, `update` improves
+the networks on them by gradients of `ppo_loss`, and `learn` repeats this: the paper's Algorithm 1. Each part can be
+imported and used alone; `ballbot.ppo.training` adds evaluation, logs and checkpoints.
 
 Normalisation: the observation statistics are those of all earlier rollouts. They stay frozen while a rollout is
 collected and learned from, and take it in only afterwards; the first rollout has nothing to be normalised by, so
@@ -23,21 +23,23 @@ So "eval/..." judges the average and "charts/..." the newest.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import torch
-from gymnasium.vector import VectorEnv
+from gymnasium.vector import AutoresetMode, VectorEnv
 from torch import nn
 
 from ballbot.ppo import distributed
 from ballbot.ppo.agent import Agent
 from ballbot.ppo.config import PPOConfig
 from ballbot.ppo.episodes import episode_terms, to_numpy
-from ballbot.ppo.logger import Stopwatch
+from ballbot.ppo.logger import STEP
 from ballbot.ppo.normalizer import masked_moments
-from ballbot.ppo.schedules import KL_STOP_FACTOR
-from ballbot.ppo.storage import DivergedError, EnvState, Rollout, check_finite
+from ballbot.ppo.schedules import KL_STOP_FACTOR, adapt_lr, scheduled_lr, scheduled_std
+from ballbot.ppo.state import TrainingState
+from ballbot.ppo.stopwatch import Stopwatch
+from ballbot.ppo.storage import DivergedError, EnvState, Rollout, autoreset_mode, check_finite
 
 
 def rollout(
@@ -354,3 +356,69 @@ def make_optimizer(agent: Agent, config: PPOConfig) -> torch.optim.AdamW:
         {"params": no_decay, "weight_decay": 0.0},
     ]
     return torch.optim.AdamW(groups, lr=config.learning_rate, eps=config.adam_eps, fused=True)
+
+
+def learn(state: TrainingState, envs: VectorEnv) -> Iterator[tuple[dict[str, float], Stopwatch]]:
+    """Repeat rollout and update until the run is finished; `state` moves on.
+
+    Args:
+        state: networks, optimiser, counters and where the environments stand.
+        envs: environments of this process.
+
+    Yields:
+        after each update, the numbers to log, and a stopwatch with the laps "infer", "simulate" and "learn".
+    """
+    config, agent, optimizer = state.config, state.agent, state.optimizer
+    next_step = autoreset_mode(envs) == AutoresetMode.NEXT_STEP
+    batch = Rollout.allocate(agent, config.num_steps, envs.num_envs, next_step, state.device)
+    sample = torch.compile(agent.sample) if config.compile else agent.sample
+    loss_fn = torch.compile(ppo_loss) if config.compile else ppo_loss
+    per_step = config.normalize_observations_per_step
+    normalizer = None if per_step else agent.normalizer  # which else takes in whole rollouts
+
+    while not state.finished:
+        stopwatch = Stopwatch()
+        anneal(state)
+        row = {STEP: state.global_step + config.rollout_size, "charts/learning_rate": state.learning_rate}
+        terms = rollout(agent, envs, state.env_state, batch, state.generator, stopwatch, sample, per_step)
+        row |= state.episodes.take_in(batch, terms)
+        if state.reward_scaler is not None:
+            ended = batch.terminated | batch.truncated
+            batch.rewards.copy_(state.reward_scaler.update_and_scale(batch.rewards, ended, batch.valid))
+
+        # The first rollout is collected without statistics of the observations: learn those from it and nothing else.
+        if normalizer is None or normalizer.count > 0:
+            advantages, returns = gae(
+                batch.rewards,
+                batch.values,
+                batch.terminated,
+                batch.truncated,
+                batch.final_values,
+                batch.next_value,
+                config.gamma,
+                config.gae_lambda,
+            )
+            metrics = update(agent, optimizer, batch, advantages, returns, config, state.generator, loss_fn)
+            row |= {f"losses/{name}": value for name, value in metrics.items()}
+            if config.lr_schedule == "adaptive" and config.target_kl is not None:
+                bounds = config.min_learning_rate, config.max_learning_rate
+                state.learning_rate = adapt_lr(state.learning_rate, metrics["approx_kl"], config.target_kl, *bounds)
+        if normalizer is not None:
+            normalizer.update(batch.raw_obs.flatten(0, 1), None if batch.valid is None else batch.valid.flatten())
+        state.update_average()
+        if not agent.discrete:
+            row["policy/std"] = float(agent.log_std.detach().exp().mean())
+        state.global_step += config.rollout_size
+        stopwatch.lap("learn")
+        yield row, stopwatch
+
+
+def anneal(state: TrainingState) -> None:
+    """Set learning rate and largest exploration noise for the update that comes."""
+    config = state.config
+    remaining = max(1 - state.global_step / (config.schedule_timesteps or config.total_timesteps), 0.0)
+    state.agent.max_log_std = math.log(scheduled_std(config.initial_std, config.final_std, remaining))
+    if config.lr_schedule != "adaptive":
+        state.learning_rate = scheduled_lr(config.lr_schedule, config.learning_rate, remaining)
+    for group in state.optimizer.param_groups:
+        group["lr"] = state.learning_rate

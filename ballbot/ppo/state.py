@@ -6,7 +6,7 @@ import copy
 import math
 import operator
 import random
-from collections.abc import Collection
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 import torch
 from gymnasium.vector import VectorEnv
-from torch import nn
 
 from ballbot.ppo import distributed
 from ballbot.ppo.agent import Agent, describe_spaces
@@ -23,21 +22,9 @@ from ballbot.ppo.config import PPOConfig
 from ballbot.ppo.episodes import EpisodeStatistics
 from ballbot.ppo.logger import say
 from ballbot.ppo.normalizer import RewardScaler
-from ballbot.ppo.prior import FeedbackPrior
 from ballbot.ppo.storage import EnvState
-from ballbot.ppo.symmetry import Symmetry
-
-FREE_TO_CHANGE = {
-    "total_timesteps",
-    "torch_deterministic",
-    "compile",
-    "eval_interval",
-    "eval_episodes",
-    "eval_seed",
-    "checkpoint_interval",
-    "keep_checkpoints",
-}
-"""Settings that may differ on resume; any other would make the rest of the run another experiment."""
+from ballbot.ppo.structure import Structure
+from ballbot.settings import rules_on_resume
 
 
 def training_seed(config: PPOConfig, index: int) -> int:
@@ -50,6 +37,11 @@ def training_seed(config: PPOConfig, index: int) -> int:
     seed = int(np.random.SeedSequence((config.seed, index)).generate_state(1)[0]) % 2**30
     behind = config.eval_seed + config.eval_episodes
     return behind if config.eval_seed < seed + config.num_envs and seed < behind else seed
+
+
+def differing(then: Mapping[str, Any], now: Mapping[str, Any], keys: Iterable[str]) -> list[str]:
+    """A text for each of the `keys` whose value is another now."""
+    return [f"{key} (then {then.get(key)!r}, now {now.get(key)!r})" for key in keys if then.get(key) != now.get(key)]
 
 
 def restore_optimizer(optimizer: torch.optim.Optimizer, saved: dict[str, Any]) -> None:
@@ -249,32 +241,16 @@ class TrainingState:
         if missing:
             raise CheckpointError(f"{path} lacks {', '.join(sorted(missing))}; use another checkpoint of the same run")
         # A setting that the version which wrote the file did not have yet: its default is what was done before.
-        now, then = asdict(self.config), asdict(PPOConfig()) | state["config"]
-        names = [n for n in {**now, **then} if n not in FREE_TO_CHANGE and now.get(n) != then.get(n)]
-        differences = [f"{n} (then {then.get(n)!r}, now {now.get(n)!r})" for n in names]
-        if self.spaces != state["spaces"]:
-            differences.append(f"spaces (then {state['spaces']}, now {self.spaces})")
-        mine, theirs = to_plain(self.env_metadata), state["env_metadata"]
-        if any(mine.get(k) != theirs.get(k) for k in (mine.keys() | theirs.keys()) - set(free_metadata)):
-            differences.append(f"env_metadata (then {state['env_metadata']}, now {self.env_metadata})")
-        modules: list[tuple[str, nn.Module | None, nn.Module | None]] = [
-            ("prior", self.agent.prior, FeedbackPrior.from_state(state["agent"])),
-            ("symmetry", self.agent.symmetry, Symmetry.from_state(state["agent"])),
-        ]
-        for name, module, old in modules:
-            own, kept = ({} if m is None else m.state_dict() for m in (module, old))
-            if own.keys() != kept.keys():
-                then_given, given = ("one" if there else "none" for there in (kept, own))
-                differences.append(f"{name} (then {then_given}, now {given})")
-            elif any(not torch.equal(own[k].cpu(), kept[k]) for k in own):
-                differences.append(f"another {name}")
-        for name in ("input_scale", "value_inputs"):
-            given, kept_one = getattr(self.agent, name), state["agent"].get(name)
-            if (given is None) != (kept_one is None) or (given is not None and not torch.equal(given.cpu(), kept_one)):
-                then_given, now_given = ("none" if x is None else x.tolist() for x in (kept_one, given))
-                differences.append(f"{name} (then {then_given}, now {now_given})")
-        if len(state["ranks"]) != distributed.world_size():
-            differences.append(f"number of processes (then {len(state['ranks'])}, now {distributed.world_size()})")
+        then = asdict(PPOConfig()) | state["config"]
+        then |= {"spaces": state["spaces"], "number of processes": len(state["ranks"])}
+        now = asdict(self.config) | {"spaces": self.spaces, "number of processes": distributed.world_size()}
+        rules = rules_on_resume(PPOConfig)
+        differences = differing(then, now, [key for key in {**now, **then} if rules.get(key, "same") == "same"])
+        meant, means = state["env_metadata"], to_plain(self.env_metadata)
+        keys = [key for key in {**meant, **means} if key not in free_metadata]
+        differences += [f"env_metadata {text}" for text in differing(meant, means, keys)]
+        built, build = state["agent"], to_plain(self.agent.state_dict())
+        differences += Structure.from_state(built).differences(Structure.from_state(build))
         if differences:
             raise CheckpointError(
                 f"{path} was written with other settings: {'; '.join(differences)}. "

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from gymnasium.vector import AutoresetMode, VectorEnv
+from gymnasium.vector import VectorEnv
 from numpy.typing import NDArray
 
 from ballbot.errors import SettingsError
@@ -34,19 +34,18 @@ from ballbot.ppo.checkpoint import (
 )
 from ballbot.ppo.config import PPOConfig
 from ballbot.ppo.diagnosis import Diagnosis
-from ballbot.ppo.episodes import to_numpy
-from ballbot.ppo.evaluation import evaluate
+from ballbot.ppo.episodes import evaluate
 from ballbot.ppo.interrupt import StopSignal
-from ballbot.ppo.logger import STEP, Keeper, Logger, Stopwatch, create_run_dir, lock_run_dir, say, write_config
-from ballbot.ppo.ppo import gae, make_optimizer, ppo_loss, rollout, update
-from ballbot.ppo.prior import FeedbackPrior
-from ballbot.ppo.schedules import adapt_lr, scheduled_lr, scheduled_std
+from ballbot.ppo.logger import Keeper, Logger, create_run_dir, lock_run_dir, say, write_config
+from ballbot.ppo.ppo import learn, make_optimizer
 from ballbot.ppo.state import TrainingState, training_seed
-from ballbot.ppo.storage import Rollout, autoreset_mode
-from ballbot.ppo.symmetry import Symmetry
+from ballbot.ppo.stopwatch import Stopwatch
+from ballbot.ppo.storage import autoreset_mode
+from ballbot.ppo.structure import Structure
+from ballbot.settings import rules_on_resume
 
-DECIDE_THE_BEST = ("eval_seed", "eval_episodes")
-"""Settings of the evaluation; with other ones, returns cannot be compared with the best one so far."""
+Film = Callable[[Agent], tuple[NDArray[np.uint8], int]]
+"""Makes frames (time, height, width, 3) of an agent at work; and how many to show a second."""
 SAVING_SHARE = 0.05
 """Of the time, that may go into writing last.pt between numbered checkpoints: a killed run then repeats one update."""
 RETRY_SECONDS = 5.0
@@ -72,6 +71,7 @@ def train(
     *,
     run_dir: str | Path,
     resume: str | Path | None = None,
+    structure: Structure | None = None,
     env_metadata: Mapping[str, Any] | None = None,
     free_metadata: Collection[str] = (),
     settings: Mapping[str, Any] | None = None,
@@ -79,12 +79,8 @@ def train(
     console: bool = True,
     on_start: Callable[[], None] | None = None,
     on_log: Callable[[dict[str, float]], None] | None = None,
-    film: Callable[[Agent], tuple[NDArray[np.uint8], int]] | None = None,
+    film: Film | None = None,
     shaped_rewards: bool = False,
-    prior: FeedbackPrior | None = None,
-    input_scale: torch.Tensor | None = None,
-    symmetry: Symmetry | None = None,
-    value_inputs: torch.Tensor | None = None,
 ) -> TrainResult:
     """Train until `config.total_timesteps`, leaving logs and checkpoints in `run_dir`.
 
@@ -99,12 +95,13 @@ def train(
     start new episodes.
 
     Args:
-        config: PPO settings. On resume all must be equal but those in `state.FREE_TO_CHANGE`, total_timesteps
+        config: PPO settings. On resume all must be equal but those whose fields say otherwise, total_timesteps
             among them.
         make_envs: called with the number of environments; they are seeded through `reset(seed=...)`.
         make_eval_envs: same, for evaluation (None: no evaluation and no best.pt).
         run_dir: directory of this run, usually runs/<name>.
         resume: checkpoint, or run directory for its newest readable one (None: new run).
+        structure: what is known of the task and built into the agent (None: nothing); must be equal on resume.
         env_metadata: plain values that describe what the observations mean; must be equal on resume.
         free_metadata: keys of it that may differ all the same; if one does, new episodes start.
         settings: whatever else belongs in config.json, such as the environment's settings.
@@ -118,10 +115,6 @@ def train(
             are shown in TensorBoard and kept in videos/.  It must draw from no global random state.  A film that
             fails is said, and training goes on.
         shaped_rewards: training pays other rewards than evaluation does, so that their returns cannot be compared.
-        prior: feedback law that the policy adds its actions to; must be equal on resume.
-        input_scale: factors on the networks' inputs, see `Agent`; must be equal on resume.
-        symmetry: sides from which the task looks the same, see `Agent`; must be equal on resume.
-        value_inputs: what the value function gets of the observation, see `Agent`; must be equal on resume.
 
     Environments with `action_repeat` hold each action for so many steps, which must be config.action_repeat.
 
@@ -171,7 +164,7 @@ def train(
         seed_everything(seed + rank, config.torch_deterministic and device.type == "cuda")
         weights = torch.Generator().manual_seed(config.seed)
         spaces = envs.single_observation_space, envs.single_action_space
-        agent = Agent(*spaces, config, weights, prior, input_scale, symmetry, value_inputs).to(device)
+        agent = Agent(*spaces, config, weights, structure).to(device)
         distributed.broadcast_module(agent)
         state = TrainingState(config, envs, agent, make_optimizer(agent, config), env_metadata, seed)
         if not (hasattr(envs, "get_state") and hasattr(envs, "set_state")):
@@ -191,9 +184,9 @@ def train(
             if on_start is not None:
                 on_start()
             if loaded is not None and inside:
-                then = loaded[1]["config"]
+                then, rules = loaded[1]["config"], rules_on_resume(PPOConfig)
                 changed = to_plain(env_metadata) != loaded[1]["env_metadata"] or any(
-                    then.get(name, now) != now for name, now in asdict(config).items() if name in DECIDE_THE_BEST
+                    then.get(name, now) != now for name, now in asdict(config).items() if rules[name] == "new best"
                 )
                 for path in set_aside_newer(run_dir, loaded[0], state.global_step, best_too=changed):
                     say(console, f"note: no longer of this run, moved aside: {path}")
@@ -219,7 +212,7 @@ def train(
             resume_step = None if loaded is None else state.global_step
             logger = Logger(run_dir, resume_step, console)
             say(console, f"writing to {run_dir}")
-        stopped = learn(state, envs, eval_envs, logger, run_dir, on_log, film, shaped_rewards)
+        stopped = run(state, envs, eval_envs, logger, run_dir, on_log, film, shaped_rewards)
     if stopped:
         name = signal.Signals(stopped).name
         say(console, f"stopped by {name} at step {state.global_step:,}; to go on: --resume {run_dir}")
@@ -227,17 +220,17 @@ def train(
     return TrainResult(state.policy, state.global_step, state.best_return)
 
 
-def learn(
+def run(
     state: TrainingState,
     envs: VectorEnv,
     eval_envs: VectorEnv | None,
     logger: Logger | None,
     run_dir: Path,
     on_log: Callable[[dict[str, float]], None] | None = None,
-    film: Callable[[Agent], tuple[NDArray[np.uint8], int]] | None = None,
+    film: Film | None = None,
     shaped_rewards: bool = False,
 ) -> int:
-    """Repeat `iterate` until the run is finished, with evaluation, logs and checkpoints in between.
+    """`learn` until the run is finished, with evaluation, logs and checkpoints after the updates.
 
     Args:
         state: where the run stands; moves on.
@@ -252,33 +245,15 @@ def learn(
     Returns:
         number of the signal that ended the run early, or 0 (also if the signal came in the last update).
     """
-    config, agent = state.config, state.agent
-    next_step = autoreset_mode(envs) == AutoresetMode.NEXT_STEP
-    storage = Rollout.allocate(agent, config.num_steps, envs.num_envs, next_step, state.device)
-    sample = torch.compile(agent.sample) if config.compile else agent.sample
-    loss_fn = torch.compile(ppo_loss) if config.compile else ppo_loss
+    config = state.config
     diagnosis = Diagnosis(config, () if logger is None else logger.earlier, shaped_rewards)
     best = BestPolicy(state, run_dir / "best.pt")
     start_time, start_step, stopped = time.perf_counter(), state.global_step, 0
     saved, saving = start_time, 0.0
     with StopSignal() as signal:
-        while not state.finished and not stopped:
-            stopwatch = Stopwatch()
-            row = iterate(state, envs, storage, stopwatch, sample, loss_fn)
+        for row, stopwatch in learn(state, envs):
             if eval_envs is not None and logger is not None and (due(state, config.eval_interval) or state.finished):
-                result = evaluate(state.policy, eval_envs, config.eval_episodes, config.eval_seed)
-                row |= {f"eval/{name}": value for name, value in result.items()}
-                # A NaN compares false with everything: as the best return it could never be beaten.
-                score = result["return_mean"] if math.isfinite(result["return_mean"]) else -math.inf
-                best.offer(score)
-                best.save(logger.keep)
-                stopwatch.lap("evaluate")
-                if film is not None:
-                    try:
-                        logger.log_film("eval/film", state.global_step, *film(state.policy))
-                    except (RuntimeError, OSError) as error:
-                        say(logger.console, f"note: no film at step {state.global_step:,}: {error}")
-                    stopwatch.lap("film")
+                row |= judge(state, eval_envs, best, logger, film, stopwatch)
             # Read the signal once: saving and leaving the loop must follow the same answer, in all processes.
             stopped = distributed.any_rank(signal.number, state.device)
             rate = (state.global_step - start_step) / (time.perf_counter() - start_time)
@@ -300,7 +275,27 @@ def learn(
                 saving = saved - began
             if logger is not None and on_log is not None:
                 on_log(row)
+            if stopped:
+                break
     return 0 if state.finished else stopped
+
+
+def judge(
+    state: TrainingState, envs: VectorEnv, best: BestPolicy, logger: Logger, film: Film | None, stopwatch: Stopwatch
+) -> dict[str, float]:
+    """Evaluate the policy, keep it if it is the best so far, and film it; the numbers to log."""
+    result = evaluate(state.policy, envs, state.config.eval_episodes, state.config.eval_seed)
+    # A NaN compares false with everything: as the best return it could never be beaten.
+    best.offer(result["return_mean"] if math.isfinite(result["return_mean"]) else -math.inf)
+    best.save(logger.keep)
+    stopwatch.lap("evaluate")
+    if film is not None:
+        try:
+            logger.log_film("eval/film", state.global_step, *film(state.policy))
+        except (RuntimeError, OSError) as error:
+            say(logger.console, f"note: no film at step {state.global_step:,}: {error}")
+        stopwatch.lap("film")
+    return {f"eval/{name}": value for name, value in result.items()}
 
 
 class BestPolicy:
@@ -350,75 +345,6 @@ def save(
         if stopped or signal.number or keep.hopeless:
             raise next(iter(keep.failing.values()))
         time.sleep(RETRY_SECONDS)
-
-
-def iterate(
-    state: TrainingState,
-    envs: VectorEnv,
-    storage: Rollout,
-    stopwatch: Stopwatch,
-    sample: Callable[..., tuple[torch.Tensor, torch.Tensor]],
-    loss_fn: Callable[..., tuple[torch.Tensor, torch.Tensor]],
-) -> dict[str, float]:
-    """One rollout and one update; `state` moves on, and the row to log is returned."""
-    config, agent = state.config, state.agent
-    remaining = max(1 - state.global_step / (config.schedule_timesteps or config.total_timesteps), 0.0)
-    agent.max_log_std = math.log(scheduled_std(config.initial_std, config.final_std, remaining))
-    if config.lr_schedule != "adaptive":
-        state.learning_rate = scheduled_lr(config.lr_schedule, config.learning_rate, remaining)
-    row: dict[str, float] = {
-        STEP: state.global_step + config.rollout_size,
-        "charts/learning_rate": state.learning_rate,
-    }
-
-    measure = config.normalize_observations_per_step
-    # The first rollout is collected without statistics of the observations: learn those from it and nothing else.
-    unmeasured = agent.normalizer is not None and not measure and agent.normalizer.count == 0
-    terms = rollout(agent, envs, state.env_state, storage, state.generator, stopwatch, sample, measure)
-    ended = storage.terminated | storage.truncated
-    valid = None if storage.valid is None else to_numpy(storage.valid)
-    finished = state.episodes.add(to_numpy(storage.rewards), to_numpy(ended), valid, terms)
-    state.episodes.recent.extend(e for episodes in distributed.gather(finished) for e in episodes)
-    averages = state.episodes.averages()
-    for name in ("return", "length"):
-        if name in averages:
-            row[f"charts/episodic_{name}"] = averages.pop(name)
-    row |= averages
-    if state.reward_scaler is not None:
-        storage.rewards.copy_(state.reward_scaler.update_and_scale(storage.rewards, ended, storage.valid))
-
-    if not unmeasured:
-        advantages, returns = gae(
-            storage.rewards,
-            storage.values,
-            storage.terminated,
-            storage.truncated,
-            storage.final_values,
-            storage.next_value,
-            config.gamma,
-            config.gae_lambda,
-        )
-        for group in state.optimizer.param_groups:
-            group["lr"] = state.learning_rate
-        metrics = update(agent, state.optimizer, storage, advantages, returns, config, state.generator, loss_fn)
-        if config.lr_schedule == "adaptive" and config.target_kl is not None:
-            state.learning_rate = adapt_lr(
-                state.learning_rate,
-                metrics["approx_kl"],
-                config.target_kl,
-                config.min_learning_rate,
-                config.max_learning_rate,
-            )
-        row |= {f"losses/{name}": value for name, value in metrics.items()}
-    if agent.normalizer is not None and not measure:
-        valid_rows = None if storage.valid is None else storage.valid.flatten()
-        agent.normalizer.update(storage.raw_obs.flatten(0, 1), valid_rows)
-    state.update_average()
-    if not agent.discrete:
-        row["policy/std"] = float(agent.log_std.detach().exp().mean())
-    state.global_step += config.rollout_size
-    stopwatch.lap("learn")
-    return row
 
 
 def seed_everything(seed: int, deterministic_cuda: bool) -> None:

@@ -22,7 +22,7 @@ from ballbot.encoders import Architecture, Autoencoder, FrozenEncoder, load_enco
 from ballbot.envs import BallbotVectorEnv
 from ballbot.envs.model import build_model
 from ballbot.evaluation import env_options, run_episodes
-from ballbot.ppo import load_policy
+from ballbot.ppo import Structure, load_policy
 from ballbot.symmetry import robot_symmetry
 
 pytest.importorskip("onnxscript")
@@ -50,10 +50,11 @@ def exported(tmp_path_factory):
     scale, value_inputs = torch.ones(58), torch.ones(58, dtype=torch.bool)
     scale[6:8], scale[17:], value_inputs[14:17] = 4.0, 0.1, False
     symmetry = robot_symmetry(58)  # of which the mean over three sides is smaller
-    ours = {"input_scale": scale, "symmetry": symmetry, "value_inputs": value_inputs, "gain": 30.0}
+    structure = Structure(input_scale=scale, symmetry=symmetry, value_inputs=value_inputs)
+    ours = {"structure": structure, "gain": 30.0}
     for name, size, metadata in cases:
         prior = feedback_prior(size, 0.3) if name == "with a prior" else None
-        build = ours if name == "default" else {"prior": prior}
+        build = ours if name == "default" else {"structure": Structure(prior)}
         policy = load_policy(save_policy(folder / f"{name}.pt", size, **build, **metadata))
         options = env_options(policy)
         export_policy(policy, folder / f"{name}.onnx", options.get("encoder"))

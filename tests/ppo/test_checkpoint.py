@@ -179,7 +179,10 @@ class TestResume:
         [
             ({"hidden_size": 16}, r"hidden_size \(then 8, now 16\)"),
             ({"gamma": 0.9}, "gamma"),
-            ({"env_metadata": {"layout": "v2"}}, "env_metadata"),
+            (
+                {"env_metadata": {"layout": "v1", "eyes": 2}},
+                r"settings: env_metadata eyes \(then None, now 2\)\. Resume",
+            ),
             ({"make": cartpole}, "spaces"),
         ],
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
@@ -9,9 +10,10 @@ import numpy as np
 import pytest
 import torch
 from gymnasium.vector import AutoresetMode
-from toy import PointEnv, ScriptedEnv, cartpole
+from toy import PointEnv, ScriptedEnv, cartpole, curve, run
 
 from ballbot.ppo import Agent, PPOConfig, evaluate
+from ballbot.ppo.episodes import episode_terms
 
 
 def agent_for(envs: gym.vector.VectorEnv) -> Agent:
@@ -84,8 +86,56 @@ def test_a_reward_term_no_episode_reports_is_left_out() -> None:
     assert np.isfinite(list(result.values())).all()
 
 
+class Measured(PointEnv):
+    """Tells of each episode how long it was, where it ended if that is on the right, and what is no number."""
+
+    def step(self, actions: Any) -> Any:
+        age = self.age + 1
+        obs, reward, terminated, truncated, infos = super().step(actions)
+        if infos:
+            x = infos["final_obs"][:, 0]
+            infos["final_info"] |= {
+                "measures": {
+                    "age": age,
+                    "place": np.where(x > 0, x, np.nan),
+                    "never": x,
+                    "_never": np.zeros(self.num_envs, bool),
+                    "text": np.full(self.num_envs, "?"),
+                },
+                "_measures": terminated | truncated,
+            }
+        return obs, reward, terminated, truncated, infos
+
+
+@pytest.mark.filterwarnings("error")
+def test_measures_are_averaged_over_the_episodes_that_report_them(tmp_path: Path) -> None:
+    found = episode_terms(
+        {
+            "final_info": {
+                "measures": {"a": np.array([1.0, np.nan, 3.0]), "b": [True, False, True], "_b": [True, True, False]},
+                "_measures": np.array([True, True, False]),
+                "reward_terms": {"a": torch.tensor([4, 5, 6])},
+            }
+        }
+    )
+    assert {name: values[mask].tolist() for name, (values, mask) in found.items()} == {
+        "reward/a": [4.0, 5.0, 6.0],
+        "episode/a": [1.0],
+        "episode/b": [1.0, 0.0],
+    }
+    result = evaluate(agent_for(Measured(6)), Measured(6), 6, seed=0)
+    assert result["episode/age"] == result["length_mean"]
+    assert result["episode/place"] > 0
+    assert result.keys().isdisjoint({"episode/never", "episode/text"})
+    run(tmp_path / "run", Measured)
+    last = curve(tmp_path / "run")[-1]
+    assert last["episode/age"] == last["charts/episodic_length"]
+    assert float(last["episode/place"]) > 0 and float(last["eval/episode/place"]) > 0
+    assert last.keys().isdisjoint({"episode/never", "episode/text"})
+
+
 def test_an_endless_episode_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("ballbot.ppo.evaluation.MAX_EPISODE_STEPS", 50)
+    monkeypatch.setattr("ballbot.ppo.episodes.MAX_EPISODE_STEPS", 50)
     envs = ScriptedEnv("." * 1000)
     with pytest.raises(RuntimeError, match="TimeLimit"):
         evaluate(agent_for(envs), envs, 1, seed=0)

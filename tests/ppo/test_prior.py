@@ -6,9 +6,9 @@ import gymnasium as gym
 import numpy as np
 import pytest
 import torch
-from toy import BOX1, OBS2, TOY, PointEnv, collect, generator, small_config
+from toy import BOX1, OBS2, PointEnv, collect, generator, run, small_config
 
-from ballbot.ppo import Agent, CheckpointError, FeedbackPrior, PPOConfig, load_agent, train
+from ballbot.ppo import Agent, CheckpointError, FeedbackPrior, Structure, load_agent
 
 
 def pull(gain: float = 1.0) -> FeedbackPrior:
@@ -24,7 +24,7 @@ def test_it_is_a_bounded_outer_loop_in_an_inner_one() -> None:
 
 
 def test_a_new_agent_acts_nearly_as_its_prior_within_the_box() -> None:
-    agent = Agent(OBS2, BOX1, small_config(), generator(), pull())
+    agent = Agent(OBS2, BOX1, small_config(), generator(), Structure(pull()))
     obs = torch.randn(50, 2)
     expected = pull()(obs).clamp(-1, 1)
     assert (agent.act(obs) - expected).abs().max() < 0.1
@@ -34,7 +34,7 @@ def test_a_new_agent_acts_nearly_as_its_prior_within_the_box() -> None:
 def test_what_is_stored_and_judged_is_what_the_policy_adds() -> None:
     config = small_config()
     envs, plain_envs = PointEnv(4), PointEnv(4)
-    agent = Agent(OBS2, BOX1, config, generator(), pull())
+    agent = Agent(OBS2, BOX1, config, generator(), Structure(pull()))
     _, batch = collect(envs, config, agent)
     sent = torch.from_numpy(np.stack(envs.received)).reshape(batch.actions.shape)
     prior = pull()(batch.raw_obs.flatten(0, 1)).view_as(batch.actions)
@@ -46,34 +46,36 @@ def test_what_is_stored_and_judged_is_what_the_policy_adds() -> None:
 
 
 def test_checkpoints_hold_it_and_a_run_goes_on_with_it_exactly(tmp_path: Path) -> None:
-    config = PPOConfig(**TOY)
-    whole = train(config, PointEnv, PointEnv, run_dir=tmp_path / "whole", console=False, prior=pull())
+    whole = run(tmp_path / "whole", structure=Structure(prior=pull()))
     loaded = load_agent(tmp_path / "whole" / "best.pt")
     assert loaded.prior is not None and torch.equal(loaded.prior.direct, pull().direct)
     obs = torch.randn(20, 2)
     assert torch.equal(load_agent(tmp_path / "whole" / "last.pt").act(obs), whole.agent.act(obs))
     middle = sorted((tmp_path / "whole" / "checkpoints").glob("step_*.pt"))[0]
-    again = train(config, PointEnv, PointEnv, run_dir=tmp_path / "b", resume=middle, console=False, prior=pull())
+    again = run(tmp_path / "b", resume=middle, structure=Structure(prior=pull()))
     for name, tensor in whole.agent.state_dict().items():
         assert torch.equal(tensor, again.agent.state_dict()[name]), name
-    for other, message in ((None, r"prior \(then one, now none\)"), (pull(2.0), "another prior")):
+    for other, message in (
+        (None, r"prior \(then one, now none\)"),
+        (pull(2.0), r"another prior \(direct\[0, 1\] then -2, now -4\)"),
+    ):
         with pytest.raises(CheckpointError, match=message):
-            train(config, PointEnv, PointEnv, run_dir=tmp_path / "c", resume=middle, console=False, prior=other)
+            run(tmp_path / "c", resume=middle, structure=Structure(prior=other))
 
 
 def test_what_does_not_fit_is_an_error() -> None:
     three = gym.spaces.Box(-np.inf, np.inf, (3,), np.float32)
-    with pytest.raises(ValueError, match="the prior makes 1 numbers of 2"):
-        Agent(three, BOX1, small_config(), prior=pull())
-    with pytest.raises(ValueError, match="the prior makes"):
-        Agent(OBS2, gym.spaces.Discrete(1), small_config(), prior=pull())
+    with pytest.raises(ValueError, match="the prior makes 1 actions of 2 numbers observed, but the task has 3"):
+        Agent(three, BOX1, small_config(), structure=Structure(prior=pull()))
+    with pytest.raises(ValueError, match="but the task has 2 numbers observed and discrete actions"):
+        Agent(OBS2, gym.spaces.Discrete(1), small_config(), structure=Structure(prior=pull()))
     with pytest.raises(ValueError, match=r"needs direct \(dim, obs_size\)"):
         FeedbackPrior(torch.zeros(1, 2), torch.zeros(1, 1), torch.zeros(1, 3), torch.zeros(1))
     with pytest.raises(ValueError, match="inner has others"):
         FeedbackPrior(torch.zeros(1, 2), torch.zeros(1, 1), torch.full((1, 2), torch.nan), torch.zeros(1))
     with pytest.raises(ValueError, match="limits of at least 0"):
         FeedbackPrior(torch.zeros(1, 2), torch.zeros(1, 1), torch.zeros(1, 2), torch.tensor([-1.0]))
-    agent = Agent(OBS2, BOX1, small_config(), prior=pull())
+    agent = Agent(OBS2, BOX1, small_config(), structure=Structure(prior=pull()))
     state = agent.state_dict()
     del state["prior.outer"]
     with pytest.raises(KeyError, match="outer"):

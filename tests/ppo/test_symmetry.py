@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import torch
 from gymnasium.spaces import Box, Discrete
-from toy import TOY, PointEnv, collect, generator, small_config
+from toy import PointEnv, collect, generator, run, small_config
 
-from ballbot.ppo import Agent, CheckpointError, PPOConfig, Symmetry, load_agent, train
+from ballbot.ppo import Agent, CheckpointError, Structure, Symmetry, load_agent
 
 FLIP = torch.diag(torch.tensor([-1.0, -1.0]))
 MIRRORED = Symmetry(torch.stack([torch.eye(2), FLIP]), torch.tensor([[[1.0]], [[-1.0]]]))
@@ -23,7 +23,7 @@ OBS4, BOX3 = Box(-np.inf, np.inf, (4,)), Box(-1.0, 1.0, (3,))
 
 def random_agent(symmetry: Symmetry | None, **settings: object) -> Agent:
     config = small_config(linear_skip=True, normalize_observations=True, **settings)
-    agent = Agent(OBS4, BOX3, config, generator(), symmetry=symmetry)
+    agent = Agent(OBS4, BOX3, config, generator(), structure=Structure(symmetry=symmetry))
     assert agent.normalizer is not None
     agent.normalizer.update(torch.randn(50, 4, generator=generator(1)) * 3 + 1)
     with torch.no_grad():
@@ -63,7 +63,7 @@ def test_what_only_one_side_sees_tells_it_a_direction() -> None:
 def test_learning_judges_what_acting_did_and_actions_that_change_places_share_their_noise() -> None:
     config = small_config()
     space = Box(-np.inf, np.inf, (2,))
-    agent = Agent(space, Box(-1.0, 1.0, (1,)), config, generator(), symmetry=MIRRORED)
+    agent = Agent(space, Box(-1.0, 1.0, (1,)), config, generator(), structure=Structure(symmetry=MIRRORED))
     _, batch = collect(PointEnv(4), config, agent)
     obs = batch.obs.flatten(0, 1)
     assert torch.equal(obs, agent.normalize(batch.raw_obs.flatten(0, 1))) and obs.shape[1:] == (2, 2)
@@ -79,20 +79,19 @@ def test_learning_judges_what_acting_did_and_actions_that_change_places_share_th
 
 
 def test_checkpoints_hold_it_and_a_run_goes_on_with_it_exactly(tmp_path: Path) -> None:
-    config = PPOConfig(**TOY)
-    whole = train(config, PointEnv, PointEnv, run_dir=tmp_path / "whole", console=False, symmetry=MIRRORED)
+    whole = run(tmp_path / "whole", structure=Structure(symmetry=MIRRORED))
     obs = torch.randn(20, 2)
     loaded = load_agent(tmp_path / "whole" / "last.pt")
     assert torch.equal(loaded.act(obs), whole.agent.act(obs))
     torch.testing.assert_close(loaded.act(-obs), -loaded.act(obs))
     middle = sorted((tmp_path / "whole" / "checkpoints").glob("step_*.pt"))[0]
-    again = train(config, PointEnv, PointEnv, run_dir=tmp_path / "b", resume=middle, console=False, symmetry=MIRRORED)
+    again = run(tmp_path / "b", resume=middle, structure=Structure(symmetry=MIRRORED))
     for name, tensor in whole.agent.state_dict().items():
         assert torch.equal(tensor, again.agent.state_dict()[name]), name
     other = Symmetry(torch.stack([torch.eye(2), torch.eye(2)]), torch.tensor([[[1.0]], [[1.0]]]))
     for symmetry, message in ((None, r"symmetry \(then one, now none\)"), (other, "another symmetry")):
         with pytest.raises(CheckpointError, match=message):
-            train(config, PointEnv, PointEnv, run_dir=tmp_path / "c", resume=middle, console=False, symmetry=symmetry)
+            run(tmp_path / "c", resume=middle, structure=Structure(symmetry=symmetry))
 
 
 def test_what_is_no_symmetry_is_an_error() -> None:
@@ -108,6 +107,6 @@ def test_what_is_no_symmetry_is_an_error() -> None:
         with pytest.raises(ValueError, match=message):
             Symmetry(observations, actions)
     with pytest.raises(ValueError, match="the symmetry is one of 2 numbers observed and 1 actions"):
-        Agent(OBS4, BOX3, small_config(), symmetry=MIRRORED)
+        Agent(OBS4, BOX3, small_config(), structure=Structure(symmetry=MIRRORED))
     with pytest.raises(ValueError, match="the symmetry is one of 2 numbers observed and 1 actions"):
-        Agent(Box(-1, 1, (2,)), Discrete(1), small_config(), symmetry=MIRRORED)
+        Agent(Box(-1, 1, (2,)), Discrete(1), small_config(), structure=Structure(symmetry=MIRRORED))

@@ -13,7 +13,7 @@ import torch
 from gymnasium.vector import AutoresetMode, SyncVectorEnv, VectorEnv
 
 from ballbot.ppo import Agent, PPOConfig, Rollout, TrainResult, gae, load_checkpoint, rollout, train
-from ballbot.ppo.logger import Stopwatch
+from ballbot.ppo.stopwatch import Stopwatch
 from ballbot.ppo.storage import EnvState, autoreset_mode
 
 BOX1 = gym.spaces.Box(-1.0, 1.0, (1,), np.float32)
@@ -203,8 +203,8 @@ def run(
     run_dir: Path, make: Callable[[int], VectorEnv] = PointEnv, resume: Path | None = None, **changes: Any
 ) -> TrainResult:
     metadata = changes.pop("env_metadata", {"layout": "v1"})
-    config = PPOConfig(**(TOY | changes))
-    return train(config, make, make, run_dir=run_dir, resume=resume, env_metadata=metadata, console=False)
+    options: dict[str, Any] = {"structure": changes.pop("structure", None), "env_metadata": metadata}
+    return train(PPOConfig(**(TOY | changes)), make, make, run_dir=run_dir, resume=resume, console=False, **options)
 
 
 def curve(run_dir: Path) -> list[dict[str, str]]:

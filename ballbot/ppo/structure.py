@@ -1,0 +1,110 @@
+"""What is known of a task before learning, and built into the networks instead of being learned."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Any
+
+import torch
+from torch import nn
+
+from ballbot.ppo.prior import FeedbackPrior
+from ballbot.ppo.symmetry import Symmetry
+
+
+@dataclass(frozen=True, eq=False)
+class Structure:
+    """Parts of an agent that are given, not trained; checkpoints hold them, and a resumed run needs the same ones."""
+
+    prior: FeedbackPrior | None = None
+    """Feedback law that the policy adds its actions to (None: it starts from nothing); for Box actions."""
+    input_scale: torch.Tensor | None = None
+    """(obs_size,) positive factors on what the networks get, after normalisation (None: all 1).  An Adam step changes
+    what the policy makes of an input in proportion to the input's size, whatever the gradient; of many inputs that
+    hardly matter, each such step is noise.  A small factor quiets them."""
+    symmetry: Symmetry | None = None
+    """Sides from which the task looks the same (None: no symmetry); for Box actions."""
+    value_inputs: torch.Tensor | None = None
+    """(obs_size,) bool, what the value function gets of the observation (None: all).  It does better without the last
+    action: what the policy does on average tells of the state, of a hill for instance, so the value of an action that
+    noise made alike is that of the hill, and the policy learns to avoid it."""
+
+    def __post_init__(self) -> None:
+        for name, dtype in (("input_scale", torch.float32), ("value_inputs", None)):
+            if (given := getattr(self, name)) is not None:
+                object.__setattr__(self, name, torch.as_tensor(given).to(dtype).clone())
+
+    def check(self, obs_size: int, action_size: int | None, shared_trunk: bool) -> None:
+        """Check that the parts fit observations and actions of these sizes (None: discrete).
+
+        Raises:
+            ValueError: one does not; the message names it.
+        """
+        actions = "discrete" if action_size is None else action_size
+        task = f"the task has {obs_size} numbers observed and {actions} actions"
+        if self.prior is not None and tuple(self.prior.direct.shape) != (action_size, obs_size):
+            given, taken = self.prior.direct.shape
+            raise ValueError(f"the prior makes {given} actions of {taken} numbers observed, but {task}")
+        if self.symmetry is not None:
+            sizes = self.symmetry.observations.shape[1], self.symmetry.actions.shape[1]
+            if sizes != (obs_size, action_size):
+                raise ValueError(
+                    f"the symmetry is one of {sizes[0]} numbers observed and {sizes[1]} actions, but {task}"
+                )
+        if (scale := self.input_scale) is not None:
+            shape = tuple(scale.shape)
+            if shape != (obs_size,) or not ((scale > 0) & scale.isfinite()).all():
+                raise ValueError(
+                    f"input_scale needs {obs_size} positive finite numbers, one for each of the observation, got "
+                    f"{scale.tolist() if len(shape) == 1 else shape}"
+                )
+        if (taken_in := self.value_inputs) is not None:
+            if taken_in.dtype != torch.bool or tuple(taken_in.shape) != (obs_size,):
+                raise ValueError(
+                    f"value_inputs needs {obs_size} booleans, one for each number of the observation, got "
+                    f"{taken_in.dtype} {tuple(taken_in.shape)}"
+                )
+            if shared_trunk:
+                raise ValueError(
+                    "value_inputs needs a value function with hidden layers of its own: shared_trunk=False"
+                )
+
+    @classmethod
+    def from_state(cls, state: Mapping[str, Any]) -> Structure:
+        """The structure in the state dict of an Agent.
+
+        Raises:
+            KeyError, TypeError, ValueError: what is there is incomplete or does not fit together.
+        """
+        return cls(
+            FeedbackPrior.from_state(state),
+            state.get("input_scale"),
+            Symmetry.from_state(state),
+            state.get("value_inputs"),
+        )
+
+    def differences(self, now: Structure) -> list[str]:
+        """What differs between this one, of then, and the one of `now`: a text for each part."""
+        found = []
+        for part in fields(self):
+            then_given, now_given = (getattr(one, part.name) for one in (self, now))
+            if (then_given is None) != (now_given is None):
+                words = ["none" if one is None else "one" for one in (then_given, now_given)]
+                found.append(f"{part.name} (then {words[0]}, now {words[1]})")
+            elif then_given is not None and (where := _first_difference(then_given, now_given)):
+                found.append(f"another {part.name} ({where})")
+        return found
+
+
+def _first_difference(then: nn.Module | torch.Tensor, now: nn.Module | torch.Tensor) -> str:
+    """Where two parts differ first, and by what; empty: they are equal."""
+    mine, theirs = ({"": x} if isinstance(x, torch.Tensor) else x.state_dict() for x in (then, now))
+    for name in mine:
+        a, b = mine[name].cpu(), theirs[name].cpu()
+        if a.shape != b.shape:
+            return f"{name or 'its'} shape then {tuple(a.shape)}, now {tuple(b.shape)}"
+        if not torch.equal(a, b):
+            place = (a != b).nonzero()[0].tolist()
+            return f"{name}{place} then {a[*place].item():g}, now {b[*place].item():g}"
+    return ""

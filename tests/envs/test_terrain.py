@@ -82,9 +82,9 @@ def test_falloff_equals_a_direct_evaluation_over_all_lattice_points(number):
     """Each octave against the textbook form: at a point, every lattice point within sqrt(0.6) counts, instead of the
     simplex's five corners chosen by ranking.  In four dimensions that radius reaches a little beyond the simplex: what
     the others would add is below 1e-4, of 0.13 in all (Gustavson 2005 leaves them out too)."""
-    from ballbot.envs import terrain
+    from ballbot.envs.terrain import perlin
 
-    octave = terrain._octaves(GRID_SIZE)[number]
+    octave = perlin._octaves(GRID_SIZE)[number]
     x, y = (axis.ravel().astype(np.float64) for axis in np.meshgrid(octave.x, octave.x))
     points = np.stack([x, y, np.zeros_like(x), np.zeros_like(x)])
     rng = np.random.default_rng(number)

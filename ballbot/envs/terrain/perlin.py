@@ -1,7 +1,4 @@
-"""Uneven ground: seeded simplex noise on a square grid, fast enough to make a pool of terrains at start-up.
-
-A terrain is what MuJoCo calls an ``hfield``: an (n, n) float32 array of heights in [0, 1], row index along y and
-column index along x, scaled by MuJoCo to the field's size in metres.
+"""The reference's uneven ground: seeded simplex noise, fast enough to make a pool of terrains at start-up.
 
 The reference draws its ground with the ``noise`` package's tiled ``snoise2``, which is four-dimensional simplex noise
 on a torus: smoother than the two-dimensional kind (median slope 5 degrees instead of 10), so the kind matters.  At a
@@ -14,26 +11,20 @@ Sources: Perlin 2001, "Noise hardware"; Gustavson 2005, "Simplex noise demystifi
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from functools import lru_cache
 from itertools import product
-from typing import NamedTuple
+from threading import Lock
+from typing import Annotated, ClassVar, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-GRID_SIZE = 293
-"""Vertices along each side (the reference's grid)."""
-TERRAIN_LENGTH = 10.0
-"""Side of the square field, m (the reference's); larger ones have more vertices, as far apart."""
+from ballbot.envs.terrain.grid import CELL, GRID_SIZE, SPLITS, Grid, Ground, resample
+from ballbot.settings import Range, check_settings
+
 MAX_HEIGHT = 0.1
-"""Height of the highest vertex above the lowest, m."""
-
-MAX_TERRAIN_LENGTH = 100.0
-"""m.  Such a field has 8.5 million vertices."""
-
-SPLITS = {"train": 0, "validation": 2, "eval": 1}
-"""Terrain splits: to train on, to choose by (best.pt, settings), and to judge what was chosen.  The split enters the
-seed sequence, so that the three never share a terrain."""
+"""Height of the highest vertex above the lowest, m (the reference's)."""
 
 # The reference's noise: 4 octaves, 25 vertices per unit of the first, each following one twice as fine and 0.2 as high.
 _OCTAVES = 4
@@ -62,14 +53,24 @@ class _Octave(NamedTuple):
     x: Floats  # (size,) the grid's coordinate along a row; along a column it is the same, and two more are constant
 
 
-def grid_size(length: float) -> int:
-    """Vertices along each side of a field at least ``length`` m long."""
-    return int(np.ceil(length / TERRAIN_LENGTH * (GRID_SIZE - 1) - 1e-9)) + 1
+@dataclass(frozen=True)
+class Perlin:
+    """The reference's ground: simplex noise in four octaves, the first with bumps about 0.9 m apart."""
 
+    cell: ClassVar[float] = CELL
+    rolled: ClassVar[bool] = True
 
-def field_length(size: int) -> float:
-    """Side in m of a field with ``size`` vertices along it."""
-    return TERRAIN_LENGTH * ((size - 1) / (GRID_SIZE - 1))
+    height: Annotated[float, Range(0, 2)] = MAX_HEIGHT
+    """Of the highest place above the lowest, m."""
+
+    def __post_init__(self) -> None:
+        check_settings(self)
+
+    def make(self, rng: np.random.Generator, grid: Grid, difficulty: float) -> Ground:
+        """At difficulty 1 and on the reference's grid, the reference's ground to the bit; lower in proportion."""
+        own = grid if grid.cell == CELL else Grid.covering(grid.length)
+        relief = noise(rng, own.size).astype(np.float64)
+        return Ground(resample(relief, own, grid) * (self.height * difficulty))
 
 
 def make_terrain(terrain_id: int, *, split: str = "train", seed: int = 0, size: int = GRID_SIZE) -> Floats:
@@ -89,7 +90,11 @@ def make_terrain(terrain_id: int, *, split: str = "train", seed: int = 0, size: 
     """
     if split not in SPLITS:
         raise ValueError(f"terrain_split={split!r} is unknown: use one of {', '.join(map(repr, SPLITS))}")
-    rng = np.random.default_rng((SPLITS[split], seed, terrain_id))
+    return noise(np.random.default_rng((SPLITS[split], seed, terrain_id)), size)
+
+
+def noise(rng: np.random.Generator, size: int) -> Floats:
+    """(size, size) heights at the reference's distance of vertices, min 0 and max 1."""
     # A random window of a slightly larger field: slopes depend on where a point lies in its lattice cell, and without
     # it the robot would start at the same, rather steep, place of a cell on every terrain.
     margin = round(_SCALE)  # one cell of the first octave
@@ -121,9 +126,17 @@ def make_terrain(terrain_id: int, *, split: str = "train", seed: int = 0, size: 
     return window
 
 
-@lru_cache(maxsize=2)
 def _octaves(size: int) -> tuple[_Octave, ...]:
     """The seed-independent part of the noise, one entry an octave."""
+    with _ONE_AT_A_TIME:  # threads that make fields together would each compute it
+        return _compute_octaves(size)
+
+
+_ONE_AT_A_TIME = Lock()
+
+
+@lru_cache(maxsize=2)
+def _compute_octaves(size: int) -> tuple[_Octave, ...]:
     x, y = np.meshgrid(np.arange(size) / _SCALE, np.arange(size) / _SCALE)
     plane = np.stack([x.ravel(), y.ravel(), *np.broadcast_to(np.array(_SLICE)[:, None], (2, size * size))])
     octaves = []

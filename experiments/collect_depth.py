@@ -131,7 +131,7 @@ def collect_block(envs: BallbotVectorEnv, policy: Policy, seed: int, block: int)
     began = np.ones(envs.num_envs, bool)
     images, records = [], []
     sims = envs.simulations
-    base, ball = sims.layout.base_qpos, sims.layout.ball_qpos
+    base, ball = sims.addresses.base_qpos, sims.addresses.ball_qpos
     assert envs.cameras is not None
     for step in range(1, TAKES * envs.cameras.interval + 1):
         obs, _, terminated, truncated, infos = envs.step(policy(obs, began))

@@ -20,7 +20,27 @@ except ImportError as error:
         'pip install --upgrade "mujoco>=3.17"'
     ) from error
 
+from ballbot.envs.commands import COMMANDS
+from ballbot.envs.config import WorldConfig
+from ballbot.envs.observations import FIELDS, Field
+from ballbot.envs.rewards import ENDINGS, REWARDS
 from ballbot.envs.single_env import BallbotEnv
+from ballbot.envs.step import RobotState, Step
+from ballbot.envs.terrain import TERRAINS, Grid, Ground
 from ballbot.envs.vector_env import BallbotVectorEnv
 
-__all__ = ["BallbotEnv", "BallbotVectorEnv"]
+__all__ = [
+    "COMMANDS",
+    "ENDINGS",
+    "FIELDS",
+    "REWARDS",
+    "TERRAINS",
+    "BallbotEnv",
+    "BallbotVectorEnv",
+    "Field",
+    "Grid",
+    "Ground",
+    "RobotState",
+    "Step",
+    "WorldConfig",
+]

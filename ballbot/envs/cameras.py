@@ -22,8 +22,8 @@ from numpy.typing import NDArray
 from ballbot.envs.checks import check_count, check_state_array
 from ballbot.envs.depth_camera import DepthCamera
 from ballbot.envs.model import view_digest
-from ballbot.envs.observations import RobotState
-from ballbot.envs.simulation import Simulations, usable_cpus
+from ballbot.envs.physics import Physics, usable_cpus
+from ballbot.envs.step import RobotState
 
 Encoder = Callable[[torch.Tensor], torch.Tensor]
 """(k, 1, height, width) float32 depth in m -> (k, size) float32 embeddings, each of its own image alone.
@@ -53,7 +53,7 @@ class Cameras:
 
     def __init__(
         self,
-        simulations: Simulations,
+        simulations: Physics,
         *,
         encoder: Encoder | None,
         interval: int,
@@ -66,7 +66,13 @@ class Cameras:
         self.interval = check_count("camera_interval", interval, 1, 10**6)
         self.stagger = stagger
         self._threads = num_threads or usable_cpus()
-        self._camera = DepthCamera(simulations.model, simulations.heights, resolution=resolution, device=device)
+        self._camera = DepthCamera(
+            simulations.model,
+            simulations.ground.relief,
+            resolution=resolution,
+            device=device,
+            tops=simulations.ground.tops,
+        )
         self.shape: tuple[int, ...] = self._camera.shape
         """Of what is kept of one robot's images: (cameras, height, width), or (numbers,)."""
         if encoder is not None:
@@ -76,6 +82,11 @@ class Cameras:
         """(num_envs, *shape) what is kept of each robot's latest images."""
         self._countdown = np.zeros(n, np.int64)
         self._age = np.zeros(n, np.int64)
+
+    @property
+    def num(self) -> int:
+        """Of each robot."""
+        return self._camera.num_cameras
 
     @property
     def age(self) -> NDArray[np.float32]:
@@ -156,7 +167,7 @@ class Cameras:
 
     def _see(self, ids: NDArray[Any], robots: RobotState) -> torch.Tensor:
         """(k, cameras, height, width) images of these simulations."""
-        ball = self._sims.layout.ball_qpos
+        ball = self._sims.addresses.ball_qpos
         return self._camera.render(
             robots.position.T[ids],
             robots.rotation.transpose(2, 0, 1)[ids],

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -69,28 +69,48 @@ def check_actions(actions: Any, num_envs: int, limit: float) -> NDArray[np.float
     return np.minimum(np.maximum(actions, -limit, dtype=np.float64), limit)
 
 
-def check_reset_options(
-    options: dict[str, Any] | None, num_envs: int, num_terrains: int
-) -> tuple[NDArray[np.bool_], NDArray[np.int64] | None]:
-    """What reset's options ask for; TypeError or ValueError for other forms.
+class ResetOptions(NamedTuple):
+    """What reset's options ask for."""
 
-    Returns:
-        the (num_envs,) mask, all True if there is none, and the (num_envs,) terrains, or None.
-    """
+    mask: NDArray[np.bool_]
+    """(num_envs,) which simulations, all True if nothing is said."""
+    terrains: NDArray[np.int64] | None
+    """(num_envs,) which terrain."""
+    difficulties: NDArray[np.float64] | None
+    """(num_envs,) how difficult."""
+    command: Any
+    """What to do; not checked."""
+
+
+def check_reset_options(options: dict[str, Any] | None, num_envs: int, num_terrains: int) -> ResetOptions:
+    """What reset's options ask for; TypeError or ValueError for other forms."""
     if options is not None and not isinstance(options, dict):
         raise TypeError(f"options={options!r} must be a dict or None, got {type(options).__name__}")
     given = dict(options or {})
-    mask, terrains = given.pop("reset_mask", None), given.pop("terrain_id", None)
+    names = ("reset_mask", "terrain_id", "difficulty", "command")
+    mask, terrains, difficulties, command = (given.pop(name, None) for name in names)
     if given:
-        raise ValueError(f"unknown reset option {next(iter(given))!r}: use 'reset_mask' or 'terrain_id'")
+        raise ValueError(f"unknown reset option {next(iter(given))!r}: use {', '.join(map(repr, names))}")
+    if terrains is not None and difficulties is not None:
+        raise ValueError("options name both 'terrain_id' and 'difficulty': a terrain has one, leave it out")
     mask = np.ones(num_envs, bool) if mask is None else np.asarray(mask)
     if mask.shape != (num_envs,) or mask.dtype != np.bool_ or not mask.any():
         raise ValueError(
             f"options['reset_mask'] must be a ({num_envs},) bool array with at least one True, got {mask.dtype} "
             f"{mask.shape}"
         )
+    if difficulties is not None:
+        difficulties = np.asarray(difficulties)
+        if difficulties.shape not in ((), (num_envs,)) or difficulties.dtype.kind not in "iuf":
+            raise ValueError(
+                f"options['difficulty'] must be a number or ({num_envs},) numbers, got {difficulties.dtype} "
+                f"{difficulties.shape}"
+            )
+        if not ((difficulties >= 0) & (difficulties <= 1)).all():
+            raise ValueError(f"options['difficulty']={difficulties.tolist()} is out of range: use 0 to 1")
+        difficulties = np.broadcast_to(difficulties.astype(np.float64), num_envs)
     if terrains is None:
-        return mask, None
+        return ResetOptions(mask, None, difficulties, command)
     terrains = np.asarray(terrains)
     if terrains.shape not in ((), (num_envs,)) or terrains.dtype.kind not in "iu":
         raise ValueError(
@@ -98,7 +118,7 @@ def check_reset_options(
         )
     if not ((terrains >= 0) & (terrains < num_terrains)).all():
         raise ValueError(f"options['terrain_id']={terrains.tolist()} is out of range: use 0 to {num_terrains - 1}")
-    return mask, np.broadcast_to(terrains.astype(np.int64), num_envs)
+    return ResetOptions(mask, np.broadcast_to(terrains.astype(np.int64), num_envs), None, command)
 
 
 def check_state_array(

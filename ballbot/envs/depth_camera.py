@@ -44,6 +44,7 @@ class DepthCamera:
         max_depth: m; what is farther away, or nothing at all, is this far.
         device: where the images are cast and returned, "cpu" or "cuda".
         prefix: beginning of the cameras' names.
+        tops: (num_terrains,) m, what a height of 1 stands for; None: as in the model's first field.
 
     Raises:
         ValueError, TypeError: no such camera, or an impossible resolution or depth.
@@ -58,6 +59,7 @@ class DepthCamera:
         max_depth: float = 1.0,
         device: str | torch.device = "cpu",
         prefix: str = "cam_",
+        tops: Array | None = None,
     ) -> None:
         names = [model.camera(i).name for i in range(model.ncam)]
         cameras = [i for i, name in enumerate(names) if name.startswith(prefix)]
@@ -100,7 +102,10 @@ class DepthCamera:
         self._fields: HeightFields | None = None
         if heights is not None:
             half, _, top, _ = model.hfield_size[0].tolist()
-            self._fields = HeightFields(torch.from_numpy(heights * np.float32(top)), self.device)
+            scale = np.full(len(heights), top) if tops is None else tops
+            self._fields = HeightFields(
+                torch.from_numpy(heights * scale.astype(np.float32)[:, None, None]), self.device
+            )
             self._half_length = half
             self._cells_per_metre = (self._fields.vertices - 1) / (2 * half)
             self._reach = self.max_depth * float(self._squared.max()) ** 0.5 * self._cells_per_metre

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 from itertools import product
@@ -10,6 +11,7 @@ from typing import Any
 
 import mujoco
 import numpy as np
+from mujoco.batch import Batch
 from numpy.typing import NDArray
 
 from ballbot.envs.terrain import MAX_HEIGHT, field_length
@@ -59,13 +61,21 @@ class Addresses:
         )
 
 
-def build_model(heights: NDArray[np.float32] | None = None, *, integrator: str = "Euler") -> mujoco.MjModel:
+def build_model(
+    heights: NDArray[np.float32] | None = None,
+    *,
+    integrator: str = "Euler",
+    tops: NDArray[np.float64] | None = None,
+    length: float | None = None,
+) -> mujoco.MjModel:
     """Compile the robot with its ground.
 
     Args:
         heights: (num_terrains, n, n) float32 in [0, 1], one height field each (see ballbot.envs.terrain), of which the
-            ground shows the first, 10 m long with 293 vertices a side and longer with more; None for an infinite plane.
+            ground shows one; None for an infinite plane.
         integrator: "Euler", "implicitfast" or "RK4".
+        tops: (num_terrains,) m, what a height of 1 stands for; None: the reference's 0.1 m.
+        length: side of the fields, m; None: 10 m with 293 vertices a side and longer with more.
 
     Returns:
         The model.  Height field k is shown by ``geom_dataid[ground] = k``.
@@ -79,18 +89,20 @@ def build_model(heights: NDArray[np.float32] | None = None, *, integrator: str =
     spec.option.integrator = INTEGRATORS[integrator]
     if heights is not None:
         nrow, ncol = heights.shape[1:]
-        half = field_length(nrow) / 2
+        half = (field_length(nrow) if length is None else length) / 2
+        tops = np.full(len(heights), MAX_HEIGHT) if tops is None else tops
         for k in range(len(heights)):
             spec.add_hfield(
                 name=f"terrain_{k}",
                 nrow=nrow,
                 ncol=ncol,
-                size=[half, half, MAX_HEIGHT, _SUBSOIL],
+                size=[half, half, tops[k], _SUBSOIL],
                 userdata=heights[k].ravel(),
             )
         ground = spec.geom("ground")
         ground.type = mujoco.mjtGeom.mjGEOM_HFIELD
-        ground.hfieldname = "terrain_0"
+        # the highest, because MuJoCo takes the bounds of the ground from the one that it is compiled with
+        ground.hfieldname = f"terrain_{int(np.argmax(tops))}"
     return spec.compile()
 
 
@@ -119,40 +131,60 @@ def _digest(fields: list[tuple[Any, str]]) -> str:
     return digest.hexdigest()[:16]
 
 
-def settled_poses(model: mujoco.MjModel) -> NDArray[np.float64]:
-    """Upright poses at the centre of each terrain, in which the ground carries exactly the robot's weight.
+def settled_poses(
+    model: mujoco.MjModel,
+    spawns: Sequence[NDArray[np.float64]] | None = None,
+    ground: NDArray[np.float64] | None = None,
+    num_threads: int = 1,
+) -> list[NDArray[np.float64]]:
+    """Upright poses on each terrain, in which the ground carries exactly the robot's weight.
 
     The base rests on the ball as in the MJCF's keyframe "settled"; the height of both is found by bisection on the
     ground's force on the ball, so that an episode does not begin with a drop or a push.
 
+    Args:
+        model: the robot with its ground.
+        spawns: of each terrain, (k, 2) places in m from its centre; None: the centre alone.
+        ground: heights there, m, one after the other; None: unknown, 0 to 0.1 m.
+        num_threads: that look for them.
+
     Returns:
-        (num_terrains, nq) qpos; one row for a plane.
+        of each terrain (k, nq) qpos; one terrain for a plane.
     """
-    layout, data = Addresses.of(model), mujoco.MjData(model)
-    original = int(model.geom_dataid[layout.ground_geom])
-    num_terrains = max(model.nhfield, 1)
-    poses = np.tile(model.key("settled").qpos, (num_terrains, 1))
-    heights = [layout.base_qpos + 2, layout.ball_qpos + 2]
+    addresses = Addresses.of(model)
+    spawns = [np.zeros((1, 2))] * max(model.nhfield, 1) if spawns is None else spawns
+    places = np.concatenate(spawns)
+    terrains = np.repeat(np.arange(len(spawns)), [len(s) for s in spawns])
+    poses = np.tile(model.key("settled").qpos, (len(places), 1))
+    base, ball = addresses.base_qpos, addresses.ball_qpos
+    for at in (base, ball):
+        poses[:, at : at + 2] += places
     ball_radius = float(model.geom("ball").size[0])
     weight = float(model.body_subtreemass[0] * -model.opt.gravity[2])
-    for k, pose in enumerate(poses):
-        # Where the answer must lie, above the plane's settled height: the keyframe is exact on a plane to far less than
-        # 1 cm; on terrain the ground below the ball rises by up to MAX_HEIGHT, and a slope meets the ball's side.
-        low, high = (-0.01, MAX_HEIGHT + ball_radius) if model.nhfield else (-0.01, 0.01)
-        if model.nhfield:
-            model.geom_dataid[layout.ground_geom] = k
-        for _ in range(30):  # 0.2 m / 2^30: far below the solver's tolerance
-            middle = (low + high) / 2
-            data.qpos[:] = pose
-            data.qpos[heights] += middle
-            data.qacc_warmstart[:] = 0
-            mujoco.mj_forward(model, data)
-            # wheel forces cancel between base and ball: what is left is the ground's
-            force = data.qfrc_constraint[[layout.base_qvel + 2, layout.ball_qvel + 2]].sum()
-            low, high = (middle, high) if force > weight else (low, middle)
-        pose[heights] += high
-    model.geom_dataid[layout.ground_geom] = original
-    return poses
+    # Where the answer must lie, above the plane's settled height: the keyframe is exact on a plane to far less than
+    # 1 cm; on terrain the ground below the ball rises by up to its height, and a slope meets the ball's side.
+    low, high = np.full(len(places), -0.01), np.full(len(places), 0.01)
+    if model.nhfield:
+        around = np.zeros(len(places)) if ground is None else ground
+        low = np.maximum(low, around - MAX_HEIGHT - 0.01)
+        high = np.minimum(model.hfield_size[terrains, 2] + ball_radius, around + MAX_HEIGHT + ball_radius)
+    batch = Batch(model, len(places), min(num_threads, len(places)))
+    if model.nhfield:
+        batch.expand("geom_dataid")[:, addresses.ground_geom] = terrains
+    qpos, warmstart = batch.bind("qpos"), batch.bind("qacc_warmstart")
+    force = batch.bind("qfrc_constraint")
+    heights = [base + 2, ball + 2]
+    for _ in range(30):  # 0.2 m / 2^30: far below the solver's tolerance
+        middle = (low + high) / 2
+        qpos[:] = poses
+        qpos[:, heights] += middle[:, None]
+        warmstart[:] = 0
+        batch.forward()
+        # wheel forces cancel between base and ball: what is left is the ground's
+        carried = force[:, [addresses.base_qvel + 2, addresses.ball_qvel + 2]].sum(axis=1)
+        low, high = np.where(carried > weight, middle, low), np.where(carried > weight, high, middle)
+    poses[:, heights] += high[:, None]
+    return np.split(poses, np.cumsum([len(s) for s in spawns])[:-1])
 
 
 def _settled_wheel_contacts(
@@ -254,3 +286,21 @@ def rolling_wheel_speeds(model: mujoco.MjModel) -> NDArray[np.float64]:
             spin = np.cross([0.0, 0.0, 1.0], travel) / radius
             speeds[wheel, column] = np.cross(spin, contact.pos - ball) @ rim / (rim @ rim)
     return speeds
+
+
+def motor_limits(model: mujoco.MjModel) -> tuple[float, float]:
+    """What the motors reach, where a wheel's damping takes all of their torque.
+
+    Returns:
+        m/s of travel in every direction, and rad/s about the vertical against a ball that stands still.
+    """
+    joint = model.joint("wheel_0")
+    fastest = float(model.actuator_ctrlrange[0, 1] / joint.damping[0])  # rad/s of a wheel
+    headings = np.linspace(0, 2 * np.pi, 72, endpoint=False)
+    wheels = rolling_wheel_speeds(model) @ np.stack([np.cos(headings), np.sin(headings)])
+    data, contacts = _settled_wheel_contacts(model)
+    contact = data.contact[contacts[0]]
+    number = model.joint("wheel_0").id
+    rim = np.cross(data.xaxis[number], contact.pos - data.xanchor[number])
+    spun = np.cross([0.0, 0.0, 1.0], contact.pos - data.geom("ball").xpos)
+    return fastest / float(np.abs(wheels).max()), fastest * float(rim @ rim) / abs(float(spun @ rim))

@@ -1,118 +1,236 @@
-"""What the robot senses: two frames of the same proprioception.
+"""What the robot senses: a list of named fields.  This is the only place that knows how an observation is laid out.
 
-Both are computed from the simulation's state alone, so they are current after every step (MuJoCo's derived fields lag
-one step behind).  All functions take and return arrays with one column per simulation.
+Slices, the robot's symmetry, factors on the networks' inputs, the contract of exported policies and the tables of the
+docs derive from ``FIELDS``.  Whoever adds one writes a function of a ``Step`` and says how it turns with the robot::
 
-``frame="body"`` (17 numbers, the default).  Nothing in it changes when the robot and its goal are turned together
-about the vertical, which is what makes learning fast.
+    FIELDS["height"] = Field(1, lambda step: step.robots.position[2:], "m", "world axes", "scalar")
 
-===== =========================================== ======= ============= ==============
-index name                                        unit    range         frame
-===== =========================================== ======= ============= ==============
-0-2   gravity direction                           1       [-1, 1]       body
-3-5   angular velocity (gyro)                     rad/s   unbounded     body
-6-8   velocity of the base                        m/s     unbounded     body
-9-10  goal direction, x and y                     1       [-1, 1]       body
-11-13 wheel speeds / 10                           rad/s   about +-1.25  wheel axle
-14-16 last action, as applied                     1       [-1, 1]       motor
-===== =========================================== ======= ============= ==============
+and observes it by ``extra_fields=("height",)``, on the command line ``--extra-fields height``.
 
-``frame="world"`` (15 numbers): the reference's.
+``frame="body"`` (the default): gravity, gyro, velocity, those of the command, wheel_speeds, last_action.  Nothing in it
+changes when the robot and its goal are turned together about the vertical, which is what makes learning fast.
 
-===== =========================================== ======= ============= ==============
-index name                                        unit    range         frame
-===== =========================================== ======= ============= ==============
-0-2   orientation as a rotation vector            rad     [-pi, pi]     world
-3-5   angular velocity                            rad/s   clipped to 2  body
-6-8   velocity of the base                        m/s     clipped to 2  world
-9-11  wheel speeds / 10                           rad/s   clipped to 2  wheel axle
-12-14 last action, as applied                     1       [-1, 1]       motor
-===== =========================================== ======= ============= ==============
+``frame="world"``: orientation, clipped_gyro, world_velocity, those of the command unless it is a goal, which is fixed
+in the world, clipped_wheel_speeds, last_action: the reference's.
 
-``observation="encoded"`` appends, to either: the embedding of camera 0's latest image, that of camera 1's (20 numbers
-each with the encoder that comes with ballbot), and the age of the two images in s, 0 to 0.01 at 83.3 Hz.
+Fields of ``extra_fields`` follow.  ``observation="encoded"`` appends, to all that, the embedding of each camera's
+latest image (20 numbers each with the encoder that comes with ballbot), and the age of the images in s.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-Array = NDArray[np.float64]
+from ballbot.envs.step import Array, Step, rotation_vector
+from ballbot.errors import SettingsError
+from ballbot.settings import nearest
 
-OBSERVATION_SIZES = {"body": 17, "world": 15}
 CAMERA_INTERVAL = 6  # steps from an image to the next, if nothing else is said: the reference's 83.3 Hz
 WHEEL_SPEED_SCALE = 10.0  # rad/s per unit of observation (the reference's)
 CLIP = 2.0  # the reference's bound on velocities and scaled wheel speeds
+POINT_RANGE = 2.0
+"""m.  What is farther away is observed as far away as this."""
+
+Turns = Literal["vector", "planar", "wheels", "scalar", "none"]
+"""How numbers change when the robot, seen from above, turns by a third: as a vector (x, y turn, z stays), as planar
+vectors x, y, one after the other, as numbers of the three wheels, which take each other's places, not at all, or in no
+way that can be told."""
 
 
 @dataclass(frozen=True)
-class RobotState:
-    """The part of the simulations' state that observations, rewards and endings need; one column per simulation."""
+class Field:
+    """Some numbers of an observation.
 
-    position: Array  # (3, n) of the base's origin, world frame, m
-    quaternion: Array  # (4, n) base orientation, w first
-    rotation: Array  # (3, 3, n) its matrix: body to world
-    velocity: Array  # (3, n) of the base's origin, world frame, m/s
-    gyro: Array  # (3, n) angular velocity of the base, body frame, rad/s
-    wheel_speeds: Array  # (3, n) rad/s
+    Args:
+        size: how many.
+        read: (size, n) of a step.
+        unit: of each, for the docs and the contract.
+        axes: along which they are given, likewise.
+        turns: see ``Turns``.
+        title: what they are; the name of the field if it says that itself.
+    """
 
-
-def rotation_matrix(quaternion: Array) -> Array:
-    """(3, 3, n) rotation matrices of (4, n) unit quaternions, w first."""
-    ww, wx, wy, wz = (2 * quaternion[0]) * quaternion
-    xx, xy, xz = (2 * quaternion[1]) * quaternion[1:]
-    yy, yz = (2 * quaternion[2]) * quaternion[2:]
-    rotation = np.empty((3, 3, quaternion.shape[1]))
-    ww -= 1  # for unit quaternions 1 - yy - zz = ww - 1 + xx
-    np.add(ww, xx, out=rotation[0, 0])
-    np.subtract(xy, wz, out=rotation[0, 1])
-    np.add(xz, wy, out=rotation[0, 2])
-    np.add(xy, wz, out=rotation[1, 0])
-    np.add(ww, yy, out=rotation[1, 1])
-    np.subtract(yz, wx, out=rotation[1, 2])
-    np.subtract(xz, wy, out=rotation[2, 0])
-    np.add(yz, wx, out=rotation[2, 1])
-    zz = (2 * quaternion[3]) * quaternion[3]
-    np.add(ww, zz, out=rotation[2, 2])
-    return rotation
+    size: int
+    read: Callable[[Step], Array]
+    unit: str = "1"
+    axes: str = ""
+    turns: Turns = "none"
+    title: str = ""
 
 
-def rotation_vector(quaternion: Array) -> Array:
-    """(3, n) rotation vectors, rad, of (4, n) unit quaternions: axis times angle, angle in [0, pi]."""
-    w, xyz = quaternion[0], quaternion[1:]
-    sign = np.where(w < 0, -1.0, 1.0)  # q and -q are the same rotation: take the shorter one
-    sine = np.sqrt(np.einsum("kn,kn->n", xyz, xyz))
-    angle = 2 * np.arctan2(sine, np.abs(w))
-    # angle / sin(angle / 2) tends to 2 as the angle vanishes
-    scale = np.divide(angle, sine, out=np.full_like(sine, 2.0), where=sine > 1e-12)
-    return xyz * (sign * scale)
+def _velocity(step: Step) -> Array:
+    return np.asarray(np.einsum("ijn,in->jn", step.robots.rotation, step.robots.velocity))
 
 
-def body_frame(state: RobotState, goal: Array, last_actions: Array) -> NDArray[np.float32]:
-    """The (n, 17) observation of the first table; goal is (2,), last_actions (n, 3)."""
-    rotation = state.rotation
-    columns = np.empty((17, rotation.shape[2]))
-    np.negative(rotation[2], out=columns[0:3])
-    columns[3:6] = state.gyro
-    np.einsum("ijn,in->jn", rotation, state.velocity, out=columns[6:9])
-    columns[9:11] = goal[0] * rotation[0, :2] + goal[1] * rotation[1, :2]
-    np.divide(state.wheel_speeds, WHEEL_SPEED_SCALE, out=columns[11:14])
-    columns[14:17] = last_actions.T
-    return columns.T.astype(np.float32, order="C")
+def _goal(step: Step) -> Array:
+    rotation, goal = step.robots.rotation, step.command.direction
+    return np.asarray(goal[0] * rotation[0, :2] + goal[1] * rotation[1, :2])
 
 
-def world_frame(state: RobotState, goal: Array, last_actions: Array) -> NDArray[np.float32]:
-    """The (n, 15) observation of the second table; the goal is fixed in the world, so it is not observed."""
-    columns = np.empty((15, state.rotation.shape[2]))
-    columns[0:3] = rotation_vector(state.quaternion)
-    np.clip(state.gyro, -CLIP, CLIP, out=columns[3:6])
-    np.clip(state.velocity, -CLIP, CLIP, out=columns[6:9])
-    np.clip(state.wheel_speeds / WHEEL_SPEED_SCALE, -CLIP, CLIP, out=columns[9:12])
-    columns[12:15] = last_actions.T
-    return columns.T.astype(np.float32, order="C")
+def near(offset: Array) -> Array:
+    """(2, n) offsets, shortened to ``POINT_RANGE``."""
+    length = np.sqrt(offset[0] ** 2 + offset[1] ** 2)
+    return offset * (POINT_RANGE / np.maximum(length, POINT_RANGE))
 
 
-OBSERVE = {"body": body_frame, "world": world_frame}
+FIELDS: dict[str, Field] = {
+    "gravity": Field(
+        3, lambda s: -s.robots.rotation[2], "1", "base axes, unit vector pointing down", "vector", "gravity direction"
+    ),
+    "gyro": Field(3, lambda s: s.robots.gyro, "rad/s", "base axes", "vector", "angular velocity"),
+    "velocity": Field(3, _velocity, "m/s", "base axes", "vector", "velocity of the base"),
+    "goal": Field(2, _goal, "1", "base axes, x and y of the unit vector", "planar", "goal direction"),
+    "wheel_speeds": Field(
+        3, lambda s: s.robots.wheel_speeds / WHEEL_SPEED_SCALE, "10 rad/s", "wheels 0, 1, 2", "wheels", "wheel speeds"
+    ),
+    "last_action": Field(3, lambda s: s.actions.T, "1", "wheels 0, 1, 2", "wheels", "last action"),
+    "orientation": Field(
+        3, lambda s: rotation_vector(s.robots.quaternion), "rad", "rotation vector, base to world, angle in [0, pi]"
+    ),
+    "clipped_gyro": Field(
+        3, lambda s: np.clip(s.robots.gyro, -CLIP, CLIP), "rad/s", "base axes, clipped to [-2, 2]", "vector",
+        "angular velocity",
+    ),
+    "world_velocity": Field(
+        3, lambda s: np.clip(s.robots.velocity, -CLIP, CLIP), "m/s", "world axes, clipped to [-2, 2]",
+        title="velocity of the base",
+    ),
+    "clipped_wheel_speeds": Field(
+        3, lambda s: np.clip(s.robots.wheel_speeds / WHEEL_SPEED_SCALE, -CLIP, CLIP), "10 rad/s",
+        "wheels 0, 1, 2, clipped to [-2, 2]", "wheels", "wheel speeds",
+    ),
+    "velocity_command": Field(
+        3, lambda s: s.command.values[:3], "m/s, m/s, rad/s", "along the heading, to its left, about the vertical",
+        "vector", "velocity asked for",
+    ),
+    "station": Field(
+        2, lambda s: s.robots.to_heading(near(s.command.station - s.robots.position[:2])), "m",
+        "along the heading, to its left; 0 unless told to stand", "planar", "way back to the place to keep",
+    ),
+    "target": Field(
+        2, lambda s: s.robots.to_heading(near(s.command.target - s.robots.position[:2])), "m",
+        f"along the heading, to its left, at most {POINT_RANGE:g} long", "planar", "way to the target",
+    ),
+    "next_target": Field(
+        2, lambda s: s.robots.to_heading(near(s.command.next_target - s.robots.position[:2])), "m",
+        f"along the heading, to its left, at most {POINT_RANGE:g} long", "planar", "way to the target after it",
+    ),
+    "yaw_rate": Field(1, lambda s: s.robots.yaw_rate[None], "rad/s", "about the vertical", "scalar", "yaw rate"),
+}  # fmt: skip
+"""Name -> field.  Yours may be added."""
+
+FRAMES: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
+    "body": (("gravity", "gyro", "velocity"), ("wheel_speeds", "last_action")),
+    "world": (("orientation", "clipped_gyro", "world_velocity"), ("clipped_wheel_speeds", "last_action")),
+}
+"""Frame -> the fields before and after those of the command."""
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Which numbers of an observation are what.
+
+    Args:
+        names: of the fields, in order.
+        images: sizes of the embeddings of each camera's image, which follow, with the images' age as the last number;
+            empty without.
+    """
+
+    names: tuple[str, ...]
+    images: tuple[int, ...] = ()
+    fields: dict[str, Field] = field(init=False, repr=False, compare=False)
+    """Name -> field, of the images too; what ``FIELDS`` held when this was made."""
+    slices: dict[str, slice] = field(init=False, repr=False, compare=False)
+    """Name -> which numbers."""
+    sensed: int = field(init=False, repr=False, compare=False)
+    """Numbers before those of the images."""
+    size: int = field(init=False, repr=False, compare=False)
+    """Numbers in all."""
+
+    def __post_init__(self) -> None:
+        for name in self.names:
+            if name not in FIELDS:
+                raise SettingsError(f"the observation has no field {name!r}: {nearest(name, FIELDS)}")
+            if self.names.count(name) > 1:
+                raise SettingsError(f"the field {name!r} is observed twice: leave one out of extra_fields")
+        fields = {name: FIELDS[name] for name in self.names}
+        object.__setattr__(self, "sensed", sum(f.size for f in fields.values()))
+        for camera, size in enumerate(self.images):
+            fields[f"image_{camera}"] = Field(size, _not_sensed, title=f"embedding of camera {camera}")
+        if self.images:
+            fields["image_age"] = Field(1, _not_sensed, "s", title="age of the images")
+        slices, at = {}, 0
+        for name, f in fields.items():
+            slices[name], at = slice(at, at + f.size), at + f.size
+        for name, value in (("fields", fields), ("slices", slices), ("size", at)):
+            object.__setattr__(self, name, value)
+
+    def __getitem__(self, name: str) -> slice:
+        """Which numbers of an observation a field is."""
+        return self.slices[name]
+
+    def observe(self, step: Step) -> NDArray[np.float32]:
+        """(n, sensed) what robots sense."""
+        columns = np.empty((self.sensed, step.robots.rotation.shape[2]))
+        for name in self.names:
+            columns[self.slices[name]] = self.fields[name].read(step)
+        return columns.T.astype(np.float32, order="C")
+
+    def turned(self, swap: Array) -> Array:
+        """(size, size) the matrix that makes of an observation that of the robot turned by 120° to the right.
+
+        Args:
+            swap: (3, 3) permutation that says which wheel takes whose place.
+
+        Numbers that have no counterpart there, such as images, become 0.
+
+        Raises:
+            SettingsError: the frame is not the robot's own.
+        """
+        turn = np.array([[-0.5, -np.sqrt(0.75)], [np.sqrt(0.75), -0.5]])
+        blocks = {
+            "vector": np.block([[turn, np.zeros((2, 1))], [np.zeros((1, 2)), np.ones((1, 1))]]),
+            "planar": turn,
+            "wheels": swap,
+            "scalar": np.ones((1, 1)),
+        }
+        matrix = np.zeros((self.size, self.size))
+        for name, f in self.fields.items():
+            if f.turns == "none":
+                continue
+            block, at = blocks[f.turns], self.slices[name]
+            matrix[at, at] = np.kron(np.eye(f.size // len(block)), block)
+        return matrix
+
+    def table(self) -> list[dict[str, Any]]:
+        """A row a field: "field", "name", "size", "unit" and "axes"."""
+        return [
+            {"field": name, "name": f.title or name.replace("_", " "), "size": f.size, "unit": f.unit, "axes": f.axes}
+            for name, f in self.fields.items()
+        ]
+
+
+def layout_of(frame: str, command_fields: Iterable[str], extra: Iterable[str], images: tuple[int, ...] = ()) -> Layout:
+    """The layout of an observation.
+
+    Args:
+        frame: of ``FRAMES``.
+        command_fields: what the command adds.
+        extra: what the user adds.
+        images: see ``Layout``.
+
+    Raises:
+        SettingsError: a field that does not exist, or twice the same.
+    """
+    before, after = FRAMES[frame]
+    told = [name for name in command_fields if frame == "body" or name != "goal"]
+    return Layout((*before, *told, *after, *extra), images)
+
+
+def _not_sensed(step: Step) -> Array:
+    raise NotImplementedError("images are taken by the cameras")

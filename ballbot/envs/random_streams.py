@@ -17,6 +17,11 @@ def new_stream(seed: int | None) -> np.random.Generator:
     return np.random.Generator(np.random.PCG64(seed))
 
 
+def second_stream(seed: int | None) -> np.random.Generator:
+    """Another stream of the same seed, for what is drawn besides: it leaves the first one's numbers as they are."""
+    return np.random.Generator(np.random.PCG64(np.random.SeedSequence(seed, spawn_key=(1,))))
+
+
 def pack_streams(streams: list[np.random.Generator]) -> NDArray[np.int64]:
     """The whole state of PCG64 generators, (num_streams, 6) int64."""
     words = np.zeros((len(streams), WORDS), np.uint64)

@@ -73,15 +73,25 @@ class Renderer:
         self._shown: NDArray[np.float32] | None = None
 
     def draw(
-        self, heights: NDArray[np.float32] | None, qpos: NDArray[np.float64], qvel: NDArray[np.float64]
+        self,
+        ground: tuple[NDArray[np.float32], float, float] | None,
+        qpos: NDArray[np.float64],
+        qvel: NDArray[np.float64],
     ) -> NDArray[np.uint8] | None:
         """The (480, 640, 3) uint8 picture of this state, or None in "human" mode.
+
+        Args:
+            ground: what ``Physics.terrain_of`` says of the terrain it stands on.
+            qpos: MuJoCo's coordinates.
+            qvel: and their rates.
 
         Raises:
             RuntimeError: no OpenGL or no display, with what to install or set.
         """
+        heights, top, length = (None, 0.0, None) if ground is None else ground
         if self._model is None or self._data is None:
-            self._model = build_model(None if heights is None else heights[None])
+            tops = np.array([top])
+            self._model = build_model(None if heights is None else heights[None], tops=tops, length=length)
             self._data = mujoco.MjData(self._model)
             self._window = self._open(self._model, self._data)
             self._shown = heights
@@ -91,6 +101,7 @@ class Renderer:
         with self._window.lock() if self._mode == "human" else nullcontext():
             if changed and heights is not None:
                 model.hfield_data[:] = heights.ravel()
+                model.hfield_size[0, 2] = top
             data.qpos[:], data.qvel[:] = qpos, qvel
             mujoco.mj_forward(model, data)
         if changed:

@@ -1,60 +1,312 @@
-"""The reward, one small pure function a term.
+"""Rewards and endings, by name: small pure functions of a ``Step``.
 
-Per step: 0.01 v.g + 0.02 [not fallen] - 0.0001 |a|^2 (Salehi 2025, arXiv:2505.18417, section IV).  An upright robot
-earns 80 in 4000 steps, plus 40 per m/s along the goal.
+The task pays the reference's three terms unless told otherwise.  Per step: 0.01 v.g + 0.02 [not fallen] - 0.0001 |a|^2
+(Salehi 2025, arXiv:2505.18417, section IV).  An upright robot earns 80 in 4000 steps, plus 40 per m/s along the goal.
+
+A term is a function of a step that returns (n,) numbers, or, if it has parameters, a frozen dataclass that is called
+like one.  Whoever adds one gives it a name, by which it is then weighed, logged and recorded::
+
+    REWARDS["calm"] = lambda step: -0.01 * (step.robots.gyro**2).sum(axis=0)
+
+    BallbotVectorEnv(64, rewards={"progress": 1, "survival": 1, "calm": 0.5})
+    python experiments/ppo_ballbot.py --plugin mine.py --rewards.calm 0.5
+
+Parameters stand beside the weights, by the name of the term and their own: ``{"tracking": 6, "tracking_speed": 0.5}``.
+The terms here are scaled so that weights near 1 are comparable with those of the task.
 """
 
 from __future__ import annotations
 
-import numpy as np
-from numpy.typing import NDArray
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields, is_dataclass
+from typing import Annotated, Any, ClassVar
 
-Array = NDArray[np.float64]
+import numpy as np
+
+from ballbot.envs.step import Array, Bools, Step
+from ballbot.errors import SettingsError
+from ballbot.settings import Range, check_settings, check_value, nearest
 
 PROGRESS_WEIGHT = 0.01  # per m/s and step
 SURVIVAL_WEIGHT = 0.02  # per step
 ACTION_WEIGHT = 0.0001  # per step
 MAX_REWARDED_SPEED = 2.0  # m/s, on each axis of the velocity
+UNIT = 0.01  # per step: what makes a weight of 1 comparable with that of progress
+BASE_RADIUS, BASE_BOTTOM, BASE_TOP = 0.11, 0.06, 0.34
+"""m: the collision cylinder of the base, from its origin."""
+RING = np.linspace(0, 2 * np.pi, 8, endpoint=False)
+RIM = np.stack([BASE_RADIUS * np.cos(RING), BASE_RADIUS * np.sin(RING), np.full(8, BASE_BOTTOM)])
+"""(3, 8) places on the lower rim of that cylinder, in the base."""
+
+Term = Callable[[Step], Array]
+Ending = Callable[[Step, float], Bools]
 
 
-def progress(velocity_xy: Array, goal: Array) -> Array:
-    """Speed along the goal.
+def needs(*commands: str) -> Callable[[Term], Term]:
+    """Say of a term that it is for these commands only."""
 
-    Args:
-        velocity_xy: (2, n) horizontal velocity of the base in the world, m/s; clipped to +-2.
-        goal: (2,) unit vector of the direction of travel, world frame.
+    def mark(term: Term) -> Term:
+        term.commands = commands  # type: ignore[attr-defined]
+        return term
 
-    Returns:
-        (n,) reward.
-    """
-    clipped = np.minimum(np.maximum(velocity_xy, -MAX_REWARDED_SPEED), MAX_REWARDED_SPEED)
+    return mark
+
+
+def progress(step: Step) -> Array:
+    """Speed along the goal, m/s, each axis of the velocity clipped to +-2."""
+    clipped = np.minimum(np.maximum(step.robots.velocity[:2], -MAX_REWARDED_SPEED), MAX_REWARDED_SPEED)
+    goal = step.command.direction
     return PROGRESS_WEIGHT * (goal[0] * clipped[0] + goal[1] * clipped[1])
 
 
-def tracking(velocity_xy: Array, goal: Array, target_speed: float) -> Array:
-    """Stand-in for ``progress`` in training: most at ``target_speed`` along the goal, and less around it.
+@dataclass(frozen=True)
+class Tracking:
+    """Stand-in for progress in training: most at ``speed`` along the goal, and less around it, across too.
 
-    A paraboloid that, for a robot at rest, is 0 and rises along the goal as steeply as ``progress``.
-
-    Args:
-        velocity_xy: as for ``progress``.
-        goal: as for ``progress``.
-        target_speed: m/s, above 0.
-
-    Returns:
-        (n,) reward, at most half of what ``progress`` pays at the target.
+    A paraboloid that, for a robot at rest, is 0 and rises along the goal as steeply as ``progress``; at most half of
+    what ``progress`` pays at that speed.  A robot that only gets more for more speed goes to the motors' limit, where
+    it falls.
     """
-    missing = np.minimum(np.maximum(velocity_xy, -MAX_REWARDED_SPEED), MAX_REWARDED_SPEED)
-    missing -= target_speed * goal[:, None]
-    squared = missing[0] ** 2 + missing[1] ** 2
-    return PROGRESS_WEIGHT / 2 * (target_speed - squared / target_speed)
+
+    speed: Annotated[float, Range(0.01, 2)] = 0.5
+    """m/s along the goal at which it pays most."""
+
+    def __post_init__(self) -> None:
+        check_settings(self)
+
+    def __call__(self, step: Step) -> Array:
+        """(n,) rewards."""
+        velocity = step.robots.velocity[:2]
+        missing = np.minimum(np.maximum(velocity, -MAX_REWARDED_SPEED), MAX_REWARDED_SPEED)
+        missing -= self.speed * step.command.direction
+        squared = missing[0] ** 2 + missing[1] ** 2
+        return PROGRESS_WEIGHT / 2 * (self.speed - squared / self.speed)
 
 
-def survival(fallen: NDArray[np.bool_]) -> Array:
-    """A constant for every step that does not end in a fall; fallen is (n,)."""
-    return np.where(fallen, 0.0, SURVIVAL_WEIGHT)
+def survival(step: Step) -> Array:
+    """A constant for every step that does not end in a failure."""
+    return np.where(step.fallen, 0.0, SURVIVAL_WEIGHT)
 
 
-def action_cost(actions: Array) -> Array:
-    """Penalty on the squared length of the (n, 3) actions, as applied (clipped to [-1, 1])."""
-    return -ACTION_WEIGHT * np.einsum("nk,nk->n", actions, actions)
+def action_cost(step: Step) -> Array:
+    """Penalty on the squared length of the actions, as applied."""
+    return -ACTION_WEIGHT * np.einsum("nk,nk->n", step.actions, step.actions)
+
+
+@dataclass(frozen=True)
+class VelocityTracking:
+    """Most at the velocity asked for, and less around it: exp(-|v - asked|^2 / width^2)."""
+
+    commands: ClassVar[tuple[str, ...]] = ("velocity",)
+    width: Annotated[float, Range(0.01, 10)] = 0.25
+    """m/s of error at which it pays 37 %."""
+
+    def __post_init__(self) -> None:
+        check_settings(self)
+
+    def __call__(self, step: Step) -> Array:
+        """(n,) rewards."""
+        missing = step.robots.heading_velocity - step.command.values[:2]
+        return 2 * UNIT * np.exp(-(missing[0] ** 2 + missing[1] ** 2) / self.width**2)
+
+
+@dataclass(frozen=True)
+class YawRateTracking:
+    """Most at the yaw rate asked for, and less around it: exp(-(w - asked)^2 / width^2)."""
+
+    commands: ClassVar[tuple[str, ...]] = ("velocity",)
+    width: Annotated[float, Range(0.01, 100)] = 0.5
+    """rad/s of error at which it pays 37 %."""
+
+    def __post_init__(self) -> None:
+        check_settings(self)
+
+    def __call__(self, step: Step) -> Array:
+        """(n,) rewards."""
+        missing = step.robots.yaw_rate - step.command.values[2]
+        return UNIT * np.exp(-(missing**2) / self.width**2)
+
+
+@needs("velocity")
+def velocity_error(step: Step) -> Array:
+    """Error of the velocity asked for, m/s, as a penalty."""
+    missing = step.robots.heading_velocity - step.command.values[:2]
+    return -UNIT * np.sqrt(missing[0] ** 2 + missing[1] ** 2)
+
+
+@needs("point", "path")
+def distance(step: Step) -> Array:
+    """Distance to the target, m, as a penalty; what is beyond 2 m counts as that."""
+    missing = step.command.target - step.robots.position[:2]
+    return -UNIT * np.minimum(np.sqrt(missing[0] ** 2 + missing[1] ** 2), 2.0)
+
+
+@needs("velocity")
+def station(step: Step) -> Array:
+    """Distance to the place to keep while told to stand, m, as a penalty; at most 1 m."""
+    missing = step.command.station - step.robots.position[:2]
+    return -UNIT * np.minimum(np.sqrt(missing[0] ** 2 + missing[1] ** 2), 1.0)
+
+
+@needs("point", "path")
+def arrival(step: Step) -> Array:
+    """1 at the target."""
+    return UNIT * step.command.arrived
+
+
+def upright(step: Step) -> Array:
+    """Cosine of the tilt."""
+    return UNIT * step.robots.rotation[2, 2]
+
+
+def tilt(step: Step) -> Array:
+    """Square of the tilt, rad, as a penalty."""
+    return -UNIT * (step.robots.rotation[2, 0] ** 2 + step.robots.rotation[2, 1] ** 2)
+
+
+def action_rate(step: Step) -> Array:
+    """Squared change of the actions, as a penalty."""
+    change = step.actions - step.last_actions
+    return -UNIT * np.einsum("nk,nk->n", change, change)
+
+
+def torque(step: Step) -> Array:
+    """Sum of the motors' squared torques, (N m)^2, as a penalty."""
+    return -UNIT * np.einsum("nk,nk->n", step.torques, step.torques)
+
+
+def power(step: Step) -> Array:
+    """What the motors put in or take out, W, as a penalty."""
+    return -UNIT * np.einsum("nk,kn->n", np.abs(step.torques), np.abs(step.robots.wheel_speeds))
+
+
+def yaw_spin(step: Step) -> Array:
+    """Squared yaw rate, (rad/s)^2, as a penalty."""
+    return -UNIT * step.robots.yaw_rate**2
+
+
+def clearance(step: Step) -> Array:
+    """(n,) m between the lowest of 8 places on the base's lower rim and the ground below it; negative inside it."""
+    places = np.einsum("ijn,jk->nki", step.robots.rotation, RIM) + step.robots.position.T[:, None]
+    return np.asarray((places[..., 2] - step.heights(places[..., :2])).min(axis=1))
+
+
+def collision(step: Step) -> Array:
+    """1 while the body, not the ball, touches the ground, as a penalty."""
+    return -UNIT * (clearance(step) < 0)
+
+
+REWARDS: dict[str, Any] = {
+    "progress": progress,
+    "tracking": Tracking,
+    "survival": survival,
+    "action_cost": action_cost,
+    "velocity": VelocityTracking,
+    "velocity_error": velocity_error,
+    "yaw_rate": YawRateTracking,
+    "station": station,
+    "distance": distance,
+    "arrival": arrival,
+    "upright": upright,
+    "tilt": tilt,
+    "action_rate": action_rate,
+    "torque": torque,
+    "power": power,
+    "yaw_spin": yaw_spin,
+    "collision": collision,
+}
+"""Name -> term: a function of a step, or a frozen dataclass of parameters that is one.  Yours may be added."""
+
+REFERENCE = {"progress": 1.0, "survival": 1.0, "action_cost": 1.0}
+"""The task's weights."""
+
+
+def touches(step: Step, limit: float) -> Bools:
+    """The body, not the ball, is nearer to the ground than ``limit``, m."""
+    return np.asarray(clearance(step) < limit)
+
+
+def spins(step: Step, limit: float) -> Bools:
+    """The robot turns about the vertical faster than ``limit``, rad/s."""
+    return np.asarray(np.abs(step.robots.yaw_rate) > limit)
+
+
+def races(step: Step, limit: float) -> Bools:
+    """The robot goes faster than ``limit``, m/s."""
+    velocity = step.robots.velocity[:2]
+    return np.asarray(velocity[0] ** 2 + velocity[1] ** 2 > limit**2)
+
+
+ENDINGS: dict[str, Ending] = {"collision": touches, "yaw_rate": spins, "speed": races}
+"""Name -> function of a step and a limit that says which episodes fail, besides by a fall.  Yours may be added."""
+
+
+def reward_settings() -> dict[str, tuple[str, float]]:
+    """Every weight and every parameter by name: the term that it belongs to, and its default (0 of a weight)."""
+    settings: dict[str, tuple[str, float]] = {}
+    for name, term in REWARDS.items():
+        settings[name] = name, 0.0
+        if is_dataclass(term):
+            settings |= {f"{name}_{f.name}": (name, float(f.default)) for f in fields(term)}  # type: ignore[arg-type]
+    return settings
+
+
+def check_weights(where: str, weights: Mapping[str, Any]) -> dict[str, float]:
+    """Weights and parameters of terms, as floats, in the order of ``REWARDS``; ``where`` is for error messages.
+
+    Raises:
+        SettingsError: a term that does not exist, a weight that is no number, or a parameter out of its range.
+    """
+    known = reward_settings()
+    if not isinstance(weights, Mapping):
+        raise SettingsError(f"{where}={weights!r} must be a mapping of names to weights, such as {REFERENCE}")
+    for key in weights:
+        if key not in known:
+            raise SettingsError(f"{where} has the unknown term {key!r}: {nearest(str(key), known)}")
+    number = Annotated[float, Range(-1e6, 1e6)]
+    checked = {key: float(check_value(f"{where}.{key}", weights[key], number)) for key in known if key in weights}
+    for name in REWARDS:
+        make_term(name, checked, where)
+    return checked
+
+
+def needed(weights: Mapping[str, float]) -> dict[str, float]:
+    """Weights without those that change nothing: of 0, parameters of terms that weigh nothing, or the default."""
+    known = reward_settings()
+    return {key: x for key, x in weights.items() if weights.get(known[key][0], 0.0) != 0.0 and x != known[key][1]}
+
+
+def paid_terms(weights: Mapping[str, float]) -> dict[str, float]:
+    """The terms that weigh something, in the order of ``REWARDS``, with their weights."""
+    return {name: weights[name] for name in REWARDS if weights.get(name, 0.0) != 0.0}
+
+
+def make_term(name: str, weights: Mapping[str, float], where: str = "rewards") -> Term:
+    """The term of this name with the parameters that stand beside the weights.
+
+    Raises:
+        SettingsError: a parameter is out of range.
+    """
+    term: Any = REWARDS[name]
+    if not is_dataclass(term):
+        return term  # type: ignore[no-any-return]
+    given = {f.name: weights[f"{name}_{f.name}"] for f in fields(term) if f"{name}_{f.name}" in weights}
+    try:
+        return term(**given)  # type: ignore[operator, no-any-return]
+    except SettingsError as error:
+        raise SettingsError(f"{where}.{name}_{error}") from error
+
+
+def check_endings(endings: Mapping[str, Any]) -> dict[str, float]:
+    """Limits of endings by name.
+
+    Raises:
+        SettingsError: an ending that does not exist, or a limit that is no number.
+    """
+    if not isinstance(endings, Mapping):
+        raise SettingsError(f"endings={endings!r} must be a mapping of names to limits, such as {{'collision': 0.0}}")
+    for key in endings:
+        if key not in ENDINGS:
+            raise SettingsError(f"endings has the unknown name {key!r}: {nearest(str(key), ENDINGS)}")
+    limits = Annotated[float, Range(-1e6, 1e6)]
+    return {key: float(check_value(f"endings.{key}", endings[key], limits)) for key in ENDINGS if key in endings}

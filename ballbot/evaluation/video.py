@@ -84,7 +84,7 @@ def what_is_seen(
     cameras: DepthCamera, sims: Simulations, qpos: NDArray[np.float64], terrain_id: int
 ) -> NDArray[np.float32]:
     """(cameras, height, width) depths in m, of a robot in this pose."""
-    base, ball = (qpos[start : start + 7] for start in (sims.layout.base_qpos, sims.layout.ball_qpos))
+    base, ball = (qpos[start : start + 7] for start in (sims.addresses.base_qpos, sims.addresses.ball_qpos))
     rotation = rotation_matrix(base[3:, None]).transpose(2, 0, 1)
     images = cameras.render(base[None, :3], rotation, ball[None, :3], np.array([terrain_id]))
     depths: NDArray[np.float32] = images[0].cpu().numpy()

@@ -198,7 +198,7 @@ def env_against_engine(args: Args) -> Iterator[Figure]:
         sims = envs.simulations
         bare = Batch(sims.model, args.num_envs, args.num_threads or usable_cpus())
         ctrl = bare.bind("ctrl")
-        shown = bare.expand("geom_dataid")[:, sims.layout.ground_geom] if terrain == "perlin" else None
+        shown = bare.expand("geom_dataid")[:, sims.addresses.ground_geom] if terrain == "perlin" else None
         for name, policy in POLICIES.items():
             rates: list[float] = []
             bare_rates: list[float] = []

@@ -22,7 +22,7 @@ def taken(tmp_path_factory):
     envs = BallbotVectorEnv(8, observation="depth", num_terrains=4, terrain_seed=5, num_threads=1, initial_tilt_deg=15)
     data = DepthDataset.create(tmp_path_factory.mktemp("probe") / "d", (64, 64), 1.0, CARD)
     sims = envs.simulations
-    base, ball = sims.layout.base_qpos, sims.layout.ball_qpos
+    base, ball = sims.addresses.base_qpos, sims.addresses.ball_qpos
     for seed in range(6):
         obs, infos = envs.reset(seed=seed)
         records = np.zeros((8, 2), RECORD)

@@ -47,7 +47,7 @@ def camera(sims, request):
 def pose(sims, rng, terrain, tilt_deg, shift):
     """The qpos of a robot somewhere on a terrain."""
     sims.place(0, terrain, yaw=rng.uniform(0, 7), tilt=np.radians(tilt_deg), tilt_axis=rng.uniform(0, 7))
-    qpos, layout = sims.qpos[0].copy(), sims.layout
+    qpos, layout = sims.qpos[0].copy(), sims.addresses
     for address in (layout.base_qpos, layout.ball_qpos):
         qpos[address : address + 2] += shift
     return qpos
@@ -70,7 +70,7 @@ def test_pixels_agree_with_mujocos_rays_however_the_robot_lies(sims, camera):
     for case in range(60):
         terrain = case % 8
         qpos = pose(sims, rng, terrain, [2, 20, 60, 90, 150][case % 5], rng.uniform(-4.8, 4.8, 2))
-        image = see(camera, sims.layout, qpos[None], [terrain])[0].numpy().reshape(2, -1)
+        image = see(camera, sims.addresses, qpos[None], [terrain])[0].numpy().reshape(2, -1)
         assert np.isfinite(image).all() and image.min() >= 0 and image.max() <= 1
         model.hfield_data[:] = sims.heights[terrain].ravel()
         data.qpos[:] = qpos
@@ -84,7 +84,7 @@ def test_pixels_agree_with_mujocos_rays_however_the_robot_lies(sims, camera):
                 sphere = mujoco.mju_rayGeom(
                     data.geom("ball").xpos, data.geom("ball").xmat, ball.size, start, ray, SPHERE
                 )
-                ground = mujoco.mj_rayHfield(model, data, sims.layout.ground_geom, start, ray)
+                ground = mujoco.mj_rayHfield(model, data, sims.addresses.ground_geom, start, ray)
                 hits = [float(camera.robot_depth[i, pixel]), 1.0, *(x for x in (sphere, ground) if x >= 0)]
                 errors.append(abs(min(hits) - image[i, pixel]))
     assert len(errors) > 3000
@@ -114,12 +114,12 @@ for case in range(200):
     # stand on the ground there
     row, column = ((qpos[1::-1] + 5) / 10 * 292).astype(int)
     rise = 0.1 * (sims.heights[terrain][row, column] - sims.heights[terrain][146, 146])
-    qpos[[sims.layout.base_qpos + 2, sims.layout.ball_qpos + 2]] += rise
+    qpos[[sims.addresses.base_qpos + 2, sims.addresses.ball_qpos + 2]] += rise
     model.hfield_data[:] = sims.heights[terrain].ravel()
     mujoco.mjr_uploadHField(model, renderer._mjr_context, 0)
     data.qpos[:] = qpos
     mujoco.mj_forward(model, data)
-    image = see(camera, sims.layout, qpos[None], [terrain])[0].numpy()
+    image = see(camera, sims.addresses, qpos[None], [terrain])[0].numpy()
     for i in range(2):
         renderer.update_scene(data, camera=f"cam_{i}")
         errors.append(np.abs(np.clip(renderer.render(), 0, 1) - image[i]))
@@ -252,9 +252,9 @@ def test_compiled_and_pytorchs_images_are_the_same(sims):
     camera, rng = DepthCamera(sims.model, sims.heights), np.random.default_rng(7)
     terrains = np.arange(200) % 8
     qpos = np.stack([pose(sims, rng, k, rng.uniform(0, 60), rng.uniform(-4.9, 4.9, 2)) for k in terrains])
-    compiled = see(camera, sims.layout, qpos, terrains)
+    compiled = see(camera, sims.addresses, qpos, terrains)
     camera._fields = HeightFields(torch.from_numpy(sims.heights * np.float32(0.1)), camera.device, compiled=False)
-    difference = (see(camera, sims.layout, qpos, terrains) - compiled).abs()
+    difference = (see(camera, sims.addresses, qpos, terrains) - compiled).abs()
     assert difference.median() < 1e-6
     assert (difference > 1e-4).float().mean() < 1e-5  # rays that just touch the ground
 
@@ -306,32 +306,32 @@ def test_an_image_does_not_depend_on_who_else_is_looked_at_or_on_pytorchs_thread
     threads = torch.get_num_threads()
     try:
         torch.set_num_threads(1)
-        together = see(camera, sims.layout, qpos, terrains)
+        together = see(camera, sims.addresses, qpos, terrains)
         torch.set_num_threads(2)
-        assert torch.equal(see(camera, sims.layout, qpos, terrains), together)
+        assert torch.equal(see(camera, sims.addresses, qpos, terrains), together)
     finally:
         torch.set_num_threads(threads)
     for i in range(0, 70, 7):
-        assert torch.equal(see(camera, sims.layout, qpos[i : i + 1], terrains[i : i + 1])[0], together[i])
+        assert torch.equal(see(camera, sims.addresses, qpos[i : i + 1], terrains[i : i + 1])[0], together[i])
 
 
 def test_nothing_but_sky_beside_the_terrain_and_nothing_at_all_in_a_hill(sims, camera):
     rng = np.random.default_rng(2)
     away = pose(sims, rng, 0, 0.0, np.array([50.0, 0.0]))
-    image = see(camera, sims.layout, away[None], [0])[0].numpy()
+    image = see(camera, sims.addresses, away[None], [0])[0].numpy()
     free = (camera.robot_depth.numpy().reshape(2, 64, 64) == 1.0) & (image > 0.2)
     assert free.mean() > 0.5 and (image[free] == 1.0).all()
     buried = pose(sims, rng, 0, 0.0, np.zeros(2))
-    buried[[sims.layout.base_qpos + 2, sims.layout.ball_qpos + 2]] -= 0.3
-    assert (see(camera, sims.layout, buried[None], [0]) == 0).all()
+    buried[[sims.addresses.base_qpos + 2, sims.addresses.ball_qpos + 2]] -= 0.3
+    assert (see(camera, sims.addresses, buried[None], [0]) == 0).all()
 
 
 def test_resolution_and_field_of_view_come_from_the_mjcf_or_the_caller(sims):
     assert DepthCamera(sims.model, sims.heights).shape == (2, 64, 64)
     wide = DepthCamera(sims.model, sims.heights, resolution=(48, 96))
     qpos = pose(sims, np.random.default_rng(3), 0, 5.0, np.zeros(2))
-    fine = see(DepthCamera(sims.model, sims.heights, resolution=(192, 384)), sims.layout, qpos[None], [0])
-    coarse = see(wide, sims.layout, qpos[None], [0])
+    fine = see(DepthCamera(sims.model, sims.heights, resolution=(192, 384)), sims.addresses, qpos[None], [0])
+    coarse = see(wide, sims.addresses, qpos[None], [0])
     assert coarse.shape == (1, 2, 48, 96)
     # a coarse pixel's centre lies between the fine ones
     assert (coarse - fine[:, :, 1::4, 1::4]).abs().median() < 2e-3
@@ -362,7 +362,7 @@ def test_images_on_a_gpu_are_those_of_the_cpu(sims):
     rng = np.random.default_rng(4)
     qpos = np.stack([pose(sims, rng, i, 8.0, rng.uniform(-3, 3, 2)) for i in range(8)])
     cpu, gpu = (
-        see(DepthCamera(sims.model, sims.heights, device=d), sims.layout, qpos, range(8)) for d in ("cpu", "cuda")
+        see(DepthCamera(sims.model, sims.heights, device=d), sims.addresses, qpos, range(8)) for d in ("cpu", "cuda")
     )
     assert gpu.device.type == "cuda"
     assert ((gpu.cpu() - cpu).abs() < 1e-4).float().mean() > 0.999

@@ -161,7 +161,7 @@ def test_a_rolling_start_rolls(yaw):
     mujoco_patch.ensure()
     counts = {"num_threads": 1, "num_terrains": 1, "terrain_seed": 0}
     sims = Simulations(2, terrain="flat", integrator="Euler", terrain_split="train", **counts)
-    layout, wheels = sims.layout, list(sims.layout.wheel_qvel)
+    layout, wheels = sims.addresses, list(sims.addresses.wheel_qvel)
     for sim in range(2):
         sims.place(sim, 0, yaw=yaw, velocity=(0.1, 0.28))
     right = sims.qvel[0].copy()

@@ -388,7 +388,7 @@ def test_a_time_out_truncates_and_does_not_terminate(make):
 def test_leaving_the_terrain_truncates(make):
     envs = make(2, terrain="perlin")
     envs.reset(seed=0)
-    layout = envs.simulations.layout
+    layout = envs.simulations.addresses
     for start in (layout.base_qpos, layout.ball_qpos):
         envs.simulations.qpos[0, start] += TERRAIN_LENGTH / 2 - EDGE_MARGIN + 0.01
         envs.simulations.qpos[0, start + 2] += 0.2  # clear of whatever hill is there
@@ -403,7 +403,7 @@ def test_longer_fields_are_as_rough_and_end_later(make):
     assert envs.simulations.heights.shape == (2, 585, 585)
     np.testing.assert_allclose(envs.simulations.model.hfield_size[:, :2], 10.0)
     envs.reset(seed=0)
-    layout = envs.simulations.layout
+    layout = envs.simulations.addresses
     for start in (layout.base_qpos, layout.ball_qpos):
         envs.simulations.qpos[:, start] += [8.0, 10.0]
         envs.simulations.qpos[:, start + 2] += 0.2

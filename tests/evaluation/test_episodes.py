@@ -106,7 +106,7 @@ def test_robots_that_leave_the_terrain_are_counted_apart():
     class AtTheEdge:
         def __call__(self, obs, began):
             if began.any():
-                sims.qpos[0, sims.layout.base_qpos] = sims.qpos[0, sims.layout.ball_qpos] = 4.9
+                sims.qpos[0, sims.addresses.base_qpos] = sims.qpos[0, sims.addresses.ball_qpos] = 4.9
             return np.zeros((2, 3))
 
     assert run_episodes(envs, AtTheEdge(), 2, seed=0).outcomes == ["out_of_bounds", "success"]

@@ -374,7 +374,7 @@ def test_whatever_the_actions_no_bad_number_comes_out_and_every_divergence_is_co
     for step in range(steps):
         style = styles[step // 50 % len(styles)]
         if step % 10 == 9:  # actions alone, which are clipped, break nothing
-            wheels = list(envs.simulations.layout.wheel_qvel)
+            wheels = list(envs.simulations.addresses.wheel_qvel)
             envs.simulations.qvel[rng.integers(64), wheels] = rng.choice([np.nan, np.inf, -np.inf, 1e9, 1e30])
             broken += 1
         obs, reward, terminated, truncated, infos = envs.step(style().astype(np.float32))

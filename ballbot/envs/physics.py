@@ -14,75 +14,59 @@ import numpy as np
 from mujoco.batch import Batch, SimulationError
 from numpy.typing import NDArray
 
+from ballbot.envs.checks import check_state_array
 from ballbot.envs.model import Addresses, build_model, rolling_wheel_speeds, settled_poses
-from ballbot.envs.observations import RobotState, rotation_matrix
-from ballbot.envs.terrain import TERRAIN_LENGTH, field_length, grid_size, make_terrain
+from ballbot.envs.step import RobotState, rotation_matrix
+from ballbot.envs.terrain import TerrainPool
 
 Array = NDArray[np.float64]
 Bools = NDArray[np.bool_]
 
-TERRAINS = ("perlin", "flat")
+MOTOR_TORQUE = -10.0
+"""N m on a wheel's axle per unit of action (the reference's sign)."""
 EDGE_MARGIN = 0.15
 """m: the ball's radius and the lean of the base at the tilt limit; nearer to the edge the robot counts as off it."""
 MAX_PLAUSIBLE_SPEED = 1e3
 """m/s and rad/s.  Full torque spins a free wheel at 12.5 rad/s: a thousand is a broken simulation, not a fast robot."""
 
 
-class Simulations:
+class Physics:
     """``num`` robots, stepped together.
 
     Args:
         num: how many simulations.
-        terrain: "perlin" or "flat".
+        ground: what they stand on, a field each.
         integrator: see ``ballbot.envs.model.INTEGRATORS``.
         num_threads: threads that step them; 0 takes every CPU this process may use.
-        num_terrains: height fields in the pool ("perlin" only).
-        terrain_split: "train", "validation" or "eval".
-        terrain_seed: base seed of the pool.
-        terrain_length: side of the fields, m.
     """
 
-    def __init__(
-        self,
-        num: int,
-        *,
-        terrain: str,
-        integrator: str,
-        num_threads: int,
-        num_terrains: int,
-        terrain_split: str,
-        terrain_seed: int,
-        terrain_length: float = TERRAIN_LENGTH,
-    ) -> None:
-        self.heights: NDArray[np.float32] | None = None
-        """(num_terrains, n, n) heights in [0, 1], n = 293 unless the fields are longer; None for a plane."""
-        self._half_length = np.inf
-        if terrain == "perlin":
-            size = grid_size(terrain_length)
-            self._half_length = field_length(size) / 2
-            self.heights = np.empty((num_terrains, size, size), np.float32)
-            for k in range(num_terrains):
-                self.heights[k] = make_terrain(k, split=terrain_split, seed=terrain_seed, size=size)
+    def __init__(self, num: int, ground: TerrainPool, *, integrator: str, num_threads: int) -> None:
+        self.ground = ground
         self.num = num
-        self.integrator = integrator
-        self.model = build_model(self.heights, integrator=integrator)
-        self.poses = settled_poses(self.model)
-        """(num_terrains, nq) upright poses at rest."""
-        self.layout = Addresses.of(self.model)
-        self._wheel_speeds = rolling_wheel_speeds(self.model)
+        self.model = build_model(ground.relief, integrator=integrator, tops=ground.tops, length=ground.grid.length)
+        self.plane = self.model if ground.relief is None else build_model(integrator=integrator)
+        """The same robot on a plane, where its wheels can be measured whatever the ground is like."""
+        threads = num_threads or usable_cpus()
+        counts = [len(spawns) for spawns in ground.spawns]
+        ids = np.repeat(np.arange(len(counts)), counts)
+        heights = ground.heights(ids, np.concatenate(ground.spawns))
+        self.poses = settled_poses(self.model, ground.spawns, heights, threads)
+        """Of each terrain (spawns, nq) upright poses at rest."""
+        self._half_length = np.inf if ground.relief is None else ground.grid.half
+        self.addresses = Addresses.of(self.model)
+        self._wheel_speeds = rolling_wheel_speeds(self.plane)
         self._ball_radius = float(self.model.geom("ball").size[0])
-        threads = min(num_threads or usable_cpus(), num)
+        threads = min(threads, num)
         self.batch = Batch(self.model, num, threads)
         self._process = os.getpid() if threads > 1 else None
         self.terrain_ids = np.zeros(num, np.int64)
         """(num,) index of each simulation's terrain in the pool."""
-        self.qpos, self.qvel = (
-            self.batch.bind("qpos"),
-            self.batch.bind("qvel"),
-        )  # live views of the state rows
+        self.qpos, self.qvel = self.batch.bind("qpos"), self.batch.bind("qvel")  # live views of the state rows
         self._ctrl = self.batch.bind("ctrl")
         self._warnings = self.batch.warning.reshape(num, -1)
-        self._shown = self.batch.expand("geom_dataid")[:, self.layout.ground_geom] if terrain == "perlin" else None
+        self._shown: NDArray[Any] | None = None
+        if ground.relief is not None:
+            self._shown = self.batch.expand("geom_dataid")[:, self.addresses.ground_geom]
         # time, velocities, controls and solver warm start of a new simulation
         self._fresh_row = self.batch.state[0].copy()
 
@@ -90,6 +74,11 @@ class Simulations:
     def num_terrains(self) -> int:
         """Size of the pool; 1 for a plane."""
         return len(self.poses)
+
+    @property
+    def reach(self) -> float:
+        """How far along x and y from the centre, in m, a robot is off the ground; infinite on a plane."""
+        return self._half_length - EDGE_MARGIN
 
     def step(self, torques: Array) -> Bools | None:
         """Apply (num, 3) torques, N m about the wheels' axles, for one time step.
@@ -131,23 +120,25 @@ class Simulations:
         sim: int,
         terrain_id: int,
         *,
+        spawn: int = 0,
         yaw: float = 0.0,
         tilt: float = 0.0,
         tilt_axis: float = 0.0,
         velocity: tuple[float, float] = (0.0, 0.0),
     ) -> None:
-        """Put a simulation's robot at the centre of a terrain, at rest or rolling without slip.
+        """Put a simulation's robot on a terrain, at rest or rolling without slip.
 
         Args:
             sim: which simulation.
             terrain_id: index in the pool.
+            spawn: at which of the places of that terrain where episodes may begin.
             yaw: heading about the vertical, rad.
             tilt: lean from the vertical, rad.
             tilt_axis: direction of the horizontal axis it leans about, rad from the world's x axis.
             velocity: along the world's x and y, m/s.
         """
-        pose = self.poses[terrain_id].copy()
-        base, ball = self.layout.base_qpos, self.layout.ball_qpos
+        pose = self.poses[terrain_id][spawn].copy()
+        base, ball = self.addresses.base_qpos, self.addresses.ball_qpos
         turn = np.array([np.cos(yaw / 2), 0.0, 0.0, np.sin(yaw / 2)])
         sine = np.sin(tilt / 2)
         lean = np.array([np.cos(tilt / 2), sine * np.cos(tilt_axis), sine * np.sin(tilt_axis), 0.0])
@@ -159,21 +150,22 @@ class Simulations:
         self.batch.state[sim] = self._fresh_row
         self.qpos[sim] = pose
         vx, vy = velocity
-        spin, roll = self.layout.base_qvel, self.layout.ball_qvel
+        spin, roll = self.addresses.base_qvel, self.addresses.ball_qvel
         self.qvel[sim, spin : spin + 2] = self.qvel[sim, roll : roll + 2] = vx, vy
         self.qvel[sim, roll + 3 : roll + 5] = -vy / self._ball_radius, vx / self._ball_radius
         ahead, left = np.cos(yaw) * vx + np.sin(yaw) * vy, np.cos(yaw) * vy - np.sin(yaw) * vx
-        self.qvel[sim, list(self.layout.wheel_qvel)] = self._wheel_speeds @ (ahead, left)
+        self.qvel[sim, list(self.addresses.wheel_qvel)] = self._wheel_speeds @ (ahead, left)
         self._show(np.array([sim]), np.array([terrain_id]))
 
     def push(self, sim: int, forces: Array) -> None:
         """Forces in N and torques in N m, (bodies, 6), world axes, that act on a robot's bodies until the next call."""
         self.batch.bind("xfrc_applied")[sim] = forces
 
-    def robot_state(self) -> RobotState:
-        """The robots' state now, one column a simulation."""
-        qpos, qvel = self.qpos.T.copy(), self.qvel.T.copy()  # contiguous rows: fast to compute with
-        base, spin = self.layout.base_qpos, self.layout.base_qvel
+    def robot_state(self, ids: NDArray[np.intp] | None = None) -> RobotState:
+        """The robots' state now, one column a simulation; of all, or of these."""
+        # contiguous rows: fast to compute with
+        qpos, qvel = ((x if ids is None else x[ids]).T.copy() for x in (self.qpos, self.qvel))
+        base, spin = self.addresses.base_qpos, self.addresses.base_qvel
         quaternion = qpos[base + 3 : base + 7]
         return RobotState(
             position=qpos[base : base + 3],
@@ -181,20 +173,34 @@ class Simulations:
             rotation=rotation_matrix(quaternion),
             velocity=qvel[spin : spin + 3],
             gyro=qvel[spin + 3 : spin + 6],
-            wheel_speeds=qvel[list(self.layout.wheel_qvel)],
+            wheel_speeds=qvel[list(self.addresses.wheel_qvel)],
         )
 
     def off_terrain(self, position: Array) -> Bools:
         """(num,) whether the base at (3, num) positions is at the edge of the height field; a plane has no edge."""
-        return np.asarray(np.abs(position[:2]).max(axis=0) > self._half_length - EDGE_MARGIN)
+        return np.asarray(np.abs(position[:2]).max(axis=0) > self.reach)
 
-    def terrain_of(self, sim: int) -> NDArray[np.float32] | None:
-        """Heights of a simulation's terrain, or None on a plane."""
-        return None if self.heights is None else self.heights[self.terrain_ids[sim]]
+    def heights(self, xy: Array) -> Array:
+        """(num, ...) m of the ground below (num, ..., 2) places, on the terrain that each simulation shows."""
+        return self.ground.heights(self.terrain_ids, xy)
+
+    def terrain_of(self, sim: int) -> tuple[NDArray[np.float32], float, float] | None:
+        """Relief, height of 1 in it and side in m of a simulation's terrain, or None on a plane."""
+        if self.ground.relief is None:
+            return None
+        terrain = self.terrain_ids[sim]
+        return self.ground.relief[terrain], float(self.ground.tops[terrain]), self.ground.grid.length
 
     def get_state(self) -> dict[str, Any]:
         """Everything that decides the future of the physics."""
         return {"rows": self.batch.state.copy(), "terrain_ids": self.terrain_ids.copy()}
+
+    def check_state(self, state: Any) -> dict[str, NDArray[Any]]:
+        """The arrays of ``get_state``; ValueError if one is damaged."""
+        return {
+            "rows": check_state_array(state, "rows", self.batch.state),
+            "terrain_ids": check_state_array(state, "terrain_ids", self.terrain_ids, 0, self.num_terrains - 1),
+        }
 
     def set_state(self, state: dict[str, Any]) -> None:
         """Restore what ``get_state`` returned and the caller has checked."""

@@ -1,0 +1,496 @@
+"""What the robots are told to do: a direction to travel, a velocity to keep, a place or a path to drive to.
+
+A kind of command is a frozen dataclass, whose fields are options (``--motion.max-speed 0.2``); it draws commands at
+random, follows what becomes of them, and says by what an episode is a success.  Every robot has its own command, which
+may change within an episode, and which whoever drives the robots may set at any time (``envs.set_command``)::
+
+    @dataclass(frozen=True)
+    class Circle(Velocity):
+        def draw(self, rng, position, heading):
+            return np.array([self.max_speed, 0.0, 0.0])
+    COMMANDS["circle"] = Circle
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, Any, ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ballbot.envs.checks import check_state_array
+from ballbot.envs.rewards import REFERENCE
+from ballbot.envs.step import Array, Bools, RobotState
+from ballbot.errors import SettingsError
+from ballbot.settings import Range, check_settings
+
+NEVER = 2**62
+"""Step at which nothing happens."""
+SETTLING = 1.5
+"""s after a new velocity is asked for, that do not count as errors: the robot cannot jump to it."""
+MARGIN = 0.5
+"""m between the edge of the ground and a place that robots are sent to."""
+STILL = 1e-9
+"""m/s.  Who is told less is told to stand."""
+
+
+@dataclass(frozen=True)
+class Goal:
+    """Travel along a direction of the world, as fast as possible: the reference's task."""
+
+    fields: ClassVar[tuple[str, ...]] = ("goal",)
+    rewards: ClassVar[dict[str, float]] = REFERENCE
+    memory: ClassVar[dict[str, int]] = {"direction": 2}
+    size: ClassVar[int] = 2
+
+    x: Annotated[float, Range(-1e6, 1e6)] = 0.0
+    """Of the direction, in the world; its length does not count."""
+    y: Annotated[float, Range(-1e6, 1e6)] = 1.0
+    """Likewise."""
+    any_direction: bool = False
+    """Draw the direction at the start of each episode instead."""
+
+    def __post_init__(self) -> None:
+        check_settings(self)
+        length = float(np.linalg.norm([self.x, self.y]))
+        if length == 0.0:
+            raise SettingsError("the goal must be a direction, got x = y = 0: give another one")
+        if abs(length - 1.0) > 1e-12:  # a unit vector stays as it is, to the bit
+            object.__setattr__(self, "x", self.x / length)
+            object.__setattr__(self, "y", self.y / length)
+
+    def draw(self, rng: np.random.Generator, position: Array, heading: Array) -> Array:
+        """(2,) a unit vector, of the world."""
+        if self.any_direction:
+            angle = 2 * np.pi * rng.random()
+            return np.array([np.cos(angle), np.sin(angle)])
+        return np.array([self.x, self.y])
+
+    def check(self, values: Array, limits: Limits) -> Array:
+        """(k, 2) directions as unit vectors; 0, 0 means to stand still."""
+        return np.asarray(unit(values.T).T)
+
+    def begin(self, told: Commanded, ids: NDArray[np.intp], robots: RobotState) -> None:
+        """Robots ``ids`` were told something new."""
+        told.direction[:, ids] = told.values[:, ids]
+
+    def follow(self, told: Commanded, robots: RobotState) -> None:
+        """One step later."""
+
+    def measures(self, told: Commanded, robots: RobotState) -> dict[str, Array]:
+        """Name -> (n,) how well it went so far; NaN where that cannot be told."""
+        return {}
+
+    def success(self, told: Commanded) -> Bools | None:
+        """(n,) whether an episode that ends now without a failure is a success; None: all are."""
+        return None
+
+
+@dataclass(frozen=True)
+class Velocity:
+    """Keep a velocity along the heading and to its left, and a yaw rate; or stand.
+
+    The measures leave out the first 1.5 s after a change: ``velocity_error`` m/s and ``yaw_rate_error`` rad/s, root
+    mean squares over the episode, and ``drift`` m, how far a robot that is told to stand is from where it came to rest.
+    """
+
+    rewards: ClassVar[dict[str, float]] = {"velocity": 1.0, "yaw_rate": 1.0, "survival": 1.0, "action_cost": 1.0}
+    memory: ClassVar[dict[str, int]] = {"direction": 2, "station": 2, "errors": 3}
+    size: ClassVar[int] = 3
+
+    max_speed: Annotated[float, Range(0, 1)] = 0.3
+    """Of the velocities drawn, m/s; the motors reach some 0.5."""
+    max_yaw_rate: Annotated[float, Range(0, 10)] = 0.0
+    """Of the yaw rates drawn, rad/s.  A ball on a point of contact gives no hold to turn against: docs/commands.md."""
+    resample_time: Annotated[float, Range(0, 1e6)] = 3.0
+    """s from a command to the next in the mean, drawn from half to one and a half of it; 0: one for each episode."""
+    stand_probability: Annotated[float, Range(0, 1)] = 0.2
+    """Of being told to stand still."""
+    station_keeping: bool = False
+    """Observe the way back to the place where the robot came to rest when it was told to stand."""
+    tolerance: Annotated[float, Range(0, 10, open=True)] = 0.1
+    """Largest velocity_error of a successful episode, m/s."""
+
+    def __post_init__(self) -> None:
+        check_settings(self)
+
+    @property
+    def fields(self) -> tuple[str, ...]:
+        """Of the observation."""
+        return ("velocity_command", "station") if self.station_keeping else ("velocity_command",)
+
+    def draw(self, rng: np.random.Generator, position: Array, heading: Array) -> Array:
+        """(3,) velocity along the heading and to its left, m/s, evenly over a disc; yaw rate, rad/s."""
+        stand, speed, angle, turn = rng.random(4)
+        if stand < self.stand_probability:
+            return np.zeros(3)
+        speed, angle = self.max_speed * np.sqrt(speed), 2 * np.pi * angle
+        return np.array([speed * np.cos(angle), speed * np.sin(angle), self.max_yaw_rate * (2 * turn - 1)])
+
+    def check(self, values: Array, limits: Limits) -> Array:
+        """(k, 3) velocities and yaw rates; SettingsError beyond what the motors reach."""
+        fastest, turn = np.hypot(values[:, 0], values[:, 1]).max(), np.abs(values[:, 2]).max()
+        if fastest > limits.speed:
+            raise SettingsError(
+                f"a velocity of {fastest:.3g} m/s is beyond the motors, which reach {limits.speed:.2f} m/s in every "
+                "direction: ask for less"
+            )
+        if turn > limits.yaw_rate:
+            raise SettingsError(
+                f"a yaw rate of {turn:.3g} rad/s is beyond the motors, which reach {limits.yaw_rate:.2g}: ask for less"
+            )
+        return values
+
+    def begin(self, told: Commanded, ids: NDArray[np.intp], robots: RobotState) -> None:
+        """Robots ``ids`` were told something new."""
+        told.station[:, ids] = robots.position[:2, ids]
+        if self.resample_time:
+            for i in ids:
+                wait = self.resample_time * (0.5 + told.streams[i].random())
+                told.until[i] = told.age[i] + max(round(wait / told.dt), 1)
+
+    def follow(self, told: Commanded, robots: RobotState) -> None:
+        """One step later."""
+        vx, vy, turn = told.values
+        c, s = robots.heading
+        told.direction[:] = unit(np.stack([c * vx - s * vy, s * vx + c * vy]))
+        settled = (told.age - told.since) * told.dt > SETTLING
+        moves = (np.hypot(vx, vy) > STILL) | ~settled
+        told.station[:, moves] = robots.position[:2, moves]
+        velocity = robots.heading_velocity
+        told.errors[0] += settled * ((velocity[0] - vx) ** 2 + (velocity[1] - vy) ** 2)
+        told.errors[1] += settled * (robots.yaw_rate - turn) ** 2
+        told.errors[2] += settled
+
+    def measures(self, told: Commanded, robots: RobotState) -> dict[str, Array]:
+        """Name -> (n,) how well it went so far; NaN where that cannot be told."""
+        velocity, turn = rms(told.errors[0], told.errors[2]), rms(told.errors[1], told.errors[2])
+        stands = (np.hypot(*told.values[:2]) <= STILL) & ((told.age - told.since) * told.dt > SETTLING)
+        drift = np.where(stands, np.hypot(*(robots.position[:2] - told.station)), np.nan)
+        return {"velocity_error": velocity, "yaw_rate_error": turn, "drift": drift}
+
+    def success(self, told: Commanded) -> Bools | None:
+        """(n,) whether an episode that ends now without a failure is a success."""
+        count = np.maximum(told.errors[2], 1)
+        return np.asarray(told.errors[0] / count <= self.tolerance**2)
+
+
+@dataclass(frozen=True)
+class Point:
+    """Drive to a place of the world and stay there.
+
+    Measures: ``distance`` m, ``arrived`` (0 or 1: there now) and ``arrival_time`` s, when it was there first.
+    """
+
+    fields: ClassVar[tuple[str, ...]] = ("target",)
+    rewards: ClassVar[dict[str, float]] = {"distance": 1.0, "arrival": 1.0, "survival": 1.0, "action_cost": 1.0}
+    memory: ClassVar[dict[str, int]] = {"direction": 2, "target": 2, "arrival": 2}
+    size: ClassVar[int] = 2
+
+    min_distance: Annotated[float, Range(0, 100)] = 0.5
+    """Of the places drawn, from the robot, m."""
+    max_distance: Annotated[float, Range(0, 100)] = 1.5
+    """Likewise.  In 8 s, robots make some 2 m."""
+    radius: Annotated[float, Range(0.001, 100)] = 0.1
+    """Within it the robot is there, m."""
+
+    def __post_init__(self) -> None:
+        check_settings(self)
+        if self.min_distance > self.max_distance:
+            raise SettingsError(f"min_distance = {self.min_distance} is above max_distance = {self.max_distance}")
+
+    def draw(self, rng: np.random.Generator, position: Array, heading: Array) -> Array:
+        """(2,) m, of the world."""
+        far, angle = rng.random(2)
+        distance, angle = self.min_distance + far * (self.max_distance - self.min_distance), 2 * np.pi * angle
+        return np.asarray(position + distance * np.array([np.cos(angle), np.sin(angle)]))
+
+    def check(self, values: Array, limits: Limits) -> Array:
+        """(k, 2) places; SettingsError beyond the ground."""
+        return on_ground(values, limits)
+
+    def begin(self, told: Commanded, ids: NDArray[np.intp], robots: RobotState) -> None:
+        """Robots ``ids`` were told something new."""
+        told.target[:, ids] = told.values[:, ids]
+        told.arrival[:, ids] = ((0.0,), (-1.0,))
+        self._approach(told, robots)
+
+    def follow(self, told: Commanded, robots: RobotState) -> None:
+        """One step later."""
+        self._approach(told, robots)
+        told.note_arrivals()
+
+    def _approach(self, told: Commanded, robots: RobotState) -> None:
+        away = told.target - robots.position[:2]
+        there = np.hypot(*away) <= self.radius
+        told.arrival[0] = there
+        told.direction[:] = unit(away) * ~there
+
+    def measures(self, told: Commanded, robots: RobotState) -> dict[str, Array]:
+        """Name -> (n,) how well it went so far; NaN where that cannot be told."""
+        return {
+            "distance": np.hypot(*(told.target - robots.position[:2])),
+            "arrived": told.arrival[0].copy(),
+            "arrival_time": np.where(told.arrival[1] >= 0, told.arrival[1], np.nan),
+        }
+
+    def success(self, told: Commanded) -> Bools | None:
+        """(n,) whether an episode that ends now without a failure is a success."""
+        return told.arrival[0] > 0
+
+
+@dataclass(frozen=True)
+class Path:
+    """Drive along way points and stay at the last.
+
+    Measures: ``reached`` (share of the points), ``off_path`` m (root mean square of the distance from the line between
+    points), ``arrived`` (0 or 1: at the last point now), and ``arrival_time`` s, when it was there first.
+    """
+
+    fields: ClassVar[tuple[str, ...]] = ("target", "next_target")
+    rewards: ClassVar[dict[str, float]] = {"progress": 1.0, "arrival": 1.0, "survival": 1.0, "action_cost": 1.0}
+    memory: ClassVar[dict[str, int]] = {
+        "direction": 2, "target": 2, "next_target": 2, "origin": 2, "arrival": 2, "index": 1, "off": 2
+    }  # fmt: skip
+
+    num_points: Annotated[int, Range(1, 32)] = 4
+    """Way points; who sets a path may give fewer."""
+    spacing: Annotated[float, Range(0.05, 100)] = 0.5
+    """From one to the next of the paths drawn, m."""
+    max_turn_deg: Annotated[float, Range(0, 180)] = 60.0
+    """Largest change of direction at one, degrees; the first direction is any."""
+    radius: Annotated[float, Range(0.001, 100)] = 0.15
+    """Within it the robot is there, and the next point counts, m."""
+
+    def __post_init__(self) -> None:
+        check_settings(self)
+
+    @property
+    def size(self) -> int:
+        """Numbers of a command: x, y of each point, m, of the world."""
+        return 2 * self.num_points
+
+    def draw(self, rng: np.random.Generator, position: Array, heading: Array) -> Array:
+        """(size,) x, y of each point, m, of the world."""
+        draws = rng.random(self.num_points)
+        turns = np.radians(self.max_turn_deg) * (2 * draws - 1)
+        turns[0] = 2 * np.pi * draws[0]
+        angles = np.cumsum(turns)
+        points = position + self.spacing * np.cumsum(np.stack([np.cos(angles), np.sin(angles)], axis=1), axis=0)
+        return np.asarray(points.ravel())
+
+    def check(self, values: Array, limits: Limits) -> Array:
+        """(k, size) paths; SettingsError beyond the ground."""
+        return on_ground(values, limits)
+
+    def begin(self, told: Commanded, ids: NDArray[np.intp], robots: RobotState) -> None:
+        """Robots ``ids`` were told something new."""
+        told.index[:, ids] = 0.0
+        told.off[:, ids] = 0.0
+        told.arrival[:, ids] = ((0.0,), (-1.0,))
+        told.origin[:, ids] = robots.position[:2, ids]
+        self._aim(told, robots)
+
+    def follow(self, told: Commanded, robots: RobotState) -> None:
+        """One step later."""
+        near = np.hypot(*(told.target - robots.position[:2])) <= self.radius
+        onward = near & (told.index[0] < self.num_points - 1)
+        told.origin[:, onward] = told.target[:, onward]
+        told.index[0, onward] += 1
+        self._aim(told, robots)
+        along, offset = told.target - told.origin, robots.position[:2] - told.origin
+        away = (along[0] * offset[1] - along[1] * offset[0]) / np.maximum(np.hypot(*along), 1e-9)
+        running = told.arrival[1] < 0  # until it is there the first time
+        told.off += running * np.stack([away**2, np.ones_like(away)])
+        told.note_arrivals()
+
+    def _aim(self, told: Commanded, robots: RobotState) -> None:
+        index, n = told.index[0].astype(int), told.values.shape[1]
+        points, last = told.values.reshape(self.num_points, 2, n), self.num_points - 1
+        told.target[:] = points[index, :, np.arange(n)].T
+        told.next_target[:] = points[np.minimum(index + 1, last), :, np.arange(n)].T
+        away = told.target - robots.position[:2]
+        told.arrival[0] = there = (np.hypot(*away) <= self.radius) & (index == last)
+        told.direction[:] = unit(away) * ~there
+
+    def measures(self, told: Commanded, robots: RobotState) -> dict[str, Array]:
+        """Name -> (n,) how well it went so far; NaN where that cannot be told."""
+        return {
+            "reached": (told.index[0] + (told.arrival[1] >= 0)) / self.num_points,
+            "off_path": rms(*told.off),
+            "arrived": told.arrival[0].copy(),
+            "arrival_time": np.where(told.arrival[1] >= 0, told.arrival[1], np.nan),
+        }
+
+    def success(self, told: Commanded) -> Bools | None:
+        """(n,) whether an episode that ends now without a failure is a success."""
+        return told.arrival[1] >= 0
+
+
+COMMANDS: dict[str, Any] = {"goal": Goal, "velocity": Velocity, "point": Point, "path": Path}
+"""Name -> kind of command.  Yours may be added."""
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What may be asked for."""
+
+    speed: float
+    """m/s that the motors reach in every direction."""
+    yaw_rate: float
+    """rad/s that they reach against the ball."""
+    reach: float
+    """m along x and y from the centre to where robots may be sent; infinite on a plane."""
+
+
+class Commanded:
+    """What n robots were told, and what became of it.
+
+    Args:
+        command: of which kind.
+        num: robots.
+        dt: s a step.
+        limits: of what may be asked for.
+    """
+
+    direction: Array
+    """(2, n) unit vectors of the world, the way to go; 0 for who is to stay."""
+    target: Array
+    next_target: Array
+    origin: Array
+    station: Array
+    errors: Array
+    arrival: Array
+    """(2, n): whether the robot is there; s from the command until it was there first, -1 while it was not."""
+    index: Array
+    off: Array
+
+    def __init__(self, command: Any, num: int, dt: float, limits: Limits) -> None:
+        self.command, self.dt, self.limits = command, dt, limits
+        self.values = np.zeros((command.size, num))
+        """(size, n) what they were told; see the kind of command."""
+        self.age = np.zeros(num, np.int64)
+        """(n,) steps of the episode."""
+        self.since = np.zeros(num, np.int64)
+        """(n,) when they were told it."""
+        self.until = np.full(num, NEVER)
+        """(n,) when they will be told something else."""
+        self.streams: list[np.random.Generator] = []
+        for name, rows in command.memory.items():
+            setattr(self, name, np.zeros((rows, num)))
+
+    @property
+    def arrived(self) -> Bools:
+        """(n,) whether the robot is where it was told to go."""
+        return self.arrival[0] > 0
+
+    def start(self, ids: NDArray[np.intp], robots: RobotState, given: Array | None = None) -> None:
+        """New episodes of robots ``ids``, which get commands drawn at random, or ``given`` (k, size) for good."""
+        self.age[ids] = 0
+        for name in self.command.memory:
+            getattr(self, name)[:, ids] = 0.0
+        self.tell(ids, robots, given)
+
+    def tell(self, ids: NDArray[np.intp], robots: RobotState, given: Array | None = None) -> None:
+        """Tell robots ``ids`` something new, drawn at random, or ``given`` (k, size) until their episodes end."""
+        if given is None:
+            for i in ids:
+                drawn = self.command.draw(self.streams[i], robots.position[:2, i], robots.heading[:, i])
+                self.values[:, i] = drawn if self.limits.reach == np.inf else self._within(drawn)
+        else:
+            self.values[:, ids] = given.T
+        self.since[ids], self.until[ids] = self.age[ids], NEVER
+        self.command.begin(self, ids, robots)
+        if given is not None:
+            self.until[ids] = NEVER
+
+    def _within(self, drawn: Array) -> Array:
+        """Places drawn on the field: nearer to its middle if they lie beyond."""
+        if "target" not in self.command.memory:
+            return drawn
+        return np.clip(drawn, -self.limits.reach, self.limits.reach)
+
+    def step(self, robots: RobotState) -> None:
+        """One step later."""
+        self.age += 1
+        self.command.follow(self, robots)
+
+    def note_arrivals(self) -> None:
+        """Note when robots are where they were told to go for the first time."""
+        there, first = self.arrival
+        new = (there > 0) & (first < 0)
+        first[new] = ((self.age - self.since) * self.dt)[new]
+
+    def renew(self, robots: RobotState) -> None:
+        """Tell those whose time has come something new."""
+        due = self.age >= self.until
+        if due.any():
+            self.tell(np.flatnonzero(due), robots)
+
+    def check(self, values: Any, count: int) -> Array:
+        """Commands for ``count`` robots as (count, size): one for all, or a row each.
+
+        Raises:
+            SettingsError: another shape, not finite, or beyond motors or ground.
+        """
+        size = self.command.size
+        try:
+            array = np.asarray(values, np.float64)
+        except (TypeError, ValueError):
+            array = np.empty((0, 0, 0, 0))
+        if isinstance(self.command, Path) and array.ndim >= 2 and array.shape[-1] == 2:
+            if not 1 <= array.shape[-2] <= self.command.num_points:
+                raise SettingsError(
+                    f"a path of {array.shape[-2]} points was given, this world's have 1 to {self.command.num_points}: "
+                    "make it with motion={'num_points': ...}"
+                )
+            missing = self.command.num_points - array.shape[-2]
+            array = np.concatenate([array, np.repeat(array[..., -1:, :], missing, axis=-2)], axis=-2)
+            array = array.reshape(*array.shape[:-2], size)
+        if array.shape not in ((size,), (count, size)):
+            raise SettingsError(
+                f"command={values!r} must be {size} numbers, or ({count}, {size}) of them, a row a robot: see "
+                f"{type(self.command).__name__} in ballbot.envs.commands"
+            )
+        if not np.isfinite(array).all():
+            raise SettingsError(f"command={values!r} must be finite numbers")
+        return np.asarray(self.command.check(np.broadcast_to(array, (count, size)).copy(), self.limits))
+
+    def arrays(self) -> dict[str, NDArray[Any]]:
+        """Everything that changes."""
+        return {name: getattr(self, name) for name in ("values", "age", "since", "until", *self.command.memory)}
+
+    def get_state(self) -> dict[str, Any]:
+        """Copies of everything that changes."""
+        return {name: array.copy() for name, array in self.arrays().items()}
+
+    def check_state(self, state: Any) -> dict[str, NDArray[Any]]:
+        """The arrays of ``get_state``; ValueError if one is damaged."""
+        return {name: check_state_array(state, name, array) for name, array in self.arrays().items()}
+
+    def set_state(self, state: dict[str, NDArray[Any]]) -> None:
+        """Restore what ``check_state`` returned."""
+        for name, array in self.arrays().items():
+            array[:] = state[name]
+
+
+def unit(vectors: Array) -> Array:
+    """(2, n) vectors of length 1; 0 where they are 0."""
+    length = np.sqrt(vectors[0] ** 2 + vectors[1] ** 2)
+    return np.divide(vectors, length, out=np.zeros_like(vectors), where=length > 1e-12)
+
+
+def rms(squares: Array, counts: Array) -> Array:
+    """Root mean squares; NaN of nothing."""
+    return np.sqrt(np.divide(squares, counts, out=np.full_like(squares, np.nan), where=counts > 0))
+
+
+def on_ground(values: Array, limits: Limits) -> Array:
+    """Places x, y, m, as they are; SettingsError if one is beyond the ground."""
+    if (far := float(np.abs(values).max())) > limits.reach:
+        raise SettingsError(
+            f"a place {far:.3g} m from the centre along x or y is off the ground, where robots can be sent "
+            f"{limits.reach:.3g} m: choose a nearer one, or a larger terrain_length"
+        )
+    return values

@@ -1,0 +1,291 @@
+"""``WorldConfig``: everything that decides what happens in a world, as plain values.
+
+What a saved state or a trained policy means is decided by ``fingerprint``: names and values as dotted keys, those that
+are the default left out.  An option that is added later, and changes nothing by default, needs no entry anywhere.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import MISSING, Field, dataclass, field, fields, is_dataclass, replace
+from typing import Annotated, Any, Literal
+
+from ballbot.envs.checks import check_direction
+from ballbot.envs.commands import COMMANDS
+from ballbot.envs.observations import CAMERA_INTERVAL
+from ballbot.envs.rewards import REWARDS, check_endings, check_weights, needed, paid_terms
+from ballbot.envs.terrain import MAX_TERRAIN_LENGTH, TERRAIN_LENGTH, TERRAINS, parse_terrain
+from ballbot.envs.terrain.spec import build_terrain
+from ballbot.errors import SettingsError
+from ballbot.settings import Range, check_settings, nearest
+
+Meaning = Literal["task", "training"]
+
+
+def option(default: Any, meaning: Meaning) -> Any:
+    """A field of a ``WorldConfig``.
+
+    Args:
+        default: its value; a mapping is copied.
+        meaning: "task": a policy was trained for it, and is judged in it; "training": training alone differs by it, and
+            it must be the same when a run goes on, but not where a policy is judged.
+    """
+    if isinstance(default, dict):
+        return field(default_factory=lambda: dict(default), metadata={"meaning": meaning})
+    return field(default=default, metadata={"meaning": meaning})
+
+
+@dataclass(frozen=True)
+class WorldConfig:
+    """The world that robots live in: ground, command, rewards, endings, and what they sense.
+
+    Raises:
+        SettingsError: (a ValueError) an unknown name, a value of another type or out of range, or values that do not
+            fit each other; the message says which and what to do.
+    """
+
+    terrain: str = option("perlin", "task")
+    """Kind of the ground, with its difficulty after a colon: "stairs", "stairs:0.4", "stairs:0-1" (spread evenly over
+    the pool); or a height map, "field.png", "field.npy".  "perlin" is the reference's, "flat" an endless plane."""
+    ground: Mapping[str, Any] = option({}, "task")
+    """Options of that kind of ground, by name."""
+    terrain_length: Annotated[float, Range(1, MAX_TERRAIN_LENGTH)] = option(TERRAIN_LENGTH, "training")
+    """Side of the fields, m, for episodes that last longer; memory grows with its square."""
+    terrain_cell: Annotated[float, Range(0.002, 0.5)] | None = option(None, "task")
+    """m between the fields' vertices (None: what the kind needs)."""
+    num_terrains: Annotated[int, Range(1, 4096)] = option(64, "training")
+    """Height fields held in memory, one drawn for each episode."""
+    terrain_split: Literal["train", "validation", "eval"] = option("train", "training")
+    """Which of the disjoint sets of terrains."""
+    terrain_seed: Annotated[int, Range(0, 2**63)] = option(0, "training")
+    """Base seed of the terrains."""
+    curriculum: bool = option(False, "training")
+    """Begin on the easiest ground of the pool, and go on to what is harder as robots succeed; each kind by itself."""
+
+    command: str = option("goal", "task")
+    """What the robots are told: "goal" (a direction to travel), "velocity", "point", "path"."""
+    motion: Mapping[str, Any] = option({}, "task")
+    """Options of that kind of command, by name."""
+
+    rewards: Mapping[str, float] | None = option(None, "task")
+    """What the task pays: weights (and parameters) of terms by name (None: what suits the command)."""
+    training_rewards: Mapping[str, float] = option({}, "training")
+    """Weights that differ in training; infos and evaluation tell the task's in any case."""
+    endings: Mapping[str, float] = option({}, "task")
+    """What else ends an episode as a failure, beside a fall: limits by name."""
+
+    observation: Literal["proprioception", "encoded", "depth"] = option("proprioception", "task")
+    """What the robots sense: their own motion, and what the cameras see, encoded or as images."""
+    frame: Literal["body", "world"] = option("body", "task")
+    """Axes of what they sense: the robot's own, or the world's."""
+    extra_fields: tuple[str, ...] = option((), "task")
+    """Fields of the observation beside those of frame and command, by name."""
+    camera_interval: Annotated[int, Range(1, 10**6)] = option(CAMERA_INTERVAL, "task")
+    """Steps from an image to the next; 6 are 83.3 Hz."""
+    camera_resolution: tuple[int, int] | None = option(None, "task")
+    """(height, width) of the images in pixels (None: the MJCF's, 64 x 64)."""
+    stagger_cameras: bool = option(False, "training")
+    """Take the images of different robots at different steps instead of all at once."""
+
+    max_episode_steps: Annotated[int, Range(1, 10**9)] = option(4000, "training")
+    """Time limit of an episode, in steps of 2 ms."""
+    tilt_limit_deg: Annotated[float, Range(0.1, 180)] = option(20.0, "task")
+    """A larger tilt is a fall and ends the episode, degrees."""
+    initial_tilt_deg: Annotated[float, Range(0, 90)] = option(1.0, "training")
+    """Largest tilt at the start of an episode, degrees; drawn evenly from a cone."""
+    initial_speed: Annotated[float, Range(0, 2)] = option(0.0, "training")
+    """Largest speed at the start of an episode, m/s; drawn evenly from a disc, and the robot starts rolling.  A robot
+    that slowly gains speed meets the consequences thousands of steps later, unless some episodes begin there."""
+    random_yaw: bool = option(True, "task")
+    """Draw the heading at the start of an episode; else the robot's x axis lies along the world's."""
+    stagger_first_episodes: bool = option(False, "training")
+    """Draw the time limit of each episode that a call of reset() begins from 1 to max_episode_steps, so that time-outs
+    do not all come at once; episodes that autoreset begins are whole."""
+
+    action_repeat: Annotated[int, Range(1, 500)] = option(1, "training")
+    """Steps of 2 ms for which an action is held; a step of the environment is as much longer, and pays the sum."""
+    action_limit: Annotated[float, Range(0.01, 1)] = option(1.0, "training")
+    """Actions are clipped to +- this: motors weaker than they are leave a margin when all of the torque is there."""
+    integrator: Literal["Euler", "implicitfast", "RK4"] = option("Euler", "task")
+    """MuJoCo's integrator; RK4 is the reference's and four times slower."""
+    contact_fix: bool = option(True, "task")
+    """Off: stock MuJoCo's misaligned contacts, to show what happens."""
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.terrain, str):
+            self._spell_out("terrain", "ground", TERRAINS)
+        if not isinstance(self.command, str):
+            self._spell_out("command", "motion", COMMANDS)
+        for name in ("terrain_length", "tilt_limit_deg", "initial_tilt_deg", "initial_speed", "action_limit"):
+            if isinstance(value := getattr(self, name), int) and not isinstance(value, bool):
+                object.__setattr__(self, name, float(value))
+        check_settings(self)
+        if self.initial_tilt_deg >= self.tilt_limit_deg:
+            raise SettingsError(
+                f"initial_tilt_deg = {self.initial_tilt_deg} is not below tilt_limit_deg = {self.tilt_limit_deg}: "
+                "episodes would begin with a fall"
+            )
+        if self.command not in COMMANDS:
+            raise SettingsError(f"command={self.command!r} is unknown: {nearest(self.command, COMMANDS)}")
+        for name, size in (("extra_fields", None), ("camera_resolution", 2)):
+            value = getattr(self, name)
+            if value is None and size is not None:
+                continue
+            if not isinstance(value, (tuple, list)) or size not in (None, len(value)):
+                what = "(height, width) in pixels" if size else "a tuple of names"
+                raise SettingsError(f"{name}={value!r} must be {what}")
+            object.__setattr__(self, name, tuple(value))
+        spec = parse_terrain(self.terrain)
+        self._keep("ground", _given(build_terrain(spec.kind, self._file(spec) | dict(self.ground)), spec.path))
+        self._keep("motion", _given(make_command(self.command, self.motion)))
+        rewards = COMMANDS[self.command].rewards if self.rewards is None else self.rewards
+        self._keep("rewards", needed(check_weights("rewards", rewards)))
+        self._keep("training_rewards", check_weights("training_rewards", self.training_rewards))
+        self._keep("endings", check_endings(self.endings))
+        self._check_terms()
+        if self.curriculum and self.terrain_id_of_one:
+            raise SettingsError(
+                f"curriculum needs ground of several difficulties, terrain={self.terrain!r} has one: write "
+                f"{self.terrain.partition(':')[0]}:0-1, and num_terrains above 1"
+            )
+
+    def _check_terms(self) -> None:
+        """Refuse terms that know nothing of this command."""
+        for name in paid_terms(self.rewards or {}) | paid_terms(self.training_rewards):
+            kinds = getattr(REWARDS[name], "commands", None)
+            if kinds is not None and not issubclass(COMMANDS[self.command], tuple(COMMANDS[kind] for kind in kinds)):
+                raise SettingsError(
+                    f"the reward {name!r} is for command {' or '.join(map(repr, kinds))}, this world's is "
+                    f"{self.command!r}: leave it out, or change the command"
+                )
+
+    def _keep(self, name: str, value: Any) -> None:
+        object.__setattr__(self, name, value)
+
+    def _spell_out(self, name: str, options: str, registry: dict[str, Any]) -> None:
+        """Take ``terrain=Stairs(height=0.01)`` for what it says."""
+        given = getattr(self, name)
+        names = [key for key, kind in registry.items() if type(given) is kind]
+        if not names or not is_dataclass(given) or isinstance(given, type):
+            raise SettingsError(f"{name}={given!r} is unknown: {nearest(str(given)[:40], registry)}")
+        self._keep(options, _given(given) | dict(getattr(self, options)))
+        self._keep(name, names[0])
+
+    @staticmethod
+    def _file(spec: Any) -> dict[str, Any]:
+        return {"path": spec.path} if spec.path else {}
+
+    @property
+    def terrain_id_of_one(self) -> bool:
+        """Whether the ground is of one difficulty only."""
+        spec = parse_terrain(self.terrain)
+        return spec.low == spec.high or spec.kind == "flat" or self.num_terrains == 1
+
+    @property
+    def paid(self) -> dict[str, float]:
+        """Weights and parameters of what is paid: the task's, but where training differs."""
+        return check_weights("rewards", {**self.rewards, **self.training_rewards})  # type: ignore[dict-item]
+
+    def fingerprint(self, *meanings: Meaning) -> dict[str, Any]:
+        """What differs from the default, by dotted keys, as plain values that JSON can hold.
+
+        Args:
+            meanings: of the options; all, if empty.
+        """
+        found: dict[str, Any] = {}
+        for f in fields(self):
+            value = getattr(self, f.name)
+            if meanings and f.metadata["meaning"] not in meanings:
+                continue
+            if isinstance(value, Mapping):
+                default: Mapping[str, Any] = {}
+                if f.name == "rewards":
+                    default = needed(COMMANDS[self.command].rewards)
+                keys = [*value, *(key for key in default if key not in value)]
+                found |= {f"{f.name}.{k}": value.get(k, 0.0) for k in keys if value.get(k, 0.0) != default.get(k)}
+            elif value != _default(f):
+                found[f.name] = list(value) if isinstance(value, tuple) else value
+        return found
+
+    @classmethod
+    def from_fingerprint(cls, found: Mapping[str, Any]) -> WorldConfig:
+        """The inverse of ``fingerprint``.
+
+        Raises:
+            SettingsError: a key or a value that this version does not know.
+        """
+        options: dict[str, Any] = {}
+        for key, value in found.items():
+            name, dot, part = key.partition(".")
+            if dot:
+                options.setdefault(name, {})[part] = value
+            else:
+                options[name] = value
+        if "rewards" in options and (command := options.get("command", "goal")) in COMMANDS:
+            options["rewards"] = COMMANDS[command].rewards | options["rewards"]
+        return cls.of(**options)
+
+    @classmethod
+    def of(cls, **options: Any) -> WorldConfig:
+        """A config of options by name; beside its fields, ``goal=(x, y)`` for the direction of command "goal".
+
+        Raises:
+            SettingsError: as the class.
+            TypeError: there is no such option.
+        """
+        if "goal" in options:
+            x, y = check_direction("goal", goal := options.pop("goal")).tolist()
+            if options.get("command", "goal") != "goal":
+                raise SettingsError(f"goal={goal!r} is for command='goal': leave it out")
+            options["motion"] = {"x": x, "y": y} | dict(options.get("motion", {}))
+        known = [f.name for f in fields(cls)]
+        for name in options:
+            if name in GONE:
+                raise SettingsError(f"{name} is now spelled otherwise: {GONE[name]}")
+            if name not in known:
+                raise TypeError(f"there is no option {name!r}: {nearest(name, known)}")
+        return cls(**options)
+
+    def task(self, **changes: Any) -> WorldConfig:
+        """The same task without what training does to it, and with these changes."""
+        own = {f.name: _default(f) for f in fields(self) if f.metadata["meaning"] == "training"}
+        return replace(self, **(own | changes))
+
+
+GONE = {
+    "target_speed": "training_rewards={'progress': 0, 'tracking': 1, 'tracking_speed': ...}",
+    "progress_weight": "training_rewards={'progress': ...}, or 'tracking' where that is paid instead",
+}
+"""Options of older versions, and how to say it now."""
+
+
+def make_command(name: str, options: Mapping[str, Any]) -> Any:
+    """The command of this name with these options.
+
+    Raises:
+        SettingsError: an option that it does not have, or a value out of range.
+    """
+    made = COMMANDS[name]
+    known = [f.name for f in fields(made)]
+    if not isinstance(options, Mapping):
+        raise SettingsError(f"motion={options!r} must be a mapping of options by name")
+    for key in options:
+        if key not in known:
+            raise SettingsError(f"command {name!r} has no option {key!r}: {nearest(str(key), known)}")
+    try:
+        return made(**options)
+    except SettingsError as error:
+        raise SettingsError(f"command {name!r}: {error}") from error
+
+
+def _given(settings: Any, path: str = "") -> dict[str, Any]:
+    """The fields of a dataclass that are not at their default, but for a path that stands elsewhere."""
+    values = {f.name: getattr(settings, f.name) for f in fields(settings) if f.init}
+    defaults = {f.name: _default(f) for f in fields(settings) if f.init}
+    return {k: v for k, v in values.items() if v != defaults[k] and not (path and k == "path")}
+
+
+def _default(f: Field[Any]) -> Any:
+    if f.default is not MISSING:
+        return f.default
+    return f.default_factory() if f.default_factory is not MISSING else MISSING

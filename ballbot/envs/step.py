@@ -1,0 +1,128 @@
+"""One record of a step, that observations, rewards and endings are functions of.
+
+Arrays have one column a robot (their last axis), actions one row.  All of it is computed from the simulations' state,
+so it is current after every step (MuJoCo's derived fields lag one step behind).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from ballbot.envs.commands import Commanded
+
+Array = NDArray[np.float64]
+Bools = NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class RobotState:
+    """The part of the simulations' state that observations, rewards and endings need; one column a robot."""
+
+    position: Array
+    """(3, n) of the base's origin, world frame, m."""
+    quaternion: Array
+    """(4, n) base orientation, w first."""
+    rotation: Array
+    """(3, 3, n) its matrix: body to world."""
+    velocity: Array
+    """(3, n) of the base's origin, world frame, m/s."""
+    gyro: Array
+    """(3, n) angular velocity of the base, body frame, rad/s."""
+    wheel_speeds: Array
+    """(3, n) rad/s."""
+
+    @cached_property
+    def heading(self) -> Array:
+        """(2, n) unit vectors of the body's x axis in the horizontal plane of the world."""
+        ahead = self.rotation[:2, 0]
+        return np.asarray(ahead / np.sqrt(ahead[0] ** 2 + ahead[1] ** 2 + 1e-12))
+
+    @cached_property
+    def heading_velocity(self) -> Array:
+        """(2, n) horizontal velocity along the heading and to its left, m/s."""
+        (c, s), (vx, vy) = self.heading, self.velocity[:2]
+        return np.stack([c * vx + s * vy, c * vy - s * vx])
+
+    @cached_property
+    def yaw_rate(self) -> Array:
+        """(n,) angular velocity about the vertical, rad/s."""
+        return np.asarray(np.einsum("in,in->n", self.rotation[2], self.gyro))
+
+    def to_heading(self, offset: Array) -> Array:
+        """A horizontal (2, n) vector of the world along the heading and to its left."""
+        (c, s), (x, y) = self.heading, offset
+        return np.stack([c * x + s * y, c * y - s * x])
+
+    def put(self, ids: NDArray[np.intp], other: RobotState) -> None:
+        """Replace the columns ``ids`` by those of ``other``."""
+        for name in ("position", "quaternion", "rotation", "velocity", "gyro", "wheel_speeds"):
+            getattr(self, name)[..., ids] = getattr(other, name)
+        for name in ("heading", "heading_velocity", "yaw_rate"):
+            self.__dict__.pop(name, None)  # computed from what was there before
+
+
+@dataclass(frozen=True)
+class Step:
+    """What happened to n robots in one step, or, at the start of an episode, how they stand there."""
+
+    robots: RobotState
+    """As they are now."""
+    before: RobotState
+    """As they were before the step; at the start of an episode the same as ``robots``."""
+    command: Commanded
+    """What they were told."""
+    actions: Array
+    """(n, 3) as applied, in [-1, 1]."""
+    last_actions: Array
+    """(n, 3) those of the step before, 0 at the start."""
+    fallen: Bools
+    """(n,) whether the episode ends by a failure: a fall, or what else the world counts as one."""
+    dt: float
+    """s of this step."""
+    heights: Callable[[Array], Array]
+    """Height of the ground in m at (n, ..., 2) places x, y of the world, m: (n, ...)."""
+    torque_per_action: float
+    """N m on a wheel's axle."""
+
+    @property
+    def torques(self) -> Array:
+        """(n, 3) N m on the wheels' axles."""
+        return self.torque_per_action * self.actions
+
+
+def rotation_matrix(quaternion: Array) -> Array:
+    """(3, 3, n) rotation matrices of (4, n) unit quaternions, w first."""
+    ww, wx, wy, wz = (2 * quaternion[0]) * quaternion
+    xx, xy, xz = (2 * quaternion[1]) * quaternion[1:]
+    yy, yz = (2 * quaternion[2]) * quaternion[2:]
+    rotation = np.empty((3, 3, quaternion.shape[1]))
+    ww -= 1  # for unit quaternions 1 - yy - zz = ww - 1 + xx
+    np.add(ww, xx, out=rotation[0, 0])
+    np.subtract(xy, wz, out=rotation[0, 1])
+    np.add(xz, wy, out=rotation[0, 2])
+    np.add(xy, wz, out=rotation[1, 0])
+    np.add(ww, yy, out=rotation[1, 1])
+    np.subtract(yz, wx, out=rotation[1, 2])
+    np.subtract(xz, wy, out=rotation[2, 0])
+    np.add(yz, wx, out=rotation[2, 1])
+    zz = (2 * quaternion[3]) * quaternion[3]
+    np.add(ww, zz, out=rotation[2, 2])
+    return rotation
+
+
+def rotation_vector(quaternion: Array) -> Array:
+    """(3, n) rotation vectors, rad, of (4, n) unit quaternions: axis times angle, angle in [0, pi]."""
+    w, xyz = quaternion[0], quaternion[1:]
+    sign = np.where(w < 0, -1.0, 1.0)  # q and -q are the same rotation: take the shorter one
+    sine = np.sqrt(np.einsum("kn,kn->n", xyz, xyz))
+    angle = 2 * np.arctan2(sine, np.abs(w))
+    # angle / sin(angle / 2) tends to 2 as the angle vanishes
+    scale = np.divide(angle, sine, out=np.full_like(sine, 2.0), where=sine > 1e-12)
+    return xyz * (sign * scale)

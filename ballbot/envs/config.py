@@ -112,10 +112,9 @@ class WorldConfig:
     """Off: stock MuJoCo's misaligned contacts, to show what happens."""
 
     def __post_init__(self) -> None:
-        if not isinstance(self.terrain, str):
-            self._spell_out("terrain", "ground", TERRAINS)
-        if not isinstance(self.command, str):
-            self._spell_out("command", "motion", COMMANDS)
+        for name, options, registry in (("terrain", "ground", TERRAINS), ("command", "motion", COMMANDS)):
+            if not isinstance(getattr(self, name), str):
+                self._spell_out(name, options, registry)
         for name in ("terrain_length", "tilt_limit_deg", "initial_tilt_deg", "initial_speed", "action_limit"):
             if isinstance(value := getattr(self, name), int) and not isinstance(value, bool):
                 object.__setattr__(self, name, float(value))
@@ -207,23 +206,33 @@ class WorldConfig:
                 found[f.name] = list(value) if isinstance(value, tuple) else value
         return found
 
+    def metadata(self) -> dict[str, Any]:
+        """What a policy's checkpoint says of its task: ``fingerprint("task")``, and a few of its defaults too."""
+        return {name: getattr(self, name) for name in SAID} | self.fingerprint("task")
+
     @classmethod
-    def from_fingerprint(cls, found: Mapping[str, Any]) -> WorldConfig:
-        """The inverse of ``fingerprint``.
+    def from_metadata(cls, metadata: Mapping[str, Any]) -> WorldConfig:
+        """The task that a checkpoint's metadata tells of; keys that are not this class's are passed over.
 
         Raises:
-            SettingsError: a key or a value that this version does not know.
+            SettingsError: a value that this version does not know, such as a terrain of a plugin that is not loaded.
         """
         options: dict[str, Any] = {}
-        for key, value in found.items():
+        known = {f.name for f in fields(cls)}
+        for key, value in metadata.items():
             name, dot, part = key.partition(".")
+            if name not in known:
+                continue
             if dot:
                 options.setdefault(name, {})[part] = value
             else:
                 options[name] = value
         if "rewards" in options and (command := options.get("command", "goal")) in COMMANDS:
             options["rewards"] = COMMANDS[command].rewards | options["rewards"]
-        return cls.of(**options)
+        try:
+            return cls(**options)
+        except TypeError as error:
+            raise SettingsError(f"what the policy was trained for cannot be read ({error})") from error
 
     @classmethod
     def of(cls, **options: Any) -> WorldConfig:
@@ -252,6 +261,8 @@ class WorldConfig:
         return replace(self, **(own | changes))
 
 
+SAID = ("observation", "frame", "terrain", "tilt_limit_deg", "integrator")
+"""Options that policies' metadata name even at their defaults: those of version 0.1 did."""
 GONE = {
     "target_speed": "training_rewards={'progress': 0, 'tracking': 1, 'tracking_speed': ...}",
     "progress_weight": "training_rewards={'progress': ...}, or 'tracking' where that is paid instead",

@@ -107,7 +107,7 @@ class VelocityTracking:
     def __call__(self, step: Step) -> Array:
         """(n,) rewards."""
         missing = step.robots.heading_velocity - step.command.values[:2]
-        return 2 * UNIT * np.exp(-(missing[0] ** 2 + missing[1] ** 2) / self.width**2)
+        return np.asarray(2 * UNIT * np.exp(-(missing[0] ** 2 + missing[1] ** 2) / self.width**2))
 
 
 @dataclass(frozen=True)
@@ -124,7 +124,7 @@ class YawRateTracking:
     def __call__(self, step: Step) -> Array:
         """(n,) rewards."""
         missing = step.robots.yaw_rate - step.command.values[2]
-        return UNIT * np.exp(-(missing**2) / self.width**2)
+        return np.asarray(UNIT * np.exp(-(missing**2) / self.width**2))
 
 
 @needs("velocity")
@@ -247,7 +247,7 @@ def reward_settings() -> dict[str, tuple[str, float]]:
     for name, term in REWARDS.items():
         settings[name] = name, 0.0
         if is_dataclass(term):
-            settings |= {f"{name}_{f.name}": (name, float(f.default)) for f in fields(term)}  # type: ignore[arg-type]
+            settings |= {f"{name}_{f.name}": (name, float(f.default)) for f in fields(term)}
     return settings
 
 
@@ -289,10 +289,11 @@ def make_term(name: str, weights: Mapping[str, float], where: str = "rewards") -
     """
     term: Any = REWARDS[name]
     if not is_dataclass(term):
-        return term  # type: ignore[no-any-return]
+        return term
     given = {f.name: weights[f"{name}_{f.name}"] for f in fields(term) if f"{name}_{f.name}" in weights}
     try:
-        return term(**given)  # type: ignore[operator, no-any-return]
+        made: Term = term(**given)  # type: ignore[operator, assignment]
+        return made
     except SettingsError as error:
         raise SettingsError(f"{where}.{name}_{error}") from error
 

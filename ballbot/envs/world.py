@@ -230,7 +230,7 @@ class World:
             self._put_back(diverged, before, last_actions)
             for mask in (fallen, late, success, off, *flags.values()):
                 mask[diverged] = False
-            values = [(np.where(diverged, 0.0, value), *weights) for value, *weights in values]
+            values = [(np.where(diverged, 0.0, value), weight, paid) for value, weight, paid in values]
         row, total = 0, None
         for value, weight, paid in values:
             if weight:

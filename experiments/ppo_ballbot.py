@@ -33,6 +33,7 @@ from typing import Annotated, Any, Literal, NoReturn
 import numpy as np
 import torch
 import tyro
+from ballbot.envs.simulation import usable_cpus
 from numpy.typing import NDArray
 
 from ballbot.controllers import feedback_prior
@@ -40,7 +41,6 @@ from ballbot.encoders import EncoderError, FrozenEncoder, load_encoder
 from ballbot.encoders.frozen import encoder_bytes, kept_encoder
 from ballbot.envs import BallbotVectorEnv
 from ballbot.envs.observations import CAMERA_INTERVAL, OBSERVATION_SIZES
-from ballbot.envs.simulation import usable_cpus
 from ballbot.evaluation.video import film, shrunk
 from ballbot.ppo import (
     Agent,

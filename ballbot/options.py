@@ -10,8 +10,9 @@ import ast
 import inspect
 import textwrap
 from collections.abc import Mapping
-from dataclasses import MISSING, field, fields, make_dataclass, replace
+from dataclasses import MISSING, Field, field, fields, make_dataclass, replace
 from functools import cache
+from itertools import pairwise
 from typing import Annotated, Any, get_type_hints
 
 import tyro
@@ -29,7 +30,7 @@ SECTIONS = ("ground", "motion", "rewards", "training_rewards", "endings")
 
 
 @cache
-def field_docs(cls: type) -> dict[str, str]:
+def field_docs(cls: Any) -> dict[str, str]:
     """What stands under each field of a dataclass, in its source and in those it derives from."""
     docs: dict[str, str] = {}
     for base in reversed(cls.__mro__):
@@ -38,7 +39,7 @@ def field_docs(cls: type) -> dict[str, str]:
         except (OSError, TypeError, SyntaxError):  # no source, as of a class made at run time
             continue
         statements = body.body if isinstance(body, ast.ClassDef) else []
-        for before, after in zip(statements, statements[1:], strict=False):
+        for before, after in pairwise(statements):
             if (
                 isinstance(before, ast.AnnAssign)
                 and isinstance(before.target, ast.Name)
@@ -56,6 +57,16 @@ def first_line(thing: Any) -> str:
     return text.split("\n\n")[0].replace("\n", " ")
 
 
+def explained(hint: Any, text: str) -> Any:
+    """An annotation with what ``--help`` says of it."""
+    return Annotated[hint, tyro.conf.arg(help=text)]
+
+
+def default_of(f: Field[Any]) -> Any:
+    """The default of a dataclass's field."""
+    return f.default if f.default_factory is MISSING else f.default_factory()
+
+
 def world_options(config: WorldConfig) -> Any:
     """An instance of a dataclass, made for this config's kinds of ground and command, for tyro to fill in.
 
@@ -71,8 +82,7 @@ def world_options(config: WorldConfig) -> Any:
             if section is not None:
                 rows.append((f.name, type(section), field(default=section)))
             continue
-        hint = Annotated[hints[f.name], tyro.conf.arg(help=docs[f.name])]
-        rows.append((f.name, hint, field(default=getattr(config, f.name))))
+        rows.append((f.name, explained(hints[f.name], docs[f.name]), field(default=getattr(config, f.name))))
     return make_dataclass("World", rows, frozen=True)()
 
 
@@ -85,19 +95,18 @@ def _section(name: str, config: WorldConfig) -> Any:
         hints, docs = get_type_hints(kind, include_extras=True), field_docs(kind)
         for f in fields(kind):
             if f.init and not (name == "ground" and f.name == "path"):
-                default = f.default if f.default is not MISSING else f.default_factory()  # type: ignore[misc]
-                hint = Annotated[hints[f.name], tyro.conf.arg(help=docs.get(f.name, ""))]
-                rows.append((f.name, hint, field(default=given.get(f.name, default))))
+                hint = explained(hints[f.name], docs.get(f.name, ""))
+                rows.append((f.name, hint, field(default=given.get(f.name, default_of(f)))))
     elif name == "endings":
         for key, ending in ENDINGS.items():
-            hint = Annotated[float | None, tyro.conf.arg(help=first_line(ending))]
-            rows.append((key, hint, field(default=given.get(key))))
+            rows.append((key, explained(float | None, first_line(ending)), field(default=given.get(key))))
     else:
         for key, (term, default) in reward_settings().items():
-            what = first_line(REWARDS[term]) if key == term else field_docs(REWARDS[term]).get(key[len(term) + 1 :], "")
+            entry: Any = REWARDS[term]
+            what = first_line(entry) if key == term else field_docs(entry).get(key[len(term) + 1 :], "")
             optional = name == "training_rewards"
             what = f"Instead of --rewards.{key.replace('_', '-')}, in training." if optional else what
-            hint = Annotated[float | None if optional else float, tyro.conf.arg(help=what)]  # type: ignore[misc]
+            hint = explained(float | None if optional else float, what)
             rows.append((key, hint, field(default=given.get(key, None if optional else default))))
     return make_dataclass(name.title().replace("_", ""), rows, frozen=True)() if rows else None
 

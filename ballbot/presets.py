@@ -1,4 +1,6 @@
-"""Settings under which the robot is trained, found by measurement, for whoever trains it from Python::
+"""Settings under which the robot is trained, found by measurement.
+
+Whoever trains it from Python takes them from here::
 
     from ballbot import presets
     from ballbot.ppo import train
@@ -111,7 +113,8 @@ class Settings:
 
     def layout(self, encoder: FrozenEncoder | None = None) -> Layout:
         """Which numbers of an observation are what."""
-        world, images = self.world, ()
+        world = self.world
+        images: tuple[int, ...] = ()
         if world.observation == "encoded":
             images = ((load_encoder() if encoder is None else encoder).architecture.embedding_size,) * CAMERAS
         command = make_command(world.command, world.motion)

@@ -26,7 +26,9 @@ import sys
 import time
 from collections.abc import Callable
 from contextlib import ExitStack, closing
+from copy import copy
 from dataclasses import asdict, dataclass, field, fields, make_dataclass, replace
+from functools import partial
 from importlib.metadata import version
 from itertools import islice
 from pathlib import Path
@@ -174,7 +176,8 @@ def load_settings(path: Path) -> Args:
     if isinstance(metadata, dict) and metadata.get("observation") == "proprioception" and "observation" not in env:
         env = {"cameras": False, **env}  # from before there were cameras
     # absent from the files of older versions, in which there was nothing of the kind
-    own = {"camera_scale": 1.0, "velocity_scale": 1.0, "symmetry": False, "value_sees_action": True}
+    own: dict[str, Any] = {"camera_scale": 1.0, "velocity_scale": 1.0}
+    own |= {"symmetry": False, "value_sees_action": True}
     own |= {name: content[name] for name in OWN if name in content}
     threads = content.get("torch_threads", 1)
     if type(threads) is not int or threads < 1:
@@ -255,8 +258,8 @@ def _options(default: Args) -> Any:
         ],
     )
     sections = {"ppo": settings.ppo, "env": world_options(settings.world), "own": own(), "job": default.job}
-    rows = [
-        (name, Annotated[type(section), tyro.conf.arg(name="")], field(default_factory=lambda x=section: x))
+    rows: list[tuple[str, Any, Any]] = [
+        (name, Annotated[type(section), tyro.conf.arg(name="")], field(default_factory=partial(copy, section)))
         for name, section in sections.items()
     ]
     return make_dataclass("Options", rows)
@@ -297,14 +300,14 @@ def prepare(argv: list[str] | None) -> tuple[Args, Path]:
     if job.resume:
         old = load_settings(run_dir_of(job.resume) / "config.json")
         if job.cameras != old.job.cameras:
-            trained, given = ("without", "--cameras") if job.cameras else ("with", "--no-cameras")
-            raise SettingsError(f"{job.resume} was trained {trained} cameras: leave {given} out, or start a new run")
+            trained, flag = ("without", "--cameras") if job.cameras else ("with", "--no-cameras")
+            raise SettingsError(f"{job.resume} was trained {trained} cameras: leave {flag} out, or start a new run")
         then, now = ({**plain(s.world), **{name: getattr(s, name) for name in OWN}} for s in (old.settings, settings))
-        for name in then:
-            if then[name] != now[name]:
+        for option in then:
+            if then[option] != now[option]:
                 raise SettingsError(
-                    f"--{name.replace('_', '-')} is {now[name]}, but {job.resume} was trained with {then[name]}: leave "
-                    "it out, or start a new run"
+                    f"--{option.replace('_', '-')} is {now[option]}, but {job.resume} was trained with {then[option]}: "
+                    "leave it out, or start a new run"
                 )
     if job.encoder is not None and not job.cameras:
         raise SettingsError(
@@ -313,17 +316,16 @@ def prepare(argv: list[str] | None) -> tuple[Args, Path]:
         )
     if job.change_encoder and (job.resume is None or not job.cameras):
         raise SettingsError("--change-encoder is for --resume of a policy that sees: leave it out")
-    name = job.run_name
-    if name is not None and job.resume is not None:
+    given = job.run_name
+    if given is not None and job.resume is not None:
         raise SettingsError("--run-name names a new run, but --resume goes on in the old one's folder: leave one out")
-    if name is not None and (name in NO_RUNS or "/" in name or "\\" in name):
-        raise SettingsError(f"--run-name {name!r} must be a plain folder name: it is created under runs/")
+    if given is not None and (given in NO_RUNS or "/" in given or "\\" in given):
+        raise SettingsError(f"--run-name {given!r} must be a plain folder name: it is created under runs/")
     if job.torch_threads:
         torch.set_num_threads(job.torch_threads)
     distributed_setup(settings.ppo.device)
-    if name is None:
-        kind = Path(settings.world.terrain).name.replace(":", "-")
-        name = on_rank_zero(lambda: f"{kind}_{settings.ppo.seed}_{time.strftime('%Y%m%d-%H%M%S')}")
+    kind = Path(settings.world.terrain).name.replace(":", "-")
+    name = given or on_rank_zero(lambda: f"{kind}_{settings.ppo.seed}_{time.strftime('%Y%m%d-%H%M%S')}")
     return args, run_dir_of(job.resume) if job.resume else Path("runs") / name
 
 

@@ -42,10 +42,11 @@ def train(folder, *options):
 
 def test_what_the_docs_add_is_an_option_recorded_and_needed_again(tmp_path):
     (tmp_path / "mine.py").write_text("\n".join(EXAMPLES))
-    options = (
-        "--plugin mine.py --terrain bumps:0-1 --ground.height 0.01 --rewards.calm 0.5 --command sideways "
-        "--motion.max-speed 0.2 --extra-fields height --curriculum --run-name own"
-    ).split()
+    options = [
+        "--plugin", "mine.py", "--terrain", "bumps:0-1", "--ground.height", "0.01", "--rewards.calm", "0.5",
+        "--command", "sideways", "--motion.max-speed", "0.2", "--extra-fields", "height", "--curriculum",
+        "--run-name", "own",
+    ]  # fmt: skip
     done = train(tmp_path, *options)
     assert done.returncode == 0, done.stderr
     run = tmp_path / "runs" / "own"
@@ -117,7 +118,7 @@ def test_a_file_is_loaded_once_and_another_of_its_name_is_refused(tmp_path):
     (tmp_path / "a" / "mine.py").write_text(REWARD.format(name="calmer"))
     first = plugins.load_plugin(tmp_path / "mine.py")
     assert plugins.load_plugin(tmp_path / "mine.py") is first and first.added == ("REWARDS['calm']",)
-    with pytest.raises(PluginError, match="another plugin mine.py was loaded already"):
+    with pytest.raises(PluginError, match=r"another plugin mine\.py was loaded already"):
         plugins.load_plugin(tmp_path / "a" / "mine.py")
 
 

@@ -27,8 +27,8 @@ def option(default: Any, meaning: Meaning) -> Any:
 
     Args:
         default: its value; a mapping is copied.
-        meaning: "task": a policy was trained for it, and is judged in it; "training": training alone differs by it; "run":
-            it says where and how long, for training and evaluation.  All must be the same when a run goes on.
+        meaning: "task": a policy was trained for it, and is judged in it; "training": training alone differs by it;
+            "run": it says where and how long, for training and evaluation.  All must be the same when a run goes on.
     """
     if isinstance(default, dict):
         return field(default_factory=lambda: dict(default), metadata={"meaning": meaning})

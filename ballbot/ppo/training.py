@@ -179,6 +179,7 @@ def train(
             if not usable(run_dir / "best.pt", console):
                 state.best_return = None
             for name, content in (files or {}).items():
+                (run_dir / name).parent.mkdir(exist_ok=True)
                 write_atomic(run_dir / name, content)
             write_config(run_dir, config, {"env_metadata": env_metadata, **(settings or {})}, world_size)
 

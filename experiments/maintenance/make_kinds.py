@@ -6,7 +6,8 @@ python experiments/maintenance/make_kinds.py
 from __future__ import annotations
 
 import sys
-from dataclasses import MISSING, fields
+from collections.abc import Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from ballbot.cli import program
 from ballbot.envs import COMMANDS, ENDINGS, FIELDS, REWARDS, TERRAINS
 from ballbot.envs.observations import FRAMES
 from ballbot.envs.rewards import reward_settings
-from ballbot.options import field_docs, first_line
+from ballbot.options import default_of, field_docs, first_line
 from ballbot.ppo.checkpoint import write_atomic
 
 PAGE = Path(__file__).parents[2] / "docs" / "kinds.md"
@@ -25,15 +26,14 @@ Made by `python experiments/maintenance/make_kinds.py` from the code, which is w
 """
 
 
-def options(cls: type, section: str) -> list[str]:
+def options(cls: Any, section: str) -> list[str]:
     """A line an option of a dataclass."""
     docs = field_docs(cls)
     lines = []
-    for f in fields(cls):  # type: ignore[arg-type]
+    for f in fields(cls):
         if not f.init:
             continue
-        default = f.default if f.default is not MISSING else f.default_factory()  # type: ignore[misc]
-        lines.append(f"- `--{section}.{f.name.replace('_', '-')}` ({default!r}): {docs.get(f.name, '')}")
+        lines.append(f"- `--{section}.{f.name.replace('_', '-')}` ({default_of(f)!r}): {docs.get(f.name, '')}")
     return lines
 
 
@@ -45,7 +45,7 @@ def kinds(registry: dict[str, Any], section: str) -> list[str]:
     return lines
 
 
-def table(header: tuple[str, ...], rows: list[tuple[str, ...]]) -> list[str]:
+def table(header: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> list[str]:
     """A Markdown table."""
     return [
         "",
@@ -58,7 +58,7 @@ def table(header: tuple[str, ...], rows: list[tuple[str, ...]]) -> list[str]:
 
 def reward_rows() -> list[tuple[str, ...]]:
     """A row a term and parameter."""
-    rows = []
+    rows: list[tuple[str, ...]] = []
     for key, (term, default) in reward_settings().items():
         what = first_line(REWARDS[term]) if key == term else field_docs(REWARDS[term]).get(key[len(term) + 1 :], "")
         commands = ", ".join(getattr(REWARDS[term], "commands", ())) or "any"

@@ -36,7 +36,7 @@ import tyro
 from summarize_runs import save_small
 
 from ballbot.cli import program
-from ballbot.envs.simulation import usable_cpus
+from ballbot.envs.physics import usable_cpus
 from ballbot.ppo import CheckpointError, load_checkpoint
 from ballbot.ppo.checkpoint import write_atomic
 from ballbot.ppo.logger import git_commit, lock_run_dir
@@ -178,14 +178,17 @@ class Run:
 
         wanted = ppo_ballbot.parse(STUDIES[self.study].command(self.seed))
         found = ppo_ballbot.load_settings(self.folder / "config.json")
-        for section in ("ppo", "env"):
-            theirs = asdict(getattr(found, section))
-            for name, value in asdict(getattr(wanted, section)).items():
-                if theirs[name] != value and name not in ("num_threads", "encoder"):
-                    return f"{name} is {theirs[name]} there and {value} here"
-        for name in ppo_ballbot.OWN_SETTINGS:
-            if getattr(found, name) != getattr(wanted, name):
-                return f"{name} is {getattr(found, name)} there and {getattr(wanted, name)} here"
+        theirs, ours = (asdict(args.settings) for args in (found, wanted))
+        for name, value in ours.items():
+            there = theirs[name]
+            pairs = (
+                [(key, there[key], x) for key, x in value.items()]
+                if name in ("ppo", "world")
+                else [(name, there, value)]
+            )
+            for key, then, now in pairs:
+                if then != now:
+                    return f"{key} is {then} there and {now} here"
         return None
 
 

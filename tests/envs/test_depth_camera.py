@@ -10,12 +10,12 @@ import mujoco
 import numpy as np
 import pytest
 import torch
+from ballbot.envs.simulation import Simulations
 
 from ballbot.envs.depth_camera import DepthCamera, pixel_directions
 from ballbot.envs.height_rays import HeightFields, load_library
 from ballbot.envs.model import Addresses, build_model
 from ballbot.envs.observations import rotation_matrix
-from ballbot.envs.simulation import Simulations
 
 SPHERE = int(mujoco.mjtGeom.mjGEOM_SPHERE)
 CASTERS = [

@@ -7,10 +7,10 @@ from importlib.resources import files
 import mujoco
 import numpy as np
 import pytest
+from ballbot.envs.simulation import Simulations
 
 import mujoco_patch
 from ballbot.envs.model import Addresses, build_model, physics_digest, rolling_wheel_speeds, settled_poses
-from ballbot.envs.simulation import Simulations
 from ballbot.envs.terrain import make_terrain
 
 

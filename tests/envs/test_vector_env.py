@@ -11,6 +11,7 @@ import gymnasium as gym
 import mujoco
 import numpy as np
 import pytest
+from ballbot.envs.simulation import EDGE_MARGIN
 from gymnasium.utils.env_checker import check_env
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
 from mujoco.batch import SimulationError
@@ -18,7 +19,6 @@ from mujoco.batch import SimulationError
 import ballbot  # registers Ballbot-v0
 import mujoco_patch
 from ballbot.envs import BallbotEnv, BallbotVectorEnv
-from ballbot.envs.simulation import EDGE_MARGIN
 from ballbot.envs.terrain import TERRAIN_LENGTH
 
 assert ballbot

@@ -4,13 +4,13 @@
     python experiments/evaluate.py runs/NAME                         # a run's best.pt
     python experiments/evaluate.py runs/NAME/last.pt --terrain flat --episodes 20
     python experiments/evaluate.py runs/NAME --compare runs/OTHER pid --json results.json
-    python experiments/evaluate.py linear --terrain flat             # a classical controller
+    python experiments/evaluate.py linear --terrain stairs:0.3       # a classical controller, on any kind of ground
     python experiments/evaluate.py runs/NAME --report report         # a page with plots and films
 
-All are judged on the same terrains and starts; the same command gives the same numbers to the last bit.
+All are judged on the same terrains, starts and commands; the same call gives the same numbers to the last bit.
 
-Exit status: 0 done, 1 the policy fell, left the terrain or diverged in more than --max-failures of the episodes,
-2 bad input.
+Exit status: 0 done, 1 the policy fell, left the terrain, diverged or missed what it was told in more than
+--max-failures of the episodes, 2 bad input.
 """
 
 from __future__ import annotations
@@ -32,8 +32,9 @@ from ballbot.cli import check_output, program
 from ballbot.controllers import CONTROLLERS, find_controller
 from ballbot.deployment.shipped import find_policy
 from ballbot.envs import BallbotVectorEnv
-from ballbot.envs.simulation import Simulations
-from ballbot.evaluation import Episodes, find_candidate, run_episodes, summarize
+from ballbot.envs.physics import Physics
+from ballbot.evaluation import Episodes, find_candidate, in_task, run_episodes, summarize, task_of
+from ballbot.evaluation.table import table, table_rows
 from ballbot.ppo import load_policy
 from ballbot.ppo.checkpoint import write_atomic
 
@@ -41,22 +42,6 @@ HISTORY_INTERVAL = 20
 """Steps between two points of a plot, and two frames of a film: 40 ms, 25 frames a second."""
 MOST_AT_A_TIME = 128
 """Robots; more gain little speed."""
-ROWS = (
-    ("success_rate", "success", "{:.0%}"),
-    ("failure_rate", "fell", "{:.0%}"),
-    ("out_of_bounds_rate", "left the terrain", "{:.0%}"),
-    ("return", "return", "{:.1f}"),
-    ("length", "length, steps of 2 ms", "{:.0f}"),
-    ("reward_progress", "  of the return: progress", "{:.2f}"),
-    ("reward_survival", "  survival", "{:.2f}"),
-    ("reward_action_cost", "  action cost", "{:.2f}"),
-    ("speed_along_goal", "speed along the goal, m/s", "{:.3f}"),
-    ("speed_across_goal", "speed to its left, m/s", "{:.3f}"),
-    ("tilt_mean_deg", "mean tilt, degrees", "{:.2f}"),
-    ("tilt_max_deg", "largest tilt, degrees", "{:.2f}"),
-    ("torque_rms", "torque of a wheel, rms, N m", "{:.2f}"),
-    ("energy", "energy of the motors, J", "{:.0f}"),
-)
 
 
 @dataclass
@@ -73,8 +58,11 @@ class Args:
     """How many."""
     horizon: int = 4000
     """Time limit of an episode, steps of 2 ms."""
-    terrain: Literal["perlin", "flat"] | None = None
-    """Ground (default: what the policy was trained on; perlin for classical controllers)."""
+    terrain: str | None = None
+    """Kind of the ground, with its difficulty after a colon, "stairs:0.4", "mixed:0-1", or a height map (default: what
+    the policy was trained on; perlin for classical controllers)."""
+    command: str | None = None
+    """What the robots are told, if it can be told by what the policy observes (default: what it was trained for)."""
     seed: int = 0
     """Of the first episode's start; the others count up."""
     split: Literal["eval", "validation"] = "eval"
@@ -182,11 +170,11 @@ def make_envs(num_envs: int, options: dict[str, Any], args: Args) -> BallbotVect
     )
 
 
-def evaluate(name: str, args: Args, ground: str) -> tuple[str, Episodes, Simulations]:
-    """Run the episodes of one policy on ``ground``, or, if that is empty, on what it was trained on.
+def evaluate(name: str, args: Args, task: dict[str, Any]) -> tuple[dict[str, Any], Episodes, Physics]:
+    """Run the episodes of one policy in ``task``, or, if that is empty, in what it was trained for.
 
     Returns:
-        the ground, the episodes, and the world they took place in.
+        the task, the episodes, and the physics they took place in.
     """
     candidate = find_candidate(
         name, encoder=args.encoder, deterministic=args.deterministic and not args.stochastic, seed=args.seed
@@ -196,24 +184,37 @@ def evaluate(name: str, args: Args, ground: str) -> tuple[str, Episodes, Simulat
         print(f"note: {name} has had no evaluation yet: its last.pt is judged")
     for difference in candidate.differences(tilt_limit_deg=args.tilt_limit_deg, integrator=args.integrator):
         print(f"note: {name} {difference}")
-    trained_on = options["terrain"]
-    options["terrain"] = ground or trained_on
+    own = task_of(options)
+    task = task or task_of(options, args.terrain, args.command)
+    options = in_task(options, task)
     if args.heading != "trained":
         options["random_yaw"] = args.heading == "any"
     elif options.get("random_yaw") is False:
         print(f"note: {name} was trained with one heading at the start, it is judged with that")
-    if options["terrain"] != trained_on and policy is not None:
-        print(f"note: {name} was trained on {trained_on} ground, it is judged on {options['terrain']} ground")
+    if policy is not None:
+        for difference in differences(own, task):
+            print(f"note: {name} {difference}")
     envs = make_envs(min(args.episodes, MOST_AT_A_TIME), options, args)
     try:
         interval = 0 if args.report is None else HISTORY_INTERVAL
         episodes = run_episodes(envs, candidate.make_actor(envs.dt), args.episodes, args.seed, interval)
-        return options["terrain"], episodes, envs.simulations
+        return task, episodes, envs.simulations
     finally:
         envs.close()
 
 
-def films(name: str, episodes: Episodes, sims: Simulations) -> list[tuple[str, bytes]]:
+def differences(trained: dict[str, Any], judged: dict[str, Any]) -> list[str]:
+    """What there was to do in training and not here, in words."""
+    found = []
+    if (was := trained["terrain"]) != (now := judged["terrain"]):
+        found.append(f"was trained on {was} ground, it is judged on {now} ground")
+    for name in sorted((trained.keys() | judged.keys()) - {"terrain"}):
+        if (then := trained.get(name, "the default")) != (here := judged.get(name, "the default")):
+            found.append(f"was trained with {name} {then}, it is judged with {here}")
+    return found
+
+
+def films(name: str, episodes: Episodes, sims: Physics) -> list[tuple[str, bytes]]:
     """Videos of the median and of the worst episode, as they were recorded.
 
     Args:
@@ -247,7 +248,7 @@ def films(name: str, episodes: Episodes, sims: Simulations) -> list[tuple[str, b
 
 
 def report(
-    args: Args, ground: str, summaries: dict[str, dict[str, Any]], found: dict[str, Episodes], sims: Simulations
+    args: Args, ground: str, summaries: dict[str, dict[str, Any]], found: dict[str, Episodes], sims: Physics
 ) -> None:
     """Write report.html into its folder."""
     from ballbot.evaluation.report import write_report
@@ -266,7 +267,7 @@ def report(
         print(f"note: report without films: {error}")
     path = args.report / "report.html"  # type: ignore[operator]
     rows = [(title.strip(), cells) for title, cells in table_rows(summaries)]
-    write_report(path, f"Evaluation of {args.checkpoint}", rows, found, sims.heights, videos, notes)
+    write_report(path, f"Evaluation of {args.checkpoint}", rows, found, sims.ground, videos, notes)
     print(f"wrote {path}")
 
 
@@ -277,32 +278,6 @@ def write_json(args: Args, summaries: dict[str, dict[str, Any]]) -> None:
     options = {k: v for k, v in asdict(args).items() if k not in ("json", "report", "num_threads")}
     content = {**first, "options": options, "compared": others}
     write_atomic(args.json, (json.dumps(content, indent=2, default=str) + "\n").encode())
-
-
-def table_rows(summaries: dict[str, dict[str, Any]]) -> list[tuple[str, list[str]]]:
-    """Each quantity's name, and its value for each policy; a dash is what a single episode cannot tell."""
-    rows = []
-    for key, title, form in ROWS:
-        row = []
-        for summary in summaries.values():
-            numbers = [summary[key]] if key.endswith("_rate") else [summary[f"{key}_mean"], summary[f"{key}_std"]]
-            numbers += summary[f"{key}_ci95"] or (None, None)
-            *value, low, high = ("-" if x is None else form.format(x) for x in numbers)
-            row.append(f"{' ± '.join(value)} [{low}, {high}]")
-        rows.append((title, row))
-    return rows
-
-
-def table(summaries: dict[str, dict[str, Any]]) -> str:
-    """All policies side by side, with 95 % intervals."""
-    width = max(len(title) for _, title, _ in ROWS)
-    cells = [row for _, row in table_rows(summaries)]
-    names = [name if len(name) <= 30 else f"...{name[-27:]}" for name in summaries]
-    widths = [max(len(x) for x in column) for column in zip(names, *cells, strict=True)]
-    lines = [" " * width + "".join(f"  {n:>{w}}" for n, w in zip(names, widths, strict=True))]
-    for (_, title, _), row in zip(ROWS, cells, strict=True):
-        lines.append(f"{title:<{width}}" + "".join(f"  {x:>{w}}" for x, w in zip(row, widths, strict=True)))
-    return "\n".join(lines)
 
 
 def too_many_failures(outcomes: list[str], share: float) -> bool:
@@ -320,28 +295,29 @@ def main(argv: list[str] | None = None) -> int:
         if args.torch_threads:
             torch.set_num_threads(args.torch_threads)
         names = list(dict.fromkeys([args.checkpoint, *args.compare]))
-        start, ground = time.perf_counter(), str(args.terrain or "")
+        start, task = time.perf_counter(), dict[str, Any]()
+        sampled = "" if args.deterministic and not args.stochastic else "with sampled actions "
         summaries: dict[str, dict[str, Any]] = {}
         found: dict[str, Episodes] = {}
         for name in names:
-            ground, episodes, sims = evaluate(name, args, ground)  # the others on the first one's
+            task, episodes, sims = evaluate(name, args, task)  # the others in the first one's
             found[name] = episodes
-            summaries[name] = {"policy": name, "terrain": ground, **summarize(episodes)}
+            world = {"terrain": task["terrain"], "command": task.get("command", "goal")}
+            summaries[name] = {"policy": name, **world, **summarize(episodes)}
         try:
             if args.json is not None:
                 write_json(args, summaries)
                 written = args.json
         finally:  # neither a full disk nor a closed pipe takes both
             print(table(summaries))
-        sampled = "" if args.deterministic and not args.stochastic else "with sampled actions "
         print(
-            f"{args.episodes} episodes each on {ground} ground {sampled}in {time.perf_counter() - start:.1f} s; "
-            "mean ± standard deviation [95 % interval of the rate or mean]"
+            f"{args.episodes} episodes each on {task['terrain']} ground {sampled}in {time.perf_counter() - start:.1f} "
+            "s; mean ± standard deviation [95 % interval of the rate or mean]"
         )
         if written:
             print(f"wrote {written}")
         if args.report is not None:
-            report(args, ground, summaries, found, sims)
+            report(args, str(task["terrain"]), summaries, found, sims)
     except KeyboardInterrupt:
         print(f"stopped; {f'only {written}' if written else 'nothing'} was written", file=sys.stderr)
         return 130

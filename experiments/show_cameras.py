@@ -82,14 +82,15 @@ def show(args: Args) -> str:
     sims, rng = envs.simulations, np.random.default_rng(args.seed)
     terrain = int(sims.terrain_ids[0])
     sims.place(0, terrain, yaw=rng.uniform(0, 6.28), tilt=np.radians(args.tilt_deg), tilt_axis=rng.uniform(0, 6.28))
-    assert envs.cameras is not None and sims.heights is not None
+    relief = sims.ground.relief
+    assert envs.cameras is not None and relief is not None
     envs.cameras.take(np.array([0]), sims.robot_state())
     cast = envs.cameras.latest[0]
     pictures = envs.render()
     assert pictures is not None
     picture = pictures[0][:, 80:560]  # the middle of 640 columns, a square
 
-    model = build_model(sims.heights[terrain][None])
+    model = build_model(relief[terrain][None], tops=sims.ground.tops[[terrain]], length=sims.ground.grid.length)
     model.vis.global_.offwidth = model.vis.global_.offheight = max(args.size, 64)  # MuJoCo draws nothing larger
     model.vis.quality.numslices = model.vis.quality.numstacks = BALL_SLICES
     data = mujoco.MjData(model)

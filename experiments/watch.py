@@ -23,7 +23,7 @@ import tyro
 from ballbot.cli import check_output, program
 from ballbot.envs import BallbotVectorEnv
 from ballbot.envs.rendering import has_display
-from ballbot.evaluation import Actor, find_candidate
+from ballbot.evaluation import Actor, find_candidate, in_task, task_of
 from ballbot.evaluation.video import ENDINGS, check_film, film, playable_fps, shrunk, write_video
 
 PAUSES_PER_SECOND = 60
@@ -39,8 +39,11 @@ class Args:
     "linear" for a classical controller."""
     record: Path | None = None
     """Video to write, .mp4 or .gif, instead of opening a window."""
-    terrain: Literal["perlin", "flat"] | None = None
-    """Ground (default: what the policy was trained on; perlin for classical controllers)."""
+    terrain: str | None = None
+    """Kind of the ground, with its difficulty after a colon, "stairs:0.4", or a height map (default: what the policy
+    was trained on; perlin for classical controllers)."""
+    command: str | None = None
+    """What the robot is told, if it can be told by what the policy observes (default: what it was trained for)."""
     seed: int = 0
     """Of the first episode: terrain, heading and tilt."""
     horizon: int = 4000
@@ -65,7 +68,7 @@ def make(args: Args) -> tuple[BallbotVectorEnv, Actor]:
     options = candidate.options
     if args.encoder is not None and options["observation"] != "encoded":
         raise ValueError(f"--encoder {args.encoder} is for policies that see, this one does not: leave it out")
-    options["terrain"] = args.terrain or options["terrain"]
+    options = in_task(options, task_of(options, args.terrain, args.command))
     envs = BallbotVectorEnv(
         1,
         **options,

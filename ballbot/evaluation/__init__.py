@@ -1,4 +1,7 @@
-"""What a policy is worth: whole episodes, their numbers (``episodes``), a page (``report``) and films (``video``)."""
+"""What a policy is worth: whole episodes and their numbers (``episodes``), a page (``report``) and films (``video``).
+
+``trained`` tells the world that a policy was trained for, in which it is judged.
+"""
 
 from ballbot.evaluation.actors import Candidate, find_candidate
 from ballbot.evaluation.episodes import (
@@ -6,12 +9,12 @@ from ballbot.evaluation.episodes import (
     OUTCOMES,
     Actor,
     Episodes,
-    env_options,
     mean_interval,
     run_episodes,
     summarize,
     wilson_interval,
 )
+from ballbot.evaluation.trained import env_options, in_task, task_of, trained_layout, trained_world
 
 __all__ = [
     "HISTORY",
@@ -21,8 +24,12 @@ __all__ = [
     "Episodes",
     "env_options",
     "find_candidate",
+    "in_task",
     "mean_interval",
     "run_episodes",
     "summarize",
+    "task_of",
+    "trained_layout",
+    "trained_world",
     "wilson_interval",
 ]

@@ -9,7 +9,8 @@ from typing import Any
 
 from ballbot.controllers import CONTROLLERS, find_controller
 from ballbot.deployment.shipped import find_policy
-from ballbot.evaluation.episodes import Actor, env_options
+from ballbot.evaluation.episodes import Actor
+from ballbot.evaluation.trained import env_options
 from ballbot.ppo import Policy, load_policy
 
 

@@ -12,24 +12,21 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ballbot.encoders import find_encoder, load_encoder
 from ballbot.envs import BallbotVectorEnv
-from ballbot.envs.observations import CAMERA_INTERVAL, OBSERVATION_SIZES
-from ballbot.envs.vector_env import MOTOR_TORQUE, REWARD_TERMS
-from ballbot.ppo import Policy
+from ballbot.envs.commands import Commanded, Path, Point
+from ballbot.envs.physics import MOTOR_TORQUE
 
 Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
 Actor = Callable[[Any, Bools], NDArray[Any]]
 """(observations, which robots have just begun an episode) -> actions."""
 
-OUTCOMES = ("success", "failure", "out_of_bounds", "diverged")
+OUTCOMES = ("success", "failure", "out_of_bounds", "diverged", "missed")
 HISTORY = ("step", "position", "tilt_deg", "torque", "return", "qpos")
 RESAMPLES = 10_000
 """Of the bootstrap behind an interval of a mean."""
@@ -44,16 +41,17 @@ class Episodes:
     seeds: NDArray[np.int64]
     terrain_ids: NDArray[np.int64]
     outcomes: list[str]
-    """Of ``OUTCOMES``: reached the time limit, fell, left the terrain, or its simulation diverged."""
+    """Of ``OUTCOMES``: reached the time limit and did what it was told, fell, left the terrain, its simulation
+    diverged, or reached the time limit and did not do what it was told."""
     returns: Floats
     lengths: NDArray[np.int64]
     """Steps of 2 ms."""
     reward_terms: dict[str, Floats]
     """Each term of the reward, summed over the episode."""
     speed_along_goal: Floats
-    """m/s, mean over the episode."""
+    """m/s, mean over the steps in which the command had a direction; NaN if it never had."""
     speed_across_goal: Floats
-    """m/s, mean over the episode; positive is to the left of the goal."""
+    """m/s, likewise; positive is to the left of the goal."""
     tilt_mean_deg: Floats
     tilt_max_deg: Floats
     torque_rms: Floats
@@ -62,6 +60,10 @@ class Episodes:
     """N m, of any wheel."""
     energy: Floats
     """J, that the motors put in or took out: the integral of |torque x wheel speed|."""
+    measures: dict[str, Floats] = field(default_factory=dict)
+    """What the command says of itself at the end of each episode; NaN where it has nothing to say."""
+    targets: list[Floats] = field(default_factory=list)
+    """An entry an episode, if it is told places: (k, 2) x and y in m of where it was to drive, in order."""
     history: list[dict[str, Floats]] = field(default_factory=list)
     """An entry an episode, if asked for: "step" (k,), "position" (k, 2) in m, "tilt_deg" (k,), "torque" (k,) rms of the
     three wheels in N m, "return" (k,) so far, and "qpos" (k, nq), MuJoCo's coordinates of the whole robot."""
@@ -84,11 +86,10 @@ def run_episodes(
     """
     if num_episodes < 1:
         raise ValueError(f"num_episodes = {num_episodes} must be at least 1")
-    n, sims, dt = envs.num_envs, envs.simulations, envs.dt
-    axes = np.stack([envs.goal, [-envs.goal[1], envs.goal[0]]])  # along the goal, and to its left
+    n, sims, dt, told = envs.num_envs, envs.simulations, envs.dt, envs.world.told
     outcomes = [""] * num_episodes
-    returns, sums, highest = np.zeros(num_episodes), np.zeros((5, num_episodes)), np.zeros((2, num_episodes))
-    terms = np.zeros((len(REWARD_TERMS), num_episodes))
+    returns, sums, highest = np.zeros(num_episodes), np.zeros((6, num_episodes)), np.zeros((2, num_episodes))
+    terms = np.zeros((len(envs.world.terms), num_episodes))
     terrain_ids, lengths = np.zeros((2, num_episodes), np.int64)
     logs = [_Log() for _ in range(num_episodes if history_interval else 0)]
 
@@ -97,6 +98,9 @@ def run_episodes(
     obs, infos = envs.reset(
         seed=[seed + i for i in range(n)], options={"terrain_id": episode % envs.simulations.num_terrains}
     )
+    names = [name for name in infos.get("measures", ()) if not name.startswith("_")]
+    measures = np.full((len(names), num_episodes), np.nan)
+    targets = [np.empty((0, 2))] * (num_episodes if isinstance(told.command, (Point, Path)) else 0)
     began, torques = np.ones(n, bool), np.zeros((n, 3))
     while (running := episode < num_episodes).any():
         ids, which = np.flatnonzero(running), episode[running]
@@ -106,12 +110,14 @@ def run_episodes(
                 if lengths[k] % history_interval == 0:
                     logs[k].add(lengths[k], infos, i, _rms(torques[i]), returns[k], sims.qpos[i])
         actions = np.clip(np.asarray(actor(obs, began), np.float64), -1.0, 1.0)
+        direction = _direction(told, n)
         obs, rewards, terminated, truncated, infos = envs.advance(actions)
         robots, torques = sims.robot_state(), MOTOR_TORQUE * actions
         sound = ~infos["diverged"]
         step = np.stack(
             [
-                *np.where(sound, axes @ robots.velocity[:2], 0.0),
+                *np.where(sound, _along_and_across(direction, robots.velocity), 0.0),
+                direction.any(axis=0),
                 infos["tilt_deg"],
                 (torques**2).mean(axis=1),
                 np.where(sound, np.abs(torques.T * robots.wheel_speeds).sum(axis=0) * dt, 0.0),
@@ -125,8 +131,11 @@ def run_episodes(
         if began.any():
             for i in np.flatnonzero(began & running):
                 k = episode[i]
-                outcomes[k] = next(name for name in OUTCOMES if infos[name][i])
-                terms[:, k] = [infos["reward_terms"][name][i] for name in REWARD_TERMS]
+                outcomes[k] = next(name for name in OUTCOMES if name in infos and infos[name][i])
+                terms[:, k] = [infos["reward_terms"][name][i] for name in envs.world.terms]
+                measures[:, k] = [infos["measures"][name][i] for name in names]
+                if targets:
+                    targets[k] = told.values[:, i].reshape(-1, 2).copy()
                 if history_interval:
                     # a simulation that diverged was put elsewhere: its last sound pose is the one before
                     qpos = logs[k].rows[-1][-1] if infos["diverged"][i] else sims.qpos[i]
@@ -140,72 +149,36 @@ def run_episodes(
             where = episode % envs.simulations.num_terrains
             obs, infos = envs.reset(seed=seeds, options={"reset_mask": began, "terrain_id": where})
     means = sums / lengths
+    with_direction = np.where(sums[2] > 0, sums[2], np.nan)
     return Episodes(
         seeds=seed + np.arange(num_episodes),
         terrain_ids=terrain_ids,
         outcomes=outcomes,
         returns=returns,
         lengths=lengths,
-        reward_terms=dict(zip(REWARD_TERMS, terms, strict=True)),
-        speed_along_goal=means[0],
-        speed_across_goal=means[1],
-        tilt_mean_deg=means[2],
+        reward_terms=dict(zip(envs.world.terms, terms, strict=True)),
+        speed_along_goal=sums[0] / with_direction,
+        speed_across_goal=sums[1] / with_direction,
+        tilt_mean_deg=means[3],
         tilt_max_deg=highest[0],
-        torque_rms=np.sqrt(means[3]),
+        torque_rms=np.sqrt(means[4]),
         torque_max=highest[1],
-        energy=sums[4],
+        energy=sums[5],
+        measures=dict(zip(names, measures, strict=True)),
+        targets=targets,
         history=[log.arrays() for log in logs],
     )
 
 
-def env_options(policy: Policy, encoder: str | Path | None = None) -> dict[str, Any]:
-    """Options of ``BallbotVectorEnv`` under which its observations are those the policy was trained with.
+def _direction(told: Commanded, num: int) -> Floats:
+    """(2, num) unit vectors of the world, the way to go; 0 for who has none."""
+    return told.direction.copy() if "direction" in told.command.memory else np.zeros((2, num))
 
-    Args:
-        policy: from ``load_policy``.
-        encoder: file of its encoder, if it sees; None looks in the policy's run folder and in ballbot itself.
 
-    Raises:
-        ValueError: the policy is not one of Ballbot-v0's, or was trained with another encoder.
-        EncoderError: the encoder cannot be loaded.
-    """
-    metadata = policy.metadata
-    if metadata.get("observation") not in ("proprioception", "encoded"):
-        raise ValueError("this policy was not trained on Ballbot-v0: its checkpoint does not say what it observes")
-    sees = metadata["observation"] == "encoded"
-    for name in ("frame", "terrain", *(["encoder"] if sees else [])):
-        if not isinstance(metadata.get(name), str):
-            raise ValueError(
-                f"{policy.path} does not say what its policy was trained on ({name} is {metadata.get(name)!r}): use "
-                "another checkpoint"
-            )
-    options = {name: metadata[name] for name in ("observation", "frame", "terrain")}
-    size = OBSERVATION_SIZES.get(metadata["frame"])
-    if size is None or (not sees and policy.observation_shape != (size,)):
-        raise ValueError(
-            f"{policy.path} observes {policy.observation_shape}, which is not frame {metadata['frame']!r} of this "
-            "version: use the version of ballbot it was trained with"
-        )
-    if sees:
-        wanted = metadata["encoder"]
-        loaded = find_encoder(wanted, policy.path) if encoder is None else load_encoder(encoder)
-        if loaded.content_hash != wanted:
-            raise ValueError(
-                f"this policy was trained with the encoder {wanted[:16]}, {encoder} is {loaded.content_hash[:16]}: "
-                "give its file by --encoder"
-            )
-        options["encoder"] = loaded
-        interval = metadata.get("camera_interval", CAMERA_INTERVAL)  # older checkpoints do not say
-        if type(interval) is not int or interval < 1:
-            raise ValueError(f"{policy.path} is damaged: its camera_interval is {interval!r}; use another checkpoint")
-        options["camera_interval"] = interval
-    elif encoder is not None:
-        raise ValueError(f"--encoder {encoder} is for policies that see, this one was trained without cameras")
-    if metadata.get("contact_fix") is False:  # a comparison: it knows no other physics
-        options["contact_fix"] = False
-    if metadata.get("random_yaw") is False:  # the same task: it knows one heading
-        options["random_yaw"] = False
-    return options
+def _along_and_across(direction: Floats, velocity: Floats) -> Floats:
+    """(2, n) speed along the direction and to its left."""
+    (x, y), (vx, vy) = direction, velocity[:2]
+    return np.stack([x * vx + y * vy, x * vy - y * vx])
 
 
 class _Log:
@@ -230,10 +203,13 @@ def summarize(episodes: Episodes) -> dict[str, Any]:
     """Plain numbers for people and programs; every rate and mean with its 95 % interval.
 
     Returns:
-        ``episodes``, then ``success_rate``, ``failure_rate``, ``out_of_bounds_rate``, ``diverged_rate`` (shares, with
-        Wilson intervals ``..._ci95``), and ``..._mean``, ``..._std`` (of the sample) and ``..._ci95`` (bootstrap) of
-        return, length in steps, speeds in m/s, tilts in degrees, torques in N m, energy in J and each reward term, and
-        ``per_episode``, a dict each.  One episode has no spread: its ``..._std`` and ``..._ci95`` of means are None.
+        ``episodes``, then ``success_rate``, ``failure_rate``, ``out_of_bounds_rate``, ``diverged_rate``,
+        ``missed_rate`` (shares, with Wilson intervals ``..._ci95``), and ``..._mean``, ``..._std`` (of the sample) and
+        ``..._ci95`` (bootstrap) of return, length in steps, speeds in m/s, tilts in degrees, torques in N m, energy in
+        J, each reward term (``reward_...``) and each of the command's measures (``measure_...``), and ``per_episode``,
+        a dict each.  Episodes of which there is nothing to say, None in ``per_episode``, do not enter a mean;
+        ``measure_..._count`` says of how many it is.  A single episode has no spread: its ``..._std`` and
+        ``..._ci95`` of means are None, and of none the ``..._mean`` is None too.
     """
     count = len(episodes.outcomes)
     summary: dict[str, Any] = {"episodes": count}
@@ -252,17 +228,21 @@ def summarize(episodes: Episodes) -> dict[str, Any]:
         "torque_max": episodes.torque_max,
         "energy": episodes.energy,
         **{f"reward_{name}": values for name, values in episodes.reward_terms.items()},
+        **{f"measure_{name}": values for name, values in episodes.measures.items()},
     }
     for name, values in quantities.items():
-        summary[f"{name}_mean"] = float(values.mean())
-        summary[f"{name}_std"] = float(values.std(ddof=1)) if count > 1 else None
-        summary[f"{name}_ci95"] = mean_interval(values)
+        told = values[np.isfinite(values)]
+        summary[f"{name}_mean"] = float(told.mean()) if len(told) else None
+        summary[f"{name}_std"] = float(told.std(ddof=1)) if len(told) > 1 else None
+        summary[f"{name}_ci95"] = mean_interval(told)
+        if name.startswith("measure_"):
+            summary[f"{name}_count"] = len(told)
     summary["per_episode"] = [
         {
             "seed": int(episodes.seeds[k]),
             "terrain_id": int(episodes.terrain_ids[k]),
             "outcome": episodes.outcomes[k],
-            **{name: values[k].item() for name, values in quantities.items()},
+            **{name: values[k].item() if np.isfinite(values[k]) else None for name, values in quantities.items()},
         }
         for k in range(count)
     ]

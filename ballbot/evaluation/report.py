@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ballbot.envs.terrain import MAX_HEIGHT, field_length
+from ballbot.envs.terrain import TerrainPool
 from ballbot.evaluation.episodes import Episodes
 from ballbot.ppo.checkpoint import write_atomic
 
@@ -49,7 +49,7 @@ def write_report(
     title: str,
     rows: list[tuple[str, list[str]]],
     episodes: dict[str, Episodes],
-    relief: NDArray[np.float32] | None,
+    ground: TerrainPool,
     videos: list[tuple[str, bytes]],
     notes: list[str],
 ) -> None:
@@ -60,7 +60,7 @@ def write_report(
         title: of the page.
         rows: the table: a quantity's name and its value for each policy.
         episodes: of each policy, with their history.
-        relief: (num_terrains, n, n) heights in [0, 1] to draw trajectories over, or None for a plane.
+        ground: that they took place on.
         videos: caption and .mp4 or .gif content.
         notes: sentences on how it was made.
 
@@ -71,9 +71,9 @@ def write_report(
     figures = [
         ("Return and length of the episodes.", _distributions(episodes)),
         (
-            "Where the robots went, from above; the goal is upward. A dot is the start, a cross a fall. "
-            + ("" if relief is None else f"The {GROUNDS} grounds of the most episodes; light is high."),
-            _trajectories(episodes, relief),
+            f"Where the robots went, from above; {_whither(episodes)} A dot is the start, a cross a fall. "
+            + ("" if ground.relief is None else f"The {GROUNDS} grounds of the most episodes; light is high."),
+            _trajectories(episodes, ground),
         ),
         (
             "Tilt and torque of a wheel over time; each line is an episode, the thick one their median while at "
@@ -166,29 +166,43 @@ def _distributions(episodes: dict[str, Episodes]) -> str:
     return _svg(figure)
 
 
-def _trajectories(episodes: dict[str, Episodes], relief: NDArray[np.float32] | None) -> str:
+def _whither(episodes: dict[str, Episodes]) -> str:
+    if any(e.targets for e in episodes.values()):
+        return "rings are the places that they were told to drive to, in the order of the dotted lines."
+    return "the goal is upward." if all(np.isfinite(e.speed_along_goal).all() for e in episodes.values()) else ""
+
+
+def _trajectories(episodes: dict[str, Episodes], ground: TerrainPool) -> str:
     first = next(iter(episodes.values()))
     counts = np.bincount(first.terrain_ids[: len(first.history)])
-    grounds = [int(i) for i in np.argsort(-counts, kind="stable")[:GROUNDS] if counts[i]]
-    if relief is None:
-        grounds = grounds[:1]  # all the same
-    figure, axes = _figure(len(grounds), 10 / len(grounds) + 0.2 if len(grounds) > 1 else 5)
+    fields = [int(i) for i in np.argsort(-counts, kind="stable")[:GROUNDS] if counts[i]]
+    if ground.relief is None:
+        fields = fields[:1]  # all the same
+    figure, axes = _figure(len(fields), 10 / len(fields) + 0.2 if len(fields) > 1 else 5)
     traces = []  # panel, colour, x and y, whether it ends in a fall
-    for axis, ground in zip(axes, grounds, strict=True):
+    places = []  # panel, x and y from the start on
+    for axis, k in zip(axes, fields, strict=True):
         for _, colour, e in _named(episodes):
-            chosen = [k for k in range(len(e.history)) if relief is None or e.terrain_ids[k] == ground]
-            for k in chosen[:MOST_TRACES]:
-                traces.append((axis, colour, e.history[k]["position"].T, e.outcomes[k] == "failure"))
-    reach = max(0.3, *(1.1 * float(np.abs(trace[2]).max()) for trace in traces))
-    for axis, ground in zip(axes, grounds, strict=True):
-        if relief is not None:
-            half = field_length(len(relief[ground])) / 2
+            chosen = [i for i in range(len(e.history)) if ground.relief is None or e.terrain_ids[i] == k]
+            for i in chosen[:MOST_TRACES]:
+                positions = e.history[i]["position"]
+                traces.append((axis, colour, positions.T, e.outcomes[i] == "failure"))
+                if e.targets:
+                    places.append((axis, np.concatenate([positions[:1], e.targets[i]]).T))
+    reach = max(0.3, *(1.1 * float(np.abs(xy).max()) for xy in [*(t[2] for t in traces), *(p[1] for p in places)]))
+    for axis, k in zip(axes, fields, strict=True):
+        if ground.relief is not None:
+            half = ground.grid.half
             axis.imshow(
-                MAX_HEIGHT * _part(relief[ground], reach), origin="lower", cmap="gray", alpha=0.5,
-                extent=(-min(reach, half), min(reach, half)) * 2, interpolation="bilinear",
+                ground.tops[k] * _part(ground.relief[k], reach, ground.grid.length), origin="lower", cmap="gray",
+                alpha=0.5, extent=(-min(reach, half), min(reach, half)) * 2, interpolation="bilinear",
             )  # fmt: skip
-        axis.plot(0, 0, "o", color=INK, markersize=4)
+            axis.set_title(f"{ground.kinds[ground.kind_ids[k]]}, {100 * ground.tops[k]:.3g} cm high", fontsize=9)
+        axis.plot(*ground.spawns[k].T, "o", color=INK, markersize=4)
         axis.set(xlabel="x, m", xlim=(-reach, reach), ylim=(-reach, reach), aspect="equal")
+    for axis, (x, y) in places:
+        axis.plot(x, y, ":", color=INK, linewidth=0.7)
+        axis.plot(x[1:], y[1:], "o", color=INK, markersize=6, markerfacecolor="none")
     for axis, colour, (x, y), fell in traces:
         axis.plot(x, y, color=colour, linewidth=1.4)
         if fell:
@@ -200,10 +214,10 @@ def _trajectories(episodes: dict[str, Episodes], relief: NDArray[np.float32] | N
     return _svg(figure)
 
 
-def _part(heights: NDArray[np.float32], reach: float) -> NDArray[np.float32]:
-    """The middle of a height field, up to ``reach`` m from its centre along x and y."""
+def _part(heights: NDArray[np.float32], reach: float, length: float) -> NDArray[np.float32]:
+    """The middle of a height field of this side in m, up to ``reach`` m from its centre along x and y."""
     middle = (len(heights) - 1) / 2
-    span = min(int(np.ceil(reach / field_length(len(heights)) * (len(heights) - 1))), int(middle))
+    span = min(int(np.ceil(reach / length * (len(heights) - 1))), int(middle))
     low, high = int(np.floor(middle)) - span, int(np.ceil(middle)) + span + 1
     return heights[max(low, 0) : high, max(low, 0) : high]
 

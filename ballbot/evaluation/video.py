@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 
 from ballbot.envs import BallbotVectorEnv
 from ballbot.envs.depth_camera import DepthCamera
-from ballbot.envs.observations import rotation_matrix
+from ballbot.envs.physics import Physics
 from ballbot.envs.rendering import Renderer
-from ballbot.envs.simulation import Simulations
+from ballbot.envs.step import rotation_matrix
 from ballbot.evaluation.episodes import Actor
 
 Frame = NDArray[np.uint8]
@@ -41,7 +41,7 @@ def film(envs: BallbotVectorEnv, actor: Actor, seed: int, fps: float, speed: flo
         RuntimeError: no OpenGL.
     """
     sims = envs.simulations
-    cameras = DepthCamera(sims.model, sims.heights)
+    cameras = DepthCamera(sims.model, sims.ground.relief, tops=sims.ground.tops)
     obs, _ = envs.reset(seed=seed)
     began, ended, step, shown = np.ones(1, bool), False, 0, 0
     while True:
@@ -58,7 +58,7 @@ def film(envs: BallbotVectorEnv, actor: Actor, seed: int, fps: float, speed: flo
         began, step, ended = np.zeros(1, bool), step + 1, bool(terminated[0] | truncated[0])
 
 
-def replay(sims: Simulations, poses: NDArray[np.float64], terrain_id: int) -> Iterator[Frame]:
+def replay(sims: Physics, poses: NDArray[np.float64], terrain_id: int) -> Iterator[Frame]:
     """Frames (480, 640, 3) of an episode that was recorded.
 
     Args:
@@ -69,11 +69,14 @@ def replay(sims: Simulations, poses: NDArray[np.float64], terrain_id: int) -> It
     Raises:
         RuntimeError: no OpenGL.
     """
-    cameras, renderer = DepthCamera(sims.model, sims.heights), Renderer("rgb_array")
-    heights = None if sims.heights is None else sims.heights[terrain_id]
+    pool = sims.ground
+    cameras, renderer = DepthCamera(sims.model, pool.relief, tops=pool.tops), Renderer("rgb_array")
+    ground = None
+    if pool.relief is not None:
+        ground = pool.relief[terrain_id], float(pool.tops[terrain_id]), pool.grid.length
     try:
         for qpos in poses:
-            picture = renderer.draw(heights, qpos, np.zeros(sims.model.nv))
+            picture = renderer.draw(ground, qpos, np.zeros(sims.model.nv))
             assert picture is not None
             yield with_insets(picture, what_is_seen(cameras, sims, qpos, terrain_id))
     finally:
@@ -81,7 +84,7 @@ def replay(sims: Simulations, poses: NDArray[np.float64], terrain_id: int) -> It
 
 
 def what_is_seen(
-    cameras: DepthCamera, sims: Simulations, qpos: NDArray[np.float64], terrain_id: int
+    cameras: DepthCamera, sims: Physics, qpos: NDArray[np.float64], terrain_id: int
 ) -> NDArray[np.float32]:
     """(cameras, height, width) depths in m, of a robot in this pose."""
     base, ball = (qpos[start : start + 7] for start in (sims.addresses.base_qpos, sims.addresses.ball_qpos))

@@ -52,10 +52,9 @@ from ballbot.controllers import pitch_and_roll, wheel_actions
 from ballbot.encoders import Architecture, Autoencoder, FrozenEncoder
 from ballbot.envs import BallbotVectorEnv
 from ballbot.envs.model import build_model
+from ballbot.envs.physics import MOTOR_TORQUE, usable_cpus
 from ballbot.envs.rendering import choose_opengl
-from ballbot.envs.simulation import usable_cpus
 from ballbot.envs.terrain import make_terrain
-from ballbot.envs.vector_env import MOTOR_TORQUE
 from ballbot.ppo.checkpoint import write_atomic
 
 Actions = NDArray[np.float32]
@@ -371,8 +370,8 @@ def images(args: Args, robots: int) -> Iterator[Figure]:
     envs.reset(seed=0)
     run(envs, lambda obs, rng: np.zeros((robots, 3), np.float32), WARM_UP, np.random.default_rng(0))
     sims, eyes = envs.simulations, envs.cameras
-    assert eyes is not None and sims.heights is not None
-    model = build_model(sims.heights[:1])
+    assert eyes is not None and sims.ground.relief is not None
+    model = build_model(sims.ground.relief[:1])
     data = mujoco.MjData(model)
     choose_opengl()
     try:

@@ -28,7 +28,8 @@ from ballbot.cli import program
 from ballbot.controllers import PIDController
 from ballbot.envs import BallbotVectorEnv
 from ballbot.envs.model import INTEGRATORS, build_model
-from ballbot.envs.simulation import Simulations
+from ballbot.envs.physics import Physics
+from ballbot.envs.terrain import TerrainPool
 
 Array = NDArray[np.float64]
 REFINEMENT = 32
@@ -47,11 +48,9 @@ class Args:
     """Seed of starts and torques."""
 
 
-def simulations(integrator: str, num: int, seed: int) -> Simulations:
+def simulations(integrator: str, num: int, seed: int) -> Physics:
     """Robots at rest on the plane, each with its own heading and a lean of up to 3 degrees."""
-    sims = Simulations(
-        num, terrain="flat", integrator=integrator, num_threads=0, num_terrains=1, terrain_split="train", terrain_seed=0
-    )
+    sims = Physics(num, TerrainPool("flat"), integrator=integrator, num_threads=1)
     rng = np.random.default_rng(seed)
     for i in range(num):
         yaw, axis = rng.uniform(0, 2 * np.pi, 2)

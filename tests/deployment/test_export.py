@@ -13,6 +13,7 @@ import mujoco
 import numpy as np
 import pytest
 import torch
+from ballbot.symmetry import robot_symmetry
 from policies import save_policy
 
 from ballbot import encoders
@@ -23,7 +24,6 @@ from ballbot.envs import BallbotVectorEnv
 from ballbot.envs.model import build_model
 from ballbot.evaluation import env_options, run_episodes
 from ballbot.ppo import Structure, load_policy
-from ballbot.symmetry import robot_symmetry
 
 pytest.importorskip("onnxscript")
 onnx: Any = pytest.importorskip("onnx")

@@ -1,0 +1,198 @@
+"""What a policy was trained for: the world that it knows, and which numbers of an observation it takes for what."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from ballbot.encoders import FrozenEncoder, find_encoder, load_encoder
+from ballbot.envs.commands import COMMANDS
+from ballbot.envs.config import WorldConfig, make_command
+from ballbot.envs.observations import FIELDS, Layout, layout_of
+from ballbot.envs.rewards import ENDINGS, reward_settings
+from ballbot.envs.terrain import TERRAINS, parse_terrain
+from ballbot.errors import SettingsError
+from ballbot.ppo import Policy
+
+ALWAYS = ("observation", "frame", "terrain")
+"""Options that ``env_options`` names even at their defaults."""
+THE_SAME_FOR_ALL = ("tilt_limit_deg", "integrator")
+"""Options that whoever judges policies chooses, whatever they were trained with."""
+TASK = ("terrain", "ground", "terrain_cell", "command", "motion", "rewards", "endings")
+"""Options that say what there is to do; the others say what the robot senses and how."""
+
+
+def trained_world(policy: Policy) -> WorldConfig:
+    """The world that a policy was trained for.
+
+    Raises:
+        SettingsError: (a ValueError) it is not one of Ballbot-v0's, its checkpoint does not say what it was trained
+            on, or names what is not known here.
+    """
+    metadata = policy.metadata
+    if metadata.get("observation") not in ("proprioception", "encoded"):
+        raise SettingsError("this policy was not trained on Ballbot-v0: its checkpoint does not say what it observes")
+    for name in ("frame", "terrain", *(["encoder"] if metadata["observation"] == "encoded" else [])):
+        if not isinstance(metadata.get(name), str):
+            raise SettingsError(
+                f"{policy.path} does not say what its policy was trained on ({name} is {metadata.get(name)!r}): use "
+                "another checkpoint"
+            )
+    if unknown := unknown_names(metadata):
+        raise SettingsError(
+            f"{policy.path} was trained with {', '.join(unknown)}, which this ballbot does not know: load the plugin "
+            "that adds it (--plugin FILE), or use the version of ballbot it was trained with"
+        )
+    try:
+        return WorldConfig.from_metadata(metadata)
+    except SettingsError as error:
+        raise SettingsError(f"{policy.path} is damaged or of another version ({error}): use another one") from error
+
+
+def unknown_names(metadata: dict[str, Any]) -> list[str]:
+    """The parts that a checkpoint's metadata names and nobody has registered, in words."""
+    spec = str(metadata["terrain"])
+    try:
+        parse_terrain(spec)
+        unknown = []
+    except SettingsError:
+        unknown = [f"terrain {spec!r}"] if spec.partition(":")[0] not in TERRAINS else []
+    if (command := metadata.get("command", "goal")) not in COMMANDS:
+        unknown.append(f"command {command!r}")
+    fields = metadata.get("extra_fields", [])
+    unknown += [
+        f"field {name!r}" for name in (fields if isinstance(fields, (list, tuple)) else ()) if name not in FIELDS
+    ]
+    for group, known, what in (("rewards", reward_settings(), "reward"), ("endings", ENDINGS, "ending")):
+        names = (key.removeprefix(f"{group}.") for key in metadata if key.startswith(f"{group}."))
+        unknown += [f"{what} {name!r}" for name in names if name not in known]
+    return unknown
+
+
+def trained_layout(policy: Policy, world: WorldConfig, encoder: FrozenEncoder | None = None) -> Layout:
+    """Which numbers of a policy's observation are what.
+
+    Args:
+        policy: from ``load_policy``.
+        world: that it was trained for, ``trained_world(policy)``.
+        encoder: of a policy that sees.
+
+    Raises:
+        SettingsError: what it observes has another size.
+    """
+    fields = make_command(world.command, world.motion).fields
+    blind = layout_of(world.frame, fields, world.extra_fields)
+    if encoder is None:
+        if policy.observation_shape != (blind.size,):
+            raise SettingsError(
+                f"{policy.path} observes {policy.observation_shape}, which is not frame {world.frame!r} of this "
+                f"version with its fields ({', '.join(blind.names)}), {blind.size} numbers: use the version of "
+                "ballbot it was trained with"
+            )
+        return blind
+    (size,), one = policy.observation_shape, encoder.architecture.embedding_size
+    cameras, rest = divmod(size - blind.size - 1, one)
+    if rest or cameras < 1:
+        raise SettingsError(
+            f"{policy.path} observes {size} numbers, which do not fit embeddings of {one} beside the {blind.size} of "
+            f"{', '.join(blind.names)}: give the encoder it was trained with"
+        )
+    return layout_of(world.frame, fields, world.extra_fields, (one,) * cameras)
+
+
+def trained_encoder(policy: Policy, encoder: str | Path | None = None) -> FrozenEncoder | None:
+    """The encoder of a policy that sees, None of one that does not.
+
+    Args:
+        policy: from ``load_policy``.
+        encoder: its file; None looks in the policy's run folder and in ballbot itself.
+
+    Raises:
+        SettingsError: it is another encoder, or the policy does not see.
+        EncoderError: the encoder cannot be loaded.
+    """
+    if policy.metadata.get("observation") != "encoded":
+        if encoder is not None:
+            raise SettingsError(f"--encoder {encoder} is for policies that see, this one was trained without cameras")
+        return None
+    wanted = policy.metadata["encoder"]
+    loaded = find_encoder(wanted, policy.path) if encoder is None else load_encoder(encoder)
+    if loaded.content_hash != wanted:
+        raise SettingsError(
+            f"this policy was trained with the encoder {wanted[:16]}, {encoder} is {loaded.content_hash[:16]}: "
+            "give its file by --encoder"
+        )
+    return loaded
+
+
+def env_options(policy: Policy, encoder: str | Path | None = None) -> dict[str, Any]:
+    """Options of ``BallbotVectorEnv`` under which a policy is judged: the task that it was trained for.
+
+    What is the same for all who are judged, the limit of tilt and the integrator, is left to the caller.
+
+    Args:
+        policy: from ``load_policy``.
+        encoder: file of its encoder, if it sees; None looks in the policy's run folder and in ballbot itself.
+
+    Raises:
+        SettingsError: (a ValueError) the policy is not one of Ballbot-v0's, was trained with another encoder, or with
+            a terrain, command, reward or field that is not known here.
+        EncoderError: the encoder cannot be loaded.
+    """
+    world = trained_world(policy)
+    loaded = trained_encoder(policy, encoder)
+    trained_layout(policy, world, loaded)
+    names = {key.partition(".")[0] for key in world.fingerprint("task")} - set(THE_SAME_FOR_ALL)
+    options = {name: getattr(world, name) for name in (*ALWAYS, *sorted(names - set(ALWAYS)))}
+    return options if loaded is None else options | {"encoder": loaded}
+
+
+def task_of(options: dict[str, Any], terrain: str | None = None, command: str | None = None) -> dict[str, Any]:
+    """What there is to do in the world of these options.
+
+    Args:
+        options: of ``BallbotVectorEnv``.
+        terrain: another ground; options of the ground stay if it is of the same kind.
+        command: another command; options of the command, and what is paid, stay if it is the same.
+
+    Raises:
+        SettingsError: there is no such terrain or command.
+    """
+    task = {name: options[name] for name in TASK if name in options}
+    if terrain is not None:
+        if parse_terrain(terrain).kind != parse_terrain(task.get("terrain", "perlin")).kind:
+            task.pop("ground", None)
+            task.pop("terrain_cell", None)
+        task["terrain"] = terrain
+    if command is not None and command != task.get("command", "goal"):
+        for name in ("motion", "rewards"):
+            task.pop(name, None)
+        task["command"] = command
+    return task
+
+
+def in_task(options: dict[str, Any], task: dict[str, Any]) -> dict[str, Any]:
+    """Options with which a robot senses as in ``options``, and does what ``task`` says.
+
+    Raises:
+        SettingsError: the command is told by other numbers than the robot observes.
+    """
+    changed = {name: value for name, value in options.items() if name not in TASK} | task
+    before, after = _fields(options), _fields(changed)
+    if before != after:
+        raise SettingsError(
+            f"command {changed.get('command', 'goal')!r} is observed as {_without(after, before)}, and what is judged "
+            f"observes {_without(before, after)}, of command {options.get('command', 'goal')!r}: leave --command out, "
+            "or judge what was trained for it"
+        )
+    return changed
+
+
+def _fields(options: dict[str, Any]) -> tuple[str, ...]:
+    """Fields of the observation in the world of these options."""
+    world = WorldConfig.of(**{name: value for name, value in options.items() if name != "encoder"})
+    return layout_of(world.frame, make_command(world.command, world.motion).fields, world.extra_fields).names
+
+
+def _without(names: tuple[str, ...], others: tuple[str, ...]) -> str:
+    return " and ".join(repr(name) for name in names if name not in others) or "nothing"

@@ -36,7 +36,7 @@ def test_heights_and_normals_are_those_of_mujocos_rays(pool):
     for k in range(len(pool)):
         model, data = ground_model(pool, k)
         xy = rng.uniform(-0.999, 0.999, (400, 2)) * pool.grid.half
-        xy[:50] = (rng.integers(1, 500, (50, 2)) + [0.002, 0.001]) * pool.grid.cell - pool.grid.half  # at vertices
+        xy[:50] = (rng.integers(1, 500, (50, 2)) + np.array([0.002, 0.001])) * pool.grid.cell - pool.grid.half
         heights, normals = pool.heights(np.full(400, k), xy), pool.normals(np.full(400, k), xy)
         hit, normal = np.zeros(1, np.int32), np.zeros(3)
         for place, height, up in zip(xy, heights, normals, strict=True):

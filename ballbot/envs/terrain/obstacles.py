@@ -9,11 +9,10 @@ import numpy as np
 
 from ballbot.envs.terrain.grid import Array, Grid, Ground
 from ballbot.envs.terrain.shapes import discs, spline
+from ballbot.envs.terrain.stepped import STEP_CELL
 from ballbot.errors import SettingsError
 from ballbot.settings import Range, check_settings
 
-EDGE_CELL = 0.025
-"""m between vertices where edges are to be kept away from; docs/terrain_cells.md says why."""
 JITTER = 0.06
 """m that each pit or pillar lies off its place in the pattern, at most, either way."""
 
@@ -22,7 +21,7 @@ JITTER = 0.06
 class Pits:
     """Round pits with sheer sides in staggered rows, on slightly uneven ground: straight on leads into one."""
 
-    cell: ClassVar[float] = EDGE_CELL
+    cell: ClassVar[float] = STEP_CELL
     rolled: ClassVar[bool] = False
 
     depth: Annotated[float, Range(0, 1)] = 0.08
@@ -54,7 +53,7 @@ class Pits:
 class Pillars:
     """Round pillars, too high to roll over, in staggered rows on level ground."""
 
-    cell: ClassVar[float] = EDGE_CELL
+    cell: ClassVar[float] = STEP_CELL
     rolled: ClassVar[bool] = False
 
     height: Annotated[float, Range(0, 1)] = 0.15
@@ -84,7 +83,7 @@ class Pillars:
 class Slalom:
     """Walls across the way, each with one gate, to the left or the right of the one before."""
 
-    cell: ClassVar[float] = EDGE_CELL
+    cell: ClassVar[float] = STEP_CELL
     rolled: ClassVar[bool] = False
 
     height: Annotated[float, Range(0, 1)] = 0.15
@@ -122,7 +121,7 @@ class Slalom:
 class SteppingLanes:
     """Winding lanes with a drop on either side, of slabs with small steps between; bridges lead to the next lane."""
 
-    cell: ClassVar[float] = EDGE_CELL
+    cell: ClassVar[float] = STEP_CELL
     rolled: ClassVar[bool] = False
 
     width: Annotated[float, Range(0.2, 5)] = 0.5

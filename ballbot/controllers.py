@@ -21,8 +21,9 @@ import torch
 from numpy.typing import NDArray
 
 from ballbot.envs.model import build_model, rolling_wheel_speeds
+from ballbot.envs.observations import Layout
 from ballbot.errors import SettingsError
-from ballbot.ppo import FeedbackPrior
+from ballbot.ppo import FeedbackPrior, Symmetry
 
 Array = NDArray[np.float64]
 
@@ -168,27 +169,51 @@ class LinearController:
 
 
 def feedback_prior(
-    observation_size: int, target_speed: float, kp: float = 36.9, kd: float = 1.7, kv: float = 0.766
+    layout: Layout, target_speed: float, kp: float = 36.9, kd: float = 1.7, kv: float = 0.766
 ) -> FeedbackPrior:
     """The same law for a policy to start from.
 
     It leans less, because it does without the slow start, which a law without memory cannot have.
 
     Args:
-        observation_size: of ``frame="body"``, 17, and as many as follow.
+        layout: of the observation, with the fields of ``frame="body"`` and command "goal".
         target_speed: m/s along the goal.
         kp: gain, see ``LinearController``.
         kd: the same.
         kv: the same.
     """
     shares = torch.from_numpy(wheel_shares())  # (3, 2)
-    tilt = torch.zeros(2, observation_size, dtype=torch.float64)
-    tilt[0, 0], tilt[0, 4] = kp, kd
-    tilt[1, 1], tilt[1, 3] = kp, -kd
-    lean = torch.zeros(2, observation_size, dtype=torch.float64)
-    lean[0, 9] = lean[1, 10] = kv * target_speed
-    lean[0, 6] = lean[1, 7] = -kv
+    down, rate, velocity, goal = (layout[name].start for name in ("gravity", "gyro", "velocity", "goal"))
+    tilt = torch.zeros(2, layout.size, dtype=torch.float64)
+    tilt[0, down], tilt[0, rate + 1] = kp, kd
+    tilt[1, down + 1], tilt[1, rate] = kp, -kd
+    lean = torch.zeros(2, layout.size, dtype=torch.float64)
+    lean[0, goal] = lean[1, goal + 1] = kv * target_speed
+    lean[0, velocity] = lean[1, velocity + 1] = -kv
     return FeedbackPrior(-shares @ tilt, kp * shares, lean, torch.full((2,), PRIOR_LEAN))
+
+
+def robot_symmetry(layout: Layout) -> Symmetry:
+    """The robot's symmetry: three equal wheels, so that turned by 0, 120 or 240 degrees it is the same robot.
+
+    It has no mirror symmetry: its wheels sit askew, see ``rolling_wheel_speeds``.  The two camera arms, 4 % of the
+    mass, break the symmetry a little, and what the cameras see has no counterpart on the other sides.
+
+    Args:
+        layout: of the observation, in ``frame="body"``.
+
+    Raises:
+        ValueError: the wheels are not alike, so there is no such symmetry.
+    """
+    turn = np.array([[-0.5, -np.sqrt(0.75)], [np.sqrt(0.75), -0.5]])
+    shares = wheel_shares()
+    # what wheel i does when the robot rolls along a turned way, wheel j does along the way itself
+    swap = np.isclose((shares @ turn)[:, None], shares[None], atol=1e-6).all(axis=2).astype(float)
+    if not (swap.sum(axis=0) == 1).all():
+        raise ValueError(f"turned by 120°, the wheels do not take each other's places: their shares are {shares}")
+    turned = layout.turned(swap)
+    observations = np.stack([np.eye(layout.size), turned, turned @ turned])
+    return Symmetry(torch.from_numpy(observations), torch.from_numpy(np.stack([np.eye(3), swap, swap @ swap])))
 
 
 @cache

@@ -25,13 +25,14 @@ import torch
 import tyro
 from numpy.typing import NDArray
 
-from ballbot.cli import check_output, program
+from ballbot.cli import check_options, check_output, program
 from ballbot.controllers import find_controller
 from ballbot.deployment.export import MAX_DIFFERENCE, export_policy
 from ballbot.deployment.shipped import find_policy
 from ballbot.envs import BallbotVectorEnv
 from ballbot.evaluation import Actor, Episodes, env_options, run_episodes, trained_layout, trained_world
 from ballbot.ppo import Policy, load_policy
+from ballbot.settings import Range
 
 ROBOTS = 20
 """That the observations come from."""
@@ -55,11 +56,11 @@ class Args:
     """File of the control graph; the camera graph is policy.camera.onnx then."""
     encoder: Path | None = None
     """Encoder of a policy that sees (default: the copy that its run keeps, or the one that comes with ballbot)."""
-    observations: int = 10_000
+    observations: Annotated[int, Range(1, 10**7)] = 10_000
     """Real observations to compare on."""
-    episodes: int = 0
+    episodes: Annotated[int, Range(0, 10**4)] = 0
     """Whole episodes that the policy and the graph each drive from the same starts, to compare their returns."""
-    seed: int = 0
+    seed: Annotated[int, Range(0, 2**62 - 1)] = 0
     """Of the robots that they come from."""
 
 
@@ -180,12 +181,7 @@ def microseconds(session: Any, name: str, one: NDArray[np.float32], calls: int) 
 
 def check(args: Args) -> int:
     """Export, compare, and return the exit status."""
-    if not 1 <= args.observations <= 10**7:
-        raise ValueError(f"--observations {args.observations} is out of range: use 1 to 10000000")
-    if not 0 <= args.episodes <= 10_000:
-        raise ValueError(f"--episodes {args.episodes} is out of range: use 0 to 10000")
-    if args.seed < 0:
-        raise ValueError(f"--seed {args.seed} is negative: use 0 or more")
+    check_options(args)
     check_output(args.out, "--out", (".onnx",))
     if find_controller(args.checkpoint) is not None:
         raise ValueError(f"{args.checkpoint} is no network: give a checkpoint, or a run folder for its best.pt")

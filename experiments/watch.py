@@ -22,12 +22,13 @@ from typing import Annotated, Literal
 import numpy as np
 import tyro
 
-from ballbot.cli import check_output, program
+from ballbot.cli import check_options, check_output, program
 from ballbot.envs import BallbotVectorEnv
 from ballbot.envs.rendering import has_display
 from ballbot.evaluation import Actor, find_candidate, in_task, task_of
 from ballbot.evaluation.steering import Steering
-from ballbot.evaluation.video import ENDINGS, check_film, film, playable_fps, shrunk, write_video
+from ballbot.evaluation.video import ENDINGS, film, playable_fps, shrunk, write_video
+from ballbot.settings import Range
 
 PAUSES_PER_SECOND = 60
 """How often the viewer waits for the clock."""
@@ -47,7 +48,7 @@ class Args:
     was trained on; perlin for classical controllers)."""
     command: str | None = None
     """What the robot is told, if it can be told by what the policy observes (default: what it was trained for)."""
-    seed: int = 0
+    seed: Annotated[int, Range(0, 2**62 - 1)] = 0
     """Of the first episode: terrain, heading and tilt."""
     horizon: int = 4000
     """Time limit of an episode, steps of 2 ms."""
@@ -57,9 +58,9 @@ class Args:
     """Sample actions as training does, instead of the most likely ones."""
     encoder: Path | None = None
     """Encoder of policies that see (default: the copy that its run keeps, or the one that comes with ballbot)."""
-    speed: float = 1.0
+    speed: Annotated[float, Range(0.01, 100)] = 1.0
     """Seconds of simulation in a second of film or of your life."""
-    fps: int = 25
+    fps: Annotated[int, Range(1, 100)] = 25
     """Frames of the video in a second; a GIF has the nearest of 50, 33.3, 25, 20, ..."""
     shrink: Literal[1, 2, 4] = 1
     """What each side of the video, 640 x 480 pixels, is divided by."""
@@ -105,9 +106,7 @@ def show(envs: BallbotVectorEnv, actor: Actor, args: Args) -> None:
 def main(argv: list[str] | None = None) -> int:
     """Watch, and return the exit status."""
     args = tyro.cli(Args, args=argv, description=__doc__)
-    check_film(args.fps, args.speed)
-    if not 0 <= args.seed < 2**62:
-        raise ValueError(f"--seed {args.seed} is out of range: use 0 or more")
+    check_options(args)
     if args.record is not None:
         check_output(args.record, "--record", ENDINGS)
     envs, actor = make(args)

@@ -10,6 +10,7 @@ import torch
 from ballbot import controllers
 from ballbot.controllers import PID, LinearController, PIDController, feedback_prior, pitch_and_roll, wheel_shares
 from ballbot.envs import BallbotVectorEnv
+from ballbot.envs.observations import layout_of
 from ballbot.evaluation import run_episodes
 
 
@@ -43,7 +44,9 @@ def test_a_prior_is_the_same_law_without_the_slow_start(monkeypatch):
     observations = np.random.default_rng(0).normal(0.0, 0.02, (200, 58)).astype(np.float32)
     controller(observations[:, :17], np.ones(200, bool))
     expected = controller(observations[:, :17], np.zeros(200, bool))  # after 10 s
-    found = feedback_prior(58, 0.3)(torch.from_numpy(observations)).clamp(-1, 1)
+    found = feedback_prior(layout_of("body", ("goal",), (), images=(20, 20)), 0.3)(
+        torch.from_numpy(observations)
+    ).clamp(-1, 1)
     np.testing.assert_allclose(found.numpy(), expected, atol=1e-5)
     assert 0.2 < np.mean(np.abs(expected) < 1) < 0.98
 

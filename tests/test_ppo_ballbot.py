@@ -23,16 +23,29 @@ from typing import Any
 import pytest
 import torch
 
+from ballbot import presets
 from ballbot.controllers import feedback_prior
 from ballbot.deployment.shipped import read_card
 from ballbot.encoders import Architecture, Autoencoder, FrozenEncoder, load_encoder, save_encoder
-from ballbot.envs import BallbotVectorEnv
+from ballbot.envs import BallbotVectorEnv, WorldConfig
+from ballbot.envs.observations import layout_of
 from ballbot.evaluation import env_options
-from ballbot.ppo import CheckpointError, DivergedError, RunDirectoryError, SettingsError, load_checkpoint, load_policy
+from ballbot.options import HIDDEN, SECTIONS, from_plain
+from ballbot.ppo import (
+    CheckpointError,
+    DivergedError,
+    PPOConfig,
+    RunDirectoryError,
+    SettingsError,
+    load_checkpoint,
+    load_policy,
+)
 from ballbot.ppo.checkpoint import save_checkpoint
 from mujoco_patch import ContactFixError
 
-PPO_CONFIG = Path(__file__).parents[1] / "ballbot" / "ppo" / "config.py"
+LIBRARY = Path(__file__).parents[1] / "ballbot"
+PPO_CONFIG, WORLD_CONFIG = LIBRARY / "ppo" / "config.py", LIBRARY / "envs" / "config.py"
+PRESETS = LIBRARY / "presets.py"
 SCRIPT = Path(__file__).parents[1] / "experiments" / "ppo_ballbot.py"
 SMALL = shlex.split(
     "--terrain perlin --no-cameras --num-terrains 2 --num-envs 4 --num-steps 32 --minibatch-size 64 --hidden-size 16 "
@@ -126,7 +139,10 @@ def test_a_stopped_and_resumed_run_equals_one_never_stopped(finished, tmp_path):
 
 
 def test_a_run_that_holds_actions_and_pays_progress_more_goes_on_exactly(tmp_path):
-    shaping = shlex.split("--progress-weight 6 --target-speed 0.5 --action-limit 0.8 --initial-std 1 --final-std 0.3")
+    shaping = shlex.split(
+        "--training-rewards.tracking 5 --training-rewards.tracking-speed 0.4 --action-limit 0.8 --initial-std 1 "
+        "--final-std 0.3"
+    )
     control = shlex.split("--action-repeat 5 --normalize-values --linear-skip --prior-speed 0.3")
     intervals = shlex.split("--total-timesteps 3840 --eval-interval 1280 --checkpoint-interval 640")
     options = [*SMALL, *shaping, *control, *intervals]
@@ -147,7 +163,7 @@ def test_a_run_that_holds_actions_and_pays_progress_more_goes_on_exactly(tmp_pat
     one, two = (torch.load(io.BytesIO(b), weights_only=True) for b in (before, (whole / "last.pt").read_bytes()))
     assert all(torch.equal(one["agent"][name], two["agent"][name]) for name in one["agent"])
     assert json.loads((whole / "config.json").read_text())["prior_speed"] == 0.3
-    assert torch.equal(one["policy"]["prior.direct"], feedback_prior(17, 0.3).direct)
+    assert torch.equal(one["policy"]["prior.direct"], feedback_prior(layout_of("body", ("goal",), ()), 0.3).direct)
 
 
 @pytest.mark.skipif(os.name != "posix", reason="signals as on POSIX")
@@ -185,14 +201,15 @@ def bad_config(folder, change):
 
 def test_settings_from_before_there_were_cameras_mean_none(script, tmp_path):
     (tmp_path / "config.json").write_text(json.dumps({"env": {}, "env_metadata": {"observation": "proprioception"}}))
-    assert not script.load_settings(tmp_path / "config.json").env.cameras
+    assert not script.load_settings(tmp_path / "config.json").job.cameras
     (tmp_path / "config.json").write_text(json.dumps({"env": {}}))
-    assert script.load_settings(tmp_path / "config.json").env.cameras
+    assert script.load_settings(tmp_path / "config.json").job.cameras
 
 
 def test_settings_that_are_gone_are_read_where_they_did_nothing(script, tmp_path):
     (tmp_path / "config.json").write_text(json.dumps({"env": {"paid_speed": 2.0, "final_progress_weight": None}}))
-    assert script.load_settings(tmp_path / "config.json").env == script.EnvConfig()
+    world = script.load_settings(tmp_path / "config.json").settings.world
+    assert world == WorldConfig(observation="encoded", initial_speed=0.4)  # the defaults of then
     (tmp_path / "config.json").write_text(json.dumps({"env": {"paid_speed": 0.3}}))
     with pytest.raises(ValueError, match="unknown key 'paid_speed'"):
         script.load_settings(tmp_path / "config.json")
@@ -236,7 +253,7 @@ def test_an_old_run_keeps_its_frame_rate_and_sees_as_much_as_it_did(script, tmp_
 
 
 def test_the_paper_preset_is_the_published_training(script):
-    args = script.parse(["--preset", "paper", "--seed", "3"])
+    args = script.parse(["--preset", "paper", "--seed", "3"]).settings
     published = {
         "gamma": 0.99, "gae_lambda": 0.95, "clip_range": 0.015, "target_kl": 0.3, "ent_coef": 0.001,
         "minibatch_size": 256, "update_epochs": 5, "num_steps": 2048, "num_envs": 10,
@@ -247,24 +264,27 @@ def test_the_paper_preset_is_the_published_training(script):
         "vf_coef": 2 * 2.0,  # of half the squared error
     }  # fmt: skip
     assert {name: getattr(args.ppo, name) for name in published} == published
-    assert (args.env.frame, args.env.cameras, args.env.max_episode_steps, args.env.tilt_limit_deg) == (
+    world = args.world
+    assert (world.frame, world.observation, world.max_episode_steps, world.tilt_limit_deg) == (
         "world",
-        True,
+        "encoded",
         4000,
         20,
     )
+    assert world.paid == world.rewards == {"progress": 1, "survival": 1, "action_cost": 1}
     assert args.ppo.seed == 3
 
 
 def test_the_shipped_policy_was_trained_with_the_default_preset(script):
     args, config = script.parse([]), read_card("default")["config"]
-    assert set(config) == {"ppo", "env", "torch_threads", *script.OWN_SETTINGS}
-    theirs = script.Args(
-        **config | {"ppo": script.PPOConfig(**config["ppo"]), "env": script.EnvConfig(**config["env"])}
+    settings = args.settings
+    assert set(config) == {"ppo", "env", "torch_threads", *presets.OWN}
+    env = {k: v for k, v in config["env"].items() if k not in ("encoder", "num_threads")}
+    theirs = presets.Settings(
+        ppo=PPOConfig(**config["ppo"]), world=from_plain(env), **{name: config[name] for name in presets.OWN}
     )
-    assert dataclasses.replace(theirs.ppo, seed=args.ppo.seed) == args.ppo
-    assert dataclasses.replace(theirs.env, num_threads=args.env.num_threads) == args.env
-    assert dataclasses.replace(theirs, ppo=args.ppo, env=args.env) == args == script.Args()
+    assert dataclasses.replace(theirs, ppo=dataclasses.replace(theirs.ppo, seed=settings.ppo.seed)) == settings
+    assert settings == presets.default() and args == script.Args()
 
 
 def test_without_the_contact_fix_a_run_says_so_and_is_judged_without(tmp_path):
@@ -279,9 +299,10 @@ def test_without_the_contact_fix_a_run_says_so_and_is_judged_without(tmp_path):
 
 
 def test_options_change_a_preset(script):
-    changed, paper = script.parse(["--preset", "paper", "--clip-range", "0.2"]), script.parse(["--preset=paper"])
-    assert changed.ppo == dataclasses.replace(paper.ppo, clip_range=0.2) and changed.env == paper.env
-    assert script.parse(["--preset", "default"]).ppo == script.parse([]).ppo != paper.ppo
+    options = (["--preset", "paper", "--clip-range", "0.2"], ["--preset=paper"], ["--preset", "default"], [])
+    changed, paper, default, plain = (script.parse(option).settings for option in options)
+    assert changed.ppo == dataclasses.replace(paper.ppo, clip_range=0.2) and changed.world == paper.world
+    assert default.ppo == plain.ppo != paper.ppo
 
 
 def test_a_preset_trains(tmp_path):
@@ -303,7 +324,7 @@ def test_the_main_job_sees_by_the_encoder_that_comes_with_it(tmp_path):
 def test_threads_of_pytorch_come_with_the_settings(script, tmp_path):
     def threads(*options, **content):
         (tmp_path / "config.json").write_text(json.dumps({"ppo": {}, "env": {}, **content}))
-        return script.parse(["--config", str(tmp_path / "config.json"), *options]).torch_threads
+        return script.parse(["--config", str(tmp_path / "config.json"), *options]).job.torch_threads
 
     assert threads(torch_threads=3) == 3
     assert threads("--torch-threads", "2", torch_threads=3) == 2
@@ -314,7 +335,7 @@ def test_threads_of_pytorch_come_with_the_settings(script, tmp_path):
     run_dir = tmp_path / "run"
     run_dir.mkdir()
     (run_dir / "config.json").write_text(json.dumps({"torch_threads": 5}))
-    assert script.parse(["--resume", str(run_dir)]).torch_threads == 5
+    assert script.parse(["--resume", str(run_dir)]).job.torch_threads == 5
 
 
 @pytest.mark.parametrize(
@@ -327,7 +348,7 @@ def test_threads_of_pytorch_come_with_the_settings(script, tmp_path):
         ("env", "random_yaw", 1, "random_yaw must be true or false, got 1"),
         ("env", "num_terrains", 8.0, "num_terrains must be a whole number, got 8.0"),
         ("env", "tilt_limit_deg", "20", "tilt_limit_deg must be a number, got '20'"),
-        ("env", "terrain", "moon", "terrain must be one of 'perlin', 'flat', got 'moon'"),
+        ("env", "terrain", "moon", "terrain='moon' is unknown"),
         ("env", "frame", None, "frame must be given, got None"),
     ],
 )
@@ -446,7 +467,7 @@ def test_bad_input_is_named_and_exits_with_2(finished, tmp_path):
         ([*SMALL, "--learning-rate", "nan"], "learning_rate"),
         ([*SMALL, "--run-name", "../escape"], "--run-name"),
         ([*SMALL, "--run-name", "checkpoints"], "--run-name 'checkpoints' must be a plain folder name"),
-        ([*SMALL, "--camera-interval", "-1"], "camera_interval=-1 is out of range"),
+        ([*SMALL, "--camera-interval", "-1"], "camera_interval must be a whole number from 1 to 1e+06, got -1"),
         ([*SMALL, "--encoder", "eyes.pt"], "is for policies that see, and this one does not"),
         ([*SMALL, "--cameras", "--encoder", "none.pt"], "none.pt does not exist"),
         ([*SMALL, "--cameras", "--encoder", str(truncated)], "damaged or no encoder"),
@@ -457,21 +478,40 @@ def test_bad_input_is_named_and_exits_with_2(finished, tmp_path):
         ([*SMALL, "--terrain", "moon"], "moon"),
         ([*SMALL, "--device", "cuda:99"], "cuda"),
         ([*SMALL, "--tilt-limit-deg", "-1"], "tilt_limit_deg"),
-        ([*SMALL, "--torch-threads", "-1"], "--torch-threads"),
-        ([*SMALL, "--camera-scale", "0"], "--camera-scale 0.0 is out of range"),
-        ([*SMALL, "--camera-scale", "nan"], "--camera-scale nan is out of range"),
+        ([*SMALL, "--torch-threads", "-1"], "torch_threads"),
+        ([*SMALL, "--camera-scale", "0"], "camera_scale must be a number from 1e-06 to 100, got 0.0"),
+        ([*SMALL, "--camera-scale", "nan"], "camera_scale must be a finite number, got nan"),
         ([*SMALL, "--no-random-yaw"], "--no-random-yaw needs --no-symmetry"),
-        ([*SMALL, "--velocity-scale", "101"], "--velocity-scale 101.0 is out of range"),
-        ([*SMALL, "--action-limit", "2"], "action_limit=2.0"),
-        ([*SMALL, "--prior-speed", "3"], "--prior-speed 3.0 is out of range"),
+        ([*SMALL, "--velocity-scale", "101"], "velocity_scale must be a number from 1e-06 to 100, got 101.0"),
+        ([*SMALL, "--action-limit", "2"], "action_limit must be a number from 0.01 to 1, got 2.0"),
+        ([*SMALL, "--prior-speed", "3"], "prior_speed must be a number from 0 to 2, got 3.0"),
         ([*SMALL, "--prior-speed", "0.3", "--frame", "world"], "--prior-speed 0.3 needs --frame body"),
         (["--resume", str(whole), "--prior-speed", "0.3"], "prior"),
         ([*SMALL, "--shared-trunk"], "--shared-trunk needs --value-sees-action"),
-        ([*SMALL, "--torch-threads", "1000000"], "--torch-threads 1000000 is out of range"),
+        ([*SMALL, "--torch-threads", "1000000"], "torch_threads must be a whole number from 0 to 1024, got 1000000"),
         (["--resume", str(whole), "--run-name", "other"], "--run-name names a new run"),
         ([*SMALL, "--change-encoder"], "--change-encoder is for --resume"),
         (["--resume", str(whole), "--preset", "paper"], "--preset starts from its settings"),
         (["--preset", "papers"], "papers"),
+        ([*SMALL, "--terrain", "stairz"], "did you mean 'stairs'?"),
+        ([*SMALL, "--terrain", "stairs:2"], "difficulties lie from 0 to 1"),
+        ([*SMALL, "--terrain", "none.png"], "none.png"),
+        ([*SMALL, "--ground.depth", "3"], "ground.depth"),
+        ([*SMALL, "--command", "velocities"], "did you mean 'velocity'?"),
+        ([*SMALL, "--command", "velocity", "--motion.max-speed", "-1"], "max_speed must be a number from 0 to 1"),
+        (
+            [*SMALL, "--rewards.velocity", "1"],
+            "the reward 'velocity' is for command 'velocity', this world's is 'goal'",
+        ),
+        ([*SMALL, "--rewards.upright", "nan"], "rewards.upright must be a finite number"),
+        ([*SMALL, "--rewards.upwards", "1"], "rewards.upwards"),
+        ([*SMALL, "--extra-fields", "hight"], "the observation has no field 'hight'"),
+        ([*SMALL, "--curriculum"], "curriculum needs ground of several difficulties"),
+        ([*SMALL, "--target-speed", "0.4"], "--target-speed is now one of the rewards of training"),
+        ([*SMALL, "--progress-weight=3"], "--progress-weight is now one of the rewards of training"),
+        ([*SMALL, "--plugin", "none.py"], "plugin none.py does not exist"),
+        (["--resume", str(whole), "--command", "velocity"], "--command is velocity, but"),
+        (["--resume", str(whole), "--rewards.upright", "1"], "--rewards is {"),
     ]
     with ThreadPoolExecutor(4) as pool:
         results = list(pool.map(lambda case: run(tmp_path, *case[0]), cases))
@@ -525,7 +565,7 @@ def test_a_policy_that_sees_goes_on_exactly_and_only_with_its_own_eyes(tmp_path)
         ("--no-symmetry", "--symmetry is False, but"),
         ("--value-sees-action", "--value-sees-action is True, but"),
         ("--num-terrains=3", "--num-terrains is 3, but"),
-        ("--target-speed=None", "--target-speed is None, but"),
+        ("--training-rewards.tracking=None", "--training-rewards is {"),
     ):
         code, _, err = run(tmp_path, "--resume", str(run_dir), option, "--total-timesteps", "2048")
         assert code == 2 and said in err and "Traceback" not in err, err
@@ -601,9 +641,9 @@ def test_help_explains_every_option(tmp_path):
     code, out, _ = run(tmp_path, "--help")
     assert code == 0
     text = " ".join(re.sub("[│╭╮╰╯─]", " ", out).split())
-    options = documented_fields(SCRIPT, "Args") | documented_fields(SCRIPT, "EnvConfig")
-    options |= documented_fields(PPO_CONFIG, "PPOConfig")
-    options = {name: doc for name, doc in options.items() if name not in ("ppo", "env")}
+    options = documented_fields(SCRIPT, "Job") | documented_fields(PRESETS, "Settings")
+    options |= documented_fields(PPO_CONFIG, "PPOConfig") | documented_fields(WORLD_CONFIG, "WorldConfig")
+    options = {name: doc for name, doc in options.items() if name not in ("ppo", "world", *HIDDEN, *SECTIONS)}
     assert len(options) > 50
     for name, doc in options.items():
         option = "--" + name.replace("_", "-")

@@ -3,13 +3,13 @@
 # mypy: allow-untyped-defs, allow-untyped-calls
 import numpy as np
 
-from ballbot.controllers import LinearController, feedback_prior
+from ballbot.controllers import LinearController, feedback_prior, robot_symmetry
 from ballbot.envs import BallbotVectorEnv
-from ballbot.symmetry import robot_symmetry
+from ballbot.envs.observations import layout_of
 
 
 def test_a_turned_robot_with_turned_actions_does_the_same():
-    symmetry = robot_symmetry(17)
+    symmetry = robot_symmetry(layout_of("body", ("goal",), ()))
     turn, swap = (x.numpy().astype(float) for x in (symmetry.observations[1], symmetry.actions[1]))
     rng = np.random.default_rng(0)
     apart = {}
@@ -31,8 +31,9 @@ def test_a_turned_robot_with_turned_actions_does_the_same():
 
 
 def test_the_linear_controller_has_it():
-    symmetry = robot_symmetry(20)
-    prior = feedback_prior(20, 0.3)
+    layout = layout_of("body", ("goal",), (), images=(2,))
+    assert layout.size == 20
+    symmetry, prior = robot_symmetry(layout), feedback_prior(layout, 0.3)
     obs = symmetry.observations.new_tensor(
         np.random.default_rng(0).normal(0, 0.01, (50, 20))
     )  # its lean is bounded along x and y

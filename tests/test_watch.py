@@ -231,9 +231,9 @@ def test_bad_input_is_named_and_exits_with_2(tmp_path):
         (["p.pt", "--record", "a.gif", "--command", "point"], "observed as 'target'"),
         (["p.pt", "--record", "a.avi"], "must end in .mp4 or .gif"),
         (["p.pt", "--record", "nowhere/a.gif"], "there is no folder nowhere"),
-        (["p.pt", "--record", "a.gif", "--fps", 0], "fps = 0 is out of range"),
-        (["p.pt", "--record", "a.gif", "--speed", "nan"], "speed = nan is out of range"),
-        (["p.pt", "--seed", -1], "--seed -1 is out of range"),
+        (["p.pt", "--record", "a.gif", "--fps", 0], "--fps must be a whole number"),
+        (["p.pt", "--record", "a.gif", "--speed", "nan"], "--speed must be a finite number"),
+        (["p.pt", "--seed", -1], "--seed must be a"),
         (["p.pt", "--record", "a.gif", "--encoder", "eyes.pt"], "--encoder eyes.pt is for policies that see"),
         (["defualt"], "are default, paper, pid, linear"),
     ]

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from ballbot.encoders.dataset import DatasetError, DepthDataset
 from ballbot.encoders.frozen import FrozenEncoder
 from ballbot.encoders.pretrain import principal_components
-from ballbot.envs.observations import rotation_matrix
+from ballbot.envs.step import rotation_matrix
 from ballbot.envs.terrain import MAX_HEIGHT, TERRAIN_LENGTH, make_terrain
 
 Floats = NDArray[np.float64]

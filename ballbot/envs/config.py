@@ -19,7 +19,7 @@ from ballbot.envs.terrain.spec import build_terrain
 from ballbot.errors import SettingsError
 from ballbot.settings import Range, check_settings, nearest
 
-Meaning = Literal["task", "training"]
+Meaning = Literal["task", "training", "run"]
 
 
 def option(default: Any, meaning: Meaning) -> Any:
@@ -27,8 +27,8 @@ def option(default: Any, meaning: Meaning) -> Any:
 
     Args:
         default: its value; a mapping is copied.
-        meaning: "task": a policy was trained for it, and is judged in it; "training": training alone differs by it, and
-            it must be the same when a run goes on, but not where a policy is judged.
+        meaning: "task": a policy was trained for it, and is judged in it; "training": training alone differs by it;
+            "run": it says where and how long, for training and evaluation.  All must be the same when a run goes on.
     """
     if isinstance(default, dict):
         return field(default_factory=lambda: dict(default), metadata={"meaning": meaning})
@@ -49,15 +49,15 @@ class WorldConfig:
     the pool); or a height map, "field.png", "field.npy".  "perlin" is the reference's, "flat" an endless plane."""
     ground: Mapping[str, Any] = option({}, "task")
     """Options of that kind of ground, by name."""
-    terrain_length: Annotated[float, Range(1, MAX_TERRAIN_LENGTH)] = option(TERRAIN_LENGTH, "training")
+    terrain_length: Annotated[float, Range(1, MAX_TERRAIN_LENGTH)] = option(TERRAIN_LENGTH, "run")
     """Side of the fields, m, for episodes that last longer; memory grows with its square."""
     terrain_cell: Annotated[float, Range(0.002, 0.5)] | None = option(None, "task")
     """m between the fields' vertices (None: what the kind needs)."""
-    num_terrains: Annotated[int, Range(1, 4096)] = option(64, "training")
+    num_terrains: Annotated[int, Range(1, 4096)] = option(64, "run")
     """Height fields held in memory, one drawn for each episode."""
-    terrain_split: Literal["train", "validation", "eval"] = option("train", "training")
+    terrain_split: Literal["train", "validation", "eval"] = option("train", "run")
     """Which of the disjoint sets of terrains."""
-    terrain_seed: Annotated[int, Range(0, 2**63)] = option(0, "training")
+    terrain_seed: Annotated[int, Range(0, 2**63)] = option(0, "run")
     """Base seed of the terrains."""
     curriculum: bool = option(False, "training")
     """Begin on the easiest ground of the pool, and go on to what is harder as robots succeed; each kind by itself."""
@@ -84,14 +84,14 @@ class WorldConfig:
     """Steps from an image to the next; 6 are 83.3 Hz."""
     camera_resolution: tuple[int, int] | None = option(None, "task")
     """(height, width) of the images in pixels (None: the MJCF's, 64 x 64)."""
-    stagger_cameras: bool = option(False, "training")
+    stagger_cameras: bool = option(False, "run")
     """Take the images of different robots at different steps instead of all at once."""
 
-    max_episode_steps: Annotated[int, Range(1, 10**9)] = option(4000, "training")
+    max_episode_steps: Annotated[int, Range(1, 10**9)] = option(4000, "run")
     """Time limit of an episode, in steps of 2 ms."""
     tilt_limit_deg: Annotated[float, Range(0.1, 180)] = option(20.0, "task")
     """A larger tilt is a fall and ends the episode, degrees."""
-    initial_tilt_deg: Annotated[float, Range(0, 90)] = option(1.0, "training")
+    initial_tilt_deg: Annotated[float, Range(0, 90)] = option(1.0, "run")
     """Largest tilt at the start of an episode, degrees; drawn evenly from a cone."""
     initial_speed: Annotated[float, Range(0, 2)] = option(0.0, "training")
     """Largest speed at the start of an episode, m/s; drawn evenly from a disc, and the robot starts rolling.  A robot
@@ -142,7 +142,7 @@ class WorldConfig:
         self._keep("training_rewards", check_weights("training_rewards", self.training_rewards))
         self._keep("endings", check_endings(self.endings))
         self._check_terms()
-        if self.curriculum and self.terrain_id_of_one:
+        if self.curriculum and self.has_one_difficulty:
             raise SettingsError(
                 f"curriculum needs ground of several difficulties, terrain={self.terrain!r} has one: write "
                 f"{self.terrain.partition(':')[0]}:0-1, and num_terrains above 1"
@@ -175,7 +175,7 @@ class WorldConfig:
         return {"path": spec.path} if spec.path else {}
 
     @property
-    def terrain_id_of_one(self) -> bool:
+    def has_one_difficulty(self) -> bool:
         """Whether the ground is of one difficulty only."""
         spec = parse_terrain(self.terrain)
         return spec.low == spec.high or spec.kind == "flat" or self.num_terrains == 1
@@ -208,7 +208,10 @@ class WorldConfig:
 
     def metadata(self) -> dict[str, Any]:
         """What a policy's checkpoint says of its task: ``fingerprint("task")``, and a few of its defaults too."""
-        return {name: getattr(self, name) for name in SAID} | self.fingerprint("task")
+        found = {name: getattr(self, name) for name in SAID} | self.fingerprint("task")
+        if self.observation == "proprioception":  # cameras that are not there mean nothing
+            found = {key: value for key, value in found.items() if not key.startswith("camera_")}
+        return found
 
     @classmethod
     def from_metadata(cls, metadata: Mapping[str, Any]) -> WorldConfig:

@@ -138,7 +138,7 @@ def velocity_error(step: Step) -> Array:
 def distance(step: Step) -> Array:
     """Distance to the target, m, as a penalty; what is beyond 2 m counts as that."""
     missing = step.command.target - step.robots.position[:2]
-    return -UNIT * np.minimum(np.sqrt(missing[0] ** 2 + missing[1] ** 2), 2.0)
+    return np.asarray(-UNIT * np.minimum(np.sqrt(missing[0] ** 2 + missing[1] ** 2), 2.0))
 
 
 @needs("velocity")

@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 
 Observation = NDArray[np.float32] | dict[str, NDArray[np.float32]]
 STATE_ARRAYS = ("elapsed", "time_limit", "actions", "term_sums", "obs")
+UNSAID = ("camera_interval", "camera_resolution", "stagger_cameras", "stagger_first_episodes")
+"""Options of which states of version 0.1 said nothing, or said it with the cameras' own."""
 
 
 class World:
@@ -412,7 +414,8 @@ class World:
         )
         if "goal" in said:
             options["motion"] = dict(zip("xy", said.pop("goal"), strict=True))
-        world = replace(self.config, training_rewards={} if paid == {"progress": 1.0} else paid, **options)
+        options |= {name: getattr(self.config, name) for name in UNSAID}
+        world = WorldConfig(training_rewards={} if paid == {"progress": 1.0} else paid, **options)
         return {**said, "ground": mine["ground"], "world": world.fingerprint()}
 
 

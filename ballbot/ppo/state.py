@@ -98,6 +98,8 @@ class TrainingState:
         self.learning_rate = config.learning_rate
         self.global_step = 0
         self.best_return: float | None = None
+        self.new_best = False
+        """Whether the best policy of before the resumption cannot be compared with those to come."""
         obs, _ = envs.reset(seed=seed + distributed.own_envs(envs.num_envs).start)
         self.env_state = EnvState(obs, torch.zeros(envs.num_envs, dtype=torch.bool, device=self.device))
 
@@ -175,7 +177,7 @@ class TrainingState:
             CheckpointError: it was written with other settings, spaces, environments or number of processes.
         """
         try:
-            self._check_fits(path, state, free_metadata)
+            same_meaning = self._check_fits(path, state, free_metadata)
             mine = state["ranks"][distributed.rank()]
             self.agent.load_state_dict(state["agent"])
             if self.averaged is not None:
@@ -189,7 +191,7 @@ class TrainingState:
             self.episodes.set_state(mine["episodes"])
             if self.reward_scaler is not None:
                 self.reward_scaler.load_state_dict(mine["reward_scaler"])
-            self._restore_envs(mine, state["env_metadata"] == to_plain(self.env_metadata))
+            self._restore_envs(mine, same_meaning)
             # Last: resetting the environments above may have drawn from the global generators.
             self.generator.set_state(mine["generator"])
             torch.set_rng_state(mine["torch"])
@@ -236,7 +238,8 @@ class TrainingState:
         if self.reward_scaler is not None:
             self.reward_scaler.discounted.zero_()
 
-    def _check_fits(self, path: Path, state: dict[str, Any], free_metadata: Collection[str]) -> None:
+    def _check_fits(self, path: Path, state: dict[str, Any], free_metadata: Collection[str]) -> bool:
+        """Refuse what cannot be resumed, set `new_best`, and return whether observations mean what they meant."""
         missing = {"config", "spaces", "env_metadata", "ranks", "agent", "policy", "optimizer"} - state.keys()
         if missing:
             raise CheckpointError(f"{path} lacks {', '.join(sorted(missing))}; use another checkpoint of the same run")
@@ -247,8 +250,8 @@ class TrainingState:
         rules = rules_on_resume(PPOConfig)
         differences = differing(then, now, [key for key in {**now, **then} if rules.get(key, "same") == "same"])
         meant, means = state["env_metadata"], to_plain(self.env_metadata)
-        keys = [key for key in {**meant, **means} if key not in free_metadata]
-        differences += [f"env_metadata {text}" for text in differing(meant, means, keys)]
+        fixed = [key for key in {**meant, **means} if key not in free_metadata]
+        differences += [f"env_metadata {text}" for text in differing(meant, means, fixed)]
         built, build = state["agent"], to_plain(self.agent.state_dict())
         differences += Structure.from_state(built).differences(Structure.from_state(build))
         if differences:
@@ -261,6 +264,10 @@ class TrainingState:
                 f"{path} was written after {state['global_step']} steps, but total_timesteps = "
                 f"{now['total_timesteps']}; give more, or resume an earlier checkpoint"
             )
+        same_meaning = not differing(meant, means, free_metadata)
+        judged_by = [key for key, rule in rules.items() if rule == "new best"]
+        self.new_best = not same_meaning or bool(differing(then, now, judged_by))
+        return same_meaning
 
     def _description(self, kind: str) -> dict[str, Any]:
         return {

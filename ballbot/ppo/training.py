@@ -9,7 +9,7 @@ import signal
 import time
 from collections.abc import Callable, Collection, Mapping
 from contextlib import ExitStack, closing
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -29,7 +29,6 @@ from ballbot.ppo.checkpoint import (
     save_checkpoint,
     set_aside_newer,
     tidy,
-    to_plain,
     write_atomic,
 )
 from ballbot.ppo.config import PPOConfig
@@ -42,7 +41,6 @@ from ballbot.ppo.state import TrainingState, training_seed
 from ballbot.ppo.stopwatch import Stopwatch
 from ballbot.ppo.storage import autoreset_mode
 from ballbot.ppo.structure import Structure
-from ballbot.settings import rules_on_resume
 
 Film = Callable[[Agent], tuple[NDArray[np.uint8], int]]
 """Makes frames (time, height, width, 3) of an agent at work; and how many to show a second."""
@@ -132,31 +130,19 @@ def train(
                 "choose a multiple of their number"
             )
     run_dir, env_metadata, console = Path(run_dir), dict(env_metadata or {}), console and rank == 0
-    loaded = None
-    if resume is not None:
-        loaded = distributed.on_rank_zero(lambda: find_checkpoint(resume))
-        if loaded[0].parent.resolve() == (run_dir / "checkpoints" / "abandoned").resolve():
-            raise CheckpointError(
-                f"{loaded[0]} is of a branch that the run {run_dir} went back from; its curve has gone another way. To "
-                "take it up again, copy it and the run's config.json and encoder into a folder of its own, and resume "
-                "from there"
-            )
+    loaded = None if resume is None else distributed.on_rank_zero(lambda: find_checkpoint(resume))
+    if loaded is not None and loaded[0].parent.resolve() == (run_dir / "checkpoints" / "abandoned").resolve():
+        raise CheckpointError(
+            f"{loaded[0]} is of a branch that the run {run_dir} went back from; its curve has gone another way. To "
+            "take it up again, copy it and the run's config.json and encoder into a folder of its own, and resume "
+            "from there"
+        )
 
     seed = training_seed(config, 0)
     with ExitStack() as stack:
         seed_everything(seed + rank, config.torch_deterministic and device.type == "cuda")
         envs = stack.enter_context(closing(make_envs(config.num_envs // world_size)))
-        if envs.num_envs != config.num_envs // world_size:
-            raise ValueError(
-                f"make_envs({config.num_envs // world_size}) returned {envs.num_envs} environments; "
-                "it must return as many as it is asked for"
-            )
-        autoreset_mode(envs)
-        if (held := getattr(envs, "action_repeat", 1)) != config.action_repeat:
-            raise SettingsError(
-                f"action_repeat = {config.action_repeat}, but the training environments hold an action for {held} "
-                "steps: make both equal"
-            )
+        check_envs(envs, config.num_envs // world_size, config)
         eval_envs = None
         if rank == 0 and make_eval_envs is not None:
             eval_envs = stack.enter_context(closing(make_eval_envs(config.eval_episodes)))
@@ -184,25 +170,16 @@ def train(
             if on_start is not None:
                 on_start()
             if loaded is not None and inside:
-                then, rules = loaded[1]["config"], rules_on_resume(PPOConfig)
-                changed = to_plain(env_metadata) != loaded[1]["env_metadata"] or any(
-                    then.get(name, now) != now for name, now in asdict(config).items() if rules[name] == "new best"
-                )
-                for path in set_aside_newer(run_dir, loaded[0], state.global_step, best_too=changed):
+                moved = set_aside_newer(run_dir, loaded[0], state.global_step, best_too=state.new_best)
+                for path in moved:
                     say(console, f"note: no longer of this run, moved aside: {path}")
                 if lock is not None:
                     numbered = due(state, config.checkpoint_interval) or state.finished
                     tidy(run_dir, loaded[0], state.global_step, config.keep_checkpoints, numbered)
-            best = run_dir / "best.pt"
-            if best.exists():
-                try:
-                    load_checkpoint(best)
-                except CheckpointError as error:
-                    aside = best.rename(run_dir / f"best.damaged_{time.time_ns()}.pt")
-                    say(console, f"warning: {error}; it is {aside.name} now, and the next evaluation makes a new one")
-            if not best.exists():
+            if not usable(run_dir / "best.pt", console):
                 state.best_return = None
             for name, content in (files or {}).items():
+                (run_dir / name).parent.mkdir(exist_ok=True)
                 write_atomic(run_dir / name, content)
             write_config(run_dir, config, {"env_metadata": env_metadata, **(settings or {})}, world_size)
 
@@ -218,6 +195,31 @@ def train(
         say(console, f"stopped by {name} at step {state.global_step:,}; to go on: --resume {run_dir}")
         raise SystemExit(128 + stopped)
     return TrainResult(state.policy, state.global_step, state.best_return)
+
+
+def check_envs(envs: VectorEnv, num_envs: int, config: PPOConfig) -> None:
+    """Raise ValueError unless training environments are as they were asked for."""
+    if envs.num_envs != num_envs:
+        raise ValueError(
+            f"make_envs({num_envs}) returned {envs.num_envs} environments; it must return as many as it is asked for"
+        )
+    autoreset_mode(envs)
+    if (held := getattr(envs, "action_repeat", 1)) != config.action_repeat:
+        raise SettingsError(
+            f"action_repeat = {config.action_repeat}, but the training environments hold an action for {held} "
+            "steps: make both equal"
+        )
+
+
+def usable(best: Path, console: bool) -> bool:
+    """Whether there is a best policy; one that cannot be read is moved out of the way."""
+    try:
+        if best.exists():
+            load_checkpoint(best)
+    except CheckpointError as error:
+        aside = best.rename(best.with_name(f"best.damaged_{time.time_ns()}.pt"))
+        say(console, f"warning: {error}; it is {aside.name} now, and the next evaluation makes a new one")
+    return best.exists()
 
 
 def run(

@@ -32,7 +32,7 @@ RETURN_TARGET, LENGTH_TARGET = 85.5, 3950.0
 FIGURES: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "learning_curves.png": (("default", "blind", "paper"), ("--bottom", "0")),
     "contact_fix.png": (("blind", "unfixed"), ("--bottom", "0")),
-    "ablations.png": (("default", "blind", "untrained_encoder", "rk4", "asymmetric", "residual"), ("--bottom", "70")),
+    "ablations.png": (("default", "blind", "untrained_encoder", "rk4"), ("--bottom", "70")),
 }
 """Learning curves: file in docs/images -> studies to compare, options of plot_training.py."""
 
@@ -167,9 +167,6 @@ def studies_table(results: Results, studies: list[str]) -> str:
 def frontier_rows(results: Results) -> list[tuple[str, Row]]:
     """What was judged, at several speeds."""
     found = []
-    for study in STUDIES:
-        if study.startswith("target") and (row := results.row(f"{study}_0", "last")) is not None:
-            found.append((f"trained {STUDIES[study].what}", row))
     if (row := results.row("default_0", "best")) is not None:
         found.append(("the default settings, seed 0", row))
     for row in results.rows:
@@ -216,7 +213,7 @@ def sections(results: Results) -> dict[str, str]:
     for study in ("default", "paper"):
         if results.curves(study):
             found[study] = seeds_table(results, study)
-    ablations = ["default", "untrained_encoder", "blind", "asymmetric", "residual", "rk4", "unfixed"]
+    ablations = ["default", "untrained_encoder", "blind", "rk4", "unfixed"]
     if any(results.curves(study) for study in ablations):
         found["ablations"] = studies_table(results, ablations)
     if frontier_rows(results):
@@ -228,22 +225,37 @@ def sections(results: Results) -> dict[str, str]:
     return found
 
 
-def reliability_table(path: Path) -> str:
-    """What ``make torture`` tried; a fault that variants of a test tried is one line.
+FAULTS = {
+    "test_kills": "training, collecting and pretraining killed (SIGKILL) at any moment, and gone on with",
+    "test_disks": "disks that are full, read-only or slow; folders and files that vanish or are damaged meanwhile",
+    "test_hostile_files": "files cut off, with flipped bits, that run code or take memory, or made up by a fuzzer",
+    "test_physics": "random and absurd states and actions; other wheels, contacts and colliders",
+    "test_contact_fix": "the contact fix undone, replaced, wrong, or missing",
+    "test_soak": "steps without end: memory, threads, open files and speed stay",
+    "test_determinism": "the same training and the same robots in other threads and processes: the same bits",
+    "test_distributed": "two ranks of torchrun: resumed to the same bits, and equal to one up to rounding",
+    "test_processes": "several trainings, builds and contact fixes at once; ranks that are killed",
+    "test_supply_chain": "the oldest and newest packages allowed; distributions that repeat; known vulnerabilities",
+}
+"""What the tests of a file try."""
 
-    A test that finds a loss fails, and then, as when it is skipped, its row says 0 tries.
+
+def reliability_table(path: Path) -> str:
+    """What ``make torture`` tried, a line for each file of tests.
+
+    A test that finds a loss fails, and then, as when it is skipped, its row in the file says 0 tries.
     """
-    faults: dict[tuple[str, str], list[tuple[int, str]]] = {}
+    tried: dict[str, dict[str, int]] = {}
     with open(path, newline="") as handle:
         for row in csv.DictReader(handle):
-            faults.setdefault((row["test"].split("[")[0], row["fault"]), []).append((int(row["tried"]), row["test"]))
+            tests = tried.setdefault(row["test"].split("::")[0], {})
+            tests[row["test"]] = tests.get(row["test"], 0) + int(row["tried"])
     lines = []
-    for (test, fault), tries in faults.items():
-        tried = f"{sum(count for count, _ in tries):,}"
-        outcome = [tried, tried, "0"] if all(count for count, _ in tries) else [f"{tried}: skipped or failed", "", ""]
-        command = tries[0][1] if len(tries) == 1 else test
-        lines.append([fault or test.rpartition("::")[2].replace("_", " "), *outcome, f"`pytest --torture '{command}'`"])
-    return table(["fault", "tried", "survived", "lost", "what repeats it"], lines)
+    for file in sorted(tried, key=lambda file: list(FAULTS).index(Path(file).stem)):
+        counts = tried[file].values()
+        cells = [FAULTS[Path(file).stem], str(len(counts)), f"{sum(counts):,}", str(list(counts).count(0))]
+        lines.append([*cells, f"`pytest --torture {file}`"])
+    return table(["what is done", "tests", "tries", "skipped or failed", "what repeats it"], lines)
 
 
 def fill(page: str, found: dict[str, str]) -> str:
@@ -269,21 +281,17 @@ def draw_frontier(results: Results, path: Path) -> None:
     from matplotlib import pyplot as plt
 
     figure, axes = plt.subplots(1, 2, figsize=(10, 3.8), layout="constrained")
-    groups: dict[str, list[Row]] = {"linear controller": [], "trained for a speed": []}
-    for name, row in frontier_rows(results):
-        if name.startswith(("linear", "trained")):
-            groups["linear controller" if name.startswith("linear") else "trained for a speed"].append(row)
     ours = [results.row(f"default_{seed}", "last") for seed in results.curves("default")]
-    groups["default settings, each seed"] = [row for row in ours if row is not None]
-    for colour, marker, (label, rows) in zip(("#0072B2", "#D55E00", "#009E73"), "os^", groups.items(), strict=True):
-        if not rows:
-            continue
+    linear = [row for name, row in frontier_rows(results) if name.startswith("linear")]
+    for colour, style, label, rows in (
+        ("#0072B2", "o-", "linear controller", linear),
+        ("#009E73", "^", "default settings, each seed", [row for row in ours if row is not None]),
+    ):
         rows.sort(key=lambda row: float(row["speed_along_goal_mean"]))
         for axis, column, scale in zip(axes, ("success_rate", "return_mean"), (100, 1), strict=True):
-            line = "none" if label.startswith("default") else "-"
             speed = [float(row["speed_along_goal_mean"]) for row in rows]
             gain = [scale * float(row[column]) for row in rows]
-            axis.plot(speed, gain, linestyle=line, marker=marker, color=colour, label=label)
+            axis.plot(speed, gain, style, color=colour, label=label)
     for axis, label in zip(axes, ("success, %", "return of an episode"), strict=True):
         axis.set(xlabel="speed along the goal, m/s", ylabel=label, xlim=(0, None))
         axis.grid(alpha=0.3)

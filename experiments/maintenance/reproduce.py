@@ -31,15 +31,17 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Annotated
 
 import tyro
 from summarize_runs import save_small
 
-from ballbot.cli import program
-from ballbot.envs.simulation import usable_cpus
+from ballbot.cli import check_options, program
+from ballbot.envs.physics import usable_cpus
 from ballbot.ppo import CheckpointError, load_checkpoint
 from ballbot.ppo.checkpoint import write_atomic
 from ballbot.ppo.logger import git_commit, lock_run_dir
+from ballbot.settings import Range, nearest
 
 EXPERIMENTS = Path(__file__).resolve().parents[1]
 LOGS = Path("runs") / "reproduce"
@@ -76,12 +78,10 @@ class Study:
         return [*self.options, "--seed", str(seed), "--num-threads", "1", "--torch-threads", "1"]
 
 
-SPEEDS = ("0.2", "0.25", "0.3", "0.35", "0.4")
-CONTROLLERS = ("pid", *(f"linear:{speed}" for speed in SPEEDS))
+CONTROLLERS = ("pid", *(f"linear:{speed}" for speed in ("0.2", "0.25", "0.3", "0.35", "0.4")))
 HORIZONS = {8000: 20, 20_000: 40}
 """Steps for which the first default policy is judged too -> side of the ground then, m."""
 BLIND = ("--no-cameras",)
-RESIDUAL = ("--prior-speed", "0.35", "--initial-std", "0.3")
 STUDIES: dict[str, Study] = {
     "default": Study("the default settings", (), 5, 20),
     "blind": Study("without cameras", BLIND, 3, 11),
@@ -89,12 +89,6 @@ STUDIES: dict[str, Study] = {
     "unfixed": Study("without cameras, without the contact fix", (*BLIND, "--no-contact-fix"), 3, 10),
     "untrained_encoder": Study("with an encoder that has learned nothing", ("--encoder", str(UNTRAINED)), 3, 20),
     "rk4": Study("without cameras, with the RK4 integrator", (*BLIND, "--integrator", "RK4"), 3, 30),
-    "asymmetric": Study("without cameras, without symmetry", (*BLIND, "--no-symmetry"), 3, 11),
-    "residual": Study("without cameras, added to the linear controller", (*BLIND, *RESIDUAL), 3, 11),
-    **{
-        f"target{speed}": Study(f"without cameras, for {speed} m/s", (*BLIND, "--target-speed", speed), 1, 11)
-        for speed in SPEEDS
-    },
 }
 
 
@@ -105,8 +99,8 @@ class Args:
     studies: tuple[str, ...] = tuple(STUDIES)
     """Which; all of them if not given."""
     seeds: tuple[int, ...] = ()
-    """Only these (default: 0 to 4 for the presets, 0 to 2 or 0 for the others)."""
-    jobs: int = 0
+    """Only these (default: 0 to 4 for "default" and "paper", 0 to 2 for the others)."""
+    jobs: Annotated[int, Range(0, 1024)] = 0
     """Runs at a time (0: as many as CPUs)."""
     dry_run: bool = False
     """Say what would be done, and how long it takes."""
@@ -122,14 +116,13 @@ def check(args: Args) -> Args:
     """
     for study in args.studies:
         if study not in STUDIES:
-            raise ValueError(f"--studies {study} is unknown: use {', '.join(STUDIES)}")
+            raise ValueError(f"--studies {study} is unknown: {nearest(study, STUDIES)}")
     if not args.studies:
         raise ValueError(f"--studies needs at least one of {', '.join(STUDIES)}")
     for seed in args.seeds:
         if not 0 <= seed < 2**31:
             raise ValueError(f"--seeds {seed} is out of range: use 0 to {2**31 - 1}")
-    if not 0 <= args.jobs <= 1024:
-        raise ValueError(f"--jobs {args.jobs} is out of range: use 1 to 1024, or 0 for every CPU")
+    check_options(args)
     return args
 
 
@@ -186,14 +179,17 @@ class Run:
 
         wanted = ppo_ballbot.parse(STUDIES[self.study].command(self.seed))
         found = ppo_ballbot.load_settings(self.folder / "config.json")
-        for section in ("ppo", "env"):
-            theirs = asdict(getattr(found, section))
-            for name, value in asdict(getattr(wanted, section)).items():
-                if theirs[name] != value and name not in ("num_threads", "encoder"):
-                    return f"{name} is {theirs[name]} there and {value} here"
-        for name in ppo_ballbot.OWN_SETTINGS:
-            if getattr(found, name) != getattr(wanted, name):
-                return f"{name} is {getattr(found, name)} there and {getattr(wanted, name)} here"
+        theirs, ours = (asdict(args.settings) for args in (found, wanted))
+        for name, value in ours.items():
+            there = theirs[name]
+            pairs = (
+                [(key, there[key], x) for key, x in value.items()]
+                if name in ("ppo", "world")
+                else [(name, there, value)]
+            )
+            for key, then, now in pairs:
+                if then != now:
+                    return f"{key} is {then} there and {now} here"
         return None
 
 

@@ -24,12 +24,14 @@ from reproduce import EXPERIMENTS, JUDGED, MACHINE
 from ballbot.cli import program
 from ballbot.deployment.shipped import ASSETS
 from ballbot.encoders import find_encoder
+from ballbot.options import plain
 from ballbot.ppo import load_policy
 from ballbot.ppo.checkpoint import write_atomic
+from ballbot.presets import OWN
 
 sys.path.append(str(EXPERIMENTS))
 import evaluate
-from ppo_ballbot import OWN_SETTINGS, load_settings
+from ppo_ballbot import load_settings
 
 LARGEST = 1_000_000
 """Bytes of a policy that everybody downloads."""
@@ -61,8 +63,8 @@ def ship(args: Args) -> None:
     if (encoder := policy.metadata.get("encoder")) is not None:
         find_encoder(encoder)  # the one that comes with ballbot, or an error
     config = json.loads((args.run / "config.json").read_text())
-    settings = asdict(load_settings(args.run / "config.json"))
-    settings["env"]["encoder"] = None  # that one, and not the copy that a resumed run names
+    loaded = load_settings(args.run / "config.json")
+    settings = loaded.settings
     with tempfile.TemporaryDirectory() as folder:
         found = Path(folder) / "found.json"
         if evaluate.main([str(policy.path), "--json", str(found), "--num-threads", "1"]) == 2:
@@ -72,7 +74,7 @@ def ship(args: Args) -> None:
         "name": args.name,
         "run": args.run.resolve().name,
         "steps": policy.step,
-        "seed": settings["ppo"]["seed"],
+        "seed": settings.ppo.seed,
         "commit": config.get("git_commit"),
         "versions": {**(config.get("versions") or {}), "mujoco": config.get("mujoco")},
         "sha256": hashlib.sha256(content).hexdigest(),
@@ -83,7 +85,12 @@ def ship(args: Args) -> None:
             "machine": MACHINE,
             **{key: summary[key] for key in JUDGED},
         },
-        "config": {name: settings[name] for name in ("ppo", "env", *OWN_SETTINGS, "torch_threads")},
+        "config": {
+            "ppo": asdict(settings.ppo),
+            "env": plain(settings.world),
+            **{name: getattr(settings, name) for name in OWN},
+            "torch_threads": loaded.job.torch_threads,
+        },
     }
     write_atomic(ASSETS / f"policy_{args.name}.pt", content)  # the test of cards finds an older card beside it
     write_atomic(ASSETS / f"policy_{args.name}.json", (json.dumps(card, indent=2) + "\n").encode())

@@ -10,7 +10,7 @@ from ballbot.encoders.dataset import RECORD
 from ballbot.encoders.probe import DIRECTIONS, DISTANCES, _r_squared, ground_ahead, interpolate, probe
 from ballbot.envs import BallbotVectorEnv
 from ballbot.envs.depth_camera import pixel_directions
-from ballbot.envs.observations import rotation_matrix
+from ballbot.envs.step import rotation_matrix
 from ballbot.envs.terrain import MAX_HEIGHT, make_terrain
 
 CARD = {"terrain": {"split": "train", "seed": 5, "count": 4}}

@@ -14,8 +14,9 @@ import torch
 from ballbot.envs.depth_camera import DepthCamera, pixel_directions
 from ballbot.envs.height_rays import HeightFields, load_library
 from ballbot.envs.model import Addresses, build_model
-from ballbot.envs.observations import rotation_matrix
-from ballbot.envs.simulation import Simulations
+from ballbot.envs.physics import Physics
+from ballbot.envs.step import rotation_matrix
+from ballbot.envs.terrain import TerrainPool
 
 SPHERE = int(mujoco.mjtGeom.mjGEOM_SPHERE)
 CASTERS = [
@@ -26,21 +27,13 @@ CASTERS = [
 
 @pytest.fixture(scope="module")
 def sims():
-    return Simulations(
-        1,
-        terrain="perlin",
-        integrator="Euler",
-        num_threads=1,
-        num_terrains=8,
-        terrain_split="train",
-        terrain_seed=0,
-    )
+    return Physics(1, TerrainPool("perlin", num=8), integrator="Euler", num_threads=1)
 
 
 @pytest.fixture(params=CASTERS)
 def camera(sims, request):
-    camera = DepthCamera(sims.model, sims.heights)
-    camera._fields = HeightFields(torch.from_numpy(sims.heights * np.float32(0.1)), camera.device, request.param)
+    camera = DepthCamera(sims.model, sims.ground.relief)
+    camera._fields = HeightFields(torch.from_numpy(sims.ground.relief * np.float32(0.1)), camera.device, request.param)
     return camera
 
 
@@ -62,7 +55,7 @@ def see(camera, layout, qpos, terrains):
 
 def test_pixels_agree_with_mujocos_rays_however_the_robot_lies(sims, camera):
     rng = np.random.default_rng(0)
-    model = build_model(sims.heights[:1])
+    model = build_model(sims.ground.relief[:1])
     data, directions = mujoco.MjData(model), pixel_directions(90.0, 64, 64)
     eyes = [model.camera(f"cam_{i}").id for i in range(2)]
     ball = model.geom("ball")
@@ -72,7 +65,7 @@ def test_pixels_agree_with_mujocos_rays_however_the_robot_lies(sims, camera):
         qpos = pose(sims, rng, terrain, [2, 20, 60, 90, 150][case % 5], rng.uniform(-4.8, 4.8, 2))
         image = see(camera, sims.addresses, qpos[None], [terrain])[0].numpy().reshape(2, -1)
         assert np.isfinite(image).all() and image.min() >= 0 and image.max() <= 1
-        model.hfield_data[:] = sims.heights[terrain].ravel()
+        model.hfield_data[:] = sims.ground.relief[terrain].ravel()
         data.qpos[:] = qpos
         mujoco.mj_forward(model, data)
         for i, eye in enumerate(eyes):
@@ -97,12 +90,12 @@ sys.path.insert(0, sys.argv[1])
 import mujoco, numpy as np
 from ballbot.envs.depth_camera import DepthCamera
 from ballbot.envs.model import build_model
-from ballbot.envs.simulation import Simulations
+from ballbot.envs.physics import Physics
+from ballbot.envs.terrain import TerrainPool
 from test_depth_camera import pose, see
-sims = Simulations(1, terrain="perlin", integrator="Euler", num_threads=1, num_terrains=20, terrain_split="train",
-                   terrain_seed=0)
-camera, rng = DepthCamera(sims.model, sims.heights), np.random.default_rng(0)
-model = build_model(sims.heights[:1])
+sims = Physics(1, TerrainPool("perlin", num=20), integrator="Euler", num_threads=1)
+camera, rng = DepthCamera(sims.model, sims.ground.relief), np.random.default_rng(0)
+model = build_model(sims.ground.relief[:1])
 model.vis.quality.numslices = model.vis.quality.numstacks = int(sys.argv[2])
 data = mujoco.MjData(model)
 renderer = mujoco.Renderer(model, 64, 64)
@@ -113,9 +106,9 @@ for case in range(200):
     qpos = pose(sims, rng, terrain, 20 * np.sqrt(rng.uniform()), rng.uniform(-3, 3, 2))
     # stand on the ground there
     row, column = ((qpos[1::-1] + 5) / 10 * 292).astype(int)
-    rise = 0.1 * (sims.heights[terrain][row, column] - sims.heights[terrain][146, 146])
+    rise = 0.1 * (sims.ground.relief[terrain][row, column] - sims.ground.relief[terrain][146, 146])
     qpos[[sims.addresses.base_qpos + 2, sims.addresses.ball_qpos + 2]] += rise
-    model.hfield_data[:] = sims.heights[terrain].ravel()
+    model.hfield_data[:] = sims.ground.relief[terrain].ravel()
     mujoco.mjr_uploadHField(model, renderer._mjr_context, 0)
     data.qpos[:] = qpos
     mujoco.mj_forward(model, data)
@@ -249,11 +242,11 @@ def test_the_robots_own_parts_do_not_depend_on_the_wheels_angles():
 
 @pytest.mark.skipif(load_library() is None, reason="nothing was compiled")
 def test_compiled_and_pytorchs_images_are_the_same(sims):
-    camera, rng = DepthCamera(sims.model, sims.heights), np.random.default_rng(7)
+    camera, rng = DepthCamera(sims.model, sims.ground.relief), np.random.default_rng(7)
     terrains = np.arange(200) % 8
     qpos = np.stack([pose(sims, rng, k, rng.uniform(0, 60), rng.uniform(-4.9, 4.9, 2)) for k in terrains])
     compiled = see(camera, sims.addresses, qpos, terrains)
-    camera._fields = HeightFields(torch.from_numpy(sims.heights * np.float32(0.1)), camera.device, compiled=False)
+    camera._fields = HeightFields(torch.from_numpy(sims.ground.relief * np.float32(0.1)), camera.device, compiled=False)
     difference = (see(camera, sims.addresses, qpos, terrains) - compiled).abs()
     assert difference.median() < 1e-6
     assert (difference > 1e-4).float().mean() < 1e-5  # rays that just touch the ground
@@ -327,18 +320,18 @@ def test_nothing_but_sky_beside_the_terrain_and_nothing_at_all_in_a_hill(sims, c
 
 
 def test_resolution_and_field_of_view_come_from_the_mjcf_or_the_caller(sims):
-    assert DepthCamera(sims.model, sims.heights).shape == (2, 64, 64)
-    wide = DepthCamera(sims.model, sims.heights, resolution=(48, 96))
+    assert DepthCamera(sims.model, sims.ground.relief).shape == (2, 64, 64)
+    wide = DepthCamera(sims.model, sims.ground.relief, resolution=(48, 96))
     qpos = pose(sims, np.random.default_rng(3), 0, 5.0, np.zeros(2))
-    fine = see(DepthCamera(sims.model, sims.heights, resolution=(192, 384)), sims.addresses, qpos[None], [0])
+    fine = see(DepthCamera(sims.model, sims.ground.relief, resolution=(192, 384)), sims.addresses, qpos[None], [0])
     coarse = see(wide, sims.addresses, qpos[None], [0])
     assert coarse.shape == (1, 2, 48, 96)
     # a coarse pixel's centre lies between the fine ones
     assert (coarse - fine[:, :, 1::4, 1::4]).abs().median() < 2e-3
-    model = build_model(sims.heights[:1])
+    model = build_model(sims.ground.relief[:1])
     for camera in range(model.ncam):
         model.cam_fovy[camera], model.cam_resolution[camera] = 40.0, (32, 16)
-    assert DepthCamera(model, sims.heights[:1]).shape == (2, 16, 32)
+    assert DepthCamera(model, sims.ground.relief[:1]).shape == (2, 16, 32)
 
 
 @pytest.mark.parametrize(
@@ -354,15 +347,14 @@ def test_resolution_and_field_of_view_come_from_the_mjcf_or_the_caller(sims):
 )
 def test_impossible_cameras_are_refused(sims, options, message):
     with pytest.raises((ValueError, TypeError), match=message):
-        DepthCamera(sims.model, sims.heights, **options)
+        DepthCamera(sims.model, sims.ground.relief, **options)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
 def test_images_on_a_gpu_are_those_of_the_cpu(sims):
     rng = np.random.default_rng(4)
     qpos = np.stack([pose(sims, rng, i, 8.0, rng.uniform(-3, 3, 2)) for i in range(8)])
-    cpu, gpu = (
-        see(DepthCamera(sims.model, sims.heights, device=d), sims.addresses, qpos, range(8)) for d in ("cpu", "cuda")
-    )
+    cameras = (DepthCamera(sims.model, sims.ground.relief, device=device) for device in ("cpu", "cuda"))
+    cpu, gpu = (see(camera, sims.addresses, qpos, range(8)) for camera in cameras)
     assert gpu.device.type == "cuda"
     assert ((gpu.cpu() - cpu).abs() < 1e-4).float().mean() > 0.999

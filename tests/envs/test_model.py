@@ -10,8 +10,8 @@ import pytest
 
 import mujoco_patch
 from ballbot.envs.model import Addresses, build_model, physics_digest, rolling_wheel_speeds, settled_poses
-from ballbot.envs.simulation import Simulations
-from ballbot.envs.terrain import make_terrain
+from ballbot.envs.physics import Physics
+from ballbot.envs.terrain import TerrainPool, make_terrain
 
 
 @pytest.fixture(scope="module")
@@ -85,7 +85,7 @@ def test_an_episode_begins_without_a_jolt(terrain):
     heights = None if terrain == "flat" else np.stack([make_terrain(k) for k in range(4)])
     model = build_model(heights)
     layout, data = Addresses.of(model), mujoco.MjData(model)
-    for k, pose in enumerate(settled_poses(model)):
+    for k, (pose,) in enumerate(settled_poses(model)):
         if heights is not None:
             model.geom_dataid[layout.ground_geom] = k
         mujoco.mj_resetData(model, data)
@@ -159,8 +159,7 @@ def test_a_rolling_start_rolls(yaw):
     """At 0.3 m/s, with the axles' damping (0.8 N m s/rad) made up for, everything goes on as it was set.  A robot whose
     wheels were not set turning is braked by them."""
     mujoco_patch.ensure()
-    counts = {"num_threads": 1, "num_terrains": 1, "terrain_seed": 0}
-    sims = Simulations(2, terrain="flat", integrator="Euler", terrain_split="train", **counts)
+    sims = Physics(2, TerrainPool("flat"), integrator="Euler", num_threads=1)
     layout, wheels = sims.addresses, list(sims.addresses.wheel_qvel)
     for sim in range(2):
         sims.place(sim, 0, yaw=yaw, velocity=(0.1, 0.28))

@@ -1,12 +1,16 @@
 # mypy: allow-untyped-defs, allow-untyped-calls, allow-incomplete-defs
 """Observations and rewards against SciPy-free closed forms and MuJoCo's own functions."""
 
+from types import SimpleNamespace
+from typing import Any
+
 import mujoco
 import numpy as np
 import pytest
 
 from ballbot.envs import rewards
-from ballbot.envs.observations import RobotState, body_frame, rotation_matrix, rotation_vector, world_frame
+from ballbot.envs.observations import layout_of
+from ballbot.envs.step import RobotState, Step, rotation_matrix, rotation_vector
 
 
 @pytest.fixture
@@ -33,6 +37,35 @@ def yawed(angle):
 
 
 NORTH, STILL = np.array([0.0, 1.0]), np.zeros((1, 3))
+
+
+def step_of(state, goal=NORTH, actions=STILL, fallen=(False,)):
+    """A record of robots that stand there and are to go along the goal."""
+    told: Any = SimpleNamespace(direction=np.broadcast_to(goal[:, None], (2, state.position.shape[1])))
+    return Step(
+        state, state, told, actions, actions, np.array(fallen), 0.002, lambda xy: np.zeros(xy.shape[:-1]), -10.0
+    )
+
+
+def observed(frame, state, goal, actions):
+    return layout_of(frame, ("goal",), ()).observe(step_of(state, goal, actions))
+
+
+def body_frame(*of):
+    return observed("body", *of)
+
+
+def world_frame(*of):
+    return observed("world", *of)
+
+
+def moving(velocity):
+    """Upright robots with these horizontal velocities, a column each."""
+    velocity = np.asarray(velocity, float)
+    n = velocity.shape[1]
+    q = np.tile([[1.0], [0], [0], [0]], n)
+    none = np.zeros((3, n))
+    return RobotState(none, q, rotation_matrix(q), np.vstack([velocity, np.zeros(n)]), none, none)
 
 
 def test_rotation_matrix_equals_mujocos(quaternions):
@@ -93,19 +126,21 @@ def test_world_frame_table_is_clipped_as_the_references():
 
 
 def test_standing_for_4000_steps_earns_80_and_half_a_metre_per_second_20_more():
-    upright = rewards.survival(np.array([False])) * 4000
-    driving = rewards.progress(np.array([[0.2], [0.5]]), NORTH) * 4000
+    upright = rewards.survival(step_of(moving([[0.0], [0.0]]))) * 4000
+    driving = rewards.progress(step_of(moving([[0.2], [0.5]]))) * 4000
     assert upright[0] == pytest.approx(80)
     assert driving[0] == pytest.approx(20)
 
 
 def test_a_fall_earns_no_survival():
-    assert rewards.survival(np.array([True, False])).tolist() == [0, rewards.SURVIVAL_WEIGHT]
+    step = step_of(moving(np.zeros((2, 2))), fallen=(True, False))
+    assert rewards.survival(step).tolist() == [0, rewards.SURVIVAL_WEIGHT]
 
 
 def test_rewarded_speed_is_capped_at_two_metres_per_second():
-    assert rewards.progress(np.array([[0.0, 0.0], [5.0, -5.0]]), NORTH).tolist() == [0.02, -0.02]
+    assert rewards.progress(step_of(moving([[0.0, 0.0], [5.0, -5.0]]))).tolist() == [0.02, -0.02]
 
 
 def test_action_cost_is_the_squared_length():
-    assert rewards.action_cost(np.array([[1.0, -1.0, 0.5]]))[0] == pytest.approx(-0.0001 * 2.25)
+    step = step_of(moving([[0.0], [0.0]]), actions=np.array([[1.0, -1.0, 0.5]]))
+    assert rewards.action_cost(step)[0] == pytest.approx(-0.0001 * 2.25)

@@ -183,7 +183,7 @@ def test_who_drags_the_robot_in_the_viewer_pushes_it(viewers):
 
 def test_another_terrain_reaches_the_viewer_under_its_lock(viewers):
     envs = BallbotVectorEnv(terrain="perlin", num_terrains=3, render_mode="human")
-    heights, terrains = envs.simulations.heights, []
+    heights, terrains = envs.simulations.ground.relief, []
     assert heights is not None
     for seed in range(6):
         envs.reset(seed=seed)

@@ -18,7 +18,7 @@ from mujoco.batch import SimulationError
 import ballbot  # registers Ballbot-v0
 import mujoco_patch
 from ballbot.envs import BallbotEnv, BallbotVectorEnv
-from ballbot.envs.simulation import EDGE_MARGIN
+from ballbot.envs.physics import EDGE_MARGIN
 from ballbot.envs.terrain import TERRAIN_LENGTH
 
 assert ballbot
@@ -400,7 +400,7 @@ def test_leaving_the_terrain_truncates(make):
 def test_longer_fields_are_as_rough_and_end_later(make):
     """The cameras see the same ground that the ball rolls on, far out too."""
     envs = make(2, terrain="perlin", terrain_length=20.0, num_terrains=2, observation="depth")
-    assert envs.simulations.heights.shape == (2, 585, 585)
+    assert envs.simulations.ground.relief.shape == (2, 585, 585)
     np.testing.assert_allclose(envs.simulations.model.hfield_size[:, :2], 10.0)
     envs.reset(seed=0)
     layout = envs.simulations.addresses
@@ -513,7 +513,10 @@ def test_reward_is_the_sum_of_its_logged_terms(make):
 
 def test_training_can_pay_otherwise_and_the_terms_stay_the_tasks(make):
     options = {"terrain": "perlin", "initial_speed": 0.4, "max_episode_steps": 40}
-    plain, other = make(**options), make(**options, target_speed=0.3, progress_weight=6.0)
+    plain, other = (
+        make(**options),
+        make(**options, training_rewards={"progress": 0, "tracking": 6, "tracking_speed": 0.3}),
+    )
     for envs in (plain, other):
         envs.reset(seed=0)
     _, rewards, _, _, infos = plain.step(np.zeros((4, 3)))
@@ -524,13 +527,11 @@ def test_training_can_pay_otherwise_and_the_terms_stay_the_tasks(make):
     np.testing.assert_allclose(theirs, rewards - infos["reward_terms"]["progress"] + 6 * tracking, atol=1e-12)
     for name, sums in infos["reward_terms"].items():
         np.testing.assert_array_equal(their_infos["reward_terms"][name], sums)
-    with pytest.raises(ValueError, match=r"target_speed was None, is 0.3; progress_weight was 1.0, is 6.0"):
+    with pytest.raises(
+        ValueError,
+        match=r"training_rewards.tracking was None, is 6.0; training_rewards.tracking_speed was None, is 0.3",
+    ):
         other.set_state(plain.get_state())
-    older = plain.get_state()
-    # from before there were these
-    for name in ("action_repeat", "target_speed", "progress_weight", "action_limit", "terrain_length"):
-        del older["options"][name]
-    plain.set_state(older)
 
 
 def test_weaker_motors_turn_more_slowly_and_what_was_applied_is_seen(make):
@@ -539,10 +540,10 @@ def test_weaker_motors_turn_more_slowly_and_what_was_applied_is_seen(make):
         envs.reset(seed=0)
         for _ in range(20):
             envs.step(np.tile(action, (4, 1)))
-    np.testing.assert_array_equal(weak._obs, strong._obs)
-    np.testing.assert_allclose(weak._obs[:, 14:17], np.tile([0.5, -0.5, 0.25], (4, 1)))
+    np.testing.assert_array_equal(weak.world.obs, strong.world.obs)
+    np.testing.assert_allclose(weak.world.obs[:, 14:17], np.tile([0.5, -0.5, 0.25], (4, 1)))
     strong.step(np.ones((4, 3)))
-    np.testing.assert_array_equal(strong._obs[:, 14:17], 1.0)
+    np.testing.assert_array_equal(strong.world.obs[:, 14:17], 1.0)
     with pytest.raises(ValueError, match=r"action_limit was 1.0, is 0.5"):
         weak.set_state(strong.get_state())
 
@@ -654,37 +655,59 @@ def test_actions_outside_the_range_are_clipped(make):
 @pytest.mark.parametrize(
     ("options", "error", "message"),
     [
-        ({"terrain": "moon"}, ValueError, "terrain='moon' is unknown: use one of 'perlin', 'flat'"),
-        ({"observation": "smell"}, ValueError, "observation='smell'"),
-        ({"frame": "wheel"}, ValueError, "frame='wheel'"),
-        ({"integrator": "rk4"}, ValueError, "integrator='rk4'.*'RK4'"),
-        ({"terrain_split": "test"}, ValueError, "terrain_split='test'"),
-        ({"action_repeat": 0}, ValueError, "action_repeat=0"),
-        ({"progress_weight": -1.0}, ValueError, "progress_weight=-1.0"),
-        ({"action_limit": 0.0}, ValueError, "action_limit=0.0"),
-        ({"action_limit": 1.01}, ValueError, "action_limit=1.01"),
-        ({"target_speed": 0.0}, ValueError, "target_speed=0.0"),
-        ({"target_speed": np.nan}, ValueError, "target_speed=nan"),
-        ({"terrain_length": 5.0}, ValueError, "terrain_length=5.0"),
+        ({"terrain": "moon"}, ValueError, "terrain='moon' is unknown: .*known are .*flat.*perlin"),
+        (
+            {"observation": "smell"},
+            ValueError,
+            "observation must be one of 'proprioception', 'encoded', 'depth', got 'smell'",
+        ),
+        ({"frame": "wheel"}, ValueError, "frame must be one of 'body', 'world', got 'wheel'"),
+        ({"integrator": "rk4"}, ValueError, "integrator must be one of .*'RK4', got 'rk4'"),
+        (
+            {"terrain_split": "test"},
+            ValueError,
+            "terrain_split must be one of 'train', 'validation', 'eval', got 'test'",
+        ),
+        ({"action_repeat": 0}, ValueError, "action_repeat must be a whole number from 1 to 500, got 0"),
+        (
+            {"progress_weight": 6.0},
+            ValueError,
+            r"progress_weight is now spelled otherwise: training_rewards={'progress'",
+        ),
+        ({"rewards": {"progress": np.nan}}, ValueError, "rewards.progress must be a finite number, got nan"),
+        ({"action_limit": 0.0}, ValueError, "action_limit must be a number from 0.01 to 1, got 0.0"),
+        ({"action_limit": 1.01}, ValueError, "action_limit must be a number from 0.01 to 1, got 1.01"),
+        ({"target_speed": 0.5}, ValueError, "target_speed is now spelled otherwise: training_rewards="),
+        ({"training_rewards": {"tracking_speed": 0.0}}, ValueError, "training_rewards.tracking_speed must be a number"),
+        (
+            {"training_rewards": {"tracking_speed": np.nan}},
+            ValueError,
+            "training_rewards.tracking_speed must be a fini",
+        ),
+        ({"terrain_length": 0.5}, ValueError, "terrain_length must be a number from 1 to 100, got 0.5"),
         ({"render_mode": "ascii"}, ValueError, "render_mode='ascii'"),
         ({"num_envs": 0}, ValueError, "num_envs=0 is out of range"),
         ({"num_envs": -3}, ValueError, "num_envs=-3"),
         ({"num_envs": 10**12}, ValueError, "num_envs=1000000000000"),
         ({"num_envs": 2.0}, TypeError, "num_envs=2.0 must be an integer"),
         ({"num_envs": True}, TypeError, "num_envs=True"),
-        ({"max_episode_steps": 0}, ValueError, "max_episode_steps=0"),
-        ({"num_terrains": 0}, ValueError, "num_terrains=0"),
+        ({"max_episode_steps": 0}, ValueError, "max_episode_steps must be a whole number .*, got 0"),
+        ({"num_terrains": 0}, ValueError, "num_terrains must be a whole number .*, got 0"),
         ({"num_threads": -1}, ValueError, "num_threads=-1"),
-        ({"tilt_limit_deg": float("nan")}, ValueError, "tilt_limit_deg=nan"),
-        ({"initial_tilt_deg": -1}, ValueError, "initial_tilt_deg=-1"),
-        ({"initial_tilt_deg": 20}, ValueError, "initial_tilt_deg=20 is not below tilt_limit_deg=20"),
-        ({"initial_tilt_deg": 5, "tilt_limit_deg": 3}, ValueError, "initial_tilt_deg=5 is not below tilt_limit_deg=3"),
+        ({"tilt_limit_deg": float("nan")}, ValueError, "tilt_limit_deg must be a finite number, got nan"),
+        ({"initial_tilt_deg": -1}, ValueError, "initial_tilt_deg must be a number from 0 to 90, got -1"),
+        ({"initial_tilt_deg": 20}, ValueError, "initial_tilt_deg = 20.0 is not below tilt_limit_deg = 20.0"),
+        (
+            {"initial_tilt_deg": 5, "tilt_limit_deg": 3},
+            ValueError,
+            "initial_tilt_deg = 5.0 is not below tilt_limit_deg = 3.0",
+        ),
         ({"goal": (0, 0)}, ValueError, "goal="),
         ({"goal": "north"}, ValueError, "goal='north'"),
         ({"terrain": np.zeros(2)}, ValueError, "terrain=array"),
-        ({"random_yaw": "no"}, TypeError, "random_yaw='no' must be True or False"),
-        ({"stagger_first_episodes": 2}, TypeError, "stagger_first_episodes=2 must be True or False"),
-        ({"contact_fix": "no"}, TypeError, "contact_fix='no' must be True or False"),
+        ({"random_yaw": "no"}, ValueError, "random_yaw must be true or false, got 'no'"),
+        ({"stagger_first_episodes": 2}, ValueError, "stagger_first_episodes must be true or false, got 2"),
+        ({"contact_fix": "no"}, ValueError, "contact_fix must be true or false, got 'no'"),
         ({"colour": "red"}, TypeError, "colour"),
     ],
 )

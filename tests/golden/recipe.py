@@ -32,7 +32,8 @@ WORLDS: dict[str, dict[str, Any]] = {
     "perlin_body": {"terrain": "perlin", "initial_speed": 0.2, "stagger_first_episodes": True},
     "perlin_world": {"terrain": "perlin", "frame": "world", "random_yaw": False, "goal": (1.0, 2.0)},
     "training": {
-        "terrain": "perlin", "initial_speed": 0.2, "action_repeat": 5, "training_rewards": {"progress": 0, "tracking": 6.0, "tracking_speed": 0.5},
+        "terrain": "perlin", "initial_speed": 0.2, "action_repeat": 5,
+        "training_rewards": {"progress": 0, "tracking": 6.0, "tracking_speed": 0.5},
         "action_limit": 0.9, "max_episode_steps": 700,
     },
     "encoded": {"observation": "encoded", "camera_interval": 16, "stagger_cameras": True},

@@ -174,6 +174,12 @@ class TestResume:
         assert "cannot restore their state" in capsys.readouterr().out
         assert len(curve(tmp_path / "r")) == 8
 
+    def test_metadata_that_is_none_is_as_if_not_there(self, finished: Path, tmp_path: Path) -> None:
+        shutil.copytree(finished, tmp_path / "r")
+        start = tmp_path / "r" / "checkpoints" / f"step_{4 * BATCH}.pt"
+        run(tmp_path / "r", resume=start, env_metadata={"layout": "v1", "eyes": None})
+        assert curve(tmp_path / "r") == curve(finished)
+
     @pytest.mark.parametrize(
         ("changes", "words"),
         [

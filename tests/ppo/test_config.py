@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import asdict
 from typing import Any
 
 import pytest
@@ -10,6 +11,7 @@ from toy import small_config
 
 from ballbot.ppo import PPOConfig
 from ballbot.ppo.schedules import adapt_lr, scheduled_lr, scheduled_std
+from ballbot.settings import rules_on_resume
 
 
 class TestSchedules:
@@ -36,6 +38,11 @@ class TestSchedules:
 
 
 class TestConfig:
+    def test_fields_say_what_may_become_of_them_on_resume(self) -> None:
+        rules = rules_on_resume(PPOConfig)
+        assert rules.keys() == asdict(PPOConfig()).keys()
+        assert (rules["gamma"], rules["compile"], rules["eval_seed"]) == ("same", "free", "new best")
+
     @pytest.mark.parametrize(
         ("changes", "words"),
         [

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 import mujoco_patch
 from ballbot.envs import BallbotVectorEnv
-from ballbot.envs import simulation as simulation_module
+from ballbot.envs import physics as physics_module
 from ballbot.envs.model import INTEGRATORS, Addresses, build_model, check_wheel_contacts, settled_poses
 from ballbot.envs.terrain import make_terrain
 from mujoco_patch import ContactFixError, contact_fix
@@ -103,7 +103,7 @@ def test_a_robot_with_other_wheels_is_refused(
         change(model)
         return model
 
-    monkeypatch.setattr(simulation_module, "build_model", changed)
+    monkeypatch.setattr(physics_module, "build_model", changed)
     with pytest.raises((ContactFixError, ValueError), match=r"wheel_\d|cone"):
         BallbotVectorEnv(1, **FLAT)
 
@@ -170,7 +170,7 @@ def exact_model() -> mujoco.MjModel:
 def ground(uneven: bool, integrator: str) -> tuple[mujoco.MjModel, Array]:
     """The robot on a plane or on uneven ground, and how it stands there."""
     model = build_model(make_terrain(0)[None] if uneven else None, integrator=integrator)
-    return model, settled_poses(model)[0]
+    return model, settled_poses(model)[0][0]
 
 
 def start(model: mujoco.MjModel, numbers: list[float], height: float = 0.0, pose: Array | None = None) -> mujoco.MjData:

@@ -34,7 +34,10 @@ class Member(NamedTuple):
 class Mixed:
     """Several kinds side by side in one pool, as many fields of each as its weight says."""
 
-    kinds: str = "perlin:3 flat hills ramp stairs"
+    kinds: str = (
+        "perlin:3 flat hills ramp gradient sinusoid ridges bowl spiral rough steps terraces stairs curbs pits pillars "
+        "slalom stepping_lanes"
+    )
     """Names with weights (1 where none is said) and options: "perlin:2 stairs(height=0.005,form=up) pits:0.5"."""
 
     def __post_init__(self) -> None:

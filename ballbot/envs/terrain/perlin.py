@@ -14,7 +14,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import product
-from threading import Lock
 from typing import Annotated, ClassVar, NamedTuple
 
 import numpy as np
@@ -126,17 +125,9 @@ def noise(rng: np.random.Generator, size: int) -> Floats:
     return window
 
 
+@lru_cache(maxsize=2)
 def _octaves(size: int) -> tuple[_Octave, ...]:
     """The seed-independent part of the noise, one entry an octave."""
-    with _ONE_AT_A_TIME:  # threads that make fields together would each compute it
-        return _compute_octaves(size)
-
-
-_ONE_AT_A_TIME = Lock()
-
-
-@lru_cache(maxsize=2)
-def _compute_octaves(size: int) -> tuple[_Octave, ...]:
     x, y = np.meshgrid(np.arange(size) / _SCALE, np.arange(size) / _SCALE)
     plane = np.stack([x.ravel(), y.ravel(), *np.broadcast_to(np.array(_SLICE)[:, None], (2, size * size))])
     octaves = []

@@ -10,6 +10,7 @@ import gymnasium as gym
 import numpy as np
 from numpy.typing import NDArray
 
+from ballbot.envs.terrain.files import File
 from ballbot.envs.terrain.grid import CELL, SPLITS, TERRAIN_LENGTH, Array, Grid, Ground, Terrain
 from ballbot.envs.terrain.mixed import Member, Mixed
 from ballbot.envs.terrain.spec import TerrainSpec, build_terrain, parse_terrain
@@ -90,8 +91,10 @@ class TerrainPool:
         if spec.kind == "flat":
             return
         self.relief = np.empty((num, *self.grid.shape), np.float32)
+        # a height map shows other parts of itself in each split
+        parts = [(m.kind, m.terrain.for_split(split) if isinstance(m.terrain, File) else m.terrain) for m in members]
         for k in range(num):
-            _, kind, member, _ = members[self.kind_ids[k]]
+            kind, member = parts[self.kind_ids[k]]
             ground = make_ground(kind, member, k, split, seed, self.grid, float(self.difficulties[k]))
             self.spawns[k] = ground.spawns
             self.tops[k] = _normalise(ground.heights, self.relief[k])

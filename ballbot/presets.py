@@ -1,0 +1,230 @@
+"""Settings under which the robot is trained, found by measurement.
+
+Whoever trains it from Python takes them from here::
+
+    from ballbot import presets
+    from ballbot.ppo import train
+
+    settings = presets.default(terrain="stairs:0-1", curriculum=True)
+    train(
+        settings.ppo,
+        settings.training_envs,
+        settings.evaluation_envs,
+        run_dir="runs/stairs",
+        env_metadata=settings.metadata(),
+        structure=settings.structure(),
+    )
+
+``experiments/ppo_ballbot.py`` is the same from the command line.  docs/tuning.md tells how the numbers were found.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, fields, replace
+from typing import Annotated, Any
+
+import torch
+
+from ballbot.controllers import feedback_prior, robot_symmetry
+from ballbot.encoders import FrozenEncoder, load_encoder
+from ballbot.envs import BallbotVectorEnv, WorldConfig
+from ballbot.envs.config import make_command
+from ballbot.envs.observations import Layout, layout_of
+from ballbot.errors import SettingsError
+from ballbot.ppo import PPOConfig, Structure
+from ballbot.settings import Range, check_settings
+
+Scale = Annotated[float, Range(1e-6, 100)]
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What decides a training run of the robot: PPO, the world, and how the policy is built.
+
+    Raises:
+        SettingsError: (a ValueError) a value is out of range, or does not fit the others.
+    """
+
+    ppo: PPOConfig = field(default_factory=PPOConfig)
+    """Settings of PPO."""
+    world: WorldConfig = field(default_factory=WorldConfig)
+    """The world the robot learns in."""
+    prior_speed: Annotated[float, Range(0, 2)] | None = None
+    """m/s along the goal at which a linear controller drives to whose actions the policy adds its own (None: no
+    controller, learn from nothing).  It is part of the policy; for --frame body and --command goal."""
+    camera_scale: Scale = 0.1
+    """Factor on what the networks get of the images, where 1 is as much as of everything else.  With little, robots
+    learn to balance as fast as without cameras."""
+    velocity_scale: Scale = 4.0
+    """Factor on what the networks get of the robot's horizontal velocity, likewise.  With much, robots learn sooner to
+    hold a speed, uphill too.  With --frame body only."""
+    symmetry: bool = True
+    """Act the same whichever of the three wheels is ahead, as far as nothing that the cameras see speaks against it.
+    With --frame body only: the numbers of the other do not turn with the robot."""
+    value_sees_action: bool = False
+    """Let the value function see the last action.  It then takes noise that pushes as one does uphill for a hill, and
+    robots learn to travel slowly.  The policy sees it anyway."""
+
+    def __post_init__(self) -> None:
+        check_settings(self)
+        body = self.world.frame == "body"
+        if self.ppo.shared_trunk and not self.value_sees_action:
+            raise SettingsError(
+                "--shared-trunk needs --value-sees-action, as policy and value then see the same: add it, or leave "
+                "--shared-trunk out"
+            )
+        if self.symmetry and body and not self.world.random_yaw:
+            raise SettingsError(
+                "--no-random-yaw needs --no-symmetry: sides that no robot ever shows the goal cannot be learned from"
+            )
+        if self.prior_speed is not None and not (body and self.world.command == "goal"):
+            raise SettingsError(
+                f"--prior-speed {self.prior_speed} needs --frame body and --command goal, which its controller reads: "
+                "use them, or --prior-speed None"
+            )
+
+    @property
+    def training_world(self) -> WorldConfig:
+        """The world of the training environments."""
+        return replace(self.world, stagger_first_episodes=True, action_repeat=self.ppo.action_repeat)
+
+    @property
+    def evaluation_world(self) -> WorldConfig:
+        """The world of the evaluations in training: the task, on ground that is never trained on."""
+        return self.world.task(terrain_split="validation")
+
+    def training_envs(self, num_envs: int, **options: Any) -> BallbotVectorEnv:
+        """Environments to train in, for ``ballbot.ppo.train``; options of ``BallbotVectorEnv`` beside its config."""
+        return BallbotVectorEnv(num_envs, config=self.training_world, **options)
+
+    def evaluation_envs(self, num_envs: int, **options: Any) -> BallbotVectorEnv:
+        """Environments to evaluate in, likewise."""
+        return BallbotVectorEnv(num_envs, config=self.evaluation_world, **options)
+
+    def metadata(self, encoder: FrozenEncoder | None = None) -> dict[str, Any]:
+        """What the policy's observations mean, for its checkpoints; ``encoder`` of its cameras, else ballbot's own."""
+        found = self.world.metadata()
+        if self.prior_speed is not None:
+            found["prior_speed"] = self.prior_speed
+        if self.world.observation == "encoded":
+            found["encoder"] = (load_encoder() if encoder is None else encoder).content_hash
+        return found
+
+    def layout(self, encoder: FrozenEncoder | None = None) -> Layout:
+        """Which numbers of an observation are what."""
+        world = self.world
+        images: tuple[int, ...] = ()
+        if world.observation == "encoded":
+            images = ((load_encoder() if encoder is None else encoder).architecture.embedding_size,) * CAMERAS
+        command = make_command(world.command, world.motion)
+        return layout_of(world.frame, command.fields, world.extra_fields, images)
+
+    def structure(self, encoder: FrozenEncoder | None = None) -> Structure:
+        """What is built into the policy: controller, symmetry, and how much the networks get of what."""
+        layout, body = self.layout(encoder), self.world.frame == "body"
+        scale = torch.ones(layout.size)
+        scale[layout.sensed :] = self.camera_scale
+        for name in ("velocity", "velocity_command"):  # their difference is what counts
+            if body and name in layout.slices:
+                scale[layout[name].start : layout[name].start + 2] = self.velocity_scale
+        value_inputs = torch.ones(layout.size, dtype=torch.bool)
+        value_inputs[layout["last_action"]] = False
+        return Structure(
+            prior=None if self.prior_speed is None else feedback_prior(layout, self.prior_speed),
+            input_scale=None if (scale == 1).all() else scale,
+            symmetry=robot_symmetry(layout) if self.symmetry and body else None,
+            value_inputs=None if self.value_sees_action else value_inputs,
+        )
+
+
+CAMERAS = 2
+"""Of the robot."""
+OWN = tuple(f.name for f in fields(Settings) if f.name not in ("ppo", "world"))
+"""Names of what decides how a policy is built besides the settings of PPO and of the world."""
+
+
+def default(**world: Any) -> Settings:
+    """The settings found for the robot on uneven ground; docs/tuning.md says how, and what each is for.
+
+    Args:
+        **world: options of ``WorldConfig`` that differ.
+    """
+    options: dict[str, Any] = {
+        "observation": "encoded",
+        "camera_interval": 16,
+        "num_terrains": 256,
+        "initial_speed": 0.2,
+    }
+    if world.get("command", "goal") == "goal" and "rewards" not in world:
+        options["training_rewards"] = {"progress": 0.0, "tracking": 6.0, "tracking_speed": 0.5}
+    ppo = PPOConfig(
+        total_timesteps=4_000_000,
+        num_envs=64,
+        num_steps=64,
+        action_repeat=5,
+        gamma=0.995,
+        gae_lambda=0.98,
+        learning_rate=1e-3,
+        update_epochs=5,
+        minibatch_size=512,
+        clip_range=0.2,
+        target_kl=0.02,
+        normalize_values=True,
+        linear_skip=True,
+        initial_std=1.0,
+        eval_interval=500_000,
+        eval_episodes=50,
+    )
+    return Settings(ppo=ppo, world=WorldConfig.of(**(options | world)))
+
+
+def paper(**world: Any) -> Settings:
+    """The settings of Salehi 2025 (arXiv:2505.18417) as far as they are known; docs/results.md says what is not.
+
+    Its value loss is the whole mean squared error, ours is half of it, hence the 4.  Its networks have an initial
+    standard deviation of 1, as all of stable-baselines3's.
+
+    Args:
+        **world: options of ``WorldConfig`` that differ.
+    """
+    ppo = PPOConfig(
+        total_timesteps=8_000_000,
+        schedule_timesteps=10_000_000,
+        num_envs=10,
+        num_steps=2048,
+        gamma=0.99,
+        gae_lambda=0.95,
+        learning_rate=1e-4,
+        lr_schedule="piecewise",
+        adam_eps=1e-8,
+        update_epochs=5,
+        minibatch_size=256,
+        clip_range=0.015,
+        target_kl=0.3,
+        ent_coef=0.001,
+        vf_coef=4.0,
+        max_grad_norm=0.5,
+        weight_decay=0.01,
+        normalize_advantage=False,
+        normalize_observations=False,
+        policy_average=None,
+        hidden_size=128,
+        num_layers=4,
+        activation="leaky_relu",
+        initial_std=1.0,
+        eval_episodes=10,
+    )
+    options: dict[str, Any] = {"frame": "world", "observation": "encoded", "random_yaw": False}
+    return Settings(
+        ppo=ppo,
+        world=WorldConfig.of(**(options | world)),
+        camera_scale=1.0,
+        velocity_scale=1.0,
+        symmetry=False,
+        value_sees_action=True,
+    )
+
+
+PRESETS: dict[str, Callable[..., Settings]] = {"default": default, "paper": paper}
+"""Name -> settings to start from."""

@@ -1,0 +1,112 @@
+"""Write docs/kinds.md: every ground, command, reward, ending and field of the observation, as the code has them.
+
+python experiments/maintenance/make_kinds.py
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+from ballbot.cli import program
+from ballbot.envs import COMMANDS, ENDINGS, FIELDS, REWARDS, TERRAINS
+from ballbot.envs.observations import FRAMES
+from ballbot.envs.rewards import reward_settings
+from ballbot.options import default_of, field_docs, first_line
+from ballbot.ppo.checkpoint import write_atomic
+
+PAGE = Path(__file__).parents[2] / "docs" / "kinds.md"
+HEAD = """# Kinds of ground, commands, rewards, endings and observations
+
+Made by `python experiments/maintenance/make_kinds.py` from the code, which is what counts. How to add one:
+[extending.md](extending.md).
+"""
+
+
+def options(cls: Any, section: str) -> list[str]:
+    """A line an option of a dataclass."""
+    docs = field_docs(cls)
+    lines = []
+    for f in fields(cls):
+        if not f.init:
+            continue
+        lines.append(f"- `--{section}.{f.name.replace('_', '-')}` ({default_of(f)!r}): {docs.get(f.name, '')}")
+    return lines
+
+
+def kinds(registry: dict[str, Any], section: str) -> list[str]:
+    """A heading a kind, what it is, and its options."""
+    lines: list[str] = []
+    for name, cls in registry.items():
+        lines += ["", f"### {name}", "", first_line(cls), *([""] if fields(cls) else []), *options(cls, section)]
+    return lines
+
+
+def table(header: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> list[str]:
+    """A Markdown table."""
+    return [
+        "",
+        *(
+            f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in row)} |"
+            for row in (header, tuple("-" * 3 for _ in header), *rows)
+        ),
+    ]
+
+
+def reward_rows() -> list[tuple[str, ...]]:
+    """A row a term and parameter."""
+    rows: list[tuple[str, ...]] = []
+    for key, (term, default) in reward_settings().items():
+        what = first_line(REWARDS[term]) if key == term else field_docs(REWARDS[term]).get(key[len(term) + 1 :], "")
+        commands = ", ".join(getattr(REWARDS[term], "commands", ())) or "any"
+        rows.append((f"`{key}`", what, commands if key == term else "", "" if key == term else f"{default:g}"))
+    return rows
+
+
+def page() -> str:
+    """The whole page."""
+    lines = [HEAD, "## Grounds", "", "`--terrain NAME`, `NAME:0.4` (difficulty), `NAME:0-1` (spread over the pool)."]
+    lines += kinds(TERRAINS, "ground")
+    lines += ["", "## Commands", "", "`--command NAME`."]
+    lines += kinds(COMMANDS, "motion")
+    lines += [
+        "",
+        "## Rewards",
+        "",
+        "`--rewards.NAME WEIGHT`, `--training-rewards.NAME WEIGHT`; weights are 0 unless the command's own.",
+    ]
+    lines += table(("name", "what", "command", "default"), reward_rows())
+    for name, cls in COMMANDS.items():
+        lines += ["", f"Command `{name}` pays " + ", ".join(f"`{k}` {v:g}" for k, v in cls.rewards.items()) + "."]
+    lines += [
+        "",
+        "## Endings",
+        "",
+        "`--endings.NAME LIMIT`; a fall, the time limit and the edge of the ground always end an episode.",
+    ]
+    lines += table(
+        ("name", "an episode fails when"), [(f"`{name}`", first_line(ending)) for name, ending in ENDINGS.items()]
+    )
+    lines += ["", "## Fields of the observation"]
+    for frame, (before, after) in FRAMES.items():
+        parts = ", ".join((*(f"`{n}`" for n in before), "those of the command", *(f"`{n}`" for n in after)))
+        lines += ["", f'`frame="{frame}"`: {parts}.']
+    lines += ["", "`--extra-fields NAME ...` adds others. Images follow, as embeddings, and their age."]
+    rows = [(f"`{name}`", f.title or name, str(f.size), f.unit, f.axes) for name, f in FIELDS.items()]
+    lines += table(("name", "what", "numbers", "unit", "axes"), rows)
+    return "\n".join(lines) + "\n"
+
+
+@program
+def main(argv: list[str] | None = None) -> int:
+    """Write the page."""
+    write_atomic(PAGE, page().encode())
+    print(PAGE)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

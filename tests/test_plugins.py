@@ -1,0 +1,142 @@
+# mypy: allow-untyped-defs, allow-untyped-calls, allow-incomplete-defs
+"""Plugins: what a user's file adds is an option, recorded, and needed again; the docs' examples are such a file."""
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from ballbot import plugins
+from ballbot.plugins import PluginError
+
+ROOT = Path(__file__).parents[1]
+EXAMPLES = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "extending.md").read_text(), re.DOTALL)
+SCRIPT = ROOT / "experiments" / "ppo_ballbot.py"
+SMALL = [
+    "--no-cameras", "--num-terrains=2", "--num-envs=2", "--num-steps=16", "--minibatch-size=32", "--hidden-size=8",
+    "--num-threads=1", "--max-episode-steps=100", "--eval-episodes=2", "--action-repeat=1", "--total-timesteps=64",
+]  # fmt: skip
+REWARD = "from ballbot.envs import REWARDS\nREWARDS['{name}'] = lambda step: -(step.robots.gyro**2).sum(axis=0)\n"
+
+
+@pytest.fixture(autouse=True)
+def registries():
+    """As they were, after each test."""
+    before = {name: dict(entries) for name, entries in plugins.REGISTRIES.items()}
+    loaded = dict(plugins._loaded)
+    yield
+    for name, entries in plugins.REGISTRIES.items():
+        entries.clear()
+        entries.update(before[name])
+    plugins._loaded.clear()
+    plugins._loaded.update(loaded)
+
+
+def train(folder, *options):
+    command = [sys.executable, str(SCRIPT), *SMALL, *options]
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=200, check=False)
+
+
+def test_what_the_docs_add_is_an_option_recorded_and_needed_again(tmp_path):
+    (tmp_path / "mine.py").write_text("\n".join(EXAMPLES))
+    options = [
+        "--plugin", "mine.py", "--terrain", "bumps:0-1", "--ground.height", "0.01", "--rewards.calm", "0.5",
+        "--command", "sideways", "--motion.max-speed", "0.2", "--extra-fields", "height", "--curriculum",
+        "--run-name", "own",
+    ]  # fmt: skip
+    done = train(tmp_path, *options)
+    assert done.returncode == 0, done.stderr
+    run = tmp_path / "runs" / "own"
+    config = json.loads((run / "config.json").read_text())
+    assert config["env"]["terrain"] == "bumps:0-1" and config["env"]["ground"] == {"height": 0.01}
+    assert config["env"]["rewards"]["calm"] == 0.5 and config["env"]["extra_fields"] == ["height"]
+    assert list(config["plugins"]) == ["mine.py"] and len(config["plugins"]["mine.py"]) == 64
+    assert (run / "plugins" / "mine.py").read_bytes() == (tmp_path / "mine.py").read_bytes()
+    header = (run / "progress.csv").read_text().splitlines()[0].split(",")
+    assert {"reward/calm", "reward/velocity", "episode/level_bumps"} <= set(header)
+
+    resume = [sys.executable, str(SCRIPT), "--resume", "runs/own", "--total-timesteps", "96"]
+    for extra, message in (
+        ([], "made with the plugin mine.py, which is not loaded: add --plugin mine.py"),
+        (["x"], ""),
+    ):
+        if extra:
+            extra = ["--plugin", "mine.py"]
+        again = subprocess.run(
+            [*resume, *extra], cwd=tmp_path, capture_output=True, text=True, timeout=200, check=False
+        )
+        assert (again.returncode == 2 and message in again.stderr) if message else again.returncode == 0, again.stderr
+    (tmp_path / "mine.py").write_text("\n".join(EXAMPLES) + "\n# another thought\n")
+    changed = [*resume[:-1], "128", "--plugin", "mine.py"]
+    again = subprocess.run(changed, cwd=tmp_path, capture_output=True, text=True, timeout=200, check=False)
+    assert again.returncode == 2 and "mine.py is not what" in again.stderr and "keeps a copy" in again.stderr
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("1 / 0", r"raised ZeroDivisionError: division by zero \(line 1\)"),
+        ("x = \n", r"raised SyntaxError.*\(line 1\)"),
+        ("import nothing_of_the_kind", "raised ModuleNotFoundError"),
+        ("x = 1", "registers nothing: write into TERRAINS"),
+        (REWARD.format(name="upright"), r"replaces REWARDS\['upright'\]: register it by another name"),
+        (REWARD.format(name="so calm"), r"REWARDS\['so calm'\]: a name is of letters"),
+        ("from ballbot.envs import REWARDS\nREWARDS['calm'] = 3", r"REWARDS\['calm'\], which is no function"),
+        ("from ballbot.envs import TERRAINS\nTERRAINS['x'] = dict", "is no dataclass with a method make"),
+        ("from ballbot.envs import COMMANDS\nCOMMANDS['x'] = int", "is no dataclass with draw"),
+        ("from ballbot.envs import FIELDS\nFIELDS['x'] = 1", "is no ballbot.envs.Field"),
+        ("from ballbot.envs import REWARDS\ndel REWARDS['tilt']", r"replaces REWARDS\['tilt'\]"),
+        ("raise SystemExit(3)", "raised SystemExit"),
+    ],
+)
+def test_a_bad_plugin_is_refused_and_leaves_nothing_behind(tmp_path, content, message):
+    before = {name: dict(entries) for name, entries in plugins.REGISTRIES.items()}
+    (tmp_path / "bad.py").write_text(content)
+    with pytest.raises(PluginError, match=message):
+        plugins.load_plugin(tmp_path / "bad.py")
+    assert before == plugins.REGISTRIES
+    assert "bad.py" not in plugins.loaded()
+
+
+def test_files_that_are_no_plugins_are_named(tmp_path):
+    with pytest.raises(PluginError, match="does not exist"):
+        plugins.load_plugin(tmp_path / "none.py")
+    (tmp_path / "x.txt").write_text("")
+    with pytest.raises(PluginError, match="no Python file"):
+        plugins.load_plugin(tmp_path / "x.txt")
+    (tmp_path / "big.py").write_text("#" * (plugins.MAX_BYTES + 1))
+    with pytest.raises(PluginError, match="larger than"):
+        plugins.load_plugin(tmp_path / "big.py")
+
+
+def test_a_file_is_loaded_once_and_another_of_its_name_is_refused(tmp_path):
+    (tmp_path / "a").mkdir()
+    (tmp_path / "mine.py").write_text(REWARD.format(name="calm"))
+    (tmp_path / "a" / "mine.py").write_text(REWARD.format(name="calmer"))
+    first = plugins.load_plugin(tmp_path / "mine.py")
+    assert plugins.load_plugin(tmp_path / "mine.py") is first and first.added == ("REWARDS['calm']",)
+    with pytest.raises(PluginError, match=r"another plugin mine\.py was loaded already"):
+        plugins.load_plugin(tmp_path / "a" / "mine.py")
+
+
+def test_installed_packages_bring_theirs_by_an_entry_point(tmp_path):
+    site = tmp_path / "site"
+    (site / "bouncy-1.0.dist-info").mkdir(parents=True)
+    (site / "bouncy-1.0.dist-info" / "METADATA").write_text("Metadata-Version: 2.1\nName: bouncy\nVersion: 1.0\n")
+    (site / "bouncy-1.0.dist-info" / "entry_points.txt").write_text("[ballbot.plugins]\nbouncy = bouncy\n")
+    (site / "bouncy.py").write_text(REWARD.format(name="bounce"))
+    code = (
+        f"import sys; sys.path.append({str(site)!r}); from ballbot import plugins; from ballbot.envs import REWARDS; "
+        "print(plugins.load_installed()[0].name, 'bounce' in REWARDS, len(plugins.loaded()['bouncy']))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=100, check=False)
+    assert done.stdout.split() == ["bouncy", "True", "64"], done.stderr
+
+
+@pytest.mark.parametrize("recorded", [3, {"mine.py": 3}, ["mine.py"], None])
+def test_a_damaged_record_is_named(recorded):
+    with pytest.raises(PluginError, match=r"runs/x is damaged: its plugins are"):
+        plugins.require(recorded, "runs/x")

@@ -90,7 +90,7 @@ def test_as_many_failures_as_allowed_are_not_too_many(monkeypatch):
 
 
 def test_commands_are_judged_by_what_they_measure(tmp_path):
-    metadata = {"command": "velocity", "motion.max_speed": 0.2, "terrain": "perlin"}
+    metadata: dict[str, Any] = {"command": "velocity", "motion.max_speed": 0.2, "terrain": "perlin"}
     save_policy(tmp_path / "v.pt", 18, gain=0.0, **metadata)
     save_policy(tmp_path / "other.pt", 18, gain=0.0, **metadata | {"motion.max_speed": 0.1, "terrain": "flat"})
     options = ["v.pt", "--compare", "other.pt", *SHORT, "--horizon", 900, "--json", "a.json", "--terrain", "hills:0.1"]

@@ -94,6 +94,7 @@ def test_commands_are_judged_by_what_they_measure(tmp_path):
     save_policy(tmp_path / "v.pt", 18, gain=0.0, **metadata)
     save_policy(tmp_path / "other.pt", 18, gain=0.0, **metadata | {"motion.max_speed": 0.1, "terrain": "flat"})
     options = ["v.pt", "--compare", "other.pt", *SHORT, "--horizon", 900, "--json", "a.json", "--terrain", "hills:0.1"]
+    options += ["--tilt-limit-deg", 170]  # it lies down, and misses what it was told
     code, out, err = run(tmp_path, *options)
     assert code == 0, err
     assert "note: other.pt was trained on flat ground, it is judged on hills:0.1 ground" in out

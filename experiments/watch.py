@@ -2,10 +2,12 @@
 
     python experiments/watch.py runs/NAME                                      # needs a display
     python experiments/watch.py runs/NAME --record robot.mp4                   # needs none
-    python experiments/watch.py linear --terrain flat --record robot.gif --speed 0.5
+    python experiments/watch.py linear --terrain stairs:0.2 --record robot.gif --speed 0.5
 
-In the viewer, push the robot: double-click on it, then drag with Ctrl and the right mouse button.  Episodes follow each
-other until the window is closed.  A video shows one episode, with what the two depth cameras see in the corners.
+In the viewer, push the robot: double-click on it, then drag with Ctrl and the right mouse button.  Tell it what to do:
+the arrow keys set the direction of a goal, the velocity (Home and End: the yaw rate) or the place, Enter tells it to
+stand.  Until a key is pressed, it is told what is drawn at random.  Episodes follow each other until the window is
+closed.  A video shows one episode, with what the two depth cameras see in the corners.
 """
 
 from __future__ import annotations
@@ -24,6 +26,7 @@ from ballbot.cli import check_options, check_output, program
 from ballbot.envs import BallbotVectorEnv
 from ballbot.envs.rendering import has_display
 from ballbot.evaluation import Actor, find_candidate, in_task, task_of
+from ballbot.evaluation.steering import Steering
 from ballbot.evaluation.video import ENDINGS, film, playable_fps, shrunk, write_video
 from ballbot.settings import Range
 
@@ -85,13 +88,16 @@ def make(args: Args) -> tuple[BallbotVectorEnv, Actor]:
 
 
 def show(envs: BallbotVectorEnv, actor: Actor, args: Args) -> None:
-    """Episode after episode in the viewer, in real time, until its window is closed."""
+    """Episode after episode in the viewer, in real time, until its window is closed; its keys drive the robot."""
+    steering = Steering(envs)
     obs, _ = envs.reset(seed=args.seed)
     began, steps, start = np.ones(1, bool), 0, time.perf_counter()
     pause = max(round(args.speed / PAUSES_PER_SECOND / envs.dt), 1)
     while envs.watched:
         obs, _, terminated, truncated, _ = envs.step(actor(obs, began))
         began, steps = terminated | truncated, steps + 1
+        if said := steering.apply(bool(began[0])):
+            print(said, flush=True)
         if steps % pause == 0:
             time.sleep(max(start + steps * envs.dt / args.speed - time.perf_counter(), 0.0))
 

@@ -10,18 +10,13 @@ import mujoco
 import numpy as np
 import pytest
 import torch
-from ballbot.envs.simulation import Simulations
 
 from ballbot.envs.depth_camera import DepthCamera, pixel_directions
 from ballbot.envs.height_rays import HeightFields, load_library
 from ballbot.envs.model import Addresses, build_model
-<<<<<<< HEAD
 from ballbot.envs.physics import Physics
 from ballbot.envs.step import rotation_matrix
 from ballbot.envs.terrain import TerrainPool
-=======
-from ballbot.envs.observations import rotation_matrix
->>>>>>> main
 
 SPHERE = int(mujoco.mjtGeom.mjGEOM_SPHERE)
 CASTERS = [

@@ -7,16 +7,11 @@ from importlib.resources import files
 import mujoco
 import numpy as np
 import pytest
-from ballbot.envs.simulation import Simulations
 
 import mujoco_patch
 from ballbot.envs.model import Addresses, build_model, physics_digest, rolling_wheel_speeds, settled_poses
-<<<<<<< HEAD
 from ballbot.envs.physics import Physics
 from ballbot.envs.terrain import TerrainPool, make_terrain
-=======
-from ballbot.envs.terrain import make_terrain
->>>>>>> main
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,6 @@ import gymnasium as gym
 import mujoco
 import numpy as np
 import pytest
-from ballbot.envs.simulation import EDGE_MARGIN
 from gymnasium.utils.env_checker import check_env
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
 from mujoco.batch import SimulationError

@@ -73,7 +73,7 @@ def picture(pool: TerrainPool, distance: float) -> NDArray[np.uint8]:
     model.vis.global_.fovy = 38.0
     mujoco.mj_forward(model, data)
     camera = mujoco.MjvCamera()
-    camera.lookat = physics.qpos[0, physics.addresses.base_qpos :][:3] + [0.0, 0.45, -0.2]
+    camera.lookat = physics.qpos[0, physics.addresses.base_qpos :][:3] + np.array([0.0, 0.45, -0.2])
     camera.distance, camera.azimuth, camera.elevation = distance, 65.0, -28.0
     choose_opengl()
     try:

@@ -19,18 +19,14 @@ from typing import Annotated, Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from ballbot.envs.checks import check_state_array
+from ballbot.envs.commanded import Commanded, Limits
 from ballbot.envs.rewards import REFERENCE
 from ballbot.envs.step import Array, Bools, RobotState
 from ballbot.errors import SettingsError
 from ballbot.settings import Range, check_settings
 
-NEVER = 2**62
-"""Step at which nothing happens."""
 SETTLING = 1.5
 """s after a new velocity is asked for, that do not count as errors: the robot cannot jump to it."""
-MARGIN = 0.5
-"""m between the edge of the ground and a place that robots are sent to."""
 STILL = 1e-9
 """m/s.  Who is told less is told to stand."""
 
@@ -116,6 +112,11 @@ class Velocity:
         check_settings(self)
 
     @property
+    def most(self) -> tuple[float, float, float]:
+        """The most that is drawn."""
+        return self.max_speed, 0.0, self.max_yaw_rate
+
+    @property
     def fields(self) -> tuple[str, ...]:
         """Of the observation."""
         return ("velocity_command", "station") if self.station_keeping else ("velocity_command",)
@@ -152,22 +153,27 @@ class Velocity:
 
     def follow(self, told: Commanded, robots: RobotState) -> None:
         """One step later."""
-        vx, vy, turn = told.values
-        c, s = robots.heading
-        told.direction[:] = unit(np.stack([c * vx - s * vy, s * vx + c * vy]))
+        (vx, vy, turn), (c, s) = told.values, robots.heading
+        speed = np.sqrt(vx * vx + vy * vy)
+        scale = 1.0 / np.maximum(speed, STILL)
+        scale[speed <= STILL] = 0.0
+        np.multiply((c * vx - s * vy, s * vx + c * vy), scale, out=told.direction)
         settled = (told.age - told.since) * told.dt > SETTLING
-        moves = (np.hypot(vx, vy) > STILL) | ~settled
-        told.station[:, moves] = robots.position[:2, moves]
-        velocity = robots.heading_velocity
-        told.errors[0] += settled * ((velocity[0] - vx) ** 2 + (velocity[1] - vy) ** 2)
+        moves = (speed > STILL) | ~settled
+        np.copyto(told.station, robots.position[:2], where=moves)
+        missing = robots.heading_velocity - told.values[:2]
+        missing *= missing
+        told.errors[0] += settled * (missing[0] + missing[1])
         told.errors[1] += settled * (robots.yaw_rate - turn) ** 2
         told.errors[2] += settled
 
     def measures(self, told: Commanded, robots: RobotState) -> dict[str, Array]:
         """Name -> (n,) how well it went so far; NaN where that cannot be told."""
-        velocity, turn = rms(told.errors[0], told.errors[2]), rms(told.errors[1], told.errors[2])
-        stands = (np.hypot(*told.values[:2]) <= STILL) & ((told.age - told.since) * told.dt > SETTLING)
-        drift = np.where(stands, np.hypot(*(robots.position[:2] - told.station)), np.nan)
+        velocity, turn = rms(told.errors[:2], told.errors[2])
+        vx, vy = told.values[:2]
+        stands = (vx * vx + vy * vy <= STILL**2) & ((told.age - told.since) * told.dt > SETTLING)
+        x, y = robots.position[:2] - told.station
+        drift = np.where(stands, np.sqrt(x * x + y * y), np.nan)
         return {"velocity_error": velocity, "yaw_rate_error": turn, "drift": drift}
 
     def success(self, told: Commanded) -> Bools | None:
@@ -280,6 +286,19 @@ class Path:
         points = position + self.spacing * np.cumsum(np.stack([np.cos(angles), np.sin(angles)], axis=1), axis=0)
         return np.asarray(points.ravel())
 
+    def rows(self, points: Array) -> Array:
+        """(..., size) of (..., k, 2) points, of which the last stands for those that are missing."""
+        if points.ndim < 2 or points.shape[-1] != 2:
+            return points
+        if not 1 <= points.shape[-2] <= self.num_points:
+            raise SettingsError(
+                f"a path of {points.shape[-2]} points was given, this world's have 1 to {self.num_points}: make it "
+                "with motion={'num_points': ...}"
+            )
+        missing = self.num_points - points.shape[-2]
+        points = np.concatenate([points, np.repeat(points[..., -1:, :], missing, axis=-2)], axis=-2)
+        return points.reshape(*points.shape[:-2], self.size)
+
     def check(self, values: Array, limits: Limits) -> Array:
         """(k, size) paths; SettingsError beyond the ground."""
         return on_ground(values, limits)
@@ -330,149 +349,6 @@ class Path:
 
 COMMANDS: dict[str, Any] = {"goal": Goal, "velocity": Velocity, "point": Point, "path": Path}
 """Name -> kind of command.  Yours may be added."""
-
-
-@dataclass(frozen=True)
-class Limits:
-    """What may be asked for."""
-
-    speed: float
-    """m/s that the motors reach in every direction."""
-    yaw_rate: float
-    """rad/s that they reach against the ball."""
-    reach: float
-    """m along x and y from the centre to where robots may be sent; infinite on a plane."""
-
-
-class Commanded:
-    """What n robots were told, and what became of it.
-
-    Args:
-        command: of which kind.
-        num: robots.
-        dt: s a step.
-        limits: of what may be asked for.
-    """
-
-    direction: Array
-    """(2, n) unit vectors of the world, the way to go; 0 for who is to stay."""
-    target: Array
-    next_target: Array
-    origin: Array
-    station: Array
-    errors: Array
-    arrival: Array
-    """(2, n): whether the robot is there; s from the command until it was there first, -1 while it was not."""
-    index: Array
-    off: Array
-
-    def __init__(self, command: Any, num: int, dt: float, limits: Limits) -> None:
-        self.command, self.dt, self.limits = command, dt, limits
-        self.values = np.zeros((command.size, num))
-        """(size, n) what they were told; see the kind of command."""
-        self.age = np.zeros(num, np.int64)
-        """(n,) steps of the episode."""
-        self.since = np.zeros(num, np.int64)
-        """(n,) when they were told it."""
-        self.until = np.full(num, NEVER)
-        """(n,) when they will be told something else."""
-        self.streams: list[np.random.Generator] = []
-        for name, rows in command.memory.items():
-            setattr(self, name, np.zeros((rows, num)))
-
-    @property
-    def arrived(self) -> Bools:
-        """(n,) whether the robot is where it was told to go."""
-        return self.arrival[0] > 0
-
-    def start(self, ids: NDArray[np.intp], robots: RobotState, given: Array | None = None) -> None:
-        """New episodes of robots ``ids``, which get commands drawn at random, or ``given`` (k, size) for good."""
-        self.age[ids] = 0
-        for name in self.command.memory:
-            getattr(self, name)[:, ids] = 0.0
-        self.tell(ids, robots, given)
-
-    def tell(self, ids: NDArray[np.intp], robots: RobotState, given: Array | None = None) -> None:
-        """Tell robots ``ids`` something new, drawn at random, or ``given`` (k, size) until their episodes end."""
-        if given is None:
-            for i in ids:
-                drawn = self.command.draw(self.streams[i], robots.position[:2, i], robots.heading[:, i])
-                self.values[:, i] = drawn if self.limits.reach == np.inf else self._within(drawn)
-        else:
-            self.values[:, ids] = given.T
-        self.since[ids], self.until[ids] = self.age[ids], NEVER
-        self.command.begin(self, ids, robots)
-        if given is not None:
-            self.until[ids] = NEVER
-
-    def _within(self, drawn: Array) -> Array:
-        """Places drawn on the field: nearer to its middle if they lie beyond."""
-        if "target" not in self.command.memory:
-            return drawn
-        return np.clip(drawn, -self.limits.reach, self.limits.reach)
-
-    def step(self, robots: RobotState) -> None:
-        """One step later."""
-        self.age += 1
-        self.command.follow(self, robots)
-
-    def note_arrivals(self) -> None:
-        """Note when robots are where they were told to go for the first time."""
-        there, first = self.arrival
-        new = (there > 0) & (first < 0)
-        first[new] = ((self.age - self.since) * self.dt)[new]
-
-    def renew(self, robots: RobotState) -> None:
-        """Tell those whose time has come something new."""
-        due = self.age >= self.until
-        if due.any():
-            self.tell(np.flatnonzero(due), robots)
-
-    def check(self, values: Any, count: int) -> Array:
-        """Commands for ``count`` robots as (count, size): one for all, or a row each.
-
-        Raises:
-            SettingsError: another shape, not finite, or beyond motors or ground.
-        """
-        size = self.command.size
-        try:
-            array = np.asarray(values, np.float64)
-        except (TypeError, ValueError):
-            array = np.empty((0, 0, 0, 0))
-        if isinstance(self.command, Path) and array.ndim >= 2 and array.shape[-1] == 2:
-            if not 1 <= array.shape[-2] <= self.command.num_points:
-                raise SettingsError(
-                    f"a path of {array.shape[-2]} points was given, this world's have 1 to {self.command.num_points}: "
-                    "make it with motion={'num_points': ...}"
-                )
-            missing = self.command.num_points - array.shape[-2]
-            array = np.concatenate([array, np.repeat(array[..., -1:, :], missing, axis=-2)], axis=-2)
-            array = array.reshape(*array.shape[:-2], size)
-        if array.shape not in ((size,), (count, size)):
-            raise SettingsError(
-                f"command={values!r} must be {size} numbers, or ({count}, {size}) of them, a row a robot: see "
-                f"{type(self.command).__name__} in ballbot.envs.commands"
-            )
-        if not np.isfinite(array).all():
-            raise SettingsError(f"command={values!r} must be finite numbers")
-        return np.asarray(self.command.check(np.broadcast_to(array, (count, size)).copy(), self.limits))
-
-    def arrays(self) -> dict[str, NDArray[Any]]:
-        """Everything that changes."""
-        return {name: getattr(self, name) for name in ("values", "age", "since", "until", *self.command.memory)}
-
-    def get_state(self) -> dict[str, Any]:
-        """Copies of everything that changes."""
-        return {name: array.copy() for name, array in self.arrays().items()}
-
-    def check_state(self, state: Any) -> dict[str, NDArray[Any]]:
-        """The arrays of ``get_state``; ValueError if one is damaged."""
-        return {name: check_state_array(state, name, array) for name, array in self.arrays().items()}
-
-    def set_state(self, state: dict[str, NDArray[Any]]) -> None:
-        """Restore what ``check_state`` returned."""
-        for name, array in self.arrays().items():
-            array[:] = state[name]
 
 
 def unit(vectors: Array) -> Array:

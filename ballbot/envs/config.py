@@ -152,7 +152,8 @@ class WorldConfig:
         """Refuse terms that know nothing of this command."""
         for name in paid_terms(self.rewards or {}) | paid_terms(self.training_rewards):
             kinds = getattr(REWARDS[name], "commands", None)
-            if kinds is not None and not issubclass(COMMANDS[self.command], tuple(COMMANDS[kind] for kind in kinds)):
+            fitting = tuple(COMMANDS[kind] for kind in kinds or () if kind in COMMANDS)
+            if kinds is not None and not issubclass(COMMANDS[self.command], fitting):
                 raise SettingsError(
                     f"the reward {name!r} is for command {' or '.join(map(repr, kinds))}, this world's is "
                     f"{self.command!r}: leave it out, or change the command"
@@ -259,8 +260,17 @@ class WorldConfig:
         return cls(**options)
 
     def task(self, **changes: Any) -> WorldConfig:
-        """The same task without what training does to it, and with these changes."""
+        """The same task without what training does to it, and with these changes.
+
+        Options of the ground and the command go where those change, and so do the rewards, if they are the command's.
+        """
         own = {f.name: _default(f) for f in fields(self) if f.metadata["meaning"] == "training"}
+        if changes.get("terrain", self.terrain) != self.terrain:
+            own["ground"] = {}
+        if changes.get("command", self.command) != self.command:
+            own["motion"] = {}
+            if self.rewards == needed(COMMANDS[self.command].rewards):
+                own["rewards"] = None
         return replace(self, **(own | changes))
 
 

@@ -28,6 +28,7 @@ class Curriculum:
 
     def __init__(self, kinds: tuple[str, ...], low: float, high: float) -> None:
         self.kinds, self.low, self.high = kinds, low, high
+        self._names = [f"level_{name}" for name in kinds]
         self.levels = np.full(len(kinds), low)
         """(kinds,) difficulty at which each is now."""
 
@@ -51,10 +52,9 @@ class Curriculum:
 
     def measures(self, kind_ids: NDArray[np.int64]) -> dict[str, NDArray[np.float64]]:
         """Name -> (n,) level of each kind; NaN for robots on another kind."""
-        return {
-            f"level_{name}": np.where(kind_ids == kind, self.levels[kind], np.nan)
-            for kind, name in enumerate(self.kinds)
-        }
+        levels = np.full((len(self.kinds), len(kind_ids)), np.nan)
+        levels[kind_ids, np.arange(len(kind_ids))] = self.levels[kind_ids]
+        return dict(zip(self._names, levels, strict=True))
 
     def check_state(self, state: Any) -> NDArray[np.float64]:
         """The levels; ValueError if they are damaged."""

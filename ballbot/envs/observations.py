@@ -26,6 +26,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from ballbot.envs.parts import call, refuse_nan
 from ballbot.envs.step import Array, Step, rotation_vector
 from ballbot.errors import SettingsError
 from ballbot.settings import nearest
@@ -176,9 +177,20 @@ class Layout:
 
     def observe(self, step: Step) -> NDArray[np.float32]:
         """(n, sensed) what robots sense."""
-        columns = np.empty((self.sensed, step.robots.rotation.shape[2]))
+        n = step.robots.rotation.shape[2]
+        columns = np.empty((self.sensed, n))
         for name in self.names:
-            columns[self.slices[name]] = self.fields[name].read(step)
+            size = self.fields[name].size
+            value = call(f"field {name!r}", self.fields[name].read, step)
+            if getattr(value, "shape", None) != (size, n):
+                raise SettingsError(
+                    f"field {name!r} returned {np.shape(value) or type(value).__name__}, expected an array of shape "
+                    f"({size}, {n}): one row a number, one column a robot"
+                )
+            columns[self.slices[name]] = value
+        if not np.isfinite(columns.sum()):
+            for name in self.names:
+                refuse_nan(f"field {name!r}", columns[self.slices[name]])
         return columns.T.astype(np.float32, order="C")
 
     def turned(self, swap: Array) -> Array:

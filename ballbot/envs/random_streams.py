@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -17,8 +18,8 @@ def new_stream(seed: int | None) -> np.random.Generator:
     return np.random.Generator(np.random.PCG64(seed))
 
 
-def second_stream(seed: int | None) -> np.random.Generator:
-    """Another stream of the same seed, for what is drawn besides: it leaves the first one's numbers as they are."""
+def second_stream(seed: int | Sequence[int] | None) -> np.random.Generator:
+    """Another stream of the same seed, or numbers, for what is drawn besides: the first one goes on as it would."""
     return np.random.Generator(np.random.PCG64(np.random.SeedSequence(seed, spawn_key=(1,))))
 
 

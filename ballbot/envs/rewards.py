@@ -145,13 +145,13 @@ def distance(step: Step) -> Array:
 def station(step: Step) -> Array:
     """Distance to the place to keep while told to stand, m, as a penalty; at most 1 m."""
     missing = step.command.station - step.robots.position[:2]
-    return -UNIT * np.minimum(np.sqrt(missing[0] ** 2 + missing[1] ** 2), 1.0)
+    return np.asarray(-UNIT * np.minimum(np.sqrt(missing[0] ** 2 + missing[1] ** 2), 1.0))
 
 
 @needs("point", "path")
 def arrival(step: Step) -> Array:
     """1 at the target."""
-    return UNIT * step.command.arrived
+    return np.where(step.command.arrived, UNIT, 0.0)
 
 
 def upright(step: Step) -> Array:
@@ -177,7 +177,7 @@ def torque(step: Step) -> Array:
 
 def power(step: Step) -> Array:
     """What the motors put in or take out, W, as a penalty."""
-    return -UNIT * np.einsum("nk,kn->n", np.abs(step.torques), np.abs(step.robots.wheel_speeds))
+    return np.asarray(-UNIT * np.einsum("nk,kn->n", np.abs(step.torques), np.abs(step.robots.wheel_speeds)))
 
 
 def yaw_spin(step: Step) -> Array:
@@ -193,7 +193,7 @@ def clearance(step: Step) -> Array:
 
 def collision(step: Step) -> Array:
     """1 while the body, not the ball, touches the ground, as a penalty."""
-    return -UNIT * (clearance(step) < 0)
+    return np.where(clearance(step) < 0, -UNIT, 0.0)
 
 
 REWARDS: dict[str, Any] = {
@@ -237,18 +237,35 @@ def races(step: Step, limit: float) -> Bools:
     return np.asarray(velocity[0] ** 2 + velocity[1] ** 2 > limit**2)
 
 
+INFOS = ("success", "failure", "out_of_bounds", "diverged", "missed", "over", "position", "tilt_deg", "terrain_id",
+         "reward_terms", "measures", "final_obs", "final_info")  # fmt: skip
+"""Names that stand in the infos, where endings stand by theirs."""
 ENDINGS: dict[str, Ending] = {"collision": touches, "yaw_rate": spins, "speed": races}
 """Name -> function of a step and a limit that says which episodes fail, besides by a fall.  Yours may be added."""
 
 
 def reward_settings() -> dict[str, tuple[str, float]]:
-    """Every weight and every parameter by name: the term that it belongs to, and its default (0 of a weight)."""
-    settings: dict[str, tuple[str, float]] = {}
+    """Every weight and every parameter by name: the term that it belongs to, and its default (0 of a weight).
+
+    Raises:
+        SettingsError: a term that cannot be called, a parameter without a number as its default, or two of one name.
+    """
+    settings: dict[str, tuple[str, float]] = {name: (name, 0.0) for name in REWARDS}
     for name, term in REWARDS.items():
-        settings[name] = name, 0.0
-        if is_dataclass(term):
-            settings |= {f"{name}_{f.name}": (name, float(f.default)) for f in fields(term)}
+        if not callable(term):
+            raise SettingsError(f"the reward {name!r} must be a function of a step, got {term!r}")
+        for f in fields(term) if _has_parameters(term) else ():
+            key = f"{name}_{f.name}"
+            if isinstance(f.default, bool) or not isinstance(f.default, (int, float)):
+                raise SettingsError(f"the reward {name!r} needs a number as the default of its parameter {f.name!r}")
+            if key in settings:
+                raise SettingsError(f"the parameter {f.name!r} of the reward {name!r} is named as {key!r}: rename one")
+            settings[key] = name, float(f.default)
     return settings
+
+
+def _has_parameters(term: Any) -> bool:
+    return isinstance(term, type) and is_dataclass(term)
 
 
 def check_weights(where: str, weights: Mapping[str, Any]) -> dict[str, float]:
@@ -288,14 +305,17 @@ def make_term(name: str, weights: Mapping[str, float], where: str = "rewards") -
         SettingsError: a parameter is out of range.
     """
     term: Any = REWARDS[name]
-    if not is_dataclass(term):
-        return term
+    if not _has_parameters(term):
+        made: Term = term
+        return made
     given = {f.name: weights[f"{name}_{f.name}"] for f in fields(term) if f"{name}_{f.name}" in weights}
     try:
-        made: Term = term(**given)  # type: ignore[operator, assignment]
+        made = term(**given)
         return made
     except SettingsError as error:
         raise SettingsError(f"{where}.{name}_{error}") from error
+    except Exception as error:  # whatever a user's class may raise
+        raise SettingsError(f"{where}.{name} cannot be made: {type(error).__name__}: {error}") from error
 
 
 def check_endings(endings: Mapping[str, Any]) -> dict[str, float]:
@@ -309,5 +329,8 @@ def check_endings(endings: Mapping[str, Any]) -> dict[str, float]:
     for key in endings:
         if key not in ENDINGS:
             raise SettingsError(f"endings has the unknown name {key!r}: {nearest(str(key), ENDINGS)}")
+    for key in endings:
+        if key in INFOS:
+            raise SettingsError(f"an ending cannot be named {key!r}, as something in the infos is: rename it")
     limits = Annotated[float, Range(-1e6, 1e6)]
     return {key: float(check_value(f"endings.{key}", endings[key], limits)) for key in ENDINGS if key in endings}

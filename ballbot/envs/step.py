@@ -7,7 +7,7 @@ so it is current after every step (MuJoCo's derived fields lag one step behind).
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import cached_property
 from typing import TYPE_CHECKING
 
@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 if TYPE_CHECKING:
-    from ballbot.envs.commands import Commanded
+    from ballbot.envs.commanded import Commanded
 
 Array = NDArray[np.float64]
 Bools = NDArray[np.bool_]
@@ -60,10 +60,14 @@ class RobotState:
         (c, s), (x, y) = self.heading, offset
         return np.stack([c * x + s * y, c * y - s * x])
 
+    def take(self, ids: NDArray[np.intp]) -> RobotState:
+        """The columns ``ids``."""
+        return RobotState(*(getattr(self, f.name)[..., ids] for f in fields(self)))
+
     def put(self, ids: NDArray[np.intp], other: RobotState) -> None:
         """Replace the columns ``ids`` by those of ``other``."""
-        for name in ("position", "quaternion", "rotation", "velocity", "gyro", "wheel_speeds"):
-            getattr(self, name)[..., ids] = getattr(other, name)
+        for f in fields(self):
+            getattr(self, f.name)[..., ids] = getattr(other, f.name)
         for name in ("heading", "heading_velocity", "yaw_rate"):
             self.__dict__.pop(name, None)  # computed from what was there before
 

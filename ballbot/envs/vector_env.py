@@ -21,6 +21,7 @@ from ballbot.envs.config import WorldConfig
 from ballbot.envs.rendering import Renderer
 from ballbot.envs.step import Array, Bools
 from ballbot.envs.world import Observation, World
+from ballbot.envs.world_state import get_state, set_state
 from ballbot.errors import SettingsError
 from mujoco_patch import ContactFixError
 
@@ -129,6 +130,7 @@ class BallbotVectorEnv(VectorEnv[Any, NDArray[Any], NDArray[Any]]):
         self.dt = self.world.step_seconds * self.action_repeat
         """Seconds from an action to the next."""
         self.metadata = {**self.metadata, "render_fps": round(1 / self.dt)}
+        self._all = np.ones(n, bool)
         self._seeds: list[int] = []  # of the streams; -1 where unknown, as in Gymnasium
         self._renderer: Renderer | None = None
         self.on_key: Callable[[int], None] | None = None
@@ -257,7 +259,7 @@ class BallbotVectorEnv(VectorEnv[Any, NDArray[Any], NDArray[Any]]):
         )
         if self.render_mode == "human":
             self.render()
-        return world.observation(), _masked(world.infos(), np.ones(self.num_envs, bool))
+        return world.observation(), _masked(world.infos(), self._all)
 
     def step(self, actions: NDArray[Any]) -> StepResult:
         """Advance every simulation by one step of ``dt`` seconds.
@@ -272,7 +274,7 @@ class BallbotVectorEnv(VectorEnv[Any, NDArray[Any], NDArray[Any]]):
         Raises:
             ValueError, TypeError: actions of another shape or dtype, or not finite; nothing was stepped.
         """
-        observations, reward, terminated, truncated, infos = self.advance(actions)
+        observations, reward, terminated, truncated, infos = self._advance(actions)
         done = terminated | truncated
         if done.any():
             final_obs = np.full(self.num_envs, None, dtype=object)
@@ -282,19 +284,25 @@ class BallbotVectorEnv(VectorEnv[Any, NDArray[Any], NDArray[Any]]):
             final_info = _masked(infos, done)
             self.world.start(ids)
             observations = self.world.observation()
-            infos = _masked(self.world.infos(), np.ones(self.num_envs, bool))
-            infos |= {
+            infos = _masked(self.world.infos(), self._all) | {
                 "final_obs": final_obs,
                 "_final_obs": done,
                 "final_info": final_info,
                 "_final_info": done.copy(),
             }
+        else:
+            infos = _masked(infos, self._all)
         if self.render_mode == "human":
             self.render()
         return observations, reward, terminated, truncated, infos
 
     def advance(self, actions: NDArray[Any]) -> StepResult:
         """``step`` without autoreset and drawing: an ended episode goes on until its simulation is reset."""
+        observations, reward, terminated, truncated, infos = self._advance(actions)
+        return observations, reward, terminated, truncated, _masked(infos, self._all)
+
+    def _advance(self, actions: NDArray[Any]) -> StepResult:
+        """``advance``, without the masks of infos."""
         self._check_started("step()")
         if mujoco_patch.is_installed() != self.contact_fix:
             raise ContactFixError(
@@ -303,8 +311,7 @@ class BallbotVectorEnv(VectorEnv[Any, NDArray[Any], NDArray[Any]]):
                 "simulated in between is not to be trusted. Find out by whom, and make the environment anew"
             )
         told = self.world.step(check_actions(actions, self.num_envs, self.config.action_limit))
-        infos = _masked(told["infos"], np.ones(self.num_envs, bool))
-        return told["observation"], told["rewards"], told["terminated"], told["truncated"], infos
+        return told["observation"], told["rewards"], told["terminated"], told["truncated"], told["infos"]
 
     def render(self) -> tuple[NDArray[np.uint8], ...] | None:
         """One (480, 640, 3) uint8 picture a simulation in "rgb_array" mode.
@@ -353,7 +360,7 @@ class BallbotVectorEnv(VectorEnv[Any, NDArray[Any], NDArray[Any]]):
 
     def get_state(self) -> dict[str, Any]:
         """Everything that decides the future: arrays and plain types only, so that it can go into a checkpoint."""
-        return self.world.get_state()
+        return get_state(self.world)
 
     def set_state(self, state: dict[str, Any]) -> None:
         """Restore what ``get_state`` returned, in an environment made with the same options.
@@ -361,7 +368,7 @@ class BallbotVectorEnv(VectorEnv[Any, NDArray[Any], NDArray[Any]]):
         Raises:
             ValueError: the state is damaged, or of an environment with other options; nothing was changed.
         """
-        self.world.set_state(state)
+        set_state(self.world, state)
         self._seeds = [-1] * len(self.world.streams)
 
     def _check_open(self) -> None:
@@ -390,10 +397,9 @@ def one_of(observations: Observation, i: int) -> Observation:
 def _masked(infos: dict[str, Any], mask: Bools) -> dict[str, Any]:
     """Gymnasium's vector infos: beside every key, "_key" tells which simulations it holds for (each a copy)."""
     masked: dict[str, Any] = {}
-    for key, value in infos.items():
-        if not key.startswith("_"):
-            masked[key] = _masked(value, mask) if isinstance(value, dict) else value
-            masked[f"_{key}"] = mask.copy()
+    for (key, value), copy in zip(infos.items(), np.repeat(mask[None], len(infos), axis=0), strict=True):
+        masked[key] = _masked(value, mask) if isinstance(value, dict) else value
+        masked[f"_{key}"] = copy
     return masked
 
 

@@ -7,21 +7,22 @@ drawn (commands, places on the ground, difficulty) comes from a second stream, s
 
 from __future__ import annotations
 
-from dataclasses import MISSING, fields, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ballbot.envs.checks import check_state_array
-from ballbot.envs.commands import MARGIN, Commanded, Limits
+from ballbot.envs.commanded import MARGIN, Commanded, Limits
 from ballbot.envs.config import WorldConfig, make_command
 from ballbot.envs.curriculum import Curriculum
-from ballbot.envs.model import check_wheel_contacts, motor_limits, physics_digest
+from ballbot.envs.model import check_wheel_contacts, motor_limits
 from ballbot.envs.observations import Layout, layout_of
+from ballbot.envs.parts import flags as flags_of
+from ballbot.envs.parts import numbers, refuse_nan
 from ballbot.envs.physics import MOTOR_TORQUE, Physics
-from ballbot.envs.random_streams import WORDS, new_stream, pack_streams, second_stream, unpack_streams
+from ballbot.envs.random_streams import new_stream, second_stream
 from ballbot.envs.rewards import ENDINGS, make_term, paid_terms
 from ballbot.envs.step import Array, Bools, RobotState, Step
 from ballbot.envs.terrain import TerrainPool, parse_terrain
@@ -30,9 +31,6 @@ if TYPE_CHECKING:
     from ballbot.envs.cameras import Cameras, Encoder
 
 Observation = NDArray[np.float32] | dict[str, NDArray[np.float32]]
-STATE_ARRAYS = ("elapsed", "time_limit", "actions", "term_sums", "obs")
-UNSAID = ("camera_interval", "camera_resolution", "stagger_cameras", "stagger_first_episodes")
-"""Options of which states of version 0.1 said nothing, or said it with the cameras' own."""
 
 
 class World:
@@ -82,10 +80,14 @@ class World:
         weights, paid = paid_terms(config.rewards or {}), paid_terms(config.paid)
         self.terms = tuple(weights)
         """Names of what the task pays, in the order of ``term_sums``."""
-        self._rewards = [
-            (make_term(name, config.paid), weights.get(name, 0.0), paid.get(name, 0.0))
-            for name in paid_terms({**weights, **paid} | dict.fromkeys((*weights, *paid), 1.0))
-        ]
+        names = tuple(paid_terms(dict.fromkeys((*weights, *paid), 1.0)))
+        self._rewards = [(f"reward {name!r}", make_term(name, config.paid)) for name in names]
+        self._values = np.zeros((len(names), num))
+        """(terms, n) what each term is worth in this step, before it is weighed."""
+        self._logged, self._weights = _weighed(names, weights)
+        self._paid, self._payment = _weighed(names, paid)
+        self.measured = self.told.success() is not None
+        """Whether reaching the time limit is not yet a success."""
         self._endings = [(name, ENDINGS[name], limit) for name, limit in config.endings.items()]
         self._upright_limit = np.cos(np.radians(config.tilt_limit_deg))
         self.streams: list[np.random.Generator] = []  # filled by the first reset
@@ -98,6 +100,16 @@ class World:
         self.robots = self.physics.robot_state()
         self._none = np.zeros(num, bool)
         self._none.setflags(write=False)
+        self._try_parts()
+
+    def _try_parts(self) -> None:
+        """Refuse parts that do not work here before anything is simulated: somebody else may be their author."""
+        self.told.try_out(self.robots)
+        step = self._record(self.robots, self.robots, self.actions, self._none)
+        self.layout.observe(step)
+        self._evaluate(step)
+        for name, ends, limit in self._endings:
+            flags_of(f"ending {name!r}", ends, self.num, step, limit)
 
     def _make_cameras(self, encoder: Any, num_threads: int, device: str) -> Cameras | None:
         if self.config.observation == "proprioception":
@@ -177,7 +189,9 @@ class World:
     def _nearest(self, terrain: int, difficulty: float) -> int:
         """The field of the same kind whose difficulty is nearest."""
         same = np.flatnonzero(self.ground.kind_ids == self.ground.kind_ids[terrain])
-        return int(same[np.abs(self.ground.difficulties[same] - difficulty).argmin()])
+        away = np.abs(self.ground.difficulties[same] - difficulty)
+        nearest = same[away == away.min()]
+        return int(nearest[terrain % len(nearest)])
 
     # -- Steps --------------------------------------------------------------------------------------------------------
 
@@ -191,56 +205,53 @@ class World:
         """
         ended, report, rewards = self._none, None, np.zeros(0)
         for k in range(self.config.action_repeat):
-            paid, flags = self._substep(actions)
+            paid, flags, step = self._substep(actions)
             rewards = np.where(ended, 0.0, paid) + rewards if k else paid
             over = flags["over"]
             if k == self.config.action_repeat - 1 or over.any():
-                now = self._report(flags)
+                now = self._report(step, flags)
                 report = _rows(ended, report, now) if report is not None and ended.any() else now
                 ended = ended | over
         assert report is not None
         if self.curriculum is not None and ended.any():
-            whole = np.flatnonzero(ended & (self.time_limit == self.config.max_episode_steps))
-            terrains = self.physics.terrain_ids[whole]
+            infos = report["infos"]
+            told_nothing = infos["out_of_bounds"] | infos["diverged"]
+            ids = np.flatnonzero(ended & ~told_nothing & (self.time_limit == self.config.max_episode_steps))
+            terrains = self.physics.terrain_ids[ids]
             kinds, difficulties = self.ground.kind_ids[terrains], self.ground.difficulties[terrains]
-            self.curriculum.learn(kinds, difficulties, report["infos"]["success"][whole])
+            self.curriculum.learn(kinds, difficulties, infos["success"][ids])
         return {"rewards": rewards, **report}
 
-    def _substep(self, actions: Array) -> tuple[Array, dict[str, Bools]]:
-        """One step of 2 ms: what is paid, and what ended."""
+    def _substep(self, actions: Array) -> tuple[Array, dict[str, Bools], Step]:
+        """One step of 2 ms: what is paid, what ended, and its record."""
         before, last_actions = self.robots, self.actions
         diverged = self.physics.step(MOTOR_TORQUE * actions)
         self.elapsed += 1
         self.robots = robots = self.physics.robot_state()
+        if diverged is not None:
+            self._put_back(diverged, before, last_actions)
         self.actions = actions
         self.told.step(robots)
         fallen = robots.rotation[2, 2] < self._upright_limit
         step = self._record(robots, before, last_actions, fallen)
         flags: dict[str, Bools] = {}
         for name, ends, limit in self._endings:
-            flags[name] = ends(step, limit) & ~fallen
+            flags[name] = flags_of(f"ending {name!r}", ends, self.num, step, limit) & ~fallen
         if flags:
             fallen = fallen | np.logical_or.reduce(list(flags.values()))
             step = replace(step, fallen=fallen)
         late = (self.elapsed >= self.time_limit) & ~fallen
-        achieved = self.told.command.success(self.told)
+        achieved = self.told.success()
         success = late if achieved is None else late & achieved
         off = self.physics.off_terrain(robots.position) & ~fallen
-        values = [(term(step), weight, paid) for term, weight, paid in self._rewards]
+        values = self._evaluate(step)
         if diverged is not None:
             self.num_diverged += int(diverged.sum())
-            self._put_back(diverged, before, last_actions)
             for mask in (fallen, late, success, off, *flags.values()):
                 mask[diverged] = False
-            values = [(np.where(diverged, 0.0, value), weight, paid) for value, weight, paid in values]
-        row, total = 0, None
-        for value, weight, paid in values:
-            if weight:
-                self.term_sums[row] += value if weight == 1.0 else weight * value
-                row += 1
-            if paid:
-                part = value if paid == 1.0 else value * paid
-                total = part if total is None else total + part
+            values[:, diverged] = 0.0
+        self.term_sums += self._weights * values[self._logged]
+        paid = (self._payment * values[self._paid]).sum(axis=0)
         if self.cameras is not None:
             self.cameras.step(robots, None if diverged is None else ~diverged)
         self.told.renew(robots)
@@ -249,20 +260,29 @@ class World:
         if achieved is not None:
             flags["missed"] = late & ~success
         flags["over"] = fallen | late | off if diverged is None else fallen | late | off | diverged
-        return np.zeros(self.num) if total is None else total, flags
+        return paid, flags, step
+
+    def _evaluate(self, step: Step) -> Array:
+        """(terms, n) what each term is worth in this step, before it is weighed."""
+        for row, (what, term) in enumerate(self._rewards):
+            self._values[row] = numbers(what, term, self.num, step)
+        if not np.isfinite(self._values.sum()):
+            for row, (what, _) in enumerate(self._rewards):
+                refuse_nan(what, self._values[row])
+        return self._values
 
     def _put_back(self, diverged: Bools, before: RobotState, last_actions: Array) -> None:
-        """What is left of robots whose simulation diverged: their last sound observation and place."""
+        """What is left of robots whose simulation diverged: their last sound observation and state."""
         sound = self.layout.observe(self._record(before, before, last_actions, self._none, last_actions))
         self.obs[diverged] = sound[diverged]
-        self.robots.position[:, diverged] = before.position[:, diverged]
-        self.robots.rotation[:, :, diverged] = before.rotation[:, :, diverged]
+        ids = np.flatnonzero(diverged)
+        self.robots.put(ids, before.take(ids))
 
-    def _report(self, flags: dict[str, Bools]) -> dict[str, Any]:
-        """Observation, endings and infos now."""
-        sensed = self.layout.observe(self._record(self.robots, self.robots, self.actions, flags["failure"]))
+    def _report(self, step: Step, flags: dict[str, Bools]) -> dict[str, Any]:
+        """Observation, endings and infos after a step."""
+        sensed = self.layout.observe(step)
         diverged = flags["diverged"]
-        if diverged.any():
+        if diverged is not self._none:
             sensed[diverged] = self.obs[diverged]
         self.obs = sensed
         terminated = flags["failure"]
@@ -305,7 +325,7 @@ class World:
     def infos(self, flags: dict[str, Bools] | None = None) -> dict[str, Any]:
         """Of each robot, arrays that are the caller's to change; ``flags`` say which episodes ended and how."""
         names = ["success", "failure", "out_of_bounds", "diverged", *(name for name, _, _ in self._endings)]
-        if self.told.command.success(self.told) is not None:
+        if self.measured:
             names.append("missed")
         found: dict[str, Any] = {
             "position": self.robots.position[:2].T.copy(),
@@ -321,102 +341,13 @@ class World:
             found["measures"] = measures
         return found
 
-    # -- Exact state --------------------------------------------------------------------------------------------------
 
-    def get_state(self) -> dict[str, Any]:
-        """Everything that decides the future: arrays and plain types only, so that it can go into a checkpoint."""
-        return {
-            "options": self.state_options(),
-            "simulations": self.physics.get_state(),
-            "streams": pack_streams(self.streams),
-            "second_streams": pack_streams(self.told.streams),
-            "command": self.told.get_state(),
-            "num_diverged": self.num_diverged,
-            **({} if self.curriculum is None else {"curriculum": self.curriculum.levels.copy()}),
-            **({} if self.cameras is None else {"cameras": self.cameras.get_state()}),
-            **{name: getattr(self, name).copy() for name in STATE_ARRAYS},
-        }
-
-    def set_state(self, state: dict[str, Any]) -> None:
-        """Restore what ``get_state`` returned, in a world of the same config.
-
-        Raises:
-            ValueError: the state is damaged, or of another world; nothing was changed.
-        """
-        if not isinstance(state, dict) or not isinstance(state.get("options"), dict):
-            raise ValueError(f"set_state needs what get_state() returned, got {type(state).__name__}")
-        self._check_options(state["options"])
-        # Everything is checked before anything is changed.
-        physics = self.physics.check_state(state.get("simulations"))
-        streams = self._check_streams(state, "streams")
-        older = "second_streams" not in state and "command" not in state  # from before there were these
-        others = self.told.streams if older else self._check_streams(state, "second_streams")
-        told = None if older else self.told.check_state(state.get("command"))
-        arrays = {name: check_state_array(state, name, getattr(self, name)) for name in STATE_ARRAYS}
-        images = None if self.cameras is None else self.cameras.check_state(state.get("cameras"))
-        levels = None if self.curriculum is None else self.curriculum.check_state(state.get("curriculum"))
-        num_diverged = state.get("num_diverged")
-        if isinstance(num_diverged, bool) or not isinstance(num_diverged, int) or num_diverged < 0:
-            raise ValueError(f"state 'num_diverged' is {num_diverged!r}, expected a count: it is damaged")
-
-        self.physics.set_state(physics)
-        self.streams, self.told.streams, self.num_diverged = streams, others, num_diverged
-        for name, array in arrays.items():
-            getattr(self, name)[:] = array
-        if told is not None:
-            self.told.set_state(told)
-        if self.cameras is not None and images is not None:
-            self.cameras.set_state(images)
-        if self.curriculum is not None and levels is not None:
-            self.curriculum.levels[:] = levels
-        self.robots = self.physics.robot_state()
-
-    def _check_streams(self, state: dict[str, Any], name: str) -> list[np.random.Generator]:
-        not_started = name in state and np.shape(state[name])[:1] == (0,)
-        words = np.empty((0 if not_started else self.num, WORDS), np.int64)
-        return unpack_streams(check_state_array(state, name, words))
-
-    def state_options(self) -> dict[str, Any]:
-        """What must be equal for a state to mean the same."""
-        return {
-            "num_envs": self.num,
-            "row": int(self.physics.batch.state.shape[1]),
-            "physics": physics_digest(self.physics.model),
-            "ground": self.ground.digest(),
-            "world": self.config.fingerprint(),
-            **({} if self.cameras is None else {"cameras": self.cameras.state_options()}),
-        }
-
-    def _check_options(self, theirs: dict[str, Any]) -> None:
-        mine = self.state_options()
-        if "world" not in theirs:
-            theirs = self._options_of_older(theirs, mine)
-        was, now = theirs["world"], mine["world"]
-        defaults = {f.name: f.default for f in fields(WorldConfig) if f.default is not MISSING}
-        pairs = [(k, theirs.get(k), mine.get(k)) for k in (theirs.keys() | mine.keys()) - {"world"}]
-        pairs += [(k, was.get(k, defaults.get(k)), now.get(k, defaults.get(k))) for k in was.keys() | now.keys()]
-        differing = [f"{key} was {then!r}, is {here!r}" for key, then, here in sorted(pairs) if then != here]
-        if differing:
-            raise ValueError(
-                f"this state is of an environment with other options ({'; '.join(differing)}): make the environment "
-                "with the options it was saved with"
-            )
-
-    def _options_of_older(self, theirs: dict[str, Any], mine: dict[str, Any]) -> dict[str, Any]:
-        """What a state of version 0.1 says, as this version says it."""
-        said = dict(theirs)
-        options = {f.name: said.pop(f.name) for f in fields(WorldConfig) if f.name in said}
-        if options.get("terrain") == "flat":  # its pool had one entry whatever was asked for
-            options["num_terrains"] = self.config.num_terrains
-        target, weight = said.pop("target_speed", None), said.pop("progress_weight", 1.0)
-        paid = (
-            {"progress": weight} if target is None else {"progress": 0.0, "tracking": weight, "tracking_speed": target}
-        )
-        if "goal" in said:
-            options["motion"] = dict(zip("xy", said.pop("goal"), strict=True))
-        options |= {name: getattr(self.config, name) for name in UNSAID}
-        world = WorldConfig(training_rewards={} if paid == {"progress": 1.0} else paid, **options)
-        return {**said, "ground": mine["ground"], "world": world.fingerprint()}
+def _weighed(names: tuple[str, ...], weights: dict[str, float]) -> tuple[Any, Array]:
+    """Which of the named terms weigh something, to index them, and (terms, 1) how much."""
+    rows: Any = [names.index(name) for name in weights]
+    if rows == list(range(len(names))):
+        rows = slice(None)  # all of them, without a copy
+    return rows, np.array(list(weights.values()), np.float64)[:, None]
 
 
 def _rows(mask: Bools, these: Any, others: Any) -> Any:

@@ -18,7 +18,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ballbot.envs import BallbotVectorEnv
-from ballbot.envs.commands import Commanded, Path, Point
+from ballbot.envs.commanded import Commanded
+from ballbot.envs.commands import Path, Point
 from ballbot.envs.physics import MOTOR_TORQUE
 
 Floats = NDArray[np.float64]

@@ -47,6 +47,16 @@ def test_texts_that_mean_nothing_are_refused(text, message):
         parse_terrain(text)
 
 
+@pytest.mark.parametrize(("low", "high", "message"), [
+    (0.0, 1.5, "high must be a number from 0 to 1, got 1.5"),
+    (float("nan"), 1.0, "low must be a finite number"),
+    (0.9, 0.1, "low to high, got 0.9 to 0.1: swap them"),
+])  # fmt: skip
+def test_difficulties_said_in_python_are_checked_too(low, high, message):
+    with pytest.raises(SettingsError, match=message):
+        TerrainSpec("stairs", low, high)
+
+
 @pytest.mark.parametrize(("kind", "options", "message"), [
     ("stairs", {"hight": 0.1}, "'stairs' has no option 'hight': did you mean 'height'"),
     ("stairs", {"height": -0.1}, "'stairs': height must be a number from 0 to 0.3, got -0.1"),
@@ -192,7 +202,9 @@ def test_the_steepest_slope_is_told_in_degrees():
 
 
 def test_ground_too_steep_to_stand_on_is_warned_of_with_the_slope_and_the_limit():
-    with pytest.warns(UserWarning, match=r"'gradient'.*steeper than 25 degrees.*at most 1\d"):
+    with pytest.warns(
+        UserWarning, match=r"'gradient'.*steeper than 25 degrees over 0.5 m.*at most 9.5: choose a lower difficulty"
+    ):
         TerrainPool("gradient", {"angle_deg": 25.0}, num=1)
 
 

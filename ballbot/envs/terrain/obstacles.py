@@ -8,7 +8,7 @@ from typing import Annotated, ClassVar
 import numpy as np
 
 from ballbot.envs.terrain.grid import Array, Grid, Ground
-from ballbot.envs.terrain.shapes import discs, spline
+from ballbot.envs.terrain.shapes import discs, scaled, spline
 from ballbot.envs.terrain.stepped import STEP_CELL
 from ballbot.errors import SettingsError
 from ballbot.settings import Range, check_settings
@@ -40,12 +40,13 @@ class Pits:
             )
 
     def make(self, rng: np.random.Generator, grid: Grid, difficulty: float) -> Ground:
-        """Shallower in proportion to the difficulty, and from half as wide."""
+        """Shallower in proportion to the difficulty, which also is the share of the pits that are there."""
         places = staggered(rng, grid, self.spacing, 0.7 * self.spacing)
-        radii = self.radius * rng.uniform(0.75, 1.0, len(places)) * (1 + difficulty) / 2
-        pits = discs(grid, places, np.where(np.hypot(*places.T) > radii + 0.3, radii, 0.0))
+        radii = self.radius * rng.uniform(0.75, 1.0, len(places))
+        dug = (rng.random(len(places)) < difficulty) & (np.hypot(*places.T) > radii + 0.3)
+        pits = discs(grid, places, np.where(dug, radii, 0.0))
         coarse = Grid.covering(grid.length + 1.0, 0.2)
-        uneven = 0.01 * difficulty * spline(rng.random(coarse.shape), coarse, grid)
+        uneven = scaled(spline(rng.random(coarse.shape), coarse, grid), 0.01 * difficulty)
         return Ground(uneven - self.depth * difficulty * pits)
 
 

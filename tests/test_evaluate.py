@@ -144,7 +144,7 @@ def test_bad_input_is_named_and_exits_with_2(tmp_path):
         (["p.pt", "--command", "veloctiy"], "did you mean 'velocity'"),
         (["bumpy.pt"], "terrain 'bumps:0.5', which this ballbot does not know: load the plugin"),
         (["p.pt", "--max-failures", 2], "--max-failures must be a"),
-        (["p.pt", "--initial-tilt-deg", 30], "initial_tilt_deg=30.0"),
+        (["p.pt", "--initial-tilt-deg", 30], "initial_tilt_deg = 30.0 is not below"),
         (["p.pt", "--json", "nowhere/a.json"], "there is no folder nowhere"),
         (["p.pt", "--json", "."], "--json . is a folder"),
         (["p.pt", "--json", "p.pt"], "--json p.pt must end in .json"),

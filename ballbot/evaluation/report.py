@@ -197,7 +197,8 @@ def _trajectories(episodes: dict[str, Episodes], ground: TerrainPool) -> str:
                 ground.tops[k] * _part(ground.relief[k], reach, ground.grid.length), origin="lower", cmap="gray",
                 alpha=0.5, extent=(-min(reach, half), min(reach, half)) * 2, interpolation="bilinear",
             )  # fmt: skip
-            axis.set_title(f"{ground.kinds[ground.kind_ids[k]]}, {100 * ground.tops[k]:.3g} cm high", fontsize=9)
+            height = ground.tops[k] * ground.relief[k].max()  # 0 where it is level
+            axis.set_title(f"{ground.kinds[ground.kind_ids[k]]}, {100 * height:.3g} cm high", fontsize=9)
         axis.plot(*ground.spawns[k].T, "o", color=INK, markersize=4)
         axis.set(xlabel="x, m", xlim=(-reach, reach), ylim=(-reach, reach), aspect="equal")
     for axis, (x, y) in places:

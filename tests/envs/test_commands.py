@@ -2,6 +2,7 @@
 """Commands: each robot has its own, drawn or given, and what is said of how it went is what the positions say."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pytest
@@ -316,7 +317,7 @@ def test_points_of_a_path_count_one_after_the_other(make):
 
 def test_targets_are_seen_along_the_heading_and_far_ones_as_far_as_2_m(make):
     envs = make(4, command="path", motion={"num_points": 2})
-    obs, infos = envs.reset(seed=3, options={"command": [[0.3, 0.4], [30, 40]]})
+    obs, _ = envs.reset(seed=3, options={"command": [[0.3, 0.4], [30, 40]]})
     w, _, _, z = envs.simulations.qpos[:, 3:7].T
     for i in range(4):
         yaw = 2 * np.arctan2(z[i], w[i])
@@ -331,7 +332,7 @@ def test_who_is_told_to_stand_is_shown_the_way_back(make):
         obs, *_ = envs.advance(np.zeros((1, 3)))
     place = envs.world.robots.position[:2, 0].copy()
     station = envs.world.told.station[:, 0].copy()
-    move(envs, 0, station + [0.3, 0.0])
+    move(envs, 0, station + np.array([0.3, 0.0]))
     obs, _, _, _, infos = envs.advance(np.zeros((1, 3)))
     assert np.linalg.norm(place - station) < 0.1
     assert np.linalg.norm(obs[0, envs.layout["station"]]) == pytest.approx(0.3, abs=0.01)
@@ -372,7 +373,7 @@ def test_states_in_mid_episode_go_on_to_the_bit(make, command, action_repeat):
 
 
 def registered(monkeypatch, **methods):
-    kind = dataclass(frozen=True)(type("Mine", (Velocity,), methods))
+    kind: Any = dataclass(frozen=True)(type("Mine", (Velocity,), methods))
     monkeypatch.setitem(COMMANDS, "mine", kind)
     return {"command": "mine", "terrain": "flat", "num_threads": 1}
 

@@ -230,9 +230,9 @@ BAD = [
 def test_a_reward_that_is_wrong_is_named_at_once_or_when_it_turns_wrong(monkeypatch, value, message, paid_in):
     monkeypatch.setitem(REWARDS, "mine", value)
     with pytest.raises(SettingsError, match=f"reward 'mine' {'' if 'finite' not in message else '.*'}{message}"):
-        BallbotVectorEnv(4, **FLAT, **{paid_in: {"mine": 1.0}})
+        BallbotVectorEnv(4, **FLAT | {paid_in: {"mine": 1.0}})
     monkeypatch.setitem(REWARDS, "mine", wrong(3, value))
-    envs = BallbotVectorEnv(4, **FLAT, **{paid_in: {"mine": 1.0}})
+    envs = BallbotVectorEnv(4, **FLAT | {paid_in: {"mine": 1.0}})
     envs.reset(seed=0)
     with pytest.raises(SettingsError, match="reward 'mine'"):
         for _ in range(5):
@@ -260,14 +260,18 @@ def test_an_ending_named_as_another_info_is_refused(monkeypatch):
         WorldConfig(endings={"success": 1.0})
 
 
+def field(size: int, read: Any) -> Field:
+    return Field(size, read)
+
+
 @pytest.mark.parametrize(
     ("field", "message"),
     [
-        (Field(2, lambda step: step.robots.position), r"returned \(3, 4\), expected an array of shape \(2, 4\)"),
-        (Field(1, lambda step: step.robots.position[2]), r"returned \(4,\), expected an array of shape \(1, 4\)"),
-        (Field(1, lambda step: 3.0), "returned float, expected"),
-        (Field(1, lambda step: 1 / 0), "raised ZeroDivisionError"),
-        (Field(1, lambda step: np.full((1, 4), np.nan)), r"returned numbers that are not finite for robots \[0, 1"),
+        (field(2, lambda step: step.robots.position), r"returned \(3, 4\), expected an array of shape \(2, 4\)"),
+        (field(1, lambda step: step.robots.position[2]), r"returned \(4,\), expected an array of shape \(1, 4\)"),
+        (field(1, lambda step: 3.0), "returned float, expected"),
+        (field(1, lambda step: 1 / 0), "raised ZeroDivisionError"),
+        (field(1, lambda step: np.full((1, 4), np.nan)), r"returned numbers that are not finite for robots \[0, 1"),
     ],
 )
 def test_a_field_that_is_wrong_is_named(monkeypatch, field, message):

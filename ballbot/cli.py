@@ -18,8 +18,10 @@ from collections.abc import Callable, Iterable
 from contextlib import suppress
 from functools import wraps
 from pathlib import Path
+from typing import Any, get_type_hints
 
 from ballbot.errors import BallbotError, SettingsError
+from ballbot.settings import check_value
 from mujoco_patch import ContactFixError
 
 EXPECTED = (
@@ -70,6 +72,16 @@ def explain(error: BaseException) -> str:
         package = error.name.split(".")[0]
         return f"{package} is missing: pip install {PACKAGES.get(package, package)}"
     return text
+
+
+def check_options(args: Any) -> None:
+    """Check a program's options against the types and ranges in their annotations.
+
+    Raises:
+        SettingsError: an option is out of range; the message names it as the command line does.
+    """
+    for name, hint in get_type_hints(type(args), include_extras=True).items():
+        check_value(f"--{name.replace('_', '-')}", getattr(args, name), hint)
 
 
 def check_output(path: Path, option: str, endings: tuple[str, ...] = (), keep: Iterable[Path | None] = ()) -> None:

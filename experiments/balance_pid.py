@@ -18,15 +18,16 @@ from __future__ import annotations
 import sys
 import time
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
 import numpy as np
 import tyro
 from numpy.typing import NDArray
 
-from ballbot.cli import program
+from ballbot.cli import check_options, program
 from ballbot.controllers import PIDController
 from ballbot.envs import BallbotVectorEnv
+from ballbot.settings import Range
 
 Array = NDArray[np.float64]
 
@@ -40,11 +41,11 @@ PAUSES_PER_SECOND = 60
 class Args:
     """Balance the robot by PID control and say whether it stood."""
 
-    steps: int = 3000
+    steps: Annotated[int, Range(1, 10**9)] = 3000
     """How long to balance, in steps of 2 ms."""
-    num_envs: int = 1
+    num_envs: Annotated[int, Range(1, 10**5)] = 1
     """Robots, each with its own start; all have to stand."""
-    seed: int = 0
+    seed: Annotated[int, Range(0, 2**30)] = 0
     """Seed of the starts; robot i has seed + i."""
     terrain: Literal["flat", "perlin"] = "flat"
     """Endless plane or uneven ground. The gains are for the plane; uneven ground is beyond them."""
@@ -52,9 +53,9 @@ class Args:
     """MuJoCo's integrator."""
     contact_fix: bool = True
     """Align contact frames with the wheels' axles; --no-contact-fix shows stock MuJoCo."""
-    setpoint_pitch_deg: float = 0.0
+    setpoint_pitch_deg: Annotated[float, Range(-MAX_SETPOINT_DEG, MAX_SETPOINT_DEG)] = 0.0
     """Pitch to hold, degrees; the robot speeds up along its x axis until the motors can no more."""
-    setpoint_roll_deg: float = 0.0
+    setpoint_roll_deg: Annotated[float, Range(-MAX_SETPOINT_DEG, MAX_SETPOINT_DEG)] = 0.0
     """Roll to hold, degrees; the robot speeds up along its y axis until the motors can no more."""
     kp: float = 20.0
     """Proportional gain, action per rad."""
@@ -64,33 +65,6 @@ class Args:
     """Derivative gain, action per rad/s."""
     render: bool = False
     """Show the first robot in MuJoCo's viewer, in real time."""
-
-
-def option(name: str) -> str:
-    """A field's name on the command line."""
-    return "--" + name.replace("_", "-")
-
-
-def check(args: Args) -> Args:
-    """The same options, if they are possible.
-
-    Raises:
-        ValueError: an option is out of range; the message names it.
-    """
-    for name, highest in (("steps", 10**9), ("num_envs", 10**5)):
-        value = getattr(args, name)
-        if not 1 <= value <= highest:
-            raise ValueError(f"{option(name)} {value} is out of range: use 1 to {highest}")
-    if not 0 <= args.seed < 2**31 - args.num_envs:
-        raise ValueError(f"--seed {args.seed} is out of range: use 0 to {2**31 - args.num_envs - 1}")
-    for name in ("setpoint_pitch_deg", "setpoint_roll_deg"):
-        value = getattr(args, name)
-        if not abs(value) <= MAX_SETPOINT_DEG:  # NaN fails too
-            raise ValueError(f"{option(name)} {value} is out of range: a tilt beyond {MAX_SETPOINT_DEG} is a fall")
-    for name in ("kp", "ki", "kd"):
-        if not np.isfinite(getattr(args, name)):
-            raise ValueError(f"{option(name)} {getattr(args, name)} is not a finite number")
-    return args
 
 
 def balance(args: Args) -> tuple[NDArray[np.int64], NDArray[np.bool_], Array]:
@@ -139,7 +113,8 @@ def balance(args: Args) -> tuple[NDArray[np.int64], NDArray[np.bool_], Array]:
 @program
 def main(argv: list[str] | None = None) -> int:
     """Balance, print one line, and return the exit status."""
-    args = check(tyro.cli(Args, args=argv, description=__doc__))
+    args = tyro.cli(Args, args=argv, description=__doc__)
+    check_options(args)
     stood, fell, max_tilt = balance(args)
     balanced = (stood == args.steps) & ~fell
     setting = f"{args.terrain} ground, {args.integrator}, contact fix {'on' if args.contact_fix else 'OFF'}"

@@ -26,7 +26,7 @@ import tyro
 from numpy.typing import NDArray
 
 import ballbot
-from ballbot.cli import program
+from ballbot.cli import check_options, program
 from ballbot.controllers import PIDController
 from ballbot.encoders.dataset import RECORD, DatasetError, DepthDataset
 from ballbot.envs import BallbotVectorEnv
@@ -34,6 +34,7 @@ from ballbot.envs.model import view_digest
 from ballbot.ppo import CheckpointError, RunDirectoryError, load_agent
 from ballbot.ppo.checkpoint import load_checkpoint
 from ballbot.ppo.logger import lock_run_dir
+from ballbot.settings import Range
 
 Policy = Callable[[dict[str, NDArray[np.float32]], NDArray[np.bool_]], NDArray[np.float32]]
 """(observations, which episodes have just begun) -> actions."""
@@ -48,20 +49,20 @@ class Args:
 
     out: Annotated[Path, tyro.conf.arg(aliases=["-o"])] = Path("data/depth")
     """Folder of the data set; goes on with what is there."""
-    num_images: int = 200_000
+    num_images: Annotated[int, Range(1, 10**9)] = 200_000
     """Images to have in the end, of all cameras together; rounded up to whole blocks of 80 for each of --num-envs.
     An image takes 8 kB."""
     policy: tuple[str, ...] = ("random", "pid")
     """Who drives, taking turns: "random", "pid", or checkpoints of policies trained without cameras."""
     num_envs: int = 64
     """Robots at a time."""
-    num_terrains: int = 256
+    num_terrains: Annotated[int, Range(1, 4096)] = 256
     """Height fields; an encoder is validated on some that it was not trained on."""
     terrain_seed: int = 1_000
     """Base seed of the terrains."""
-    seed: int = 0
+    seed: Annotated[int, Range(0, 2**62 - 1)] = 0
     """Of starts and random actions."""
-    interval: int = 30
+    interval: Annotated[int, Range(1, 10**6)] = 30
     """Steps of 2 ms between two images of a robot: images that follow each other closely teach little."""
     initial_tilt_deg: float = 10.0
     """Largest tilt at the start of an episode, degrees."""
@@ -77,11 +78,7 @@ def check(args: Args) -> Args:
     Raises:
         ValueError: an option is out of range; the message names it.
     """
-    for name, highest in (("num_images", 10**9), ("interval", 10**6), ("num_terrains", 4096)):
-        if not 1 <= getattr(args, name) <= highest:
-            raise ValueError(f"--{name.replace('_', '-')} {getattr(args, name)} is out of range: use 1 to {highest}")
-    if not 0 <= args.seed < 2**63:
-        raise ValueError(f"--seed {args.seed} is out of range: use 0 or more")
+    check_options(args)
     if not args.policy:
         raise ValueError("--policy needs at least one of random, pid, or a checkpoint")
     return args

@@ -28,7 +28,7 @@ import numpy as np
 import torch
 import tyro
 
-from ballbot.cli import check_output, program
+from ballbot.cli import check_options, check_output, program
 from ballbot.controllers import CONTROLLERS, find_controller
 from ballbot.deployment.shipped import find_policy
 from ballbot.envs import BallbotVectorEnv
@@ -37,6 +37,7 @@ from ballbot.evaluation import Episodes, find_candidate, in_task, run_episodes, 
 from ballbot.evaluation.table import table, table_rows
 from ballbot.ppo import load_policy
 from ballbot.ppo.checkpoint import write_atomic
+from ballbot.settings import Range
 
 HISTORY_INTERVAL = 20
 """Steps between two points of a plot, and two frames of a film: 40 ms, 25 frames a second."""
@@ -54,16 +55,16 @@ class Args:
     "linear", which travels ("linear:0.2" for another target than its own 0.319 m/s)."""
     compare: tuple[str, ...] = ()
     """Others to judge on the same terrains and starts."""
-    episodes: int = 100
+    episodes: Annotated[int, Range(1, 10**6)] = 100
     """How many."""
-    horizon: int = 4000
+    horizon: Annotated[int, Range(1, 10**9)] = 4000
     """Time limit of an episode, steps of 2 ms."""
     terrain: str | None = None
     """Kind of the ground, with its difficulty after a colon, "stairs:0.4", "mixed:0-1", or a height map (default: what
     the policy was trained on; perlin for classical controllers)."""
     command: str | None = None
     """What the robots are told, if it can be told by what the policy observes (default: what it was trained for)."""
-    seed: int = 0
+    seed: Annotated[int, Range(0, 2**62 - 1)] = 0
     """Of the first episode's start; the others count up."""
     split: Literal["eval", "validation"] = "eval"
     """Terrains to judge on.  Choose settings by "validation", so that "eval" judges what was chosen; training chose
@@ -71,7 +72,7 @@ class Args:
     terrain_seed: int = 1
     """Base seed of the terrains; whatever it is, those of "eval" are none that training learned on or chose best.pt
     by."""
-    num_terrains: int = 100
+    num_terrains: Annotated[int, Range(1, 4096)] = 100
     """Height fields, which the episodes take in turn."""
     terrain_length: float = 10.0
     """Side of the fields, m; robots start in the middle.  Longer horizons need longer ones."""
@@ -92,7 +93,7 @@ class Args:
     encoder: Path | None = None
     """Encoder of policies that see (default: the copy that their run keeps, or the one that comes with
     ballbot)."""
-    max_failures: float = 1.0
+    max_failures: Annotated[float, Range(0, 1)] = 1.0
     """Share of episodes without success up to which the exit status is 0."""
     report: Path | None = None
     """Folder for report.html, a page with plots and, where OpenGL and the extra "video" are, films."""
@@ -100,7 +101,7 @@ class Args:
     """File for all numbers, each episode's too."""
     num_threads: int = 0
     """Threads that simulate and cast rays (0: every CPU); results do not depend on it."""
-    torch_threads: int = 1
+    torch_threads: Annotated[int, Range(0, 1024)] = 1
     """Threads of PyTorch's networks (0: its choice); other numbers round differently."""
 
 
@@ -110,15 +111,7 @@ def check(args: Args) -> Args:
     Raises:
         ValueError: an option is out of range; the message names it.
     """
-    for name, highest in (("episodes", 10**6), ("horizon", 10**9), ("num_terrains", 4096)):
-        if not 1 <= getattr(args, name) <= highest:
-            raise ValueError(f"--{name.replace('_', '-')} {getattr(args, name)} is out of range: use 1 to {highest}")
-    if not 0 <= args.seed < 2**62:
-        raise ValueError(f"--seed {args.seed} is out of range: use 0 or more")
-    if not 0 <= args.max_failures <= 1:
-        raise ValueError(f"--max-failures {args.max_failures} is out of range: use a share from 0 to 1")
-    if not 0 <= args.torch_threads <= 1024:
-        raise ValueError(f"--torch-threads {args.torch_threads} is out of range: use 0 to 1024")
+    check_options(args)
     for name in (args.checkpoint, *args.compare):
         if not name:
             raise ValueError('a checkpoint is "": give a file, a run folder, pid or linear')

@@ -15,25 +15,24 @@ from __future__ import annotations
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import numpy as np
 import torch
 import tyro
 from numpy.typing import NDArray
 
-from ballbot.cli import check_output, program
+from ballbot.cli import check_options, check_output, program
 from ballbot.controllers import find_controller
 from ballbot.deployment.export import MAX_DIFFERENCE, export_policy
 from ballbot.deployment.shipped import find_policy
 from ballbot.envs import BallbotVectorEnv
-from ballbot.evaluation import Actor, Episodes, env_options, run_episodes
+from ballbot.evaluation import Actor, Episodes, env_options, run_episodes, trained_layout, trained_world
 from ballbot.ppo import Policy, load_policy
-
-if TYPE_CHECKING:
-    from ballbot.deployment.runtime import Controller
+from ballbot.settings import Range
 
 ROBOTS = 20
 """That the observations come from."""
@@ -57,11 +56,11 @@ class Args:
     """File of the control graph; the camera graph is policy.camera.onnx then."""
     encoder: Path | None = None
     """Encoder of a policy that sees (default: the copy that its run keeps, or the one that comes with ballbot)."""
-    observations: int = 10_000
+    observations: Annotated[int, Range(1, 10**7)] = 10_000
     """Real observations to compare on."""
-    episodes: int = 0
+    episodes: Annotated[int, Range(0, 10**4)] = 0
     """Whole episodes that the policy and the graph each drive from the same starts, to compare their returns."""
-    seed: int = 0
+    seed: Annotated[int, Range(0, 2**62 - 1)] = 0
     """Of the robots that they come from."""
 
 
@@ -80,37 +79,85 @@ def collect(policy: Policy, options: dict[str, Any], args: Args) -> tuple[NDArra
         envs.close()
 
 
-def drive_beside(policy: Policy, options: dict[str, Any], controller: Controller, args: Args) -> float:
+class Beside:
+    """A controller, and the simulated robot whose sensors it reads.
+
+    Fields that are the user's own, which the controller cannot make, are taken from the environment's observation.
+
+    Args:
+        path: of the control graph.
+        policy: that it is of.
+        options: of the world that the policy was trained for.
+    """
+
+    def __init__(self, path: Path, policy: Policy, options: dict[str, Any]) -> None:
+        from ballbot.deployment.runtime import READERS, Controller  # needs onnxruntime
+
+        layout = trained_layout(policy, trained_world(policy), options.get("encoder"))
+        self.observation = np.zeros(layout.sensed, np.float32)
+        own = [name for name in layout.names if name not in READERS]
+        self.controller = Controller(path, readers={name: self._reader(layout[name]) for name in own})
+        self.options = options
+        if own:
+            print(f"note: {', '.join(own)} are your own: hand their readers to Controller on the robot")
+
+    def _reader(self, where: slice) -> Callable[[Any, Any], NDArray[np.float32]]:
+        return lambda sensors, controller: self.observation[where]
+
+    def act(self, envs: BallbotVectorEnv, seen: Any) -> NDArray[np.float64]:
+        """(1, 3) actions of the controller, by its sensors.
+
+        Raises:
+            RuntimeError: it refuses to drive a robot that stands.
+        """
+        from ballbot.deployment.runtime import Sensors  # needs onnxruntime
+
+        controller, robot = self.controller, envs.simulations.robot_state()
+        if "encoder" in self.options and seen["image_age"][0, 0] == 0:
+            controller.see(seen["depth"][0])
+        self.observation[:] = (seen["proprioception"] if isinstance(seen, dict) else seen)[0]
+        sensors = Sensors(
+            robot.quaternion[:, 0],
+            robot.gyro[:, 0],
+            robot.velocity[:, 0],
+            robot.wheel_speeds[:, 0],
+            goal=envs.goal[0] if controller.kind == "goal" else None,
+            command=envs.command[0],
+            position=robot.position[:2, 0],
+        )
+        torques = controller.act(sensors)
+        if controller.status != "ok":
+            raise RuntimeError(f"the controller does not drive a robot that stands: {controller.status}")
+        return np.asarray(torques[None] / controller.contract["torque_per_action"])
+
+
+def drive_beside(policy: Policy, options: dict[str, Any], beside: Beside, args: Args) -> float:
     """Largest difference of an action while the controller drives one robot by its sensors and images.
 
     The policy in PyTorch is asked what it would have done, from the observation that the environment makes.  Ends early
-    with a policy that falls.
+    with a policy that falls.  Half way, the robot is told what another one would be.
 
     Raises:
         RuntimeError: the controller refuses to drive a robot that stands.
     """
-    from ballbot.deployment.runtime import Sensors  # needs onnxruntime
-
-    limit = controller.contract["tilt_limit_deg"]  # where the controller gives up, and the episode ends
-    world = WORLD | {"tilt_limit_deg": limit, "initial_tilt_deg": min(1.0, limit / 2)}
+    limit = beside.controller.contract["tilt_limit_deg"]  # where the controller gives up, and the episode ends
+    world = WORLD | {"tilt_limit_deg": limit, "initial_tilt_deg": min(1.0, limit / 2), "num_threads": 1}
     raw = {k: v for k, v in options.items() if k != "encoder"}
     theirs = BallbotVectorEnv(1, **options, **world)
     ours = BallbotVectorEnv(1, **raw | ({"observation": "depth"} if "encoder" in options else {}), **world)
     try:
+        theirs.reset(seed=args.seed + 1)
+        another = theirs.command
         observation, _ = theirs.reset(seed=args.seed)
         seen, _ = ours.reset(seed=args.seed)
-        controller.reset()
+        beside.controller.reset()
         worst = 0.0
-        for _ in range(DRIVEN_STEPS):
-            if "encoder" in options and seen["image_age"][0, 0] == 0:
-                controller.see(seen["depth"][0])
-            robot = ours.simulations.robot_state()
-            state = [x[:, 0] for x in (robot.quaternion, robot.gyro, robot.velocity, robot.wheel_speeds)]
-            torques = controller.act(Sensors(state[0], state[1], state[2], state[3], ours.goal))
-            if controller.status != "ok":
-                raise RuntimeError(f"the controller does not drive a robot that stands: {controller.status}")
-            actions = torques[None] / controller.contract["torque_per_action"]
+        for step in range(DRIVEN_STEPS):
+            actions = beside.act(ours, seen)
             worst = max(worst, float(np.abs(actions - policy.predict(observation)).max()))
+            if step == DRIVEN_STEPS // 2:
+                for envs in (theirs, ours):
+                    envs.set_command(another)
             observation, *_ = theirs.step(actions)
             seen, _, terminated, truncated, _ = ours.step(actions)
             if terminated[0] or truncated[0]:
@@ -134,22 +181,15 @@ def microseconds(session: Any, name: str, one: NDArray[np.float32], calls: int) 
 
 def check(args: Args) -> int:
     """Export, compare, and return the exit status."""
-    if not 1 <= args.observations <= 10**7:
-        raise ValueError(f"--observations {args.observations} is out of range: use 1 to 10000000")
-    if not 0 <= args.episodes <= 10_000:
-        raise ValueError(f"--episodes {args.episodes} is out of range: use 0 to 10000")
-    if args.seed < 0:
-        raise ValueError(f"--seed {args.seed} is negative: use 0 or more")
+    check_options(args)
     check_output(args.out, "--out", (".onnx",))
     if find_controller(args.checkpoint) is not None:
         raise ValueError(f"{args.checkpoint} is no network: give a checkpoint, or a run folder for its best.pt")
-    from ballbot.deployment.runtime import Controller  # needs onnxruntime
-
     policy = load_policy(find_policy(args.checkpoint))
     options = env_options(policy, args.encoder)
     with tempfile.TemporaryDirectory(dir=args.out.parent, prefix=".export_") as folder:
         files = export_policy(policy, Path(folder) / args.out.name, options.get("encoder"))
-        if difference := compare(policy, options, Controller(files[0]), args):
+        if difference := compare(policy, options, Beside(files[0], policy, options), args):
             print(f"error: a difference of {difference:.1e} is too much: nothing was written", file=sys.stderr)
             return 1
         for path in reversed(files):  # what was there before is replaced by what has been proved alone
@@ -171,9 +211,9 @@ def drive(actor: Actor, options: dict[str, Any], args: Args) -> Episodes:
         envs.close()
 
 
-def compare(policy: Policy, options: dict[str, Any], controller: Controller, args: Args) -> float:
+def compare(policy: Policy, options: dict[str, Any], beside: Beside, args: Args) -> float:
     """Print how far the graphs are off, and how long they take; returns the difference if it is too large, else 0."""
-    encoder = options.get("encoder")
+    encoder, controller = options.get("encoder"), beside.controller
     print(
         f"comparing with PyTorch on {args.observations:,} observations of robots that drive; half a minute", flush=True
     )
@@ -192,7 +232,7 @@ def compare(policy: Policy, options: dict[str, Any], controller: Controller, arg
         print(f"largest difference of an embedding: {difference_of_images:.1e}")
         print(f"camera graph, both cameras, one core: median {median:.0f} us, 99.9th percentile {slow:.0f} us")
         difference = max(difference, difference_of_images)
-    driven = drive_beside(policy, options, controller, args)
+    driven = drive_beside(policy, options, beside, args)
     print(f"largest difference of an action of the controller that drives a robot: {driven:.1e}")
     if args.episodes:
         for name, actor in (

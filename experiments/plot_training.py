@@ -27,12 +27,11 @@ import tyro
 from numpy.typing import NDArray
 
 from ballbot.cli import check_output, program
+from ballbot.evaluation.report import COLOURS
 from ballbot.ppo.checkpoint import write_atomic
 
 Floats = NDArray[np.float64]
 
-# Okabe and Ito's palette: told apart by colour-blind readers too
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 PANELS = (
     ("eval/return_mean", "charts/episodic_return", "return of an episode"),
     ("eval/length_mean", "charts/episodic_length", "length of an episode (steps of 2 ms)"),

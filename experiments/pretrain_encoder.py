@@ -18,9 +18,10 @@ from typing import Annotated
 import torch
 import tyro
 
-from ballbot.cli import check_output, program
+from ballbot.cli import check_options, check_output, program
 from ballbot.encoders.dataset import DepthDataset
 from ballbot.encoders.pretrain import PretrainConfig, pretrain
+from ballbot.settings import Range
 
 
 @dataclass
@@ -36,7 +37,7 @@ class Args:
     """Folder under runs/ for TensorBoard and what --resume goes on from (default: the name of --out)."""
     resume: bool = False
     """Go on with a training that was stopped."""
-    torch_threads: int = 1
+    torch_threads: Annotated[int, Range(0, 1024)] = 1
     """Threads of PyTorch (0: its choice).  With more than one, any other program on the machine makes it several times
     slower, as they wait for each other in busy loops."""
 
@@ -45,8 +46,7 @@ class Args:
 def main(argv: list[str] | None = None) -> int:
     """Train, and return the exit status."""
     args = tyro.cli(Args, args=argv, description=__doc__)
-    if not 0 <= args.torch_threads <= 1024:
-        raise ValueError(f"--torch-threads {args.torch_threads} is out of range: use 0 to 1024")
+    check_options(args)
     if args.torch_threads:
         torch.set_num_threads(args.torch_threads)
     name = args.out.stem if args.run_name is None else args.run_name

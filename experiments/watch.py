@@ -2,10 +2,12 @@
 
     python experiments/watch.py runs/NAME                                      # needs a display
     python experiments/watch.py runs/NAME --record robot.mp4                   # needs none
-    python experiments/watch.py linear --terrain flat --record robot.gif --speed 0.5
+    python experiments/watch.py linear --terrain stairs:0.2 --record robot.gif --speed 0.5
 
-In the viewer, push the robot: double-click on it, then drag with Ctrl and the right mouse button.  Episodes follow each
-other until the window is closed.  A video shows one episode, with what the two depth cameras see in the corners.
+In the viewer, push the robot: double-click on it, then drag with Ctrl and the right mouse button.  Tell it what to do:
+the arrow keys set the direction of a goal, the velocity (Home and End: the yaw rate) or the place, Enter tells it to
+stand.  Until a key is pressed, it is told what is drawn at random.  Episodes follow each other until the window is
+closed.  A video shows one episode, with what the two depth cameras see in the corners.
 """
 
 from __future__ import annotations
@@ -20,11 +22,13 @@ from typing import Annotated, Literal
 import numpy as np
 import tyro
 
-from ballbot.cli import check_output, program
+from ballbot.cli import check_options, check_output, program
 from ballbot.envs import BallbotVectorEnv
 from ballbot.envs.rendering import has_display
 from ballbot.evaluation import Actor, find_candidate, in_task, task_of
-from ballbot.evaluation.video import ENDINGS, check_film, film, playable_fps, shrunk, write_video
+from ballbot.evaluation.steering import Steering
+from ballbot.evaluation.video import ENDINGS, film, playable_fps, shrunk, write_video
+from ballbot.settings import Range
 
 PAUSES_PER_SECOND = 60
 """How often the viewer waits for the clock."""
@@ -44,7 +48,7 @@ class Args:
     was trained on; perlin for classical controllers)."""
     command: str | None = None
     """What the robot is told, if it can be told by what the policy observes (default: what it was trained for)."""
-    seed: int = 0
+    seed: Annotated[int, Range(0, 2**62 - 1)] = 0
     """Of the first episode: terrain, heading and tilt."""
     horizon: int = 4000
     """Time limit of an episode, steps of 2 ms."""
@@ -54,9 +58,9 @@ class Args:
     """Sample actions as training does, instead of the most likely ones."""
     encoder: Path | None = None
     """Encoder of policies that see (default: the copy that its run keeps, or the one that comes with ballbot)."""
-    speed: float = 1.0
+    speed: Annotated[float, Range(0.01, 100)] = 1.0
     """Seconds of simulation in a second of film or of your life."""
-    fps: int = 25
+    fps: Annotated[int, Range(1, 100)] = 25
     """Frames of the video in a second; a GIF has the nearest of 50, 33.3, 25, 20, ..."""
     shrink: Literal[1, 2, 4] = 1
     """What each side of the video, 640 x 480 pixels, is divided by."""
@@ -84,13 +88,16 @@ def make(args: Args) -> tuple[BallbotVectorEnv, Actor]:
 
 
 def show(envs: BallbotVectorEnv, actor: Actor, args: Args) -> None:
-    """Episode after episode in the viewer, in real time, until its window is closed."""
+    """Episode after episode in the viewer, in real time, until its window is closed; its keys drive the robot."""
+    steering = Steering(envs)
     obs, _ = envs.reset(seed=args.seed)
     began, steps, start = np.ones(1, bool), 0, time.perf_counter()
     pause = max(round(args.speed / PAUSES_PER_SECOND / envs.dt), 1)
     while envs.watched:
         obs, _, terminated, truncated, _ = envs.step(actor(obs, began))
         began, steps = terminated | truncated, steps + 1
+        if said := steering.apply(bool(began[0])):
+            print(said, flush=True)
         if steps % pause == 0:
             time.sleep(max(start + steps * envs.dt / args.speed - time.perf_counter(), 0.0))
 
@@ -99,9 +106,7 @@ def show(envs: BallbotVectorEnv, actor: Actor, args: Args) -> None:
 def main(argv: list[str] | None = None) -> int:
     """Watch, and return the exit status."""
     args = tyro.cli(Args, args=argv, description=__doc__)
-    check_film(args.fps, args.speed)
-    if not 0 <= args.seed < 2**62:
-        raise ValueError(f"--seed {args.seed} is out of range: use 0 or more")
+    check_options(args)
     if args.record is not None:
         check_output(args.record, "--record", ENDINGS)
     envs, actor = make(args)

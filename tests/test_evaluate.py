@@ -89,6 +89,26 @@ def test_as_many_failures_as_allowed_are_not_too_many(monkeypatch):
     assert not too_many(["out_of_bounds"] + ["success"] * 19, 0.05)
 
 
+def test_commands_are_judged_by_what_they_measure(tmp_path):
+    metadata = {"command": "velocity", "motion.max_speed": 0.2, "terrain": "perlin"}
+    save_policy(tmp_path / "v.pt", 18, gain=0.0, **metadata)
+    save_policy(tmp_path / "other.pt", 18, gain=0.0, **metadata | {"motion.max_speed": 0.1, "terrain": "flat"})
+    options = ["v.pt", "--compare", "other.pt", *SHORT, "--horizon", 900, "--json", "a.json", "--terrain", "hills:0.1"]
+    code, out, err = run(tmp_path, *options)
+    assert code == 0, err
+    assert "note: other.pt was trained on flat ground, it is judged on hills:0.1 ground" in out
+    assert "note: other.pt was trained with motion {'max_speed': 0.1}, it is judged with {'max_speed': 0.2}" in out
+    assert re.search(r"^error of the velocity, rms, m/s +", out, re.MULTILINE), out
+    assert re.search(r"^missed what it was told +", out, re.MULTILINE)
+    assert "  of the return: survival" in out and "\n  velocity  " in out
+    content = json.loads((tmp_path / "a.json").read_text())
+    assert (content["terrain"], content["command"]) == ("hills:0.1", "velocity")
+    told = [e["measure_velocity_error"] for e in content["per_episode"]]
+    assert content["measure_velocity_error_count"] == sum(x is not None for x in told)
+    assert content["success_rate"] + content["missed_rate"] + content["failure_rate"] == 1.0
+    assert "NaN" not in (tmp_path / "a.json").read_text()
+
+
 def test_one_episode_has_no_spread(tmp_path):
     code, out, _ = run(tmp_path, "pid", *SHORT, "--episodes", 1, "--json", "a.json")
     assert code == 0 and re.search(r"^return +\d+\.\d ± - \[-, -\]$", out, re.MULTILINE), out
@@ -100,6 +120,7 @@ def test_one_episode_has_no_spread(tmp_path):
 def test_bad_input_is_named_and_exits_with_2(tmp_path):
     save_policy(tmp_path / "p.pt")
     save_policy(tmp_path / "foreign.pt", observation=None)
+    save_policy(tmp_path / "bumpy.pt", terrain="bumps:0.5")
     save_policy(tmp_path / "eyes.pt", 58, observation="encoded", encoder="0" * 64)
     (tmp_path / "bad.pt").write_bytes(b"no checkpoint")
     (tmp_path / "run").mkdir()
@@ -113,11 +134,15 @@ def test_bad_input_is_named_and_exits_with_2(tmp_path):
         (["eyes.pt"], "give its file by --encoder"),
         (["eyes.pt", "--encoder", "none.pt"], "none.pt does not exist"),
         (["p.pt", "--compare", "none.pt", *SHORT], "none.pt does not exist"),
-        (["p.pt", "--episodes", 0], "--episodes 0 is out of range"),
-        (["p.pt", "--horizon", 0], "--horizon 0 is out of range"),
-        (["p.pt", "--seed", -1], "--seed -1 is out of range"),
-        (["p.pt", "--terrain", "moon"], "moon"),
-        (["p.pt", "--max-failures", 2], "--max-failures 2.0 is out of range"),
+        (["p.pt", "--episodes", 0], "--episodes must be a"),
+        (["p.pt", "--horizon", 0], "--horizon must be a"),
+        (["p.pt", "--seed", -1], "--seed must be a"),
+        (["p.pt", "--terrain", "moon"], "terrain='moon' is unknown"),
+        (["p.pt", "--terrain", "stairs:2"], "difficulties lie from 0 to 1"),
+        (["p.pt", "--command", "velocity"], "observed as 'velocity_command', and what is judged observes 'goal'"),
+        (["p.pt", "--command", "veloctiy"], "did you mean 'velocity'"),
+        (["bumpy.pt"], "terrain 'bumps', which this ballbot does not know: load the plugin"),
+        (["p.pt", "--max-failures", 2], "--max-failures must be a"),
         (["p.pt", "--initial-tilt-deg", 30], "initial_tilt_deg=30.0"),
         (["p.pt", "--json", "nowhere/a.json"], "there is no folder nowhere"),
         (["p.pt", "--json", "."], "--json . is a folder"),

@@ -56,7 +56,7 @@ def test_what_the_docs_add_is_an_option_recorded_and_needed_again(tmp_path):
     assert list(config["plugins"]) == ["mine.py"] and len(config["plugins"]["mine.py"]) == 64
     assert (run / "plugins" / "mine.py").read_bytes() == (tmp_path / "mine.py").read_bytes()
     header = (run / "progress.csv").read_text().splitlines()[0].split(",")
-    assert {"reward/calm", "episode/level_bumps", "episode/velocity_error"} <= set(header)
+    assert {"reward/calm", "reward/velocity", "episode/level_bumps"} <= set(header)
 
     resume = [sys.executable, str(SCRIPT), "--resume", "runs/own", "--total-timesteps", "96"]
     for extra, message in (

@@ -72,9 +72,9 @@ def test_the_estimate_names_every_run_and_counts_what_is_done(reproduce, capsys,
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--studies", "moon"], "--studies moon is unknown: use default, "),
+        (["--studies", "moon"], "--studies moon is unknown: known are blind, "),
         (["--studies", "default", "--seeds", "-1"], "--seeds -1 is out of range"),
-        (["--jobs", "-1"], "--jobs -1 is out of range"),
+        (["--jobs", "-1"], "--jobs must be a"),
     ],
 )
 def test_what_cannot_be_done_is_named(reproduce, capsys, options, message):

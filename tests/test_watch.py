@@ -14,6 +14,7 @@ from policies import save_policy
 
 from ballbot.envs import BallbotVectorEnv
 from ballbot.evaluation import run_episodes
+from ballbot.evaluation.steering import DOWN, END, ENTER, HOME, LEFT, RIGHT, UP, Steering
 from ballbot.evaluation.video import INSET, MARGIN, film, playable_fps, replay, shrunk, with_insets, write_video
 
 SCRIPT = Path(__file__).parents[1] / "experiments" / "watch.py"
@@ -147,6 +148,66 @@ def test_a_broken_ffmpeg_is_an_error_in_words(tmp_path):
     assert "\nOSError: a.mp4 cannot be written" in done.stderr and not list(tmp_path.iterdir())
 
 
+def told(steering, envs, *keys):
+    for key in keys:
+        steering.press(key)
+    return steering.apply(), envs.command[0].tolist()
+
+
+def test_keys_change_the_velocity_and_stay_within_what_the_motors_reach():
+    envs = BallbotVectorEnv(1, terrain="flat", command="velocity", num_threads=1)
+    envs.reset(seed=0, options={"command": [0.0, 0.0, 0.0]})
+    steering = Steering(envs)
+    assert told(steering, envs) == ("", [0, 0, 0]) and told(steering, envs, ord("X"))[0] == ""
+    assert told(steering, envs, UP, UP, LEFT, HOME) == ("told: 0.10, 0.05, 0.20", [0.1, 0.05, 0.2])
+    assert told(steering, envs, DOWN, DOWN, RIGHT, END)[1] == [0, 0, 0]
+    told(steering, envs, UP)
+    said, now = told(steering, envs, *[UP] * 40)
+    assert "beyond the motors" in said and 0.3 < now[0] <= envs.world.told.limits.speed
+    envs.reset(seed=1)
+    assert envs.command[0].tolist() != now
+    steering.apply(began=True)  # a new episode goes on as told
+    assert envs.command[0].tolist() == now
+    assert told(steering, envs, ENTER)[1] == [0, 0, 0]
+
+
+def test_keys_set_goals_and_places_but_no_paths():
+    envs = BallbotVectorEnv(1, terrain="flat", num_threads=1)
+    envs.reset(seed=0)
+    assert told(Steering(envs), envs, RIGHT)[1] == [1, 0] and told(Steering(envs), envs, ENTER)[1] == [0, 0]
+    envs = BallbotVectorEnv(1, terrain="flat", command="point", num_threads=1)
+    envs.reset(seed=0, options={"command": [1.0, 2.0]})
+    assert told(Steering(envs), envs, RIGHT, UP)[1] == pytest.approx([1.1, 2.1])
+    assert told(Steering(envs), envs, ENTER)[1] == pytest.approx([0, 0], abs=0.01)
+    envs = BallbotVectorEnv(1, terrain="flat", command="path", num_threads=1)
+    envs.reset(seed=0)
+    before = envs.command.copy()
+    assert told(Steering(envs), envs, RIGHT, ENTER)[0] == "" and (envs.command == before).all()
+
+
+def test_the_viewers_keys_reach_the_robot(monkeypatch):
+    from mujoco import viewer
+
+    given = {}
+
+    class Window:
+        def __getattr__(self, name):
+            raise RuntimeError("no window here")
+
+    def launch(model, data, key_callback=None, **options):
+        given["on_key"] = key_callback
+        return Window()
+
+    monkeypatch.setattr(viewer, "launch_passive", launch)
+    monkeypatch.setenv("DISPLAY", ":0")
+    envs = BallbotVectorEnv(1, terrain="flat", num_threads=1, render_mode="human")
+    steering = Steering(envs)
+    with pytest.raises(RuntimeError, match="no window here"):
+        envs.reset(seed=0)
+    given["on_key"](LEFT)
+    assert steering.apply() == "told: -1.00, 0.00"
+
+
 def test_a_push_moves_the_robot_that_is_pushed():
     envs = BallbotVectorEnv(2, terrain="flat", num_threads=1, initial_tilt_deg=0.0)
     envs.reset(seed=0)
@@ -166,11 +227,13 @@ def test_bad_input_is_named_and_exits_with_2(tmp_path):
     cases: list[tuple[list[object], str]] = [
         (["none.pt"], "none.pt does not exist"),
         (["p.pt"], "no display" if sys.platform.startswith("linux") else ""),
+        (["p.pt", "--record", "a.gif", "--terrain", "moon"], "'moon' is unknown"),
+        (["p.pt", "--record", "a.gif", "--command", "point"], "observed as 'target'"),
         (["p.pt", "--record", "a.avi"], "must end in .mp4 or .gif"),
         (["p.pt", "--record", "nowhere/a.gif"], "there is no folder nowhere"),
-        (["p.pt", "--record", "a.gif", "--fps", 0], "fps = 0 is out of range"),
-        (["p.pt", "--record", "a.gif", "--speed", "nan"], "speed = nan is out of range"),
-        (["p.pt", "--seed", -1], "--seed -1 is out of range"),
+        (["p.pt", "--record", "a.gif", "--fps", 0], "--fps must be a whole number"),
+        (["p.pt", "--record", "a.gif", "--speed", "nan"], "--speed must be a finite number"),
+        (["p.pt", "--seed", -1], "--seed must be a"),
         (["p.pt", "--record", "a.gif", "--encoder", "eyes.pt"], "--encoder eyes.pt is for policies that see"),
         (["defualt"], "are default, paper, pid, linear"),
     ]

@@ -27,9 +27,11 @@ from torch import nn
 
 import ballbot
 from ballbot.encoders import FrozenEncoder
+from ballbot.envs import commands
+from ballbot.envs.config import WorldConfig, make_command
 from ballbot.envs.model import build_model
-from ballbot.envs.observations import CAMERA_INTERVAL, OBSERVATION_SIZES
-from ballbot.envs.vector_env import MOTOR_TORQUE
+from ballbot.envs.physics import MOTOR_TORQUE
+from ballbot.evaluation.trained import trained_layout, trained_world
 from ballbot.ppo import Agent, Policy
 from ballbot.ppo.checkpoint import write_atomic
 
@@ -44,32 +46,10 @@ LONGEST_HOLD = 5
 """Steps that a robot goes on with its last good sensor values: 10 ms, in which it tilts by a degree or two."""
 LOST_AFTER = 0.1
 """s without good sensor values: a robot that drove may have fallen since, or be in somebody's hands."""
-TILT_LIMIT_DEG = 20.0
-"""Beyond, training calls it a fall unless told otherwise: no policy has learned anything there."""
-TRAINED_GOAL = (0.0, 1.0)
-"""Direction of travel in training, along the world's x and y."""
 MAX_DIFFERENCE = 1e-5
 """Of an action between PyTorch and onnxruntime."""
 NO_CHECKSUM = 64 * "0"
 """Stands in a file for the SHA-256 of the file with this in its place."""
-FIELDS = {
-    "body": [
-        ("gravity direction", 3, "1", "base axes, unit vector pointing down"),
-        ("angular velocity", 3, "rad/s", "base axes"),
-        ("velocity of the base", 3, "m/s", "base axes"),
-        ("goal direction", 2, "1", "base axes, x and y of the unit vector"),
-        ("wheel speeds", 3, "10 rad/s", "wheels 0, 1, 2"),
-        ("last action", 3, "1", "wheels 0, 1, 2"),
-    ],
-    "world": [
-        ("orientation", 3, "rad", "rotation vector, base to world, angle in [0, pi]"),
-        ("angular velocity", 3, "rad/s", "base axes, clipped to [-2, 2]"),
-        ("velocity of the base", 3, "m/s", "world axes, clipped to [-2, 2]"),
-        ("wheel speeds", 3, "10 rad/s", "wheels 0, 1, 2, clipped to [-2, 2]"),
-        ("last action", 3, "1", "wheels 0, 1, 2"),
-    ],
-}
-"""Name, size, unit and axes of what proprioception is made of, in order: ballbot.envs.observations."""
 
 
 class ControlGraph(nn.Module):
@@ -127,6 +107,36 @@ def robot_geometry() -> dict[str, Any]:
     return {"wheels": wheels, "cameras": cameras}
 
 
+def command_contract(world: WorldConfig) -> dict[str, Any]:
+    """How a robot is told what to do, for the contract.
+
+    Returns:
+        "kind"; "given_as", the sensors' field that tells it; "size", how many numbers; "units" and "axes" of them;
+        "range", [lowest, highest] of each in training, None where there is none; and what the controller must know to
+        follow it: of a goal "trained", the direction along the world's x and y.
+    """
+    command = make_command(world.command, world.motion)
+    told: dict[str, Any] = {"kind": world.command, "given_as": "command", "size": command.size}
+    places = {"units": ["m"] * command.size, "axes": "world, x and y", "range": None}
+    if isinstance(command, commands.Goal):
+        return told | {
+            "given_as": "goal", "units": ["1", "1"], "axes": "world, x and y of a unit vector",
+            "range": [[-1.0, 1.0]] * 2, "trained": [command.x, command.y],
+        }  # fmt: skip
+    if isinstance(command, commands.Velocity):
+        most = (command.max_speed, command.max_speed, command.max_yaw_rate)
+        told |= {
+            "units": ["m/s", "m/s", "rad/s"], "axes": "along the heading, to its left, about the vertical",
+            "range": [[-x, x] for x in most], "max_speed": command.max_speed, "settling": commands.SETTLING,
+            "still": commands.STILL,
+        }  # fmt: skip
+    elif isinstance(command, commands.Point):
+        told |= places
+    elif isinstance(command, commands.Path):
+        told |= places | {"points": command.num_points, "radius": command.radius}
+    return told
+
+
 def export_policy(policy: Policy, out: str | Path, encoder: FrozenEncoder | None = None) -> list[Path]:
     """Write a policy's graphs.
 
@@ -143,37 +153,17 @@ def export_policy(policy: Policy, out: str | Path, encoder: FrozenEncoder | None
         ImportError: the extra "export" is not installed.
         OSError: a file cannot be written.
     """
-    out, metadata = Path(out), policy.metadata
-    frame = metadata.get("frame")
-    if frame not in FIELDS:
-        raise ValueError("this policy was not trained on Ballbot-v0: its checkpoint does not say what it observes")
-    fields = [dict(zip(("name", "size", "unit", "axes"), row, strict=True)) for row in FIELDS[frame]]
-    assert sum(row[1] for row in FIELDS[frame]) == OBSERVATION_SIZES[frame]
-    if encoder is None and policy.observation_shape != (OBSERVATION_SIZES[frame],):
-        raise ValueError(
-            f"the policy observes {policy.observation_shape} numbers, frame {frame!r} has {OBSERVATION_SIZES[frame]}"
-        )
+    out, world = Path(out), trained_world(policy)
+    layout = trained_layout(policy, world, encoder)
     camera: dict[str, Any] | None = None
     graphs: list[tuple[Path, bytes]] = []
     if encoder is not None:
-        a, depths = encoder.architecture, [0.0, encoder.max_depth]
-        cameras, rest = divmod(policy.observation_shape[0] - OBSERVATION_SIZES[frame] - 1, a.embedding_size)
-        if rest or cameras < 1:
-            raise ValueError(
-                f"the policy observes {policy.observation_shape[0]} numbers, which do not fit embeddings of "
-                f"{a.embedding_size}: give the encoder it was trained with"
-            )
-        fields += [
-            {"name": f"embedding of camera {i}", "size": a.embedding_size, "unit": "1", "axes": ""}
-            for i in range(cameras)
-        ]
-        fields.append({"name": "age of the images", "size": 1, "unit": "s", "axes": ""})
+        a, depths, interval = encoder.architecture, [0.0, encoder.max_depth], world.camera_interval
         path = out.with_suffix(f".camera{out.suffix}")
-        interval = int(metadata.get("camera_interval", CAMERA_INTERVAL))  # older checkpoints do not say
         camera = {
             "graph": path.name,
             "encoder": encoder.content_hash,
-            "shape": [cameras, a.height, a.width],
+            "shape": [len(layout.images), a.height, a.width],
             "max_depth": encoder.max_depth,
             "period": interval * PERIOD,
             "longest_age": (interval - 1) * PERIOD,
@@ -189,18 +179,20 @@ def export_policy(policy: Policy, out: str | Path, encoder: FrozenEncoder | None
         }
         image = torch.zeros(2, 1, a.height, a.width)
         graphs.append((path, _graph(CameraGraph(encoder), image, "depth", "embedding", contract)))
+    told = command_contract(world)
     contract = {
         "kind": "control",
         "ballbot": ballbot.__version__,
-        "frame": frame,
-        "trained_on": metadata.get("terrain"),
+        "frame": world.frame,
+        "trained_on": world.terrain,
         "trained_steps": policy.step,
-        "input": {"name": "observation", "fields": fields},
+        "input": {"name": "observation", "fields": layout.table()},
         "output": {"name": "action", "size": 3, "range": [-1.0, 1.0], "axes": "wheels 0, 1, 2"},
         "torque_per_action": MOTOR_TORQUE,
         "period": PERIOD,
-        "goal": list(TRAINED_GOAL),
-        "tilt_limit_deg": metadata.get("tilt_limit_deg", TILT_LIMIT_DEG),
+        "command": told,
+        "goal": told.get("trained"),
+        "tilt_limit_deg": world.tilt_limit_deg,
         "longest_hold": LONGEST_HOLD,
         "lost_after": LOST_AFTER,
         **robot_geometry(),

@@ -4,6 +4,9 @@
     every 2 ms:       torques = controller.act(Sensors(...))
     with each image:  controller.see(depth)                    # policies that see; at the rate of their training
 
+What the policy is told (a goal, a velocity, a place, a path) is part of ``Sensors``.  ``READERS`` make the fields of
+its observation; those of your own fields are handed in: ``Controller("policy.onnx", readers={"height": height})``.
+
 ``experiments/export_policy.py`` writes the graphs; docs/deployment.md is the contract: units, axes, rates, limits.
 """
 
@@ -11,6 +14,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -23,8 +27,10 @@ Floats = NDArray[np.floating[Any]]
 
 WHEEL_SPEED_SCALE = 10.0
 """rad/s per unit of observation."""
-WORLD_FRAME_CLIP = 2.0
+CLIP = 2.0
 """Largest angular velocity, velocity and scaled wheel speed in observations along the world's axes."""
+POINT_RANGE = 2.0
+"""m.  What is farther away is observed as far away as this."""
 NEEDED = {
     "control": (
         "camera",
@@ -46,8 +52,18 @@ PLAUSIBLE = {
     "velocity": (3, 20.0),
     "wheel_speeds": (3, 1000.0),
     "goal": (2, 1.1),
+    "position": (2, 1e5),
 }
 """Size of each sensor's value, and the largest number, in its unit, that is no fault."""
+LARGEST_COMMAND = 1e5
+"""In its unit: a larger number is a fault.  Velocities beyond those of the training are shortened to them."""
+NEEDS_POSITION = ("station", "target", "next_target")
+"""Fields that cannot be told without knowing where the robot is."""
+FIRST_CONTRACTS = {
+    "body": ("gravity", "gyro", "velocity", "goal", "wheel_speeds", "last_action"),
+    "world": ("orientation", "clipped_gyro", "world_velocity", "clipped_wheel_speeds", "last_action"),
+}
+"""Frame -> fields of the observation, where a graph of version 0.1 does not name them."""
 
 
 @dataclass
@@ -62,11 +78,17 @@ class Sensors:
     """(3,) m/s, of the base's origin, along the world's axes."""
     wheel_speeds: Floats
     """(3,) rad/s, about the wheels' axles, in the order of the torques."""
-    goal: Floats
-    """(2,) unit vector of the direction of travel, along the world's x and y."""
+    goal: Floats | None = None
+    """(2,) unit vector of the direction of travel, along the world's x and y; for policies that are told a goal."""
+    command: Floats | None = None
+    """What to do, for the others: (3,) m/s along the heading, m/s to its left and rad/s about the vertical; (2,) a
+    place x, y or (k, 2) the points of a path, m, in the world."""
+    position: Floats | None = None
+    """(2,) x, y of the base's origin in the world, m; for policies that drive to places or keep their place."""
 
     def facing(self, goal: Floats) -> Sensors:
         """The same, in a world turned about the vertical until the goal is this one."""
+        assert self.goal is not None
         (x, y), (gx, gy) = self.goal, goal
         turn = np.arctan2(x * gy - y * gx, x * gx + y * gy)
         half, (c, s) = turn / 2, (np.cos(turn), np.sin(turn))
@@ -81,18 +103,40 @@ class Sensors:
         )
 
 
+@dataclass(frozen=True)
+class Told:
+    """What the robot is to do now, and since when."""
+
+    command: Floats
+    """As given; see ``Sensors``."""
+    steps: int = 0
+    """Since it was told."""
+    station: Floats | None = None
+    """(2,) m, where it came to rest when it was told to stand."""
+    index: int = 0
+    """Of the point of the path that it drives to."""
+
+    def point(self, ahead: int = 0) -> Floats:
+        """(2,) m: the place to drive to, or one so many points later."""
+        points = self.command.reshape(-1, 2)
+        return np.asarray(points[min(self.index + ahead, len(points) - 1)])
+
+
 class Controller:
     """An exported policy and what it must remember from step to step.
 
     Args:
         path: the control graph; a policy that sees has its camera graph beside it.
         num_threads: of onnxruntime; networks this small need one.
+        readers: by name, what makes the fields of an observation that are your own, or others than those of
+            ``READERS``: functions of sensors (a subclass of ``Sensors`` may hold more) and controller.
 
     Raises:
-        ValueError: the file is no exported policy or damaged, or its camera graph is missing or another one.
+        ValueError: the file is no exported policy or damaged, or its camera graph is missing or another one; or nothing
+            reads one of its fields.
     """
 
-    def __init__(self, path: str | Path, num_threads: int = 1) -> None:
+    def __init__(self, path: str | Path, num_threads: int = 1, readers: Mapping[str, Reader] | None = None) -> None:
         path = Path(path)
         self.contract: dict[str, Any]
         """What the graph says of itself: units, order, rates, limits."""
@@ -106,15 +150,37 @@ class Controller:
                     f"{path.with_name(camera['graph'])} holds the encoder {theirs['encoder'][:16]}, {path} was trained "
                     f"with {camera['encoder'][:16]}: export both together"
                 )
+        self.kind = str(self.contract.get("command", {}).get("kind", "goal"))
+        """Of command."""
+        self.fields = _fields(self.contract)
+        """Name -> size of the fields of an observation, in order."""
+        known = {**READERS, **(readers or {})}
+        if missing := [name for name in self.fields if name not in known and not name.startswith("image_")]:
+            raise ValueError(
+                f"{path} observes {missing[0]!r}, which this controller cannot read: hand in a function of sensors and "
+                f"controller, Controller(..., readers={{{missing[0]!r}: ...}})"
+            )
+        self._readers = known
+        told = ["goal"] if self.kind == "goal" else ["command"]
+        self.needs = [name for name in PLAUSIBLE if name not in ("goal", "position")] + told
+        """Sensors without which it does not drive."""
+        if any(name in self.fields and name not in (readers or {}) for name in NEEDS_POSITION):
+            self.needs.append("position")
         self._warm_up()
         self.reset()
 
     def reset(self) -> None:
         """Forget the past, a fall too: before the robot drives again."""
         self.status = "ok"
-        """"ok", "no image", "stale image", "sensors held", "sensors lost", "fallen" or "policy failed"; see
-        docs/deployment.md."""
-        self._last_action = np.zeros(3, np.float32)
+        """"ok", "no image", "stale image", "no command", "no position", "sensors held", "sensors lost", "fallen" or
+        "policy failed"; see docs/deployment.md."""
+        self.last_action = np.zeros(3, np.float32)
+        """Of the step before."""
+        self.rotation = np.eye(3)
+        """Base to world, of what is observed."""
+        self.told: Told | None = None
+        """What the robot is to do, of what is observed; None for a goal."""
+        self._told_before: Told | None = None
         self._last_good: Sensors | None = None
         self._held = 0
         self._off = ""  # the status in which the robot stays until reset()
@@ -123,7 +189,7 @@ class Controller:
 
     def _warm_up(self) -> None:
         """Run the graphs once: the first run takes longer, and a damaged policy shows before the robot moves."""
-        size = sum(int(field["size"]) for field in self.contract["input"]["fields"])
+        size = sum(self.fields.values())
         outputs = self.control.run(None, {"observation": np.zeros((1, size), np.float32)})
         if self.camera is not None:
             shape = tuple(self.contract["camera"]["shape"])
@@ -154,63 +220,75 @@ class Controller:
         good = self._check(sensors)
         action = np.zeros(3, np.float32)
         if good is not None:
-            action = self.control.run(None, {"observation": self.observe(good)[None]})[0][0]
-            if not np.isfinite(action).all():
+            observation = self.observe(good)
+            action = self.control.run(None, {"observation": observation[None]})[0][0]
+            self._told_before = self.told
+            if not (np.isfinite(observation).all() and np.isfinite(action).all()):
                 self.status, action = "policy failed", np.zeros(3, np.float32)
-        self._last_action = action
+        self.last_action = action
         self._age += self.contract["period"]  # of the images, whether the robot drives or not
-        return self.contract["torque_per_action"] * action.astype(np.float64)
+        return np.asarray(self.contract["torque_per_action"] * action.astype(np.float64))
 
     def observe(self, sensors: Sensors) -> NDArray[np.float32]:
-        """The policy's observation: these sensors, the last action, and the latest images."""
-        if self.contract["frame"] == "world":  # such a policy knows one goal only
+        """The policy's observation: these sensors, what it is told, the last action, and the latest images.
+
+        Raises:
+            ValueError: one of the readers that were handed in does not give as many numbers as its field has.
+        """
+        if self.contract["frame"] == "world" and self.kind == "goal":  # such a policy knows one goal only
             sensors = sensors.facing(self.contract["goal"])
         w, x, y, z = np.asarray(sensors.orientation, np.float64)
-        rotation = np.array(  # base to world
+        self.rotation = np.array(
             [
                 [1 - 2 * (y * y + z * z), 2 * (x * y - w * z), 2 * (x * z + w * y)],
                 [2 * (x * y + w * z), 1 - 2 * (x * x + z * z), 2 * (y * z - w * x)],
                 [2 * (x * z - w * y), 2 * (y * z + w * x), 1 - 2 * (x * x + y * y)],
             ]
         )
-        wheels = np.asarray(sensors.wheel_speeds, np.float64) / WHEEL_SPEED_SCALE
-        if self.contract["frame"] == "body":
-            goal = np.array([*sensors.goal, 0.0])
-            parts = [
-                -rotation[2],
-                sensors.angular_velocity,
-                rotation.T @ sensors.velocity,
-                (rotation.T @ goal)[:2],
-                wheels,
-                self._last_action,
-            ]
-        else:
-            sine = np.linalg.norm([x, y, z])
-            angle = 2 * np.arctan2(sine, abs(w))
-            axis = np.array([x, y, z]) * (-1.0 if w < 0 else 1.0)
-            parts = [
-                axis * (angle / sine if sine > 1e-12 else 2.0),
-                np.clip(sensors.angular_velocity, -WORLD_FRAME_CLIP, WORLD_FRAME_CLIP),
-                np.clip(sensors.velocity, -WORLD_FRAME_CLIP, WORLD_FRAME_CLIP),
-                np.clip(wheels, -WORLD_FRAME_CLIP, WORLD_FRAME_CLIP),
-                self._last_action,
-            ]
-        camera = self.contract["camera"]
-        if camera is not None:
-            assert self._embeddings is not None  # _check has seen to it
-            parts += [self._embeddings, [min(self._age, camera["longest_age"])]]
+        self.told = None if self.kind == "goal" else self._follow(sensors)
+        parts, images = [], 0
+        for name, size in self.fields.items():
+            if name in self._readers:
+                part = np.asarray(self._readers[name](sensors, self)).reshape(-1)
+            else:
+                assert self._embeddings is not None  # _check has seen to it
+                part, images = self._embeddings[images : images + size], images + size
+            if part.shape != (size,):
+                raise ValueError(f"the reader of {name!r} gave {part.size} numbers, the policy takes {size}")
+            parts.append(part)
         return np.concatenate(parts).astype(np.float32)
+
+    def image_age(self) -> float:
+        """S since the latest images; at most as much as in training."""
+        return float(min(self._age, self.contract["camera"]["longest_age"]))
+
+    def _follow(self, sensors: Sensors) -> Told:
+        """What the robot is told now, and how far it has come with it."""
+        told, how = self._told_before, self.contract["command"]
+        assert sensors.command is not None
+        command = np.asarray(sensors.command, np.float64).reshape(-1)
+        position = np.asarray(sensors.position, np.float64) if "position" in self.needs else None
+        if told is None or not np.array_equal(told.command, command):
+            return Told(command, station=position)
+        steps, index, station = told.steps + 1, told.index, told.station
+        if "radius" in how and position is not None and np.hypot(*(told.point() - position)) <= how["radius"]:
+            index = min(index + 1, len(command) // 2 - 1)
+        if "settling" in how:
+            stands = np.hypot(*command[:2]) <= how["still"] and steps * self.contract["period"] > how["settling"]
+            station = station if stands else position
+        return Told(command, steps, station, index)
 
     def _check(self, sensors: Sensors) -> Sensors | None:
         """Sensors to act on, or None; sets ``status``."""
-        read = {name: _numbers(getattr(sensors, name, None), *limits) for name, limits in PLAUSIBLE.items()}
+        read = {name: self._read(sensors, name) for name in self.needs}
         for name in ("orientation", "goal"):
-            if (value := read[name]) is not None and abs(np.linalg.norm(value) - 1.0) > 1e-2:
+            if (value := read.get(name)) is not None and abs(np.linalg.norm(value) - 1.0) > 1e-2:
                 read[name] = None
-        values = [value for value in read.values() if value is not None]
-        sound = len(values) == len(read)
-        if sound:
-            self._last_good, self._held = Sensors(*values), 0  # copies: the caller may use his buffers again
+        sound = all(value is not None for value in read.values())
+        if sound:  # copies: the caller may use his buffers again
+            values: dict[str, Any] = dict(read)
+            self._last_good = replace(sensors, **values) if isinstance(sensors, Sensors) else Sensors(**values)
+            self._held = 0
         else:
             self._held += 1
         # Until reset(): who picks the robot up does not want it to drive.  It may fall without being seen to, too.
@@ -220,7 +298,9 @@ class Controller:
             self._off = self._off or "sensors lost"
         lost = self._last_good is None or self._held > self.contract["longest_hold"]
         if self._off or lost:
-            self.status = self._off or "sensors lost"
+            never = [name for name in ("command", "position") if name in read and getattr(sensors, name, None) is None]
+            alone = self._last_good is None and sum(value is None for value in read.values()) == len(never)
+            self.status = self._off or (f"no {never[0]}" if never and alone else "sensors lost")
             return None
         camera = self.contract["camera"]
         if camera is not None and self._embeddings is None:
@@ -234,9 +314,35 @@ class Controller:
             self.status = "ok"
         return self._last_good
 
+    def _read(self, sensors: Sensors, name: str) -> Floats | None:
+        """A copy of a sensor's value, or None where it is none."""
+        value: Any = getattr(sensors, name, None)
+        if name != "command":
+            return _numbers(value, *PLAUSIBLE[name])
+        how, limit = self.contract["command"], LARGEST_COMMAND
+        if "points" in how:  # of a path; it may have fewer
+            try:
+                size = min(np.size(value), int(how["size"]))
+                value = np.reshape(value, -1)
+            except Exception:  # whatever a foreign type raises
+                return None
+            return _numbers(value, size, limit) if size >= 2 and size % 2 == 0 else None
+        return _numbers(value, int(how["size"]), limit)
+
     def _tilts_too_far(self, orientation: Floats) -> bool:
         _, x, y, _ = orientation
         return bool(1 - 2 * (x * x + y * y) < np.cos(np.radians(self.contract["tilt_limit_deg"])))
+
+
+def _fields(contract: dict[str, Any]) -> dict[str, int]:
+    """Name -> size of the fields of an observation."""
+    fields = contract["input"]["fields"]
+    names = [field.get("field") for field in fields]
+    if None in names:
+        names = list(FIRST_CONTRACTS[contract["frame"]])
+        if contract["camera"] is not None:
+            names += [f"image_{i}" for i in range(int(contract["camera"]["shape"][0]))] + ["image_age"]
+    return {str(name): int(field["size"]) for name, field in zip(names, fields, strict=True)}
 
 
 def _numbers(value: Any, size: int, most: float) -> Floats | None:
@@ -275,3 +381,66 @@ def _load(path: Path, kind: str, num_threads: int) -> tuple[onnxruntime.Inferenc
     if missing := [name for name in NEEDED[kind] if name not in contract]:
         raise ValueError(f"{path} does not say its {missing[0]!r}: export the policy again")
     return session, contract
+
+
+def to_heading(offset: Floats, controller: Controller) -> Floats:
+    """A horizontal (2,) vector of the world along the heading and to its left; at most ``POINT_RANGE`` m long."""
+    x, y = offset * (POINT_RANGE / max(float(np.hypot(*offset)), POINT_RANGE))
+    c, s = controller.rotation[:2, 0] / np.sqrt(np.sum(controller.rotation[:2, 0] ** 2) + 1e-12)
+    return np.array([c * x + s * y, c * y - s * x])
+
+
+def _told(controller: Controller) -> Told:
+    if controller.told is None:
+        raise ValueError(f"this policy is told a {controller.kind}: it has no other command")
+    return controller.told
+
+
+def _way_to(place: Floats | None, sensors: Sensors, controller: Controller) -> Floats:
+    return to_heading(np.asarray(place, np.float64) - np.asarray(sensors.position, np.float64), controller)
+
+
+def _wheels(sensors: Sensors) -> Floats:
+    return np.asarray(sensors.wheel_speeds, np.float64) / WHEEL_SPEED_SCALE
+
+
+def _orientation(sensors: Sensors, controller: Controller) -> Floats:
+    w, x, y, z = np.asarray(sensors.orientation, np.float64)
+    sine = np.linalg.norm([x, y, z])
+    angle = 2 * np.arctan2(sine, abs(w))
+    return np.array([x, y, z]) * (-1.0 if w < 0 else 1.0) * (angle / sine if sine > 1e-12 else 2.0)
+
+
+def _goal(sensors: Sensors, controller: Controller) -> Floats:
+    assert sensors.goal is not None
+    return np.asarray((controller.rotation.T @ np.array([*sensors.goal, 0.0]))[:2])
+
+
+def _velocity_command(sensors: Sensors, controller: Controller) -> Floats:
+    velocity, how = _told(controller).command[:3].copy(), controller.contract["command"]
+    if (most := how.get("max_speed")) is not None:  # it has never been asked for more
+        velocity[:2] *= min(most / max(float(np.hypot(*velocity[:2])), 1e-9), 1.0)
+        velocity[2] = np.clip(velocity[2], *how["range"][2])
+    return velocity
+
+
+Reader = Callable[[Sensors, Controller], Any]
+READERS: dict[str, Reader] = {
+    "gravity": lambda s, c: -c.rotation[2],
+    "gyro": lambda s, c: s.angular_velocity,
+    "velocity": lambda s, c: c.rotation.T @ s.velocity,
+    "goal": _goal,
+    "wheel_speeds": lambda s, c: _wheels(s),
+    "last_action": lambda s, c: c.last_action,
+    "orientation": _orientation,
+    "clipped_gyro": lambda s, c: np.clip(s.angular_velocity, -CLIP, CLIP),
+    "world_velocity": lambda s, c: np.clip(s.velocity, -CLIP, CLIP),
+    "clipped_wheel_speeds": lambda s, c: np.clip(_wheels(s), -CLIP, CLIP),
+    "velocity_command": _velocity_command,
+    "station": lambda s, c: _way_to(_told(c).station, s, c),
+    "target": lambda s, c: _way_to(_told(c).point(), s, c),
+    "next_target": lambda s, c: _way_to(_told(c).point(1), s, c),
+    "yaw_rate": lambda s, c: [c.rotation[2] @ np.asarray(s.angular_velocity, np.float64)],
+    "image_age": lambda s, c: [c.image_age()],
+}
+"""Name of a field of the observation -> function of sensors and controller that gives its numbers."""

@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import torch
@@ -30,6 +30,7 @@ from ballbot.ppo.events import EventFile
 from ballbot.ppo.logger import lock_run_dir
 from ballbot.ppo.state import restore_optimizer
 from ballbot.ppo.storage import DivergedError
+from ballbot.settings import Range, check_settings
 
 Indices = NDArray[np.int64]
 
@@ -49,19 +50,19 @@ LAST_LEARNING_RATE = 0.01
 class PretrainConfig:
     """How an autoencoder is trained."""
 
-    epochs: int = 20
+    epochs: Annotated[int, Range(1, 10**6)] = 20
     """Passes over the training images."""
-    batch_size: int = 64
-    """Images a gradient step."""
-    lr: float = 2e-3
+    batch_size: Annotated[int, Range(2, 10**6)] = 64
+    """Images a gradient step; batch normalisation needs two."""
+    lr: Annotated[float, Range(0, 1, open=True)] = 2e-3
     """Learning rate of Adam at the start; it falls along a cosine."""
-    validation: float = 0.15
+    validation: Annotated[float, Range(0, 0.9, open=True)] = 0.15
     """Share of the terrains that are validated on."""
-    patience: int = 5
+    patience: Annotated[int, Range(1, 10**6)] = 5
     """Epochs without a better validation before training stops."""
-    seed: int = 0
+    seed: Annotated[int, Range(0, 2**31 - 1)] = 0
     """Of weights, order and split."""
-    embedding_size: int = 20
+    embedding_size: Annotated[int, Range(1, 4096)] = 20
     """Numbers that stand for an image."""
     channels: tuple[int, ...] = (32, 32)
     """Of each convolution."""
@@ -69,19 +70,7 @@ class PretrainConfig:
     """Multiply in bfloat16: faster on CPUs that can (AMX), slower on those that cannot."""
 
     def __post_init__(self) -> None:
-        whole = {"epochs": 10**6, "batch_size": 10**6, "patience": 10**6, "embedding_size": 4096}
-        for name, highest in whole.items():
-            value = getattr(self, name)
-            if type(value) is not int or not 1 <= value <= highest:
-                raise ValueError(f"{name} = {value!r} is out of range: use 1 to {highest}")
-        if self.batch_size < 2:
-            raise ValueError("batch_size = 1 is too small: batch normalisation needs at least 2 images")
-        for name, highest_share in (("lr", 1.0), ("validation", 0.9)):
-            value = getattr(self, name)
-            if not 0 < value <= highest_share:
-                raise ValueError(f"{name} = {value!r} is out of range: use more than 0, at most {highest_share}")
-        if type(self.seed) is not int or not 0 <= self.seed < 2**31:
-            raise ValueError(f"seed = {self.seed!r} is out of range: use 0 to {2**31 - 1}")
+        check_settings(self)
 
 
 @dataclass(frozen=True)

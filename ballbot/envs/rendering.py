@@ -7,6 +7,7 @@ import importlib
 import os
 import sys
 import warnings
+from collections.abc import Callable
 from contextlib import nullcontext
 from typing import Any
 
@@ -63,10 +64,11 @@ class Renderer:
 
     Args:
         mode: "rgb_array" or "human".
+        on_key: called by the viewer, in a thread of its own, with the code (GLFW's) of each key that is pressed.
     """
 
-    def __init__(self, mode: str) -> None:
-        self._mode = mode
+    def __init__(self, mode: str, on_key: Callable[[int], None] | None = None) -> None:
+        self._mode, self._on_key = mode, on_key
         self._model: mujoco.MjModel | None = None
         self._data: mujoco.MjData | None = None
         self._window: Any = None  # mujoco.Renderer, or the viewer's handle
@@ -144,7 +146,9 @@ class Renderer:
             from mujoco import viewer as mujoco_viewer  # loads GLFW, which headless machines lack
 
             try:
-                viewer = mujoco_viewer.launch_passive(model, data, show_left_ui=False, show_right_ui=False)
+                viewer = mujoco_viewer.launch_passive(
+                    model, data, key_callback=self._on_key, show_left_ui=False, show_right_ui=False
+                )
             except Exception as error:
                 raise RuntimeError(f"MuJoCo's viewer did not start: {error}") from error
             viewer.cam.type = mujoco.mjtCamera.mjCAMERA_TRACKING

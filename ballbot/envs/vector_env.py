@@ -6,6 +6,7 @@ Gymnasium's contract and nothing else: what happens in the world stands in ``bal
 from __future__ import annotations
 
 import weakref
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -134,6 +135,9 @@ class BallbotVectorEnv(VectorEnv[Any, NDArray[Any], NDArray[Any]]):
         self._all = np.ones(n, bool)
         self._seeds: list[int] = []  # of the streams; -1 where unknown, as in Gymnasium
         self._renderer: Renderer | None = None
+        self.on_key: Callable[[int], None] | None = None
+        """Called by the viewer, in a thread of its own, with the code (GLFW's) of each key that is pressed; to be set
+        before the first reset()."""
 
         self.single_observation_space = self._make_observation_space()
         self.single_action_space = gym.spaces.Box(-1.0, 1.0, (3,), np.float32)
@@ -342,7 +346,7 @@ class BallbotVectorEnv(VectorEnv[Any, NDArray[Any], NDArray[Any]]):
             gym.logger.warn("render() was called without a render_mode: pass render_mode='rgb_array' or 'human'.")
             return None
         if self._renderer is None:
-            self._renderer = Renderer(self.render_mode)
+            self._renderer = Renderer(self.render_mode, self.on_key)
         sims, draw = self.simulations, self._renderer.draw
         shown = range(self.num_envs) if self.render_mode == "rgb_array" else range(1)
         frames = [draw(sims.terrain_of(i), sims.qpos[i], sims.qvel[i]) for i in shown]

@@ -158,11 +158,3 @@ def write_video(path: Path, frames: Iterator[Frame], fps: float) -> int:
     finally:
         temporary.unlink(missing_ok=True)
     return count
-
-
-def check_film(fps: int, speed: float) -> None:
-    """ValueError if no film can be made so."""
-    if not 1 <= fps <= 100:
-        raise ValueError(f"fps = {fps} is out of range: use 1 to 100")
-    if not (math.isfinite(speed) and 0.01 <= speed <= 100):
-        raise ValueError(f"speed = {speed} is out of range: use 0.01 to 100")

@@ -37,7 +37,7 @@ from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import gymnasium as gym
 import mujoco
@@ -47,7 +47,7 @@ from mujoco.batch import Batch
 from numpy.typing import NDArray
 
 import mujoco_patch
-from ballbot.cli import check_output, program
+from ballbot.cli import check_options, check_output, program
 from ballbot.controllers import pitch_and_roll, wheel_actions
 from ballbot.encoders import Architecture, Autoencoder, FrozenEncoder
 from ballbot.envs import BallbotVectorEnv
@@ -56,6 +56,7 @@ from ballbot.envs.physics import MOTOR_TORQUE, usable_cpus
 from ballbot.envs.rendering import choose_opengl
 from ballbot.envs.terrain import make_terrain
 from ballbot.ppo.checkpoint import write_atomic
+from ballbot.settings import Range
 
 Actions = NDArray[np.float32]
 Policy = Callable[[NDArray[np.float32], np.random.Generator], Actions]
@@ -81,17 +82,17 @@ class Args:
     """Parts to run."""
     quick: bool = False
     """A quarter of the steps and at most three repetitions: for a first look."""
-    repeat: int = 5
+    repeat: Annotated[int, Range(1, 10**6)] = 5
     """Repetitions; the median is reported."""
-    steps: int = 800
+    steps: Annotated[int, Range(1, 10**6)] = 800
     """Steps of every environment in one repetition."""
-    num_envs: int = 64
+    num_envs: Annotated[int, Range(1, 10**6)] = 64
     """Environments, where nothing else is said."""
-    many_envs: int = 4096
+    many_envs: Annotated[int, Range(1, 10**6)] = 4096
     """Environments in the second half of "scale"."""
-    num_threads: int = 0
+    num_threads: Annotated[int, Range(0, 1024)] = 0
     """Simulation threads (0: every CPU)."""
-    ppo_updates: int = 3
+    ppo_updates: Annotated[int, Range(1, 10**6)] = 3
     """Updates a repetition of "ppo"."""
     json: Path | None = None
     """File for the figures."""
@@ -103,12 +104,7 @@ def check(args: Args) -> Args:
     Raises:
         ValueError: an option is out of range; the message names it.
     """
-    for name in ("repeat", "steps", "num_envs", "many_envs", "ppo_updates"):
-        value = getattr(args, name)
-        if not 1 <= value <= 10**6:
-            raise ValueError(f"--{name.replace('_', '-')} {value} is out of range: use 1 to 1000000")
-    if not 0 <= args.num_threads <= 1024:
-        raise ValueError(f"--num-threads {args.num_threads} is out of range: use 0 to 1024")
+    check_options(args)
     if args.json is not None:
         check_output(args.json, "--json")
     if not args.quick:

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import sys
 from dataclasses import dataclass
+from typing import Annotated
 
 import mujoco
 import numpy as np
@@ -24,12 +25,13 @@ import tyro
 from numpy.typing import NDArray
 
 import mujoco_patch
-from ballbot.cli import program
+from ballbot.cli import check_options, program
 from ballbot.controllers import PIDController
 from ballbot.envs import BallbotVectorEnv
 from ballbot.envs.model import INTEGRATORS, build_model
 from ballbot.envs.physics import Physics
 from ballbot.envs.terrain import TerrainPool
+from ballbot.settings import Range
 
 Array = NDArray[np.float64]
 REFINEMENT = 32
@@ -40,11 +42,11 @@ REFINEMENT = 32
 class Args:
     """Compare MuJoCo's integrators on the ballbot."""
 
-    starts: int = 64
+    starts: Annotated[int, Range(1, 10**6)] = 64
     """Random starts of every measure."""
-    balance_steps: int = 3000
+    balance_steps: Annotated[int, Range(1, 10**9)] = 3000
     """Steps to balance."""
-    seed: int = 0
+    seed: Annotated[int, Range(0, 2**30)] = 0
     """Seed of starts and torques."""
 
 
@@ -116,10 +118,7 @@ def balance(integrator: str, args: Args) -> tuple[int, float]:
 def main(argv: list[str] | None = None) -> int:
     """Measure and print the table."""
     args = tyro.cli(Args, args=argv, description=__doc__)
-    for name, low in (("starts", 1), ("balance_steps", 1), ("seed", 0)):
-        if getattr(args, name) < low:
-            option = "--" + name.replace("_", "-")
-            raise ValueError(f"{option} {getattr(args, name)} is out of range: use {low} or more")
+    check_options(args)
     mujoco_patch.ensure()
     exact = positions("RK4", args, REFINEMENT)
     print("| integrator | error, median | error, worst | energy rise | balanced | tilt |")

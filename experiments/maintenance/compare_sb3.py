@@ -27,7 +27,7 @@ import time
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import gymnasium as gym
 import numpy as np
@@ -35,12 +35,12 @@ import torch
 import tyro
 from gymnasium.vector import AutoresetMode
 
-from ballbot.cli import check_output, program
+from ballbot.cli import check_options, check_output, program
 from ballbot.ppo import Agent, PPOConfig, evaluate, train
 from ballbot.ppo.agent import ACTIVATIONS
 from ballbot.ppo.checkpoint import write_atomic
 from ballbot.ppo.schedules import scheduled_lr
-from ballbot.settings import nearest
+from ballbot.settings import Range, nearest
 
 if TYPE_CHECKING:
     from stable_baselines3 import PPO
@@ -95,7 +95,7 @@ class Args:
     """Which of the tasks to run."""
     seeds: list[int] = field(default_factory=lambda: [0, 1, 2])
     """Seeds of both."""
-    jobs: int = 2
+    jobs: Annotated[int, Range(1, 1024)] = 2
     """Runs at the same time, one thread each."""
     csv: Path = Path("compare_sb3.csv")
     """Where to write one row a run; rows already there are not run again."""
@@ -254,8 +254,9 @@ def main(argv: list[str] | None = None) -> int:
         raise ValueError(f"unknown task {unknown[0]!r}: {nearest(unknown[0], TASKS)}")
     if not args.tasks or not args.seeds or len(set(args.seeds)) < len(args.seeds):
         raise ValueError("--tasks and --seeds need at least one value each, and each seed once")
-    if args.jobs < 1 or any(seed < 0 for seed in args.seeds):
-        raise ValueError("--jobs must be at least 1, and --seeds at least 0")
+    check_options(args)
+    if any(seed < 0 for seed in args.seeds):
+        raise ValueError("--seeds must be at least 0")
     check_output(args.csv, "--csv", (".csv",))
     try:
         rows = read_rows(args.csv)

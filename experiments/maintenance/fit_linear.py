@@ -11,14 +11,16 @@ from __future__ import annotations
 
 import sys
 from dataclasses import dataclass
+from typing import Annotated
 
 import numpy as np
 import tyro
 from numpy.typing import NDArray
 
-from ballbot.cli import program
+from ballbot.cli import check_options, program
 from ballbot.controllers import LinearController
 from ballbot.envs import BallbotVectorEnv
+from ballbot.settings import Range
 
 Array = NDArray[np.float64]
 
@@ -34,33 +36,18 @@ LEAST_SPREAD = 0.05
 class Args:
     """Find the gains of the linear controller."""
 
-    generations: int = 6
+    generations: Annotated[int, Range(1, 1000)] = 6
     """How often to draw anew."""
-    population: int = 24
+    population: Annotated[int, Range(4, 4096)] = 24
     """Gains a generation."""
-    episodes: int = 16
+    episodes: Annotated[int, Range(1, 4096)] = 16
     """Episodes that each is judged by."""
-    horizon: int = 4000
+    horizon: Annotated[int, Range(1, 10**6)] = 4000
     """Steps of an episode."""
-    seed: int = 0
+    seed: Annotated[int, Range(0, 2**31 - 1)] = 0
     """Of the draws and of the starts."""
     num_threads: int = 0
     """Threads that simulate (0: every CPU); results do not depend on it."""
-
-
-def check(args: Args) -> Args:
-    """The same options, if they are possible.
-
-    Raises:
-        ValueError: an option is out of range; the message names it.
-    """
-    ranges = {"generations": (1, 1000), "population": (4, 4096), "episodes": (1, 4096), "horizon": (1, 10**6)}
-    for name, (low, high) in ranges.items():
-        if not low <= getattr(args, name) <= high:
-            raise ValueError(f"--{name} {getattr(args, name)} is out of range: use {low} to {high}")
-    if not 0 <= args.seed < 2**31:
-        raise ValueError(f"--seed {args.seed} is out of range: use 0 to {2**31 - 1}")
-    return args
 
 
 def returns(envs: BallbotVectorEnv, gains: Array, episodes: int, seed: int) -> tuple[Array, Array]:
@@ -83,7 +70,8 @@ def returns(envs: BallbotVectorEnv, gains: Array, episodes: int, seed: int) -> t
 @program
 def main(argv: list[str] | None = None) -> int:
     """Search, print a line a generation, and return the exit status."""
-    args = check(tyro.cli(Args, args=argv, description=__doc__))
+    args = tyro.cli(Args, args=argv, description=__doc__)
+    check_options(args)
     rng = np.random.default_rng(args.seed)
     envs = BallbotVectorEnv(
         args.population * args.episodes, max_episode_steps=args.horizon, num_threads=args.num_threads

@@ -31,15 +31,17 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Annotated
 
 import tyro
 from summarize_runs import save_small
 
-from ballbot.cli import program
+from ballbot.cli import check_options, program
 from ballbot.envs.physics import usable_cpus
 from ballbot.ppo import CheckpointError, load_checkpoint
 from ballbot.ppo.checkpoint import write_atomic
 from ballbot.ppo.logger import git_commit, lock_run_dir
+from ballbot.settings import Range, nearest
 
 EXPERIMENTS = Path(__file__).resolve().parents[1]
 LOGS = Path("runs") / "reproduce"
@@ -98,7 +100,7 @@ class Args:
     """Which; all of them if not given."""
     seeds: tuple[int, ...] = ()
     """Only these (default: 0 to 4 for "default" and "paper", 0 to 2 for the others)."""
-    jobs: int = 0
+    jobs: Annotated[int, Range(0, 1024)] = 0
     """Runs at a time (0: as many as CPUs)."""
     dry_run: bool = False
     """Say what would be done, and how long it takes."""
@@ -114,14 +116,13 @@ def check(args: Args) -> Args:
     """
     for study in args.studies:
         if study not in STUDIES:
-            raise ValueError(f"--studies {study} is unknown: use {', '.join(STUDIES)}")
+            raise ValueError(f"--studies {study} is unknown: {nearest(study, STUDIES)}")
     if not args.studies:
         raise ValueError(f"--studies needs at least one of {', '.join(STUDIES)}")
     for seed in args.seeds:
         if not 0 <= seed < 2**31:
             raise ValueError(f"--seeds {seed} is out of range: use 0 to {2**31 - 1}")
-    if not 0 <= args.jobs <= 1024:
-        raise ValueError(f"--jobs {args.jobs} is out of range: use 1 to 1024, or 0 for every CPU")
+    check_options(args)
     return args
 
 

@@ -9,12 +9,13 @@ import sys
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 import tyro
 
-from ballbot.cli import check_output, program
+from ballbot.cli import check_options, check_output, program
 from ballbot.envs import BallbotEnv
+from ballbot.settings import Range
 
 NUM_TERRAINS = 16
 """Grounds that the seed chooses from: some choice, made in a moment."""
@@ -28,7 +29,7 @@ class Args:
     """File to write."""
     terrain: Literal["perlin", "flat"] = "perlin"
     """Ground."""
-    seed: int = 0
+    seed: Annotated[int, Range(0, 2**62 - 1)] = 0
     """Seed of the episode: terrain, heading and tilt."""
 
 
@@ -36,8 +37,7 @@ class Args:
 def main(argv: list[str] | None = None) -> int:
     """Reset, draw, save."""
     args = tyro.cli(Args, args=argv, description=__doc__)
-    if args.seed < 0:
-        raise ValueError(f"--seed {args.seed} is negative: use 0 or more")
+    check_options(args)
     from matplotlib.image import imsave
 
     args.out.parent.mkdir(parents=True, exist_ok=True)

@@ -1,20 +1,25 @@
 # mypy: allow-untyped-defs, allow-untyped-calls, allow-incomplete-defs
 """What run_episodes counts is what happened, and summarize says it right."""
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
 from policies import save_policy
 
+from ballbot.controllers import PIDController
 from ballbot.encoders import EncoderError
-from ballbot.envs import BallbotVectorEnv
+from ballbot.envs import BallbotVectorEnv, WorldConfig
+from ballbot.errors import SettingsError
 from ballbot.evaluation import (
     Episodes,
     env_options,
+    in_task,
     mean_interval,
     run_episodes,
     summarize,
+    task_of,
     wilson_interval,
 )
 from ballbot.ppo import evaluate, load_agent, load_policy
@@ -189,6 +194,115 @@ def test_options_follow_from_what_a_policy_was_trained_with(tmp_path):
         damaged = load_policy(save_policy(tmp_path / "d.pt", 58, **metadata))
         with pytest.raises(ValueError, match=rf"d.pt does not say what .* \({missing} is None\)"):
             env_options(damaged)
+
+
+def test_options_tell_the_whole_task_and_the_same_for_all_is_left_out(tmp_path):
+    task: dict[str, Any] = {
+        "command": "velocity", "motion": {"max_speed": 0.2, "station_keeping": True}, "terrain": "stairs:0.5",
+        "ground": {"height": 0.02}, "extra_fields": ("yaw_rate",), "endings": {"speed": 1.5},
+        "rewards": {"velocity": 2.0, "tilt": 1.0},
+    }  # fmt: skip
+    config = WorldConfig.of(**task, tilt_limit_deg=15.0, integrator="RK4", initial_speed=0.2, action_limit=0.5)
+    metadata = config.metadata()
+    policy = load_policy(save_policy(tmp_path / "p.pt", 21, **metadata))
+    options = env_options(policy)
+    assert options == {"observation": "proprioception", "frame": "body", **task}
+    envs = make(2, **options)
+    assert envs.config == replace(config.task(), tilt_limit_deg=20.0, integrator="Euler", num_terrains=3,
+                                  max_episode_steps=120)  # fmt: skip
+    assert envs.observation_space.shape == (2, 21) and envs.world.terms == ("velocity", "tilt")
+    with pytest.raises(ValueError, match=r"observes \(17,\), which is not frame 'body' .*velocity_command, station"):
+        env_options(load_policy(save_policy(tmp_path / "w.pt", 17, **metadata)))
+
+
+@pytest.mark.parametrize(
+    ("metadata", "named"),
+    [
+        ({"terrain": "bumps:0.3"}, "terrain 'bumps:0.3'"),
+        ({"command": "circle"}, "command 'circle'"),
+        ({"extra_fields": ["sonar"]}, "field 'sonar'"),
+        ({"rewards.calm": 0.5, "endings.sunset": 1.0}, "reward 'calm', ending 'sunset'"),
+    ],
+)
+def test_parts_that_nobody_registered_may_be_of_a_plugin(tmp_path, metadata, named):
+    policy = load_policy(save_policy(tmp_path / "p.pt", **metadata))
+    with pytest.raises(SettingsError, match=rf"p\.pt was trained with {named}, which .* load the plugin"):
+        env_options(policy)
+
+
+def test_values_that_this_version_does_not_take_are_damage(tmp_path):
+    policy = load_policy(save_policy(tmp_path / "p.pt", **{"motion.x": "north"}))
+    with pytest.raises(SettingsError, match=r"p\.pt is damaged or of another version \(.*x must be a number"):
+        env_options(policy)
+
+
+def test_another_task_keeps_what_fits_it():
+    options = {
+        "terrain": "stairs:0.5", "ground": {"height": 0.02}, "command": "velocity", "motion": {"max_speed": 0.2},
+        "rewards": {"velocity": 2.0}, "frame": "body", "extra_fields": ("yaw_rate",),
+    }  # fmt: skip
+    assert task_of(options, "stairs:0-1")["ground"] == {"height": 0.02}
+    assert "ground" not in task_of(options, "hills")
+    assert task_of(options, command="velocity")["motion"] == {"max_speed": 0.2}
+    assert task_of(options, command="point") == {
+        "terrain": "stairs:0.5",
+        "ground": {"height": 0.02},
+        "command": "point",
+    }
+    task = task_of({"terrain": "flat", "command": "velocity", "motion": {"max_speed": 0.1}})
+    assert in_task(options, task) == {"frame": "body", "extra_fields": ("yaw_rate",), **task}
+    with pytest.raises(SettingsError, match="'target', and what is judged observes 'velocity_command', of"):
+        in_task(options, task_of(options, command="point"))
+
+
+def test_velocity_commands_are_measured_and_missed():
+    envs = make(3, command="velocity", motion={"resample_time": 0.0}, max_episode_steps=1000)
+    act = PIDController(envs.dt)
+    episodes = run_episodes(envs, act, 6, seed=0)
+    summary = summarize(episodes)
+    assert {"missed", "success"} == set(episodes.outcomes)  # it stands, which is what some are told
+    for k in range(6):
+        single = make(1, command="velocity", motion={"resample_time": 0.0}, max_episode_steps=1000)
+        obs, _ = single.reset(seed=k)
+        vx, vy, _ = single.command[0]
+        actor, errors, speeds, began = PIDController(single.dt), [], [], np.ones(1, bool)
+        for step in range(1, 1001):
+            direction = single.goal[0]
+            obs, *_ = single.advance(actor(obs, began))
+            began[:] = False
+            robots = single.simulations.robot_state()
+            speeds.append(direction @ robots.velocity[:2, 0])
+            if step * 0.002 > 1.5:
+                errors.append(np.sum((robots.heading_velocity[:, 0] - (vx, vy)) ** 2))
+        assert episodes.measures["velocity_error"][k] == pytest.approx(np.sqrt(np.mean(errors)))
+        assert episodes.outcomes[k] == ("success" if np.mean(errors) <= 0.01 else "missed")
+        if vx or vy:
+            assert episodes.speed_along_goal[k] == pytest.approx(
+                np.sum(speeds) / 999
+            )  # the first step has no direction
+            assert np.isnan(episodes.measures["drift"][k])
+        else:
+            assert np.isnan(episodes.speed_along_goal[k]) and episodes.measures["drift"][k] < 0.5
+    told = episodes.measures["drift"][np.isfinite(episodes.measures["drift"])]
+    assert summary["measure_drift_count"] == len(told) and 0 < len(told) < 6
+    assert summary["measure_drift_mean"] == pytest.approx(told.mean())
+    assert summary["missed_rate"] == episodes.outcomes.count("missed") / 6
+    assert not episodes.targets
+    assert list(episodes.reward_terms) == ["survival", "action_cost", "velocity", "yaw_rate"]
+
+
+@pytest.mark.parametrize(("command", "points"), [("point", 1), ("path", 4)])
+def test_places_are_recorded(command, points):
+    envs = make(2, command=command, max_episode_steps=30)
+    episodes = run_episodes(envs, push(envs, 0.0), 5, seed=2)
+    for k in range(5):
+        envs.reset(seed=2 + k)
+        np.testing.assert_array_equal(episodes.targets[k], envs.command[0].reshape(points, 2))
+    assert episodes.measures["arrived"].tolist() == [0] * 5 and episodes.outcomes == ["missed"] * 5
+    assert np.isnan(episodes.measures["arrival_time"]).all()
+    summary = summarize(episodes)
+    assert summary["measure_arrival_time_mean"] is None and summary["measure_arrival_time_count"] == 0
+    assert summary["per_episode"][0]["measure_arrival_time"] is None
 
 
 def test_no_episodes_are_refused():

@@ -128,6 +128,23 @@ def test_what_was_found_is_kept_if_something_breaks(monkeypatch, tmp_path, capsy
         assert "Without films: [Errno 28] the disk is full" in (tmp_path / "report" / "report.html").read_text()
 
 
+def test_a_report_shows_the_places_and_the_ground(tmp_path):
+    metadata = {"command": "path", "motion.num_points": 3, "terrain": "mixed:0.3"}
+    save_policy(tmp_path / "p.pt", 19, gain=0.0, **metadata)
+    options = ["p.pt", "--episodes", "5", "--horizon", "60", "--num-terrains", "5", "--num-threads", "1"]
+    done = subprocess.run(
+        [sys.executable, str(SCRIPT), *options, "--report", "r"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=200,
+    )
+    assert done.returncode == 0, done.stderr
+    text = (tmp_path / "r" / "report.html").read_text()
+    assert "rings are the places" in text and text.count(" cm high") == 4 and "share of the points reached" in text
+    assert "goal is upward" not in text
+
+
 @pytest.mark.parametrize("terrain", ["perlin", "flat"])
 def test_a_report_is_one_page_that_needs_no_network(tmp_path, terrain):
     save_policy(tmp_path / "a<b.pt", terrain=terrain)

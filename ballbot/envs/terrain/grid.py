@@ -42,8 +42,8 @@ class Grid:
     """m from one vertex to the next."""
 
     def __post_init__(self) -> None:
-        if self.size < 3 or not self.cell > 0:
-            raise SettingsError(f"a grid of {self.size} vertices {self.cell} m apart: use 3 or more, and above 0 m")
+        if self.size < 3:
+            raise SettingsError(f"a field of {self.size} x {self.size} vertices has no middle: use a finer cell")
         if self.size**2 > MAX_VERTICES:
             raise SettingsError(
                 f"a field of {self.size} x {self.size} vertices, {self.cell:g} m apart, is more than memory is for: "
@@ -53,6 +53,9 @@ class Grid:
     @classmethod
     def covering(cls, length: float, cell: float = CELL) -> Grid:
         """The smallest grid at least ``length`` m long."""
+        for name, value in (("length", length), ("cell", cell)):
+            if not 0 < value < np.inf:
+                raise SettingsError(f"{name} must be above 0 m, got {value}")
         return cls(int(np.ceil(length / TERRAIN_LENGTH * (TERRAIN_LENGTH / cell) - 1e-9)) + 1, cell)
 
     @property

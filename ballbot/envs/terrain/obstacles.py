@@ -8,12 +8,11 @@ from typing import Annotated, ClassVar
 import numpy as np
 
 from ballbot.envs.terrain.grid import Array, Grid, Ground
-from ballbot.envs.terrain.shapes import discs, spline
+from ballbot.envs.terrain.shapes import discs, scaled, spline
+from ballbot.envs.terrain.stepped import STEP_CELL
 from ballbot.errors import SettingsError
 from ballbot.settings import Range, check_settings
 
-EDGE_CELL = 0.025
-"""m between vertices where edges are to be kept away from; docs/terrain_cells.md says why."""
 JITTER = 0.06
 """m that each pit or pillar lies off its place in the pattern, at most, either way."""
 
@@ -22,7 +21,7 @@ JITTER = 0.06
 class Pits:
     """Round pits with sheer sides in staggered rows, on slightly uneven ground: straight on leads into one."""
 
-    cell: ClassVar[float] = EDGE_CELL
+    cell: ClassVar[float] = STEP_CELL
     rolled: ClassVar[bool] = False
 
     depth: Annotated[float, Range(0, 1)] = 0.08
@@ -41,12 +40,13 @@ class Pits:
             )
 
     def make(self, rng: np.random.Generator, grid: Grid, difficulty: float) -> Ground:
-        """Shallower in proportion to the difficulty, and from half as wide."""
+        """Shallower in proportion to the difficulty, which also is the share of the pits that are there."""
         places = staggered(rng, grid, self.spacing, 0.7 * self.spacing)
-        radii = self.radius * rng.uniform(0.75, 1.0, len(places)) * (1 + difficulty) / 2
-        pits = discs(grid, places, np.where(np.hypot(*places.T) > radii + 0.3, radii, 0.0))
+        radii = self.radius * rng.uniform(0.75, 1.0, len(places))
+        dug = (rng.random(len(places)) < difficulty) & (np.hypot(*places.T) > radii + 0.3)
+        pits = discs(grid, places, np.where(dug, radii, 0.0))
         coarse = Grid.covering(grid.length + 1.0, 0.2)
-        uneven = 0.01 * difficulty * spline(rng.random(coarse.shape), coarse, grid)
+        uneven = scaled(spline(rng.random(coarse.shape), coarse, grid), 0.01 * difficulty)
         return Ground(uneven - self.depth * difficulty * pits)
 
 
@@ -54,7 +54,7 @@ class Pits:
 class Pillars:
     """Round pillars, too high to roll over, in staggered rows on level ground."""
 
-    cell: ClassVar[float] = EDGE_CELL
+    cell: ClassVar[float] = STEP_CELL
     rolled: ClassVar[bool] = False
 
     height: Annotated[float, Range(0, 1)] = 0.15
@@ -84,7 +84,7 @@ class Pillars:
 class Slalom:
     """Walls across the way, each with one gate, to the left or the right of the one before."""
 
-    cell: ClassVar[float] = EDGE_CELL
+    cell: ClassVar[float] = STEP_CELL
     rolled: ClassVar[bool] = False
 
     height: Annotated[float, Range(0, 1)] = 0.15
@@ -122,7 +122,7 @@ class Slalom:
 class SteppingLanes:
     """Winding lanes with a drop on either side, of slabs with small steps between; bridges lead to the next lane."""
 
-    cell: ClassVar[float] = EDGE_CELL
+    cell: ClassVar[float] = STEP_CELL
     rolled: ClassVar[bool] = False
 
     width: Annotated[float, Range(0.2, 5)] = 0.5

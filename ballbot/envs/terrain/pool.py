@@ -14,14 +14,18 @@ from ballbot.envs.terrain.files import File
 from ballbot.envs.terrain.grid import CELL, SPLITS, TERRAIN_LENGTH, Array, Grid, Ground, Terrain
 from ballbot.envs.terrain.mixed import Member, Mixed
 from ballbot.envs.terrain.spec import TerrainSpec, build_terrain, parse_terrain
-from ballbot.envs.terrain.surface import heights_at, normals_at, steepness_deg
+from ballbot.envs.terrain.surface import heights_at, normals_at, sustained_slopes_deg
 from ballbot.errors import SettingsError
 from ballbot.settings import nearest
 
 LEVEL_TOP = 1e-3
 """m: the height that MuJoCo is told of a field that is level; it refuses 0."""
-STEEPEST_DEG = 15.0
-"""Degrees; see docs/terrain_cells.md."""
+STEEPEST_DEG = 9.5
+"""The linear controller drives up and down long slopes of 9 degrees and falls on 10; see docs/terrain_cells.md."""
+SUSTAINED = 0.5
+"""m: a slope is long that rises on over so much; shorter ones are crossed with the speed that the robot has."""
+STEEP_SHARE = 0.05
+"""Of the field: as much must be steep to be worth a warning."""
 
 
 class TerrainPool:
@@ -141,8 +145,9 @@ class TerrainPool:
             steep = slopes[self.kind_ids == kind]
             if rolled[kind] and len(steep) and steep.max() > STEEPEST_DEG:
                 gym.logger.warn(
-                    f"terrain {name!r}: more than a twentieth of the ground is steeper than {steep.max():.0f} degrees, "
-                    f"and the robot holds itself on at most {STEEPEST_DEG:.0f}: choose a lower difficulty or height"
+                    f"terrain {name!r}: a twentieth of the ground is steeper than {steep.max():.0f} degrees over "
+                    f"{SUSTAINED:g} m, and the robot holds itself on at most {STEEPEST_DEG:g}: choose a lower "
+                    "difficulty or height"
                 )
 
 
@@ -182,10 +187,10 @@ def spread(low: float, high: float, num: int) -> Array:
 
 
 def steepest_deg(pool: TerrainPool) -> Array:
-    """(num,) degrees: the slope that a twentieth of each field exceeds."""
+    """(num,) degrees: the slope over half a metre that a twentieth of each field exceeds."""
     if pool.relief is None:
         return np.zeros(len(pool))
-    return steepness_deg(pool.relief, pool.tops, pool.grid)
+    return sustained_slopes_deg(pool.relief, pool.tops, pool.grid, SUSTAINED, STEEP_SHARE)
 
 
 def _normalise(heights: NDArray[np.floating[Any]], relief: NDArray[np.float32]) -> float:

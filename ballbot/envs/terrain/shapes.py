@@ -13,6 +13,8 @@ SPAWN_REACH = 1.0
 """m from the middle: an episode of 8 s at 0.5 m/s that begins within it ends on the field of 10 m."""
 FOOTPRINT = 0.12
 """m: half the width of ground that should be level under a robot at its start; the ball's radius and a little."""
+LEVEL = 0.012
+"""m that the ground may rise over a footprint, 3 degrees; where it rises more all over, one place is found."""
 
 
 def smooth_step(x: NDArray[Any]) -> Array:
@@ -55,7 +57,7 @@ def spline(values: Array, coarse: Grid, grid: Grid) -> Array:
 
 
 def level_places(heights: Array, grid: Grid, count: int, apart: float = 0.5) -> Array:
-    """(count or fewer, 2) places near the middle where the ground is most level, at least ``apart`` m from each other.
+    """(k, 2) places near the middle where the ground is most level, at least ``apart`` m from each other, k <= count.
 
     Looked for on squares of ``FOOTPRINT``, by the difference between their highest and lowest vertex; of equal ones the
     nearest to the middle counts.
@@ -76,7 +78,7 @@ def level_places(heights: Array, grid: Grid, count: int, apart: float = 0.5) -> 
     found: list[tuple[float, float]] = []
     for _ in range(count):
         best = np.unravel_index(np.argmin(spread), spread.shape)
-        if not np.isfinite(spread[best]):
+        if not np.isfinite(spread[best]) or (found and spread[best] > LEVEL):
             break
         found.append((float(x[best]), float(y[best])))
         spread[np.hypot(x - x[best], y - y[best]) < apart] = np.inf

@@ -19,7 +19,7 @@ class Hills:
     cell: ClassVar[float] = CELL
     rolled: ClassVar[bool] = True
 
-    height: Annotated[float, Range(0, 5)] = 0.3
+    height: Annotated[float, Range(0, 5)] = 0.22
     """Of the highest place above the lowest, m."""
     width: Annotated[float, Range(0.3, 20)] = 2.5
     """From one hilltop to the next, about, m."""
@@ -40,7 +40,7 @@ class Ramp:
     cell: ClassVar[float] = CELL
     rolled: ClassVar[bool] = True
 
-    angle_deg: Annotated[float, Range(0, 45)] = 10.0
+    angle_deg: Annotated[float, Range(0, 45)] = 9.0
     """Of the slope, degrees."""
     run: Annotated[float, Range(0.2, 20)] = 1.5
     """Of the slope, seen from above, m."""
@@ -111,7 +111,7 @@ class Ridges:
     cell: ClassVar[float] = CELL
     rolled: ClassVar[bool] = True
 
-    height: Annotated[float, Range(0, 2)] = 0.1
+    height: Annotated[float, Range(0, 2)] = 0.07
     """Of the ridges above the valleys, m."""
     spacing: Annotated[float, Range(0.3, 20)] = 1.6
     """From ridge to ridge, m."""
@@ -142,7 +142,7 @@ class Bowl:
     depth: Annotated[float, Range(0, 5)] = 0.2
     """From the rim to the bottom, m."""
     radius: Annotated[float, Range(0.3, 20)] = 2.0
-    """From the bottom to the rim where the hollow is narrowest, m."""
+    """From the bottom to the rim where the hollow is narrowest, m; a fifth more or less by the seed."""
 
     def __post_init__(self) -> None:
         check_settings(self)
@@ -150,8 +150,9 @@ class Bowl:
     def make(self, rng: np.random.Generator, grid: Grid, difficulty: float) -> Ground:
         """Shallower in proportion to the difficulty."""
         heading, stretch = rng.uniform(-np.pi, np.pi), rng.uniform(1.0, 1.6)
+        radius = self.radius * rng.uniform(0.8, 1.2)
         along, beside = ahead(grid, heading) / stretch, ahead(grid, heading + np.pi / 2)
-        return Ground(self.depth * difficulty * smooth_step(np.hypot(along, beside) / self.radius))
+        return Ground(self.depth * difficulty * smooth_step(np.hypot(along, beside) / radius))
 
 
 @dataclass(frozen=True)
@@ -161,7 +162,7 @@ class Spiral:
     cell: ClassVar[float] = CELL
     rolled: ClassVar[bool] = True
 
-    height: Annotated[float, Range(0, 2)] = 0.1
+    height: Annotated[float, Range(0, 2)] = 0.09
     """Of the crest above the valley, m."""
     pitch: Annotated[float, Range(0.3, 20)] = 1.6
     """From one turn to the next, m."""

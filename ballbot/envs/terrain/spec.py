@@ -5,12 +5,12 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, fields, is_dataclass
 from pathlib import PurePath
-from typing import Any
+from typing import Annotated, Any
 
 from ballbot.envs.terrain.grid import Terrain
 from ballbot.envs.terrain.kinds import TERRAINS
 from ballbot.errors import SettingsError
-from ballbot.settings import nearest
+from ballbot.settings import Range, check_settings, nearest
 
 FILES = (".png", ".npy")
 """Endings of names that are height maps."""
@@ -22,10 +22,15 @@ class TerrainSpec:
     """A kind of ground, and the difficulties of a pool of it: spread evenly from ``low`` to ``high``."""
 
     kind: str
-    low: float = 1.0
-    high: float = 1.0
+    low: Annotated[float, Range(0, 1)] = 1.0
+    high: Annotated[float, Range(0, 1)] = 1.0
     path: str = ""
     """Of the height map; kind "file" alone."""
+
+    def __post_init__(self) -> None:
+        check_settings(self)
+        if self.low > self.high:
+            raise SettingsError(f"difficulties go from low to high, got {self.low:g} to {self.high:g}: swap them")
 
 
 def parse_terrain(text: str) -> TerrainSpec:

@@ -11,7 +11,7 @@ from ballbot.envs.terrain.grid import Grid, Ground
 from ballbot.envs.terrain.shapes import ahead, level_places, plane_waves, scaled
 from ballbot.settings import Range, check_settings
 
-STEP_CELL = 0.02
+STEP_CELL = 0.025
 """m between vertices where steps are to be met; docs/terrain_cells.md says why."""
 
 

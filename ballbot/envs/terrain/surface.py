@@ -37,16 +37,19 @@ def normals_at(relief: NDArray[np.float32], tops: Array, grid: Grid, terrain_ids
     return np.asarray(normal / np.linalg.norm(normal, axis=-1, keepdims=True))
 
 
-def steepness_deg(relief: NDArray[np.float32], tops: Array, grid: Grid, share: float = 0.05) -> Array:
-    """(num,) slope in degrees that this share of a field exceeds, seen from above; every fourth row is looked at."""
-    steep = np.empty(len(relief))
-    for k, field in enumerate(relief):
-        first, second = field[:-1:4], field[1::4]
-        first = first[: len(second)]
-        rise = np.hypot(first[:, 1:] - first[:, :-1], second[:, 1:] - first[:, 1:]) * (tops[k] / grid.cell)
-        keep = int(rise.size * (1 - share))
-        steep[k] = np.degrees(np.arctan(np.partition(rise, keep, axis=None)[keep]))
-    return steep
+def sustained_slopes_deg(relief: NDArray[np.float32], tops: Array, grid: Grid, over: float, share: float) -> Array:
+    """(num,) degrees that a share of a field exceeds: slopes from places to those ``over`` m further along x and y."""
+    apart = min(max(1, round(over / grid.cell)), grid.size - 1)
+    every = max(1, apart // 4)
+    here, right, up = (
+        relief[:, :-apart:every, :-apart:every],
+        relief[:, :-apart:every, apart::every],
+        relief[:, apart::every, :-apart:every],
+    )
+    rise = np.hypot(right - here, up - here).reshape(len(relief), -1)
+    keep = int(rise.shape[1] * (1 - share))
+    slope = np.partition(rise, keep, axis=1)[:, keep] * (tops / (apart * grid.cell))
+    return np.asarray(np.degrees(np.arctan(slope)))
 
 
 def _triangle(

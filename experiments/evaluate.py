@@ -28,6 +28,7 @@ import numpy as np
 import torch
 import tyro
 
+from ballbot import plugins
 from ballbot.cli import check_options, check_output, program
 from ballbot.controllers import CONTROLLERS, find_controller
 from ballbot.deployment.shipped import find_policy
@@ -64,6 +65,8 @@ class Args:
     the policy was trained on; perlin for classical controllers)."""
     command: str | None = None
     """What the robots are told, if it can be told by what the policy observes (default: what it was trained for)."""
+    plugin: tuple[Path, ...] = ()
+    """Python files with what the policy was trained with: grounds, commands, rewards, endings or fields by name."""
     seed: Annotated[int, Range(0, 2**62 - 1)] = 0
     """Of the first episode's start; the others count up."""
     split: Literal["eval", "validation"] = "eval"
@@ -112,6 +115,7 @@ def check(args: Args) -> Args:
         ValueError: an option is out of range; the message names it.
     """
     check_options(args)
+    plugins.load_all(args.plugin)
     for name in (args.checkpoint, *args.compare):
         if not name:
             raise ValueError('a checkpoint is "": give a file, a run folder, pid or linear')

@@ -25,6 +25,7 @@ import torch
 import tyro
 from numpy.typing import NDArray
 
+from ballbot import plugins
 from ballbot.cli import check_options, check_output, program
 from ballbot.controllers import find_controller
 from ballbot.deployment.export import MAX_DIFFERENCE, export_policy
@@ -56,6 +57,8 @@ class Args:
     """File of the control graph; the camera graph is policy.camera.onnx then."""
     encoder: Path | None = None
     """Encoder of a policy that sees (default: the copy that its run keeps, or the one that comes with ballbot)."""
+    plugin: tuple[Path, ...] = ()
+    """Python files with what the policy was trained with: grounds, commands, rewards, endings or fields by name."""
     observations: Annotated[int, Range(1, 10**7)] = 10_000
     """Real observations to compare on."""
     episodes: Annotated[int, Range(0, 10**4)] = 0
@@ -99,7 +102,8 @@ class Beside:
         self.controller = Controller(path, readers={name: self._reader(layout[name]) for name in own})
         self.options = options
         if own:
-            print(f"note: {', '.join(own)} are your own: hand their readers to Controller on the robot")
+            what = "is your own: hand its reader" if len(own) == 1 else "are your own: hand their readers"
+            print(f"note: {', '.join(own)} {what} to Controller on the robot")
 
     def _reader(self, where: slice) -> Callable[[Any, Any], NDArray[np.float32]]:
         return lambda sensors, controller: self.observation[where]
@@ -182,6 +186,7 @@ def microseconds(session: Any, name: str, one: NDArray[np.float32], calls: int) 
 def check(args: Args) -> int:
     """Export, compare, and return the exit status."""
     check_options(args)
+    plugins.load_all(args.plugin)
     check_output(args.out, "--out", (".onnx",))
     if find_controller(args.checkpoint) is not None:
         raise ValueError(f"{args.checkpoint} is no network: give a checkpoint, or a run folder for its best.pt")

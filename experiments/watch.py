@@ -22,6 +22,7 @@ from typing import Annotated, Literal
 import numpy as np
 import tyro
 
+from ballbot import plugins
 from ballbot.cli import check_options, check_output, program
 from ballbot.envs import BallbotVectorEnv
 from ballbot.envs.rendering import has_display
@@ -48,6 +49,8 @@ class Args:
     was trained on; perlin for classical controllers)."""
     command: str | None = None
     """What the robot is told, if it can be told by what the policy observes (default: what it was trained for)."""
+    plugin: tuple[Path, ...] = ()
+    """Python files with what the policy was trained with: grounds, commands, rewards, endings or fields by name."""
     seed: Annotated[int, Range(0, 2**62 - 1)] = 0
     """Of the first episode: terrain, heading and tilt."""
     horizon: int = 4000
@@ -107,6 +110,7 @@ def main(argv: list[str] | None = None) -> int:
     """Watch, and return the exit status."""
     args = tyro.cli(Args, args=argv, description=__doc__)
     check_options(args)
+    plugins.load_all(args.plugin)
     if args.record is not None:
         check_output(args.record, "--record", ENDINGS)
     envs, actor = make(args)

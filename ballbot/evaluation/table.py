@@ -4,6 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
+from ballbot.evaluation.episodes import OUTCOMES
+
+RATES = tuple(f"{outcome}_rate" for outcome in OUTCOMES)
+"""Shares of episodes; a reward's or a measure's name may end alike."""
 ROWS = (
     ("success_rate", "success", "{:.0%}"),
     ("failure_rate", "fell", "{:.0%}"),
@@ -43,7 +47,7 @@ def rows_of(summaries: dict[str, dict[str, Any]]) -> list[tuple[str, str, str]]:
     for key, title, form in ROWS:
         if key == "missed_rate" and to_a_goal:
             continue
-        if key.endswith("_rate") or key in quantities:
+        if key in RATES or key in quantities:
             rows.append((key, title if to_a_goal else title.replace("the goal", "the way told"), form))
         elif key.endswith("_"):
             for i, name in enumerate(q for q in quantities if q.startswith(key)):
@@ -59,7 +63,7 @@ def table_rows(summaries: dict[str, dict[str, Any]]) -> list[tuple[str, list[str
     for key, title, form in rows_of(summaries):
         row = []
         for summary in summaries.values():
-            numbers = [summary[key]] if key.endswith("_rate") else [summary.get(f"{key}_{x}") for x in ("mean", "std")]
+            numbers = [summary[key]] if key in RATES else [summary.get(f"{key}_{x}") for x in ("mean", "std")]
             numbers += summary.get(f"{key}_ci95") or (None, None)
             *value, low, high = ("-" if x is None else form.format(x) for x in numbers)
             few = summary.get(f"{key}_count", summary["episodes"])

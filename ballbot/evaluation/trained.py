@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from ballbot import plugins
 from ballbot.encoders import FrozenEncoder, find_encoder, load_encoder
 from ballbot.envs.commands import COMMANDS
 from ballbot.envs.config import WorldConfig, make_command
@@ -28,6 +29,7 @@ def trained_world(policy: Policy) -> WorldConfig:
     Raises:
         SettingsError: (a ValueError) it is not one of Ballbot-v0's, its checkpoint does not say what it was trained
             on, or names what is not known here.
+        PluginError: a plugin that it was trained with is not loaded.
     """
     metadata = policy.metadata
     if metadata.get("observation") not in ("proprioception", "encoded"):
@@ -38,6 +40,7 @@ def trained_world(policy: Policy) -> WorldConfig:
                 f"{policy.path} does not say what its policy was trained on ({name} is {metadata.get(name)!r}): use "
                 "another checkpoint"
             )
+    plugins.require(metadata.get("plugins", {}), str(policy.path))
     if unknown := unknown_names(metadata):
         raise SettingsError(
             f"{policy.path} was trained with {', '.join(unknown)}, which this ballbot does not know: load the plugin "
@@ -137,6 +140,7 @@ def env_options(policy: Policy, encoder: str | Path | None = None) -> dict[str, 
     Raises:
         SettingsError: (a ValueError) the policy is not one of Ballbot-v0's, was trained with another encoder, or with
             a terrain, command, reward or field that is not known here.
+        PluginError: a plugin that it was trained with is not loaded.
         EncoderError: the encoder cannot be loaded.
     """
     world = trained_world(policy)

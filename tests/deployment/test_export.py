@@ -2,10 +2,12 @@
 """An exported policy is the same policy, and its runtime builds the same observations and keeps to what is safe."""
 
 import ast
+import hashlib
 import json
 import re
 import subprocess
 import sys
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,15 +15,15 @@ import mujoco
 import numpy as np
 import pytest
 import torch
-from ballbot.symmetry import robot_symmetry
 from policies import save_policy
 
 from ballbot import encoders
-from ballbot.controllers import feedback_prior
+from ballbot.controllers import PIDController, feedback_prior, robot_symmetry
 from ballbot.deployment.export import export_policy
 from ballbot.encoders import Architecture, Autoencoder, FrozenEncoder, load_encoder
-from ballbot.envs import BallbotVectorEnv
+from ballbot.envs import FIELDS, BallbotVectorEnv, Field
 from ballbot.envs.model import build_model
+from ballbot.envs.observations import layout_of
 from ballbot.evaluation import env_options, run_episodes
 from ballbot.ppo import Structure, load_policy
 
@@ -45,15 +47,22 @@ def exported(tmp_path_factory):
         ("seeing", 17 + 41, seeing),
         ("seeing at 31 Hz", 17 + 41, seeing | {"camera_interval": 16}),
         ("with a prior", 17, {}),
+        ("velocity", 18, {"command": "velocity", "motion.resample_time": 0.05, "motion.max_yaw_rate": 0.5}),
+        ("station", 20, {"command": "velocity", "motion.station_keeping": True, "motion.resample_time": 0.0}),
+        ("velocity in the world", 19, {"command": "velocity", "frame": "world", "extra_fields": ["yaw_rate"]}),
+        ("point", 17, {"command": "point"}),
+        ("path", 19, {"command": "path", "motion.spacing": 0.05, "motion.radius": 0.06}),
+        ("seeing point", 17 + 41, seeing | {"command": "point", "camera_interval": 16}),
         ("default", 17 + 41, seeing),
     ]
     scale, value_inputs = torch.ones(58), torch.ones(58, dtype=torch.bool)
     scale[6:8], scale[17:], value_inputs[14:17] = 4.0, 0.1, False
-    symmetry = robot_symmetry(58)  # of which the mean over three sides is smaller
+    layout = layout_of("body", ["goal"], (), (20, 20))
+    symmetry = robot_symmetry(layout)  # of which the mean over three sides is smaller
     structure = Structure(input_scale=scale, symmetry=symmetry, value_inputs=value_inputs)
     ours = {"structure": structure, "gain": 30.0}
     for name, size, metadata in cases:
-        prior = feedback_prior(size, 0.3) if name == "with a prior" else None
+        prior = feedback_prior(layout_of("body", ["goal"], ()), 0.3) if name == "with a prior" else None
         build = ours if name == "default" else {"structure": Structure(prior)}
         policy = load_policy(save_policy(folder / f"{name}.pt", size, **build, **metadata))
         options = env_options(policy)
@@ -62,7 +71,12 @@ def exported(tmp_path_factory):
     return found
 
 
-@pytest.mark.parametrize("name", ["body", "world", "seeing", "seeing at 31 Hz", "with a prior", "default"])
+COMMANDED = ["velocity", "station", "velocity in the world", "point", "path", "seeing point"]
+
+
+@pytest.mark.parametrize(
+    "name", ["body", "world", "seeing", "seeing at 31 Hz", "with a prior", "default", "velocity", "path"]
+)
 def test_a_graph_acts_as_its_policy(exported, name):
     policy, options, path = exported[name]
     graph = runtime.Controller(path).control
@@ -81,7 +95,7 @@ def test_a_graph_acts_as_its_policy(exported, name):
     np.testing.assert_allclose(theirs.returns, ours.returns, atol=1e-3)
 
 
-@pytest.mark.parametrize("name", ["body", "world", "seeing", "seeing at 31 Hz"])
+@pytest.mark.parametrize("name", ["body", "world", "seeing", "seeing at 31 Hz", *COMMANDED])
 def test_the_runtime_builds_the_environments_observation(exported, name):
     policy, options, path = exported[name]
     options = {k: v for k, v in options.items() if k != "encoder"}
@@ -91,11 +105,12 @@ def test_the_runtime_builds_the_environments_observation(exported, name):
     obs, _ = envs.reset(seed=3)
     expected, _ = encoded.reset(seed=3)
     controller = runtime.Controller(path)
-    for step in range(40):
+    for step in range(80):
         robot = envs.simulations.robot_state()
         sensors = runtime.Sensors(
             robot.quaternion[:, 0] * (-1 if step % 2 else 1),  # the same orientation
-            robot.gyro[:, 0], robot.velocity[:, 0], robot.wheel_speeds[:, 0], envs.goal,
+            robot.gyro[:, 0], robot.velocity[:, 0], robot.wheel_speeds[:, 0],
+            envs.goal[0] if controller.kind == "goal" else None, envs.command[0], robot.position[:2, 0],
         )  # fmt: skip
         if sees and obs["image_age"][0, 0] == 0:
             controller.see(obs["depth"][0])
@@ -104,6 +119,10 @@ def test_the_runtime_builds_the_environments_observation(exported, name):
         assert controller.status == "ok"
         np.testing.assert_allclose(torques, -10 * policy.predict(expected[0]).astype(float), atol=1e-3)
         actions = (torques / -10)[None]
+        if step == 40:
+            another = envs.world.told.command.draw(np.random.default_rng(2), np.ones(2), np.array([1.0, 0.0]))
+            for both in (encoded, envs):
+                both.set_command(another)
         obs, *_ = envs.step(actions)
         expected, *_ = encoded.step(actions)
 
@@ -262,6 +281,145 @@ def test_a_positive_torque_speeds_a_wheel_up_about_its_axle(exported, wheel):
     np.testing.assert_allclose(axis / np.linalg.norm(axis), axle, atol=1e-3)
 
 
+def test_a_robot_told_to_stand_is_told_the_way_back_as_the_environment_tells_it(exported):
+    _, options, path = exported["station"]
+    envs = BallbotVectorEnv(1, **options, initial_speed=0.1, num_threads=1)
+    obs, _ = envs.reset(seed=0, options={"command": [0.0, 0.0, 0.0]})
+    controller, actor, began = runtime.Controller(path), PIDController(envs.dt), np.ones(1, bool)
+    ways = []
+    for _ in range(1200):
+        robot = envs.simulations.robot_state()
+        controller.act(
+            runtime.Sensors(
+                robot.quaternion[:, 0], robot.gyro[:, 0], robot.velocity[:, 0], robot.wheel_speeds[:, 0],
+                command=np.zeros(3), position=robot.position[:2, 0],
+            )
+        )  # fmt: skip
+        ways.append((obs[0, envs.layout["station"]], runtime.READERS["station"](controller._last_good, controller)))
+        obs, *_ = envs.step(actor(obs, began))
+        began[:] = False
+    theirs, ours = np.array(ways).transpose(1, 0, 2)
+    np.testing.assert_allclose(ours, theirs, atol=1e-6)
+    assert not theirs[:750].any() and np.hypot(*theirs[-1]) > 0.005
+
+
+def test_graphs_of_the_first_contract_still_drive(tmp_path):
+    """Written by version 0.1, from the policy of the golden run, which is exported anew beside it."""
+    golden = ROOT / "tests" / "golden"
+    policy = load_policy(golden / "runs" / "blind")
+    export_policy(policy, tmp_path / "new.onnx")
+    old, new = runtime.Controller(golden / "version_0_1.onnx"), runtime.Controller(tmp_path / "new.onnx")
+    assert "command" not in old.contract and new.contract["command"]["kind"] == "goal"
+    described = [{k: v for k, v in f.items() if k != "field"} for f in new.contract["input"]["fields"]]
+    assert json.dumps(described) == json.dumps(old.contract["input"]["fields"])
+    added = {"checksum", "ballbot", "input", "command"}
+    assert {k: v for k, v in new.contract.items() if k not in added} == {
+        k: v for k, v in old.contract.items() if k not in added
+    }
+    rng = np.random.default_rng(0)
+    for _ in range(10):
+        sensors = upright(velocity=rng.normal(0, 0.1, 3), wheel_speeds=rng.normal(0, 1, 3), goal=np.array([0.6, 0.8]))
+        np.testing.assert_array_equal(old.act(sensors), new.act(sensors))
+        assert old.status == new.status == "ok"
+
+
+def test_every_field_that_comes_with_ballbot_is_read():
+    assert set(FIELDS) <= set(runtime.READERS)
+
+
+def test_policies_drive_only_once_they_are_told_what_to_do(exported):
+    controller = runtime.Controller(exported["point"][2])
+    assert controller.contract["command"] == {
+        "kind": "point", "given_as": "command", "size": 2, "units": ["m", "m"], "axes": "world, x and y", "range": None
+    }  # fmt: skip
+    assert controller.needs[-2:] == ["command", "position"]
+    place, here = np.array([1.0, 2.0]), np.zeros(2)
+    for given, status in (
+        ({}, "no command"),
+        ({"command": place}, "no position"),
+        ({"position": here}, "no command"),
+        ({"command": [1.0], "position": here}, "sensors lost"),
+        ({"command": place, "position": [np.nan, 0]}, "sensors lost"),
+        ({"command": place, "position": here, "velocity": None}, "sensors lost"),
+        ({"command": place, "position": here}, "ok"),
+        ({"command": None, "position": here}, "sensors held"),
+    ):
+        torques = controller.act(upright(goal=None, **given))
+        assert controller.status == status and torques.any() == (status in ("ok", "sensors held")), given
+
+
+def test_velocities_beyond_those_of_the_training_are_shortened(exported):
+    controller = runtime.Controller(exported["velocity"][2])
+    assert controller.contract["command"]["range"] == [[-0.3, 0.3], [-0.3, 0.3], [-0.5, 0.5]]
+    assert "position" not in controller.needs
+    told = controller.observe(upright(command=np.array([3.0, -4.0, 2.0]), position="somewhere"))[9:12]
+    np.testing.assert_allclose(told, [0.18, -0.24, 0.5], atol=1e-6)
+
+
+def test_a_path_may_have_fewer_points_and_begins_anew_with_another(exported):
+    controller = runtime.Controller(exported["path"][2])
+    points = np.array([[0.0, 0.0], [1.0, 0.0]])
+
+    def act(points, x):
+        controller.act(upright(command=points, position=np.array([x, 0.0])))
+        assert controller.status == "ok"
+        return controller.told.index
+
+    assert [act(points, x) for x in (0.01, 0.02, 0.5, 0.97, 0.97)] == [0, 1, 1, 1, 1]
+    assert act(points + 0.1, 0.97) == 0 and controller.told.point(1).tolist() == [1.1, 0.1]
+    assert controller.act(upright(command=np.zeros((5, 2)), position=np.zeros(2))).any()
+    assert controller.status == "sensors held"  # one point more than it knows
+
+
+def test_fields_of_a_users_own_are_handed_in(tmp_path, monkeypatch):
+    monkeypatch.setitem(FIELDS, "height", Field(1, lambda step: step.robots.position[2:], "m", "world axes", "scalar"))
+    policy = load_policy(save_policy(tmp_path / "p.pt", 18, extra_fields=["height"]))
+    export_policy(policy, tmp_path / "p.onnx")
+    with pytest.raises(ValueError, match=r"observes 'height', which this controller cannot read: .*readers={'height'"):
+        runtime.Controller(tmp_path / "p.onnx")
+
+    @dataclass
+    class Mine(runtime.Sensors):  # type: ignore[name-defined, misc]
+        altimeter: float = np.nan
+
+    controller = runtime.Controller(tmp_path / "p.onnx", readers={"height": lambda s, c: [s.altimeter]})
+    sensors = Mine(**vars(upright()), altimeter=0.25)
+    assert controller.observe(sensors)[-1] == 0.25
+    assert controller.act(sensors).any() and controller.status == "ok"
+    assert not controller.act(replace(sensors, altimeter=np.nan)).any() and controller.status == "policy failed"
+    wrong = runtime.Controller(tmp_path / "p.onnx", readers={"height": lambda s, c: [1.0, 2.0]})
+    with pytest.raises(ValueError, match="the reader of 'height' gave 2 numbers, the policy takes 1"):
+        wrong.act(sensors)
+
+
+PLUGIN = """
+from ballbot.envs import FIELDS, Field
+FIELDS["height"] = Field(1, lambda step: step.robots.position[2:], "m", "world axes", "scalar")
+"""
+
+
+def test_policies_of_plugins_are_exported_with_them(tmp_path):
+    (tmp_path / "mine.py").write_text(PLUGIN)
+    known = {"mine.py": hashlib.sha256(PLUGIN.encode()).hexdigest()}
+    save_policy(tmp_path / "p.pt", 20, command="path", extra_fields=["height"], plugins=known)
+    done = run(tmp_path, "p.pt")
+    assert done.returncode == 2 and "plugin mine.py, which is not loaded: add --plugin mine.py" in done.stderr
+    done = run(tmp_path, "p.pt", "--observations", 100, "--plugin", "mine.py")
+    assert done.returncode == 0, done.stderr
+    assert "height is your own" in done.stdout
+    driven = re.search(r"controller that drives a robot: (\S+)", done.stdout)
+    assert driven is not None and 0 <= float(driven[1]) < 1e-4
+
+
+@pytest.mark.parametrize("command", ["velocity", "point"])
+def test_export_policy_proves_policies_of_every_command(tmp_path, command):
+    save_policy(tmp_path / "p.pt", {"velocity": 18, "point": 17}[command], command=command, terrain="hills:0.2")
+    done = run(tmp_path, "p.pt", "--observations", 100, "--episodes", 1)
+    assert done.returncode == 0, done.stderr
+    driven = re.search(r"controller that drives a robot: (\S+)", done.stdout)
+    assert driven is not None and 0 <= float(driven[1]) < 1e-4
+
+
 def test_what_is_held_is_a_copy_of_the_last_good_values(exported):
     controller, buffer = runtime.Controller(exported["body"][2]), np.zeros(3)
     sensors = upright(velocity=buffer)
@@ -281,7 +439,7 @@ def test_numbers_that_are_not_finite_do_not_reach_the_motors(exported, monkeypat
 
     monkeypatch.setattr(controller, "control", Broken())
     assert (controller.act(upright()) == 0).all() and controller.status == "policy failed"
-    assert (controller._last_action == 0).all()
+    assert (controller.last_action == 0).all()
 
 
 def test_images_age_while_the_robot_does_not_drive(exported):

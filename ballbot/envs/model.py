@@ -85,25 +85,27 @@ def build_model(
     """
     if integrator not in INTEGRATORS:
         raise ValueError(f"integrator={integrator!r} is unknown: use one of {', '.join(map(repr, INTEGRATORS))}")
-    spec = mujoco.MjSpec.from_file(str(files("ballbot.assets") / "ballbot.xml"))
-    spec.option.integrator = INTEGRATORS[integrator]
+    text = (files("ballbot.assets") / "ballbot.xml").read_text(encoding="utf-8")
     if heights is not None:
         nrow, ncol = heights.shape[1:]
         half = (field_length(nrow) if length is None else length) / 2
         tops = np.full(len(heights), MAX_HEIGHT) if tops is None else tops
-        for k in range(len(heights)):
-            spec.add_hfield(
-                name=f"terrain_{k}",
-                nrow=nrow,
-                ncol=ncol,
-                size=[half, half, tops[k], _SUBSOIL],
-                userdata=heights[k].ravel(),
-            )
+        fields = "".join(
+            f'<hfield name="terrain_{k}" nrow="{nrow}" ncol="{ncol}" size="{half!r} {half!r} {float(top)!r} {_SUBSOIL}"/>'
+            for k, top in enumerate(tops)
+        )
+        text = text.replace("</asset>", f"{fields}</asset>")
+    spec = mujoco.MjSpec.from_string(text)
+    spec.option.integrator = INTEGRATORS[integrator]
+    if heights is not None and tops is not None:
         ground = spec.geom("ground")
         ground.type = mujoco.mjtGeom.mjGEOM_HFIELD
         # the highest, because MuJoCo takes the bounds of the ground from the one that it is compiled with
         ground.hfieldname = f"terrain_{int(np.argmax(tops))}"
-    return spec.compile()
+    model = spec.compile()
+    if heights is not None:  # afterwards: as userdata, they would be copied number by number
+        model.hfield_data[:] = heights.ravel()
+    return model
 
 
 def physics_digest(model: mujoco.MjModel) -> str:

@@ -88,11 +88,11 @@ def build_model(
     text = (files("ballbot.assets") / "ballbot.xml").read_text(encoding="utf-8")
     if heights is not None:
         nrow, ncol = heights.shape[1:]
-        half = (field_length(nrow) if length is None else length) / 2
+        half = float(field_length(nrow) if length is None else length) / 2
         tops = np.full(len(heights), MAX_HEIGHT) if tops is None else tops
+        sizes = [f"{half!r} {half!r} {float(top)!r} {_SUBSOIL}" for top in tops]
         fields = "".join(
-            f'<hfield name="terrain_{k}" nrow="{nrow}" ncol="{ncol}" size="{half!r} {half!r} {float(top)!r} {_SUBSOIL}"/>'
-            for k, top in enumerate(tops)
+            f'<hfield name="terrain_{k}" nrow="{nrow}" ncol="{ncol}" size="{size}"/>' for k, size in enumerate(sizes)
         )
         text = text.replace("</asset>", f"{fields}</asset>")
     spec = mujoco.MjSpec.from_string(text)

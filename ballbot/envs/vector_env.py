@@ -295,7 +295,7 @@ class BallbotVectorEnv(VectorEnv[Any, NDArray[Any], NDArray[Any]]):
         """
         observations, reward, terminated, truncated, infos = self._advance(actions)
         done = terminated | truncated
-        if done.any():
+        if np.count_nonzero(done):
             final_obs = np.full(self.num_envs, None, dtype=object)
             ids = np.flatnonzero(done)
             for i in ids:
@@ -416,7 +416,7 @@ def one_of(observations: Observation, i: int) -> Observation:
 def _masked(infos: dict[str, Any], mask: Bools) -> dict[str, Any]:
     """Gymnasium's vector infos: beside every key, "_key" tells which simulations it holds for (each a copy)."""
     masked: dict[str, Any] = {}
-    for (key, value), copy in zip(infos.items(), np.repeat(mask[None], len(infos), axis=0), strict=True):
+    for (key, value), copy in zip(infos.items(), mask[None].repeat(len(infos), axis=0), strict=True):
         masked[key] = _masked(value, mask) if isinstance(value, dict) else value
         masked[f"_{key}"] = copy
     return masked

@@ -25,6 +25,8 @@ INTEGRATORS = {
 }
 _PHYSICAL = ("actuator_", "body_", "dof_", "geom_", "jnt_", "pair_", "qpos0", "qpos_spring")
 """Beginnings of the names of the model's arrays that decide the motion; geom_ has colours too, which does no harm."""
+_RARE = ("eq_", "mesh_", "tendon_")
+"""The same, of what this robot does not have."""
 MIN_WHEEL_ALIGNMENT = 0.999
 """Smallest accepted cosine between a contact's first tangent and the wheel's axle: in the reference's MJCF, which this
 robot repeats, axle and capsule are parallel to 1 part in 10,000."""
@@ -114,6 +116,8 @@ def physics_digest(model: mujoco.MjModel) -> str:
     ``mjModel.signature`` would not do: it tells the names and the tree of bodies, but no number in them.
     """
     fields = [(model, name) for name in dir(model) if name.startswith(_PHYSICAL)]
+    # only of models that have any, so that the digest of the others is what it was before these counted
+    fields += [(model, name) for name in dir(model) if name.startswith(_RARE) and np.size(getattr(model, name))]
     return _digest(fields + [(model.opt, name) for name in dir(model.opt)])
 
 

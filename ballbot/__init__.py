@@ -4,7 +4,7 @@ Importing this package registers ``Ballbot-v0`` with Gymnasium::
 
     import ballbot, gymnasium as gym
     env = gym.make("Ballbot-v0", terrain="flat")
-    envs = gym.make_vec("Ballbot-v0", num_envs=64)
+    envs = gym.make_vec("Ballbot-v0", num_envs=64, terrain="stairs:0.4", command="velocity")
 
 ``gym.make("Ballbot-v0", max_episode_steps=N)`` is Gymnasium's own option: it wraps the environment in a ``TimeLimit``
 that truncates after N steps.  The environment's limit stays 4000, so ``info["success"]`` stays False there.
@@ -16,7 +16,7 @@ without the other.
 
 import gymnasium as gym
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 if "Ballbot-v0" not in gym.registry:  # importlib.reload must not warn
     # No max_episode_steps: the environment counts its own time limit, in gym.make and gym.make_vec alike.

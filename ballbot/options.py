@@ -91,7 +91,8 @@ def _section(name: str, config: WorldConfig) -> Any:
     rows: list[tuple[str, Any, Any]] = []
     given: Mapping[str, Any] = getattr(config, name)
     if name in ("ground", "motion"):
-        kind = TERRAINS[parse_terrain(config.terrain).kind] if name == "ground" else COMMANDS[config.command]
+        registry: dict[str, Any] = TERRAINS if name == "ground" else COMMANDS
+        kind = registry[parse_terrain(config.terrain).kind if name == "ground" else config.command]
         hints, docs = get_type_hints(kind, include_extras=True), field_docs(kind)
         for f in fields(kind):
             if f.init and not (name == "ground" and f.name == "path"):

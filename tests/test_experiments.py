@@ -208,7 +208,7 @@ def test_benchmark_compares_environment_and_engine_and_writes_json(tmp_path: Pat
     assert done.returncode == 0, done.stderr
     content = json.loads(path.read_text())
     ratios = [f["value"] for f in content["figures"] if f["name"].endswith("environment / bare")]
-    assert len(ratios) == 4  # two terrains, two kinds of actions
+    assert len(ratios) == 6  # three worlds, two kinds of actions
     assert all(ratio > 0 for ratio in ratios)  # a busy machine may say anything more precise
     assert content["machine"]["versions"]["mujoco"]
 

@@ -141,7 +141,7 @@ class Commanded:
     def renew(self, robots: RobotState) -> None:
         """Tell those whose time has come something new."""
         due = self.age >= self.until
-        if due.any():
+        if np.count_nonzero(due):
             self.tell(np.flatnonzero(due), robots)
 
     def check(self, values: Any, count: int) -> Array:

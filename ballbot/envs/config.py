@@ -134,6 +134,12 @@ class WorldConfig:
                 what = "(height, width) in pixels" if size else "a tuple of names"
                 raise SettingsError(f"{name}={value!r} must be {what}")
             object.__setattr__(self, name, tuple(value))
+        for name in ("ground", "motion"):
+            value = getattr(self, name)
+            if not isinstance(value, Mapping) or not all(isinstance(key, str) for key in value):
+                raise SettingsError(
+                    f"{name}={value!r} must be a mapping of options by name, such as {{'height': 0.02}}"
+                )
         spec = parse_terrain(self.terrain)
         self._keep("ground", _given(build_terrain(spec.kind, self._file(spec) | dict(self.ground)), spec.path))
         self._keep("motion", _given(make_command(self.command, self.motion)))
@@ -291,8 +297,6 @@ def make_command(name: str, options: Mapping[str, Any]) -> Any:
     """
     made = COMMANDS[name]
     known = [f.name for f in fields(made)]
-    if not isinstance(options, Mapping):
-        raise SettingsError(f"motion={options!r} must be a mapping of options by name")
     for key in options:
         if key not in known:
             raise SettingsError(f"command {name!r} has no option {key!r}: {nearest(str(key), known)}")

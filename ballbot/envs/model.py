@@ -25,6 +25,8 @@ INTEGRATORS = {
 }
 _PHYSICAL = ("actuator_", "body_", "dof_", "geom_", "jnt_", "pair_", "qpos0", "qpos_spring")
 """Beginnings of the names of the model's arrays that decide the motion; geom_ has colours too, which does no harm."""
+_RARE = ("eq_", "mesh_", "tendon_")
+"""The same, of what this robot does not have."""
 MIN_WHEEL_ALIGNMENT = 0.999
 """Smallest accepted cosine between a contact's first tangent and the wheel's axle: in the reference's MJCF, which this
 robot repeats, axle and capsule are parallel to 1 part in 10,000."""
@@ -85,25 +87,27 @@ def build_model(
     """
     if integrator not in INTEGRATORS:
         raise ValueError(f"integrator={integrator!r} is unknown: use one of {', '.join(map(repr, INTEGRATORS))}")
-    spec = mujoco.MjSpec.from_file(str(files("ballbot.assets") / "ballbot.xml"))
-    spec.option.integrator = INTEGRATORS[integrator]
+    text = (files("ballbot.assets") / "ballbot.xml").read_text(encoding="utf-8")
     if heights is not None:
         nrow, ncol = heights.shape[1:]
-        half = (field_length(nrow) if length is None else length) / 2
+        half = float(field_length(nrow) if length is None else length) / 2
         tops = np.full(len(heights), MAX_HEIGHT) if tops is None else tops
-        for k in range(len(heights)):
-            spec.add_hfield(
-                name=f"terrain_{k}",
-                nrow=nrow,
-                ncol=ncol,
-                size=[half, half, tops[k], _SUBSOIL],
-                userdata=heights[k].ravel(),
-            )
+        sizes = [f"{half!r} {half!r} {float(top)!r} {_SUBSOIL}" for top in tops]
+        fields = "".join(
+            f'<hfield name="terrain_{k}" nrow="{nrow}" ncol="{ncol}" size="{size}"/>' for k, size in enumerate(sizes)
+        )
+        text = text.replace("</asset>", f"{fields}</asset>")
+    spec = mujoco.MjSpec.from_string(text)
+    spec.option.integrator = INTEGRATORS[integrator]
+    if heights is not None and tops is not None:
         ground = spec.geom("ground")
         ground.type = mujoco.mjtGeom.mjGEOM_HFIELD
         # the highest, because MuJoCo takes the bounds of the ground from the one that it is compiled with
         ground.hfieldname = f"terrain_{int(np.argmax(tops))}"
-    return spec.compile()
+    model = spec.compile()
+    if heights is not None:  # afterwards: as userdata, they would be copied number by number
+        model.hfield_data[:] = heights.ravel()
+    return model
 
 
 def physics_digest(model: mujoco.MjModel) -> str:
@@ -112,6 +116,8 @@ def physics_digest(model: mujoco.MjModel) -> str:
     ``mjModel.signature`` would not do: it tells the names and the tree of bodies, but no number in them.
     """
     fields = [(model, name) for name in dir(model) if name.startswith(_PHYSICAL)]
+    # only of models that have any, so that the digest of the others is what it was before these counted
+    fields += [(model, name) for name in dir(model) if name.startswith(_RARE) and np.size(getattr(model, name))]
     return _digest(fields + [(model.opt, name) for name in dir(model.opt)])
 
 

@@ -152,6 +152,7 @@ class Layout:
     """Numbers before those of the images."""
     size: int = field(init=False, repr=False, compare=False)
     """Numbers in all."""
+    _reads: list[tuple[str, Callable[[Step], Array], int, slice]] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         for name in self.names:
@@ -168,7 +169,8 @@ class Layout:
         slices, at = {}, 0
         for name, f in fields.items():
             slices[name], at = slice(at, at + f.size), at + f.size
-        for name, value in (("fields", fields), ("slices", slices), ("size", at)):
+        reads = [(f"field {name!r}", fields[name].read, fields[name].size, slices[name]) for name in self.names]
+        for name, value in (("fields", fields), ("slices", slices), ("size", at), ("_reads", reads)):
             object.__setattr__(self, name, value)
 
     def __getitem__(self, name: str) -> slice:
@@ -179,18 +181,17 @@ class Layout:
         """(n, sensed) what robots sense."""
         n = step.robots.rotation.shape[2]
         columns = np.empty((self.sensed, n))
-        for name in self.names:
-            size = self.fields[name].size
-            value = call(f"field {name!r}", self.fields[name].read, step)
+        for what, read, size, rows in self._reads:
+            value = call(what, read, step)
             if getattr(value, "shape", None) != (size, n):
                 raise SettingsError(
-                    f"field {name!r} returned {np.shape(value) or type(value).__name__}, expected an array of shape "
+                    f"{what} returned {np.shape(value) or type(value).__name__}, expected an array of shape "
                     f"({size}, {n}): one row a number, one column a robot"
                 )
-            columns[self.slices[name]] = value
-        if not np.isfinite(columns.sum()):
-            for name in self.names:
-                refuse_nan(f"field {name!r}", columns[self.slices[name]])
+            columns[rows] = value
+        if not np.isfinite(np.add.reduce(columns, axis=None)):
+            for what, _, _, rows in self._reads:
+                refuse_nan(what, columns[rows])
         return columns.T.astype(np.float32, order="C")
 
     def turned(self, swap: Array) -> Array:

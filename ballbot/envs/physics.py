@@ -104,8 +104,9 @@ class Physics:
             failed = error.ids
         # A NaN compares false, so it counts as too fast.  MuJoCo itself resets a simulation whose state went bad, so
         # its state may look sound: its warning tells.  All at once first, since nearly always all are sound.
-        slow_enough = np.abs(self.qvel).max() <= MAX_PLAUSIBLE_SPEED
-        if failed is None and slow_enough and np.isfinite(self.qpos.sum()) and not self._warnings.any():
+        slow_enough = np.maximum.reduce(np.abs(self.qvel), axis=None) <= MAX_PLAUSIBLE_SPEED
+        finite = np.isfinite(np.add.reduce(self.qpos, axis=None))
+        if failed is None and slow_enough and finite and not np.count_nonzero(self._warnings):
             return None
         sound = (np.abs(self.qvel).max(axis=1) <= MAX_PLAUSIBLE_SPEED) & np.isfinite(self.qpos).all(axis=1)
         diverged = ~sound | self._warnings.any(axis=1)

@@ -8,11 +8,14 @@ import gymnasium as gym
 import numpy as np
 from numpy.typing import NDArray
 
-from ballbot.envs.vector_env import BallbotVectorEnv, one_of
+from ballbot.envs.config import WorldConfig
+from ballbot.envs.observations import Layout
+from ballbot.envs.step import Array
+from ballbot.envs.vector_env import SET_GOAL, BallbotVectorEnv, one_of
 
 
 class BallbotEnv(gym.Env[Any, NDArray[Any]]):
-    """One ballbot that learns to travel along a goal direction without falling.
+    """One ballbot that does what it is told without falling.
 
     Actions, observations, rewards, endings, infos and keyword options are those of ``BallbotVectorEnv`` without the
     leading axis.  After ``reset(seed=s)`` and the same actions, every number equals that of simulation i of a
@@ -45,6 +48,42 @@ class BallbotEnv(gym.Env[Any, NDArray[Any]]):
     def dt(self) -> float:
         """Seconds a step."""
         return self._envs.dt
+
+    @property
+    def config(self) -> WorldConfig:
+        """What world this is."""
+        return self._envs.config
+
+    @property
+    def layout(self) -> Layout:
+        """Which numbers of an observation are what."""
+        return self._envs.layout
+
+    @property
+    def command(self) -> Array:
+        """(size,) what the robot is told now; see ``ballbot.envs.commands``.  ``set_command`` changes it."""
+        return self._envs.command[0]
+
+    @property
+    def goal(self) -> Array:
+        """(2,) unit vector of the direction it is to go now, in the world; 0 if it is to stay."""
+        return self._envs.goal[0]
+
+    @goal.setter
+    def goal(self, value: Any) -> None:
+        raise AttributeError(SET_GOAL.format(value))
+
+    def set_command(self, values: Any) -> None:
+        """Tell the robot something else, until its episode ends; as ``BallbotVectorEnv.set_command``."""
+        self._envs.set_command(values)
+
+    def heights(self, xy: Any) -> Array:
+        """(...) m, height of the ground above its lowest point at (..., 2) places x, y in the world, m."""
+        return self._envs.heights([0], np.asarray(xy)[None])[0]
+
+    def normals(self, xy: Any) -> Array:
+        """(..., 3) unit normals of the ground, pointing up; argument as of ``heights``."""
+        return self._envs.normals([0], np.asarray(xy)[None])[0]
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
         """Start a new episode; returns the observation and the info."""

@@ -35,6 +35,8 @@ StepResult = tuple[Any, NDArray[np.float64], Bools, Bools, dict[str, Any]]
 MAX_NUM_ENVS = 1_000_000
 """A state row takes a few hundred bytes: more is a slipped exponent, not a plan."""
 
+SET_GOAL = "goal={!r} cannot be assigned, as what robots are told is checked: call set_command(...)"
+
 _open_envs: weakref.WeakSet[BallbotVectorEnv] = weakref.WeakSet()
 
 
@@ -175,6 +177,10 @@ class BallbotVectorEnv(VectorEnv[Any, NDArray[Any], NDArray[Any]]):
         """(num_envs, 2) unit vectors of the direction each robot is to go now, in the world; 0 for who is to stay."""
         return self.world.told.direction.T.copy()
 
+    @goal.setter
+    def goal(self, value: Any) -> None:
+        raise AttributeError(SET_GOAL.format(value))
+
     def set_command(self, values: Any, ids: Any = None) -> None:
         """Tell robots something else, until their episodes end; the next observation shows it.
 
@@ -200,13 +206,26 @@ class BallbotVectorEnv(VectorEnv[Any, NDArray[Any], NDArray[Any]]):
         Returns:
             (k, ...) m.
         """
-        which = self._check_ids(ids)
-        return self.world.ground.heights(self.simulations.terrain_ids[which], np.asarray(xy, np.float64))
+        return self.world.ground.heights(*self._check_places(ids, xy))
 
     def normals(self, ids: Any, xy: Any) -> Array:
         """(k, ..., 3) unit normals of the ground, pointing up; arguments as of ``heights``."""
+        return self.world.ground.normals(*self._check_places(ids, xy))
+
+    def _check_places(self, ids: Any, xy: Any) -> tuple[NDArray[np.int64], Array]:
+        """Which terrain, and where."""
         which = self._check_ids(ids)
-        return self.world.ground.normals(self.simulations.terrain_ids[which], np.asarray(xy, np.float64))
+        try:
+            places = np.asarray(xy, np.float64)
+        except (TypeError, ValueError):
+            places = np.empty(0)
+        if places.shape[:1] != which.shape or places.shape[-1] != 2 or places.ndim < 2:
+            raise SettingsError(
+                f"xy must be ({len(which)}, ..., 2) places in m beside {len(which)} ids, got {np.shape(xy)}"
+            )
+        if not np.isfinite(places).all():
+            raise SettingsError("xy must be finite places in m, got NaN or infinity")
+        return self.simulations.terrain_ids[which], places
 
     def _check_ids(self, ids: Any) -> NDArray[np.intp]:
         which = np.atleast_1d(np.asarray(ids))
@@ -276,7 +295,7 @@ class BallbotVectorEnv(VectorEnv[Any, NDArray[Any], NDArray[Any]]):
         """
         observations, reward, terminated, truncated, infos = self._advance(actions)
         done = terminated | truncated
-        if done.any():
+        if np.count_nonzero(done):
             final_obs = np.full(self.num_envs, None, dtype=object)
             ids = np.flatnonzero(done)
             for i in ids:
@@ -397,7 +416,7 @@ def one_of(observations: Observation, i: int) -> Observation:
 def _masked(infos: dict[str, Any], mask: Bools) -> dict[str, Any]:
     """Gymnasium's vector infos: beside every key, "_key" tells which simulations it holds for (each a copy)."""
     masked: dict[str, Any] = {}
-    for (key, value), copy in zip(infos.items(), np.repeat(mask[None], len(infos), axis=0), strict=True):
+    for (key, value), copy in zip(infos.items(), mask[None].repeat(len(infos), axis=0), strict=True):
         masked[key] = _masked(value, mask) if isinstance(value, dict) else value
         masked[f"_{key}"] = copy
     return masked

@@ -208,7 +208,7 @@ class World:
             paid, flags, step = self._substep(actions)
             rewards = np.where(ended, 0.0, paid) + rewards if k else paid
             over = flags["over"]
-            if k == self.config.action_repeat - 1 or over.any():
+            if k == self.config.action_repeat - 1 or np.count_nonzero(over):
                 now = self._report(step, flags)
                 report = _rows(ended, report, now) if report is not None and ended.any() else now
                 ended = ended | over
@@ -251,7 +251,7 @@ class World:
                 mask[diverged] = False
             values[:, diverged] = 0.0
         self.term_sums += self._weights * values[self._logged]
-        paid = (self._payment * values[self._paid]).sum(axis=0)
+        paid = np.add.reduce(self._payment * values[self._paid])
         if self.cameras is not None:
             self.cameras.step(robots, None if diverged is None else ~diverged)
         self.told.renew(robots)
@@ -266,7 +266,7 @@ class World:
         """(terms, n) what each term is worth in this step, before it is weighed."""
         for row, (what, term) in enumerate(self._rewards):
             self._values[row] = numbers(what, term, self.num, step)
-        if not np.isfinite(self._values.sum()):
+        if not np.isfinite(np.add.reduce(self._values, axis=None)):
             for row, (what, _) in enumerate(self._rewards):
                 refuse_nan(what, self._values[row])
         return self._values
@@ -329,7 +329,7 @@ class World:
             names.append("missed")
         found: dict[str, Any] = {
             "position": self.robots.position[:2].T.copy(),
-            "tilt_deg": np.degrees(np.arccos(np.clip(self.robots.rotation[2, 2], -1.0, 1.0))),
+            "tilt_deg": np.degrees(np.arccos(np.minimum(np.maximum(self.robots.rotation[2, 2], -1.0), 1.0))),
             "terrain_id": self.physics.terrain_ids.copy(),
             **{name: (self._none if flags is None else flags[name]).copy() for name in names},
             "reward_terms": dict(zip(self.terms, self.term_sums.copy(), strict=True)),

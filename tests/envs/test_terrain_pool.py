@@ -2,13 +2,15 @@
 # mypy: disable-error-code="index,union-attr,arg-type"
 """Pools of fields: heights and normals are MuJoCo's own, each field says what it is, and mistakes are named."""
 
+import zlib
+
 import mujoco
 import numpy as np
 import pytest
 import torch
 
 from ballbot.envs.height_rays import HeightFields
-from ballbot.envs.terrain import SPLITS, TERRAINS, TerrainPool
+from ballbot.envs.terrain import SPLITS, TERRAINS, Ground, TerrainPool, field_length, grid_size, make_terrain
 
 
 def ground_model(pool, k):
@@ -106,6 +108,36 @@ def test_a_field_of_a_mixture_is_the_field_of_that_number_of_its_kind():
     hills = TerrainPool("hills", num=4, seed=5, cell=mixed.grid.cell)
     for k in np.flatnonzero(mixed.kind_ids == 0):
         assert np.array_equal(mixed.relief[k], hills.relief[k])
+
+
+def test_perlin_fields_are_the_references_to_the_bit():
+    pool = TerrainPool("perlin", num=3, split="eval", seed=7, length=12.0)
+    assert pool.tops.tolist() == [0.1] * 3
+    assert pool.grid.length == field_length(grid_size(12.0))
+    for k in range(3):
+        assert np.array_equal(pool.relief[k], make_terrain(k, split="eval", seed=7, size=grid_size(12.0)))
+    higher = TerrainPool("perlin:0.5", {"height": 0.3}, num=3, split="eval", seed=7, length=12.0)
+    np.testing.assert_allclose(higher.relief, pool.relief, atol=1e-7)
+    assert higher.tops == pytest.approx([0.15] * 3)
+
+
+def test_each_kind_has_random_numbers_of_its_own(monkeypatch):
+    drawn: dict[str, list[float]] = {}
+
+    class Drawing:
+        def __init__(self, name):
+            self.name = name
+
+        def make(self, rng, grid, difficulty):
+            drawn.setdefault(self.name, []).append(float(rng.random()))
+            return Ground(np.zeros(grid.shape))
+
+    for name in ("one", "two"):
+        monkeypatch.setitem(TERRAINS, name, lambda name=name: Drawing(name))
+        for split in SPLITS:
+            TerrainPool(name, num=3, split=split, cell=1.0)
+    assert len({*drawn["one"], *drawn["two"]}) == 18
+    assert drawn["one"][:3] == [np.random.default_rng((0, 0, k, zlib.crc32(b"one"))).random() for k in range(3)]
 
 
 def test_the_digest_tells_grounds_apart_and_not_the_last_bits():

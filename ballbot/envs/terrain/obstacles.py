@@ -25,7 +25,7 @@ class Pits:
     rolled: ClassVar[bool] = False
 
     depth: Annotated[float, Range(0, 1)] = 0.08
-    """m."""
+    """Of every pit, m."""
     radius: Annotated[float, Range(0.05, 2)] = 0.2
     """Of the largest, m; the smallest are three quarters as wide."""
     spacing: Annotated[float, Range(0.3, 10)] = 0.9
@@ -58,7 +58,7 @@ class Pillars:
     rolled: ClassVar[bool] = False
 
     height: Annotated[float, Range(0, 1)] = 0.15
-    """m."""
+    """Of every pillar, m."""
     radius: Annotated[float, Range(0.03, 2)] = 0.12
     """Of the thickest, m; the thinnest are three quarters as thick."""
     spacing: Annotated[float, Range(0.3, 10)] = 0.9

@@ -19,7 +19,7 @@ class Hills:
     cell: ClassVar[float] = CELL
     rolled: ClassVar[bool] = True
 
-    height: Annotated[float, Range(0, 5)] = 0.22
+    height: Annotated[float, Range(0, 5)] = 0.2
     """Of the highest place above the lowest, m."""
     width: Annotated[float, Range(0.3, 20)] = 2.5
     """From one hilltop to the next, about, m."""

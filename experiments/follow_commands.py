@@ -1,0 +1,177 @@
+"""How well a policy follows velocity commands: errors by speed in all directions, and the plot of a drive.
+
+    python experiments/ppo_ballbot.py --terrain flat --command velocity --no-cameras --run-name follower
+    python experiments/follow_commands.py runs/follower --out follower.png
+
+Each robot is told one velocity for 4 s, from standing; the last 2 s count.  Needs matplotlib for the plot (pip install
+matplotlib).
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import tyro
+from numpy.typing import NDArray
+
+from ballbot.cli import check_options, check_output, program
+from ballbot.envs import BallbotVectorEnv
+from ballbot.errors import SettingsError
+from ballbot.evaluation import env_options
+from ballbot.ppo import Policy, load_policy
+from ballbot.ppo.checkpoint import write_atomic
+from ballbot.settings import Range
+
+Array = NDArray[np.float64]
+
+SECONDS, COUNTED = 4.0, 2.0
+"""Of a command, and of its end that counts."""
+DRIVE = ((0.3, 0.0), (0.0, 0.0), (0.0, 0.3), (-0.2, -0.2), (0.1, 0.0), (0.0, 0.0))
+"""m/s ahead and to the left, told one after the other, 3 s each."""
+LEG = 3.0
+"""s of each."""
+
+
+@dataclass
+class Args:
+    """Judge how well a policy follows velocity commands."""
+
+    policy: Annotated[Path, tyro.conf.Positional]
+    """Run folder or checkpoint of a policy that was trained with --command velocity."""
+    speeds: tuple[float, ...] = (0.3, 0.2, 0.1, 0.0)
+    """m/s."""
+    headings: Annotated[int, Range(1, 10_000)] = 32
+    """Directions at each speed, all around."""
+    terrain: str | None = None
+    """Ground (default: what the policy was trained on)."""
+    seed: Annotated[int, Range(0, 2**62)] = 0
+    """Of the starts."""
+    out: Path | None = None
+    """Plot to write, .png or .svg."""
+    json: Path | None = None
+    """File for the numbers."""
+    num_threads: Annotated[int, Range(0, 1024)] = 1
+    """Threads that step the simulations (0: every CPU)."""
+
+
+def make(policy: Policy, args: Args, num: int) -> BallbotVectorEnv:
+    """``num`` robots that are told nothing but by us.
+
+    Raises:
+        SettingsError: the policy follows no velocity commands.
+    """
+    options = env_options(policy)
+    if options.get("command") != "velocity":
+        raise SettingsError(f"{args.policy} was not trained with --command velocity: give a policy that was")
+    options["motion"] = {**options.get("motion", {}), "resample_time": 0.0}
+    if args.terrain is not None:
+        options |= {"terrain": args.terrain, "ground": {}}
+    options |= {"terrain_split": "eval", "num_threads": args.num_threads, "max_episode_steps": 10**6}
+    return BallbotVectorEnv(num, **options)
+
+
+def steady(policy: Policy, args: Args, speed: float) -> dict[str, float]:
+    """Errors at one speed in all directions, root mean squares over robots and time, while nobody falls."""
+    n = args.headings
+    envs = make(policy, args, n)
+    angles = np.linspace(0, 2 * np.pi, n, endpoint=False)
+    told = np.stack([speed * np.cos(angles), speed * np.sin(angles), 0 * angles])
+    obs, _ = envs.reset(seed=args.seed, options={"command": told.T})
+    steps, fallen = round(SECONDS / envs.dt), np.zeros(n, bool)
+    off, turned = [], []
+    for step in range(steps):
+        obs, _, terminated, _, _ = envs.advance(policy.predict(obs))
+        fallen |= terminated
+        if step >= steps - round(COUNTED / envs.dt):
+            off.append(envs.world.robots.heading_velocity - told[:2])
+            turned.append(envs.world.robots.yaw_rate)
+    envs.close()
+    error = np.sqrt((np.array(off) ** 2).sum(axis=1).mean(axis=0))  # of each robot
+    mean = np.array(off).mean(axis=0)
+    return {
+        "speed": speed,
+        "velocity_error": float(np.sqrt((error**2).mean())),
+        "worst_direction": float(error.max()),
+        "mean_error": float(np.sqrt((mean**2).sum(axis=0).mean())),
+        "yaw_rate_error": float(np.sqrt((np.array(turned) ** 2).mean())),
+        "fallen": float(fallen.mean()),
+    }
+
+
+def drive(policy: Policy, args: Args) -> dict[str, Array]:
+    """One robot that is told one thing after the other: (steps,) "time", "ahead", "left", "turn", and what was told."""
+    envs = make(policy, args, 1)
+    obs, _ = envs.reset(seed=args.seed, options={"command": (0.0, 0.0, 0.0)})
+    rows = []
+    for leg, (ahead, left) in enumerate(DRIVE):
+        envs.set_command((ahead, left, 0.0))
+        for step in range(round(LEG / envs.dt)):
+            obs, _, _, _, _ = envs.advance(policy.predict(obs))
+            robots = envs.world.robots
+            rows.append((leg * LEG + step * envs.dt, *robots.heading_velocity[:, 0], robots.yaw_rate[0], ahead, left))
+    envs.close()
+    names = ("time", "ahead", "left", "turn", "told_ahead", "told_left")
+    return dict(zip(names, np.array(rows).T, strict=True))
+
+
+def plot(found: list[dict[str, float]], driven: dict[str, Array], out: Path) -> None:
+    """Write the plot."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot as plt
+
+    figure, (above, below) = plt.subplots(
+        2, 1, figsize=(9, 5.5), sharex=True, layout="constrained", height_ratios=(3, 1)
+    )
+    for name, colour, label in (("ahead", "#0072B2", "ahead"), ("left", "#D55E00", "to the left")):
+        above.plot(driven["time"], driven[f"told_{name}"], color=colour, linestyle="--", linewidth=1.2)
+        above.plot(driven["time"], driven[name], color=colour, linewidth=1.4, label=f"{label} (told: dashed)")
+    above.set(ylabel="velocity, m/s")
+    above.legend(frameon=False, loc="upper right")
+    worst = max(found, key=lambda row: row["velocity_error"])
+    above.set_title(
+        f"steady state, up to {max(row['speed'] for row in found):g} m/s in all directions: within "
+        f"{worst['velocity_error']:.3f} m/s rms",
+        fontsize=10,
+    )
+    below.plot(driven["time"], driven["turn"], color="#009E73", linewidth=1.0)
+    below.set(xlabel="time, s", ylabel="yaw rate, rad/s", ylim=(-0.2, 0.2))
+    for axis in (above, below):
+        axis.spines[["top", "right"]].set_visible(False)
+        axis.grid(alpha=0.25)
+    figure.savefig(out, dpi=110)
+    plt.close(figure)
+
+
+@program
+def main(argv: list[str] | None = None) -> int:
+    """Judge, print a table, and return the exit status."""
+    args = tyro.cli(Args, args=argv, description=__doc__)
+    check_options(args)
+    for path, option, endings in ((args.out, "--out", (".png", ".svg")), (args.json, "--json", (".json",))):
+        if path is not None:
+            check_output(path, option, endings)
+    policy = load_policy(args.policy)
+    found = [steady(policy, args, speed) for speed in args.speeds]
+    print("| told, m/s | error, m/s rms | worst direction | of the mean | yaw rate, rad/s rms | fell |")
+    print("| --- | --- | --- | --- | --- | --- |")
+    for row in found:
+        values = [row[name] for name in ("velocity_error", "worst_direction", "mean_error", "yaw_rate_error")]
+        print(f"| {row['speed']:g} | {' | '.join(f'{value:.3f}' for value in values)} | {100 * row['fallen']:.0f} % |")
+    if args.json is not None:
+        content: dict[str, Any] = {"policy": str(args.policy), "steps": policy.step, "speeds": found}
+        write_atomic(args.json, (json.dumps(content, indent=2) + "\n").encode())
+    if args.out is not None:
+        plot(found, drive(policy, args), args.out)
+        print(f"wrote {args.out}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,55 @@
+"""How long fields take to make, and a pool of all kinds with its model.
+
+    python experiments/maintenance/time_terrains.py
+
+A field should take at most 20 ms, and 256 of them with everything else at most 5 s, on one core.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+
+import numpy as np
+import tyro
+
+from ballbot.envs.terrain import CELL, TERRAINS, Grid, TerrainPool
+
+
+@dataclass
+class Args:
+    """Time the making of terrains."""
+
+    length: float = 10.0
+    """Side of the fields, m."""
+    repeats: int = 10
+    """Fields of each kind."""
+    num_terrains: int = 256
+    """Fields of the mixed pool."""
+
+
+def main() -> None:
+    """Print ms of CPU time a field, at each kind's own cell and at that of the mixture, and seconds for the pool."""
+    args = tyro.cli(Args)
+    mixed = TerrainPool("mixed", num=1, length=args.length).grid
+    print("kind                own cell   ms   mixture's   ms")
+    for kind, made in TERRAINS.items():
+        if kind in ("file", "mixed"):
+            continue
+        terrain, times = made(), []
+        own = Grid.covering(args.length, getattr(made, "cell", CELL))
+        for grid in (own, mixed):
+            terrain.make(np.random.default_rng(0), grid, 1.0)  # what is computed once
+            begun = time.process_time()
+            for k in range(args.repeats):
+                terrain.make(np.random.default_rng(k), grid, 1.0)
+            times.append((time.process_time() - begun) / args.repeats * 1e3)
+        print(f"{kind:18} {own.cell * 100:6.2f} cm {times[0]:5.1f} {mixed.cell * 100:8.2f} cm {times[1]:5.1f}")
+    begun = time.process_time()
+    pool = TerrainPool("mixed", num=args.num_terrains, length=args.length)
+    spent = time.process_time() - begun
+    print(f"{len(pool)} fields of {pool.grid.size} x {pool.grid.size} vertices: {spent:.1f} s")
+
+
+if __name__ == "__main__":
+    main()

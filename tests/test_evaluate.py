@@ -90,7 +90,7 @@ def test_as_many_failures_as_allowed_are_not_too_many(monkeypatch):
 
 
 def test_commands_are_judged_by_what_they_measure(tmp_path):
-    metadata = {"command": "velocity", "motion.max_speed": 0.2, "terrain": "perlin"}
+    metadata: dict[str, Any] = {"command": "velocity", "motion.max_speed": 0.2, "terrain": "perlin"}
     save_policy(tmp_path / "v.pt", 18, gain=0.0, **metadata)
     save_policy(tmp_path / "other.pt", 18, gain=0.0, **metadata | {"motion.max_speed": 0.1, "terrain": "flat"})
     options = ["v.pt", "--compare", "other.pt", *SHORT, "--horizon", 900, "--json", "a.json", "--terrain", "hills:0.1"]
@@ -141,7 +141,7 @@ def test_bad_input_is_named_and_exits_with_2(tmp_path):
         (["p.pt", "--terrain", "stairs:2"], "difficulties lie from 0 to 1"),
         (["p.pt", "--command", "velocity"], "observed as 'velocity_command', and what is judged observes 'goal'"),
         (["p.pt", "--command", "veloctiy"], "did you mean 'velocity'"),
-        (["bumpy.pt"], "terrain 'bumps', which this ballbot does not know: load the plugin"),
+        (["bumpy.pt"], "terrain 'bumps:0.5', which this ballbot does not know: load the plugin"),
         (["p.pt", "--max-failures", 2], "--max-failures must be a"),
         (["p.pt", "--initial-tilt-deg", 30], "initial_tilt_deg=30.0"),
         (["p.pt", "--json", "nowhere/a.json"], "there is no folder nowhere"),

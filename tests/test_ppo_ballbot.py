@@ -299,6 +299,7 @@ def test_without_the_contact_fix_a_run_says_so_and_is_judged_without(tmp_path):
 
 
 def test_options_change_a_preset(script):
+    options: tuple[list[str], ...]
     options = (["--preset", "paper", "--clip-range", "0.2"], ["--preset=paper"], ["--preset", "default"], [])
     changed, paper, default, plain = (script.parse(option).settings for option in options)
     assert changed.ppo == dataclasses.replace(paper.ppo, clip_range=0.2) and changed.world == paper.world

@@ -129,7 +129,7 @@ def test_what_was_found_is_kept_if_something_breaks(monkeypatch, tmp_path, capsy
 
 
 def test_a_report_shows_the_places_and_the_ground(tmp_path):
-    metadata = {"command": "path", "motion.num_points": 3, "terrain": "mixed:0.3"}
+    metadata: dict[str, Any] = {"command": "path", "motion.num_points": 3, "terrain": "mixed:0.3"}
     save_policy(tmp_path / "p.pt", 19, gain=0.0, **metadata)
     options = ["p.pt", "--episodes", "5", "--horizon", "60", "--num-terrains", "5", "--num-threads", "1"]
     done = subprocess.run(

@@ -94,7 +94,9 @@ def test_commands_are_judged_by_what_they_measure(tmp_path):
     metadata: dict[str, Any] = {"command": "velocity", "motion.max_speed": 0.2, "terrain": "perlin"}
     save_policy(tmp_path / "v.pt", 18, gain=0.0, **metadata)
     save_policy(tmp_path / "other.pt", 18, gain=0.0, **metadata | {"motion.max_speed": 0.1, "terrain": "flat"})
+    upright = ["--initial-tilt-deg", 0.01, "--tilt-limit-deg", 45]  # who does nothing stands for 1.5 s, as errors count
     options = ["v.pt", "--compare", "other.pt", *SHORT, "--horizon", 900, "--json", "a.json", "--terrain", "hills:0.1"]
+    options += upright
     code, out, err = run(tmp_path, *options)
     assert code == 0, err
     assert "note: other.pt was trained on flat ground, it is judged on hills:0.1 ground" in out

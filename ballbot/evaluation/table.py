@@ -59,7 +59,7 @@ def table_rows(summaries: dict[str, dict[str, Any]]) -> list[tuple[str, list[str
     for key, title, form in rows_of(summaries):
         row = []
         for summary in summaries.values():
-            numbers = [summary[key]] if key.endswith("_rate") else [summary.get(f"{key}_{x}") for x in ("mean", "std")]
+            numbers = [summary[key]] if key in summary else [summary.get(f"{key}_{x}") for x in ("mean", "std")]
             numbers += summary.get(f"{key}_ci95") or (None, None)
             *value, low, high = ("-" if x is None else form.format(x) for x in numbers)
             few = summary.get(f"{key}_count", summary["episodes"])

@@ -32,12 +32,16 @@ PACKAGES = {"imageio_ffmpeg": "imageio[ffmpeg]", "onnx": "onnx onnxruntime onnxs
 """Module -> what to install, where that is called otherwise."""
 
 
-def program(main: Callable[..., int]) -> Callable[..., int]:
+def program(main: Callable[..., int], expected: tuple[type[BaseException], ...] = EXPECTED) -> Callable[..., int]:
     """A ``main`` that ends as programs should.
 
     Its exit status is what ``main`` returns; 2 after "error: ..." in one line for bad input and faults of the machine;
     130 if it was interrupted; 141, as in a shell, if nobody reads what it prints any more.  Characters that standard
     output cannot encode are printed as escapes.
+
+    Args:
+        main: takes a list of options, or None for those of the command line, and returns an exit status.
+        expected: errors whose message is printed; others keep their traceback.
     """
 
     @wraps(main)
@@ -56,7 +60,7 @@ def program(main: Callable[..., int]) -> Callable[..., int]:
         except KeyboardInterrupt:
             print("stopped", file=sys.stderr)
             return 130
-        except EXPECTED as error:
+        except expected as error:
             print(f"error: {explain(error)}", file=sys.stderr)
             return 2
 

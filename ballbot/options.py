@@ -6,17 +6,22 @@ ground and command are looked up first, since their options depend on it.
 
 from __future__ import annotations
 
+import argparse
 import ast
 import inspect
+import sys
 import textwrap
 from collections.abc import Mapping
-from dataclasses import MISSING, Field, field, fields, make_dataclass, replace
+from dataclasses import MISSING, Field, asdict, field, fields, make_dataclass, replace
 from functools import cache
 from itertools import pairwise
-from typing import Annotated, Any, get_type_hints
+from pathlib import Path
+from typing import Annotated, Any, TypeVar, get_type_hints
 
 import tyro
 
+from ballbot import plugins
+from ballbot.cli import check_options
 from ballbot.envs import COMMANDS, ENDINGS, REWARDS, TERRAINS, WorldConfig
 from ballbot.envs.rewards import check_weights, reward_settings
 from ballbot.envs.terrain import parse_terrain
@@ -27,6 +32,11 @@ HIDDEN = ("observation", "terrain_split", "stagger_first_episodes", "action_repe
 """Fields of ``WorldConfig`` that the programs set themselves."""
 SECTIONS = ("ground", "motion", "rewards", "training_rewards", "endings")
 """Fields of it that are several options each."""
+KINDS = {"terrain": "ground", "command": "motion"}
+"""Options that name a kind -> the section of that kind's own options."""
+PluginFiles = tyro.conf.UseAppendAction[tuple[Path, ...]]
+"""Type of the option ``--plugin FILE``, which may be given several times."""
+Args = TypeVar("Args")
 
 
 @cache
@@ -86,18 +96,29 @@ def world_options(config: WorldConfig) -> Any:
     return make_dataclass("World", rows, frozen=True)()
 
 
+def _kind(name: str, kind: str) -> Any:
+    """The dataclass of a kind of ground or command, by its section's name."""
+    return TERRAINS[parse_terrain(kind).kind] if name == "ground" else COMMANDS[kind]
+
+
+def _kind_rows(name: str, kind: Any) -> list[tuple[str, Any, str, Any]]:
+    """Name, annotation, explanation and default of each option of a kind of ground or command."""
+    hints, docs = get_type_hints(kind, include_extras=True), field_docs(kind)
+    return [
+        (f.name, hints[f.name], docs.get(f.name, ""), default_of(f))
+        for f in fields(kind)
+        if f.init and not (name == "ground" and f.name == "path")
+    ]
+
+
 def _section(name: str, config: WorldConfig) -> Any:
     """The options of one section with their defaults, or None if there are none."""
     rows: list[tuple[str, Any, Any]] = []
     given: Mapping[str, Any] = getattr(config, name)
     if name in ("ground", "motion"):
-        registry: dict[str, Any] = TERRAINS if name == "ground" else COMMANDS
-        kind = registry[parse_terrain(config.terrain).kind if name == "ground" else config.command]
-        hints, docs = get_type_hints(kind, include_extras=True), field_docs(kind)
-        for f in fields(kind):
-            if f.init and not (name == "ground" and f.name == "path"):
-                hint = explained(hints[f.name], docs.get(f.name, ""))
-                rows.append((f.name, hint, field(default=given.get(f.name, default_of(f)))))
+        kind = _kind(name, config.terrain if name == "ground" else config.command)
+        for key, hint, text, default in _kind_rows(name, kind):
+            rows.append((key, explained(hint, text), field(default=given.get(key, default))))
     elif name == "endings":
         for key, ending in ENDINGS.items():
             rows.append((key, explained(float | None, first_line(ending)), field(default=given.get(key))))
@@ -110,6 +131,79 @@ def _section(name: str, config: WorldConfig) -> Any:
             hint = explained(float | None if optional else float, what)
             rows.append((key, hint, field(default=given.get(key, None if optional else default))))
     return make_dataclass(name.title().replace("_", ""), rows, frozen=True)() if rows else None
+
+
+def peek(argv: list[str] | None, *options: str) -> argparse.Namespace:
+    """Values of some options, which decide what other options there are; the plugins are loaded first.
+
+    Raises:
+        PluginError: a plugin cannot be used.
+    """
+    first = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
+    for option in options:
+        first.add_argument(f"--{option}")
+    first.add_argument("--plugin", action="append", default=[])
+    try:
+        given, _ = first.parse_known_args(sys.argv[1:] if argv is None else argv)
+    except argparse.ArgumentError:  # tyro says it better
+        given = argparse.Namespace(**dict.fromkeys(options), plugin=[])
+    plugins.load_all(given.plugin)
+    return given
+
+
+def read_options(cls: type[Args], argv: list[str] | None, description: str | None) -> Args:
+    """A program's options, from its command line, checked.
+
+    Plugins are loaded first (those of installed packages, and of ``--plugin``).  A program with ``--terrain`` or
+    ``--command`` gets the options of the kind that is named too: ``kind_options`` returns what was given.
+
+    Args:
+        cls: dataclass of the options.
+        argv: None for the command line.
+        description: what ``--help`` begins with.
+
+    Raises:
+        SettingsError: an option is out of range, or needs another one.
+        PluginError: a plugin cannot be used.
+    """
+    kinds = [f.name for f in fields(cls) if f.name in KINDS]  # type: ignore[arg-type]
+    given = peek(argv, *kinds)
+    rows: list[tuple[str, Any, Any]] = []
+    for option in kinds:
+        name, kind = KINDS[option], getattr(given, option)
+        if kind is None:
+            for argument in sys.argv[1:] if argv is None else argv:
+                if argument.startswith(f"--{name}."):
+                    raise SettingsError(f"{argument} is an option of a kind: add --{option} with its name")
+        elif (section := _optional_section(name, kind)) is not None:
+            rows.append((name, type(section), field(default=section)))
+    made = make_dataclass(cls.__name__, rows, bases=(cls,)) if rows else cls
+    args: Args = tyro.cli(made, args=argv, description=description)
+    check_options(args)
+    return args
+
+
+def _optional_section(name: str, kind: str) -> Any:
+    """The options of a kind of ground or command, None by default; None if it has none, or does not exist."""
+    try:
+        found = _kind(name, kind)
+    except (SettingsError, KeyError):  # said where the world is made
+        return None
+    rows: list[tuple[str, Any, Any]] = []
+    for key, hint, text, default in _kind_rows(name, found):
+        hinted = tyro.conf.arg(help=text, help_behavior_hint=f"(default: as trained, else {default})")
+        rows.append((key, Annotated[hint | None, hinted], field(default=None)))
+    return make_dataclass(name.title(), rows, frozen=True)() if rows else None
+
+
+def kind_options(args: Any) -> dict[str, Any]:
+    """Options of the kinds of ground and command that ``read_options`` was given, as ``task_of`` takes them."""
+    sections = {name: getattr(args, name, None) for name in KINDS.values()}
+    return {
+        name: {key: value for key, value in asdict(section).items() if value is not None}
+        for name, section in sections.items()
+        if section is not None
+    }
 
 
 def world_config(options: Any, config: WorldConfig) -> WorldConfig:

@@ -191,8 +191,12 @@ def require(plugins: Any, source: str) -> None:
     here = loaded()
     for name, digest in plugins.items():
         if name not in here:
-            option = f"--plugin {name}" if name.endswith(".py") else "the package that brings it"
-            raise PluginError(f"{source} was made with the plugin {name}, which is not loaded: add {option}")
+            remedy = (
+                f"add --plugin {name}, or in Python call ballbot.plugins.load_plugin({name!r})"
+                if name.endswith(".py")
+                else "install the package that brings it, or in Python call ballbot.plugins.load_installed()"
+            )
+            raise PluginError(f"{source} was made with the plugin {name}, which is not loaded: {remedy}")
         if here[name] != digest:
             raise PluginError(
                 f"the plugin {name} is not what {source} was made with (then {digest[:16]}, now {here[name][:16]}): "

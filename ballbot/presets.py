@@ -26,6 +26,7 @@ from typing import Annotated, Any
 
 import torch
 
+from ballbot import plugins
 from ballbot.controllers import feedback_prior, robot_symmetry
 from ballbot.encoders import FrozenEncoder, load_encoder
 from ballbot.envs import BallbotVectorEnv, WorldConfig
@@ -109,6 +110,8 @@ class Settings:
             found["prior_speed"] = self.prior_speed
         if self.world.observation == "encoded":
             found["encoder"] = (load_encoder() if encoder is None else encoder).content_hash
+        if plugins.loaded():
+            found["plugins"] = plugins.loaded()
         return found
 
     def layout(self, encoder: FrozenEncoder | None = None) -> Layout:

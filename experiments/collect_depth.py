@@ -26,13 +26,15 @@ import tyro
 from numpy.typing import NDArray
 
 import ballbot
-from ballbot.cli import check_options, program
+from ballbot.cli import program
 from ballbot.controllers import PIDController
 from ballbot.encoders.dataset import RECORD, DatasetError, DepthDataset
 from ballbot.envs import BallbotVectorEnv
 from ballbot.envs.model import view_digest
-from ballbot.ppo import CheckpointError, RunDirectoryError, load_agent
-from ballbot.ppo.checkpoint import load_checkpoint
+from ballbot.envs.observations import layout_of
+from ballbot.evaluation import trained_layout, trained_world
+from ballbot.options import PluginFiles, kind_options, read_options
+from ballbot.ppo import CheckpointError, RunDirectoryError, load_agent, load_policy
 from ballbot.ppo.logger import lock_run_dir
 from ballbot.settings import Range
 
@@ -58,6 +60,9 @@ class Args:
     """Robots at a time."""
     num_terrains: Annotated[int, Range(1, 4096)] = 256
     """Height fields; an encoder is validated on some that it was not trained on."""
+    terrain: str = "perlin"
+    """Kind of the ground, with its difficulty after a colon, "stairs:0-1", or a height map.  The kind's own options are
+    --ground.height and so on: --terrain stairs --help lists them."""
     terrain_seed: int = 1_000
     """Base seed of the terrains."""
     seed: Annotated[int, Range(0, 2**62 - 1)] = 0
@@ -70,6 +75,8 @@ class Args:
     """Largest speed at the start of an episode, m/s."""
     num_threads: int = 0
     """Threads that simulate and cast rays; 0 takes every CPU."""
+    plugin: PluginFiles = ()
+    """Python file that adds kinds of ground; several files, each after its own --plugin."""
 
 
 def check(args: Args) -> Args:
@@ -78,7 +85,6 @@ def check(args: Args) -> Args:
     Raises:
         ValueError: an option is out of range; the message names it.
     """
-    check_options(args)
     if not args.policy:
         raise ValueError("--policy needs at least one of random, pid, or a checkpoint")
     return args
@@ -102,19 +108,26 @@ def trained_policy(path: Path) -> tuple[str, Callable[[BallbotVectorEnv, int], P
     """The frame a checkpoint's policy observes in, and what makes it drive.
 
     Raises:
-        CheckpointError: no such checkpoint, or its policy needs cameras.
+        CheckpointError: no such checkpoint, or its policy observes something else than collecting offers.
+        SettingsError, PluginError: it is not one of Ballbot-v0's, or a plugin of its is missing.
     """
-    metadata = load_checkpoint(path).get("env_metadata", {})
-    if metadata.get("observation") != "proprioception":
+    policy = load_policy(path)
+    if policy.metadata.get("observation") != "proprioception":
         raise CheckpointError(
-            f"{path} was trained with observation {metadata.get('observation')!r}: use a policy without cameras"
+            f"{path} was trained with observation {policy.metadata.get('observation')!r}: use a policy without cameras"
+        )
+    names, frame = trained_layout(policy, world := trained_world(policy)).names, world.frame
+    if names != (offered := layout_of(frame, ("goal",), ()).names):
+        raise CheckpointError(
+            f"{path} observes {', '.join(names)}, and what collects images offers {', '.join(offered)}: use a policy "
+            "of command goal, without extra fields"
         )
     agent = load_agent(path)
 
-    def policy(envs: BallbotVectorEnv, seed: int) -> Policy:
+    def drive(envs: BallbotVectorEnv, seed: int) -> Policy:
         return lambda obs, began: agent.act(obs["proprioception"]).cpu().numpy()
 
-    return str(metadata.get("frame", "body")), policy
+    return frame, drive
 
 
 def file_hash(path: Path) -> str:
@@ -165,6 +178,8 @@ def collect(args: Args) -> DepthDataset:
             observation="depth",
             frame=frame,
             camera_interval=args.interval,
+            terrain=args.terrain,
+            **kind_options(args),
             num_terrains=args.num_terrains,
             terrain_seed=args.terrain_seed,
             initial_tilt_deg=args.initial_tilt_deg,
@@ -176,8 +191,11 @@ def collect(args: Args) -> DepthDataset:
     cameras = next(iter(envs.values())).cameras
     assert cameras is not None
     count, height, width = cameras.shape
+    ground = {"split": "train", "seed": args.terrain_seed, "count": args.num_terrains, **kind_options(args)}
+    if args.terrain != "perlin":  # which older data sets do not name
+        ground["kind"] = args.terrain
     provenance = {
-        "terrain": {"split": "train", "seed": args.terrain_seed, "count": args.num_terrains},
+        "terrain": ground,
         "policies": list(args.policy),
         "seed": args.seed,
         "num_envs": args.num_envs,
@@ -249,7 +267,7 @@ def fill(
 def main(argv: list[str] | None = None) -> int:
     """Collect, and return the exit status."""
     try:
-        data = collect(check(tyro.cli(Args, args=argv, description=__doc__)))
+        data = collect(check(read_options(Args, argv, __doc__)))
     except MemoryError as error:
         raise MemoryError(f"{error}; use fewer --num-envs") from error
     except KeyboardInterrupt:

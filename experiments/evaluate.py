@@ -5,6 +5,7 @@
     python experiments/evaluate.py runs/NAME/last.pt --terrain flat --episodes 20
     python experiments/evaluate.py runs/NAME --compare runs/OTHER pid --json results.json
     python experiments/evaluate.py linear --terrain stairs:0.3       # a classical controller, on any kind of ground
+    python experiments/evaluate.py runs/NAME --terrain stairs --ground.height 0.02
     python experiments/evaluate.py runs/NAME --report report         # a page with plots and films
 
 All are judged on the same terrains, starts and commands; the same call gives the same numbers to the last bit.
@@ -28,14 +29,14 @@ import numpy as np
 import torch
 import tyro
 
-from ballbot import plugins
-from ballbot.cli import check_options, check_output, program
+from ballbot.cli import check_output, program
 from ballbot.controllers import CONTROLLERS, find_controller
 from ballbot.deployment.shipped import find_policy
 from ballbot.envs import BallbotVectorEnv
 from ballbot.envs.physics import Physics
 from ballbot.evaluation import Episodes, find_candidate, in_task, run_episodes, summarize, task_of
 from ballbot.evaluation.table import table, table_rows
+from ballbot.options import PluginFiles, kind_options, read_options
 from ballbot.ppo import load_policy
 from ballbot.ppo.checkpoint import write_atomic
 from ballbot.settings import Range
@@ -62,11 +63,11 @@ class Args:
     """Time limit of an episode, steps of 2 ms."""
     terrain: str | None = None
     """Kind of the ground, with its difficulty after a colon, "stairs:0.4", "mixed:0-1", or a height map (default: what
-    the policy was trained on; perlin for classical controllers)."""
+    the policy was trained on; perlin for classical controllers).  The kind's own options are --ground.height and so on:
+    --terrain stairs --help lists them."""
     command: str | None = None
-    """What the robots are told, if it can be told by what the policy observes (default: what it was trained for)."""
-    plugin: tuple[Path, ...] = ()
-    """Python files with what the policy was trained with: grounds, commands, rewards, endings or fields by name."""
+    """What the robots are told, if it can be told by what the policy observes (default: what it was trained for).  Its
+    own options are --motion.max-speed and so on: --command velocity --help lists them."""
     seed: Annotated[int, Range(0, 2**62 - 1)] = 0
     """Of the first episode's start; the others count up."""
     split: Literal["eval", "validation"] = "eval"
@@ -106,6 +107,8 @@ class Args:
     """Threads that simulate and cast rays (0: every CPU); results do not depend on it."""
     torch_threads: Annotated[int, Range(0, 1024)] = 1
     """Threads of PyTorch's networks (0: its choice); other numbers round differently."""
+    plugin: PluginFiles = ()
+    """Python file that adds grounds, commands or rewards by name; several files, each after its own --plugin."""
 
 
 def check(args: Args) -> Args:
@@ -114,8 +117,6 @@ def check(args: Args) -> Args:
     Raises:
         ValueError: an option is out of range; the message names it.
     """
-    check_options(args)
-    plugins.load_all(args.plugin)
     for name in (args.checkpoint, *args.compare):
         if not name:
             raise ValueError('a checkpoint is "": give a file, a run folder, pid or linear')
@@ -182,7 +183,7 @@ def evaluate(name: str, args: Args, task: dict[str, Any]) -> tuple[dict[str, Any
     for difference in candidate.differences(tilt_limit_deg=args.tilt_limit_deg, integrator=args.integrator):
         print(f"note: {name} {difference}")
     own = task_of(options)
-    task = task or task_of(options, args.terrain, args.command)
+    task = task or task_of(options, args.terrain, args.command, **kind_options(args))
     options = in_task(options, task)
     if args.heading != "trained":
         options["random_yaw"] = args.heading == "any"
@@ -287,7 +288,7 @@ def too_many_failures(outcomes: list[str], share: float) -> bool:
 def main(argv: list[str] | None = None) -> int:
     """Evaluate, print a table, and return the exit status."""
     written: Path | None = None
-    args = check(tyro.cli(Args, args=argv, description=__doc__))
+    args = check(read_options(Args, argv, __doc__))
     try:
         if args.torch_threads:
             torch.set_num_threads(args.torch_threads)

@@ -25,13 +25,13 @@ import torch
 import tyro
 from numpy.typing import NDArray
 
-from ballbot import plugins
-from ballbot.cli import check_options, check_output, program
+from ballbot.cli import check_output, program
 from ballbot.controllers import find_controller
 from ballbot.deployment.export import MAX_DIFFERENCE, export_policy
 from ballbot.deployment.shipped import find_policy
 from ballbot.envs import BallbotVectorEnv
 from ballbot.evaluation import Actor, Episodes, env_options, run_episodes, trained_layout, trained_world
+from ballbot.options import PluginFiles, read_options
 from ballbot.ppo import Policy, load_policy
 from ballbot.settings import Range
 
@@ -57,14 +57,14 @@ class Args:
     """File of the control graph; the camera graph is policy.camera.onnx then."""
     encoder: Path | None = None
     """Encoder of a policy that sees (default: the copy that its run keeps, or the one that comes with ballbot)."""
-    plugin: tuple[Path, ...] = ()
-    """Python files with what the policy was trained with: grounds, commands, rewards, endings or fields by name."""
     observations: Annotated[int, Range(1, 10**7)] = 10_000
     """Real observations to compare on."""
     episodes: Annotated[int, Range(0, 10**4)] = 0
     """Whole episodes that the policy and the graph each drive from the same starts, to compare their returns."""
     seed: Annotated[int, Range(0, 2**62 - 1)] = 0
     """Of the robots that they come from."""
+    plugin: PluginFiles = ()
+    """Python file that adds grounds, commands or rewards by name; several files, each after its own --plugin."""
 
 
 def collect(policy: Policy, options: dict[str, Any], args: Args) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
@@ -185,8 +185,6 @@ def microseconds(session: Any, name: str, one: NDArray[np.float32], calls: int) 
 
 def check(args: Args) -> int:
     """Export, compare, and return the exit status."""
-    check_options(args)
-    plugins.load_all(args.plugin)
     check_output(args.out, "--out", (".onnx",))
     if find_controller(args.checkpoint) is not None:
         raise ValueError(f"{args.checkpoint} is no network: give a checkpoint, or a run folder for its best.pt")
@@ -255,7 +253,7 @@ def compare(policy: Policy, options: dict[str, Any], beside: Beside, args: Args)
 @program
 def main(argv: list[str] | None = None) -> int:
     """Export, and return the exit status."""
-    return check(tyro.cli(Args, args=argv, description=__doc__))
+    return check(read_options(Args, argv, __doc__))
 
 
 if __name__ == "__main__":

@@ -19,40 +19,35 @@ Ctrl-C, SIGTERM or closing the terminal finishes the update under way, saves and
 
 from __future__ import annotations
 
-import argparse
-import json
 import os
 import sys
 import time
-from collections.abc import Callable
 from contextlib import ExitStack, closing
 from copy import copy
-from dataclasses import asdict, dataclass, field, fields, make_dataclass, replace
+from dataclasses import asdict, dataclass, field, make_dataclass, replace
 from functools import partial
-from importlib.metadata import version
-from itertools import islice
 from pathlib import Path
 from typing import Annotated, Any, Literal, NoReturn, get_type_hints
 
-import numpy as np
 import torch
 import tyro
-from numpy.typing import NDArray
 
 from ballbot import plugins
+from ballbot.cli import program
 from ballbot.encoders import EncoderError, FrozenEncoder, load_encoder
 from ballbot.encoders.frozen import encoder_bytes, kept_encoder
-from ballbot.envs import BallbotVectorEnv, WorldConfig
+from ballbot.envs import BallbotVectorEnv
 from ballbot.envs.physics import usable_cpus
 from ballbot.errors import BallbotError, SettingsError
-from ballbot.evaluation.video import film, shrunk
-from ballbot.options import field_docs, from_plain, plain, with_kinds, world_config, world_options
-from ballbot.ppo import Agent, DivergedError, LostContactError, PPOConfig, distributed_setup, train
-from ballbot.ppo.checkpoint import find_checkpoint, read_small, run_dir_of
+from ballbot.evaluation.video import film_maker
+from ballbot.options import PluginFiles, field_docs, peek, plain, with_kinds, world_config, world_options
+from ballbot.ppo import DivergedError, LostContactError, distributed_setup, train
+from ballbot.ppo.checkpoint import find_checkpoint, run_dir_of
 from ballbot.ppo.diagnosis import out_of_memory
 from ballbot.ppo.distributed import launched, on_rank_zero
 from ballbot.ppo.tracking import Tracker
 from ballbot.presets import OWN, PRESETS, Settings
+from ballbot.runs import differences, load_settings, record, recorded_encoder, resumed_metadata
 from ballbot.settings import Range, check_settings
 from mujoco_patch import ContactFixError
 
@@ -88,8 +83,9 @@ class Job:
     checkpoints/abandoned."""
     config: Path | None = None
     """config.json of another run: its settings become the defaults that the other options change."""
-    plugin: tuple[Path, ...] = ()
-    """Python files that add grounds, commands, rewards, endings or fields by name, which are options then."""
+    plugin: PluginFiles = ()
+    """Python file that adds grounds, commands, rewards, endings or fields by name, which are options then; several
+    files, each after its own --plugin."""
     capture_video: bool = False
     """Film an episode after each evaluation: TensorBoard shows it among the images, runs/NAME/videos keeps it."""
     track: bool = False
@@ -111,86 +107,8 @@ class Args:
     job: Job = field(default_factory=Job)
 
 
-PROVENANCE = {"env_metadata", "mujoco", "world_size", "versions", "git_commit", "plugins"}
-"""What a run's config.json holds besides settings: where the numbers came from."""
 MEMORY = ("num_envs", "num_steps", "minibatch_size", "num_terrains")
 """Settings that decide how much of it is needed."""
-MAX_CONFIG_BYTES = 2**24
-"""Of a config.json; a run's has three thousand."""
-
-
-def read_config(path: Path) -> dict[str, Any]:
-    """What a run's config.json holds.
-
-    Raises:
-        SettingsError: the file is missing or no JSON object.
-    """
-    try:
-        content = json.loads(read_small(path, MAX_CONFIG_BYTES))
-    except FileNotFoundError:
-        raise SettingsError(f"{path} does not exist: settings are read from the config.json of a run") from None
-    except (OSError, ValueError, RecursionError) as error:
-        raise SettingsError(f"{path} cannot be read as JSON ({error}): give the config.json of a run") from error
-    if not isinstance(content, dict):
-        raise SettingsError(f"{path} holds {type(content).__name__}, not a JSON object: give the config.json of a run")
-    return content
-
-
-def recorded_metadata(path: Path) -> dict[str, Any]:
-    """What a run's config.json says of its policy's inputs; empty if it cannot be read."""
-    try:
-        metadata = read_config(path).get("env_metadata")
-    except SettingsError:
-        return {}
-    return metadata if isinstance(metadata, dict) else {}
-
-
-def recorded_encoder(path: Path) -> str | None:
-    """Content hash of the encoder in a run's config.json; None: without cameras, or not readable."""
-    encoder = recorded_metadata(path).get("encoder")
-    return encoder if isinstance(encoder, str) else None
-
-
-def load_settings(path: Path) -> Args:
-    """The settings in a run's config.json, as defaults of the command line.
-
-    Raises:
-        SettingsError: the file is missing, no JSON, has a key this version does not know or a value of the wrong kind.
-        PluginError: a plugin that the run was made with is not loaded.
-    """
-    content = read_config(path)
-    plugins.require(content.get("plugins", {}), str(path))
-    unknown = sorted(set(content) - PROVENANCE - {"ppo", "env", "torch_threads", *OWN})
-    if unknown:
-        raise SettingsError(f'{path} has the unknown key {unknown[0]!r}: settings belong under "ppo" or "env"')
-    sections = {name: content.get(name, {}) for name in ("ppo", "env")}
-    for name, section in sections.items():
-        if not isinstance(section, dict):
-            raise SettingsError(f'{path}: "{name}" must be a JSON object')
-    known = {f.name for f in fields(PPOConfig)}
-    if unknown := sorted(set(sections["ppo"]) - known):
-        raise SettingsError(f'{path}: "ppo" has the unknown key {unknown[0]!r}; known are {", ".join(sorted(known))}')
-    env = dict(sections["env"])
-    job = {name: env.pop(name) for name in ("encoder", "num_threads") if name in env}
-    metadata = content.get("env_metadata")
-    if isinstance(metadata, dict) and metadata.get("observation") == "proprioception" and "observation" not in env:
-        env = {"cameras": False, **env}  # from before there were cameras
-    # absent from the files of older versions, in which there was nothing of the kind
-    own: dict[str, Any] = {"camera_scale": 1.0, "velocity_scale": 1.0}
-    own |= {"symmetry": False, "value_sees_action": True}
-    own |= {name: content[name] for name in OWN if name in content}
-    threads = content.get("torch_threads", 1)
-    if type(threads) is not int or threads < 1:
-        raise SettingsError(f'{path}: "torch_threads" must be a whole number of at least 1, got {threads!r}')
-    old = recorded_encoder(path)
-    if old is not None and (kept := kept_encoder(path.parent, old)).is_file():
-        job["encoder"] = str(kept)
-    try:
-        settings = Settings(ppo=PPOConfig(**sections["ppo"]), world=from_plain(env), **own)
-        cameras = settings.world.observation == "encoded"
-        return Args(settings, Job(cameras=cameras, torch_threads=threads, **job))
-    except (TypeError, ValueError) as error:
-        raise SettingsError(f"{path}: {error}") from error
 
 
 def parse(argv: list[str] | None = None) -> Args:
@@ -201,17 +119,7 @@ def parse(argv: list[str] | None = None) -> Args:
         PluginError: a plugin cannot.
     """
     argv = sys.argv[1:] if argv is None else argv
-    first = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
-    for option in ("--config", "--resume"):
-        first.add_argument(option, type=Path)
-    for option in ("--preset", "--terrain", "--command"):
-        first.add_argument(option)
-    first.add_argument("--plugin", type=Path, nargs="*", action="extend", default=[])
-    try:
-        given, _ = first.parse_known_args(argv)
-    except argparse.ArgumentError:  # tyro says it better
-        given = argparse.Namespace(config=None, resume=None, preset=None, terrain=None, command=None, plugin=[])
-    plugins.load_all(given.plugin)
+    given = peek(argv, "config", "resume", "preset", "terrain", "command")
     if given.preset and (given.config or given.resume):
         raise SettingsError("--preset starts from its settings, --config and --resume from a run's: give one of them")
     if given.config and given.resume:
@@ -221,9 +129,9 @@ def parse(argv: list[str] | None = None) -> Args:
             raise SettingsError(f"{name} is now one of the rewards of training: {instead}")
     kinds = {name: getattr(given, name) for name in ("terrain", "command") if getattr(given, name) is not None}
     if given.config or given.resume:
-        if given.resume and not given.resume.exists():
+        if given.resume and not Path(given.resume).exists():
             raise SettingsError(f"--resume {given.resume} does not exist: give a run folder or a checkpoint in one")
-        default = load_settings(given.config or run_dir_of(given.resume) / "config.json")
+        default = recorded(Path(given.config) if given.config else run_dir_of(Path(given.resume)) / "config.json")
         world = with_kinds(default.settings.world, **kinds)
         default = Args(replace(default.settings, world=world), default.job)
     else:
@@ -238,6 +146,22 @@ def parse(argv: list[str] | None = None) -> Args:
     world = world_config(read.env, default.settings.world)
     world = replace(world, observation="encoded" if read.job.cameras else "proprioception")
     return Args(Settings(ppo=read.ppo, world=world, **asdict(read.own)), read.job)
+
+
+def recorded(path: Path) -> Args:
+    """The settings in a run's config.json, as defaults of the command line.
+
+    Raises:
+        SettingsError, PluginError: as ``load_settings``.
+    """
+    found = load_settings(path)
+    job = Job(
+        cameras=found.settings.world.observation == "encoded",
+        encoder=found.encoder,
+        num_threads=found.num_threads,
+        torch_threads=found.torch_threads,
+    )
+    return Args(found.settings, job)
 
 
 MOVED = {
@@ -270,7 +194,13 @@ NO_RUNS = ("", ".", "..", "checkpoints", "abandoned")
 
 
 def fail(error: Exception) -> NoReturn:
-    """Say what is wrong and exit with 2, in one line instead of a traceback."""
+    """Say what is wrong and exit with 2, in one line instead of a traceback.
+
+    Raises:
+        BrokenPipeError: that is the error: nobody reads what is printed any more.
+    """
+    if isinstance(error, BrokenPipeError):
+        raise error
     # Bad input is the same in all processes of torchrun and said once; only these can happen in one process alone.
     if (
         RANK == 0
@@ -298,17 +228,15 @@ def prepare(argv: list[str] | None) -> tuple[Args, Path]:
     args = parse(argv)
     settings, job = args.settings, args.job
     if job.resume:
-        old = load_settings(run_dir_of(job.resume) / "config.json")
+        old = recorded(run_dir_of(job.resume) / "config.json")
         if job.cameras != old.job.cameras:
             trained, flag = ("without", "--cameras") if job.cameras else ("with", "--no-cameras")
             raise SettingsError(f"{job.resume} was trained {trained} cameras: leave {flag} out, or start a new run")
-        then, now = ({**plain(s.world), **{name: getattr(s, name) for name in OWN}} for s in (old.settings, settings))
-        for option in then:
-            if then[option] != now[option]:
-                raise SettingsError(
-                    f"--{option.replace('_', '-')} is {now[option]}, but {job.resume} was trained with {then[option]}: "
-                    "leave it out, or start a new run"
-                )
+        for option, (then, now) in differences(old.settings, replace(settings, ppo=old.settings.ppo)).items():
+            raise SettingsError(
+                f"--{option.replace('_', '-')} is {now}, but {job.resume} was trained with {then}: leave it out, or "
+                "start a new run"
+            )
     if job.encoder is not None and not job.cameras:
         raise SettingsError(
             f"--encoder {job.encoder} is for policies that see, and this one does not (--no-cameras, or the "
@@ -358,46 +286,9 @@ def load_eyes(args: Args) -> FrozenEncoder:
     return encoder
 
 
-FILM_FPS = 10
-"""Frames a second of the films of --capture-video."""
-FILM_SECONDS = 10
-"""Longest of them."""
-
-
-def film_maker(envs: BallbotVectorEnv, seed: int) -> Callable[[Agent], tuple[NDArray[np.uint8], int]]:
-    """Films an agent's first seconds with a single robot, half as large as ``watch.py`` does.
-
-    Raises:
-        SettingsError: nothing can be drawn here.
-    """
-    try:
-        envs.reset(seed=seed)
-        envs.render()
-    except RuntimeError as error:
-        raise SettingsError(f"--capture-video: {error}") from error
-
-    def shoot(agent: Agent) -> tuple[NDArray[np.uint8], int]:
-        frames = film(envs, lambda obs, began: agent.act(obs).cpu().numpy(), seed, FILM_FPS)
-        return np.stack([shrunk(frame, 2) for frame in islice(frames, FILM_FPS * FILM_SECONDS)]), FILM_FPS
-
-    return shoot
-
-
-def metadata_of(args: Args, run_dir: Path, encoder: FrozenEncoder | None) -> dict[str, Any]:
-    """What the policy's inputs mean: a checkpoint refuses to go on with others."""
-    found = args.settings.metadata(encoder)
-    if plugins.loaded():
-        found["plugins"] = plugins.loaded()
-    if args.job.resume:  # runs of older versions recorded some options at their defaults too, or fewer, and go on so
-        recorded = recorded_metadata(run_dir / "config.json")
-        defaults = {f.name: f.default for f in fields(WorldConfig)}
-        found |= {k: v for k, v in recorded.items() if k not in found and v == defaults.get(k)}
-        found = {k: v for k, v in found.items() if not recorded or k in recorded or v != defaults.get(k)}
-    return found
-
-
-def main(argv: list[str] | None = None) -> None:
-    """Train, and exit with 2 on bad input."""
+@partial(program, expected=())
+def main(argv: list[str] | None = None) -> int:
+    """Train, and return the exit status; exit with 2 on bad input."""
     encoder: FrozenEncoder | None = None
     try:
         args, run_dir = prepare(argv)
@@ -413,18 +304,13 @@ def main(argv: list[str] | None = None) -> None:
         options |= {"encoder": encoder, "camera_device": device}
         files[kept_encoder(run_dir, encoder.content_hash).name] = encoder_bytes(encoder)
     world = settings.world
-    recorded = {
-        "env": plain(world) | {"encoder": job.encoder, "num_threads": job.num_threads},
-        **{name: getattr(settings, name) for name in OWN},
-        "torch_threads": torch.get_num_threads(),
-        "mujoco": version("mujoco"),
-        **({"plugins": plugins.loaded()} if plugins.loaded() else {}),
-    }
+    kept = record(settings, job.encoder, job.num_threads)
+    metadata = resumed_metadata(settings, encoder, run_dir) if job.resume else settings.metadata(encoder)
     with ExitStack() as stack:
         try:
             tracker = camera = None
             if job.track and RANK == 0:
-                tracker = stack.enter_context(closing(Tracker(run_dir, {"ppo": asdict(settings.ppo), **recorded})))
+                tracker = stack.enter_context(closing(Tracker(run_dir, {"ppo": asdict(settings.ppo), **kept})))
             if job.capture_video and RANK == 0:
                 one = replace(settings.evaluation_world, num_terrains=1, curriculum=False)
                 filmed = {**options, "num_threads": 1, "render_mode": "rgb_array", "config": one}
@@ -435,9 +321,9 @@ def main(argv: list[str] | None = None) -> None:
                 lambda num_envs: settings.evaluation_envs(num_envs, **options),
                 run_dir=run_dir,
                 resume=job.resume,
-                env_metadata=metadata_of(args, run_dir, encoder),
+                env_metadata=metadata,
                 free_metadata=("encoder",) if job.change_encoder else (),
-                settings=recorded,
+                settings=kept,
                 files=files,
                 on_start=None if tracker is None else tracker.start,
                 on_log=tracker,
@@ -457,7 +343,8 @@ def main(argv: list[str] | None = None) -> None:
     if RANK == 0:
         best = "" if result.best_return is None else f"; best evaluation return {result.best_return:.1f}"
         print(f"finished at step {result.global_step:,}{best}. Files: {run_dir}, curves: tensorboard --logdir runs")
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -17,7 +17,6 @@ from typing import Any
 import mujoco
 import numpy as np
 import torch
-import tyro
 from numpy.typing import NDArray
 
 from ballbot.cli import check_output, program
@@ -26,6 +25,7 @@ from ballbot.envs import BallbotVectorEnv
 from ballbot.envs.checks import check_number
 from ballbot.envs.model import build_model
 from ballbot.envs.rendering import choose_opengl
+from ballbot.options import PluginFiles, kind_options, read_options
 
 BALL_SLICES = 128
 """MuJoCo draws a ball as a polyhedron, of 28 slices unless told otherwise: too coarse to compare depths at its edge."""
@@ -43,10 +43,15 @@ class Args:
     """Of the terrain, the heading and the direction of the tilt."""
     tilt_deg: float = 3.0
     """Tilt of the robot, degrees."""
+    terrain: str = "perlin"
+    """Kind of the ground, with its difficulty after a colon, "stairs:0.4", or a height map.  The kind's own options are
+    --ground.height and so on: --terrain stairs --help lists them."""
     terrain_split: str = "eval"
     """Terrains to choose from: "train" or "eval"."""
     size: int = 64
     """Pixels along a side of the depth images; other than 64, reconstructions need an --encoder of that size."""
+    plugin: PluginFiles = ()
+    """Python file that adds kinds of ground; several files, each after its own --plugin."""
 
 
 def mujocos_depth(model: mujoco.MjModel, data: mujoco.MjData, size: int) -> NDArray[np.float32]:
@@ -72,6 +77,8 @@ def show(args: Args) -> str:
     envs = BallbotVectorEnv(
         1,
         observation="depth",
+        terrain=args.terrain,
+        **kind_options(args),
         num_terrains=16,
         terrain_split=args.terrain_split,
         camera_resolution=(args.size, args.size),
@@ -83,14 +90,17 @@ def show(args: Args) -> str:
     terrain = int(sims.terrain_ids[0])
     sims.place(0, terrain, yaw=rng.uniform(0, 6.28), tilt=np.radians(args.tilt_deg), tilt_axis=rng.uniform(0, 6.28))
     relief = sims.ground.relief
-    assert envs.cameras is not None and relief is not None
+    assert envs.cameras is not None
     envs.cameras.take(np.array([0]), sims.robot_state())
     cast = envs.cameras.latest[0]
     pictures = envs.render()
     assert pictures is not None
     picture = pictures[0][:, 80:560]  # the middle of 640 columns, a square
 
-    model = build_model(relief[terrain][None], tops=sims.ground.tops[[terrain]], length=sims.ground.grid.length)
+    if relief is None:
+        model = build_model()
+    else:
+        model = build_model(relief[terrain][None], tops=sims.ground.tops[[terrain]], length=sims.ground.grid.length)
     model.vis.global_.offwidth = model.vis.global_.offheight = max(args.size, 64)  # MuJoCo draws nothing larger
     model.vis.quality.numslices = model.vis.quality.numstacks = BALL_SLICES
     data = mujoco.MjData(model)
@@ -142,7 +152,7 @@ def show(args: Args) -> str:
 @program
 def main(argv: list[str] | None = None) -> int:
     """Draw, and return the exit status."""
-    args = tyro.cli(Args, args=argv, description=__doc__)
+    args = read_options(Args, argv, __doc__)
     check_number("tilt_deg", args.tilt_deg, -180.0, 180.0)
     check_output(args.out, "--out", (".png", ".svg", ".pdf"))
     print(show(args))

@@ -16,15 +16,14 @@ from typing import Annotated, Any
 
 import mujoco
 import numpy as np
-import tyro
 from numpy.typing import NDArray
 
-from ballbot import plugins
-from ballbot.cli import check_options, check_output, program
+from ballbot.cli import check_output, program
 from ballbot.envs import TERRAINS
 from ballbot.envs.physics import Physics
 from ballbot.envs.rendering import choose_opengl
 from ballbot.envs.terrain import TerrainPool, parse_terrain
+from ballbot.options import PluginFiles, read_options
 from ballbot.settings import Range
 
 WIDTH, HEIGHT = 384, 256
@@ -51,8 +50,8 @@ class Args:
     """Of the fields."""
     distance: Annotated[float, Range(0.5, 50)] = 3.6
     """From the camera to the robot, m."""
-    plugin: tuple[Path, ...] = ()
-    """Python files that add kinds of ground."""
+    plugin: PluginFiles = ()
+    """Python file that adds kinds of ground; several files, each after its own --plugin."""
 
 
 def picture(pool: TerrainPool, distance: float) -> NDArray[np.uint8]:
@@ -126,9 +125,7 @@ def gallery(args: Args) -> Any:
 @program
 def main(argv: list[str] | None = None) -> int:
     """Draw, and return the exit status."""
-    args = tyro.cli(Args, args=argv, description=__doc__)
-    check_options(args)
-    plugins.load_all(args.plugin)
+    args = read_options(Args, argv, __doc__)
     check_output(args.out, "--out", (".png",))
     gallery(args).save(args.out, optimize=True)
     print(f"wrote {args.out}")

@@ -22,13 +22,13 @@ from typing import Annotated, Literal
 import numpy as np
 import tyro
 
-from ballbot import plugins
-from ballbot.cli import check_options, check_output, program
+from ballbot.cli import check_output, program
 from ballbot.envs import BallbotVectorEnv
 from ballbot.envs.rendering import has_display
 from ballbot.evaluation import Actor, find_candidate, in_task, task_of
 from ballbot.evaluation.steering import Steering
 from ballbot.evaluation.video import ENDINGS, film, playable_fps, shrunk, write_video
+from ballbot.options import PluginFiles, kind_options, read_options
 from ballbot.settings import Range
 
 PAUSES_PER_SECOND = 60
@@ -46,11 +46,11 @@ class Args:
     """Video to write, .mp4 or .gif, instead of opening a window."""
     terrain: str | None = None
     """Kind of the ground, with its difficulty after a colon, "stairs:0.4", or a height map (default: what the policy
-    was trained on; perlin for classical controllers)."""
+    was trained on; perlin for classical controllers).  The kind's own options are --ground.height and so on: --terrain
+    stairs --help lists them."""
     command: str | None = None
-    """What the robot is told, if it can be told by what the policy observes (default: what it was trained for)."""
-    plugin: tuple[Path, ...] = ()
-    """Python files with what the policy was trained with: grounds, commands, rewards, endings or fields by name."""
+    """What the robot is told, if it can be told by what the policy observes (default: what it was trained for).  Its
+    own options are --motion.max-speed and so on: --command velocity --help lists them."""
     seed: Annotated[int, Range(0, 2**62 - 1)] = 0
     """Of the first episode: terrain, heading and tilt."""
     horizon: int = 4000
@@ -67,6 +67,8 @@ class Args:
     """Frames of the video in a second; a GIF has the nearest of 50, 33.3, 25, 20, ..."""
     shrink: Literal[1, 2, 4] = 1
     """What each side of the video, 640 x 480 pixels, is divided by."""
+    plugin: PluginFiles = ()
+    """Python file that adds grounds, commands or rewards by name; several files, each after its own --plugin."""
 
 
 def make(args: Args) -> tuple[BallbotVectorEnv, Actor]:
@@ -75,7 +77,7 @@ def make(args: Args) -> tuple[BallbotVectorEnv, Actor]:
     options = candidate.options
     if args.encoder is not None and options["observation"] != "encoded":
         raise ValueError(f"--encoder {args.encoder} is for policies that see, this one does not: leave it out")
-    options = in_task(options, task_of(options, args.terrain, args.command))
+    options = in_task(options, task_of(options, args.terrain, args.command, **kind_options(args)))
     envs = BallbotVectorEnv(
         1,
         **options,
@@ -108,9 +110,7 @@ def show(envs: BallbotVectorEnv, actor: Actor, args: Args) -> None:
 @program
 def main(argv: list[str] | None = None) -> int:
     """Watch, and return the exit status."""
-    args = tyro.cli(Args, args=argv, description=__doc__)
-    check_options(args)
-    plugins.load_all(args.plugin)
+    args = read_options(Args, argv, __doc__)
     if args.record is not None:
         check_output(args.record, "--record", ENDINGS)
     envs, actor = make(args)

@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from inprocess import call as run
 from packaging.requirements import Requirement
 
 EXPERIMENTS = Path(__file__).parents[1] / "experiments"
@@ -22,7 +23,8 @@ EVALUATIONS = EXPERIMENTS.parent / "results" / "evaluations.csv"
 SCRIPTS = sorted(str(path.relative_to(EXPERIMENTS)) for path in EXPERIMENTS.rglob("*.py"))
 
 
-def run(script: str, *args: str, **environment: str) -> subprocess.CompletedProcess[str]:
+def launch(script: str, *args: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    """In a process of its own, as users do."""
     command = [sys.executable, str(EXPERIMENTS / script), *args]
     variables = {**os.environ, **environment}
     return subprocess.run(command, env=variables, capture_output=True, text=True, timeout=240)
@@ -39,8 +41,9 @@ def load(monkeypatch: pytest.MonkeyPatch, name: str) -> ModuleType:
 
 
 @pytest.mark.parametrize("script", SCRIPTS)
-def test_help_explains_every_option(script: str) -> None:
-    done = run(script, "--help", COLUMNS="200")
+def test_help_explains_every_option(script: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+    done = run(script, "--help")
     assert done.returncode == 0, done.stderr
     help_text = " ".join(re.sub("[│╭╮╰╯─]", " ", done.stdout).split())
     tree = ast.parse((EXPERIMENTS / script).read_text())
@@ -66,7 +69,7 @@ def test_help_explains_every_option(script: str) -> None:
 
 @pytest.mark.parametrize("integrator", ["Euler", "implicitfast", "RK4"])
 def test_pid_balances_with_aligned_contacts(integrator: str) -> None:
-    done = run("balance_pid.py", "--steps", "3000", "--num-envs", "4", "--integrator", integrator)
+    done = launch("balance_pid.py", "--steps", "3000", "--num-envs", "4", "--integrator", integrator)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "balanced for 3000 steps by all 4 robots" in done.stdout
 
@@ -113,7 +116,7 @@ def test_pid_names_the_bad_option(args: list[str], message: str, capfd: pytest.C
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="elsewhere there is always a display")
 def test_viewer_without_a_display_is_refused_in_words() -> None:
-    done = run("balance_pid.py", "--render", DISPLAY="", WAYLAND_DISPLAY="")
+    done = launch("balance_pid.py", "--render", DISPLAY="", WAYLAND_DISPLAY="")
     assert done.returncode == 2
     assert "no display" in done.stderr
 
@@ -122,7 +125,7 @@ def test_viewer_without_a_display_is_refused_in_words() -> None:
 
 
 def test_setup_check_passes_where_the_tests_run() -> None:
-    done = run("check_setup.py")
+    done = launch("check_setup.py")
     assert done.returncode == 0, done.stdout
     for what in ("Python", "torch", "contact self-check", "threads", "OpenGL by egl", "GPU", "disk", "display"):
         assert re.search(rf"^{what} +(ok|-) ", done.stdout, re.MULTILINE), f"no line for {what}\n{done.stdout}"
@@ -204,7 +207,7 @@ def test_setup_check_asks_for_what_the_package_declares(check_setup: Any) -> Non
 def test_benchmark_compares_environment_and_engine_and_writes_json(tmp_path: Path) -> None:
     path = tmp_path / "bench.json"
     options = ["--only", "env", "--repeat", "2", "--steps", "100", "--num-envs", "8", "--json", str(path)]
-    done = run("maintenance/benchmark.py", *options)
+    done = launch("maintenance/benchmark.py", *options)
     assert done.returncode == 0, done.stderr
     content = json.loads(path.read_text())
     ratios = [f["value"] for f in content["figures"] if f["name"].endswith("environment / bare")]
@@ -230,7 +233,7 @@ def test_benchmark_names_the_bad_option(args: list[str], message: str) -> None:
 def test_scaling_measures_the_same_steps_of_as_many_episodes(tmp_path: Path) -> None:
     path = tmp_path / "bench.json"
     options = ["--repeat", "1", "--steps", "10", "--num-envs", "2", "--many-envs", "4", "--num-threads", "1"]
-    done = run("maintenance/benchmark.py", "--only", "scale", "terrain", *options, "--json", str(path))
+    done = launch("maintenance/benchmark.py", "--only", "scale", "terrain", *options, "--json", str(path))
     assert done.returncode == 0, done.stderr
     figures = {f["name"]: f for f in json.loads(path.read_text())["figures"]}
     assert figures["throughput, 4 / 2 environments"]["value"] > 0
@@ -430,11 +433,13 @@ def test_a_picture_of_the_robot_is_written_where_there_is_opengl(tmp_path: Path)
         probe = "import mujoco; mujoco.Renderer(mujoco.MjModel.from_xml_string('<mujoco/>')).close()"
         variables = {**os.environ, "MUJOCO_GL": kind}
         if subprocess.run([sys.executable, "-c", probe], env=variables, capture_output=True).returncode == 0:
-            done = run("maintenance/take_picture.py", "--terrain", "flat", "--out", str(picture), MUJOCO_GL=kind)
+            done = launch("maintenance/take_picture.py", "--terrain", "flat", "--out", str(picture), MUJOCO_GL=kind)
             assert done.returncode == 0, done.stderr
             assert picture.read_bytes().startswith(b"\x89PNG")
             return
-    done = run("maintenance/take_picture.py", "--out", str(picture), MUJOCO_GL="glfw", DISPLAY="", WAYLAND_DISPLAY="")
+    done = launch(
+        "maintenance/take_picture.py", "--out", str(picture), MUJOCO_GL="glfw", DISPLAY="", WAYLAND_DISPLAY=""
+    )
     assert done.returncode == 2 and "MUJOCO_GL" in done.stderr
     pytest.skip("no OpenGL here: install libegl1 or libosmesa6")
 

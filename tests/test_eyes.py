@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from inprocess import call
 
 from ballbot.encoders import Architecture, Autoencoder, DepthDataset, FrozenEncoder, load_encoder, save_encoder
 
@@ -158,7 +159,7 @@ def test_bad_input_is_refused_by_name(folder, tmp_path):
             "training.pt does not exist",
         ),
     ):
-        done = run(tmp_path, script, *options)
+        done = call(script, *options, folder=tmp_path)
         assert done.returncode == 2 and message in done.stderr, (options, done.stderr)
 
 
@@ -177,7 +178,7 @@ def test_a_picture_shows_both_renderers_and_what_an_encoder_keeps(folder):
     variables = os.environ | {"MUJOCO_GL": "glfw", "DISPLAY": "", "WAYLAND_DISPLAY": ""}
     done = run(folder, "show_cameras.py", "--out", "none.png", env=variables)
     assert done.returncode == 2 and "MUJOCO_GL=egl" in done.stderr and not (folder / "none.png").exists()
-    done = run(folder, "show_cameras.py", "--tilt-deg", "nan")
+    done = call("show_cameras.py", "--tilt-deg", "nan", folder=folder)
     assert done.returncode == 2 and "tilt_deg=nan is out of range" in done.stderr
-    done = run(folder, "show_cameras.py", "--encoder", "none.pt")
+    done = call("show_cameras.py", "--encoder", "none.pt", folder=folder)
     assert done.returncode == 2 and "none.pt does not exist" in done.stderr

@@ -8,13 +8,15 @@ import sys
 from pathlib import Path
 
 import pytest
+from inprocess import call, own_registries
 
 from ballbot import plugins
+from ballbot.evaluation import env_options
 from ballbot.plugins import PluginError
+from ballbot.ppo import load_policy
 
 ROOT = Path(__file__).parents[1]
 EXAMPLES = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "extending.md").read_text(), re.DOTALL)
-SCRIPT = ROOT / "experiments" / "ppo_ballbot.py"
 SMALL = [
     "--no-cameras", "--num-terrains=2", "--num-envs=2", "--num-steps=16", "--minibatch-size=32", "--hidden-size=8",
     "--num-threads=1", "--max-episode-steps=100", "--eval-episodes=2", "--action-repeat=1", "--total-timesteps=64",
@@ -25,54 +27,74 @@ REWARD = "from ballbot.envs import REWARDS\nREWARDS['{name}'] = lambda step: -(s
 @pytest.fixture(autouse=True)
 def registries():
     """As they were, after each test."""
-    before = {name: dict(entries) for name, entries in plugins.REGISTRIES.items()}
-    loaded = dict(plugins._loaded)
-    yield
-    for name, entries in plugins.REGISTRIES.items():
-        entries.clear()
-        entries.update(before[name])
-    plugins._loaded.clear()
-    plugins._loaded.update(loaded)
-
-
-def train(folder, *options):
-    command = [sys.executable, str(SCRIPT), *SMALL, *options]
-    return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=200, check=False)
+    with own_registries():
+        yield
 
 
 def test_what_the_docs_add_is_an_option_recorded_and_needed_again(tmp_path):
-    (tmp_path / "mine.py").write_text("\n".join(EXAMPLES))
+    mine = tmp_path / "mine.py"
+    mine.write_text("\n".join(EXAMPLES))
+    plugin = ["--plugin", "mine.py"]
     options = [
-        "--plugin", "mine.py", "--terrain", "bumps:0-1", "--ground.height", "0.01", "--rewards.calm", "0.5",
-        "--command", "sideways", "--motion.max-speed", "0.2", "--extra-fields", "height", "--curriculum",
-        "--run-name", "own",
+        "--terrain", "bumps:0-1", "--ground.height", "0.01", "--rewards.calm", "0.5", "--command", "sideways",
+        "--motion.max-speed", "0.2", "--extra-fields", "height", "--curriculum", "--run-name", "own",
     ]  # fmt: skip
-    done = train(tmp_path, *options)
+    done = call("ppo_ballbot.py", *SMALL, *plugin, *options, folder=tmp_path)
     assert done.returncode == 0, done.stderr
     run = tmp_path / "runs" / "own"
     config = json.loads((run / "config.json").read_text())
     assert config["env"]["terrain"] == "bumps:0-1" and config["env"]["ground"] == {"height": 0.01}
     assert config["env"]["rewards"]["calm"] == 0.5 and config["env"]["extra_fields"] == ["height"]
     assert list(config["plugins"]) == ["mine.py"] and len(config["plugins"]["mine.py"]) == 64
-    assert (run / "plugins" / "mine.py").read_bytes() == (tmp_path / "mine.py").read_bytes()
+    assert (run / "plugins" / "mine.py").read_bytes() == mine.read_bytes()
     header = (run / "progress.csv").read_text().splitlines()[0].split(",")
     assert {"reward/calm", "reward/velocity", "episode/level_bumps"} <= set(header)
 
-    resume = [sys.executable, str(SCRIPT), "--resume", "runs/own", "--total-timesteps", "96"]
-    for extra, message in (
-        ([], "made with the plugin mine.py, which is not loaded: add --plugin mine.py"),
-        (["x"], ""),
-    ):
-        if extra:
-            extra = ["--plugin", "mine.py"]
-        again = subprocess.run(
-            [*resume, *extra], cwd=tmp_path, capture_output=True, text=True, timeout=200, check=False
-        )
-        assert (again.returncode == 2 and message in again.stderr) if message else again.returncode == 0, again.stderr
-    (tmp_path / "mine.py").write_text("\n".join(EXAMPLES) + "\n# another thought\n")
-    changed = [*resume[:-1], "128", "--plugin", "mine.py"]
-    again = subprocess.run(changed, cwd=tmp_path, capture_output=True, text=True, timeout=200, check=False)
-    assert again.returncode == 2 and "mine.py is not what" in again.stderr and "keeps a copy" in again.stderr
+    resume = ["--resume", "runs/own", "--total-timesteps", "96"]
+    short = ["--episodes", "2", "--horizon", "30", "--num-terrains", "2", "--num-threads", "1"]
+    programs = [
+        ("ppo_ballbot.py", resume),
+        ("evaluate.py", ["runs/own", *short, "--ground.height", "0.02", "--terrain", "bumps", "--json", "a.json"]),
+    ]
+    missing = "runs/own.* was made with the plugin mine.py, which is not loaded: add --plugin mine.py"
+    for script, others in programs:
+        done = call(script, *others[:1] if script == "evaluate.py" else others, folder=tmp_path)
+        assert done.returncode == 2 and re.search(missing, done.stderr), done.stderr
+        done = call(script, *plugin, *others, folder=tmp_path)  # which takes one file: others may follow
+        assert done.returncode == 0, done.stderr
+    assert json.loads((tmp_path / "a.json").read_text())["options"]["ground"] == {"height": 0.02}
+    for script, others in (("export_policy.py", ["runs/own"]), ("watch.py", ["runs/own", "--record", "a.gif"])):
+        done = call(script, *others, folder=tmp_path)
+        assert done.returncode == 2 and re.search(missing, done.stderr), done.stderr
+    policy = load_policy(run)
+    with pytest.raises(PluginError, match=r"not loaded: .*ballbot\.plugins\.load_plugin\('mine\.py'\)"):
+        env_options(policy)
+    with own_registries():
+        plugins.load_plugin(mine)
+        assert env_options(policy)["ground"] == {"height": 0.01}
+
+    mine.write_text("\n".join(EXAMPLES) + "\n# another thought\n")
+    for script, others in (("ppo_ballbot.py", [*resume[:-1], "128"]), ("evaluate.py", ["runs/own"])):
+        done = call(script, *plugin, *others, folder=tmp_path)
+        assert done.returncode == 2 and "mine.py is not what" in done.stderr and "keeps a copy" in done.stderr
+
+
+def test_a_plugin_serves_every_program_that_shows_ground(tmp_path, monkeypatch):
+    (tmp_path / "mine.py").write_text("\n".join(EXAMPLES))
+    options = ["--plugin", "mine.py", "--terrain", "bumps:0.5", "--ground.height", "0.01"]
+    small = ["--num-envs", "1", "--num-terrains", "2", "--interval", "3", "--num-threads", "1", "--num-images", "1"]
+    done = call("collect_depth.py", *small, *options, "--out", "seen", folder=tmp_path)
+    assert done.returncode == 0, done.stderr
+    card = json.loads((tmp_path / "seen" / "card.json").read_text())
+    assert card["provenance"]["terrain"]["kind"] == "bumps:0.5"
+    assert card["provenance"]["terrain"]["ground"] == {"height": 0.01}
+    for script in ("collect_depth.py", "show_cameras.py", "evaluate.py", "watch.py"):
+        done = call(script, "--plugin", "none.py", folder=tmp_path)
+        assert done.returncode == 2 and "plugin none.py does not exist" in done.stderr
+        done = call(script, *options[:-1], "-3", folder=tmp_path)
+        assert done.returncode == 2 and "height must be a number from 0 to 1, got -3" in done.stderr, done.stderr
+        done = call(script, "--ground.height", "0.1", folder=tmp_path)
+        assert done.returncode == 2 and "--ground.height is an option of a kind: add --terrain" in done.stderr
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ from functools import cache
 from pathlib import Path
 
 import pytest
+from inprocess import call
 
 ROOT = Path(__file__).parents[1]
 PAGES = [
@@ -27,8 +28,7 @@ def test_links_lead_somewhere(page: Path) -> None:
 
 @cache
 def help_text(script: str) -> str:
-    command = [sys.executable, str(ROOT / "experiments" / script), "--help"]
-    return subprocess.run(command, capture_output=True, text=True).stdout
+    return call(script, "--help").stdout
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))

@@ -20,6 +20,8 @@ from pathlib import Path
 import pytest
 from policies import save_policy
 
+from ballbot.runs import record
+
 MAINTENANCE = Path(__file__).parents[1] / "experiments" / "maintenance"
 TINY = shlex.split(
     "--terrain flat --no-cameras --num-envs 4 --num-steps 16 --action-repeat 1 --minibatch-size 32 --hidden-size 8 "
@@ -132,14 +134,13 @@ def test_a_run_of_other_settings_is_not_taken_for_this_study(reproduce, monkeypa
     args = ppo_ballbot.parse([*reproduce.STUDIES["tiny"].command(0), "--gamma", "0.9"])
 
     def write(**changes):
-        settings = {name: asdict(getattr(args, name)) for name in ("ppo", "env")}
-        settings |= {name: getattr(args, name) for name in ppo_ballbot.OWN_SETTINGS} | changes
+        settings = {"ppo": asdict(args.settings.ppo), **record(args.settings, None, 1), **changes}
         (folder / "config.json").write_text(json.dumps(settings))
 
     write()
     assert reproduce.main(["--studies", "tiny", "--seeds", "0", "--jobs", "1", "--results", "results"]) == 2
     assert "is of other settings (gamma is 0.9 there and 0.995 here)" in capsys.readouterr().err
-    args.ppo.gamma = 0.995
+    args.settings.ppo.gamma = 0.995
     write()
     assert reproduce.Run("tiny", 0).changed_setting() is None
     write(symmetry=False)

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from inprocess import call
 from PIL import Image, ImageSequence
 from policies import save_policy
 
@@ -221,9 +222,11 @@ def test_a_push_moves_the_robot_that_is_pushed():
     assert envs.watched
 
 
-def test_bad_input_is_named_and_exits_with_2(tmp_path):
+def test_bad_input_is_named_and_exits_with_2(tmp_path, monkeypatch):
     save_policy(tmp_path / "p.pt")
     no_screen = {"DISPLAY": "", "WAYLAND_DISPLAY": ""}
+    for name, value in no_screen.items():
+        monkeypatch.setenv(name, value)
     cases: list[tuple[list[object], str]] = [
         (["none.pt"], "none.pt does not exist"),
         (["p.pt"], "no display" if sys.platform.startswith("linux") else ""),
@@ -238,7 +241,7 @@ def test_bad_input_is_named_and_exits_with_2(tmp_path):
         (["defualt"], "are default, paper, pid, linear"),
     ]
     for options, words in cases:
-        done = run(tmp_path, *options, **no_screen)
+        done = call("watch.py", *options, folder=tmp_path)
         assert done.returncode == 2 and words in done.stderr, (options, done.stderr)
     done = run(tmp_path, "p.pt", "--record", "a.gif", MUJOCO_GL="glfw", **no_screen)
     assert done.returncode == 2 and "MUJOCO_GL=egl" in done.stderr

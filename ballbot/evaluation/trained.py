@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -29,9 +30,10 @@ def trained_world(policy: Policy) -> WorldConfig:
     Raises:
         SettingsError: (a ValueError) it is not one of Ballbot-v0's, its checkpoint does not say what it was trained
             on, or names what is not known here.
-        PluginError: a plugin that it was trained with is not loaded.
+        PluginError: a plugin that it was trained with is not loaded, or was changed since.
     """
     metadata = policy.metadata
+    plugins.require(metadata.get("plugins", {}), str(policy.path))
     if metadata.get("observation") not in ("proprioception", "encoded"):
         raise SettingsError("this policy was not trained on Ballbot-v0: its checkpoint does not say what it observes")
     for name in ("frame", "terrain", *(["encoder"] if metadata["observation"] == "encoded" else [])):
@@ -40,7 +42,6 @@ def trained_world(policy: Policy) -> WorldConfig:
                 f"{policy.path} does not say what its policy was trained on ({name} is {metadata.get(name)!r}): use "
                 "another checkpoint"
             )
-    plugins.require(metadata.get("plugins", {}), str(policy.path))
     if unknown := unknown_names(metadata):
         raise SettingsError(
             f"{policy.path} was trained with {', '.join(unknown)}, which this ballbot does not know: load the plugin "
@@ -140,7 +141,7 @@ def env_options(policy: Policy, encoder: str | Path | None = None) -> dict[str, 
     Raises:
         SettingsError: (a ValueError) the policy is not one of Ballbot-v0's, was trained with another encoder, or with
             a terrain, command, reward or field that is not known here.
-        PluginError: a plugin that it was trained with is not loaded.
+        PluginError: a plugin that it was trained with is not loaded, or was changed since.
         EncoderError: the encoder cannot be loaded.
     """
     world = trained_world(policy)
@@ -151,13 +152,22 @@ def env_options(policy: Policy, encoder: str | Path | None = None) -> dict[str, 
     return options if loaded is None else options | {"encoder": loaded}
 
 
-def task_of(options: dict[str, Any], terrain: str | None = None, command: str | None = None) -> dict[str, Any]:
+def task_of(
+    options: dict[str, Any],
+    terrain: str | None = None,
+    command: str | None = None,
+    *,
+    ground: Mapping[str, Any] | None = None,
+    motion: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
     """What there is to do in the world of these options.
 
     Args:
         options: of ``BallbotVectorEnv``.
         terrain: another ground; options of the ground stay if it is of the same kind.
         command: another command; options of the command, and what is paid, stay if it is the same.
+        ground: other options of the ground.
+        motion: other options of the command.
 
     Raises:
         SettingsError: there is no such terrain or command.
@@ -172,6 +182,9 @@ def task_of(options: dict[str, Any], terrain: str | None = None, command: str | 
         for name in ("motion", "rewards"):
             task.pop(name, None)
         task["command"] = command
+    for name, changes in (("ground", ground), ("motion", motion)):
+        if changes:
+            task[name] = {**task.get(name, {}), **changes}
     return task
 
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from itertools import repeat
+from collections.abc import Callable, Iterator
+from itertools import islice, repeat
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,9 @@ from ballbot.envs.depth_camera import DepthCamera
 from ballbot.envs.physics import Physics
 from ballbot.envs.rendering import Renderer
 from ballbot.envs.step import rotation_matrix
+from ballbot.errors import SettingsError
 from ballbot.evaluation.episodes import Actor
+from ballbot.ppo import Agent
 
 Frame = NDArray[np.uint8]
 
@@ -25,6 +27,10 @@ INSET = 132
 """Pixels along a side of a depth view in the corner."""
 MARGIN = 8
 """Pixels around it."""
+TRAINING_FPS = 10
+"""Frames a second of films made while training."""
+TRAINING_SECONDS = 10
+"""Longest of them."""
 
 
 def film(envs: BallbotVectorEnv, actor: Actor, seed: int, fps: float, speed: float = 1.0) -> Iterator[Frame]:
@@ -56,6 +62,29 @@ def film(envs: BallbotVectorEnv, actor: Actor, seed: int, fps: float, speed: flo
             return
         obs, _, terminated, truncated, _ = envs.advance(actor(obs, began))
         began, step, ended = np.zeros(1, bool), step + 1, bool(terminated[0] | truncated[0])
+
+
+def film_maker(envs: BallbotVectorEnv, seed: int) -> Callable[[Agent], tuple[NDArray[np.uint8], int]]:
+    """Films an agent's first seconds while it trains, half as large as ``watch.py`` does, for ``ballbot.ppo.train``.
+
+    Args:
+        envs: a single robot, with render_mode "rgb_array".
+        seed: of the episode.
+
+    Raises:
+        SettingsError: nothing can be drawn here.
+    """
+    try:
+        envs.reset(seed=seed)
+        envs.render()
+    except RuntimeError as error:
+        raise SettingsError(f"--capture-video: {error}") from error
+
+    def shoot(agent: Agent) -> tuple[NDArray[np.uint8], int]:
+        frames = film(envs, lambda obs, began: agent.act(obs).cpu().numpy(), seed, TRAINING_FPS)
+        return np.stack([shrunk(frame, 2) for frame in islice(frames, TRAINING_FPS * TRAINING_SECONDS)]), TRAINING_FPS
+
+    return shoot
 
 
 def replay(sims: Physics, poses: NDArray[np.float64], terrain_id: int) -> Iterator[Frame]:

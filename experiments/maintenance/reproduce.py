@@ -29,7 +29,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
@@ -41,6 +41,7 @@ from ballbot.envs.physics import usable_cpus
 from ballbot.ppo import CheckpointError, load_checkpoint
 from ballbot.ppo.checkpoint import write_atomic
 from ballbot.ppo.logger import git_commit, lock_run_dir
+from ballbot.runs import differences, load_settings
 from ballbot.settings import Range, nearest
 
 EXPERIMENTS = Path(__file__).resolve().parents[1]
@@ -177,19 +178,10 @@ class Run:
         sys.path.append(str(EXPERIMENTS))
         import ppo_ballbot
 
-        wanted = ppo_ballbot.parse(STUDIES[self.study].command(self.seed))
-        found = ppo_ballbot.load_settings(self.folder / "config.json")
-        theirs, ours = (asdict(args.settings) for args in (found, wanted))
-        for name, value in ours.items():
-            there = theirs[name]
-            pairs = (
-                [(key, there[key], x) for key, x in value.items()]
-                if name in ("ppo", "world")
-                else [(name, there, value)]
-            )
-            for key, then, now in pairs:
-                if then != now:
-                    return f"{key} is {then} there and {now} here"
+        wanted = ppo_ballbot.parse(STUDIES[self.study].command(self.seed)).settings
+        found = load_settings(self.folder / "config.json").settings
+        for name, (then, now) in differences(found, wanted).items():
+            return f"{name} is {then} there and {now} here"
         return None
 
 

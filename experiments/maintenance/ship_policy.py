@@ -28,10 +28,10 @@ from ballbot.options import plain
 from ballbot.ppo import load_policy
 from ballbot.ppo.checkpoint import write_atomic
 from ballbot.presets import OWN
+from ballbot.runs import load_settings
 
 sys.path.append(str(EXPERIMENTS))
 import evaluate
-from ppo_ballbot import load_settings
 
 LARGEST = 1_000_000
 """Bytes of a policy that everybody downloads."""
@@ -89,7 +89,7 @@ def ship(args: Args) -> None:
             "ppo": asdict(settings.ppo),
             "env": plain(settings.world),
             **{name: getattr(settings, name) for name in OWN},
-            "torch_threads": loaded.job.torch_threads,
+            "torch_threads": loaded.torch_threads,
         },
     }
     write_atomic(ASSETS / f"policy_{args.name}.pt", content)  # the test of cards finds an older card beside it

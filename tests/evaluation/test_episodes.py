@@ -231,8 +231,8 @@ def test_parts_that_nobody_registered_may_be_of_a_plugin(tmp_path, metadata, nam
 
 
 def test_values_that_this_version_does_not_take_are_damage(tmp_path):
-    wrong: dict[str, Any] = {"motion.x": "north"}
-    policy = load_policy(save_policy(tmp_path / "p.pt", **wrong))
+    damaged: dict[str, Any] = {"motion.x": "north"}
+    policy = load_policy(save_policy(tmp_path / "p.pt", **damaged))
     with pytest.raises(SettingsError, match=r"p\.pt is damaged or of another version \(.*x must be a number"):
         env_options(policy)
 

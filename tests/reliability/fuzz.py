@@ -23,9 +23,8 @@ sys.path.append(str(Path(__file__).parents[1] / "ppo"))
 
 INSTRUMENTED = ["archive", "checkpoint", "state", "logger"]
 with atheris.instrument_imports(
-    include=[*(f"ballbot.ppo.{name}" for name in INSTRUMENTED), "ballbot.encoders", "ppo_ballbot"]
+    include=[*(f"ballbot.ppo.{name}" for name in INSTRUMENTED), "ballbot.encoders", "ballbot.runs"]
 ):
-    from ppo_ballbot import load_settings
     from toy import BATCH, run
 
     from ballbot.deployment.shipped import SHIPPED
@@ -34,6 +33,7 @@ with atheris.instrument_imports(
     from ballbot.encoders.frozen import DEFAULT_ENCODER
     from ballbot.ppo import CheckpointError, RunDirectoryError, load_policy
     from ballbot.ppo.logger import Logger
+    from ballbot.runs import load_settings
 
 FOLDER = Path(tempfile.mkdtemp())
 

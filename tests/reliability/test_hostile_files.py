@@ -17,6 +17,7 @@ import tempfile
 import warnings
 import zipfile
 from collections.abc import Callable, Iterator
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,6 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from ppo_ballbot import load_settings
 from toy import run
 
 from ballbot.deployment.shipped import SHIPPED
@@ -33,9 +33,11 @@ from ballbot.encoders import EncoderError, load_encoder
 from ballbot.encoders.dataset import RECORD, DatasetError, DepthDataset
 from ballbot.encoders.frozen import DEFAULT_ENCODER
 from ballbot.encoders.pretrain import PretrainConfig, pretrain
-from ballbot.ppo import CheckpointError, RunDirectoryError, load_checkpoint, load_policy
+from ballbot.envs import WorldConfig
+from ballbot.ppo import CheckpointError, PPOConfig, RunDirectoryError, load_checkpoint, load_policy
 from ballbot.ppo.checkpoint import save_checkpoint
 from ballbot.ppo.logger import Logger
+from ballbot.runs import load_settings
 
 resource: Any = pytest.importorskip("resource")
 pytestmark = pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="limits memory by Linux's /proc")
@@ -465,11 +467,10 @@ JSON = st.recursive(
 @given(st.lists(st.tuples(st.sampled_from(["ppo", "env"]), st.integers(0, 100), JSON), max_size=4))
 @settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_settings_of_any_kind_are_refused_or_understood(tmp_path: Path, changes: list[tuple[str, int, Any]]) -> None:
-    import ppo_ballbot
-
+    kinds: dict[str, Any] = {"ppo": PPOConfig, "env": WorldConfig}
     content: dict[str, Any] = {"ppo": {}, "env": {}}
     for section, number, value in changes:
-        names = [*vars(getattr(ppo_ballbot.parse([]), section))]
+        names = [f.name for f in fields(kinds[section])]
         content[section][names[number % len(names)]] = value
     path = tmp_path / "config.json"
     path.write_text(json.dumps(content))

@@ -1,0 +1,159 @@
+"""What a training run's config.json says: settings written by ``record`` and read by ``load_settings``.
+
+Files of older versions are read too, as what they meant then.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, fields
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ballbot import plugins
+from ballbot.encoders import FrozenEncoder
+from ballbot.encoders.frozen import kept_encoder
+from ballbot.envs import WorldConfig
+from ballbot.errors import SettingsError
+from ballbot.options import from_plain, plain
+from ballbot.ppo import PPOConfig
+from ballbot.ppo.checkpoint import read_small
+from ballbot.presets import OWN, Settings
+
+PROVENANCE = {"env_metadata", "mujoco", "world_size", "versions", "git_commit", "plugins"}
+"""What the file holds besides settings: where the numbers came from."""
+MAX_CONFIG_BYTES = 2**24
+"""Of a config.json; a run's has three thousand."""
+
+
+@dataclass(frozen=True)
+class RunSettings:
+    """Settings of a run, and what else of its command line is recorded."""
+
+    settings: Settings
+    """What decides the run."""
+    encoder: str | None = None
+    """File of the cameras' encoder: the copy that the run keeps, if there is one."""
+    num_threads: int = 0
+    """Threads of the simulations."""
+    torch_threads: int = 1
+    """Threads of PyTorch, which results depend on."""
+
+
+def record(settings: Settings, encoder: str | None, num_threads: int) -> dict[str, Any]:
+    """What a run's config.json says besides the settings of PPO, for ``ballbot.ppo.train``.
+
+    Args:
+        settings: of the run.
+        encoder: file that was asked for; None for ballbot's own.
+        num_threads: of the simulations, as asked for.
+    """
+    return {
+        "env": plain(settings.world) | {"encoder": encoder, "num_threads": num_threads},
+        **{name: getattr(settings, name) for name in OWN},
+        "torch_threads": torch.get_num_threads(),
+        "mujoco": version("mujoco"),
+        **({"plugins": plugins.loaded()} if plugins.loaded() else {}),
+    }
+
+
+def read_config(path: Path) -> dict[str, Any]:
+    """What a run's config.json holds.
+
+    Raises:
+        SettingsError: the file is missing or no JSON object.
+    """
+    try:
+        content = json.loads(read_small(path, MAX_CONFIG_BYTES))
+    except FileNotFoundError:
+        raise SettingsError(f"{path} does not exist: settings are read from the config.json of a run") from None
+    except (OSError, ValueError, RecursionError) as error:
+        raise SettingsError(f"{path} cannot be read as JSON ({error}): give the config.json of a run") from error
+    if not isinstance(content, dict):
+        raise SettingsError(f"{path} holds {type(content).__name__}, not a JSON object: give the config.json of a run")
+    return content
+
+
+def load_settings(path: Path) -> RunSettings:
+    """The settings in a run's config.json.
+
+    Raises:
+        SettingsError: the file is missing, no JSON, has a key this version does not know or a value of the wrong kind.
+        PluginError: a plugin that the run was made with is not loaded.
+    """
+    content = read_config(path)
+    plugins.require(content.get("plugins", {}), str(path))
+    unknown = sorted(set(content) - PROVENANCE - {"ppo", "env", "torch_threads", *OWN})
+    if unknown:
+        raise SettingsError(f'{path} has the unknown key {unknown[0]!r}: settings belong under "ppo" or "env"')
+    sections = {name: content.get(name, {}) for name in ("ppo", "env")}
+    for name, section in sections.items():
+        if not isinstance(section, dict):
+            raise SettingsError(f'{path}: "{name}" must be a JSON object')
+    known = {f.name for f in fields(PPOConfig)}
+    if unknown := sorted(set(sections["ppo"]) - known):
+        raise SettingsError(f'{path}: "ppo" has the unknown key {unknown[0]!r}; known are {", ".join(sorted(known))}')
+    env = dict(sections["env"])
+    others = {name: env.pop(name) for name in ("encoder", "num_threads") if name in env}
+    metadata = content.get("env_metadata")
+    if isinstance(metadata, dict) and metadata.get("observation") == "proprioception" and "observation" not in env:
+        env = {"cameras": False, **env}  # from before there were cameras
+    # absent from the files of older versions, in which there was nothing of the kind
+    own: dict[str, Any] = {"camera_scale": 1.0, "velocity_scale": 1.0}
+    own |= {"symmetry": False, "value_sees_action": True}
+    own |= {name: content[name] for name in OWN if name in content}
+    threads = content.get("torch_threads", 1)
+    if type(threads) is not int or threads < 1:
+        raise SettingsError(f'{path}: "torch_threads" must be a whole number of at least 1, got {threads!r}')
+    old = recorded_encoder(path)
+    if old is not None and (kept := kept_encoder(path.parent, old)).is_file():
+        others["encoder"] = str(kept)
+    try:
+        settings = Settings(ppo=PPOConfig(**sections["ppo"]), world=from_plain(env), **own)
+        return RunSettings(settings, torch_threads=threads, **others)
+    except (TypeError, ValueError) as error:
+        raise SettingsError(f"{path}: {error}") from error
+
+
+def recorded_metadata(path: Path) -> dict[str, Any]:
+    """What a run's config.json says of its policy's inputs; empty if it cannot be read."""
+    try:
+        metadata = read_config(path).get("env_metadata")
+    except SettingsError:
+        return {}
+    return metadata if isinstance(metadata, dict) else {}
+
+
+def recorded_encoder(path: Path) -> str | None:
+    """Content hash of the encoder in a run's config.json; None: without cameras, or not readable."""
+    encoder = recorded_metadata(path).get("encoder")
+    return encoder if isinstance(encoder, str) else None
+
+
+def resumed_metadata(settings: Settings, encoder: FrozenEncoder | None, run_dir: Path) -> dict[str, Any]:
+    """What a policy's inputs mean, as the run that goes on recorded it: a checkpoint refuses others.
+
+    Runs of older versions recorded some options at their defaults too, or fewer, and go on so.  Plugins that were
+    not there then change nothing.
+
+    Args:
+        settings: of the run.
+        encoder: of its cameras.
+        run_dir: its folder.
+    """
+    found, recorded = settings.metadata(encoder), recorded_metadata(run_dir / "config.json")
+    if recorded:
+        found.pop("plugins", None)  # those of then are loaded: load_settings has checked it
+        found |= {name: recorded[name] for name in ("plugins",) if name in recorded}
+    defaults = {f.name: f.default for f in fields(WorldConfig)}
+    found |= {k: v for k, v in recorded.items() if k not in found and v == defaults.get(k)}
+    return {k: v for k, v in found.items() if not recorded or k in recorded or v != defaults.get(k)}
+
+
+def differences(old: Settings, new: Settings) -> dict[str, tuple[Any, Any]]:
+    """Name -> values then and now of what differs, of everything that decides a run."""
+    then, now = ({**plain(x.world), **{name: getattr(x, name) for name in OWN}, **asdict(x.ppo)} for x in (old, new))
+    return {name: (then[name], now[name]) for name in then if then[name] != now[name]}

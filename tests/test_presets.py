@@ -1,0 +1,66 @@
+# mypy: allow-untyped-defs, allow-untyped-calls, allow-incomplete-defs
+"""Training from Python by a preset is the same as training from the command line."""
+
+import json
+from dataclasses import replace
+
+import pytest
+import torch
+from inprocess import call
+
+from ballbot import presets
+from ballbot.options import from_plain
+from ballbot.ppo import load_checkpoint, train
+
+SMALL: dict[str, Any] = {
+    "num_envs": 4, "num_steps": 16, "minibatch_size": 32, "hidden_size": 16, "action_repeat": 2, "eval_episodes": 2,
+    "total_timesteps": 256,
+}  # fmt: skip
+"""Two updates."""
+
+
+@pytest.mark.parametrize(
+    ("world", "options"),
+    [
+        ({}, []),
+        (
+            {"terrain": "hills:0-1", "command": "velocity", "curriculum": True, "motion": {"max_speed": 0.2}},
+            ["--terrain", "hills:0-1", "--command", "velocity", "--curriculum", "--motion.max-speed", "0.2"],
+        ),
+    ],
+    ids=["goal", "velocity"],
+)
+def test_python_trains_bit_for_bit_as_the_command_line(world, options, tmp_path):
+    common = {"observation": "proprioception", "num_terrains": 2, "max_episode_steps": 60}
+    settings = presets.default(**common, **world)
+    settings = replace(settings, ppo=replace(settings.ppo, **SMALL))
+    train(
+        settings.ppo,
+        lambda n: settings.training_envs(n, num_threads=1),
+        lambda n: settings.evaluation_envs(n, num_threads=1),
+        run_dir=tmp_path / "python",
+        env_metadata=settings.metadata(),
+        structure=settings.structure(),
+    )
+    numbers = [x for name, value in SMALL.items() for x in (f"--{name.replace('_', '-')}", value)]
+    numbers += ["--no-cameras", "--num-terrains", 2, "--max-episode-steps", 60, "--num-threads", 1]
+    done = call("ppo_ballbot.py", *numbers, *options, "--run-name", "shell", folder=tmp_path)
+    assert done.returncode == 0, done.stderr
+    ours, theirs = (load_checkpoint(tmp_path / run / "last.pt") for run in ("python", "runs/shell"))
+    assert ours["global_step"] == theirs["global_step"] == 256
+    assert ours["env_metadata"] == theirs["env_metadata"]
+    for networks in ("agent", "policy"):
+        assert ours[networks].keys() == theirs[networks].keys()
+        assert all(torch.equal(value, theirs[networks][name]) for name, value in ours[networks].items())
+    recorded = json.loads((tmp_path / "runs" / "shell" / "config.json").read_text())["env"]
+    assert from_plain({k: v for k, v in recorded.items() if k not in ("encoder", "num_threads")}) == settings.world
+
+
+def test_presets_take_options_of_the_world_and_refuse_others():
+    settings = presets.default(command="velocity", rewards={"velocity": 2.0})
+    assert settings.world.rewards == {"velocity": 2.0} and not settings.world.training_rewards
+    assert presets.default().world.paid["tracking"] == 6.0
+    assert presets.paper().world.rewards == presets.paper().world.paid
+    for preset in presets.PRESETS.values():
+        with pytest.raises(TypeError, match="there is no option 'gravity'"):
+            preset(gravity=0)

@@ -3,6 +3,7 @@
 
 import json
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -12,7 +13,7 @@ from ballbot import presets
 from ballbot.options import from_plain
 from ballbot.ppo import load_checkpoint, train
 
-SMALL = {
+SMALL: dict[str, Any] = {
     "num_envs": 4, "num_steps": 16, "minibatch_size": 32, "hidden_size": 16, "action_repeat": 2, "eval_episodes": 2,
     "total_timesteps": 256,
 }  # fmt: skip

@@ -12,7 +12,7 @@ from __future__ import annotations
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import mujoco
 import numpy as np
@@ -22,10 +22,10 @@ from numpy.typing import NDArray
 from ballbot.cli import check_output, program
 from ballbot.encoders import load_encoder
 from ballbot.envs import BallbotVectorEnv
-from ballbot.envs.checks import check_number
 from ballbot.envs.model import build_model
 from ballbot.envs.rendering import choose_opengl
 from ballbot.options import PluginFiles, kind_options, read_options
+from ballbot.settings import Range
 
 BALL_SLICES = 128
 """MuJoCo draws a ball as a polyhedron, of 28 slices unless told otherwise: too coarse to compare depths at its edge."""
@@ -41,7 +41,7 @@ class Args:
     """Encoder whose reconstructions are shown (default: the one that comes with ballbot)."""
     seed: int = 0
     """Of the terrain, the heading and the direction of the tilt."""
-    tilt_deg: float = 3.0
+    tilt_deg: Annotated[float, Range(-180, 180)] = 3.0
     """Tilt of the robot, degrees."""
     terrain: str = "perlin"
     """Kind of the ground, with its difficulty after a colon, "stairs:0.4", or a height map.  The kind's own options are
@@ -153,7 +153,6 @@ def show(args: Args) -> str:
 def main(argv: list[str] | None = None) -> int:
     """Draw, and return the exit status."""
     args = read_options(Args, argv, __doc__)
-    check_number("tilt_deg", args.tilt_deg, -180.0, 180.0)
     check_output(args.out, "--out", (".png", ".svg", ".pdf"))
     print(show(args))
     return 0

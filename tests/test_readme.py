@@ -1,5 +1,6 @@
 """The README is true: its links lead somewhere, its commands exist, its Python runs."""
 
+import importlib
 import re
 import subprocess
 import sys
@@ -45,6 +46,11 @@ def test_commands_name_scripts_options_and_targets_that_exist(page: Path) -> Non
                 if options:
                     for option in options:
                         assert option in help_text(script), f"{script} {option}"
+
+
+def test_the_page_of_kinds_is_what_the_code_has() -> None:
+    page = importlib.import_module("make_kinds").page()
+    assert page == (ROOT / "docs" / "kinds.md").read_text(), "run experiments/maintenance/make_kinds.py"
 
 
 def test_python_examples_run(tmp_path: Path) -> None:

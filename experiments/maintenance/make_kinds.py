@@ -7,23 +7,33 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from dataclasses import fields
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from ballbot.cli import program
+import tyro
+
+from ballbot.cli import check_output, program
 from ballbot.envs import COMMANDS, ENDINGS, FIELDS, REWARDS, TERRAINS
 from ballbot.envs.observations import FRAMES
 from ballbot.envs.rewards import reward_settings
 from ballbot.options import default_of, field_docs, first_line
 from ballbot.ppo.checkpoint import write_atomic
 
-PAGE = Path(__file__).parents[2] / "docs" / "kinds.md"
+PAGE = Path(__file__).resolve().parents[2] / "docs" / "kinds.md"
 HEAD = """# Kinds of ground, commands, rewards, endings and observations
 
 Made by `python experiments/maintenance/make_kinds.py` from the code, which is what counts. How to add one:
 [extending.md](extending.md).
 """
+
+
+@dataclass
+class Args:
+    """Write the page of all kinds."""
+
+    out: Path = PAGE
+    """File to write."""
 
 
 def options(cls: Any, section: str) -> list[str]:
@@ -102,9 +112,11 @@ def page() -> str:
 
 @program
 def main(argv: list[str] | None = None) -> int:
-    """Write the page."""
-    write_atomic(PAGE, page().encode())
-    print(PAGE)
+    """Write the page, and return the exit status."""
+    args = tyro.cli(Args, args=argv, description=__doc__)
+    check_output(args.out, "--out", (".md",))
+    write_atomic(args.out, page().encode())
+    print(f"wrote {args.out}")
     return 0
 
 

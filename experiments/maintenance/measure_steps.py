@@ -8,6 +8,7 @@ at steps on fields of several cells, and at a box, which has a true edge.  Then 
 
 from __future__ import annotations
 
+import sys
 import time
 from dataclasses import dataclass
 from importlib.resources import files
@@ -19,6 +20,7 @@ from mujoco.batch import Batch
 from numpy.typing import NDArray
 
 import mujoco_patch
+from ballbot.cli import program
 from ballbot.controllers import LinearController
 from ballbot.envs.terrain import CELL, Grid
 
@@ -224,9 +226,10 @@ def drive_slopes(args: Args) -> list[str]:
     return lines
 
 
-def main() -> None:
-    """Print all tables."""
-    args = tyro.cli(Args)
+@program
+def main(argv: list[str] | None = None) -> int:
+    """Print all tables, and return the exit status."""
+    args = tyro.cli(Args, args=argv, description=__doc__)
     mujoco_patch.ensure()
     for robot in (False, True):
         speeds = args.robot_speeds if robot else args.ball_speeds
@@ -245,7 +248,8 @@ def main() -> None:
                 f"{m['contacts']:4.1f} {m['deepest_mm']:5.2f} {m['force_jitter']:5.2f} {m['speed_left']:5.2f}"
             )
     print("\n" + "\n".join(drive_slopes(args)))
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

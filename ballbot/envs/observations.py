@@ -246,4 +246,4 @@ def layout_of(frame: str, command_fields: Iterable[str], extra: Iterable[str], i
 
 
 def _not_sensed(step: Step) -> Array:
-    raise NotImplementedError("images are taken by the cameras")
+    raise RuntimeError("images are taken by the cameras, not read from a step")

@@ -9,9 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ballbot.envs.config import WorldConfig
+from ballbot.envs.infos import first_of, one_of
 from ballbot.envs.observations import Layout
 from ballbot.envs.step import Array
-from ballbot.envs.vector_env import SET_GOAL, BallbotVectorEnv, one_of
+from ballbot.envs.vector_env import SET_GOAL, BallbotVectorEnv
 
 
 class BallbotEnv(gym.Env[Any, NDArray[Any]]):
@@ -89,7 +90,7 @@ class BallbotEnv(gym.Env[Any, NDArray[Any]]):
         """Start a new episode; returns the observation and the info."""
         super().reset(seed=seed)
         observations, infos = self._envs.reset(seed=seed, options=options)  # draws in "human" mode
-        return one_of(observations, 0), _first(infos)
+        return one_of(observations, 0), first_of(infos)
 
     def step(self, action: NDArray[Any]) -> tuple[Any, float, bool, bool, dict[str, Any]]:
         """Advance by ``dt`` seconds with (3,) finite floats, clipped to [-1, 1].
@@ -103,7 +104,7 @@ class BallbotEnv(gym.Env[Any, NDArray[Any]]):
         observations, rewards, terminated, truncated, infos = self._envs.advance(action[None])
         if self.render_mode == "human":
             self.render()
-        return one_of(observations, 0), float(rewards[0]), bool(terminated[0]), bool(truncated[0]), _first(infos)
+        return one_of(observations, 0), float(rewards[0]), bool(terminated[0]), bool(truncated[0]), first_of(infos)
 
     def render(self) -> NDArray[np.uint8] | None:
         """The (480, 640, 3) uint8 picture in "rgb_array" mode; None in "human" mode, after updating the viewer."""
@@ -121,13 +122,3 @@ class BallbotEnv(gym.Env[Any, NDArray[Any]]):
     def set_state(self, state: dict[str, Any]) -> None:
         """As ``BallbotVectorEnv.set_state``."""
         self._envs.set_state(state)
-
-
-def _first(infos: dict[str, Any]) -> dict[str, Any]:
-    """The info of the only simulation: Gymnasium's vector infos without their masks and leading axis."""
-    info: dict[str, Any] = {}
-    for key, value in infos.items():
-        if not key.startswith("_"):
-            first = _first(value) if isinstance(value, dict) else value[0]
-            info[key] = first.item() if isinstance(first, np.generic) else first
-    return info

@@ -5,7 +5,6 @@ Gymnasium's contract and nothing else: what happens in the world stands in ``bal
 
 from __future__ import annotations
 
-import weakref
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -15,15 +14,15 @@ import numpy as np
 from gymnasium.vector import AutoresetMode, VectorEnv
 from numpy.typing import NDArray
 
-import mujoco_patch
 from ballbot.envs.checks import check_actions, check_choice, check_count, check_reset_options, check_seeds
 from ballbot.envs.config import WorldConfig
+from ballbot.envs.contacts import check_contact_physics, note_open, use_contact_physics
+from ballbot.envs.infos import masked, one_of
 from ballbot.envs.rendering import Renderer
 from ballbot.envs.step import Array, Bools
-from ballbot.envs.world import Observation, World
+from ballbot.envs.world import World
 from ballbot.envs.world_state import get_state, set_state
 from ballbot.errors import SettingsError
-from mujoco_patch import ContactFixError
 
 if TYPE_CHECKING:
     from ballbot.envs.cameras import Cameras, Encoder
@@ -36,8 +35,6 @@ MAX_NUM_ENVS = 1_000_000
 """A state row takes a few hundred bytes: more is a slipped exponent, not a plan."""
 
 SET_GOAL = "goal={!r} cannot be assigned, as what robots are told is checked: call set_command(...)"
-
-_open_envs: weakref.WeakSet[BallbotVectorEnv] = weakref.WeakSet()
 
 
 class BallbotVectorEnv(VectorEnv[Any, NDArray[Any], NDArray[Any]]):
@@ -126,7 +123,7 @@ class BallbotVectorEnv(VectorEnv[Any, NDArray[Any], NDArray[Any]]):
         self.contact_fix = self.config.contact_fix
         self.action_repeat = self.config.action_repeat
         self.render_mode = render_mode
-        _use_contact_physics(self.contact_fix)
+        use_contact_physics(self)
         self.world = World(n, self.config, num_threads=num_threads, encoder=encoder, camera_device=camera_device)
         """What happens."""
         self.dt = self.world.step_seconds * self.action_repeat
@@ -143,7 +140,7 @@ class BallbotVectorEnv(VectorEnv[Any, NDArray[Any], NDArray[Any]]):
         self.single_action_space = gym.spaces.Box(-1.0, 1.0, (3,), np.float32)
         self.observation_space = gym.vector.utils.batch_space(self.single_observation_space, n)
         self.action_space = gym.vector.utils.batch_space(self.single_action_space, n)
-        _open_envs.add(self)
+        note_open(self)
 
     @property
     def simulations(self) -> Physics:
@@ -278,7 +275,7 @@ class BallbotVectorEnv(VectorEnv[Any, NDArray[Any], NDArray[Any]]):
         )
         if self.render_mode == "human":
             self.render()
-        return world.observation(), _masked(world.infos(), self._all)
+        return world.observation(), masked(world.infos(), self._all)
 
     def step(self, actions: NDArray[Any]) -> StepResult:
         """Advance every simulation by one step of ``dt`` seconds.
@@ -300,17 +297,17 @@ class BallbotVectorEnv(VectorEnv[Any, NDArray[Any], NDArray[Any]]):
             ids = np.flatnonzero(done)
             for i in ids:
                 final_obs[i] = one_of(observations, int(i))
-            final_info = _masked(infos, done)
+            final_info = masked(infos, done)
             self.world.start(ids)
             observations = self.world.observation()
-            infos = _masked(self.world.infos(), self._all) | {
+            infos = masked(self.world.infos(), self._all) | {
                 "final_obs": final_obs,
                 "_final_obs": done,
                 "final_info": final_info,
                 "_final_info": done.copy(),
             }
         else:
-            infos = _masked(infos, self._all)
+            infos = masked(infos, self._all)
         if self.render_mode == "human":
             self.render()
         return observations, reward, terminated, truncated, infos
@@ -318,17 +315,12 @@ class BallbotVectorEnv(VectorEnv[Any, NDArray[Any], NDArray[Any]]):
     def advance(self, actions: NDArray[Any]) -> StepResult:
         """``step`` without autoreset and drawing: an ended episode goes on until its simulation is reset."""
         observations, reward, terminated, truncated, infos = self._advance(actions)
-        return observations, reward, terminated, truncated, _masked(infos, self._all)
+        return observations, reward, terminated, truncated, masked(infos, self._all)
 
     def _advance(self, actions: NDArray[Any]) -> StepResult:
         """``advance``, without the masks of infos."""
         self._check_started("step()")
-        if mujoco_patch.is_installed() != self.contact_fix:
-            raise ContactFixError(
-                f"this environment was made with contact_fix={self.contact_fix}, but the contact fix was "
-                f"{'undone' if self.contact_fix else 'installed'} since, perhaps by another library: what was "
-                "simulated in between is not to be trusted. Find out by whom, and make the environment anew"
-            )
+        check_contact_physics(self)
         told = self.world.step(check_actions(actions, self.num_envs, self.config.action_limit))
         return told["observation"], told["rewards"], told["terminated"], told["truncated"], told["infos"]
 
@@ -404,36 +396,3 @@ class BallbotVectorEnv(VectorEnv[Any, NDArray[Any], NDArray[Any]]):
             return box(layout.size)
         depth = box(*cameras.shape, low=0.0, high=1.0)
         return gym.spaces.Dict({"proprioception": box(layout.size), "depth": depth, "image_age": box(1, low=0.0)})
-
-
-def one_of(observations: Observation, i: int) -> Observation:
-    """The observation of simulation i."""
-    if isinstance(observations, dict):
-        return {name: array[i] for name, array in observations.items()}
-    return observations[i]
-
-
-def _masked(infos: dict[str, Any], mask: Bools) -> dict[str, Any]:
-    """Gymnasium's vector infos: beside every key, "_key" tells which simulations it holds for (each a copy)."""
-    masked: dict[str, Any] = {}
-    for (key, value), copy in zip(infos.items(), mask[None].repeat(len(infos), axis=0), strict=True):
-        masked[key] = _masked(value, mask) if isinstance(value, dict) else value
-        masked[f"_{key}"] = copy
-    return masked
-
-
-def _use_contact_physics(fix: bool) -> None:
-    """Install and verify the contact fix, or remove it.
-
-    MuJoCo's collision table is one per process, so environments with and without it cannot be open at the same time.
-    """
-    if any(env.contact_fix != fix and not env.closed for env in _open_envs):
-        raise ValueError(
-            f"contact_fix={fix}, but an environment with contact_fix={not fix} is open in this process, and MuJoCo's "
-            "collision table is shared: close that one first"
-        )
-    if fix:
-        mujoco_patch.ensure()
-    else:
-        mujoco_patch.uninstall()
-        gym.logger.warn("contact_fix=False: the wheels' friction acts along arbitrary directions; no policy can learn")

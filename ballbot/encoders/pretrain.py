@@ -303,8 +303,11 @@ def measure_baselines(
 def principal_components(images: torch.Tensor, count: int) -> tuple[torch.Tensor, torch.Tensor]:
     """Mean (pixels,) and the ``count`` principal axes (pixels, count), orthonormal, of (k, pixels) images."""
     mean = images.mean(0)
-    # the largest eigenvectors of the covariance: as good as a singular value decomposition, and much less to compute
     centred = (images - mean).double()
+    if count <= len(centred) < centred.shape[1]:
+        return mean, torch.linalg.svd(centred, full_matrices=False)[2][:count].T.float()
+    # the largest eigenvectors of the covariance: as good as a singular value decomposition, and, of many images, much
+    # less to compute
     return mean, torch.linalg.eigh(centred.T @ centred)[1][:, -count:].float()
 
 

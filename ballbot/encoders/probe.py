@@ -18,7 +18,7 @@ from ballbot.encoders.dataset import DatasetError, DepthDataset
 from ballbot.encoders.frozen import FrozenEncoder
 from ballbot.encoders.pretrain import principal_components
 from ballbot.envs.step import rotation_matrix
-from ballbot.envs.terrain import MAX_HEIGHT, TERRAIN_LENGTH, make_terrain
+from ballbot.envs.terrain import MAX_HEIGHT, TERRAIN_LENGTH, TerrainPool, make_terrain
 
 Floats = NDArray[np.float64]
 Indices = NDArray[np.int64]
@@ -92,10 +92,15 @@ def ground_ahead(data: DepthDataset, indices: Indices, in_base: tuple[float, flo
         data: images.
         indices: (k,) which.
         in_base: direction in the base, x and y.
+
+    Raises:
+        DatasetError: the data set does not say which terrains it shows.
+        SettingsError: they are of a kind that is not known here.
     """
     try:
         terrain = data.card["provenance"]["terrain"]
         split, terrain_seed = terrain["split"], int(terrain["seed"])
+        kind, options, count = terrain.get("kind"), terrain.get("ground", {}), int(terrain.get("count", 1))
     except (KeyError, TypeError, ValueError) as error:
         raise DatasetError(f"{data.folder} does not say which terrains it shows ({error}): collect again") from error
     records = data.records[indices]
@@ -105,7 +110,10 @@ def ground_ahead(data: DepthDataset, indices: Indices, in_base: tuple[float, flo
     places = np.concatenate([[0.0], *([d - SPAN / 2, d, d + SPAN / 2] for d in DISTANCES)])
     points = ball[:, None] + places[:, None] * direction[:, None]
     heights = np.empty(points.shape[:2])
-    for i in np.unique(records["terrain"]):
+    if kind is not None or options:
+        pool = TerrainPool(str(kind or "perlin"), options, num=count, split=split, seed=terrain_seed)
+        heights[:] = pool.heights(records["terrain"], points)
+    for i in np.unique(records["terrain"]) if kind is None and not options else ():
         field = MAX_HEIGHT * make_terrain(int(i), split=split, seed=terrain_seed).astype(np.float64)
         rows = records["terrain"] == i
         heights[rows] = interpolate(field, points[rows])

@@ -48,7 +48,7 @@ def test_other_statuses_are_those_of_main() -> None:
         program(lambda argv: 1 // 0)()
 
 
-@pytest.mark.parametrize("script", ["evaluate", "maintenance/reproduce"])
+@pytest.mark.parametrize("script", ["evaluate", "ppo_ballbot", "maintenance/reproduce"])
 def test_nobody_reads_the_help_to_its_end(script: str) -> None:
     path = Path(__file__).parents[1] / "experiments" / f"{script}.py"
     process = subprocess.Popen(

@@ -11,7 +11,7 @@ from ballbot.encoders.probe import DIRECTIONS, DISTANCES, _r_squared, ground_ahe
 from ballbot.envs import BallbotVectorEnv
 from ballbot.envs.depth_camera import pixel_directions
 from ballbot.envs.step import rotation_matrix
-from ballbot.envs.terrain import MAX_HEIGHT, make_terrain
+from ballbot.envs.terrain import MAX_HEIGHT, TerrainPool, make_terrain
 
 CARD = {"terrain": {"split": "train", "seed": 5, "count": 4}}
 
@@ -60,6 +60,21 @@ def test_the_ground_probed_is_the_ground_the_cameras_see(taken):
             height, _ = ground_ahead(data, np.array([i]), in_base)
             np.testing.assert_allclose(height[0], interpolate(field, places) - under, atol=1e-5)
     assert checked > 1000
+
+
+def test_ground_of_another_kind_is_probed_as_it_was_collected(taken, tmp_path):
+    data, _ = taken
+    card = {"terrain": {**CARD["terrain"], "kind": "hills:0.5", "ground": {"height": 0.1}}}
+    other = DepthDataset.create(tmp_path / "d", (64, 64), 1.0, card)
+    other.append(data.images(np.arange(len(data))), data.records[np.arange(len(data))])
+    pool = TerrainPool("hills:0.5", {"height": 0.1}, num=4, seed=5)
+    record = other.records[7]
+    axis = rotation_matrix(record["base"][3:, None].astype(np.float64))[:2, 1, 0]
+    ball = record["ball"][:2].astype(np.float64)
+    places = np.vstack([ball, ball + np.outer(DISTANCES, axis / np.linalg.norm(axis))])
+    expected = pool.heights(record["terrain"][None], places[None])[0]
+    height, _ = ground_ahead(other, np.array([7]), DIRECTIONS["ahead"])
+    np.testing.assert_allclose(height[0], expected[1:] - expected[0], atol=1e-6)
 
 
 def test_slopes_are_those_of_heights(taken):

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
+import torch
 import tyro
 from numpy.typing import NDArray
 
@@ -157,6 +158,7 @@ def main(argv: list[str] | None = None) -> int:
     for path, option, endings in ((args.out, "--out", (".png", ".svg")), (args.json, "--json", (".json",))):
         if path is not None:
             check_output(path, option, endings)
+    torch.set_num_threads(1)  # networks this small lose by more
     policy = load_policy(args.policy)
     found = [steady(policy, args, speed) for speed in args.speeds]
     print("| told, m/s | error, m/s rms | worst direction | of the mean | yaw rate, rad/s rms | fell |")

@@ -43,7 +43,7 @@ class File:
     """
 
     cell: ClassVar[float] = CELL
-    rolled: ClassVar[bool] = False
+    rolled: ClassVar[bool] = True
 
     path: str = ""
     """Of the map: a greyscale .png of 8 or 16 bits, or an .npy of floats or whole numbers, row along y."""

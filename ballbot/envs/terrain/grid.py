@@ -129,7 +129,7 @@ class Terrain(Protocol):
 
     It may say ``cell: ClassVar[float]``, the distance of vertices in m that shows this kind well, and ``rolled:
     ClassVar[bool]``, whether the robot is meant to roll over all of it, so that slopes too steep to stand on are worth
-    a warning.
+    a warning (a kind that does not say is).
     """
 
     def make(self, rng: np.random.Generator, grid: Grid, difficulty: float) -> Ground:

@@ -8,6 +8,7 @@ from typing import Any
 
 from ballbot import plugins
 from ballbot.encoders import FrozenEncoder, find_encoder, load_encoder
+from ballbot.envs.changes import outdated
 from ballbot.envs.commands import COMMANDS
 from ballbot.envs.config import WorldConfig, make_command
 from ballbot.envs.observations import FIELDS, Layout, layout_of
@@ -172,15 +173,12 @@ def task_of(
     Raises:
         SettingsError: there is no such terrain or command.
     """
-    task = {name: options[name] for name in TASK if name in options}
+    before = options.get("terrain", "perlin"), options.get("command", "goal")
+    old = outdated(*before, to_terrain=terrain, to_command=command)
+    task = {name: options[name] for name in TASK if name in options and name not in old}
     if terrain is not None:
-        if parse_terrain(terrain).kind != parse_terrain(task.get("terrain", "perlin")).kind:
-            task.pop("ground", None)
-            task.pop("terrain_cell", None)
         task["terrain"] = terrain
-    if command is not None and command != task.get("command", "goal"):
-        for name in ("motion", "rewards"):
-            task.pop(name, None)
+    if command not in (None, before[1]):
         task["command"] = command
     for name, changes in (("ground", ground), ("motion", motion)):
         if changes:

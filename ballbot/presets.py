@@ -26,7 +26,7 @@ from typing import Annotated, Any
 
 import torch
 
-from ballbot import plugins
+from ballbot import height_maps, plugins
 from ballbot.controllers import feedback_prior, robot_symmetry
 from ballbot.encoders import FrozenEncoder, load_encoder
 from ballbot.envs import COMMANDS, BallbotVectorEnv, WorldConfig
@@ -112,6 +112,8 @@ class Settings:
             found["encoder"] = (load_encoder() if encoder is None else encoder).content_hash
         if plugins.loaded():
             found["plugins"] = plugins.loaded()
+        if maps := height_maps.digests(self.world):
+            found["height_maps"] = maps
         return found
 
     def layout(self, encoder: FrozenEncoder | None = None) -> Layout:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ballbot import plugins
+from ballbot import height_maps, plugins
 from ballbot.encoders import FrozenEncoder, find_encoder, load_encoder
 from ballbot.envs.changes import outdated
 from ballbot.envs.commands import COMMANDS
@@ -16,6 +16,7 @@ from ballbot.envs.rewards import ENDINGS, reward_settings
 from ballbot.envs.terrain import TERRAINS, parse_terrain
 from ballbot.errors import SettingsError
 from ballbot.ppo import Policy
+from ballbot.ppo.checkpoint import run_dir_of
 
 ALWAYS = ("observation", "frame", "terrain")
 """Options that ``env_options`` names even at their defaults."""
@@ -49,9 +50,11 @@ def trained_world(policy: Policy) -> WorldConfig:
             "that adds it (--plugin FILE), or use the version of ballbot it was trained with"
         )
     try:
-        return WorldConfig.from_metadata(metadata)
+        world = WorldConfig.from_metadata(metadata)
     except SettingsError as error:
         raise SettingsError(f"{policy.path} is damaged or of another version ({error}): use another one") from error
+    maps, run_dir = metadata.get("height_maps", {}), Path() if policy.path is None else run_dir_of(policy.path)
+    return height_maps.as_recorded(world, maps, str(policy.path), run_dir, copies=True)
 
 
 def unknown_names(metadata: dict[str, Any]) -> list[str]:

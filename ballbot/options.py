@@ -23,10 +23,11 @@ import tyro
 from ballbot import plugins
 from ballbot.cli import check_options
 from ballbot.envs import COMMANDS, ENDINGS, REWARDS, TERRAINS, WorldConfig
+from ballbot.envs.changes import outdated
 from ballbot.envs.rewards import check_weights, reward_settings
 from ballbot.envs.terrain import parse_terrain
 from ballbot.errors import SettingsError
-from ballbot.settings import nearest
+from ballbot.settings import check_value, nearest
 
 HIDDEN = ("observation", "terrain_split", "stagger_first_episodes", "action_repeat", "stagger_cameras")
 """Fields of ``WorldConfig`` that the programs set themselves."""
@@ -227,13 +228,9 @@ def with_kinds(config: WorldConfig, terrain: str | None = None, command: str | N
     Raises:
         SettingsError: there is none of this name.
     """
-    changes: dict[str, Any] = {}
-    if terrain is not None:
-        changes["terrain"] = terrain
-        if parse_terrain(terrain).kind != parse_terrain(config.terrain).kind:
-            changes["ground"] = {}
-    if command is not None and command != config.command:
-        changes |= {"command": command, "motion": {}, "rewards": None, "training_rewards": {}}
+    old = outdated(config.terrain, config.command, to_terrain=terrain, to_command=command)
+    changes: dict[str, Any] = {f.name: default_of(f) for f in fields(WorldConfig) if f.name in old}
+    changes |= {name: kind for name, kind in (("terrain", terrain), ("command", command)) if kind is not None}
     return replace(config, **changes)
 
 
@@ -262,7 +259,7 @@ def from_plain(values: Mapping[str, Any]) -> WorldConfig:
     given = {k: v for k, v in values.items() if k not in NOTHING or v != NOTHING[k]}
     if "observation" not in given:
         given = OF_OLDER | given
-        given["observation"] = "encoded" if _flag("cameras", given.pop("cameras")) else "proprioception"
+        given["observation"] = "encoded" if check_value("cameras", given.pop("cameras"), bool) else "proprioception"
         target, weight = given.pop("target_speed", None), given.pop("progress_weight", 1.0)
         if target is not None:
             number = check_weights("env", {"tracking": weight, "tracking_speed": target})
@@ -273,9 +270,3 @@ def from_plain(values: Mapping[str, Any]) -> WorldConfig:
         if name not in known:
             raise SettingsError(f'"env" has the unknown key {name!r}; {nearest(name, known)}')
     return WorldConfig(**given)
-
-
-def _flag(name: str, value: Any) -> bool:
-    if not isinstance(value, bool):
-        raise SettingsError(f"{name} must be true or false, got {value!r}")
-    return value

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
+import keyword
 import sys
 import traceback
 from collections.abc import Iterable, Mapping
@@ -22,7 +23,8 @@ from pathlib import Path
 from typing import Any
 
 from ballbot.envs import COMMANDS, ENDINGS, FIELDS, REWARDS, TERRAINS, Field
-from ballbot.errors import BallbotError
+from ballbot.envs.rewards import INFOS, reward_settings
+from ballbot.errors import BallbotError, SettingsError
 
 GROUP = "ballbot.plugins"
 """Of entry points."""
@@ -85,15 +87,15 @@ def load_plugin(path: str | Path) -> Plugin:
         raise PluginError(f"another plugin {path.name} was loaded already: give one of them another name")
     module_name = f"ballbot_plugin_{path.stem}"
     spec = importlib.util.spec_from_file_location(module_name, path)
-    assert spec is not None and spec.loader is not None
+    assert spec is not None
     module = importlib.util.module_from_spec(spec)
 
     def run() -> None:
         sys.modules[module_name] = module  # dataclasses look their module up
-        assert spec is not None and spec.loader is not None
-        spec.loader.exec_module(module)
+        # the bytes that were hashed, whatever has become of the file since or lies in __pycache__
+        exec(compile(content, str(path), "exec", dont_inherit=True), module.__dict__)
 
-    return _take_in(path.name, digest, content, run, str(path))
+    return _take_in(path.name, digest, content, run, str(path), module_name)
 
 
 def load_installed() -> list[Plugin]:
@@ -110,14 +112,28 @@ def load_installed() -> list[Plugin]:
 
 
 def _load_entry_point(point: EntryPoint) -> Plugin:
-    found = importlib.util.find_spec(point.module.partition(".")[0])
-    source = None if found is None else importlib.util.find_spec(point.module)
-    content = Path(source.origin).read_bytes() if source is not None and source.origin else b""
-    return _take_in(point.name, hashlib.sha256(content).hexdigest(), b"", point.load, f"entry point {point.value}")
+    package = point.module.partition(".")[0]
+    return _take_in(point.name, _source_digest(package), b"", point.load, f"entry point {point.value}", package)
 
 
-def _take_in(name: str, digest: str, content: bytes, run: Any, origin: str) -> Plugin:
+def _source_digest(module: str) -> str:
+    """SHA-256 of all Python files of a top-level package or module."""
+    found, digest = importlib.util.find_spec(module), hashlib.sha256()
+    sources: dict[str, Path] = {}
+    if found is not None and found.submodule_search_locations is not None:
+        for folder in map(Path, found.submodule_search_locations):
+            sources |= {file.relative_to(folder).as_posix(): file for file in folder.rglob("*.py")}
+    elif found is not None and found.origin:
+        sources[Path(found.origin).name] = Path(found.origin)
+    for name, file in sorted(sources.items()):
+        content = file.read_bytes()
+        digest.update(f"{name} {len(content)}\n".encode() + content)
+    return digest.hexdigest()
+
+
+def _take_in(name: str, digest: str, content: bytes, run: Any, origin: str, module: str) -> Plugin:
     before = {registry: dict(entries) for registry, entries in REGISTRIES.items()}
+    modules = set(sys.modules)
     try:
         run()
         added = _check_added(before, origin)
@@ -125,6 +141,9 @@ def _take_in(name: str, digest: str, content: bytes, run: Any, origin: str) -> P
         for registry, entries in REGISTRIES.items():
             entries.clear()
             entries.update(before[registry])
+        for imported in set(sys.modules) - modules:
+            if imported == module or imported.startswith(f"{module}."):
+                del sys.modules[imported]  # to be run again at the next try
         if isinstance(error, (PluginError, KeyboardInterrupt)):
             raise
         raise PluginError(f"plugin {origin} raised {type(error).__name__}: {error}{_where(error, origin)}") from error
@@ -150,19 +169,24 @@ def _check_added(before: Mapping[str, dict[str, Any]], origin: str) -> tuple[str
         for name, entry in entries.items():
             if name in before[registry]:
                 continue
-            if not (isinstance(name, str) and name.isidentifier()):
+            if not (isinstance(name, str) and name.isidentifier()) or keyword.iskeyword(name):
                 raise PluginError(
-                    f"plugin {origin} registers {registry}[{name!r}]: a name is of letters, digits and underscores"
+                    f"plugin {origin} registers {registry}[{name!r}]: a name is of letters, digits and underscores, "
+                    "and no word of Python's own"
                 )
-            if wrong := _what_is_wrong(registry, entry):
+            if wrong := _what_is_wrong(registry, name, entry):
                 raise PluginError(f"plugin {origin} registers {registry}[{name!r}], which {wrong}")
             added.append(f"{registry}[{name!r}]")
     if not added:
         raise PluginError(f"plugin {origin} registers nothing: write into {', '.join(REGISTRIES)} of ballbot.envs")
+    try:
+        reward_settings()
+    except SettingsError as error:
+        raise PluginError(f"plugin {origin}: {error}") from error
     return tuple(added)
 
 
-def _what_is_wrong(registry: str, entry: Any) -> str:
+def _what_is_wrong(registry: str, name: str, entry: Any) -> str:
     kind = isinstance(entry, type) and is_dataclass(entry)
     if registry == "TERRAINS" and not (kind and callable(getattr(entry, "make", None))):
         return "is no dataclass with a method make(rng, grid, difficulty)"
@@ -171,8 +195,12 @@ def _what_is_wrong(registry: str, entry: Any) -> str:
         return f"is no dataclass with {', '.join(parts)}: derive it from one of ballbot.envs.commands"
     if registry == "FIELDS" and not isinstance(entry, Field):
         return "is no ballbot.envs.Field"
+    if registry == "FIELDS" and name.startswith("image_"):
+        return "is named as the cameras' fields are: use a name that does not begin with image_"
     if registry in ("REWARDS", "ENDINGS") and not callable(entry):
         return "is no function"
+    if registry == "ENDINGS" and name in INFOS:
+        return f"is named as something in the infos: use none of {', '.join(sorted(INFOS))}"
     return ""
 
 

@@ -26,10 +26,10 @@ from typing import Annotated, Any
 
 import torch
 
-from ballbot import plugins
+from ballbot import height_maps, plugins
 from ballbot.controllers import feedback_prior, robot_symmetry
 from ballbot.encoders import FrozenEncoder, load_encoder
-from ballbot.envs import BallbotVectorEnv, WorldConfig
+from ballbot.envs import COMMANDS, BallbotVectorEnv, WorldConfig
 from ballbot.envs.config import make_command
 from ballbot.envs.observations import Layout, layout_of
 from ballbot.errors import SettingsError
@@ -112,6 +112,8 @@ class Settings:
             found["encoder"] = (load_encoder() if encoder is None else encoder).content_hash
         if plugins.loaded():
             found["plugins"] = plugins.loaded()
+        if maps := height_maps.digests(self.world):
+            found["height_maps"] = maps
         return found
 
     def layout(self, encoder: FrozenEncoder | None = None) -> Layout:
@@ -141,21 +143,33 @@ class Settings:
         )
 
 
-PAID: dict[Any, dict[str, float]] = {
+PAID: dict[str, dict[str, float]] = {
     # the faster the better would end at the motors' limit
     "goal": {"progress": 0.0, "tracking": 6.0, "tracking_speed": 0.5},
     # what the task pays alone leaves robots a third too slow: near the asked velocity it is flat
     "velocity": {"velocity": 2.0, "velocity_width": 0.1, "velocity_error": 8.0},
 }
-"""Command -> weights in training that differ from the task's."""
+"""Command -> weights in training that differ from the task's; of those that derive from it too."""
 CAMERAS = 2
 """Of the robot."""
 OWN = tuple(f.name for f in fields(Settings) if f.name not in ("ppo", "world"))
 """Names of what decides how a policy is built besides the settings of PPO and of the world."""
 
 
+def paid_in_training(command: Any) -> dict[str, float]:
+    """Weights in training of a command by name, or spelled out; none of one that pays something of its own."""
+    kind = COMMANDS.get(command) if isinstance(command, str) else type(command)
+    for name, weights in PAID.items():
+        if kind is not None and issubclass(kind, COMMANDS[name]) and kind.rewards == COMMANDS[name].rewards:
+            return dict(weights)
+    return {}
+
+
 def default(**world: Any) -> Settings:
     """The settings found for the robot on uneven ground; docs/tuning.md says how, and what each is for.
+
+    Training pays other weights than the task (``PAID``).  With ``rewards=...`` it pays these, and no others unless
+    ``training_rewards`` says so; on the command line, --rewards.X changes one weight of the task, and training's stay.
 
     Args:
         **world: options of ``WorldConfig`` that differ.
@@ -167,7 +181,7 @@ def default(**world: Any) -> Settings:
         "initial_speed": 0.2,
     }
     if "rewards" not in world:
-        options["training_rewards"] = PAID.get(world.get("command", "goal"), {})
+        options["training_rewards"] = paid_in_training(world.get("command", "goal"))
     ppo = PPOConfig(
         total_timesteps=4_000_000,
         num_envs=64,

@@ -148,6 +148,8 @@ def resumed_metadata(settings: Settings, encoder: FrozenEncoder | None, run_dir:
     if recorded:
         found.pop("plugins", None)  # those of then are loaded: load_settings has checked it
         found |= {name: recorded[name] for name in ("plugins",) if name in recorded}
+        if "height_maps" not in recorded:
+            found.pop("height_maps", None)
     defaults = {f.name: f.default for f in fields(WorldConfig)}
     found |= {k: v for k, v in recorded.items() if k not in found and v == defaults.get(k)}
     return {k: v for k, v in found.items() if not recorded or k in recorded or v != defaults.get(k)}

@@ -61,8 +61,9 @@ def rules_on_resume(cls: Any) -> dict[str, OnResume]:
 def check_settings(settings: Any) -> None:
     """Check the values of a dataclass against its annotations.
 
-    Understands bool, int, float (whole numbers too), str, Literal, each of these or None, and
-    ``Annotated[..., Range(...)]``; what is annotated otherwise is not checked.  NumPy's numbers become Python's.
+    Understands bool, int, float, str, Literal, each of these or None, and ``Annotated[..., Range(...)]``; what is
+    annotated otherwise is not checked.  NumPy's numbers become Python's, and whole numbers floats where those are asked
+    for.
 
     Raises:
         SettingsError: a value is of another kind, not finite, or out of range.
@@ -95,6 +96,11 @@ def check_value(name: str, value: Any, hint: Any) -> Any:
             if not limits.holds(value):
                 kind = "whole number" if int in kinds and float not in kinds else "number"
                 raise SettingsError(f"{name} must be a {kind} {limits}, got {value!r}")
+    if type(value) is int and float in kinds and int not in kinds:
+        try:
+            return float(value)
+        except OverflowError:
+            raise SettingsError(f"{name} must be a finite number, got a far larger whole one") from None
     return value
 
 

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from ballbot.cli import check_options, check_output, program
 from ballbot.envs import BallbotVectorEnv
 from ballbot.errors import SettingsError
-from ballbot.evaluation import env_options
+from ballbot.evaluation import env_options, in_task, task_of
 from ballbot.ppo import Policy, load_policy
 from ballbot.ppo.checkpoint import write_atomic
 from ballbot.settings import Range
@@ -69,15 +69,13 @@ def make(policy: Policy, args: Args, num: int) -> BallbotVectorEnv:
     options = env_options(policy)
     if options.get("command") != "velocity":
         raise SettingsError(f"{args.policy} was not trained with --command velocity: give a policy that was")
-    options["motion"] = {**options.get("motion", {}), "resample_time": 0.0}
-    if args.terrain is not None:
-        options |= {"terrain": args.terrain, "ground": {}}
+    options = in_task(options, task_of(options, args.terrain, motion={"resample_time": 0.0}))
     options |= {"terrain_split": "eval", "num_threads": args.num_threads, "max_episode_steps": 10**6}
     return BallbotVectorEnv(num, **options)
 
 
 def steady(policy: Policy, args: Args, speed: float) -> dict[str, float]:
-    """Errors at one speed in all directions, root mean squares over robots and time, while nobody falls."""
+    """Errors at one speed in all directions, root mean squares over time and the robots that did not fall."""
     n = args.headings
     envs = make(policy, args, n)
     angles = np.linspace(0, 2 * np.pi, n, endpoint=False)
@@ -92,14 +90,30 @@ def steady(policy: Policy, args: Args, speed: float) -> dict[str, float]:
             off.append(envs.world.robots.heading_velocity - told[:2])
             turned.append(envs.world.robots.yaw_rate)
     envs.close()
-    error = np.sqrt((np.array(off) ** 2).sum(axis=1).mean(axis=0))  # of each robot
-    mean = np.array(off).mean(axis=0)
+    return errors(speed, np.array(off), np.array(turned), fallen)
+
+
+def errors(speed: float, off: Array, turned: Array, fallen: NDArray[np.bool_]) -> dict[str, float]:
+    """What ``steady`` returns: robots that fell count as "fallen" alone; NaN if all did.
+
+    Args:
+        speed: m/s that was told.
+        off: (steps, 2, n) m/s, errors of the velocity.
+        turned: (steps, n) rad/s.
+        fallen: (n,) who fell at any time.
+    """
+    if fallen.all():
+        names = ("velocity_error", "worst_direction", "mean_error", "yaw_rate_error")
+        return {"speed": speed, **dict.fromkeys(names, np.nan), "fallen": 1.0}
+    off, turned = off[:, :, ~fallen], turned[:, ~fallen]
+    error = np.sqrt((off**2).sum(axis=1).mean(axis=0))  # of each robot
+    mean = off.mean(axis=0)
     return {
         "speed": speed,
         "velocity_error": float(np.sqrt((error**2).mean())),
         "worst_direction": float(error.max()),
         "mean_error": float(np.sqrt((mean**2).sum(axis=0).mean())),
-        "yaw_rate_error": float(np.sqrt((np.array(turned) ** 2).mean())),
+        "yaw_rate_error": float(np.sqrt((turned**2).mean())),
         "fallen": float(fallen.mean()),
     }
 
@@ -135,7 +149,7 @@ def plot(found: list[dict[str, float]], driven: dict[str, Array], out: Path) -> 
         above.plot(driven["time"], driven[name], color=colour, linewidth=1.4, label=f"{label} (told: dashed)")
     above.set(ylabel="velocity, m/s")
     above.legend(frameon=False, loc="upper right")
-    worst = max(found, key=lambda row: row["velocity_error"])
+    worst = max(found, key=lambda row: row["fallen"] < 1 and row["velocity_error"])
     above.set_title(
         f"steady state, up to {max(row['speed'] for row in found):g} m/s in all directions: within "
         f"{worst['velocity_error']:.3f} m/s rms",
@@ -167,7 +181,8 @@ def main(argv: list[str] | None = None) -> int:
         values = [row[name] for name in ("velocity_error", "worst_direction", "mean_error", "yaw_rate_error")]
         print(f"| {row['speed']:g} | {' | '.join(f'{value:.3f}' for value in values)} | {100 * row['fallen']:.0f} % |")
     if args.json is not None:
-        content: dict[str, Any] = {"policy": str(args.policy), "steps": policy.step, "speeds": found}
+        rows = [{k: None if np.isnan(v) else v for k, v in row.items()} for row in found]
+        content: dict[str, Any] = {"policy": str(args.policy), "steps": policy.step, "speeds": rows}
         write_atomic(args.json, (json.dumps(content, indent=2) + "\n").encode())
     if args.out is not None:
         plot(found, drive(policy, args), args.out)

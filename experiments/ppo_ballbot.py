@@ -32,7 +32,7 @@ from typing import Annotated, Any, Literal, NoReturn, get_type_hints
 import torch
 import tyro
 
-from ballbot import plugins
+from ballbot import height_maps, plugins
 from ballbot.cli import program
 from ballbot.encoders import EncoderError, FrozenEncoder, load_encoder
 from ballbot.encoders.frozen import encoder_bytes, kept_encoder
@@ -47,7 +47,14 @@ from ballbot.ppo.diagnosis import out_of_memory
 from ballbot.ppo.distributed import launched, on_rank_zero
 from ballbot.ppo.tracking import Tracker
 from ballbot.presets import OWN, PRESETS, Settings
-from ballbot.runs import differences, load_settings, record, recorded_encoder, resumed_metadata
+from ballbot.runs import (
+    differences,
+    load_settings,
+    record,
+    recorded_encoder,
+    recorded_metadata,
+    resumed_metadata,
+)
 from ballbot.settings import Range, check_settings
 from mujoco_patch import ContactFixError
 
@@ -232,6 +239,9 @@ def prepare(argv: list[str] | None) -> tuple[Args, Path]:
         if job.cameras != old.job.cameras:
             trained, flag = ("without", "--cameras") if job.cameras else ("with", "--no-cameras")
             raise SettingsError(f"{job.resume} was trained {trained} cameras: leave {flag} out, or start a new run")
+        folder = run_dir_of(job.resume)
+        maps = recorded_metadata(folder / "config.json").get("height_maps", {})
+        height_maps.as_recorded(old.settings.world, maps, str(job.resume), folder)
         for option, (then, now) in differences(old.settings, replace(settings, ppo=old.settings.ppo)).items():
             raise SettingsError(
                 f"--{option.replace('_', '-')} is {now}, but {job.resume} was trained with {then}: leave it out, or "
@@ -295,17 +305,17 @@ def main(argv: list[str] | None = None) -> int:
         settings, job = args.settings, args.job
         if job.cameras:
             encoder = load_eyes(args)
+        files = plugins.files() | height_maps.files(settings.world)
+        metadata = resumed_metadata(settings, encoder, run_dir) if job.resume else settings.metadata(encoder)
     except (BallbotError, ValueError, OSError) as error:
         fail(error)
     options: dict[str, Any] = {"num_threads": simulation_threads(job.num_threads)}
-    files = plugins.files()
     if encoder is not None:
         device = "cuda" if settings.ppo.device.startswith("cuda") else "cpu"  # of this process: distributed_setup()
         options |= {"encoder": encoder, "camera_device": device}
         files[kept_encoder(run_dir, encoder.content_hash).name] = encoder_bytes(encoder)
     world = settings.world
     kept = record(settings, job.encoder, job.num_threads)
-    metadata = resumed_metadata(settings, encoder, run_dir) if job.resume else settings.metadata(encoder)
     with ExitStack() as stack:
         try:
             tracker = camera = None

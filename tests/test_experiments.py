@@ -9,6 +9,7 @@ import subprocess
 import sys
 import tempfile
 import tomllib
+from contextlib import closing
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -17,6 +18,9 @@ import numpy as np
 import pytest
 from inprocess import call as run
 from packaging.requirements import Requirement
+from policies import save_policy
+
+from ballbot.ppo import load_policy
 
 EXPERIMENTS = Path(__file__).parents[1] / "experiments"
 EVALUATIONS = EXPERIMENTS.parent / "results" / "evaluations.csv"
@@ -507,3 +511,30 @@ def test_small_copies_neither_replace_what_they_are_made_of_nor_each_other(tmp_p
         "1",
     )
     assert done.returncode == 0 and (tmp_path / "new" / "a_0.csv").is_file(), done.stderr
+
+
+# -- Following commands ------------------------------------------------------------------------------------------------
+
+
+def test_robots_that_fell_count_in_no_error_of_their_velocity(monkeypatch: pytest.MonkeyPatch) -> None:
+    follow = load(monkeypatch, "follow_commands")
+    off, turned = np.zeros((5, 2, 3)), np.zeros((5, 3))
+    off[:, 0], turned[:] = (0.1, 0.2, 9.0), (0.0, 0.0, 9.0)
+    found = follow.errors(0.3, off, turned, np.array([False, False, True]))
+    assert found["velocity_error"] == pytest.approx(np.sqrt(0.025)) and found["worst_direction"] == pytest.approx(0.2)
+    assert found["mean_error"] == pytest.approx(np.sqrt(0.025)) and found["yaw_rate_error"] == 0.0
+    assert found["fallen"] == pytest.approx(1 / 3)
+    none = follow.errors(0.3, off, turned, np.ones(3, bool))
+    assert none["fallen"] == 1.0 and np.isnan(none["velocity_error"])
+
+
+def test_commands_are_followed_on_another_ground_with_its_own_options(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    follow = load(monkeypatch, "follow_commands")
+    of: dict[str, Any] = {"command": "velocity", "terrain": "stairs", "ground.height": 0.02, "terrain_cell": 0.01}
+    policy = load_policy(save_policy(tmp_path / "p.pt", 18, **of))
+    args = follow.Args(tmp_path / "p.pt", terrain="hills:0.5")
+    with closing(follow.make(policy, args, 1)) as envs:
+        assert envs.config.terrain == "hills:0.5" and envs.config.ground == {} and envs.config.terrain_cell is None
+        assert envs.config.motion == {"resample_time": 0.0}

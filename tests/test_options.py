@@ -90,6 +90,9 @@ def test_another_kind_brings_its_own_options():
     config = WorldConfig(terrain="stairs", ground={"height": 0.02}, command="velocity", motion={"max_speed": 0.2})
     assert with_kinds(config, terrain="stairs:0.5").ground == {"height": 0.02}
     assert with_kinds(config, terrain="hills").ground == {} != config.ground
+    fine = dataclasses.replace(config, terrain_cell=0.01)
+    assert with_kinds(fine, terrain="stairs:0.5").terrain_cell == 0.01
+    assert with_kinds(fine, terrain="hills").terrain_cell is None
     assert with_kinds(config, command="velocity") == config
     other = with_kinds(config, command="point")
     assert other.motion == {} and other.rewards == COMMANDS["point"].rewards and other.ground == config.ground

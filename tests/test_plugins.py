@@ -2,6 +2,7 @@
 """Plugins: what a user's file adds is an option, recorded, and needed again; the docs' examples are such a file."""
 
 import json
+import py_compile
 import re
 import subprocess
 import sys
@@ -22,6 +23,16 @@ SMALL = [
     "--num-threads=1", "--max-episode-steps=100", "--eval-episodes=2", "--action-repeat=1", "--total-timesteps=64",
 ]  # fmt: skip
 REWARD = "from ballbot.envs import REWARDS\nREWARDS['{name}'] = lambda step: -(step.robots.gyro**2).sum(axis=0)\n"
+PARAMETERS = """
+from dataclasses import dataclass
+from ballbot.envs import REWARDS
+@dataclass(frozen=True)
+class Calm:
+    {field}
+    def __call__(self, step):
+        return -self.k * step.tilt
+REWARDS['{name}'] = Calm
+"""
 
 
 @pytest.fixture(autouse=True)
@@ -112,6 +123,21 @@ def test_a_plugin_serves_every_program_that_shows_ground(tmp_path, monkeypatch):
         ("from ballbot.envs import FIELDS\nFIELDS['x'] = 1", "is no ballbot.envs.Field"),
         ("from ballbot.envs import REWARDS\ndel REWARDS['tilt']", r"replaces REWARDS\['tilt'\]"),
         ("raise SystemExit(3)", "raised SystemExit"),
+        (REWARD.format(name="lambda"), r"REWARDS\['lambda'\]: .* no word of Python's own"),
+        (PARAMETERS.format(name="calm", field="k: float"), "the reward 'calm' needs a number as the default of .* 'k'"),
+        (PARAMETERS.format(name="tracking", field="x: float = 1"), r"replaces REWARDS\['tracking'\]"),
+        (
+            REWARD.format(name="calm_k") + PARAMETERS.format(name="calm", field="k: float = 1"),
+            "the parameter 'k' of the reward 'calm' is named as 'calm_k'",
+        ),
+        (
+            "from ballbot.envs import ENDINGS\nENDINGS['success'] = lambda step, limit: step.fallen",
+            "as something in the",
+        ),
+        (
+            "from ballbot.envs import FIELDS, Field\nFIELDS['image_0'] = Field(1, lambda step: step.robots.gyro[:1])",
+            "named as the cameras' fields are",
+        ),
     ],
 )
 def test_a_bad_plugin_is_refused_and_leaves_nothing_behind(tmp_path, content, message):
@@ -120,7 +146,15 @@ def test_a_bad_plugin_is_refused_and_leaves_nothing_behind(tmp_path, content, me
     with pytest.raises(PluginError, match=message):
         plugins.load_plugin(tmp_path / "bad.py")
     assert before == plugins.REGISTRIES
-    assert "bad.py" not in plugins.loaded()
+    assert "bad.py" not in plugins.loaded() and "ballbot_plugin_bad" not in sys.modules
+
+
+def test_what_is_hashed_is_what_runs(tmp_path):
+    mine = tmp_path / "mine.py"
+    mine.write_text(REWARD.format(name="calm"))
+    py_compile.compile(str(mine), invalidation_mode=py_compile.PycInvalidationMode.UNCHECKED_HASH)
+    mine.write_text(REWARD.format(name="pace"))  # a stale cache would still register the other
+    assert plugins.load_plugin(mine).added == ("REWARDS['pace']",)
 
 
 def test_files_that_are_no_plugins_are_named(tmp_path):
@@ -156,6 +190,19 @@ def test_installed_packages_bring_theirs_by_an_entry_point(tmp_path):
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=100, check=False)
     assert done.stdout.split() == ["bouncy", "True", "64"], done.stderr
+
+
+def test_an_installed_plugins_hash_is_of_all_its_files(tmp_path, monkeypatch):
+    package = tmp_path / "springy"
+    (package / "parts").mkdir(parents=True)
+    (package / "__init__.py").write_text("from springy.parts import bounce")
+    (package / "parts" / "__init__.py").write_text("")
+    (package / "parts" / "bounce.py").write_text(REWARD.format(name="bounce"))
+    monkeypatch.syspath_prepend(tmp_path)
+    before = plugins._source_digest("springy")
+    assert before == plugins._source_digest("springy") and "springy" not in sys.modules
+    (package / "parts" / "bounce.py").write_text(REWARD.format(name="bounces"))
+    assert plugins._source_digest("springy") != before
 
 
 @pytest.mark.parametrize("recorded", [3, {"mine.py": 3}, ["mine.py"], None])

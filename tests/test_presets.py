@@ -2,14 +2,16 @@
 """Training from Python by a preset is the same as training from the command line."""
 
 import json
-from dataclasses import replace
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar
 
 import pytest
 import torch
 from inprocess import call
 
 from ballbot import presets
+from ballbot.envs import COMMANDS
+from ballbot.envs.commands import Velocity
 from ballbot.options import from_plain
 from ballbot.ppo import load_checkpoint, train
 
@@ -55,6 +57,26 @@ def test_python_trains_bit_for_bit_as_the_command_line(world, options, tmp_path)
         assert all(torch.equal(value, theirs[networks][name]) for name, value in ours[networks].items())
     recorded = json.loads((tmp_path / "runs" / "shell" / "config.json").read_text())["env"]
     assert from_plain({k: v for k, v in recorded.items() if k not in ("encoder", "num_threads")}) == settings.world
+
+
+def test_commands_that_derive_from_another_are_trained_as_it_is(monkeypatch):
+    @dataclass(frozen=True)
+    class Sideways(Velocity):
+        """To the left or to the right."""
+
+    @dataclass(frozen=True)
+    class Own(Velocity):
+        """Pays something of its own."""
+
+        rewards: ClassVar[dict[str, float]] = {"velocity": 3.0}
+
+    for name, kind in (("sideways", Sideways), ("own", Own)):
+        monkeypatch.setitem(COMMANDS, name, kind)
+    tuned = presets.default(command="velocity").world.training_rewards
+    assert tuned and presets.default(command="sideways").world.training_rewards == tuned
+    assert presets.default(command=Sideways()).world.training_rewards == tuned
+    assert not presets.default(command="own").world.training_rewards
+    assert not presets.default(command="point").world.training_rewards
 
 
 def test_presets_take_options_of_the_world_and_refuse_others():

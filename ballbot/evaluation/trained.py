@@ -6,8 +6,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ballbot import plugins
+from ballbot import height_maps, plugins
 from ballbot.encoders import FrozenEncoder, find_encoder, load_encoder
+from ballbot.envs.changes import outdated
 from ballbot.envs.commands import COMMANDS
 from ballbot.envs.config import WorldConfig, make_command
 from ballbot.envs.observations import FIELDS, Layout, layout_of
@@ -15,6 +16,7 @@ from ballbot.envs.rewards import ENDINGS, reward_settings
 from ballbot.envs.terrain import TERRAINS, parse_terrain
 from ballbot.errors import SettingsError
 from ballbot.ppo import Policy
+from ballbot.ppo.checkpoint import run_dir_of
 
 ALWAYS = ("observation", "frame", "terrain")
 """Options that ``env_options`` names even at their defaults."""
@@ -48,9 +50,11 @@ def trained_world(policy: Policy) -> WorldConfig:
             "that adds it (--plugin FILE), or use the version of ballbot it was trained with"
         )
     try:
-        return WorldConfig.from_metadata(metadata)
+        world = WorldConfig.from_metadata(metadata)
     except SettingsError as error:
         raise SettingsError(f"{policy.path} is damaged or of another version ({error}): use another one") from error
+    maps, run_dir = metadata.get("height_maps", {}), Path() if policy.path is None else run_dir_of(policy.path)
+    return height_maps.as_recorded(world, maps, str(policy.path), run_dir, copies=True)
 
 
 def unknown_names(metadata: dict[str, Any]) -> list[str]:
@@ -172,15 +176,12 @@ def task_of(
     Raises:
         SettingsError: there is no such terrain or command.
     """
-    task = {name: options[name] for name in TASK if name in options}
+    before = options.get("terrain", "perlin"), options.get("command", "goal")
+    old = outdated(*before, to_terrain=terrain, to_command=command)
+    task = {name: options[name] for name in TASK if name in options and name not in old}
     if terrain is not None:
-        if parse_terrain(terrain).kind != parse_terrain(task.get("terrain", "perlin")).kind:
-            task.pop("ground", None)
-            task.pop("terrain_cell", None)
         task["terrain"] = terrain
-    if command is not None and command != task.get("command", "goal"):
-        for name in ("motion", "rewards"):
-            task.pop(name, None)
+    if command not in (None, before[1]):
         task["command"] = command
     for name, changes in (("ground", ground), ("motion", motion)):
         if changes:

@@ -10,7 +10,7 @@ import pytest
 
 from ballbot.envs.terrain import TERRAINS, Ground, TerrainPool, TerrainSpec, parse_terrain, steepest_deg
 from ballbot.errors import SettingsError
-from ballbot.settings import Range
+from ballbot.settings import Range, check_value
 
 
 @pytest.mark.parametrize(("text", "spec"), [
@@ -142,8 +142,8 @@ class Bumps:
             heights[3, 5] = np.nan
         if self.wrong == "array":
             return heights
-        if self.wrong == "whole":
-            heights = np.zeros(grid.shape, int)
+        if self.wrong == "bool":
+            heights = np.zeros(grid.shape, bool)
         if self.wrong == "shape":
             heights = heights[:-1]
         if self.wrong == "size":
@@ -169,7 +169,7 @@ def test_a_plugins_kind_is_a_kind_like_any_other(monkeypatch):
     ("raise", r"make\(\) raised KeyError: 'no such bump'"),
     ("nan", "heights must be finite, but 1 of them are not"),
     ("array", r"make\(\) must return a Ground, got ndarray"),
-    ("whole", "heights must be floating-point numbers in m, got int64"),
+    ("bool", "heights must be floating-point numbers in m, got bool"),
     ("shape", r"shape \(size, size\), got \(200, 201\)"),
     ("size", r"heights must have the shape \(201, 201\) of the grid, got \(200, 200\)"),
     ("outside", r"spawns must lie within 5 m of the middle, got \[\[9.0, 0.0\]\]"),
@@ -213,3 +213,41 @@ def test_defaults_and_walls_are_not_warned_of(recwarn):
         TerrainPool(kind, num=8)
     TerrainPool("slalom", {"gate": 0.3, "height": 1.0, "spacing": 0.5}, num=1)
     assert not [str(w.message) for w in recwarn]
+
+
+# Numbers, cells and lengths
+
+
+def test_whole_numbers_do_for_lengths(monkeypatch):
+    for text, whole, floats in (
+        ("pillars", {"height": 1}, {"height": 1.0}),
+        ("mixed", {"kinds": "pillars(height=1)"}, {"kinds": "pillars(height=1.0)"}),
+    ):
+        made, like = TerrainPool(text, whole, num=1), TerrainPool(text, floats, num=1)
+        assert np.array_equal(made.relief, like.relief) and made.tops.tolist() == like.tops.tolist() == [1.0]
+    height = TERRAINS["pillars"](height=1).height
+    assert height == 1 and isinstance(height, float)
+    assert isinstance(TERRAINS["stairs"](steps=3).steps, int)
+    with pytest.raises(SettingsError, match="must be a finite number"):
+        check_value("x", 10**400, float)
+    assert Ground(np.eye(3, dtype=np.int64)).heights.dtype == np.float64
+
+
+@pytest.mark.parametrize(
+    ("cell", "length"), [(0.01, 2.0), (0.03, 20.0), (0.1, 6.0), (0.25, 2.0), (0.5, 3.0), (0.5, 20.0)]
+)
+def test_every_kind_shows_itself_at_every_cell_and_length(cell, length):
+    for kind in sorted(set(TERRAINS) - {"file", "mixed"}):
+        grains = ({"grain": 0.02}, {"grain": 1}) if kind == "rough" else ({},)
+        for options in grains:
+            pool = TerrainPool(kind, options, num=1, cell=cell, length=length)
+            assert pool.relief is None or np.isfinite(pool.relief).all()
+
+
+def test_gates_beside_the_field_are_refused():
+    with pytest.raises(
+        SettingsError, match=r"'slalom'.*to 5 m to the side and 0\.6 m wide end beside .* ends 5 m from"
+    ):
+        TerrainPool("slalom", {"offset": 5.0}, num=1)
+    TerrainPool("slalom:0.5", {"offset": 5.0}, num=1)
+    TerrainPool("slalom", {"offset": 5.0}, num=1, length=12.0)

@@ -3,13 +3,15 @@
 """Ground from a height map: what is in the file lies under the robot, and what cannot be used is refused by name."""
 
 import struct
+import warnings
 import zlib
+from dataclasses import dataclass
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from ballbot.envs.terrain import TerrainPool
+from ballbot.envs.terrain import TERRAINS, Ground, TerrainPool
 from ballbot.errors import SettingsError
 
 ROWS, COLUMNS = np.mgrid[0:101, 0:101].astype(float)
@@ -190,3 +192,23 @@ def test_a_changed_map_is_read_again(tmp_path):
     before = TerrainPool(path, num=1).digest()
     save(tmp_path / "map.npy", MAP[:90, :90] ** 2)
     assert TerrainPool(path, num=1).digest() != before
+
+
+def test_a_map_and_a_kind_that_do_not_say_are_warned_of_where_too_steep(tmp_path, monkeypatch):
+    axis = np.linspace(-5, 5, 201)
+    ramp = np.tile(np.tan(np.radians(31)) * np.clip(axis, -1, 1), (201, 1))
+    warning = r"steeper than 31 degrees over 0\.5 m, and the robot holds itself on at most 9\.5"
+    with pytest.warns(UserWarning, match=warning):
+        TerrainPool(save(tmp_path / "ramp.npy", ramp), num=1)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        TerrainPool(save(tmp_path / "low.npy", ramp / 10), num=1)
+
+    @dataclass(frozen=True)
+    class Slope:
+        def make(self, rng, grid, difficulty):
+            return Ground(np.tan(np.radians(31)) * np.clip(grid.x, -1, 1))
+
+    monkeypatch.setitem(TERRAINS, "slope", Slope)
+    with pytest.warns(UserWarning, match=warning):
+        TerrainPool("slope", num=1)

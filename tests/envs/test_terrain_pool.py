@@ -2,6 +2,7 @@
 # mypy: disable-error-code="index,union-attr,arg-type"
 """Pools of fields: heights and normals are MuJoCo's own, each field says what it is, and mistakes are named."""
 
+import warnings
 import zlib
 
 import mujoco
@@ -162,3 +163,16 @@ def test_fields_repeat_and_splits_are_disjoint(kind):
     for i, field in enumerate(uneven):
         for other in uneven[:i]:
             assert np.abs(field - other).max() > 0.02
+
+
+def test_few_fields_of_a_kind_begin_easy_and_are_warned_of():
+    kinds = {"kinds": "hills:3 stairs"}
+    with pytest.warns(UserWarning, match=r"\(hills 3, stairs 1\): use num_terrains=16 \(--num-terrains\) or more"):
+        pool = TerrainPool("mixed:0.2-1", kinds, num=4, length=4)
+    assert pool.difficulties[pool.kind_ids == 1].tolist() == [0.2]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        enough = TerrainPool("mixed:0.2-1", kinds, num=16, length=4)
+        TerrainPool("mixed:0.2-1", kinds, num=4, length=4, split="eval")
+        TerrainPool("stairs:0-1", num=1, length=4)
+    assert enough.difficulties[enough.kind_ids == 1] == pytest.approx(np.linspace(0.2, 1, 4))

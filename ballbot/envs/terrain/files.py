@@ -43,7 +43,7 @@ class File:
     """
 
     cell: ClassVar[float] = CELL
-    rolled: ClassVar[bool] = False
+    rolled: ClassVar[bool] = True
 
     path: str = ""
     """Of the map: a greyscale .png of 8 or 16 bits, or an .npy of floats or whole numbers, row along y."""
@@ -115,14 +115,26 @@ def read_map(path: str) -> tuple[NDArray[np.float32], bool]:
     Raises:
         SettingsError: there is no such file, it is of another kind, too large or too small, or holds NaN.
     """
+    file, size = find_map(path)
+    return _read(str(file), file.stat().st_mtime_ns, size)
+
+
+def find_map(path: str) -> tuple[Path, int]:
+    """The file of a height map, and its bytes.
+
+    Raises:
+        SettingsError: there is no such file.
+    """
     if not path:
         raise SettingsError("path must name a height map, a .png or .npy file, got ''")
-    file = Path(path).expanduser()
     try:
-        stat = file.stat()
-    except (OSError, ValueError) as error:
-        raise SettingsError(f"height map {path!r} cannot be opened: {getattr(error, 'strerror', error)}") from error
-    return _read(str(file), stat.st_mtime_ns, stat.st_size)
+        file = Path(path).expanduser()
+        return file, file.stat().st_size
+    except (OSError, ValueError, RuntimeError) as error:
+        raise SettingsError(
+            f"height map {path!r} cannot be opened: {getattr(error, 'strerror', error)}; paths start at the folder "
+            f"{Path.cwd()}, and runs keep copies in their folder height_maps"
+        ) from error
 
 
 @lru_cache(maxsize=2)

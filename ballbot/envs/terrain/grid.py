@@ -102,7 +102,7 @@ class Ground:
     """One field: its heights, and places at which an episode may begin."""
 
     heights: NDArray[np.floating[Any]]
-    """(size, size) in m, row along y and column along x; only differences count."""
+    """(size, size) in m (whole numbers become floats), row along y and column along x; only differences count."""
     spawns: Any = field(default=((0.0, 0.0),))
     """(k, 2) places in m from the middle, k >= 1."""
 
@@ -110,6 +110,8 @@ class Ground:
         heights = np.asarray(self.heights)
         if heights.ndim != 2 or heights.shape[0] != heights.shape[1]:
             raise SettingsError(f"heights must have the grid's shape (size, size), got {heights.shape}")
+        if np.issubdtype(heights.dtype, np.integer):
+            heights = heights.astype(np.float64)
         if not np.issubdtype(heights.dtype, np.floating):
             raise SettingsError(f"heights must be floating-point numbers in m, got {heights.dtype}")
         if not np.isfinite(heights).all():
@@ -129,7 +131,7 @@ class Terrain(Protocol):
 
     It may say ``cell: ClassVar[float]``, the distance of vertices in m that shows this kind well, and ``rolled:
     ClassVar[bool]``, whether the robot is meant to roll over all of it, so that slopes too steep to stand on are worth
-    a warning.
+    a warning (a kind that does not say is).
     """
 
     def make(self, rng: np.random.Generator, grid: Grid, difficulty: float) -> Ground:

@@ -107,7 +107,16 @@ class Slalom:
             )
 
     def make(self, rng: np.random.Generator, grid: Grid, difficulty: float) -> Ground:
-        """Gates are wider the lower the difficulty, gate / difficulty, and less far to the side; none at 0."""
+        """Gates are wider the lower the difficulty, gate / difficulty, and less far to the side; none at 0.
+
+        Raises:
+            SettingsError: a gate would lie beside the field.
+        """
+        if self.offset * difficulty + self.gate / 2 >= grid.half:
+            raise SettingsError(
+                f"gates up to {self.offset * difficulty:g} m to the side and {self.gate:g} m wide end beside the "
+                f"field, which ends {grid.half:g} m from the middle: use a smaller offset or gate, or a longer field"
+            )
         number = int(grid.half / self.spacing) + 1
         walls = np.arange(-number, number) + 0.5  # the start lies halfway between two
         side = np.where(np.arange(2 * number) % 2, 1.0, -1.0) * rng.choice((1.0, -1.0))

@@ -26,6 +26,8 @@ SUSTAINED = 0.5
 """m: a slope is long that rises on over so much; shorter ones are crossed with the speed that the robot has."""
 STEEP_SHARE = 0.05
 """Of the field: as much must be steep to be worth a warning."""
+SPREAD_FIELDS = 4
+"""Of each kind: with fewer, a range of difficulties is hardly one, and nothing for a curriculum to climb."""
 
 
 class TerrainPool:
@@ -102,7 +104,9 @@ class TerrainPool:
             ground = make_ground(kind, member, k, split, seed, self.grid, float(self.difficulties[k]))
             self.spawns[k] = ground.spawns
             self.tops[k] = _normalise(ground.heights, self.relief[k])
-        self._warn_of_slopes([bool(getattr(member.terrain, "rolled", False)) for member in members])
+        if split == "train" and spec.low < spec.high:
+            self._warn_of_few_fields([member.kind == "flat" for member in members])
+        self._warn_of_slopes([bool(getattr(member.terrain, "rolled", True)) for member in members])
 
     def __len__(self) -> int:
         return len(self.tops)
@@ -138,6 +142,20 @@ class TerrainPool:
             total = 0.0 if self.relief is None else top * (weights @ self.relief[k] @ weights[::-1])
             digest.update(f"{top:.6g} {total:.6g}\n".encode())
         return digest.hexdigest()[:16]
+
+    def _warn_of_few_fields(self, level: list[bool]) -> None:
+        fields = np.bincount(self.kind_ids, minlength=len(self.kinds))
+        few = [
+            f"{name} {n}"
+            for name, n, flat in zip(self.kinds, fields, level, strict=True)
+            if n < SPREAD_FIELDS and not flat
+        ]
+        if few and len(self) > 1:
+            enough = int(np.ceil(len(self) * SPREAD_FIELDS / max(1, fields[~np.array(level)].min())))
+            gym.logger.warn(
+                f"{len(self)} terrains are too few for a range of difficulties, of which each kind should have "
+                f"{SPREAD_FIELDS} or more fields ({', '.join(few)}): use num_terrains={enough} (--num-terrains) or more"
+            )
 
     def _warn_of_slopes(self, rolled: list[bool]) -> None:
         slopes = steepest_deg(self)
@@ -182,8 +200,8 @@ def make_ground(
 
 
 def spread(low: float, high: float, num: int) -> Array:
-    """(num,) numbers from low to high, evenly, both ends included; their middle, if it is one."""
-    return np.linspace(low, high, num) if num > 1 else np.full(num, (low + high) / 2)
+    """(num,) numbers from low to high, evenly, both ends included; low, if it is one."""
+    return np.linspace(low, high, num)
 
 
 def steepest_deg(pool: TerrainPool) -> Array:

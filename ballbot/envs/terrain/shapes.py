@@ -45,9 +45,10 @@ def plane_waves(rng: np.random.Generator, grid: Grid, wavelength: float, count: 
 
 
 def spline(values: Array, coarse: Grid, grid: Grid) -> Array:
-    """Values at the vertices of a coarse grid, smoothed over a finer, shorter one by cubic B-splines."""
+    """Values at a coarse grid's vertices, smoothed over one two coarse cells shorter at each end by cubic B-splines."""
     place = (grid.axis + coarse.half) / coarse.cell
     first = place.astype(np.intp)
+    assert first[0] >= 1 and first[-1] + 2 < coarse.size, (grid, coarse)
     t = place - first
     pieces = ((1 - t) ** 3, 3 * t**3 - 6 * t**2 + 4, -3 * t**3 + 3 * t**2 + 3 * t + 1, t**3)
     weights = np.zeros((grid.size, coarse.size))

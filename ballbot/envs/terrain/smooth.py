@@ -195,7 +195,8 @@ class Rough:
 
     def make(self, rng: np.random.Generator, grid: Grid, difficulty: float) -> Ground:
         """Lower in proportion to the difficulty."""
-        coarse = Grid.covering(grid.length + 4 * self.grain, max(self.grain, grid.cell))
+        grain = max(self.grain, grid.cell)
+        coarse = Grid.covering(grid.length + 4 * grain, grain)
         bumps = rng.random(coarse.shape)
         relief = scaled(spline(bumps, coarse, grid), self.height * difficulty)
         return Ground(relief, level_places(relief, grid, 4))

@@ -32,11 +32,6 @@ SURVIVAL_WEIGHT = 0.02  # per step
 ACTION_WEIGHT = 0.0001  # per step
 MAX_REWARDED_SPEED = 2.0  # m/s, on each axis of the velocity
 UNIT = 0.01  # per step: what makes a weight of 1 comparable with that of progress
-BASE_RADIUS, BASE_BOTTOM, BASE_TOP = 0.11, 0.06, 0.34
-"""m: the collision cylinder of the base, from its origin."""
-RING = np.linspace(0, 2 * np.pi, 8, endpoint=False)
-RIM = np.stack([BASE_RADIUS * np.cos(RING), BASE_RADIUS * np.sin(RING), np.full(8, BASE_BOTTOM)])
-"""(3, 8) places on the lower rim of that cylinder, in the base."""
 
 Term = Callable[[Step], Array]
 Ending = Callable[[Step, float], Bools]
@@ -186,9 +181,10 @@ def yaw_spin(step: Step) -> Array:
 
 
 def clearance(step: Step) -> Array:
-    """(n,) m between the lowest of 8 places on the base's lower rim and the ground below it; negative inside it."""
-    places = np.einsum("ijn,jk->nki", step.robots.rotation, RIM) + step.robots.position.T[:, None]
-    return np.asarray((places[..., 2] - step.heights(places[..., :2])).min(axis=1))
+    """(n,) m between the body, not the ball, and the ground below, where they are nearest; negative inside it."""
+    (turn, place), (px, py, pz) = (step.robots.rotation[..., None], step.robots.position[..., None]), step.shell
+    x, y, z = (turn[i, 0] * px + turn[i, 1] * py + turn[i, 2] * pz + place[i] for i in range(3))
+    return np.asarray((z - step.heights(np.stack([x, y], axis=-1))).min(axis=1))
 
 
 def collision(step: Step) -> Array:

@@ -94,6 +94,8 @@ class Step:
     """Height of the ground in m at (n, ..., 2) places x, y of the world, m: (n, ...)."""
     torque_per_action: float
     """N m on a wheel's axle."""
+    shell: Array
+    """(3, k) points on the robot's surface but the ball's, in the base, m: where it can touch the ground."""
 
     @property
     def torques(self) -> Array:

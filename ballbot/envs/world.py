@@ -24,6 +24,7 @@ from ballbot.envs.parts import numbers, refuse_nan
 from ballbot.envs.physics import MOTOR_TORQUE, Physics
 from ballbot.envs.random_streams import new_stream, second_stream
 from ballbot.envs.rewards import ENDINGS, make_term, paid_terms
+from ballbot.envs.shell import shell_of
 from ballbot.envs.step import Array, Bools, RobotState, Step
 from ballbot.envs.terrain import TerrainPool, parse_terrain
 
@@ -68,6 +69,8 @@ class World:
         if config.contact_fix:
             check_wheel_contacts(self.physics.plane)
         self.step_seconds = float(self.physics.model.opt.timestep)
+        self.shell = shell_of(self.physics.plane)
+        """(3, k) points in the base where robots can touch the ground, beside the ball."""
         speed, turn = motor_limits(self.physics.plane)
         limits = Limits(speed, turn, self.physics.reach - MARGIN)
         self.told = Commanded(make_command(config.command, config.motion), num, self.step_seconds, limits)
@@ -311,6 +314,7 @@ class World:
             dt=self.step_seconds,
             heights=self.physics.heights,
             torque_per_action=MOTOR_TORQUE,
+            shell=self.shell,
         )
 
     def observation(self) -> Observation:

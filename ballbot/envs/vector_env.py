@@ -255,6 +255,12 @@ class BallbotVectorEnv(VectorEnv[Any, NDArray[Any], NDArray[Any]]):
         self._check_open()
         world = self.world
         asked = check_reset_options(options, self.num_envs, self.simulations.num_terrains)
+        if asked.difficulties is not None and self.config.has_one_difficulty:
+            raise SettingsError(
+                f"options['difficulty'] was given, and the ground, terrain={self.config.terrain!r} with num_terrains="
+                f"{self.config.num_terrains}, is of one difficulty: leave it out, or make a world with a range of them, "
+                'terrain="stairs:0-1"'
+            )
         seeds = check_seeds(seed, self.num_envs)
         commands = None if asked.command is None else world.told.check(asked.command, self.num_envs)
         if not world.streams and not asked.mask.all():

@@ -62,8 +62,17 @@ def test_the_difficulty_of_an_episode_may_be_asked_for_and_its_kind_is_what_it_w
 
 
 def test_fields_as_difficult_as_each_other_are_all_used(make):
-    envs = make(64, terrain="hills:0.5", num_terrains=8)
-    assert len(set(envs.reset(seed=0, options={"difficulty": 0.2})[1]["terrain_id"])) == 8
+    envs = make(64, terrain="hills:0-1", num_terrains=2)
+    assert len(set(envs.reset(seed=0, options={"difficulty": 0.5})[1]["terrain_id"])) == 2
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"terrain": "hills"}, {"terrain": "hills:0.5"}, {"terrain": "hills:0-1", "num_terrains": 1}]
+)
+def test_a_difficulty_is_refused_where_there_is_only_one(make, options):
+    envs = make(**options)
+    with pytest.raises(SettingsError, match="'difficulty'.* is of one difficulty: .*stairs:0-1"):
+        envs.reset(seed=0, options={"difficulty": 0.2})
 
 
 @pytest.mark.parametrize(

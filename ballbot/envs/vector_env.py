@@ -258,7 +258,7 @@ class BallbotVectorEnv(VectorEnv[Any, NDArray[Any], NDArray[Any]]):
         if asked.difficulties is not None and self.config.has_one_difficulty:
             raise SettingsError(
                 f"options['difficulty'] was given, and the ground, terrain={self.config.terrain!r} with num_terrains="
-                f"{self.config.num_terrains}, is of one difficulty: leave it out, or make a world with a range of them, "
+                f"{self.config.num_terrains}, is of one difficulty: leave it out, or make a world with a range, such as "
                 'terrain="stairs:0-1"'
             )
         seeds = check_seeds(seed, self.num_envs)

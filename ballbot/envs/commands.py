@@ -32,6 +32,8 @@ MARGIN = 0.1
 STILL = 1e-9
 """m/s.  Who is told less is told to stand."""
 
+ONE_OF_TWO = "any direction is drawn, or one is given; leave one out"
+
 
 @dataclass(frozen=True)
 class Goal:
@@ -54,6 +56,8 @@ class Goal:
         length = float(np.linalg.norm([self.x, self.y]))
         if length == 0.0:
             raise SettingsError("the goal must be a direction, got x = y = 0: give another one")
+        if self.any_direction and (self.x, self.y) != (0.0, 1.0):
+            raise SettingsError(f"x = {self.x:g}, y = {self.y:g} and any_direction are conflicting: {ONE_OF_TWO}")
         if abs(length - 1.0) > 1e-12:  # a unit vector stays as it is, to the bit
             object.__setattr__(self, "x", self.x / length)
             object.__setattr__(self, "y", self.y / length)

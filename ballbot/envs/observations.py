@@ -157,7 +157,7 @@ class Layout:
     def __post_init__(self) -> None:
         for name in self.names:
             if name not in FIELDS:
-                raise SettingsError(f"the observation has no field {name!r}: {nearest(name, FIELDS)}")
+                raise SettingsError(f"the observation has no field {name!r}: {nearest(str(name), FIELDS)}")
             if self.names.count(name) > 1:
                 raise SettingsError(f"the field {name!r} is observed twice: leave one out of extra_fields")
         fields = {name: FIELDS[name] for name in self.names}

@@ -27,6 +27,7 @@ from ballbot.envs.rewards import ENDINGS, make_term, paid_terms
 from ballbot.envs.shell import shell_of
 from ballbot.envs.step import Array, Bools, RobotState, Step
 from ballbot.envs.terrain import TerrainPool, parse_terrain
+from ballbot.errors import SettingsError
 
 if TYPE_CHECKING:
     from ballbot.envs.cameras import Cameras, Encoder
@@ -132,6 +133,22 @@ class World:
             num_threads=num_threads,
             device=device,
         )
+
+    def check_command(self, values: Any, count: int) -> Array:
+        """Commands for ``count`` robots as (count, size): one for all, or a row each.
+
+        Raises:
+            SettingsError: another shape, not finite, beyond motors or ground, or one that robots would not observe.
+        """
+        checked, command = self.told.check(values, count), self.told.command
+        if "goal" in command.fields and "goal" not in self.layout.names:
+            fixed = np.array([getattr(command, "x", np.nan), getattr(command, "y", np.nan)])
+            if not np.allclose(checked, fixed, rtol=0, atol=1e-9):
+                raise SettingsError(
+                    f"the goal cannot become {values!r}: with frame='world' it is fixed and robots do not observe it; "
+                    "make the world with frame='body'"
+                )
+        return checked
 
     # -- Episodes -----------------------------------------------------------------------------------------------------
 

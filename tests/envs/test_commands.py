@@ -172,6 +172,18 @@ def test_a_goal_of_zero_means_stop(make):
     np.testing.assert_array_equal(envs.goal[0], [0, -1])
 
 
+def test_a_goal_that_robots_do_not_observe_is_not_changed(make):
+    envs = make(frame="world", goal=(3, 4))
+    envs.reset(seed=0)
+    for values in ([0, 0], [1, 0], [[3, 4]] * 7 + [[0, 1]]):
+        with pytest.raises(SettingsError, match="do not observe it; make the world with frame='body'"):
+            envs.set_command(values)
+        with pytest.raises(SettingsError, match="do not observe it"):
+            envs.reset(options={"command": values})
+    envs.set_command([3, 4])  # as it is anyway
+    make(frame="world", command="velocity").reset(seed=0, options={"command": [0.1, 0, 0]})
+
+
 @pytest.mark.parametrize("cls", [BallbotEnv, BallbotVectorEnv])
 def test_a_goal_is_not_assigned(make, cls):
     env = make(cls=cls)

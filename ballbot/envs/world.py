@@ -271,7 +271,7 @@ class World:
                 mask[diverged] = False
             values[:, diverged] = 0.0
         self.term_sums += self._weights * values[self._logged]
-        paid = np.add.reduce(self._payment * values[self._paid])
+        paid = _summed(self._payment * values[self._paid])
         if self.cameras is not None:
             self.cameras.step(robots, None if diverged is None else ~diverged)
         self.told.renew(robots)
@@ -369,6 +369,14 @@ def _weighed(names: tuple[str, ...], weights: dict[str, float]) -> tuple[Any, Ar
     if rows == list(range(len(names))):
         rows = slice(None)  # all of them, without a copy
     return rows, np.array(list(weights.values()), np.float64)[:, None]
+
+
+def _summed(rows: Array) -> Array:
+    """(n,) sums of (terms, n), one after the other: NumPy's own sum adds in another order for a single robot."""
+    total = np.zeros(rows.shape[1]) if len(rows) == 0 else rows[0]
+    for row in rows[1:]:
+        total = total + row
+    return total
 
 
 def _rows(mask: Bools, these: Any, others: Any) -> Any:

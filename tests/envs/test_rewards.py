@@ -9,7 +9,7 @@ import mujoco
 import numpy as np
 import pytest
 
-from ballbot.envs import ENDINGS, FIELDS, REWARDS, BallbotVectorEnv, Field, WorldConfig
+from ballbot.envs import COMMANDS, ENDINGS, FIELDS, REWARDS, BallbotEnv, BallbotVectorEnv, Field, WorldConfig
 from ballbot.envs.model import build_model
 from ballbot.envs.rewards import ENDINGS as BUILT_IN_ENDINGS
 from ballbot.envs.rewards import make_term
@@ -195,6 +195,37 @@ def test_training_pays_its_own_and_infos_tell_the_tasks():
     for name in ("progress", "upright"):
         np.testing.assert_array_equal(infos["reward_terms"][name], theirs["reward_terms"][name])
     assert "tilt" not in theirs["reward_terms"]
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+@pytest.mark.parametrize("frame", ["body", "world"])
+def test_a_single_robot_gets_the_bits_that_it_gets_among_others(command, frame):
+    """Of all terms, each and their sum, and of all that is observed."""
+    rng = np.random.default_rng(0)
+    terms = [name for name, term in REWARDS.items() if command in getattr(term, "commands", (command,))]
+    options = {
+        "terrain": "slalom", "num_terrains": 2, "num_threads": 1, "command": command, "frame": frame,
+        "rewards": {name: float(rng.uniform(0.5, 2)) for name in terms}, "endings": {"yaw_rate": 900.0},
+        "tilt_limit_deg": 60,
+        "extra_fields": ("yaw_rate",), "initial_speed": 0.3, "initial_tilt_deg": 5,
+    }  # fmt: skip
+    envs, singles = BallbotVectorEnv(3, **options), [BallbotEnv(**options) for _ in range(3)]
+    envs.reset(seed=0)
+    for i, single in enumerate(singles):
+        single.reset(seed=i)
+    for step in range(60):
+        actions = rng.uniform(-1, 1, (3, 3))
+        obs, rewards, _, _, infos = envs.advance(np.asfortranarray(actions) if step % 2 else actions)
+        for i, single in enumerate(singles):
+            mine, reward, _, _, info = single.step(actions[i])
+            np.testing.assert_array_equal(mine, obs[i])
+            assert reward == rewards[i]
+            for name in terms:
+                assert info["reward_terms"][name] == infos["reward_terms"][name][i], name
+            for name, value in info.get("measures", {}).items():
+                np.testing.assert_array_equal(value, infos["measures"][name][i])
+    for env in (envs, *singles):
+        env.close()
 
 
 def test_nothing_may_be_paid():

@@ -27,8 +27,12 @@ from ballbot.settings import Range, check_settings
 
 SETTLING = 1.5
 """s after a new velocity is asked for, that do not count as errors: the robot cannot jump to it."""
+MARGIN = 0.1
+"""s that the shortest wait between two commands is longer than twice that, so that some of each counts."""
 STILL = 1e-9
 """m/s.  Who is told less is told to stand."""
+
+ONE_OF_TWO = "any direction is drawn, or one is given; leave one out"
 
 
 @dataclass(frozen=True)
@@ -52,6 +56,8 @@ class Goal:
         length = float(np.linalg.norm([self.x, self.y]))
         if length == 0.0:
             raise SettingsError("the goal must be a direction, got x = y = 0: give another one")
+        if self.any_direction and (self.x, self.y) != (0.0, 1.0):
+            raise SettingsError(f"x = {self.x:g}, y = {self.y:g} and any_direction are conflicting: {ONE_OF_TWO}")
         if abs(length - 1.0) > 1e-12:  # a unit vector stays as it is, to the bit
             object.__setattr__(self, "x", self.x / length)
             object.__setattr__(self, "y", self.y / length)
@@ -96,10 +102,10 @@ class Velocity:
     size: ClassVar[int] = 3
 
     max_speed: Annotated[float, Range(0, 1)] = 0.3
-    """Of the velocities drawn, m/s; the motors reach some 0.5."""
+    """Of the velocities drawn, m/s; the motors reach 0.43 in every direction."""
     max_yaw_rate: Annotated[float, Range(0, 10)] = 0.0
     """Of the yaw rates drawn, rad/s.  A ball on a point of contact gives no hold to turn against: docs/commands.md."""
-    resample_time: Annotated[float, Range(0, 1e6)] = 3.0
+    resample_time: Annotated[float, Range(0, 1e6)] = 4.0
     """s from a command to the next in the mean, drawn from half to one and a half of it; 0: one for each episode."""
     stand_probability: Annotated[float, Range(0, 1)] = 0.2
     """Of being told to stand still."""
@@ -107,9 +113,16 @@ class Velocity:
     """Observe the way back to the place where the robot came to rest when it was told to stand."""
     tolerance: Annotated[float, Range(0, 10, open=True)] = 0.1
     """Largest velocity_error of a successful episode, m/s."""
+    yaw_tolerance: Annotated[float, Range(0, 100, open=True)] = 0.2
+    """Largest yaw_rate_error of a successful episode, rad/s."""
 
     def __post_init__(self) -> None:
         check_settings(self)
+        if 0 < self.resample_time < (least := 2 * SETTLING + MARGIN):
+            raise SettingsError(
+                f"resample_time = {self.resample_time:g} s leaves waits of half of it, and the first {SETTLING:g} s "
+                f"after a change do not count: use {least:g} or more, or 0 for one command an episode"
+            )
 
     @property
     def most(self) -> tuple[float, float, float]:
@@ -178,8 +191,9 @@ class Velocity:
 
     def success(self, told: Commanded) -> Bools | None:
         """(n,) whether an episode that ends now without a failure is a success."""
-        count = np.maximum(told.errors[2], 1)
-        return np.asarray(told.errors[0] / count <= self.tolerance**2)
+        velocity, turn, count = told.errors
+        kept = (velocity <= count * self.tolerance**2) & (turn <= count * self.yaw_tolerance**2)
+        return np.asarray(kept & (count > 0))  # who was never given the time to settle has shown nothing
 
 
 @dataclass(frozen=True)

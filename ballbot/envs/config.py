@@ -11,8 +11,8 @@ from dataclasses import MISSING, Field, dataclass, field, fields, is_dataclass, 
 from typing import Annotated, Any, Literal
 
 from ballbot.envs.checks import check_direction
-from ballbot.envs.commands import COMMANDS
-from ballbot.envs.observations import CAMERA_INTERVAL
+from ballbot.envs.commands import COMMANDS, ONE_OF_TWO
+from ballbot.envs.observations import CAMERA_INTERVAL, layout_of
 from ballbot.envs.rewards import REWARDS, check_endings, check_weights, needed, paid_terms
 from ballbot.envs.terrain import MAX_TERRAIN_LENGTH, TERRAIN_LENGTH, TERRAINS, parse_terrain
 from ballbot.envs.terrain.spec import build_terrain
@@ -132,6 +132,8 @@ class WorldConfig:
                 continue
             if not isinstance(value, (tuple, list)) or size not in (None, len(value)):
                 what = "(height, width) in pixels" if size else "a tuple of names"
+                if isinstance(value, str):
+                    what += f": ({value!r},)"
                 raise SettingsError(f"{name}={value!r} must be {what}")
             object.__setattr__(self, name, tuple(value))
         for name in ("ground", "motion"):
@@ -142,7 +144,14 @@ class WorldConfig:
                 )
         spec = parse_terrain(self.terrain)
         self._keep("ground", _given(build_terrain(spec.kind, self._file(spec) | dict(self.ground)), spec.path))
-        self._keep("motion", _given(make_command(self.command, self.motion)))
+        told = make_command(self.command, self.motion)
+        self._keep("motion", _given(told))
+        layout = layout_of(self.frame, told.fields, self.extra_fields)
+        if getattr(told, "any_direction", False) and "goal" not in layout.names:
+            raise SettingsError(
+                f"motion={{'any_direction': True}} draws goals that robots do not observe with frame={self.frame!r}: "
+                "use frame='body'"
+            )
         rewards = COMMANDS[self.command].rewards if self.rewards is None else self.rewards
         self._keep("rewards", needed(check_weights("rewards", rewards)))
         self._keep("training_rewards", check_weights("training_rewards", self.training_rewards))
@@ -256,6 +265,8 @@ class WorldConfig:
             x, y = check_direction("goal", goal := options.pop("goal")).tolist()
             if options.get("command", "goal") != "goal":
                 raise SettingsError(f"goal={goal!r} is for command='goal': leave it out")
+            if dict(options.get("motion", {})).get("any_direction"):
+                raise SettingsError(f"goal={goal!r} and motion={{'any_direction': True}} are conflicting: {ONE_OF_TWO}")
             options["motion"] = {"x": x, "y": y} | dict(options.get("motion", {}))
         known = [f.name for f in fields(cls)]
         for name in options:

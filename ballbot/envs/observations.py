@@ -65,7 +65,8 @@ class Field:
 
 
 def _velocity(step: Step) -> Array:
-    return np.asarray(np.einsum("ijn,in->jn", step.robots.rotation, step.robots.velocity))
+    (a, b, c), (x, y, z) = step.robots.rotation, step.robots.velocity
+    return np.asarray(a * x + b * y + c * z + 0.0)  # 0, not -0, at rest
 
 
 def _goal(step: Step) -> Array:
@@ -157,7 +158,7 @@ class Layout:
     def __post_init__(self) -> None:
         for name in self.names:
             if name not in FIELDS:
-                raise SettingsError(f"the observation has no field {name!r}: {nearest(name, FIELDS)}")
+                raise SettingsError(f"the observation has no field {name!r}: {nearest(str(name), FIELDS)}")
             if self.names.count(name) > 1:
                 raise SettingsError(f"the field {name!r} is observed twice: leave one out of extra_fields")
         fields = {name: FIELDS[name] for name in self.names}

@@ -32,11 +32,6 @@ SURVIVAL_WEIGHT = 0.02  # per step
 ACTION_WEIGHT = 0.0001  # per step
 MAX_REWARDED_SPEED = 2.0  # m/s, on each axis of the velocity
 UNIT = 0.01  # per step: what makes a weight of 1 comparable with that of progress
-BASE_RADIUS, BASE_BOTTOM, BASE_TOP = 0.11, 0.06, 0.34
-"""m: the collision cylinder of the base, from its origin."""
-RING = np.linspace(0, 2 * np.pi, 8, endpoint=False)
-RIM = np.stack([BASE_RADIUS * np.cos(RING), BASE_RADIUS * np.sin(RING), np.full(8, BASE_BOTTOM)])
-"""(3, 8) places on the lower rim of that cylinder, in the base."""
 
 Term = Callable[[Step], Array]
 Ending = Callable[[Step, float], Bools]
@@ -50,6 +45,12 @@ def needs(*commands: str) -> Callable[[Term], Term]:
         return term
 
     return mark
+
+
+def _squared(rows: Array) -> Array:
+    """(n,) squared lengths of (n, 3) rows, added in one order: the same bits for one robot as for many."""
+    a, b, c = rows.T
+    return np.asarray((a * a + c * c) + b * b)
 
 
 def progress(step: Step) -> Array:
@@ -90,7 +91,7 @@ def survival(step: Step) -> Array:
 
 def action_cost(step: Step) -> Array:
     """Penalty on the squared length of the actions, as applied."""
-    return -ACTION_WEIGHT * np.einsum("nk,nk->n", step.actions, step.actions)
+    return -ACTION_WEIGHT * _squared(step.actions)
 
 
 @dataclass(frozen=True)
@@ -166,18 +167,18 @@ def tilt(step: Step) -> Array:
 
 def action_rate(step: Step) -> Array:
     """Squared change of the actions, as a penalty."""
-    change = step.actions - step.last_actions
-    return -UNIT * np.einsum("nk,nk->n", change, change)
+    return -UNIT * _squared(step.actions - step.last_actions)
 
 
 def torque(step: Step) -> Array:
     """Sum of the motors' squared torques, (N m)^2, as a penalty."""
-    return -UNIT * np.einsum("nk,nk->n", step.torques, step.torques)
+    return -UNIT * _squared(step.torques)
 
 
 def power(step: Step) -> Array:
     """What the motors put in or take out, W, as a penalty."""
-    return np.asarray(-UNIT * np.einsum("nk,kn->n", np.abs(step.torques), np.abs(step.robots.wheel_speeds)))
+    a, b, c = np.abs(step.torques.T) * np.abs(step.robots.wheel_speeds)
+    return np.asarray(-UNIT * (a + b + c))
 
 
 def yaw_spin(step: Step) -> Array:
@@ -186,9 +187,10 @@ def yaw_spin(step: Step) -> Array:
 
 
 def clearance(step: Step) -> Array:
-    """(n,) m between the lowest of 8 places on the base's lower rim and the ground below it; negative inside it."""
-    places = np.einsum("ijn,jk->nki", step.robots.rotation, RIM) + step.robots.position.T[:, None]
-    return np.asarray((places[..., 2] - step.heights(places[..., :2])).min(axis=1))
+    """(n,) m between the body, not the ball, and the ground below, where they are nearest; negative inside it."""
+    (turn, place), (px, py, pz) = (step.robots.rotation[..., None], step.robots.position[..., None]), step.shell
+    x, y, z = (turn[i, 0] * px + turn[i, 1] * py + turn[i, 2] * pz + place[i] for i in range(3))
+    return np.asarray((z - step.heights(np.stack([x, y], axis=-1))).min(axis=1))
 
 
 def collision(step: Step) -> Array:

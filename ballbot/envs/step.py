@@ -53,7 +53,8 @@ class RobotState:
     @cached_property
     def yaw_rate(self) -> Array:
         """(n,) angular velocity about the vertical, rad/s."""
-        return np.asarray(np.einsum("in,in->n", self.rotation[2], self.gyro))
+        (a, b, c), (x, y, z) = self.rotation[2], self.gyro
+        return np.asarray(a * x + b * y + c * z + 0.0)  # in one order: einsum adds otherwise for a single robot
 
     def to_heading(self, offset: Array) -> Array:
         """A horizontal (2, n) vector of the world along the heading and to its left."""
@@ -94,6 +95,8 @@ class Step:
     """Height of the ground in m at (n, ..., 2) places x, y of the world, m: (n, ...)."""
     torque_per_action: float
     """N m on a wheel's axle."""
+    shell: Array
+    """(3, k) points on the robot's surface but the ball's, in the base, m: where it can touch the ground."""
 
     @property
     def torques(self) -> Array:
@@ -125,7 +128,8 @@ def rotation_vector(quaternion: Array) -> Array:
     """(3, n) rotation vectors, rad, of (4, n) unit quaternions: axis times angle, angle in [0, pi]."""
     w, xyz = quaternion[0], quaternion[1:]
     sign = np.where(w < 0, -1.0, 1.0)  # q and -q are the same rotation: take the shorter one
-    sine = np.sqrt(np.einsum("kn,kn->n", xyz, xyz))
+    x, y, z = xyz
+    sine = np.sqrt(x * x + y * y + z * z)
     angle = 2 * np.arctan2(sine, np.abs(w))
     # angle / sin(angle / 2) tends to 2 as the angle vanishes
     scale = np.divide(angle, sine, out=np.full_like(sine, 2.0), where=sine > 1e-12)

@@ -191,7 +191,7 @@ class BallbotVectorEnv(VectorEnv[Any, NDArray[Any], NDArray[Any]]):
         """
         self._check_started("set_command()")
         which = np.arange(self.num_envs) if ids is None else self._check_ids(ids)
-        self.world.told.tell(which, self.world.robots, self.world.told.check(values, len(which)))
+        self.world.told.tell(which, self.world.robots, self.world.check_command(values, len(which)))
 
     def heights(self, ids: Any, xy: Any) -> Array:
         """Height of the ground that robots stand on, m above its lowest point.
@@ -255,8 +255,14 @@ class BallbotVectorEnv(VectorEnv[Any, NDArray[Any], NDArray[Any]]):
         self._check_open()
         world = self.world
         asked = check_reset_options(options, self.num_envs, self.simulations.num_terrains)
+        if asked.difficulties is not None and self.config.has_one_difficulty:
+            raise SettingsError(
+                f"options['difficulty'] was given, and the ground, terrain={self.config.terrain!r} with num_terrains="
+                f"{self.config.num_terrains}, is of one difficulty: leave it out, or make a world with several, "
+                'terrain="stairs:0-1"'
+            )
         seeds = check_seeds(seed, self.num_envs)
-        commands = None if asked.command is None else world.told.check(asked.command, self.num_envs)
+        commands = None if asked.command is None else world.check_command(asked.command, self.num_envs)
         if not world.streams and not asked.mask.all():
             raise gym.error.ResetNeeded("the first reset() must reset every simulation: leave reset_mask out")
         ids = np.flatnonzero(asked.mask)

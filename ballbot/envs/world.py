@@ -24,8 +24,10 @@ from ballbot.envs.parts import numbers, refuse_nan
 from ballbot.envs.physics import MOTOR_TORQUE, Physics
 from ballbot.envs.random_streams import new_stream, second_stream
 from ballbot.envs.rewards import ENDINGS, make_term, paid_terms
+from ballbot.envs.shell import shell_of
 from ballbot.envs.step import Array, Bools, RobotState, Step
 from ballbot.envs.terrain import TerrainPool, parse_terrain
+from ballbot.errors import SettingsError
 
 if TYPE_CHECKING:
     from ballbot.envs.cameras import Cameras, Encoder
@@ -68,6 +70,8 @@ class World:
         if config.contact_fix:
             check_wheel_contacts(self.physics.plane)
         self.step_seconds = float(self.physics.model.opt.timestep)
+        self.shell = shell_of(self.physics.plane)
+        """(3, k) points in the base where robots can touch the ground, beside the ball."""
         speed, turn = motor_limits(self.physics.plane)
         limits = Limits(speed, turn, self.physics.reach - MARGIN)
         self.told = Commanded(make_command(config.command, config.motion), num, self.step_seconds, limits)
@@ -129,6 +133,22 @@ class World:
             num_threads=num_threads,
             device=device,
         )
+
+    def check_command(self, values: Any, count: int) -> Array:
+        """Commands for ``count`` robots as (count, size): one for all, or a row each.
+
+        Raises:
+            SettingsError: another shape, not finite, beyond motors or ground, or one that robots would not observe.
+        """
+        checked, command = self.told.check(values, count), self.told.command
+        if "goal" in command.fields and "goal" not in self.layout.names:
+            fixed = np.array([getattr(command, "x", np.nan), getattr(command, "y", np.nan)])
+            if not np.allclose(checked, fixed, rtol=0, atol=1e-9):
+                raise SettingsError(
+                    f"the goal cannot become {values!r}: with frame='world' it is fixed and robots do not observe it; "
+                    "make the world with frame='body'"
+                )
+        return checked
 
     # -- Episodes -----------------------------------------------------------------------------------------------------
 
@@ -251,7 +271,7 @@ class World:
                 mask[diverged] = False
             values[:, diverged] = 0.0
         self.term_sums += self._weights * values[self._logged]
-        paid = np.add.reduce(self._payment * values[self._paid])
+        paid = _summed(self._payment * values[self._paid])
         if self.cameras is not None:
             self.cameras.step(robots, None if diverged is None else ~diverged)
         self.told.renew(robots)
@@ -311,6 +331,7 @@ class World:
             dt=self.step_seconds,
             heights=self.physics.heights,
             torque_per_action=MOTOR_TORQUE,
+            shell=self.shell,
         )
 
     def observation(self) -> Observation:
@@ -348,6 +369,14 @@ def _weighed(names: tuple[str, ...], weights: dict[str, float]) -> tuple[Any, Ar
     if rows == list(range(len(names))):
         rows = slice(None)  # all of them, without a copy
     return rows, np.array(list(weights.values()), np.float64)[:, None]
+
+
+def _summed(rows: Array) -> Array:
+    """(n,) sums of (terms, n), one after the other: NumPy's own sum adds in another order for a single robot."""
+    total = np.zeros(rows.shape[1]) if len(rows) == 0 else rows[0]
+    for row in rows[1:]:
+        total = total + row
+    return total
 
 
 def _rows(mask: Bools, these: Any, others: Any) -> Any:

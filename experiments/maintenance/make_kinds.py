@@ -15,7 +15,7 @@ import tyro
 
 from ballbot.cli import check_output, program
 from ballbot.envs import COMMANDS, ENDINGS, FIELDS, REWARDS, TERRAINS
-from ballbot.envs.observations import FRAMES
+from ballbot.envs.observations import FRAMES, layout_of
 from ballbot.envs.rewards import reward_settings
 from ballbot.options import default_of, field_docs, first_line
 from ballbot.ppo.checkpoint import write_atomic
@@ -102,7 +102,9 @@ def page() -> str:
     )
     lines += ["", "## Fields of the observation"]
     for frame, (before, after) in FRAMES.items():
-        parts = ", ".join((*(f"`{n}`" for n in before), "those of the command", *(f"`{n}`" for n in after)))
+        goal = "goal" in layout_of(frame, ("goal",), ()).names
+        told = "those of the command" if goal else "those of the command but `goal`, which is fixed in the world"
+        parts = ", ".join((*(f"`{n}`" for n in before), told, *(f"`{n}`" for n in after)))
         lines += ["", f'`frame="{frame}"`: {parts}.']
     lines += ["", "`--extra-fields NAME ...` adds others. Images follow, as embeddings, and their age."]
     rows = [(f"`{name}`", f.title or name, str(f.size), f.unit, f.axes) for name, f in FIELDS.items()]

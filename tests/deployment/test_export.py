@@ -47,7 +47,7 @@ def exported(tmp_path_factory):
         ("seeing", 17 + 41, seeing),
         ("seeing at 31 Hz", 17 + 41, seeing | {"camera_interval": 16}),
         ("with a prior", 17, {}),
-        ("velocity", 18, {"command": "velocity", "motion.resample_time": 0.05, "motion.max_yaw_rate": 0.5}),
+        ("velocity", 18, {"command": "velocity", "motion.resample_time": 3.1, "motion.max_yaw_rate": 0.5}),
         ("station", 20, {"command": "velocity", "motion.station_keeping": True, "motion.resample_time": 0.0}),
         ("velocity in the world", 19, {"command": "velocity", "frame": "world", "extra_fields": ["yaw_rate"]}),
         ("point", 17, {"command": "point"}),

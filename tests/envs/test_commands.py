@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from ballbot.envs import COMMANDS, BallbotEnv, BallbotVectorEnv
+from ballbot.envs import COMMANDS, BallbotEnv, BallbotVectorEnv, commands
 from ballbot.envs.commands import Velocity
 from ballbot.errors import SettingsError
 
@@ -58,7 +58,8 @@ def test_velocities_are_drawn_within_their_ranges_and_some_robots_are_to_stand(m
     assert len(np.unique(told[~stand], axis=0)) == (~stand).sum()  # each its own
 
 
-def test_velocities_are_drawn_anew_within_an_episode_and_others_are_not(make):
+def test_velocities_are_drawn_anew_within_an_episode_and_others_are_not(make, monkeypatch):
+    monkeypatch.setattr(commands, "SETTLING", 0.0)  # so that they may be told something new that soon
     envs, still = (make(40, command="velocity", motion={"resample_time": t}) for t in (0.2, 0.0))
     changes = np.zeros(40, int)
     for env in (envs, still):
@@ -110,7 +111,8 @@ def test_goals_may_be_drawn_in_any_direction(make):
 # -- What is told from outside ----------------------------------------------------------------------------------------
 
 
-def test_the_next_observation_shows_what_was_told_and_the_next_episode_draws_again(make):
+def test_the_next_observation_shows_what_was_told_and_the_next_episode_draws_again(make, monkeypatch):
+    monkeypatch.setattr(commands, "SETTLING", -0.05)
     envs = make(command="velocity", motion={"resample_time": 0.05}, max_episode_steps=60)
     envs.reset(seed=0)
     drawn = envs.command
@@ -170,6 +172,18 @@ def test_a_goal_of_zero_means_stop(make):
     np.testing.assert_array_equal(envs.goal[0], [0, -1])
 
 
+def test_a_goal_that_robots_do_not_observe_is_not_changed(make):
+    envs = make(frame="world", goal=(3, 4))
+    envs.reset(seed=0)
+    for values in ([0, 0], [1, 0], [[3, 4]] * 7 + [[0, 1]]):
+        with pytest.raises(SettingsError, match="do not observe it; make the world with frame='body'"):
+            envs.set_command(values)
+        with pytest.raises(SettingsError, match="do not observe it"):
+            envs.reset(options={"command": values})
+    envs.set_command([3, 4])  # as it is anyway
+    make(frame="world", command="velocity").reset(seed=0, options={"command": [0.1, 0, 0]})
+
+
 @pytest.mark.parametrize("cls", [BallbotEnv, BallbotVectorEnv])
 def test_a_goal_is_not_assigned(make, cls):
     env = make(cls=cls)
@@ -222,6 +236,7 @@ def test_ids_that_are_none_are_refused(make):
         ({"command": "velocity", "motion": {"max_sped": 0.1}}, "no option 'max_sped': did you mean 'max_speed'"),
         ({"command": "velocity", "motion": {"max_speed": -1}}, "max_speed must be a number from 0 to 1"),
         ({"command": "velocity", "motion": {"max_speed": 0.9}}, "0.9 m/s is beyond the motors"),
+        ({"command": "velocity", "motion": {"resample_time": 3.0}}, "resample_time = 3 s .* use 3.1 or more, or 0"),
         ({"command": "point", "motion": {"min_distance": 2, "max_distance": 1}}, "min_distance = 2.* is above"),
         ({"command": "point", "goal": (1, 0)}, "is for command='goal'"),
         ({"motion": {"x": 0, "y": 0}}, "must be a direction"),
@@ -266,6 +281,26 @@ def test_a_robot_that_keeps_its_velocity_succeeds_and_another_misses(make, asked
         told.errors[:2, :] *= told.age > 2000  # what it did until it lay still
     assert (infos["success"] == success).all() and (infos["missed"] == (not success)).all()
     assert not infos["failure"].any()
+
+
+def test_who_never_had_the_time_to_settle_is_no_success(make):
+    envs = make(2, command="velocity", max_episode_steps=600)
+    envs.reset(seed=0, options={"command": [0, 0, 0]})
+    for _ in range(600):
+        envs.simulations.qvel[:] = 0.0  # however still it is
+        *_, infos = envs.advance(np.zeros((2, 3)))
+    assert not infos["failure"].any() and not infos["success"].any() and infos["missed"].all()
+
+
+@pytest.mark.parametrize(("turn", "success"), [(0.1, True), (0.3, False)])
+def test_a_success_keeps_the_yaw_rate_too(make, turn, success):
+    envs = make(2, command="velocity", motion={"resample_time": 0}, max_episode_steps=900)
+    envs.reset(seed=0, options={"command": [0, 0, turn]})
+    for _ in range(900):  # it does not turn
+        for i in range(2):
+            envs.simulations.place(i, 0)
+        *_, infos = envs.advance(np.zeros((2, 3)))
+    assert (infos["success"] == success).all()
 
 
 def test_arrival_is_where_the_robot_is(make):
@@ -347,7 +382,8 @@ def test_who_is_told_to_stand_is_shown_the_way_back(make):
 
 @pytest.mark.parametrize("command", ["goal", "velocity", "point", "path"])
 @pytest.mark.parametrize("action_repeat", [1, 3])
-def test_states_in_mid_episode_go_on_to_the_bit(make, command, action_repeat):
+def test_states_in_mid_episode_go_on_to_the_bit(make, command, action_repeat, monkeypatch):
+    monkeypatch.setattr(commands, "SETTLING", -0.05)
     options = {"command": command, "max_episode_steps": 90, "action_repeat": action_repeat, "terrain": "perlin"}
     if command == "velocity":
         options["motion"] = {"resample_time": 0.05}

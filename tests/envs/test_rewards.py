@@ -5,15 +5,19 @@ from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any
 
+import mujoco
 import numpy as np
 import pytest
 
-from ballbot.envs import ENDINGS, FIELDS, REWARDS, BallbotVectorEnv, Field, WorldConfig
+from ballbot.envs import COMMANDS, ENDINGS, FIELDS, REWARDS, BallbotEnv, BallbotVectorEnv, Field, WorldConfig
+from ballbot.envs.model import build_model
 from ballbot.envs.rewards import ENDINGS as BUILT_IN_ENDINGS
 from ballbot.envs.rewards import make_term
+from ballbot.envs.shell import shell_of
 from ballbot.envs.step import RobotState, Step, rotation_matrix
 from ballbot.errors import SettingsError
 
+SHELL = shell_of(build_model())
 FLAT: dict[str, Any] = {"terrain": "flat", "num_threads": 1}
 
 
@@ -40,7 +44,8 @@ def step(yaw=0.0, pitch=0.0, velocity=(0, 0, 0), gyro=(0, 0, 0), wheels=(0, 0, 0
     fallen = np.array([more.pop("fallen", False)])
     level = more.pop("level", 0.0)
     assert not more
-    return Step(robots, robots, told, actions, last, fallen, 0.002, lambda xy: np.full(xy.shape[:-1], level), -10.0)
+    ground = lambda xy: np.full(xy.shape[:-1], level)  # noqa: E731
+    return Step(robots, robots, told, actions, last, fallen, 0.002, ground, -10.0, SHELL)
 
 
 NORTHWARD = {"yaw": np.pi / 2, "velocity": (-0.1, 0.2, 0)}  # 0.2 m/s along the heading, 0.1 to its left
@@ -96,8 +101,8 @@ def test_every_term_and_every_ending_was_tried():
 @pytest.mark.parametrize(
     ("name", "limit", "record", "ends"),
     [
-        ("collision", 0.05, step(position=(0, 0, 0.0)), False),  # 6 cm above the ground
-        ("collision", 0.07, step(position=(0, 0, 0.0)), True),
+        ("collision", 0.12, step(position=(0, 0, 0.2168)), False),  # as it stands: the wheels are 12.3 cm high
+        ("collision", 0.13, step(position=(0, 0, 0.2168)), True),
         ("yaw_rate", 1.0, step(gyro=(0, 0, -1.1)), True),
         ("yaw_rate", 1.0, step(gyro=(0, 3, 0.9)), False),
         ("speed", 0.5, step(velocity=(0.3, 0.39, 9)), False),
@@ -106,6 +111,47 @@ def test_every_term_and_every_ending_was_tried():
 )
 def test_an_ending_is_what_it_says(name, limit, record, ends):
     assert ENDINGS[name](record, limit).tolist() == [ends]
+
+
+def touching(envs, i):
+    """Whether MuJoCo finds contacts of a robot, its ball left out, with the ground."""
+    sims, model = envs.simulations, envs.simulations.model
+    ground, ball = sims.addresses.ground_geom, model.geom("ball").id
+    if model.nhfield:
+        model.geom_dataid[ground] = sims.terrain_ids[i]
+    data = mujoco.MjData(model)
+    data.qpos[:] = sims.qpos[i]
+    mujoco.mj_forward(model, data)
+    return any(ground in pair and ball not in pair for pair in data.contact.geom)
+
+
+@pytest.mark.parametrize(
+    ("terrain", "ground"),
+    [("slalom", {}), ("pillars", {}), ("slalom", {"height": 0.4}), ("pillars", {"height": 0.4}), ("flat", {})],
+)
+def test_a_collision_is_what_mujoco_finds(terrain, ground):
+    """Wheels, camera arms and the tower's side meet walls before its lower rim does."""
+    envs = BallbotVectorEnv(8, **FLAT | {"terrain": terrain, "ground": ground, "num_terrains": 2})
+    envs.reset(seed=0)
+    sims, rng, found = envs.simulations, np.random.default_rng(0), []
+    at = sims.addresses
+    for _ in range(30):
+        for i in range(8):
+            yaw, tilt, axis = rng.uniform(0, (2 * np.pi, 0.3, 2 * np.pi))
+            sims.place(i, sims.terrain_ids[i], yaw=yaw, tilt=tilt, tilt_axis=axis)
+            place = rng.uniform(-3, 3, 2)
+            for start in (at.base_qpos, at.ball_qpos):
+                sims.qpos[i, start : start + 2] += place
+        robots, world = sims.robot_state(), envs.world
+        near = ENDINGS["collision"](world._record(robots, robots, world.actions, world._none), 0.0)
+        found += [(near[i], touching(envs, i)) for i in range(8)]
+    envs.close()
+    ours, mujocos = np.array(found).T
+    if terrain == "flat":
+        assert not ours.any() and not mujocos.any()
+    else:
+        assert mujocos.sum() > 20 and (ours & ~mujocos).sum() <= 2  # none that is not there
+        assert (ours & mujocos).sum() > 0.85 * mujocos.sum()
 
 
 # -- What is paid -----------------------------------------------------------------------------------------------------
@@ -149,6 +195,37 @@ def test_training_pays_its_own_and_infos_tell_the_tasks():
     for name in ("progress", "upright"):
         np.testing.assert_array_equal(infos["reward_terms"][name], theirs["reward_terms"][name])
     assert "tilt" not in theirs["reward_terms"]
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+@pytest.mark.parametrize("frame", ["body", "world"])
+def test_a_single_robot_gets_the_bits_that_it_gets_among_others(command, frame):
+    """Of all terms, each and their sum, and of all that is observed."""
+    rng = np.random.default_rng(0)
+    terms = [name for name, term in REWARDS.items() if command in getattr(term, "commands", (command,))]
+    options = {
+        "terrain": "slalom", "num_terrains": 2, "num_threads": 1, "command": command, "frame": frame,
+        "rewards": {name: float(rng.uniform(0.5, 2)) for name in terms}, "endings": {"yaw_rate": 900.0},
+        "tilt_limit_deg": 60,
+        "extra_fields": ("yaw_rate",), "initial_speed": 0.3, "initial_tilt_deg": 5,
+    }  # fmt: skip
+    envs, singles = BallbotVectorEnv(3, **options), [BallbotEnv(**options) for _ in range(3)]
+    envs.reset(seed=0)
+    for i, single in enumerate(singles):
+        single.reset(seed=i)
+    for step in range(60):
+        actions = rng.uniform(-1, 1, (3, 3))
+        obs, rewards, _, _, infos = envs.advance(np.asfortranarray(actions) if step % 2 else actions)
+        for i, single in enumerate(singles):
+            mine, reward, _, _, info = single.step(actions[i])
+            np.testing.assert_array_equal(mine, obs[i])
+            assert reward == rewards[i]
+            for name in terms:
+                assert info["reward_terms"][name] == infos["reward_terms"][name][i], name
+            for name, value in info.get("measures", {}).items():
+                np.testing.assert_array_equal(value, infos["measures"][name][i])
+    for env in (envs, *singles):
+        env.close()
 
 
 def test_nothing_may_be_paid():

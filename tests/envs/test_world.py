@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from ballbot.envs import COMMANDS, TERRAINS, BallbotEnv, BallbotVectorEnv, Ground
+from ballbot.envs import COMMANDS, TERRAINS, BallbotEnv, BallbotVectorEnv, Ground, commands
 from ballbot.envs.commands import Goal
 from ballbot.envs.curriculum import ABOVE, BELOW, LOWER, RAISE, Curriculum
 from ballbot.envs.terrain import TerrainPool
@@ -62,8 +62,17 @@ def test_the_difficulty_of_an_episode_may_be_asked_for_and_its_kind_is_what_it_w
 
 
 def test_fields_as_difficult_as_each_other_are_all_used(make):
-    envs = make(64, terrain="hills:0.5", num_terrains=8)
-    assert len(set(envs.reset(seed=0, options={"difficulty": 0.2})[1]["terrain_id"])) == 8
+    envs = make(64, terrain="hills:0-1", num_terrains=2)
+    assert len(set(envs.reset(seed=0, options={"difficulty": 0.5})[1]["terrain_id"])) == 2
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"terrain": "hills"}, {"terrain": "hills:0.5"}, {"terrain": "hills:0-1", "num_terrains": 1}]
+)
+def test_a_difficulty_is_refused_where_there_is_only_one(make, options):
+    envs = make(**options)
+    with pytest.raises(SettingsError, match=r"'difficulty'.* is of one difficulty: .*stairs:0-1"):
+        envs.reset(seed=0, options={"difficulty": 0.2})
 
 
 @pytest.mark.parametrize(
@@ -241,10 +250,11 @@ def test_robots_begin_at_the_places_that_the_ground_names_and_stand_there(make, 
 
 def test_what_commands_draw_leaves_the_reference_draws_as_they_are(make, monkeypatch):
     """Terrain, heading, tilt, speed and time limit of each episode, whatever else is drawn."""
+    monkeypatch.setattr(commands, "SETTLING", -1.0)
     options = {"terrain": "perlin", "max_episode_steps": 30, "stagger_first_episodes": True, "initial_speed": 0.3}
     plain = make(4, **options)
     others = [
-        make(4, **options, command="velocity", motion={"resample_time": 0.01}),
+        make(4, **options, command="velocity", motion={"resample_time": 0.01}),  # drawn anew all the time
         make(4, **options, command="path"),
         make(4, **options, motion={"any_direction": True}),
     ]

@@ -89,6 +89,8 @@ def test_a_goal_may_be_given_as_a_pair():
     envs = BallbotVectorEnv(1, terrain="flat", goal=(1, 0))
     envs.reset()
     np.testing.assert_array_equal(envs.goal, [[1.0, 0.0]])
+    with pytest.raises(SettingsError, match=r"goal=\(1, 0\) and .*any_direction.* are conflicting"):
+        WorldConfig.of(goal=(1, 0), motion={"any_direction": True})
     for goal in ((0, 0), (np.nan, 1), "north", 3, None):
         with pytest.raises(ValueError, match="goal="):
             WorldConfig.of(goal=goal)
@@ -128,7 +130,11 @@ def test_unknown_options_offer_the_nearest():
         ({"ground": 3}, "ground=3 must be a mapping of options by name"),
         ({"ground": {3: 1}}, "ground=.* must be a mapping of options by name"),
         ({"extra_fields": ("yaw",)}, "no field 'yaw': did you mean 'yaw_rate'"),
-        ({"extra_fields": "yaw_rate"}, "extra_fields='yaw_rate' must be a tuple of names"),
+        ({"extra_fields": ("yawrate",)}, "no field 'yawrate': did you mean 'yaw_rate'"),
+        ({"extra_fields": "yaw_rate"}, r"extra_fields='yaw_rate' must be a tuple of names: \('yaw_rate',\)"),
+        ({"extra_fields": (3,)}, "no field"),
+        ({"frame": "world", "motion": {"any_direction": True}}, "do not observe with frame='world': use frame='body'"),
+        ({"motion": {"any_direction": True, "x": 1}}, "any_direction are conflicting"),
         ({"extra_fields": ("gyro",)}, "'gyro' is observed twice"),
         ({"camera_resolution": (1, 2, 3)}, r"camera_resolution=.* must be \(height, width\)"),
         ({"curriculum": True}, "curriculum needs ground of several difficulties, terrain='perlin' has one"),
@@ -138,7 +144,7 @@ def test_unknown_options_offer_the_nearest():
 )
 def test_what_does_not_fit_is_refused_by_name(options, message):
     with pytest.raises(SettingsError, match=message):
-        BallbotVectorEnv(1, config=WorldConfig(**options))
+        WorldConfig(**options)
 
 
 def test_a_task_is_changed_without_what_belonged_to_the_old_one():

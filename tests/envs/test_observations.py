@@ -43,8 +43,9 @@ def step_of(state, goal=NORTH, actions=STILL, fallen=(False,)):
     """A record of robots that stand there and are to go along the goal."""
     told: Any = SimpleNamespace(direction=np.broadcast_to(goal[:, None], (2, state.position.shape[1])))
     return Step(
-        state, state, told, actions, actions, np.array(fallen), 0.002, lambda xy: np.zeros(xy.shape[:-1]), -10.0
-    )
+        state, state, told, actions, actions, np.array(fallen), 0.002, lambda xy: np.zeros(xy.shape[:-1]), -10.0,
+        np.zeros((3, 1)),
+    )  # fmt: skip
 
 
 def observed(frame, state, goal, actions):

@@ -224,7 +224,8 @@ def test_a_single_robot_gets_the_bits_that_it_gets_among_others(command, frame):
                 assert info["reward_terms"][name] == infos["reward_terms"][name][i], name
             for name, value in info.get("measures", {}).items():
                 np.testing.assert_array_equal(value, infos["measures"][name][i])
-    for env in (envs, *singles):
+    everybody: list[Any] = [envs, *singles]
+    for env in everybody:
         env.close()
 
 

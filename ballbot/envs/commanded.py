@@ -85,6 +85,8 @@ class Commanded:
         """
         trial, n = Commanded(self.command, len(self.age), self.dt, self.limits), len(self.age)
         trial.streams = [np.random.default_rng(0)] * n
+        if (fit := getattr(self.command, "fit", None)) is not None:
+            call(f"{self.what}: fit()", fit, self.limits)
         if (most := getattr(self.command, "most", None)) is not None:
             call(f"{self.what}: the most that is drawn", self.command.check, np.asarray(most)[None], self.limits)
         trial.start(np.arange(1), robots)

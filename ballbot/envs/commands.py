@@ -220,6 +220,10 @@ class Point:
         if self.min_distance > self.max_distance:
             raise SettingsError(f"min_distance = {self.min_distance} is above max_distance = {self.max_distance}")
 
+    def fit(self, limits: Limits) -> None:
+        """SettingsError if the places drawn do not fit on the ground."""
+        far_enough("max_distance", self.max_distance, limits)
+
     def draw(self, rng: np.random.Generator, position: Array, heading: Array) -> Array:
         """(2,) m, of the world."""
         far, angle = rng.random(2)
@@ -291,6 +295,10 @@ class Path:
         """Numbers of a command: x, y of each point, m, of the world."""
         return 2 * self.num_points
 
+    def fit(self, limits: Limits) -> None:
+        """SettingsError if not even the first point fits on the ground."""
+        far_enough("spacing", self.spacing, limits)
+
     def draw(self, rng: np.random.Generator, position: Array, heading: Array) -> Array:
         """(size,) x, y of each point, m, of the world."""
         draws = rng.random(self.num_points)
@@ -344,13 +352,20 @@ class Path:
         told.target[:] = points[index, :, np.arange(n)].T
         told.next_target[:] = points[np.minimum(index + 1, last), :, np.arange(n)].T
         away = told.target - robots.position[:2]
-        told.arrival[0] = there = (np.hypot(*away) <= self.radius) & (index == last)
+        told.arrival[0] = there = (np.hypot(*away) <= self.radius) & (index >= self._given(told) - 1)
         told.direction[:] = unit(away) * ~there
+
+    def _given(self, told: Commanded) -> Array:
+        """(n,) how many points there are without those that repeat the last."""
+        points = told.values.reshape(self.num_points, 2, -1)
+        others = (points != points[-1]).any(axis=1)
+        return np.asarray(1 + (others * np.arange(1, self.num_points + 1)[:, None]).max(axis=0))
 
     def measures(self, told: Commanded, robots: RobotState) -> dict[str, Array]:
         """Name -> (n,) how well it went so far; NaN where that cannot be told."""
+        given = self._given(told)
         return {
-            "reached": (told.index[0] + (told.arrival[1] >= 0)) / self.num_points,
+            "reached": np.minimum(told.index[0] + (told.arrival[1] >= 0), given) / given,
             "off_path": rms(*told.off),
             "arrived": told.arrival[0].copy(),
             "arrival_time": np.where(told.arrival[1] >= 0, told.arrival[1], np.nan),
@@ -358,7 +373,7 @@ class Path:
 
     def success(self, told: Commanded) -> Bools | None:
         """(n,) whether an episode that ends now without a failure is a success."""
-        return told.arrival[1] >= 0
+        return told.arrival[0] > 0
 
 
 COMMANDS: dict[str, Any] = {"goal": Goal, "velocity": Velocity, "point": Point, "path": Path}
@@ -374,6 +389,15 @@ def unit(vectors: Array) -> Array:
 def rms(squares: Array, counts: Array) -> Array:
     """Root mean squares; NaN of nothing."""
     return np.sqrt(np.divide(squares, counts, out=np.full_like(squares, np.nan), where=counts > 0))
+
+
+def far_enough(name: str, distance: float, limits: Limits) -> None:
+    """SettingsError if a place at this distance from the middle is off the ground."""
+    if distance > limits.reach:
+        raise SettingsError(
+            f"impossible ranges: {name} = {distance:g} m, and on this ground robots can be sent "
+            f"{max(limits.reach, 0.0):.3g} m from its middle: lower {name}, or choose a larger terrain_length"
+        )
 
 
 def on_ground(values: Array, limits: Limits) -> Array:

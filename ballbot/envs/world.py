@@ -98,6 +98,8 @@ class World:
         self.num_diverged = 0
         self.elapsed = np.zeros(num, np.int64)
         self.time_limit = np.full(num, config.max_episode_steps)
+        self.learned = np.zeros(num, bool)
+        """(n,) whether the curriculum knows how the episode ended: who goes on past its end tells nothing more."""
         self.actions = np.zeros((num, 3))
         self.term_sums = np.zeros((len(self.terms), num))
         self.obs = np.zeros((num, self.layout.sensed), np.float32)
@@ -198,6 +200,7 @@ class World:
             limit = self.config.max_episode_steps
             self.time_limit[i] = stream.integers(1, limit, endpoint=True) if stagger else limit
         self.elapsed[ids] = 0
+        self.learned[ids] = False
         self.actions[ids] = 0.0
         self.term_sums[:, ids] = 0.0
         self.robots.put(ids, self.physics.robot_state(ids))
@@ -236,10 +239,13 @@ class World:
         if self.curriculum is not None and ended.any():
             infos = report["infos"]
             told_nothing = infos["out_of_bounds"] | infos["diverged"]
-            ids = np.flatnonzero(ended & ~told_nothing & (self.time_limit == self.config.max_episode_steps))
+            ids = np.flatnonzero(
+                ended & ~self.learned & ~told_nothing & (self.time_limit == self.config.max_episode_steps)
+            )
             terrains = self.physics.terrain_ids[ids]
             kinds, difficulties = self.ground.kind_ids[terrains], self.ground.difficulties[terrains]
             self.curriculum.learn(kinds, difficulties, infos["success"][ids])
+            self.learned |= ended
         return {"rewards": rewards, **report}
 
     def _substep(self, actions: Array) -> tuple[Array, dict[str, Bools], Step]:

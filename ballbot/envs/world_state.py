@@ -29,7 +29,11 @@ def get_state(world: World) -> dict[str, Any]:
         "second_streams": pack_streams(world.told.streams),
         "command": world.told.get_state(),
         "num_diverged": world.num_diverged,
-        **({} if world.curriculum is None else {"curriculum": world.curriculum.levels.copy()}),
+        **(
+            {}
+            if world.curriculum is None
+            else {"curriculum": world.curriculum.levels.copy(), "learned": world.learned.copy()}
+        ),
         **({} if world.cameras is None else {"cameras": world.cameras.get_state()}),
         **{name: getattr(world, name).copy() for name in STATE_ARRAYS},
     }
@@ -56,6 +60,7 @@ def set_state(world: World, state: dict[str, Any]) -> None:
     arrays = {name: check_state_array(state, name, getattr(world, name)) for name in STATE_ARRAYS}
     images = None if world.cameras is None else world.cameras.check_state(state.get("cameras"))
     levels = None if world.curriculum is None else world.curriculum.check_state(state.get("curriculum"))
+    learned = None if world.curriculum is None else check_state_array(state, "learned", world.learned)
     num_diverged = state.get("num_diverged")
     if isinstance(num_diverged, bool) or not isinstance(num_diverged, int) or num_diverged < 0:
         raise ValueError(f"state 'num_diverged' is {num_diverged!r}, expected a count: it is damaged")
@@ -74,6 +79,8 @@ def set_state(world: World, state: dict[str, Any]) -> None:
         world.cameras.set_state(images)
     if world.curriculum is not None and levels is not None:
         world.curriculum.levels[:] = levels
+    if learned is not None:
+        world.learned[:] = learned
 
 
 def _check_streams(world: World, state: dict[str, Any], name: str) -> list[np.random.Generator]:

@@ -93,7 +93,7 @@ def test_points_lie_at_their_distance_and_paths_turn_within_their_limit(make):
 
 
 def test_places_drawn_lie_on_the_ground(make):
-    envs = make(100, terrain="perlin", num_terrains=2, command="point", motion={"min_distance": 7, "max_distance": 9})
+    envs = make(100, terrain="perlin", num_terrains=2, command="path", motion={"spacing": 3})
     envs.reset(seed=0)
     assert np.abs(envs.command).max() == pytest.approx(5 - 0.15 - 0.5)
 
@@ -238,6 +238,15 @@ def test_ids_that_are_none_are_refused(make):
         ({"command": "velocity", "motion": {"max_speed": 0.9}}, "0.9 m/s is beyond the motors"),
         ({"command": "velocity", "motion": {"resample_time": 3.0}}, "resample_time = 3 s .* use 3.1 or more, or 0"),
         ({"command": "point", "motion": {"min_distance": 2, "max_distance": 1}}, "min_distance = 2.* is above"),
+        (
+            {"command": "point", "terrain": "hills", "motion": {"max_distance": 5}},
+            "impossible ranges: max_distance = 5",
+        ),
+        (
+            {"command": "point", "terrain": "hills", "terrain_length": 2.0},
+            "max_distance = 1.5 m.* 0.36 m from .*larg",
+        ),
+        ({"command": "path", "terrain": "hills", "terrain_length": 2.0}, "spacing = 0.5 m, .* 0.36 m from its middle"),
         ({"command": "point", "goal": (1, 0)}, "is for command='goal'"),
         ({"motion": {"x": 0, "y": 0}}, "must be a direction"),
         ({"motion": 3}, "motion"),
@@ -245,7 +254,7 @@ def test_ids_that_are_none_are_refused(make):
 )
 def test_impossible_commands_are_refused_by_name(options, message):
     with pytest.raises(SettingsError, match=message):
-        BallbotVectorEnv(2, terrain="flat", **options)
+        BallbotVectorEnv(2, **{"terrain": "flat", "num_terrains": 2, **options})
 
 
 # -- How it went ------------------------------------------------------------------------------------------------------
@@ -340,14 +349,20 @@ def test_points_of_a_path_count_one_after_the_other(make):
         offs.append(infos["measures"]["off_path"][0])
         reached.append(infos["measures"]["reached"][0])
     # the second point does not count before the first
-    np.testing.assert_allclose(reached, [0, 0, 1 / 3, 1 / 3, 1, 1, 1])  # the last two are one place
+    np.testing.assert_allclose(reached, [0, 0, 1 / 2, 1 / 2, 1, 1, 1])  # the last two are one place
     assert offs[0] == pytest.approx(0.05, abs=2e-3)
     assert offs[1] == pytest.approx(np.sqrt((0.05**2 + 0.5**2) / 2), abs=2e-3)
     assert offs[-1] == offs[-2]  # what comes after the arrival does not count
     assert infos["measures"]["arrived"][0] == 0 and np.isfinite(infos["measures"]["arrival_time"][0])
+    assert infos["measures"]["arrival_time"][0] == pytest.approx(5 * 0.002)
     for _ in range(93):
         *_, infos = envs.advance(np.zeros((1, 3)))
-    assert infos["success"].all()  # it was there
+    assert infos["missed"].all()  # it was there, and did not stay
+    envs.reset(seed=0, options={"command": [[[0.5, 0]]]})
+    for _ in range(100):
+        move(envs, 0, [0.45, 0.0])
+        *_, infos = envs.advance(np.zeros((1, 3)))
+    assert infos["success"].all() and infos["measures"]["reached"][0] == 1
 
 
 def test_targets_are_seen_along_the_heading_and_far_ones_as_far_as_2_m(make):

@@ -129,6 +129,27 @@ def test_robots_begin_on_the_easiest_ground_and_levels_follow_what_becomes_of_th
     assert infos["final_info"]["failure"].any() and (levels < 0.9).all()
 
 
+def test_an_episode_that_goes_on_past_its_end_is_learned_from_once(make):
+    envs = make(4, **TWO, curriculum=True, max_episode_steps=3)
+    envs.reset(seed=0, options={"terrain_id": 0})
+    levels = envs.world.curriculum.levels
+    for _ in range(3):
+        envs.advance(np.zeros((4, 3)))
+    once = levels.copy()
+    state = envs.get_state()
+    assert once.max() == pytest.approx(4 * RAISE)
+    for _ in range(3):
+        envs.advance(np.zeros((4, 3)))
+    np.testing.assert_array_equal(levels, once)
+    envs.set_state(state)
+    envs.advance(np.zeros((4, 3)))
+    np.testing.assert_array_equal(levels, once)
+    envs.reset(options={"terrain_id": 0})
+    for _ in range(3):
+        envs.advance(np.zeros((4, 3)))
+    assert levels.max() == pytest.approx(8 * RAISE)
+
+
 def test_who_leaves_the_ground_says_nothing_of_its_difficulty(make):
     envs = make(4, **TWO, curriculum=True)
     envs.reset(seed=0)

@@ -6,6 +6,7 @@ import json
 import math
 import shutil
 import sys
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +16,20 @@ FOLDER = Path(__file__).parent / "golden"
 sys.path.insert(0, str(FOLDER))
 import recipe  # noqa: E402
 
+ONLY_ROUNDING = (
+    "this machine rounds otherwise than the one that wrote the golden files (its canary differs): trajectories were "
+    "compared within rounding only, not to the bit"
+)
 GOLDEN = json.loads((FOLDER / "worlds.json").read_text())
 
 
 @pytest.fixture(scope="module")
 def same_machine() -> bool:
     """Whether this machine computes bit by bit as the one that wrote the files did."""
-    return recipe.canary() == GOLDEN["canary"]
+    same = recipe.canary() == GOLDEN["canary"]
+    if not same:
+        warnings.warn(ONLY_ROUNDING, stacklevel=1)
+    return same
 
 
 @pytest.mark.parametrize("name", recipe.WORLDS)

@@ -7,18 +7,13 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from ballbot.errors import SettingsError
+
 
 def check_choice(name: str, value: Any, choices: tuple[Any, ...]) -> None:
     """Raise ValueError unless value is one of the choices."""
     if not isinstance(value, (str, type(None))) or value not in choices:  # an array would not compare as a whole
         raise ValueError(f"{name}={value!r} is unknown: use one of {', '.join(map(repr, choices))}")
-
-
-def check_flag(name: str, value: Any) -> bool:
-    """The value as a bool; TypeError if it is anything else, since "no" counts as true in Python."""
-    if not isinstance(value, (bool, np.bool_)):
-        raise TypeError(f"{name}={value!r} must be True or False, got {type(value).__name__}")
-    return bool(value)
 
 
 def check_count(name: str, value: Any, low: int, high: int) -> int:
@@ -67,6 +62,33 @@ def check_actions(actions: Any, num_envs: int, limit: float) -> NDArray[np.float
             "policy has probably diverged; nothing was stepped"
         )
     return np.minimum(np.maximum(actions, -limit, dtype=np.float64), limit)
+
+
+def check_places(xy: Any, robots: int | None) -> NDArray[np.float64]:
+    """Places as (robots, ..., 2) floats, or (..., 2) if robots is None; ValueError for other shapes, NaN and inf."""
+    try:
+        places = np.asarray(xy, np.float64)
+    except (TypeError, ValueError):
+        places = np.empty(0)
+    if robots is None and places.shape[-1:] != (2,):
+        raise SettingsError(f"xy must be (..., 2) places in m, got {np.shape(xy)}")
+    if robots is not None and (places.ndim < 2 or places.shape[0] != robots or places.shape[-1] != 2):
+        raise SettingsError(f"xy must be ({robots}, ..., 2) places in m beside {robots} ids, got {np.shape(xy)}")
+    if not np.isfinite(places).all():
+        raise SettingsError("xy must be finite places in m, got NaN or infinity")
+    return places
+
+
+def check_ids(ids: Any, num_envs: int) -> NDArray[np.intp]:
+    """Numbers of robots, of a list of them or a (num_envs,) bool mask; ValueError for others."""
+    which = np.atleast_1d(np.asarray(ids))
+    if which.dtype == np.bool_ and which.shape == (num_envs,):
+        return np.flatnonzero(which)
+    if which.shape == (0,):
+        return np.empty(0, np.intp)
+    if which.ndim != 1 or which.dtype.kind not in "iu" or not ((which >= 0) & (which < num_envs)).all():
+        raise SettingsError(f"ids={ids!r} must be whole numbers from 0 to {num_envs - 1}, or a ({num_envs},) bool mask")
+    return which.astype(np.intp)
 
 
 class ResetOptions(NamedTuple):

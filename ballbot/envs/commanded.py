@@ -157,13 +157,12 @@ class Commanded:
             array = np.asarray(values, np.float64)
         except (TypeError, ValueError):
             array = np.empty((0, 0, 0, 0))
-        if (rows := getattr(self.command, "rows", None)) is not None and array.shape != (count, size):
-            array = rows(array)
-        if array.shape not in ((size,), (count, size)):
-            raise SettingsError(
-                f"the command must be {size} numbers, or ({count}, {size}) of them, a row a robot, got {values!r}: see "
-                f"{type(self.command).__name__} in ballbot.envs.commands"
-            )
+        if (padded := getattr(self.command, "rows", None)) is not None and array.shape != (count, size):
+            array = padded(array)
+        if array.shape not in ((size,), (count, size)) or _has_bools(values):
+            rows = f", or ({count}, {size}) of them, a row a robot" if count > 1 else ""
+            means = getattr(self.command, "numbers", "") or f"see {type(self.command).__name__}"
+            raise SettingsError(f"the command must be {size} numbers{rows}, got {values!r}: {means}")
         if not np.isfinite(array).all():
             raise SettingsError(f"the command must be finite numbers, got {values!r}")
         return np.asarray(self.command.check(np.broadcast_to(array, (count, size)).copy(), self.limits))
@@ -188,3 +187,10 @@ class Commanded:
         """Restore what ``check_state`` returned."""
         for name, array in self.arrays().items():
             array[:] = state[name]
+
+
+def _has_bools(values: Any) -> bool:
+    """Whether there is a bool among numbers, which NumPy would take for 0 or 1."""
+    if isinstance(values, (list, tuple)):
+        return any(map(_has_bools, values))
+    return np.asarray(values).dtype == np.bool_

@@ -43,6 +43,7 @@ class Goal:
     rewards: ClassVar[dict[str, float]] = REFERENCE
     memory: ClassVar[dict[str, int]] = {"direction": 2}
     size: ClassVar[int] = 2
+    numbers: ClassVar[str] = "x, y of a direction of the world; 0, 0 to stand still"
 
     x: Annotated[float, Range(-1e6, 1e6)] = 0.0
     """Of the direction, in the world; its length does not count."""
@@ -100,6 +101,7 @@ class Velocity:
     rewards: ClassVar[dict[str, float]] = {"velocity": 1.0, "yaw_rate": 1.0, "survival": 1.0, "action_cost": 1.0}
     memory: ClassVar[dict[str, int]] = {"direction": 2, "station": 2, "errors": 3}
     size: ClassVar[int] = 3
+    numbers: ClassVar[str] = "m/s ahead, m/s to the left, rad/s about the vertical"
 
     max_speed: Annotated[float, Range(0, 1)] = 0.3
     """Of the velocities drawn, m/s; the motors reach 0.43 in every direction."""
@@ -207,6 +209,7 @@ class Point:
     rewards: ClassVar[dict[str, float]] = {"distance": 1.0, "arrival": 1.0, "survival": 1.0, "action_cost": 1.0}
     memory: ClassVar[dict[str, int]] = {"direction": 2, "target": 2, "arrival": 2}
     size: ClassVar[int] = 2
+    numbers: ClassVar[str] = "x, y of a place of the world, m"
 
     min_distance: Annotated[float, Range(0, 100)] = 0.5
     """Of the places drawn, from the robot, m."""
@@ -277,6 +280,7 @@ class Path:
     memory: ClassVar[dict[str, int]] = {
         "direction": 2, "target": 2, "next_target": 2, "origin": 2, "arrival": 2, "index": 1, "off": 2
     }  # fmt: skip
+    numbers: ClassVar[str] = "x, y of each point of the world, m, one after the other or as (points, 2)"
 
     num_points: Annotated[int, Range(1, 32)] = 4
     """Way points; who sets a path may give fewer."""

@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal
 from ballbot.envs.checks import check_direction
 from ballbot.envs.commands import COMMANDS, ONE_OF_TWO
 from ballbot.envs.observations import CAMERA_INTERVAL, layout_of
-from ballbot.envs.rewards import REWARDS, check_endings, check_weights, needed, paid_terms
+from ballbot.envs.rewards import REWARDS, check_endings, check_weights, needed, paid_terms, refuse_idle
 from ballbot.envs.terrain import MAX_TERRAIN_LENGTH, TERRAIN_LENGTH, TERRAINS, parse_terrain
 from ballbot.envs.terrain.spec import build_terrain
 from ballbot.errors import SettingsError
@@ -153,8 +153,13 @@ class WorldConfig:
                 "use frame='body'"
             )
         rewards = COMMANDS[self.command].rewards if self.rewards is None else self.rewards
-        self._keep("rewards", needed(check_weights("rewards", rewards)))
-        self._keep("training_rewards", check_weights("training_rewards", self.training_rewards))
+        weights = check_weights("rewards", rewards)
+        refuse_idle("rewards", weights, weights)
+        self._keep("rewards", needed(weights))
+        weights = check_weights("training_rewards", self.training_rewards)
+        # a weight of 0 in training takes a term out, with whatever parameters a preset gave it
+        refuse_idle("training_rewards", weights, {**rewards, **dict.fromkeys(weights, 1.0)})
+        self._keep("training_rewards", weights)
         self._keep("endings", check_endings(self.endings))
         self._check_terms()
         if self.curriculum and self.has_one_difficulty:

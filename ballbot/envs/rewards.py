@@ -295,6 +295,16 @@ def needed(weights: Mapping[str, float]) -> dict[str, float]:
     return {key: x for key, x in weights.items() if weights.get(known[key][0], 0.0) != 0.0 and x != known[key][1]}
 
 
+def refuse_idle(where: str, weights: Mapping[str, float], paid: Mapping[str, float]) -> None:
+    """SettingsError if a parameter, other than at its default, is of a term that weighs nothing in ``paid``."""
+    for key, (term, default) in reward_settings().items():
+        if key != term and weights.get(key, default) != default and not paid.get(term):
+            raise SettingsError(
+                f"{where}.{key} = {weights[key]:g} changes nothing, as {where}.{term} has no weight: give it one, such "
+                f"as {{{term!r}: 1.0, {key!r}: {weights[key]:g}}}, or leave it out"
+            )
+
+
 def paid_terms(weights: Mapping[str, float]) -> dict[str, float]:
     """The terms that weigh something, in the order of ``REWARDS``, with their weights."""
     return {name: weights[name] for name in REWARDS if weights.get(name, 0.0) != 0.0}

@@ -8,6 +8,7 @@ import gymnasium as gym
 import numpy as np
 from numpy.typing import NDArray
 
+from ballbot.envs.checks import check_places
 from ballbot.envs.config import WorldConfig
 from ballbot.envs.infos import first_of, one_of
 from ballbot.envs.observations import Layout
@@ -61,6 +62,11 @@ class BallbotEnv(gym.Env[Any, NDArray[Any]]):
         return self._envs.layout
 
     @property
+    def num_diverged(self) -> int:
+        """How often the simulation diverged since construction."""
+        return self._envs.num_diverged
+
+    @property
     def command(self) -> Array:
         """(size,) what the robot is told now; see ``ballbot.envs.commands``.  ``set_command`` changes it."""
         return self._envs.command[0]
@@ -80,11 +86,11 @@ class BallbotEnv(gym.Env[Any, NDArray[Any]]):
 
     def heights(self, xy: Any) -> Array:
         """(...) m, height of the ground above its lowest point at (..., 2) places x, y in the world, m."""
-        return self._envs.heights([0], np.asarray(xy)[None])[0]
+        return self._envs.heights([0], check_places(xy, None)[None])[0]
 
     def normals(self, xy: Any) -> Array:
         """(..., 3) unit normals of the ground, pointing up; argument as of ``heights``."""
-        return self._envs.normals([0], np.asarray(xy)[None])[0]
+        return self._envs.normals([0], check_places(xy, None)[None])[0]
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
         """Start a new episode; returns the observation and the info."""

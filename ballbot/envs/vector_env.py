@@ -14,7 +14,15 @@ import numpy as np
 from gymnasium.vector import AutoresetMode, VectorEnv
 from numpy.typing import NDArray
 
-from ballbot.envs.checks import check_actions, check_choice, check_count, check_reset_options, check_seeds
+from ballbot.envs.checks import (
+    check_actions,
+    check_choice,
+    check_count,
+    check_ids,
+    check_places,
+    check_reset_options,
+    check_seeds,
+)
 from ballbot.envs.config import WorldConfig
 from ballbot.envs.contacts import check_contact_physics, note_open, use_contact_physics
 from ballbot.envs.infos import masked, one_of
@@ -184,20 +192,24 @@ class BallbotVectorEnv(VectorEnv[Any, NDArray[Any], NDArray[Any]]):
         Args:
             values: a command, or a row a robot: for command "goal" a direction x, y (0, 0: stand still); "velocity" m/s
                 along the heading, m/s to its left and rad/s; "point" x, y in m; "path" (k, 2) points in m.
-            ids: which robots; None: all.
+            ids: which robots, their numbers or a (num_envs,) bool mask; None: all.
 
         Raises:
             ValueError: another shape, not finite, or beyond what motors or ground allow; nothing was changed.
         """
         self._check_started("set_command()")
-        which = np.arange(self.num_envs) if ids is None else self._check_ids(ids)
+        which = np.arange(self.num_envs) if ids is None else check_ids(ids, self.num_envs)
+        if len(which) == 0:
+            raise SettingsError(f"ids={ids!r} names no robot: leave the call out, or ids, for all of them")
+        if len(np.unique(which)) < len(which):
+            raise SettingsError(f"ids={ids!r} names a robot twice: name each once")
         self.world.told.tell(which, self.world.robots, self.world.check_command(values, len(which)))
 
     def heights(self, ids: Any, xy: Any) -> Array:
         """Height of the ground that robots stand on, m above its lowest point.
 
         Args:
-            ids: (k,) which robots.
+            ids: (k,) which robots, or a (num_envs,) bool mask of k.
             xy: (k, ..., 2) places x, y in the world, m; beside the field, the nearest edge's height is told.
 
         Returns:
@@ -211,24 +223,9 @@ class BallbotVectorEnv(VectorEnv[Any, NDArray[Any], NDArray[Any]]):
 
     def _check_places(self, ids: Any, xy: Any) -> tuple[NDArray[np.int64], Array]:
         """Which terrain, and where."""
-        which = self._check_ids(ids)
-        try:
-            places = np.asarray(xy, np.float64)
-        except (TypeError, ValueError):
-            places = np.empty(0)
-        if places.shape[:1] != which.shape or places.shape[-1] != 2 or places.ndim < 2:
-            raise SettingsError(
-                f"xy must be ({len(which)}, ..., 2) places in m beside {len(which)} ids, got {np.shape(xy)}"
-            )
-        if not np.isfinite(places).all():
-            raise SettingsError("xy must be finite places in m, got NaN or infinity")
-        return self.simulations.terrain_ids[which], places
-
-    def _check_ids(self, ids: Any) -> NDArray[np.intp]:
-        which = np.atleast_1d(np.asarray(ids))
-        if which.ndim != 1 or which.dtype.kind not in "iu" or not ((which >= 0) & (which < self.num_envs)).all():
-            raise SettingsError(f"ids={ids!r} must be whole numbers from 0 to {self.num_envs - 1}")
-        return which.astype(np.intp)
+        self._check_started("asking for the ground")
+        which = check_ids(ids, self.num_envs)
+        return self.simulations.terrain_ids[which], check_places(xy, len(which))
 
     def _check_started(self, what: str) -> None:
         self._check_open()

@@ -224,9 +224,37 @@ def test_what_cannot_be_done_is_refused_and_changes_nothing(make, command, value
 def test_ids_that_are_none_are_refused(make):
     envs = make()
     envs.reset(seed=0)
-    for ids in ([8], [-1], 0.5, [True], "all", [[0]]):
-        with pytest.raises(SettingsError, match="whole numbers from 0 to 7"):
+    for ids in ([8], [-1], 0.5, [True], "all", [[0]], [0, True, 1.5]):
+        with pytest.raises(SettingsError, match=r"whole numbers from 0 to 7, or a \(8,\) bool mask"):
             envs.set_command([1, 0], ids=ids)
+    for ids in ([], np.zeros(8, bool), ()):
+        with pytest.raises(SettingsError, match="names no robot"):
+            envs.set_command([1, 0], ids=ids)
+    with pytest.raises(SettingsError, match="names a robot twice"):
+        envs.set_command([1, 0], ids=[3, 1, 3])
+
+
+def test_robots_may_be_named_by_a_mask(make):
+    envs = make()
+    envs.reset(seed=0)
+    mask = np.arange(8) % 3 == 0
+    envs.set_command([[1, 0], [0, -1], [-1, 0]], ids=mask)
+    np.testing.assert_array_equal(envs.command[mask], [[1, 0], [0, -1], [-1, 0]])
+    np.testing.assert_array_equal(envs.command[~mask], [[0, 1]] * 5)
+    np.testing.assert_array_equal(envs.heights(mask, np.zeros((3, 2))), np.zeros(3))
+
+
+@pytest.mark.parametrize(
+    ("command", "words"), [("goal", "direction"), ("velocity", "rad/s"), ("point", "x, y of a pl")]
+)
+def test_a_command_of_another_shape_is_told_what_its_numbers_are(make, command, words):
+    for cls in (BallbotEnv, BallbotVectorEnv):
+        envs = make(cls=cls, command=command)
+        envs.reset(seed=0)
+        for values in ([0.1] * 4, [True, False, False][: envs.command.shape[-1]], [0.1, True], [[0.1, 0.1]] * 5):
+            with pytest.raises(SettingsError, match=f"must be . numbers.*{words}") as error:
+                envs.set_command(values)
+            assert ("a row a robot" in str(error.value)) == (cls is BallbotVectorEnv)
 
 
 @pytest.mark.parametrize(

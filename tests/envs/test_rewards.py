@@ -229,6 +229,13 @@ def test_a_single_robot_gets_the_bits_that_it_gets_among_others(command, frame):
         env.close()
 
 
+def test_parameters_at_their_default_or_of_a_term_that_is_paid_are_taken():
+    assert WorldConfig(rewards={"progress": 1.0, "tracking": 0.0, "tracking_speed": 0.5}).rewards == {"progress": 1.0}
+    world = WorldConfig(rewards={"tracking": 1.0}, training_rewards={"tracking_speed": 0.3})
+    assert world.paid == {"tracking": 1.0, "tracking_speed": 0.3}
+    WorldConfig(training_rewards={"tracking": 0.0, "tracking_speed": 0.3})  # taken out of what a preset pays
+
+
 def test_nothing_may_be_paid():
     rewards, infos = paid(rewards={})
     assert not rewards.any() and infos["reward_terms"] == {}
@@ -246,6 +253,11 @@ def test_weights_as_large_as_they_may_be_stay_numbers():
         ({"rewards": {"progres": 1}}, "rewards has the unknown term 'progres': did you mean 'progress'"),
         ({"training_rewards": {"uprigth": 1}}, "training_rewards has the unknown term 'uprigth': did you .*'upright'"),
         ({"rewards": {"tracking_sped": 1}}, "did you mean 'tracking_speed'"),
+        (
+            {"rewards": {"tracking_speed": 0.3}},
+            "rewards.tracking_speed = 0.3 changes nothing, as .*tracking has no",
+        ),
+        ({"training_rewards": {"tracking_speed": 0.3}}, "training_rewards.tracking_speed = 0.3 changes nothing"),
         ({"rewards": {"progress": "much"}}, "rewards.progress must be a number, got 'much'"),
         ({"rewards": {"progress": None}}, "rewards.progress must be given"),
         ({"rewards": {"progress": np.inf}}, "rewards.progress must be a finite number"),

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import gymnasium as gym
 import mujoco
 import numpy as np
 import pytest
@@ -240,8 +241,25 @@ def test_a_single_robot_asks_for_the_ground_likewise(make):
 def test_places_that_are_none_are_refused(make, ids, xy, message):
     envs = make(terrain="perlin")
     for ask in (envs.heights, envs.normals):
+        with pytest.raises(gym.error.ResetNeeded, match=r"call reset\(\) before"):
+            ask([0], [[0, 0]])
+    envs.reset(seed=0)
+    for ask in (envs.heights, envs.normals):
         with pytest.raises(SettingsError, match=message):
             ask(ids, xy)
+
+
+@pytest.mark.parametrize("xy", ["here", 3, [1.0, 2.0, 3.0], [[np.nan, 0.0]]])
+def test_a_single_robot_is_told_what_places_are_without_a_word_of_others(make, xy):
+    env = make(cls=BallbotEnv, terrain="perlin")
+    with pytest.raises(gym.error.ResetNeeded):
+        env.heights([0, 0])
+    env.reset(seed=0)
+    for ask in (env.heights, env.normals):
+        with pytest.raises(SettingsError, match=r"xy must be (\(..., 2\)|finite) places in m") as error:
+            ask(xy)
+        assert "ids" not in str(error.value)
+    assert env.num_diverged == 0
 
 
 class Table:

@@ -42,10 +42,9 @@ NORTH, STILL = np.array([0.0, 1.0]), np.zeros((1, 3))
 def step_of(state, goal=NORTH, actions=STILL, fallen=(False,)):
     """A record of robots that stand there and are to go along the goal."""
     told: Any = SimpleNamespace(direction=np.broadcast_to(goal[:, None], (2, state.position.shape[1])))
-    return Step(
-        state, state, told, actions, actions, np.array(fallen), 0.002, lambda xy: np.zeros(xy.shape[:-1]), -10.0,
-        np.zeros((3, 1)),
-    )  # fmt: skip
+    level = lambda xy: np.zeros(xy.shape[:-1])  # noqa: E731
+    shell = np.zeros((3, 1))
+    return Step(state, state, told, actions, actions, np.array(fallen), 0.002, level, -10.0, shell)
 
 
 def observed(frame, state, goal, actions):

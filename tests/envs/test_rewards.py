@@ -224,9 +224,9 @@ def test_a_single_robot_gets_the_bits_that_it_gets_among_others(command, frame):
                 assert info["reward_terms"][name] == infos["reward_terms"][name][i], name
             for name, value in info.get("measures", {}).items():
                 np.testing.assert_array_equal(value, infos["measures"][name][i])
-    everybody: list[Any] = [envs, *singles]
-    for env in everybody:
-        env.close()
+    envs.close()
+    for single in singles:
+        single.close()
 
 
 def test_parameters_at_their_default_or_of_a_term_that_is_paid_are_taken():

@@ -227,7 +227,7 @@ def test_ids_that_are_none_are_refused(make):
     for ids in ([8], [-1], 0.5, [True], "all", [[0]], [0, True, 1.5]):
         with pytest.raises(SettingsError, match=r"whole numbers from 0 to 7, or a \(8,\) bool mask"):
             envs.set_command([1, 0], ids=ids)
-    for nobody in ([], np.zeros(8, bool), ()):
+    for nobody in (np.zeros(0, int), np.zeros(8, bool), ()):
         with pytest.raises(SettingsError, match="names no robot"):
             envs.set_command([1, 0], ids=nobody)
     with pytest.raises(SettingsError, match="names a robot twice"):

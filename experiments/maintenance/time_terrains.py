@@ -7,30 +7,36 @@ A field should take at most 20 ms, and 256 of them with everything else at most 
 
 from __future__ import annotations
 
+import sys
 import time
 from dataclasses import dataclass
+from typing import Annotated
 
 import numpy as np
 import tyro
 
+from ballbot.cli import check_options, program
 from ballbot.envs.terrain import CELL, TERRAINS, Grid, TerrainPool
+from ballbot.settings import Range
 
 
 @dataclass
 class Args:
     """Time the making of terrains."""
 
-    length: float = 10.0
+    length: Annotated[float, Range(1, 100)] = 10.0
     """Side of the fields, m."""
-    repeats: int = 10
+    repeats: Annotated[int, Range(1, 1000)] = 10
     """Fields of each kind."""
-    num_terrains: int = 256
+    num_terrains: Annotated[int, Range(1, 4096)] = 256
     """Fields of the mixed pool."""
 
 
-def main() -> None:
+@program
+def main(argv: list[str] | None = None) -> int:
     """Print ms of CPU time a field, at each kind's own cell and at that of the mixture, and seconds for the pool."""
-    args = tyro.cli(Args)
+    args = tyro.cli(Args, args=argv, description=__doc__)
+    check_options(args)
     mixed = TerrainPool("mixed", num=1, length=args.length).grid
     print("kind                own cell   ms   mixture's   ms")
     for kind, made in TERRAINS.items():
@@ -49,7 +55,8 @@ def main() -> None:
     pool = TerrainPool("mixed", num=args.num_terrains, length=args.length)
     spent = time.process_time() - begun
     print(f"{len(pool)} fields of {pool.grid.size} x {pool.grid.size} vertices: {spent:.1f} s")
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -194,3 +194,33 @@ def _has_bools(values: Any) -> bool:
     if isinstance(values, (list, tuple)):
         return any(map(_has_bools, values))
     return np.asarray(values).dtype == np.bool_
+
+
+def unit(vectors: Array) -> Array:
+    """(2, n) vectors of length 1; 0 where they are 0."""
+    length = np.sqrt(vectors[0] ** 2 + vectors[1] ** 2)
+    return np.divide(vectors, length, out=np.zeros_like(vectors), where=length > 1e-12)
+
+
+def rms(squares: Array, counts: Array) -> Array:
+    """Root mean squares; NaN of nothing."""
+    return np.sqrt(np.divide(squares, counts, out=np.full_like(squares, np.nan), where=counts > 0))
+
+
+def far_enough(name: str, distance: float, limits: Limits) -> None:
+    """SettingsError if a place at this distance from the middle is off the ground."""
+    if distance > limits.reach:
+        raise SettingsError(
+            f"impossible ranges: {name} = {distance:g} m, and on this ground robots can be sent "
+            f"{max(limits.reach, 0.0):.3g} m from its middle: lower {name}, or choose a larger terrain_length"
+        )
+
+
+def on_ground(values: Array, limits: Limits) -> Array:
+    """Places x, y, m, as they are; SettingsError if one is beyond the ground."""
+    if (far := float(np.abs(values).max())) > limits.reach:
+        raise SettingsError(
+            f"a place {far:.3g} m from the centre along x or y is off the ground, where robots can be sent "
+            f"{limits.reach:.3g} m: choose a nearer one, or a larger terrain_length"
+        )
+    return values

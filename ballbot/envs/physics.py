@@ -179,7 +179,8 @@ class Physics:
 
     def off_terrain(self, position: Array) -> Bools:
         """(num,) whether the base at (3, num) positions is at the edge of the height field; a plane has no edge."""
-        return np.asarray(np.abs(position[:2]).max(axis=0) > self.reach)
+        x, y = np.abs(position[:2]) > self.reach
+        return np.asarray(x | y)
 
     def heights(self, xy: Array) -> Array:
         """(num, ...) m of the ground below (num, ..., 2) places, on the terrain that each simulation shows."""

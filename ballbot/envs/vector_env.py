@@ -72,7 +72,7 @@ class BallbotVectorEnv(VectorEnv[Any, NDArray[Any], NDArray[Any]]):
     ``endings``, which are there by their names too), ``out_of_bounds``, ``diverged``, and ``reward_terms``: a dict of
     each of the task's terms, weighted and summed over the episode so far.  Commands other than a goal add ``missed``
     (reached the time limit and did not do what it was told), and they and the curriculum ``measures``: a dict of what
-    they say of themselves, NaN where there is nothing to say.  They are copies: yours to change.
+    they say of themselves, NaN where there is nothing to say; the curriculum as episodes begin and end.  All are yours.
 
     **Seeds.**  Every simulation has its own random stream; ``reset(seed=s)`` seeds simulation i with s + i, so that
     simulation i equals ``BallbotEnv`` after ``reset(seed=s + i)``.  ``np_random`` and ``np_random_seed`` are tuples, an
@@ -88,8 +88,8 @@ class BallbotVectorEnv(VectorEnv[Any, NDArray[Any], NDArray[Any]]):
         camera_device: "cpu" or "cuda", where images are cast and encoded.
         render_mode: "rgb_array", "human" (MuJoCo's viewer, simulation 0) or None.
         config: what world; or its options by name:
-        **options: the fields of ``ballbot.envs.WorldConfig``, which documents them, and ``goal=(x, y)``, short for
-            ``motion={"x": x, "y": y}``.  gym.make gives max_episode_steps to a wrapper: see ``ballbot``.
+        **options: the fields of ``WorldConfig``, and ``goal=(x, y)``, short for motion={"x": x, "y": y}.  gym.make
+            gives max_episode_steps to a wrapper: see ``ballbot``.
 
     Raises:
         ValueError: an unknown option value or an impossible number.
@@ -115,7 +115,6 @@ class BallbotVectorEnv(VectorEnv[Any, NDArray[Any], NDArray[Any]]):
         **options: Any,
     ) -> None:
         check_choice("render_mode", render_mode, (None, *self.metadata["render_modes"]))
-        # more threads than any machine has, or robots than any memory, are a slipped digit
         check_count("num_threads", num_threads, 0, 1024)
         self.num_envs = n = check_count("num_envs", num_envs, 1, MAX_NUM_ENVS)
         if config is not None and options:

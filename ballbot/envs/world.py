@@ -362,7 +362,7 @@ class World:
             "reward_terms": dict(zip(self.terms, self.term_sums.copy(), strict=True)),
         }
         measures = self.told.command.measures(self.told, self.robots)
-        if self.curriculum is not None:
+        if self.curriculum is not None and (flags is None or np.count_nonzero(flags["over"])):  # who starts, or ends
             measures |= self.curriculum.measures(self.ground.kind_ids[self.physics.terrain_ids])
         if measures:
             found["measures"] = measures
@@ -386,7 +386,7 @@ def _summed(rows: Array) -> Array:
 
 
 def _rows(mask: Bools, these: Any, others: Any) -> Any:
-    """Rows of arrays, or of all arrays in a dict: these where the mask is set, the others elsewhere."""
+    """Rows of arrays, or of all arrays in a dict: these where the mask is set, the others, if any, elsewhere."""
     if isinstance(these, dict):
-        return {name: _rows(mask, these[name], others[name]) for name in these}
+        return {name: _rows(mask, these[name], others.get(name, these[name])) for name in these}
     return np.where(mask.reshape(-1, *(1,) * (these.ndim - 1)), these, others)

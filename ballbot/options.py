@@ -12,7 +12,7 @@ import inspect
 import sys
 import textwrap
 from collections.abc import Mapping
-from dataclasses import MISSING, Field, asdict, field, fields, make_dataclass, replace
+from dataclasses import asdict, field, fields, make_dataclass, replace
 from functools import cache
 from itertools import pairwise
 from pathlib import Path
@@ -24,10 +24,11 @@ from ballbot import plugins
 from ballbot.cli import check_options
 from ballbot.envs import COMMANDS, ENDINGS, REWARDS, TERRAINS, WorldConfig
 from ballbot.envs.changes import outdated
-from ballbot.envs.rewards import check_weights, reward_settings
+from ballbot.envs.config import paid_in_older
+from ballbot.envs.rewards import reward_settings
 from ballbot.envs.terrain import parse_terrain
 from ballbot.errors import SettingsError
-from ballbot.settings import check_value, nearest
+from ballbot.settings import check_value, default_of, nearest
 
 HIDDEN = ("observation", "terrain_split", "stagger_first_episodes", "action_repeat", "stagger_cameras")
 """Fields of ``WorldConfig`` that the programs set themselves."""
@@ -71,11 +72,6 @@ def first_line(thing: Any) -> str:
 def explained(hint: Any, text: str) -> Any:
     """An annotation with what ``--help`` says of it."""
     return Annotated[hint, tyro.conf.arg(help=text)]
-
-
-def default_of(f: Field[Any]) -> Any:
-    """The default of a dataclass's field."""
-    return f.default if f.default_factory is MISSING else f.default_factory()
 
 
 def world_options(config: WorldConfig) -> Any:
@@ -260,12 +256,8 @@ def from_plain(values: Mapping[str, Any]) -> WorldConfig:
     if "observation" not in given:
         given = OF_OLDER | given
         given["observation"] = "encoded" if check_value("cameras", given.pop("cameras"), bool) else "proprioception"
-        target, weight = given.pop("target_speed", None), given.pop("progress_weight", 1.0)
-        if target is not None:
-            number = check_weights("env", {"tracking": weight, "tracking_speed": target})
-            given["training_rewards"] = {"progress": 0.0, **number}
-        elif weight != 1.0:
-            given["training_rewards"] = {"progress": weight}
+        if paid := paid_in_older(given.pop("target_speed", None), given.pop("progress_weight", 1.0)):
+            given["training_rewards"] = paid
     for name in given:
         if name not in known:
             raise SettingsError(f'"env" has the unknown key {name!r}; {nearest(name, known)}')

@@ -98,8 +98,8 @@ def load_settings(path: Path) -> RunSettings:
         raise SettingsError(f'{path}: "ppo" has the unknown key {unknown[0]!r}; known are {", ".join(sorted(known))}')
     env = dict(sections["env"])
     others = {name: env.pop(name) for name in ("encoder", "num_threads") if name in env}
-    metadata = content.get("env_metadata")
-    if isinstance(metadata, dict) and metadata.get("observation") == "proprioception" and "observation" not in env:
+    metadata = _metadata_in(content)
+    if metadata.get("observation") == "proprioception" and "observation" not in env:
         env = {"cameras": False, **env}  # from before there were cameras
     # absent from the files of older versions, in which there was nothing of the kind
     own: dict[str, Any] = {"camera_scale": 1.0, "velocity_scale": 1.0}
@@ -108,8 +108,8 @@ def load_settings(path: Path) -> RunSettings:
     threads = content.get("torch_threads", 1)
     if type(threads) is not int or threads < 1:
         raise SettingsError(f'{path}: "torch_threads" must be a whole number of at least 1, got {threads!r}')
-    old = recorded_encoder(path)
-    if old is not None and (kept := kept_encoder(path.parent, old)).is_file():
+    old = metadata.get("encoder")
+    if isinstance(old, str) and (kept := kept_encoder(path.parent, old)).is_file():
         others["encoder"] = str(kept)
     try:
         settings = Settings(ppo=PPOConfig(**sections["ppo"]), world=from_plain(env), **own)
@@ -121,9 +121,13 @@ def load_settings(path: Path) -> RunSettings:
 def recorded_metadata(path: Path) -> dict[str, Any]:
     """What a run's config.json says of its policy's inputs; empty if it cannot be read."""
     try:
-        metadata = read_config(path).get("env_metadata")
+        return _metadata_in(read_config(path))
     except SettingsError:
         return {}
+
+
+def _metadata_in(content: dict[str, Any]) -> dict[str, Any]:
+    metadata = content.get("env_metadata")
     return metadata if isinstance(metadata, dict) else {}
 
 

@@ -18,7 +18,7 @@ import difflib
 import math
 import types
 from collections.abc import Iterable
-from dataclasses import dataclass, field, fields
+from dataclasses import MISSING, Field, dataclass, field, fields
 from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 import numpy as np
@@ -51,6 +51,11 @@ class Range:
 def setting(default: T, on_resume: OnResume) -> T:
     """The default of a dataclass's field, and what may become of it on resume (what does not say stays the same)."""
     return field(default=default, metadata={"on_resume": on_resume})
+
+
+def default_of(f: Field[Any]) -> Any:
+    """The default of a dataclass's field; ``MISSING`` if it has none."""
+    return f.default if f.default_factory is MISSING else f.default_factory()
 
 
 def rules_on_resume(cls: Any) -> dict[str, OnResume]:

@@ -7,7 +7,7 @@ are the default left out.  An option that is added later, and changes nothing by
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import MISSING, Field, dataclass, field, fields, is_dataclass, replace
+from dataclasses import dataclass, field, fields, is_dataclass, replace
 from typing import Annotated, Any, Literal
 
 from ballbot.envs.checks import check_direction
@@ -17,7 +17,7 @@ from ballbot.envs.rewards import REWARDS, check_endings, check_weights, needed, 
 from ballbot.envs.terrain import MAX_TERRAIN_LENGTH, TERRAIN_LENGTH, TERRAINS, parse_terrain
 from ballbot.envs.terrain.spec import build_terrain
 from ballbot.errors import SettingsError
-from ballbot.settings import Range, check_settings, nearest
+from ballbot.settings import Range, check_settings, default_of, nearest
 
 Meaning = Literal["task", "training", "run"]
 
@@ -223,7 +223,7 @@ class WorldConfig:
                     default = needed(COMMANDS[self.command].rewards)
                 keys = [*value, *(key for key in default if key not in value)]
                 found |= {f"{f.name}.{k}": value.get(k, 0.0) for k in keys if value.get(k, 0.0) != default.get(k)}
-            elif value != _default(f):
+            elif value != default_of(f):
                 found[f.name] = list(value) if isinstance(value, tuple) else value
         return found
 
@@ -286,7 +286,7 @@ class WorldConfig:
 
         Options of the ground and the command go where those change, and so do the rewards, if they are the command's.
         """
-        own = {f.name: _default(f) for f in fields(self) if f.metadata["meaning"] == "training"}
+        own = {f.name: default_of(f) for f in fields(self) if f.metadata["meaning"] == "training"}
         if changes.get("terrain", self.terrain) != self.terrain:
             own["ground"] = {}
         if changes.get("command", self.command) != self.command:
@@ -303,6 +303,13 @@ GONE = {
     "progress_weight": "training_rewards={'progress': ...}, or 'tracking' where that is paid instead",
 }
 """Options of older versions, and how to say it now."""
+
+
+def paid_in_older(target_speed: Any, progress_weight: Any) -> dict[str, Any]:
+    """``training_rewards`` of what version 0.1 called target_speed (None: none) and progress_weight."""
+    if target_speed is not None:
+        return {"progress": 0.0, "tracking": progress_weight, "tracking_speed": target_speed}
+    return {} if progress_weight == 1.0 else {"progress": progress_weight}
 
 
 def make_command(name: str, options: Mapping[str, Any]) -> Any:
@@ -325,11 +332,5 @@ def make_command(name: str, options: Mapping[str, Any]) -> Any:
 def _given(settings: Any, path: str = "") -> dict[str, Any]:
     """The fields of a dataclass that are not at their default, but for a path that stands elsewhere."""
     values = {f.name: getattr(settings, f.name) for f in fields(settings) if f.init}
-    defaults = {f.name: _default(f) for f in fields(settings) if f.init}
+    defaults = {f.name: default_of(f) for f in fields(settings) if f.init}
     return {k: v for k, v in values.items() if v != defaults[k] and not (path and k == "path")}
-
-
-def _default(f: Field[Any]) -> Any:
-    if f.default is not MISSING:
-        return f.default
-    return f.default_factory() if f.default_factory is not MISSING else MISSING

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ballbot.envs.checks import check_state_array
-from ballbot.envs.config import WorldConfig
+from ballbot.envs.config import WorldConfig, paid_in_older
 from ballbot.envs.model import physics_digest
 from ballbot.envs.random_streams import WORDS, pack_streams, second_stream, unpack_streams
 
@@ -128,10 +128,9 @@ def _options_of_older(config: WorldConfig, theirs: dict[str, Any], mine: dict[st
     options = {f.name: said.pop(f.name) for f in fields(WorldConfig) if f.name in said}
     if options.get("terrain") == "flat":  # its pool had one entry whatever was asked for
         options["num_terrains"] = config.num_terrains
-    target, weight = said.pop("target_speed", None), said.pop("progress_weight", 1.0)
-    paid = {"progress": weight} if target is None else {"progress": 0.0, "tracking": weight, "tracking_speed": target}
+    paid = paid_in_older(said.pop("target_speed", None), said.pop("progress_weight", 1.0))
     if "goal" in said:
         options["motion"] = dict(zip("xy", said.pop("goal"), strict=True))
     options |= {name: getattr(config, name) for name in UNSAID}
-    world = WorldConfig(training_rewards={} if paid == {"progress": 1.0} else paid, **options)
+    world = WorldConfig(training_rewards=paid, **options)
     return {**said, "ground": mine["ground"], "world": world.fingerprint()}

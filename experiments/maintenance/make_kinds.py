@@ -17,8 +17,9 @@ from ballbot.cli import check_output, program
 from ballbot.envs import COMMANDS, ENDINGS, FIELDS, REWARDS, TERRAINS
 from ballbot.envs.observations import FRAMES, layout_of
 from ballbot.envs.rewards import reward_settings
-from ballbot.options import default_of, field_docs, first_line
+from ballbot.options import field_docs, first_line
 from ballbot.ppo.checkpoint import write_atomic
+from ballbot.settings import default_of
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "kinds.md"
 HEAD = """# Kinds of ground, commands, rewards, endings and observations

@@ -12,8 +12,8 @@ import torch
 
 from ballbot.envs import BallbotVectorEnv
 from ballbot.ppo import Agent, PPOConfig, Structure
-from ballbot.ppo.agent import describe_spaces
 from ballbot.ppo.checkpoint import save_checkpoint
+from ballbot.ppo.spaces import describe_spaces
 
 BOX3 = gym.spaces.Box(-1.0, 1.0, (3,), np.float32)
 

@@ -13,6 +13,7 @@ from torch import nn
 
 from ballbot.ppo.config import PPOConfig
 from ballbot.ppo.normalizer import RunningNormalizer, ValueScale
+from ballbot.ppo.spaces import flatten, observation_parts
 from ballbot.ppo.structure import Structure
 
 ACTIVATIONS = {"tanh": nn.Tanh, "relu": nn.ReLU, "elu": nn.ELU, "leaky_relu": nn.LeakyReLU, "silu": nn.SiLU}
@@ -87,11 +88,7 @@ class Agent(nn.Module):
             ValueError: the structure does not fit the rest.
         """
         super().__init__()
-        if not isinstance(observation_space, gym.spaces.Box):
-            raise TypeError(
-                f"observations must be a Box, got {observation_space}; wrap the environments, "
-                "e.g. with FlattenObservation"
-            )
+        self.parts = observation_parts(observation_space, config.value_only)
         if isinstance(action_space, gym.spaces.Discrete):
             self.discrete = True
             self.action_shape: tuple[int, ...] = ()
@@ -105,34 +102,35 @@ class Agent(nn.Module):
             self.register_buffer("action_high", torch.tensor(action_space.high.flatten(), dtype=torch.float32))
         else:
             raise TypeError(f"actions must be a Box of floats or Discrete, got {action_space}")
-        self.obs_size = math.prod(observation_space.shape)
-        if self.obs_size == 0:
-            raise TypeError(f"observations must hold at least one number, got {observation_space}")
+        self.obs_size = sum(part.size for part in self.parts if not part.value_only)
+        """Numbers that the policy sees, the first of an observation."""
+        self.value_size = sum(part.size for part in self.parts)
+        """Numbers of an observation, all of which the value function gets."""
         self.noise_size = out_size
         structure = structure or Structure()
-        structure.check(self.obs_size, None if self.discrete else out_size, config.shared_trunk)
+        structure.check(self.value_size, self.obs_size, None if self.discrete else out_size, config.shared_trunk)
         self.prior = structure.prior
         self.symmetry = structure.symmetry
         for name in ("input_scale", "value_inputs"):
             given = getattr(structure, name)
             self.register_buffer(name, None if given is None else given.clone())
         sides = () if self.symmetry is None else (len(self.symmetry),)
-        self.input_shape: tuple[int, ...] = (*sides, self.obs_size)
+        self.input_shape: tuple[int, ...] = (*sides, self.value_size)
         """Of what the networks get for one observation."""
         self.min_log_std = -math.inf if config.min_std is None else math.log(config.min_std)
         self.max_log_std = math.inf
         """Where training has the noise now: see PPOConfig.final_std."""
 
-        def trunk() -> nn.Sequential:
-            sizes = [self.obs_size] + [config.hidden_size] * config.num_layers
+        def trunk(num_inputs: int) -> nn.Sequential:
+            sizes = [num_inputs] + [config.hidden_size] * config.num_layers
             layers: list[nn.Module] = []
             for in_size, size in pairwise(sizes):
                 layers += [layer(in_size, size, math.sqrt(2), generator), ACTIVATIONS[config.activation]()]
             return nn.Sequential(*layers)
 
-        self.normalizer = RunningNormalizer((self.obs_size,)) if config.normalize_observations else None
-        self.policy_trunk = trunk()
-        self.value_trunk = None if config.shared_trunk else trunk()
+        self.normalizer = RunningNormalizer((self.value_size,)) if config.normalize_observations else None
+        self.policy_trunk = trunk(self.obs_size)
+        self.value_trunk = None if config.shared_trunk else trunk(self.value_size)
         # A small policy head makes the first policy nearly the same in every state (Andrychowicz et al. 2021,
         # sec. 3.2).
         self.policy_head = layer(config.hidden_size, out_size, 0.01, generator)
@@ -144,17 +142,31 @@ class Agent(nn.Module):
         if not self.discrete:
             self.log_std = nn.Parameter(torch.full((out_size,), math.log(config.initial_std)))
 
+    def flatten(self, obs: Any, whole: bool = False) -> torch.Tensor:
+        """Row of numbers (batch, obs_size) that the policy sees of a raw `obs`; (batch, value_size) if `whole`.
+
+        Raises:
+            ValueError: a key is missing, or an array is not (batch, ...) of its space's shape.
+        """
+        parts = [part for part in self.parts if whole or not part.value_only]
+        return flatten(parts, obs, self.policy_head.weight.device)
+
     @property
     def takes_raw(self) -> bool:
         """Whether the networks get observations as they are."""
         return self.normalizer is None and self.input_scale is None and self.symmetry is None
 
     def normalize(self, obs: torch.Tensor) -> torch.Tensor:
-        """Input of the networks (batch, *input_shape): raw `obs` (batch, ...) flattened, normalised, scaled, float32.
+        """Input of the networks (batch, *input_shape) in the rows `obs`, normalised, scaled, float32.
+
+        Args:
+            obs: (batch, value_size), or (batch, obs_size) where no value is asked for.
 
         With a symmetry, one row for each side.
         """
-        x = obs.reshape(-1, self.obs_size).float()
+        x = obs.flatten(1).float()
+        if x.shape[1] < self.value_size:  # what is missing, the policy does not see
+            x = nn.functional.pad(x, (0, self.value_size - x.shape[1]))
         if self.symmetry is not None:
             x = self.symmetry.views(x)
         if self.normalizer is not None:
@@ -165,12 +177,16 @@ class Agent(nn.Module):
 
     def get_value(self, x: torch.Tensor) -> torch.Tensor:
         """Value (batch,) of the normalised observations `x` (batch, *input_shape)."""
-        return self._value(self.policy_trunk(x) if self.value_trunk is None else self._value_hidden(x))
+        if self.value_trunk is None:
+            return self._value(self.policy_trunk(self._policy_features(x)))
+        return self._value(self.value_trunk(self._value_features(x)))
 
-    def _value_hidden(self, x: torch.Tensor) -> torch.Tensor:
-        assert self.value_trunk is not None
-        hidden: torch.Tensor = self.value_trunk(x if self.value_inputs is None else x * self.value_inputs)
-        return hidden
+    def _policy_features(self, x: torch.Tensor) -> torch.Tensor:
+        """What the policy sees of normalised observations."""
+        return x[..., : self.obs_size] if self.obs_size < self.value_size else x
+
+    def _value_features(self, x: torch.Tensor) -> torch.Tensor:
+        return x if self.value_inputs is None else x * self.value_inputs
 
     def _value(self, hidden: torch.Tensor) -> torch.Tensor:
         value: torch.Tensor = self.value_head(hidden).squeeze(-1)
@@ -180,12 +196,13 @@ class Agent(nn.Module):
 
     def policy_output(self, x: torch.Tensor) -> torch.Tensor:
         """Mean action or logits (batch, dim) in the normalised observations `x` (batch, *input_shape)."""
-        return self._policy_output(x, self.policy_trunk(x))
+        features = self._policy_features(x)
+        return self._policy_output(features, self.policy_trunk(features))
 
-    def _policy_output(self, x: torch.Tensor, hidden: torch.Tensor) -> torch.Tensor:
+    def _policy_output(self, features: torch.Tensor, hidden: torch.Tensor) -> torch.Tensor:
         output: torch.Tensor = self.policy_head(hidden)
         if self.policy_skip is not None:
-            output = output + self.policy_skip(x)
+            output = output + self.policy_skip(features)
         return output if self.symmetry is None else self.symmetry.mean_action(output)
 
     def get_action_and_value(
@@ -196,9 +213,10 @@ class Agent(nn.Module):
         Returns:
             action, log-probability (batch,), entropy (batch,) and value (batch,).
         """
-        hidden = self.policy_trunk(x)
-        value = self._value(hidden if self.value_trunk is None else self._value_hidden(x))
-        output = self._policy_output(x, hidden)
+        features = self._policy_features(x)
+        hidden = self.policy_trunk(features)
+        value = self._value(hidden if self.value_trunk is None else self.value_trunk(self._value_features(x)))
+        output = self._policy_output(features, hidden)
         if self.discrete:
             return action, categorical_logprob(action, output), categorical_entropy(output), value
         entropy = gaussian_entropy(self.log_std).expand(len(x))
@@ -232,7 +250,7 @@ class Agent(nn.Module):
         return -torch.log(exponential)
 
     def env_action(self, action: torch.Tensor, obs: torch.Tensor) -> torch.Tensor:
-        """What the environments get for the policy's `action` in the raw `obs` (batch, ...).
+        """What the environments get for the policy's `action` in the rows `obs` (batch, obs_size or more).
 
         Returns:
             (batch, *action_shape) within the Box, or Discrete indices.
@@ -240,31 +258,42 @@ class Agent(nn.Module):
         if self.discrete:
             return action + self.action_start
         if self.prior is not None:
-            action = action + self.prior(obs.reshape(-1, self.obs_size).float())
+            action = action + self.prior(obs[:, : self.obs_size].float())
         return action.clamp(self.action_low, self.action_high).reshape(-1, *self.action_shape)
 
     @torch.no_grad()
     def act(
         self,
-        obs: torch.Tensor | np.ndarray,
+        obs: Any,
         deterministic: bool = True,
         generator: torch.Generator | None = None,
     ) -> torch.Tensor:
-        """Action (batch, *action_shape) for the environments, from raw `obs` (batch, ...).
+        """Action (batch, *action_shape) for the environments: the most likely one if `deterministic`, else a sample.
 
-        The most likely one if `deterministic`, else a sample.
+        Args:
+            obs: raw, (batch, ...) of the observation space, or a dict of these, which may lack what only the value
+                function sees; where the policy sees one key alone, also its array.
+            deterministic: whether to act without noise.
+            generator: source of the noise.
 
         Raises:
-            ValueError: a sample is asked for without a `generator`.
+            ValueError: an observation has another shape, or none for the batch; or a sample is asked for without a
+                `generator`.
         """
-        raw = torch.as_tensor(obs, device=self.policy_head.weight.device)
-        x = self.normalize(raw)
+        return self.act_on(self.flatten(obs), deterministic, generator)
+
+    @torch.no_grad()
+    def act_on(
+        self, rows: torch.Tensor, deterministic: bool = True, generator: torch.Generator | None = None
+    ) -> torch.Tensor:
+        """As `act`, from what `flatten` makes of observations."""
+        x = self.normalize(rows)
         if deterministic:
             output = self.policy_output(x)
-            return self.env_action(output.argmax(-1) if self.discrete else output, raw)
+            return self.env_action(output.argmax(-1) if self.discrete else output, rows)
         if generator is None:
             raise ValueError("act(deterministic=False) needs a torch.Generator on the agent's device, got None")
-        return self.env_action(self.sample(x, self.draw_noise((len(x),), generator))[0], raw)
+        return self.env_action(self.sample(x, self.draw_noise((len(x),), generator))[0], rows)
 
     @torch.no_grad()
     def limit_std(self) -> None:
@@ -281,32 +310,3 @@ class Agent(nn.Module):
             self.log_std.copy_(self.symmetry.mean_over_sides(self.log_std))
         if self.min_log_std > -math.inf or self.max_log_std < math.inf:
             self.log_std.clamp_(self.min_log_std, self.max_log_std)
-
-
-def describe_spaces(observation_space: gym.Space[Any], action_space: gym.Space[Any]) -> dict[str, Any]:
-    """Spaces of one environment as plain types, for checkpoints."""
-    if isinstance(action_space, gym.spaces.Discrete):
-        action: dict[str, Any] = {
-            "kind": "discrete",
-            "n": int(action_space.n),
-            "start": int(action_space.start),
-        }
-    else:
-        assert isinstance(action_space, gym.spaces.Box)
-        action = {
-            "kind": "box",
-            "shape": list(action_space.shape),
-            "low": action_space.low.astype(float).flatten().tolist(),
-            "high": action_space.high.astype(float).flatten().tolist(),
-        }
-    return {"observation_shape": list(observation_space.shape or ()), "action": action}
-
-
-def rebuild_spaces(spaces: dict[str, Any]) -> tuple[gym.Space[Any], gym.Space[Any]]:
-    """Inverse of `describe_spaces`; observation bounds, which the networks do not use, become infinite."""
-    observation_space = gym.spaces.Box(-np.inf, np.inf, tuple(spaces["observation_shape"]), np.float32)
-    action = spaces["action"]
-    if action["kind"] == "discrete":
-        return observation_space, gym.spaces.Discrete(action["n"], start=action["start"])
-    low, high = (np.array(action[key], np.float32).reshape(action["shape"]) for key in ("low", "high"))
-    return observation_space, gym.spaces.Box(low, high, dtype=np.float32)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import torch
 
@@ -118,6 +118,9 @@ class PPOConfig:
     """Hidden layers in each network."""
     activation: Activation = "leaky_relu"
     """Non-linearity after each hidden layer."""
+    value_only: tuple[str, ...] = ()
+    """Keys of a Dict observation that only the value function gets: what is known in training and not where the policy
+    is to act (asymmetric actor-critic; Pinto et al. 2017, arXiv:1710.06542)."""
     shared_trunk: bool = False
     """Let policy and value share their hidden layers."""
     linear_skip: bool = False
@@ -145,6 +148,12 @@ class PPOConfig:
 
     def __post_init__(self) -> None:
         check_settings(self)
+        self.value_only = texts("value_only", self.value_only)
+        if self.value_only and self.shared_trunk:
+            raise SettingsError(
+                f"value_only = {self.value_only} needs a value function with hidden layers of its own: "
+                "shared_trunk=False"
+            )
         try:
             device = torch.device(self.device)
         except RuntimeError:
@@ -211,3 +220,14 @@ class PPOConfig:
     def rollout_size(self) -> int:
         """Environment steps that they take."""
         return self.batch_size * self.action_repeat
+
+
+def texts(name: str, value: Any) -> tuple[str, ...]:
+    """Settings that are several texts, from a list, too, as files have it.
+
+    Raises:
+        SettingsError: it is something else.
+    """
+    if not isinstance(value, (tuple, list)) or not all(isinstance(text, str) for text in value):
+        raise SettingsError(f"{name} must be a list of texts, got {value!r}")
+    return tuple(value)

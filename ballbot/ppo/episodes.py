@@ -11,6 +11,7 @@ from gymnasium.vector import VectorEnv
 
 from ballbot.ppo import distributed
 from ballbot.ppo.agent import Agent
+from ballbot.ppo.spaces import as_tensors
 from ballbot.ppo.storage import Rollout, autoreset_mode
 
 WINDOW = 100
@@ -168,11 +169,11 @@ def evaluate(
     terms: dict[str, list[float]] = {}
     for start in range(0, num_episodes, n):
         obs, _ = envs.reset(seed=seed + start)
-        as_tensors = isinstance(obs, torch.Tensor)
+        tensors = as_tensors(obs)
         running = np.ones(n, bool)
         while running.any():
             action = agent.act(obs, deterministic, generator)
-            obs, reward, terminated, truncated, infos = envs.step(action if as_tensors else action.cpu().numpy())
+            obs, reward, terminated, truncated, infos = envs.step(action if tensors else action.cpu().numpy())
             returns[start : start + n] += to_numpy(reward) * running
             lengths[start : start + n] += running
             ended = running & (to_numpy(terminated) | to_numpy(truncated))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +11,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from ballbot.ppo.agent import Agent, rebuild_spaces
+from ballbot.ppo.agent import Agent
 from ballbot.ppo.checkpoint import CheckpointError, load_checkpoint
 from ballbot.ppo.config import PPOConfig
+from ballbot.ppo.spaces import described_observation, described_size, rebuild_spaces, with_batch_axis
 from ballbot.ppo.structure import Structure
 
 
@@ -21,7 +23,6 @@ class Policy:
 
     Args:
         agent: trained networks.
-        observation_shape: of one observation.
         metadata: what its observations mean, as given to `train(env_metadata=...)`.
         step: environment steps it was trained for.
         path: checkpoint it comes from.
@@ -30,7 +31,6 @@ class Policy:
     def __init__(
         self,
         agent: Agent,
-        observation_shape: tuple[int, ...],
         metadata: dict[str, Any],
         step: int,
         path: Path | None = None,
@@ -39,7 +39,10 @@ class Policy:
         self.agent = agent.eval().requires_grad_(False)
         self.metadata = metadata
         self.step = step
-        self.observation_shape = observation_shape
+        seen = [part for part in agent.parts if not part.value_only]
+        self._first = seen[0]
+        self.observation_shape: tuple[int, ...] = tuple(seen[0].space.shape or ()) if len(seen) == 1 else ()
+        """Of one observation; () if it has several keys."""
         self._generator = torch.Generator(agent.policy_head.weight.device)
         self.seed(0)
 
@@ -47,11 +50,12 @@ class Policy:
         """Start the random numbers of stochastic actions anew."""
         self._generator.manual_seed(seed)
 
-    def predict(self, observation: NDArray[Any], deterministic: bool = True) -> NDArray[Any]:
+    def predict(self, observation: Any, deterministic: bool = True) -> NDArray[Any]:
         """The action in an observation, or the actions in many.
 
         Args:
-            observation: `observation_shape`, or (n, *observation_shape) for n of them.
+            observation: `observation_shape`, or (n, *observation_shape) for n of them; or a dict of such arrays, which
+                may lack what only the value function sees.
             deterministic: the most likely action, else a sample.
 
         Returns:
@@ -60,16 +64,16 @@ class Policy:
         Raises:
             ValueError: another shape, or numbers that are not finite.
         """
-        observations = np.asarray(observation, np.float32)
-        single = observations.shape == self.observation_shape
-        if not single and (not observations.ndim or observations.shape[1:] != self.observation_shape):
-            many = f"(n, {', '.join(map(str, self.observation_shape))})"
-            raise ValueError(
-                f"observation has shape {observations.shape}, this policy takes {self.observation_shape} or {many}"
-            )
-        if not np.isfinite(observations).all():
+        values = np.asarray(self._first.find(observation) if isinstance(observation, Mapping) else observation)
+        shape = tuple(self._first.space.shape or ())
+        single = values.shape == shape
+        if not single and (not values.ndim or values.shape[1:] != shape):
+            many = f"(n, {', '.join(map(str, shape))})"
+            raise ValueError(f"{self._first.key} has shape {values.shape}, this policy takes {shape} or {many}")
+        rows = self.agent.flatten(with_batch_axis(observation) if single else observation).float()
+        if not rows.isfinite().all():
             raise ValueError("observation holds numbers that are not finite: check the sensors")
-        actions = self.agent.act(observations[None] if single else observations, deterministic, self._generator)
+        actions = self.agent.act_on(rows, deterministic, self._generator)
         array: NDArray[Any] = actions.cpu().numpy()
         return array[0] if single else array
 
@@ -88,11 +92,10 @@ def load_policy(path: str | Path, device: str = "cpu") -> Policy:
         path = next((path / name for name in names if (path / name).exists()), path / names[0])
     state = load_checkpoint(path)
     agent = agent_from_state(state, path).to(device)
-    shape = tuple(state["spaces"]["observation_shape"])
     metadata, step = state.get("env_metadata") or {}, state.get("global_step", 0)
     if not isinstance(metadata, dict) or type(step) is not int:
         raise CheckpointError(f"{path} is damaged (env_metadata or global_step); use another one")
-    return Policy(agent, shape, metadata, step, path)
+    return Policy(agent, metadata, step, path)
 
 
 def load_agent(path: str | Path, device: str = "cpu") -> Agent:
@@ -130,7 +133,7 @@ def _check_size(weights: dict[str, torch.Tensor], spaces: dict[str, Any], config
         ValueError: they cannot be in it.
     """
     action = spaces["action"]
-    inputs = math.prod(spaces["observation_shape"])
+    inputs = described_size(described_observation(spaces))
     outputs = action["n"] if action["kind"] == "discrete" else math.prod(action["shape"])
     least = config.hidden_size * (inputs + (config.num_layers - 1) * config.hidden_size + outputs)
     if (held := sum(x.numel() for x in weights.values() if isinstance(x, torch.Tensor))) < least:

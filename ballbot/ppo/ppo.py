@@ -37,6 +37,7 @@ from ballbot.ppo.episodes import episode_terms, to_numpy
 from ballbot.ppo.logger import STEP
 from ballbot.ppo.normalizer import masked_moments
 from ballbot.ppo.schedules import KL_STOP_FACTOR, adapt_lr, scheduled_lr, scheduled_std
+from ballbot.ppo.spaces import all_finite, as_tensors, rows_of
 from ballbot.ppo.state import TrainingState
 from ballbot.ppo.stopwatch import Stopwatch
 from ballbot.ppo.storage import DivergedError, EnvState, Rollout, autoreset_mode, check_finite
@@ -79,7 +80,7 @@ def rollout(
     num_steps, num_envs = storage.rewards.shape
     sample = sample or agent.sample
     same_step = storage.valid is None
-    as_tensors = isinstance(state.obs, torch.Tensor)
+    tensors = as_tensors(state.obs)
     terms: dict[int, dict[str, tuple[np.ndarray, np.ndarray]]] = {}
     final_obs: list[torch.Tensor] = []
     raw_final_obs: list[torch.Tensor] = []
@@ -88,8 +89,8 @@ def rollout(
     noise = noise[:, distributed.own_envs(num_envs)]
 
     for t in range(num_steps):
-        storage.raw_obs[t] = torch.as_tensor(state.obs, device=device).reshape(num_envs, -1)
-        if not as_tensors and not np.isfinite(state.obs).all():  # before it makes the actions NaN, which says less
+        storage.raw_obs[t] = agent.flatten(state.obs, whole=True)
+        if not tensors and not all_finite(state.obs):  # before it makes the actions NaN, which says less
             check_finite(storage.raw_obs[: t + 1], storage.raw_obs[t], storage.rewards[:t], [])
         if storage.valid is not None:
             storage.valid[t] = ~state.done
@@ -103,7 +104,7 @@ def rollout(
             env_action = agent.env_action(action, storage.raw_obs[t])
         stopwatch.lap("infer")
 
-        sent = env_action if as_tensors else env_action.cpu().numpy()
+        sent = env_action if tensors else env_action.cpu().numpy()
         state.obs, reward, terminated, truncated, infos = envs.step(sent)
         stopwatch.lap("simulate")
 
@@ -115,13 +116,12 @@ def rollout(
             mask = to_numpy(infos["_final_obs"]) & to_numpy(truncated) & ~to_numpy(terminated)
             has_final[t] = torch.as_tensor(mask, device=device)
             if ids := np.flatnonzero(mask).tolist():
-                rows = [torch.as_tensor(infos["final_obs"][i], device=device).reshape(-1) for i in ids]
-                raw_final_obs.append(torch.stack(rows).float())
+                raw_final_obs.append(agent.flatten(rows_of(infos["final_obs"], ids), whole=True).float())
                 final_obs.append(agent.normalize(raw_final_obs[-1]))
         if "final_info" in infos and (found := episode_terms(infos)):
             terms[t] = found
 
-    next_obs = torch.as_tensor(state.obs, device=device).reshape(num_envs, -1).float()
+    next_obs = agent.flatten(state.obs, whole=True).float()
     check_finite(storage.raw_obs, next_obs, storage.rewards, raw_final_obs)
     with torch.no_grad():
         storage.values.copy_(agent.get_value(storage.obs.flatten(0, 1)).view(num_steps, num_envs))
@@ -192,7 +192,7 @@ def ppo_loss(
 
     Args:
         agent: networks being trained.
-        obs: (batch, obs_size), normalised.
+        obs: (batch, *input_shape), normalised.
         actions: (batch, dim) or (batch,).
         old_logprobs: (batch,), as are all that follow.
         advantages: already normalised, if they are to be.

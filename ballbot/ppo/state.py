@@ -16,12 +16,13 @@ import torch
 from gymnasium.vector import VectorEnv
 
 from ballbot.ppo import distributed
-from ballbot.ppo.agent import Agent, describe_spaces
+from ballbot.ppo.agent import Agent
 from ballbot.ppo.checkpoint import CheckpointError, prune_checkpoints, save_checkpoint, to_plain, write_atomic
 from ballbot.ppo.config import PPOConfig
 from ballbot.ppo.episodes import EpisodeStatistics
 from ballbot.ppo.logger import say
 from ballbot.ppo.normalizer import RewardScaler
+from ballbot.ppo.spaces import describe_spaces, shape_of, to_device
 from ballbot.ppo.storage import EnvState
 from ballbot.ppo.structure import Structure
 from ballbot.settings import rules_on_resume
@@ -222,10 +223,10 @@ class TrainingState:
         if same_meaning and "env_state" in mine and hasattr(self.envs, "set_state"):
             obs = mine["obs"]
             for name, then, now in (("obs", obs, self.env_state.obs), ("done", mine["done"], self.env_state.done)):
-                if tuple(then.shape) != tuple(now.shape):
-                    raise ValueError(f"{name} is {tuple(then.shape)} instead of {tuple(now.shape)}")
+                if shape_of(then) != shape_of(now):
+                    raise ValueError(f"{name} is {shape_of(then)} instead of {shape_of(now)}")
             self.envs.set_state(mine["env_state"])
-            self.env_state.obs = obs.to(self.device) if isinstance(obs, torch.Tensor) else obs
+            self.env_state.obs = to_device(obs, self.device)
             self.env_state.done = mine["done"].to(self.device)
             return
         if distributed.rank() == 0:

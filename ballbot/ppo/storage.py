@@ -20,7 +20,7 @@ class DivergedError(BallbotError, RuntimeError):
 class Rollout:
     """Steps of all environments; every tensor is (num_steps, num_envs, ...) and float32 unless noted.
 
-    `raw_obs` is what the environments returned, `obs` what the networks saw. `final_values` holds V(final
+    `raw_obs` is what the environments returned, flattened, `obs` what the networks saw. `final_values` holds V(final
     observation) where an episode was truncated, and is not used elsewhere. `valid` (bool, or None for all) is
     False in rows that are no real step. `next_value` is (num_envs,).
     """
@@ -44,7 +44,7 @@ class Rollout:
         def zeros(*shape: int, dtype: torch.dtype = torch.float32) -> torch.Tensor:
             return torch.zeros(num_steps, num_envs, *shape, dtype=dtype, device=device)
 
-        raw_obs = zeros(agent.obs_size)
+        raw_obs = zeros(agent.value_size)
         return cls(
             raw_obs=raw_obs,
             obs=raw_obs if agent.takes_raw else zeros(*agent.input_shape),

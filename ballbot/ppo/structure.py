@@ -18,15 +18,16 @@ class Structure:
     """Parts of an agent that are given, not trained; checkpoints hold them, and a resumed run needs the same ones."""
 
     prior: FeedbackPrior | None = None
-    """Feedback law that the policy adds its actions to (None: it starts from nothing); for Box actions."""
+    """Feedback law on what the policy sees, that it adds its actions to (None: it starts from nothing); for Box
+    actions."""
     input_scale: torch.Tensor | None = None
-    """(obs_size,) positive factors on what the networks get, after normalisation (None: all 1).  An Adam step changes
+    """(value_size,) positive factors on what the networks get, after normalisation (None: all 1).  An Adam step changes
     what the policy makes of an input in proportion to the input's size, whatever the gradient; of many inputs that
     hardly matter, each such step is noise.  A small factor quiets them."""
     symmetry: Symmetry | None = None
     """Sides from which the task looks the same (None: no symmetry); for Box actions."""
     value_inputs: torch.Tensor | None = None
-    """(obs_size,) bool, what the value function gets of the observation (None: all).  It does better without the last
+    """(value_size,) bool, what the value function gets of the observation (None: all).  It does better without the last
     action: what the policy does on average tells of the state, of a hill for instance, so the value of an action that
     noise made alike is that of the hill, and the policy learns to avoid it."""
 
@@ -35,34 +36,46 @@ class Structure:
             if (given := getattr(self, name)) is not None:
                 object.__setattr__(self, name, torch.as_tensor(given).to(dtype).clone())
 
-    def check(self, obs_size: int, action_size: int | None, shared_trunk: bool) -> None:
-        """Check that the parts fit observations and actions of these sizes (None: discrete).
+    def check(self, value_size: int, obs_size: int, action_size: int | None, shared_trunk: bool) -> None:
+        """Check that the parts fit observations and actions of these sizes.
+
+        Args:
+            value_size: numbers of the observation.
+            obs_size: the first of them, which the policy sees.
+            action_size: numbers of an action (None: discrete).
+            shared_trunk: of the PPOConfig.
 
         Raises:
             ValueError: one does not; the message names it.
         """
         actions = "discrete" if action_size is None else action_size
-        task = f"the task has {obs_size} numbers observed and {actions} actions"
+        task = f"the task has {value_size} numbers observed and {actions} actions"
         if self.prior is not None and tuple(self.prior.direct.shape) != (action_size, obs_size):
             given, taken = self.prior.direct.shape
-            raise ValueError(f"the prior makes {given} actions of {taken} numbers observed, but {task}")
+            seen = "" if obs_size == value_size else f", and the policy sees {obs_size} of them"
+            raise ValueError(f"the prior makes {given} actions of {taken} numbers observed, but {task}{seen}")
         if self.symmetry is not None:
             sizes = self.symmetry.observations.shape[1], self.symmetry.actions.shape[1]
-            if sizes != (obs_size, action_size):
+            if sizes != (value_size, action_size):
                 raise ValueError(
                     f"the symmetry is one of {sizes[0]} numbers observed and {sizes[1]} actions, but {task}"
                 )
+            if self.symmetry.observations[:, :obs_size, obs_size:].any():
+                raise ValueError(
+                    f"the symmetry makes some of the {obs_size} numbers that the policy sees from the other "
+                    f"{value_size - obs_size}, which only the value function gets: turn each group by itself"
+                )
         if (scale := self.input_scale) is not None:
             shape = tuple(scale.shape)
-            if shape != (obs_size,) or not ((scale > 0) & scale.isfinite()).all():
+            if shape != (value_size,) or not ((scale > 0) & scale.isfinite()).all():
                 raise ValueError(
-                    f"input_scale needs {obs_size} positive finite numbers, one for each of the observation, got "
+                    f"input_scale needs {value_size} positive finite numbers, one for each of the observation, got "
                     f"{scale.tolist() if len(shape) == 1 else shape}"
                 )
         if (taken_in := self.value_inputs) is not None:
-            if taken_in.dtype != torch.bool or tuple(taken_in.shape) != (obs_size,):
+            if taken_in.dtype != torch.bool or tuple(taken_in.shape) != (value_size,):
                 raise ValueError(
-                    f"value_inputs needs {obs_size} booleans, one for each number of the observation, got "
+                    f"value_inputs needs {value_size} booleans, one for each number of the observation, got "
                     f"{taken_in.dtype} {tuple(taken_in.shape)}"
                 )
             if shared_trunk:

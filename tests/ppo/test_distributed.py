@@ -30,7 +30,7 @@ sys.path.insert(0, {toy!r})
 import torch
 torch.set_num_threads(1)
 from pathlib import Path
-from toy import PointEnv, cartpole
+from toy import PointEnv, SplitEnv, cartpole
 from gymnasium.vector import AutoresetMode
 from ballbot.ppo import PPOConfig, train
 from ballbot.ppo.distributed import rank
@@ -47,6 +47,8 @@ class Env(PointEnv):
             raise ValueError("the simulator of one process broke")
         return super().step(actions)
 make, make_eval = Env, PointEnv
+if settings.get("value_only"):
+    make = make_eval = SplitEnv
 if cartpole_mode is not None:
     make = make_eval = lambda num_envs: cartpole(num_envs, AutoresetMode[cartpole_mode])
 result = train(PPOConfig(**settings), make, make_eval, run_dir=run_dir, resume=resume, console=False)
@@ -104,14 +106,20 @@ def test_ranks_end_alike_and_resume_to_the_last_bit(tmp_path: Path, per_step: bo
 
 
 @pytest.mark.fault("torchrun with two ranks against one: the same networks, up to rounding")
-@pytest.mark.parametrize(("mode", "per_step"), [("SAME_STEP", False), ("NEXT_STEP", True)])
-def test_two_processes_learn_what_one_does(tmp_path: Path, mode: str, per_step: bool) -> None:
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"cartpole_mode": "SAME_STEP"},
+        {
+            "cartpole_mode": "NEXT_STEP",
+            "normalize_observations_per_step": True,
+            "normalize_advantage_per_minibatch": True,
+        },
+    ],
+    ids=["same step", "next step"],
+)
+def test_two_processes_learn_what_one_does(tmp_path: Path, options: dict[str, Any]) -> None:
     """Up to the order in which sums over steps are rounded."""
-    options: dict[str, Any] = {
-        "cartpole_mode": mode,
-        "normalize_observations_per_step": per_step,
-        "normalize_advantage_per_minibatch": per_step,
-    }
     agents = []
     for processes in (1, 2):
         done = torchrun(tmp_path / f"run{processes}", processes=processes, **options)
@@ -121,6 +129,19 @@ def test_two_processes_learn_what_one_does(tmp_path: Path, mode: str, per_step: 
     for key, learned in agents[0].items():
         torch.testing.assert_close(agents[1][key], learned, rtol=1e-4, atol=1e-5)
     assert max(float((agents[0][key] - begun[key]).abs().max()) for key in begun) > 1e-2, "nothing was learned"
+
+
+@pytest.mark.parametrize("options", [{"value_only": ["age"]}], ids=["value only"])
+def test_ranks_of_other_agents_end_alike_and_resume_to_the_last_bit(tmp_path: Path, options: dict[str, Any]) -> None:
+    whole = tmp_path / "whole"
+    done = torchrun(whole, **options)
+    assert done.returncode == 0, done.stderr
+    agents = [torch.load(tmp_path / f"rank{i}.pt", weights_only=True)["agent"] for i in range(2)]
+    again = torchrun(whole, resume=str(whole / "checkpoints" / f"step_{2 * BATCH}.pt"), **options)
+    assert again.returncode == 0, again.stderr
+    agents += [torch.load(tmp_path / f"rank{i}.pt", weights_only=True)["agent"] for i in range(2)]
+    for key, expected in agents[0].items():
+        assert all(torch.equal(agent[key], expected) for agent in agents[1:]), key
 
 
 def test_a_failing_process_takes_the_others_with_it(tmp_path: Path) -> None:

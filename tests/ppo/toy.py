@@ -103,6 +103,27 @@ class PointEnv(VectorEnv):
         self.x, self.age, self.term = state["x"].copy(), state["age"].copy(), state["term"].copy()
 
 
+class SplitEnv(PointEnv):
+    """A PointEnv that tells the policy position and speed, and whoever trains it how long the episode has lasted."""
+
+    def __init__(self, num_envs: int, as_tensors: bool = False) -> None:
+        super().__init__(num_envs, as_tensors)
+        age = gym.spaces.Box(-np.inf, np.inf, (1,), np.float32)
+        self.single_observation_space = gym.spaces.Dict({"age": age, "policy": OBS2})
+
+    def _out(self, x: np.ndarray) -> Any:
+        age = (self.age[:, None] / self.LIMIT).astype(np.float32)
+        return {"age": torch.from_numpy(age) if self.as_tensors else age, "policy": super()._out(x)}
+
+    def step(self, actions: Any) -> tuple[Any, Any, Any, Any, dict[str, Any]]:
+        age = ((self.age[:, None] + 1) / self.LIMIT).astype(np.float32)
+        *out, infos = super().step(actions)
+        if infos:
+            rows = [{"age": a, "policy": x} for a, x in zip(age, infos["final_obs"], strict=True)]
+            infos["final_obs"] = np.array(rows, object)
+        return out[0], out[1], out[2], out[3], infos
+
+
 class ScriptedEnv(VectorEnv):
     """One environment that plays back episode ends; observation t is [t], a final one [100 + t].
 

@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from ballbot.ppo.config import PPOConfig
+from ballbot.ppo.memory import make_cell, unroll
 from ballbot.ppo.normalizer import RunningNormalizer, ValueScale
 from ballbot.ppo.spaces import flatten, observation_parts
 from ballbot.ppo.structure import Structure
@@ -47,6 +48,11 @@ def layer(in_size: int, out_size: int, gain: float, generator: torch.Generator |
     nn.init.orthogonal_(linear.weight, gain, generator=generator)
     nn.init.zeros_(linear.bias)
     return linear
+
+
+def beside(features: torch.Tensor, memory: torch.Tensor | None) -> torch.Tensor:
+    """What is seen and what is remembered, side by side."""
+    return features if memory is None else torch.cat([features, memory], dim=-1)
 
 
 class Agent(nn.Module):
@@ -129,8 +135,11 @@ class Agent(nn.Module):
             return nn.Sequential(*layers)
 
         self.normalizer = RunningNormalizer((self.value_size,)) if config.normalize_observations else None
-        self.policy_trunk = trunk(self.obs_size)
-        self.value_trunk = None if config.shared_trunk else trunk(self.value_size)
+        self.memory_size = config.memory_size if config.memory == "gru" else 0
+        self.memory_shape: tuple[int, ...] = (*sides, self.memory_size)
+        """Of what the policy remembers of one environment."""
+        self.policy_trunk = trunk(self.obs_size + self.memory_size)
+        self.value_trunk = None if config.shared_trunk else trunk(self.value_size + self.memory_size)
         # A small policy head makes the first policy nearly the same in every state (Andrychowicz et al. 2021,
         # sec. 3.2).
         self.policy_head = layer(config.hidden_size, out_size, 0.01, generator)
@@ -139,6 +148,10 @@ class Agent(nn.Module):
             nn.init.zeros_(self.policy_skip.weight)
         self.value_head = layer(config.hidden_size, 1, 1.0, generator)
         self.value_scale = ValueScale() if config.normalize_values else None
+        sizes = [self.obs_size] if config.shared_trunk else [self.obs_size, self.value_size]
+        cells = [make_cell(size, self.memory_size, generator) for size in sizes if self.memory_size]
+        self.memories = nn.ModuleList(cells)
+        """Of the policy, and of the value function if it has hidden layers of its own."""
         if not self.discrete:
             self.log_std = nn.Parameter(torch.full((out_size,), math.log(config.initial_std)))
 
@@ -175,14 +188,62 @@ class Agent(nn.Module):
             x = x * self.symmetry.seen
         return x if self.input_scale is None else x * self.input_scale
 
-    def get_value(self, x: torch.Tensor) -> torch.Tensor:
-        """Value (batch,) of the normalised observations `x` (batch, *input_shape)."""
+    def new_memory(self, batch: int) -> torch.Tensor | None:
+        """What the policy remembers at the start of episodes, (batch, *memory_shape) zeros; None: it has no memory."""
+        memories = self.new_memories(batch)
+        return None if memories is None else memories[:, 0]
+
+    def new_memories(self, batch: int) -> torch.Tensor | None:
+        """The same of all networks with a memory: (batch, networks, *memory_shape)."""
+        if not self.memory_size:
+            return None
+        return self.policy_head.weight.new_zeros(batch, len(self.memories), *self.memory_shape)
+
+    def remember(self, x: torch.Tensor, memory: torch.Tensor, network: int = 0) -> torch.Tensor:
+        """What is remembered after the normalised observations `x` (batch, *input_shape), (batch, *memory_shape).
+
+        Args:
+            x: what is seen.
+            memory: what was remembered before, 0 where an episode begins.
+            network: whose: 0 of the policy, -1 of the value function.
+        """
+        seen = self._policy_features(x) if network == 0 else self._features(x)[network]
+        after: torch.Tensor = self.memories[network](seen.flatten(0, -2), memory.flatten(0, -2))
+        return after.view(memory.shape)
+
+    def recall(self, x: torch.Tensor, memories: torch.Tensor, began: torch.Tensor, first: int = 0) -> torch.Tensor:
+        """What is remembered after each step of whole sequences: (steps, batch, networks, *memory_shape).
+
+        Args:
+            x: (steps, batch, *input_shape) normalised observations.
+            memories: (batch, networks, *memory_shape) before the first.
+            began: (steps, batch) bool, where an episode begins.
+            first: the first network that is asked for.
+        """
+        steps, batch = began.shape
+        features = self._features(x)[first:]
+        rows = batch * math.prod(self.memory_shape[:-1])
+        inputs = [seen.reshape(steps, rows, seen.shape[-1]) for seen in features]
+        start = memories[:, first:].transpose(0, 1).reshape(len(inputs), rows, self.memory_size)
+        began = began.repeat_interleave(math.prod(self.memory_shape[:-1]), dim=1)
+        after: torch.Tensor = unroll(list(self.memories[first:]), inputs, start, began)
+        return after.view(steps, len(inputs), batch, *self.memory_shape).transpose(1, 2)
+
+    def get_value(self, x: torch.Tensor, memory: torch.Tensor | None = None) -> torch.Tensor:
+        """Value (batch,) of the normalised observations `x` (batch, *input_shape).
+
+        Of an agent that remembers, with what its value function does then: `memory` (batch, *memory_shape).
+        """
         if self.value_trunk is None:
-            return self._value(self.policy_trunk(self._policy_features(x)))
-        return self._value(self.value_trunk(self._value_features(x)))
+            return self._value(self.policy_trunk(beside(self._policy_features(x), memory)))
+        return self._value(self.value_trunk(beside(self._value_features(x), memory)))
+
+    def _features(self, x: torch.Tensor) -> list[torch.Tensor]:
+        """What each network sees of normalised observations."""
+        seen = self._policy_features(x)
+        return [seen] if self.value_trunk is None else [seen, self._value_features(x)]
 
     def _policy_features(self, x: torch.Tensor) -> torch.Tensor:
-        """What the policy sees of normalised observations."""
         return x[..., : self.obs_size] if self.obs_size < self.value_size else x
 
     def _value_features(self, x: torch.Tensor) -> torch.Tensor:
@@ -194,10 +255,13 @@ class Agent(nn.Module):
             value = value.mean(dim=-1)
         return value if self.value_scale is None else self.value_scale(value)
 
-    def policy_output(self, x: torch.Tensor) -> torch.Tensor:
-        """Mean action or logits (batch, dim) in the normalised observations `x` (batch, *input_shape)."""
+    def policy_output(self, x: torch.Tensor, memory: torch.Tensor | None = None) -> torch.Tensor:
+        """Mean action or logits (batch, dim) in the normalised observations `x` (batch, *input_shape).
+
+        Of an agent that remembers, with what its policy does then: `memory` (batch, *memory_shape).
+        """
         features = self._policy_features(x)
-        return self._policy_output(features, self.policy_trunk(features))
+        return self._policy_output(features, self.policy_trunk(beside(features, memory)))
 
     def _policy_output(self, features: torch.Tensor, hidden: torch.Tensor) -> torch.Tensor:
         output: torch.Tensor = self.policy_head(hidden)
@@ -206,33 +270,39 @@ class Agent(nn.Module):
         return output if self.symmetry is None else self.symmetry.mean_action(output)
 
     def get_action_and_value(
-        self, x: torch.Tensor, action: torch.Tensor
+        self, x: torch.Tensor, action: torch.Tensor, memories: torch.Tensor | None = None
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
         """Judge `action` (batch, dim) or (batch,) in the normalised observations `x` (batch, *input_shape).
+
+        Of an agent that remembers, with what its networks do then: `memories` (batch, networks, *memory_shape).
 
         Returns:
             action, log-probability (batch,), entropy (batch,) and value (batch,).
         """
+        policys, values = (None, None) if memories is None else (memories[:, 0], memories[:, -1])
         features = self._policy_features(x)
-        hidden = self.policy_trunk(features)
-        value = self._value(hidden if self.value_trunk is None else self.value_trunk(self._value_features(x)))
+        hidden = self.policy_trunk(beside(features, policys))
+        value = self._value(hidden) if self.value_trunk is None else self.get_value(x, values)
         output = self._policy_output(features, hidden)
         if self.discrete:
             return action, categorical_logprob(action, output), categorical_entropy(output), value
         entropy = gaussian_entropy(self.log_std).expand(len(x))
         return action, gaussian_logprob(action, output, self.log_std), entropy, value
 
-    def sample(self, x: torch.Tensor, noise: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    def sample(
+        self, x: torch.Tensor, noise: torch.Tensor, memory: torch.Tensor | None = None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         """Draw actions.
 
         Args:
             x: (batch, *input_shape) normalised observations.
             noise: (batch, noise_size) from `draw_noise`.
+            memory: see `policy_output`.
 
         Returns:
             unclipped action (batch, dim) or index (batch,), and its log-probability (batch,).
         """
-        output = self.policy_output(x)
+        output = self.policy_output(x, memory)
         if self.discrete:
             action = (output + noise).argmax(-1)  # Gumbel-max trick: exact samples of the softmax
             return action, categorical_logprob(action, output)
@@ -267,6 +337,7 @@ class Agent(nn.Module):
         obs: Any,
         deterministic: bool = True,
         generator: torch.Generator | None = None,
+        memory: torch.Tensor | None = None,
     ) -> torch.Tensor:
         """Action (batch, *action_shape) for the environments: the most likely one if `deterministic`, else a sample.
 
@@ -275,25 +346,43 @@ class Agent(nn.Module):
                 function sees; where the policy sees one key alone, also its array.
             deterministic: whether to act without noise.
             generator: source of the noise.
+            memory: of an agent that remembers, from `new_memory`: what it remembered before, 0 where an episode
+                begins; overwritten with what it does now.
 
         Raises:
-            ValueError: an observation has another shape, or none for the batch; or a sample is asked for without a
-                `generator`.
+            ValueError: an observation has another shape, or none for the batch; a sample is asked for without a
+                `generator`; or the agent remembers and `memory` is missing or of another shape.
         """
-        return self.act_on(self.flatten(obs), deterministic, generator)
+        return self.act_on(self.flatten(obs), deterministic, generator, memory)
 
     @torch.no_grad()
     def act_on(
-        self, rows: torch.Tensor, deterministic: bool = True, generator: torch.Generator | None = None
+        self,
+        rows: torch.Tensor,
+        deterministic: bool = True,
+        generator: torch.Generator | None = None,
+        memory: torch.Tensor | None = None,
     ) -> torch.Tensor:
         """As `act`, from what `flatten` makes of observations."""
-        x = self.normalize(rows)
-        if deterministic:
-            output = self.policy_output(x)
-            return self.env_action(output.argmax(-1) if self.discrete else output, rows)
-        if generator is None:
+        if not deterministic and generator is None:
             raise ValueError("act(deterministic=False) needs a torch.Generator on the agent's device, got None")
-        return self.env_action(self.sample(x, self.draw_noise((len(x),), generator))[0], rows)
+        x = self.normalize(rows)
+        if self.memory_size:
+            shape = (len(x), *self.memory_shape)
+            if memory is None or tuple(memory.shape) != shape:
+                got = None if memory is None else tuple(memory.shape)
+                raise ValueError(
+                    f"this agent remembers: act(obs, memory=...) needs {shape}, got {got}. Begin with "
+                    f"memory = agent.new_memory({len(x)}), keep it from step to step, and set the rows of environments "
+                    "that begin an episode to 0"
+                )
+            memory.copy_(self.remember(x, memory))
+        else:
+            memory = None
+        if generator is None or deterministic:
+            output = self.policy_output(x, memory)
+            return self.env_action(output.argmax(-1) if self.discrete else output, rows)
+        return self.env_action(self.sample(x, self.draw_noise((len(x),), generator), memory)[0], rows)
 
     @torch.no_grad()
     def limit_std(self) -> None:

@@ -126,6 +126,11 @@ class PPOConfig:
     linear_skip: bool = False
     """Add a linear map of the observation, at first 0, to the policy's output: what is nearly linear in a task, as
     balancing is, is then learned sooner (Srouji et al. 2018, arXiv:1802.08311)."""
+    memory: Literal["none", "gru"] = "none"
+    """"gru": policy and value function remember, each by a gated recurrent unit of its own, whose numbers its hidden
+    layers get beside the observation.  Minibatches are whole sequences of num_steps then."""
+    memory_size: Annotated[int, Range(1, 16384)] = 64
+    """Numbers that each of them remembers."""
     initial_std: Annotated[float, Range(0, 100, open=True)] = math.exp(-1)
     """Initial standard deviation of the exploration noise (continuous actions only)."""
     min_std: Annotated[float, Range(0, 100, open=True)] | None = None
@@ -175,6 +180,11 @@ class PPOConfig:
                 f"num_envs * num_steps = {self.num_envs} * {self.num_steps} = {self.batch_size} is not a "
                 f"multiple of minibatch_size = {self.minibatch_size}; choose one that divides it"
             )
+        if self.memory == "gru" and self.minibatch_size % self.num_steps:
+            raise SettingsError(
+                f"minibatch_size = {self.minibatch_size} is not a multiple of num_steps = {self.num_steps}, and with "
+                f'memory = "gru" minibatches are whole sequences of num_steps: choose {self._nearest_minibatch()}'
+            )
         if self.batch_size > MAX_BATCH:
             raise SettingsError(
                 f"num_envs * num_steps = {self.num_envs} * {self.num_steps} is above {MAX_BATCH:.0e}, and a rollout is "
@@ -210,6 +220,10 @@ class PPOConfig:
                 f"final_std = {self.final_std} must be from min_std = {self.min_std} to initial_std = "
                 f"{self.initial_std}: the bound falls"
             )
+
+    def _nearest_minibatch(self) -> int:
+        sizes = [k * self.num_steps for k in range(1, self.num_envs + 1) if self.num_envs % k == 0]
+        return min(sizes, key=lambda size: abs(size - self.minibatch_size))
 
     @property
     def batch_size(self) -> int:

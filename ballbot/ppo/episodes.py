@@ -170,9 +170,9 @@ def evaluate(
     for start in range(0, num_episodes, n):
         obs, _ = envs.reset(seed=seed + start)
         tensors = as_tensors(obs)
-        running = np.ones(n, bool)
+        running, memory = np.ones(n, bool), agent.new_memory(n)
         while running.any():
-            action = agent.act(obs, deterministic, generator)
+            action = agent.act(obs, deterministic, generator, memory)
             obs, reward, terminated, truncated, infos = envs.step(action if tensors else action.cpu().numpy())
             returns[start : start + n] += to_numpy(reward) * running
             lengths[start : start + n] += running

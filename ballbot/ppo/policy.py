@@ -14,12 +14,13 @@ from numpy.typing import NDArray
 from ballbot.ppo.agent import Agent
 from ballbot.ppo.checkpoint import CheckpointError, load_checkpoint
 from ballbot.ppo.config import PPOConfig
+from ballbot.ppo.memory import forget
 from ballbot.ppo.spaces import described_observation, described_size, rebuild_spaces, with_batch_axis
 from ballbot.ppo.structure import Structure
 
 
 class Policy:
-    """What a checkpoint does in a situation.
+    """What a checkpoint does in a situation, and what it remembers, if it does.
 
     Args:
         agent: trained networks.
@@ -44,19 +45,28 @@ class Policy:
         self.observation_shape: tuple[int, ...] = tuple(seen[0].space.shape or ()) if len(seen) == 1 else ()
         """Of one observation; () if it has several keys."""
         self._generator = torch.Generator(agent.policy_head.weight.device)
+        self._memory: torch.Tensor | None = None
         self.seed(0)
 
     def seed(self, seed: int) -> None:
         """Start the random numbers of stochastic actions anew."""
         self._generator.manual_seed(seed)
 
-    def predict(self, observation: Any, deterministic: bool = True) -> NDArray[Any]:
+    def reset(self) -> None:
+        """Forget the past: all episodes begin anew."""
+        self._memory = None
+
+    def predict(
+        self, observation: Any, deterministic: bool = True, began: NDArray[np.bool_] | None = None
+    ) -> NDArray[Any]:
         """The action in an observation, or the actions in many.
 
         Args:
             observation: `observation_shape`, or (n, *observation_shape) for n of them; or a dict of such arrays, which
                 may lack what only the value function sees.
             deterministic: the most likely action, else a sample.
+            began: (n,) bool, whose episode begins with this observation, for policies that remember.  None: nobody's,
+                but everybody's in the first call, after `reset`, and when n is another than in the call before.
 
         Returns:
             action (*action_shape) or actions (n, *action_shape), as the environment takes them.
@@ -73,7 +83,14 @@ class Policy:
         rows = self.agent.flatten(with_batch_axis(observation) if single else observation).float()
         if not rows.isfinite().all():
             raise ValueError("observation holds numbers that are not finite: check the sensors")
-        actions = self.agent.act_on(rows, deterministic, self._generator)
+        if self._memory is None or len(self._memory) != len(rows):
+            self._memory = self.agent.new_memory(len(rows))
+        if self._memory is not None and began is not None:
+            began = np.asarray(began, bool).reshape(-1)
+            if len(began) != len(rows):
+                raise ValueError(f"began says of {len(began)} episodes whether they begin, there are {len(rows)}")
+            self._memory = forget(self._memory, torch.from_numpy(began).to(self._memory.device))
+        actions = self.agent.act_on(rows, deterministic, self._generator, self._memory)
         array: NDArray[Any] = actions.cpu().numpy()
         return array[0] if single else array
 
@@ -134,7 +151,9 @@ def _check_size(weights: dict[str, torch.Tensor], spaces: dict[str, Any], config
     """
     action = spaces["action"]
     inputs = described_size(described_observation(spaces))
+    remembered = config.memory_size if config.memory == "gru" else 0
     outputs = action["n"] if action["kind"] == "discrete" else math.prod(action["shape"])
     least = config.hidden_size * (inputs + (config.num_layers - 1) * config.hidden_size + outputs)
+    least += 3 * remembered * (inputs + remembered)
     if (held := sum(x.numel() for x in weights.values() if isinstance(x, torch.Tensor))) < least:
         raise ValueError(f"networks of {least} weights or more, of which it holds {held}")

@@ -15,6 +15,10 @@ cut the advantage recursion. With Gymnasium's SAME_STEP autoreset the final obse
 `infos["final_obs"]`. With NEXT_STEP it is the returned observation, and the next row is a filler whose action
 the environment ignores: it takes no part in losses, statistics and episode counts.
 
+Memory: with `memory`, what the networks remember runs on from rollout to rollout and is 0 where an episode begins. The
+rollout keeps what they remembered at its start, and `update` recalls the rest from there in whole sequences, with the
+networks as they are then.
+
 Averaging: with `policy_average`, what is evaluated, saved to best.pt and returned by `train` is a running average of
 the networks over the updates (`TrainingState.policy`); the newest networks (`TrainingState.agent`) explore and learn.
 So "eval/..." judges the average and "charts/..." the newest.
@@ -35,6 +39,7 @@ from ballbot.ppo.agent import Agent
 from ballbot.ppo.config import PPOConfig
 from ballbot.ppo.episodes import episode_terms, to_numpy
 from ballbot.ppo.logger import STEP
+from ballbot.ppo.memory import forget
 from ballbot.ppo.normalizer import masked_moments
 from ballbot.ppo.schedules import KL_STOP_FACTOR, adapt_lr, scheduled_lr, scheduled_std
 from ballbot.ppo.spaces import all_finite, as_tensors, rows_of
@@ -50,7 +55,7 @@ def rollout(
     storage: Rollout,
     generator: torch.Generator,
     stopwatch: Stopwatch,
-    sample: Callable[[torch.Tensor, torch.Tensor], tuple[torch.Tensor, torch.Tensor]] | None = None,
+    sample: Callable[..., tuple[torch.Tensor, torch.Tensor]] | None = None,
     measure: bool = False,
 ) -> dict[int, dict[str, tuple[np.ndarray, np.ndarray]]]:
     """Fill `storage` with num_steps from every environment and move `state` on.
@@ -87,6 +92,11 @@ def rollout(
     has_final = torch.zeros_like(storage.truncated)
     noise = agent.draw_noise((num_steps, num_envs * distributed.world_size()), generator)  # alike in all processes
     noise = noise[:, distributed.own_envs(num_envs)]
+    memory = None
+    if storage.memory is not None and storage.began is not None:
+        storage.memory.copy_(torch.zeros_like(storage.memory) if state.memory is None else state.memory)
+        storage.began.zero_()
+        memory = storage.memory[:, 0]  # the policy's; the value function's is recalled at the end, in one go
 
     for t in range(num_steps):
         storage.raw_obs[t] = agent.flatten(state.obs, whole=True)
@@ -98,7 +108,9 @@ def rollout(
             if measure and agent.normalizer is not None:
                 agent.normalizer.update(storage.raw_obs[t], None if storage.valid is None else storage.valid[t])
             storage.obs[t] = agent.normalize(storage.raw_obs[t])
-            action, logprob = sample(storage.obs[t], noise[t])
+            if memory is not None:
+                memory = agent.remember(storage.obs[t], memory)
+            action, logprob = sample(storage.obs[t], noise[t], memory)
             storage.actions[t] = action
             storage.logprobs[t] = logprob
             env_action = agent.env_action(action, storage.raw_obs[t])
@@ -118,14 +130,29 @@ def rollout(
             if ids := np.flatnonzero(mask).tolist():
                 raw_final_obs.append(agent.flatten(rows_of(infos["final_obs"], ids), whole=True).float())
                 final_obs.append(agent.normalize(raw_final_obs[-1]))
+        if memory is not None and storage.began is not None:
+            begins = state.done if storage.valid is None else ~storage.valid[t]
+            memory = forget(memory, begins)
+            if t + 1 < num_steps:
+                storage.began[t + 1] = begins
         if "final_info" in infos and (found := episode_terms(infos)):
             terms[t] = found
 
     next_obs = agent.flatten(state.obs, whole=True).float()
     check_finite(storage.raw_obs, next_obs, storage.rewards, raw_final_obs)
     with torch.no_grad():
-        storage.values.copy_(agent.get_value(storage.obs.flatten(0, 1)).view(num_steps, num_envs))
-        storage.next_value.copy_(agent.get_value(agent.normalize(next_obs)))
+        recalled = now = None  # what the value function remembers after each step, and before `next_obs`
+        if memory is not None and storage.memory is not None and storage.began is not None:
+            recalled = agent.recall(storage.obs, storage.memory, storage.began, first=-1)[:, :, 0]
+            now = forget(recalled[-1], begins)
+            state.memory = torch.stack([memory, now], dim=1)[:, : len(agent.memories)]
+
+        def value_after(x: torch.Tensor, before: torch.Tensor | None) -> torch.Tensor:
+            return agent.get_value(x, None if before is None else agent.remember(x, before, network=-1))
+
+        values = agent.get_value(storage.obs.flatten(0, 1), None if recalled is None else recalled.flatten(0, 1))
+        storage.values.copy_(values.view(num_steps, num_envs))
+        storage.next_value.copy_(value_after(agent.normalize(next_obs), now))
         if not same_step:
             storage.final_values.copy_(torch.cat([storage.values[1:], storage.next_value.unsqueeze(0)]))
         elif missing := int((storage.truncated & ~storage.terminated & ~has_final).sum()):
@@ -134,7 +161,8 @@ def rollout(
                 'must give infos["final_obs"] and its mask infos["_final_obs"]'
             )
         elif final_obs:
-            storage.final_values[has_final] = agent.get_value(torch.cat(final_obs))
+            before = None if recalled is None else recalled[has_final]
+            storage.final_values[has_final] = value_after(torch.cat(final_obs), before)
     stopwatch.lap("infer")
     return terms
 
@@ -187,6 +215,7 @@ def ppo_loss(
     old_values: torch.Tensor,
     weights: torch.Tensor | None,
     config: PPOConfig,
+    sequences: tuple[torch.Tensor, torch.Tensor] | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Loss of one minibatch: clipped surrogate, value error and entropy (arXiv:1707.06347, eq. 7 and 9).
 
@@ -200,6 +229,8 @@ def ppo_loss(
         old_values: values when the steps were collected.
         weights: None for the plain mean, else factors under which a sum is the mean over the real steps.
         config: clip ranges and coefficients.
+        sequences: of an agent that remembers, whose batch is steps * sequences, a step after the other: what it did at
+            their start (sequences, networks, *memory_shape), and where episodes begin (steps, sequences).
 
     Returns:
         loss, and the detached METRICS of the minibatch.
@@ -208,7 +239,11 @@ def ppo_loss(
     def mean(x: torch.Tensor) -> torch.Tensor:
         return x.mean() if weights is None else (x * weights).sum()
 
-    _, logprobs, entropy, values = agent.get_action_and_value(obs, actions)
+    memories = None
+    if sequences is not None:
+        start, began = sequences
+        memories = agent.recall(obs.view(*began.shape, *obs.shape[1:]), start, began).flatten(0, 1)
+    _, logprobs, entropy, values = agent.get_action_and_value(obs, actions, memories)
     logratio = logprobs - old_logprobs
     ratio = logratio.exp()
     clipped = ratio.clamp(1 - config.clip_range, 1 + config.clip_range)
@@ -234,6 +269,23 @@ def ppo_loss(
 
 METRICS = ("loss", "policy_loss", "value_loss", "entropy", "clipfrac", "old_approx_kl", "approx_kl")
 """What `ppo_loss` measures, in order."""
+
+
+def minibatches(batch: Rollout, config: PPOConfig, generator: torch.Generator) -> Iterator[torch.Tensor]:
+    """Rows of the (num_steps, all environments) batch of all processes, flattened, for each gradient step of an epoch.
+
+    In random order; of an agent that remembers, all steps of some environments, a step after the other.
+    """
+    num_steps, num_envs = len(batch.rewards), batch.rewards.shape[1] * distributed.world_size()
+    device = batch.rewards.device
+    if batch.memory is None:
+        order = torch.randperm(num_steps * num_envs, generator=generator, device=device)
+        yield from torch.split(order, config.minibatch_size)
+        return
+    steps = torch.arange(num_steps, device=device).unsqueeze(1)
+    order = torch.randperm(num_envs, generator=generator, device=device)
+    for envs in torch.split(order, config.minibatch_size // num_steps):
+        yield (steps * num_envs + envs).flatten()
 
 
 def standardize(advantages: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
@@ -292,8 +344,7 @@ def update(
     measured: list[torch.Tensor] = []
     stop = False
     for _ in range(config.update_epochs):
-        order = torch.randperm(len(returns) * processes, generator=generator, device=returns.device)
-        for rows in torch.split(order, config.minibatch_size):
+        for rows in minibatches(batch, config, generator):
             indices = distributed.own_rows(rows, num_envs)
             real = None if valid is None else valid[indices]
             weights = None
@@ -305,7 +356,11 @@ def update(
             minibatch = [x.index_select(0, indices) for x in columns]
             if config.normalize_advantage_per_minibatch:
                 minibatch[3] = standardize(minibatch[3], real)
-            loss, metrics = loss_fn(agent, *minibatch, weights, config)
+            sequences = None
+            if batch.memory is not None and batch.began is not None:
+                began = batch.began.flatten()[indices].view(len(batch.began), -1)
+                sequences = batch.memory[indices[: began.shape[1]]], began
+            loss, metrics = loss_fn(agent, *minibatch, weights, config, *([sequences] if sequences else []))
             # The decision to stop must be the same in all processes, or some would wait for a gradient that
             # never comes.
             measured.append(distributed.all_reduce_sum(metrics) / processes)

@@ -228,12 +228,18 @@ class TrainingState:
             self.envs.set_state(mine["env_state"])
             self.env_state.obs = to_device(obs, self.device)
             self.env_state.done = mine["done"].to(self.device)
+            if self.agent.memory_size:
+                now = self.agent.new_memories(self.envs.num_envs)
+                if shape_of(mine["memory"]) != shape_of(now):
+                    raise ValueError(f"memory is {shape_of(mine['memory'])} instead of {shape_of(now)}")
+                self.env_state.memory = mine["memory"].to(self.device)
             return
         if distributed.rank() == 0:
             reason = "these environments cannot restore their state" if same_meaning else "observations have changed"
             say(True, f"note: {reason}, so new episodes start in all of them")
         seed = training_seed(self.config, self.global_step) + distributed.own_envs(self.envs.num_envs).start
         self.env_state.obs, _ = self.envs.reset(seed=seed)
+        self.env_state.memory = None
         self.episodes.returns[:] = 0
         self.episodes.lengths[:] = 0
         if self.reward_scaler is not None:
@@ -288,6 +294,8 @@ class TrainingState:
             "done": self.env_state.done,
             "episodes": self.episodes.get_state(),
         }
+        if self.env_state.memory is not None:
+            state["memory"] = self.env_state.memory
         if self.reward_scaler is not None:
             state["reward_scaler"] = self.reward_scaler.state_dict()
         if self.device.type == "cuda":

@@ -22,7 +22,8 @@ class Rollout:
 
     `raw_obs` is what the environments returned, flattened, `obs` what the networks saw. `final_values` holds V(final
     observation) where an episode was truncated, and is not used elsewhere. `valid` (bool, or None for all) is
-    False in rows that are no real step. `next_value` is (num_envs,).
+    False in rows that are no real step. `next_value` is (num_envs,). Of agents that remember, `memory` is what
+    `Agent.new_memories` makes, before the first step, and `began` (bool) tells where an episode begins after it.
     """
 
     raw_obs: torch.Tensor
@@ -36,6 +37,8 @@ class Rollout:
     final_values: torch.Tensor
     next_value: torch.Tensor
     valid: torch.Tensor | None
+    memory: torch.Tensor | None = None
+    began: torch.Tensor | None = None
 
     @classmethod
     def allocate(cls, agent: Agent, num_steps: int, num_envs: int, next_step: bool, device: torch.device) -> Rollout:
@@ -57,15 +60,21 @@ class Rollout:
             final_values=zeros(),
             next_value=torch.zeros(num_envs, device=device),
             valid=zeros(dtype=torch.bool) if next_step else None,
+            memory=agent.new_memories(num_envs),
+            began=zeros(dtype=torch.bool) if agent.memory_size else None,
         )
 
 
 @dataclass
 class EnvState:
-    """Where the environments stand after a rollout: `obs` as they returned it, `done` (num_envs,) bool."""
+    """Where the environments stand after a rollout: `obs` as they returned it, `done` (num_envs,) bool.
+
+    `memory` is what an agent that remembers does before it sees `obs`; None where that is nothing.
+    """
 
     obs: Any
     done: torch.Tensor
+    memory: torch.Tensor | None = None
 
 
 def autoreset_mode(envs: VectorEnv) -> AutoresetMode:

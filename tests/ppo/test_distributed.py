@@ -115,8 +115,9 @@ def test_ranks_end_alike_and_resume_to_the_last_bit(tmp_path: Path, per_step: bo
             "normalize_observations_per_step": True,
             "normalize_advantage_per_minibatch": True,
         },
+        {"cartpole_mode": "NEXT_STEP", "memory": "gru", "minibatch_size": 16},
     ],
-    ids=["same step", "next step"],
+    ids=["same step", "next step", "memory"],
 )
 def test_two_processes_learn_what_one_does(tmp_path: Path, options: dict[str, Any]) -> None:
     """Up to the order in which sums over steps are rounded."""
@@ -131,7 +132,9 @@ def test_two_processes_learn_what_one_does(tmp_path: Path, options: dict[str, An
     assert max(float((agents[0][key] - begun[key]).abs().max()) for key in begun) > 1e-2, "nothing was learned"
 
 
-@pytest.mark.parametrize("options", [{"value_only": ["age"]}], ids=["value only"])
+@pytest.mark.parametrize(
+    "options", [{"value_only": ["age"]}, {"value_only": ["age"], "memory": "gru"}], ids=["value only", "memory"]
+)
 def test_ranks_of_other_agents_end_alike_and_resume_to_the_last_bit(tmp_path: Path, options: dict[str, Any]) -> None:
     whole = tmp_path / "whole"
     done = torchrun(whole, **options)

@@ -34,7 +34,7 @@ from ballbot.envs.model import view_digest
 from ballbot.envs.observations import layout_of
 from ballbot.evaluation import trained_layout, trained_world
 from ballbot.options import PluginFiles, kind_options, read_options
-from ballbot.ppo import CheckpointError, RunDirectoryError, load_agent, load_policy
+from ballbot.ppo import CheckpointError, RunDirectoryError, load_policy
 from ballbot.ppo.logger import lock_run_dir
 from ballbot.settings import Range
 
@@ -122,10 +122,9 @@ def trained_policy(path: Path) -> tuple[str, Callable[[BallbotVectorEnv, int], P
             f"{path} observes {', '.join(names)}, and what collects images offers {', '.join(offered)}: use a policy "
             "of command goal, without extra fields"
         )
-    agent = load_agent(path)
 
     def drive(envs: BallbotVectorEnv, seed: int) -> Policy:
-        return lambda obs, began: agent.act(obs["proprioception"]).cpu().numpy()
+        return lambda obs, began: policy.predict(obs["proprioception"], began=began)
 
     return frame, drive
 

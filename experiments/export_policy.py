@@ -67,19 +67,44 @@ class Args:
     """Python file that adds grounds, commands or rewards by name; several files, each after its own --plugin."""
 
 
-def collect(policy: Policy, options: dict[str, Any], args: Args) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Observations and actions of the policy while it drives."""
+@dataclass(frozen=True)
+class Driven:
+    """What a policy did while it drove robots: (steps, robots, ...)."""
+
+    observations: NDArray[np.float32]
+    began: NDArray[np.bool_]
+    """Whose episode began with the observation."""
+    actions: NDArray[np.float32]
+
+
+def collect(policy: Policy, options: dict[str, Any], args: Args) -> Driven:
+    """As many observations as asked for, and the policy's actions."""
     envs = BallbotVectorEnv(ROBOTS, **options, **WORLD | {"num_terrains": ROBOTS})
     try:
         obs, _ = envs.reset(seed=args.seed)
-        observations, actions = [], []
+        began, rows = np.ones(ROBOTS, bool), []
         for _ in range(-(-args.observations // ROBOTS)):
-            observations.append(obs)
-            actions.append(policy.predict(obs))
-            obs, *_ = envs.step(actions[-1])
-        return np.concatenate(observations)[: args.observations], np.concatenate(actions)[: args.observations]
+            actions = policy.predict(obs, began=began)
+            rows.append((obs, began, actions))
+            obs, _, terminated, truncated, _ = envs.step(actions)
+            began = terminated | truncated
+        return Driven(*(np.stack(column) for column in zip(*rows, strict=True)))
     finally:
         envs.close()
+
+
+def graph_actor(controller: Any) -> Actor:
+    """A control graph that acts by itself, without the controller's own observation."""
+    memory: NDArray[np.float32] | None = None
+
+    def act(obs: Any, began: NDArray[np.bool_]) -> NDArray[np.float32]:
+        nonlocal memory
+        if memory is not None:
+            memory[began] = 0.0
+        actions, memory = controller.decide(obs, memory)
+        return np.asarray(actions)
+
+    return act
 
 
 class Beside:
@@ -155,10 +180,11 @@ def drive_beside(policy: Policy, options: dict[str, Any], beside: Beside, args: 
         observation, _ = theirs.reset(seed=args.seed)
         seen, _ = ours.reset(seed=args.seed)
         beside.controller.reset()
-        worst = 0.0
+        worst, began = 0.0, np.ones(1, bool)
         for step in range(DRIVEN_STEPS):
             actions = beside.act(ours, seen)
-            worst = max(worst, float(np.abs(actions - policy.predict(observation)).max()))
+            worst = max(worst, float(np.abs(actions - policy.predict(observation, began=began)).max()))
+            began = np.zeros(1, bool)
             if step == DRIVEN_STEPS // 2:
                 for envs in (theirs, ours):
                     envs.set_command(another)
@@ -172,12 +198,12 @@ def drive_beside(policy: Policy, options: dict[str, Any], beside: Beside, args: 
         ours.close()
 
 
-def microseconds(session: Any, name: str, one: NDArray[np.float32], calls: int) -> tuple[float, float]:
+def microseconds(call: Callable[[], Any], calls: int) -> tuple[float, float]:
     """Median and 99.9th percentile of the time of a call."""
     times = np.zeros(calls + WARM_UP)
     for i in range(len(times)):
         start = time.perf_counter()
-        session.run(None, {name: one})
+        call()
         times[i] = 1e6 * (time.perf_counter() - start)
     median, slow = np.percentile(times[WARM_UP:], [50, 99.9])
     return float(median), float(slow)
@@ -220,33 +246,34 @@ def compare(policy: Policy, options: dict[str, Any], beside: Beside, args: Args)
     print(
         f"comparing with PyTorch on {args.observations:,} observations of robots that drive; half a minute", flush=True
     )
-    observations, actions = collect(policy, options, args)
-    theirs = controller.control.run(None, {"observation": observations})[0]
-    difference = float(np.abs(theirs - actions).max())
-    print(f"largest difference of an action on {len(observations):,} observations: {difference:.1e}")
-    median, slow = microseconds(controller.control, "observation", observations[:1], 20_000)
+    driven, act = collect(policy, options, args), graph_actor(controller)
+    steps = zip(driven.observations, driven.began, driven.actions, strict=True)
+    difference = max(float(np.abs(act(obs, began) - actions).max()) for obs, began, actions in steps)
+    print(f"largest difference of an action on {driven.began.size:,} observations: {difference:.1e}")
+    median, slow = microseconds(lambda: controller.decide(driven.observations[0, :1]), 20_000)
     print(f"control graph, one robot, one core: median {median:.0f} us, 99.9th percentile {slow:.0f} us")
     if encoder is not None and controller.camera is not None:
         rng, a = np.random.default_rng(args.seed), encoder.architecture
         images = rng.uniform(0, encoder.max_depth, (2, 1, a.height, a.width)).astype(np.float32)
         embeddings = controller.camera.run(None, {"depth": images})[0]
         difference_of_images = float(np.abs(embeddings - encoder(torch.from_numpy(images)).numpy()).max())
-        median, slow = microseconds(controller.camera, "depth", images, 2_000)
+        camera = controller.camera
+        median, slow = microseconds(lambda: camera.run(None, {"depth": images}), 2_000)
         print(f"largest difference of an embedding: {difference_of_images:.1e}")
         print(f"camera graph, both cameras, one core: median {median:.0f} us, 99.9th percentile {slow:.0f} us")
         difference = max(difference, difference_of_images)
-    driven = drive_beside(policy, options, beside, args)
-    print(f"largest difference of an action of the controller that drives a robot: {driven:.1e}")
+    beside_it = drive_beside(policy, options, beside, args)
+    print(f"largest difference of an action of the controller that drives a robot: {beside_it:.1e}")
     if args.episodes:
         for name, actor in (
-            ("PyTorch", lambda obs, began: policy.predict(obs)),
-            ("the graph", lambda obs, began: controller.control.run(None, {"observation": obs})[0]),
+            ("PyTorch", lambda obs, began: policy.predict(obs, began=began)),
+            ("the graph", graph_actor(controller)),
         ):
             found = drive(actor, options, args)
             result = f"return {found.returns.mean():.4f}, length {found.lengths.mean():.1f}"
             print(f"{args.episodes} episodes by {name}: {result}")
-    if driven > MAX_DRIVEN_DIFFERENCE:
-        return driven
+    if beside_it > MAX_DRIVEN_DIFFERENCE:
+        return beside_it
     return 0.0 if difference <= MAX_DIFFERENCE else difference
 
 

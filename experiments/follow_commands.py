@@ -81,10 +81,11 @@ def steady(policy: Policy, args: Args, speed: float) -> dict[str, float]:
     angles = np.linspace(0, 2 * np.pi, n, endpoint=False)
     told = np.stack([speed * np.cos(angles), speed * np.sin(angles), 0 * angles])
     obs, _ = envs.reset(seed=args.seed, options={"command": told.T})
-    steps, fallen = round(SECONDS / envs.dt), np.zeros(n, bool)
+    steps, fallen, began = round(SECONDS / envs.dt), np.zeros(n, bool), np.ones(n, bool)
     off, turned = [], []
     for step in range(steps):
-        obs, _, terminated, _, _ = envs.advance(policy.predict(obs))
+        obs, _, terminated, _, _ = envs.advance(policy.predict(obs, began=began))
+        began = np.zeros(n, bool)
         fallen |= terminated
         if step >= steps - round(COUNTED / envs.dt):
             off.append(envs.world.robots.heading_velocity - told[:2])
@@ -122,11 +123,12 @@ def drive(policy: Policy, args: Args) -> dict[str, Array]:
     """One robot that is told one thing after the other: (steps,) "time", "ahead", "left", "turn", and what was told."""
     envs = make(policy, args, 1)
     obs, _ = envs.reset(seed=args.seed, options={"command": (0.0, 0.0, 0.0)})
-    rows = []
+    rows, began = [], np.ones(1, bool)
     for leg, (ahead, left) in enumerate(DRIVE):
         envs.set_command((ahead, left, 0.0))
         for step in range(round(LEG / envs.dt)):
-            obs, _, _, _, _ = envs.advance(policy.predict(obs))
+            obs, _, _, _, _ = envs.advance(policy.predict(obs, began=began))
+            began = np.zeros(1, bool)
             robots = envs.world.robots
             rows.append((leg * LEG + step * envs.dt, *robots.heading_velocity[:, 0], robots.yaw_rate[0], ahead, left))
     envs.close()

@@ -24,10 +24,11 @@ def save_policy(
     action_space: gym.Space[Any] = BOX3,
     gain: float = 10.0,
     structure: Structure | None = None,
+    settings: dict[str, Any] | None = None,
     **metadata: Any,
 ) -> Path:
     """A policy-only file with random networks, whose actions are ``gain`` times as large as those of a new agent."""
-    config = PPOConfig(hidden_size=16, num_layers=2, linear_skip=True)
+    config = PPOConfig(hidden_size=16, num_layers=2, linear_skip=True, **(settings or {}))
     observation_space = gym.spaces.Box(-np.inf, np.inf, (size,), np.float32)
     generator = torch.Generator().manual_seed(0)
     agent = Agent(observation_space, action_space, config, generator, structure)

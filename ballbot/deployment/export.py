@@ -1,7 +1,8 @@
 """Write trained policies as ONNX graphs, for robots and programs without PyTorch.
 
 A policy becomes one graph at the control rate, ``observation`` (batch, size) -> ``action`` (batch, 3), with the
-normalisation of observations and the clipping of actions baked in.  A policy that sees has a second one at the rate of
+normalisation of observations and the clipping of actions baked in.  One that remembers has ``memory`` besides, and
+gives ``next_memory``.  A policy that sees has a second one at the rate of
 its cameras, ``depth`` (batch, 1, height, width) -> ``embedding`` (batch, size).  Each carries its contract, a JSON
 object under the key "ballbot" of its metadata: order, units and rates of what goes in and out, and what it was made
 from.  ``ballbot.deployment.runtime`` drives a robot with them; docs/deployment.md explains the contract.
@@ -59,10 +60,16 @@ class ControlGraph(nn.Module):
         super().__init__()
         self.agent = agent
 
-    def forward(self, observation: torch.Tensor) -> torch.Tensor:
-        """Most likely actions."""
+    def forward(
+        self, observation: torch.Tensor, memory: torch.Tensor | None = None
+    ) -> torch.Tensor | tuple[torch.Tensor, torch.Tensor]:
+        """Most likely actions, and of a policy that remembers what it does now."""
         agent = self.agent
-        return agent.env_action(agent.policy_output(agent.normalize(observation)), observation)
+        x = agent.normalize(observation)
+        if memory is None:
+            return agent.env_action(agent.policy_output(x), observation)
+        memory = agent.remember(x, memory)
+        return agent.env_action(agent.policy_output(x, memory), observation), memory
 
 
 class CameraGraph(nn.Module):
@@ -178,7 +185,7 @@ def export_policy(policy: Policy, out: str | Path, encoder: FrozenEncoder | None
             "period": interval * PERIOD,
         }
         image = torch.zeros(2, 1, a.height, a.width)
-        graphs.append((path, _graph(CameraGraph(encoder), image, "depth", "embedding", contract)))
+        graphs.append((path, _graph(CameraGraph(encoder), {"depth": image}, ["embedding"], contract)))
     told = command_contract(world)
     contract = {
         "kind": "control",
@@ -198,15 +205,24 @@ def export_policy(policy: Policy, out: str | Path, encoder: FrozenEncoder | None
         **robot_geometry(),
         "camera": camera,
     }
-    observation = torch.zeros(2, *policy.observation_shape)
-    graphs.append((out, _graph(ControlGraph(policy.agent), observation, "observation", "action", contract)))
+    inputs, outputs = {"observation": torch.zeros(2, policy.agent.obs_size)}, ["action"]
+    if (memory := policy.agent.new_memory(2)) is not None:
+        inputs["memory"] = memory
+        outputs.append("next_memory")
+        contract["memory"] = {
+            "input": "memory",
+            "output": "next_memory",
+            "shape": ["batch", *policy.agent.memory_shape],
+            "at_start_of_episode": 0.0,
+        }
+    graphs.append((out, _graph(ControlGraph(policy.agent), inputs, outputs, contract)))
     for path, content in graphs:
         write_atomic(path, content)
     return [path for path, _ in reversed(graphs)]
 
 
-def _graph(module: nn.Module, example: torch.Tensor, source: str, target: str, contract: dict[str, Any]) -> bytes:
-    """An ONNX file of a module, for any batch."""
+def _graph(module: nn.Module, inputs: dict[str, torch.Tensor], outputs: list[str], contract: dict[str, Any]) -> bytes:
+    """An ONNX file of a module, for any batch; `inputs` are examples by name."""
     try:
         import onnx
         import onnxscript  # noqa: F401  # torch.onnx needs it
@@ -214,14 +230,15 @@ def _graph(module: nn.Module, example: torch.Tensor, source: str, target: str, c
         raise ImportError(f"{error.name} is missing: pip install onnx onnxruntime onnxscript") from error
     if "dynamic_shapes" not in inspect.signature(torch.onnx.export).parameters:
         raise ImportError(f"PyTorch {torch.__version__} is too old to export: pip install 'torch>=2.7'")
+    batch = torch.export.Dim("batch")
     with _quiet():
         program = torch.onnx.export(
             module.eval(),
-            (example,),
+            tuple(inputs.values()),
             dynamo=True,
-            input_names=[source],
-            output_names=[target],
-            dynamic_shapes=({0: torch.export.Dim("batch")},),
+            input_names=list(inputs),
+            output_names=outputs,
+            dynamic_shapes=tuple({0: batch} for _ in inputs),
             verbose=False,
         )
     assert program is not None

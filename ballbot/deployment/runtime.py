@@ -150,6 +150,9 @@ class Controller:
                     f"{path.with_name(camera['graph'])} holds the encoder {theirs['encoder'][:16]}, {path} was trained "
                     f"with {camera['encoder'][:16]}: export both together"
                 )
+        memory = self.contract.get("memory")
+        self.memory_shape: tuple[int, ...] | None = None if memory is None else tuple(memory["shape"][1:])
+        """Of what the policy remembers; None if it remembers nothing."""
         self.kind = str(self.contract.get("command", {}).get("kind", "goal"))
         """Of command."""
         self.fields = _fields(self.contract)
@@ -183,6 +186,7 @@ class Controller:
         self._told_before: Told | None = None
         self._last_good: Sensors | None = None
         self._held = 0
+        self._memory: NDArray[np.float32] | None = None  # of an episode that begins
         self._off = ""  # the status in which the robot stays until reset()
         self._embeddings: NDArray[np.float32] | None = None
         self._age = 0.0
@@ -190,12 +194,28 @@ class Controller:
     def _warm_up(self) -> None:
         """Run the graphs once: the first run takes longer, and a damaged policy shows before the robot moves."""
         size = sum(self.fields.values())
-        outputs = self.control.run(None, {"observation": np.zeros((1, size), np.float32)})
+        outputs = [self.decide(np.zeros((1, size), np.float32))[0]]
         if self.camera is not None:
             shape = tuple(self.contract["camera"]["shape"])
             outputs += self.camera.run(None, {"depth": np.zeros((shape[0], 1, *shape[1:]), np.float32)})
         if not all(np.isfinite(x).all() for x in outputs):
             raise ValueError("this policy gives numbers that are not finite: export another checkpoint")
+
+    def decide(
+        self, observation: NDArray[np.float32], memory: NDArray[np.float32] | None = None
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32] | None]:
+        """What the graph alone makes of observations (n, size): actions (n, 3), and what it remembers then.
+
+        Args:
+            observation: of n robots.
+            memory: what it remembered before, (n, *memory_shape), 0 where an episode begins; None: it begins for all.
+        """
+        feed = {"observation": observation}
+        if self.memory_shape is not None:
+            new = np.zeros((len(observation), *self.memory_shape), np.float32)
+            feed["memory"] = new if memory is None else memory
+        action, *after = self.control.run(None, feed)
+        return action, after[0] if after else None
 
     def see(self, depth: Floats) -> None:
         """Take new images, (cameras, height, width) depth along the optical axis in m.
@@ -221,10 +241,13 @@ class Controller:
         action = np.zeros(3, np.float32)
         if good is not None:
             observation = self.observe(good)
-            action = self.control.run(None, {"observation": observation[None]})[0][0]
-            self._told_before = self.told
-            if not (np.isfinite(observation).all() and np.isfinite(action).all()):
+            actions, memory = self.decide(observation[None], self._memory)
+            action, self._told_before = actions[0], self.told
+            sound = [observation, action] if memory is None else [observation, action, memory]
+            if not all(np.isfinite(x).all() for x in sound):
                 self.status, action = "policy failed", np.zeros(3, np.float32)
+            else:
+                self._memory = memory
         self.last_action = action
         self._age += self.contract["period"]  # of the images, whether the robot drives or not
         return np.asarray(self.contract["torque_per_action"] * action.astype(np.float64))

@@ -55,4 +55,4 @@ def find_candidate(name: str, *, encoder: Path | None = None, deterministic: boo
     policy = load_policy(find_policy(name, CONTROLLERS))
     policy.seed(seed)
     options = env_options(policy, encoder if policy.metadata.get("observation") == "encoded" else None)
-    return Candidate(options, lambda dt: lambda obs, began: policy.predict(obs, deterministic), policy)
+    return Candidate(options, lambda dt: lambda obs, began: policy.predict(obs, deterministic, began), policy)

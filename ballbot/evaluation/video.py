@@ -81,7 +81,8 @@ def film_maker(envs: BallbotVectorEnv, seed: int) -> Callable[[Agent], tuple[NDA
         raise SettingsError(f"--capture-video: {error}") from error
 
     def shoot(agent: Agent) -> tuple[NDArray[np.uint8], int]:
-        frames = film(envs, lambda obs, began: agent.act(obs).cpu().numpy(), seed, TRAINING_FPS)
+        memory = agent.new_memory(1)  # a film is one episode
+        frames = film(envs, lambda obs, began: agent.act(obs, memory=memory).cpu().numpy(), seed, TRAINING_FPS)
         return np.stack([shrunk(frame, 2) for frame in islice(frames, TRAINING_FPS * TRAINING_SECONDS)]), TRAINING_FPS
 
     return shoot

@@ -95,6 +95,54 @@ def test_a_graph_acts_as_its_policy(exported, name):
     np.testing.assert_allclose(theirs.returns, ours.returns, atol=1e-3)
 
 
+@pytest.fixture(scope="module")
+def remembering(tmp_path_factory):
+    """A policy that remembers, from every side of the robot, and its file."""
+    folder = tmp_path_factory.mktemp("remembering")
+    structure = Structure(symmetry=robot_symmetry(layout_of("body", ["goal"], ())))
+    settings = {"memory": "gru", "memory_size": 8}
+    policy = load_policy(save_policy(folder / "p.pt", gain=40.0, structure=structure, settings=settings))
+    export_policy(policy, folder / "p.onnx")
+    return policy, folder / "p.onnx"
+
+
+def test_a_graph_remembers_as_its_policy(remembering):
+    policy, path = remembering
+    controller = runtime.Controller(path)
+    memory = controller.contract["memory"]
+    assert memory["shape"] == ["batch", 3, 8] and memory["at_start_of_episode"] == 0.0
+    assert [x.name for x in controller.control.get_inputs()] == ["observation", memory["input"]]
+    assert [x.name for x in controller.control.get_outputs()] == ["action", memory["output"]]
+    envs = BallbotVectorEnv(4, **env_options(policy), **WORLD | {"max_episode_steps": 40})
+    obs, _ = envs.reset(seed=0)
+    began, kept, new = np.ones(4, bool), np.zeros((4, 3, 8), np.float32), []
+    for _ in range(100):  # over the ends of episodes
+        kept[began] = 0.0
+        theirs, kept = controller.decide(obs, kept)
+        actions = policy.predict(obs, began=began)
+        np.testing.assert_allclose(theirs, actions, atol=1e-5)
+        new.append(np.abs(controller.decide(obs)[0] - actions).max())
+        obs, _, terminated, truncated, _ = envs.step(actions)
+        began = terminated | truncated
+    assert max(new) > 0.01  # what it remembers counts
+
+
+def test_the_controller_keeps_the_memory_until_it_is_reset(remembering):
+    policy, path = remembering
+    controller = runtime.Controller(path)
+    first = [controller.act(upright()) for _ in range(3)]
+    assert np.abs(first[2] - first[0]).max() > 1e-3
+    assert not controller.act(upright(velocity=None)).any() or controller.status == "sensors held"
+    controller.reset()
+    np.testing.assert_array_equal([controller.act(upright()) for _ in range(3)], first)
+    policy.reset()
+    controller.reset()
+    for torques in first:
+        expected = policy.predict(controller.observe(upright()))
+        controller.act(upright())
+        np.testing.assert_allclose(torques, -10 * expected.astype(float), atol=1e-3)
+
+
 @pytest.mark.parametrize("name", ["body", "world", "seeing", "seeing at 31 Hz", *COMMANDED])
 def test_the_runtime_builds_the_environments_observation(exported, name):
     policy, options, path = exported[name]
@@ -575,6 +623,13 @@ def test_export_policy_proves_what_it_wrote(tmp_path):
     assert len(returns) == 2 and float(returns[0]) == pytest.approx(float(returns[1]), abs=0.05)
     assert "policy.camera.onnx" in done.stdout and "on 100 observations" in done.stdout
     assert {p.name for p in tmp_path.iterdir()} == {"p.pt", "policy.onnx", "policy.camera.onnx"}
+
+
+def test_export_policy_proves_a_memory_over_whole_episodes(tmp_path):
+    save_policy(tmp_path / "p.pt", settings={"memory": "gru", "memory_size": 8})
+    done = run(tmp_path, "p.pt", "--observations", 2000, "--episodes", 2)
+    assert done.returncode == 0, done.stderr
+    assert "on 2,000 observations" in done.stdout
 
 
 def test_a_policy_that_soon_tilts_beyond_its_limit_can_be_exported(tmp_path):

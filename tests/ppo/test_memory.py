@@ -144,11 +144,11 @@ class TestRollout:
     @pytest.mark.parametrize("kind", ["box", "discrete", "symmetry", "value only", "shared", "prior", "next step"])
     def test_first_ratio_is_one(self, kind: str) -> None:
         """The policy that is judged is the one that acted, and remembers what it did."""
-        envs: Any = {"discrete": lambda: cartpole(4), "value only": lambda: SplitEnv(4)}.get(
-            kind, lambda: PointEnv(4)
-        )()
-        if kind == "next step":
-            envs = cartpole(4, AutoresetMode.NEXT_STEP)
+        envs: VectorEnv = PointEnv(4)
+        if kind == "value only":
+            envs = SplitEnv(4)
+        elif kind in ("discrete", "next step"):
+            envs = cartpole(4, AutoresetMode.NEXT_STEP if kind == "next step" else AutoresetMode.SAME_STEP)
         config = small_config(
             num_steps=64,
             minibatch_size=128,
@@ -296,7 +296,7 @@ class TestRuns:
         plain.act(np.zeros((3, 2)), memory=plain.new_memory(3))
 
 
-class Recall(VectorEnv[Any, Any, Any]):
+class Recall(VectorEnv):
     """The first observation is 1 or -1, the others 0; the tenth action is right if it has its sign."""
 
     metadata = {"autoreset_mode": AutoresetMode.SAME_STEP}  # noqa: RUF012 - Gymnasium's convention

@@ -2,44 +2,24 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from itertools import pairwise
 from typing import Any
 
 import gymnasium as gym
-import numpy as np
 import torch
 from torch import nn
 
+from ballbot.ppo.actions import choices_of, gaussian_entropy, gaussian_logprob
 from ballbot.ppo.config import PPOConfig
+from ballbot.ppo.images import ImageReader, number_columns
 from ballbot.ppo.memory import make_cell, unroll
 from ballbot.ppo.normalizer import RunningNormalizer, ValueScale
-from ballbot.ppo.spaces import flatten, observation_parts
+from ballbot.ppo.spaces import Part, flatten, observation_parts, torch_dtype
 from ballbot.ppo.structure import Structure
 
 ACTIVATIONS = {"tanh": nn.Tanh, "relu": nn.ReLU, "elu": nn.ELU, "leaky_relu": nn.LeakyReLU, "silu": nn.SiLU}
-HALF_LOG_2PI = 0.5 * math.log(2 * math.pi)
-
-
-def gaussian_logprob(x: torch.Tensor, mean: torch.Tensor, log_std: torch.Tensor) -> torch.Tensor:
-    """Log density of a diagonal Gaussian at `x` (..., dim), summed over the last axis."""
-    return (-0.5 * ((x - mean) * torch.exp(-log_std)) ** 2 - log_std - HALF_LOG_2PI).sum(-1)
-
-
-def gaussian_entropy(log_std: torch.Tensor) -> torch.Tensor:
-    """Entropy in nats of a diagonal Gaussian with `log_std` (..., dim), summed over the last axis."""
-    return (log_std + 0.5 + HALF_LOG_2PI).sum(-1)
-
-
-def categorical_logprob(action: torch.Tensor, logits: torch.Tensor) -> torch.Tensor:
-    """Log probability of the indices `action` (...) under `logits` (..., n)."""
-    return logits.log_softmax(-1).gather(-1, action.long().unsqueeze(-1)).squeeze(-1)
-
-
-def categorical_entropy(logits: torch.Tensor) -> torch.Tensor:
-    """Entropy in nats of the categorical distribution with `logits` (..., n)."""
-    logp = logits.log_softmax(-1)
-    return -(logp.exp() * logp).sum(-1)
 
 
 def layer(in_size: int, out_size: int, gain: float, generator: torch.Generator | None) -> nn.Linear:
@@ -56,7 +36,7 @@ def beside(features: torch.Tensor, memory: torch.Tensor | None) -> torch.Tensor:
 
 
 class Agent(nn.Module):
-    """Gaussian (Box actions) or categorical (Discrete actions) policy, and a value function.
+    """Gaussian (Box actions) or categorical (actions of one or several choices) policy, and a value function.
 
     `act` takes raw observations; the networks themselves (`get_value`, `sample`, ...) take what `normalize` makes
     of them. The standard deviation of the Gaussian does not depend on the state. Actions are stored unbounded;
@@ -71,6 +51,7 @@ class Agent(nn.Module):
     log_std: torch.Tensor
     action_low: torch.Tensor
     action_high: torch.Tensor
+    numbers: torch.Tensor
 
     def __init__(
         self,
@@ -83,37 +64,39 @@ class Agent(nn.Module):
         """Build the networks.
 
         Args:
-            observation_space: a Box, of one environment.
-            action_space: a Box of floats or a Discrete space, of one environment.
+            observation_space: a Box, Discrete, MultiDiscrete, MultiBinary, or Dict of these, of one environment.
+            action_space: a Box of floats, Discrete, MultiDiscrete or MultiBinary, of one environment.
             config: sizes, activation, initial standard deviation.
             generator: source of the initial weights (None: PyTorch's global one).
             structure: what is known of the task and built into the networks (None: nothing).
 
         Raises:
             TypeError: a space is of another kind.
-            ValueError: the structure does not fit the rest.
+            ValueError: the structure, or a setting, does not fit the spaces.
         """
         super().__init__()
-        self.parts = observation_parts(observation_space, config.value_only)
-        if isinstance(action_space, gym.spaces.Discrete):
-            self.discrete = True
-            self.action_shape: tuple[int, ...] = ()
-            self.action_start = int(action_space.start)
-            out_size = int(action_space.n)
-        elif isinstance(action_space, gym.spaces.Box) and np.issubdtype(action_space.dtype, np.floating):
-            self.discrete = False
-            self.action_shape = action_space.shape
-            out_size = math.prod(action_space.shape)
-            self.register_buffer("action_low", torch.tensor(action_space.low.flatten(), dtype=torch.float32))
-            self.register_buffer("action_high", torch.tensor(action_space.high.flatten(), dtype=torch.float32))
+        structure = structure or Structure()
+        encoders = {key: copy.deepcopy(m).eval() for key, m in (structure.encoders or {}).items()}
+        self.encoders = nn.ModuleList(encoders.values()).requires_grad_(False)
+        self.parts = observation_parts(observation_space, config.value_only, encoders, bool(config.cnn_channels))
+        self.choices = choices_of(action_space)
+        self.discrete = self.choices is not None
+        self.action_shape: tuple[int, ...] = tuple(action_space.shape or ())
+        self.action_dtype = torch_dtype(action_space)
+        if self.choices is None:
+            assert isinstance(action_space, gym.spaces.Box)
+            out_size = math.prod(self.action_shape)
+            # of a Box of float64, what float32 makes of its bounds may lie outside
+            dtype = torch.float64 if self.action_dtype == torch.float64 else torch.float32
+            self.register_buffer("action_low", torch.tensor(action_space.low.flatten(), dtype=dtype))
+            self.register_buffer("action_high", torch.tensor(action_space.high.flatten(), dtype=dtype))
         else:
-            raise TypeError(f"actions must be a Box of floats or Discrete, got {action_space}")
+            out_size = self.choices.size
         self.obs_size = sum(part.size for part in self.parts if not part.value_only)
         """Numbers that the policy sees, the first of an observation."""
         self.value_size = sum(part.size for part in self.parts)
         """Numbers of an observation, all of which the value function gets."""
         self.noise_size = out_size
-        structure = structure or Structure()
         structure.check(self.value_size, self.obs_size, None if self.discrete else out_size, config.shared_trunk)
         self.prior = structure.prior
         self.symmetry = structure.symmetry
@@ -134,21 +117,34 @@ class Agent(nn.Module):
                 layers += [layer(in_size, size, math.sqrt(2), generator), ACTIVATIONS[config.activation]()]
             return nn.Sequential(*layers)
 
-        self.normalizer = RunningNormalizer((self.value_size,)) if config.normalize_observations else None
+        def reader(parts: list[Part]) -> ImageReader | None:
+            if not any(part.image for part in parts):
+                return None
+            activation = ACTIVATIONS[config.activation]
+            return ImageReader(parts, config.cnn_channels, config.cnn_features, activation, generator)
+
+        self.policy_reader = reader([part for part in self.parts if not part.value_only])
+        self.value_reader = None if config.shared_trunk else reader(self.parts)
+        policy_inputs = self.obs_size if self.policy_reader is None else self.policy_reader.size
+        value_inputs = self.value_size if self.value_reader is None else self.value_reader.size
+        self.register_buffer("numbers", number_columns(self.parts), persistent=False)
+        """Columns of a row that are no part of an image: those that are normalised."""
+        normalized = config.normalize_observations and len(self.numbers) > 0
+        self.normalizer = RunningNormalizer((len(self.numbers),)) if normalized else None
         self.memory_size = config.memory_size if config.memory == "gru" else 0
         self.memory_shape: tuple[int, ...] = (*sides, self.memory_size)
         """Of what the policy remembers of one environment."""
-        self.policy_trunk = trunk(self.obs_size + self.memory_size)
-        self.value_trunk = None if config.shared_trunk else trunk(self.value_size + self.memory_size)
+        self.policy_trunk = trunk(policy_inputs + self.memory_size)
+        self.value_trunk = None if config.shared_trunk else trunk(value_inputs + self.memory_size)
         # A small policy head makes the first policy nearly the same in every state (Andrychowicz et al. 2021,
         # sec. 3.2).
         self.policy_head = layer(config.hidden_size, out_size, 0.01, generator)
-        self.policy_skip = nn.Linear(self.obs_size, out_size, bias=False) if config.linear_skip else None
+        self.policy_skip = nn.Linear(policy_inputs, out_size, bias=False) if config.linear_skip else None
         if self.policy_skip is not None:
             nn.init.zeros_(self.policy_skip.weight)
         self.value_head = layer(config.hidden_size, 1, 1.0, generator)
         self.value_scale = ValueScale() if config.normalize_values else None
-        sizes = [self.obs_size] if config.shared_trunk else [self.obs_size, self.value_size]
+        sizes = [policy_inputs] if config.shared_trunk else [policy_inputs, value_inputs]
         cells = [make_cell(size, self.memory_size, generator) for size in sizes if self.memory_size]
         self.memories = nn.ModuleList(cells)
         """Of the policy, and of the value function if it has hidden layers of its own."""
@@ -183,10 +179,22 @@ class Agent(nn.Module):
         if self.symmetry is not None:
             x = self.symmetry.views(x)
         if self.normalizer is not None:
-            x = self.normalizer(x)
+            if len(self.numbers) == self.value_size:
+                x = self.normalizer(x)
+            else:
+                x = x.index_copy(-1, self.numbers, self.normalizer(x.index_select(-1, self.numbers)))
         if self.symmetry is not None:
             x = x * self.symmetry.seen
         return x if self.input_scale is None else x * self.input_scale
+
+    def measure(self, rows: torch.Tensor, mask: torch.Tensor | None = None) -> None:
+        """Let the statistics of observations, if there are any, take in `rows` (batch, value_size).
+
+        Those where `mask` (batch,) is False do not count.
+        """
+        if self.normalizer is not None:
+            all_of_them = len(self.numbers) == self.value_size
+            self.normalizer.update(rows if all_of_them else rows.index_select(-1, self.numbers), mask)
 
     def new_memory(self, batch: int) -> torch.Tensor | None:
         """What the policy remembers at the start of episodes, (batch, *memory_shape) zeros; None: it has no memory."""
@@ -244,10 +252,12 @@ class Agent(nn.Module):
         return [seen] if self.value_trunk is None else [seen, self._value_features(x)]
 
     def _policy_features(self, x: torch.Tensor) -> torch.Tensor:
-        return x[..., : self.obs_size] if self.obs_size < self.value_size else x
+        x = x[..., : self.obs_size] if self.obs_size < self.value_size else x
+        return x if self.policy_reader is None else self.policy_reader(x)
 
     def _value_features(self, x: torch.Tensor) -> torch.Tensor:
-        return x if self.value_inputs is None else x * self.value_inputs
+        x = x if self.value_inputs is None else x * self.value_inputs
+        return x if self.value_reader is None else self.value_reader(x)
 
     def _value(self, hidden: torch.Tensor) -> torch.Tensor:
         value: torch.Tensor = self.value_head(hidden).squeeze(-1)
@@ -272,7 +282,7 @@ class Agent(nn.Module):
     def get_action_and_value(
         self, x: torch.Tensor, action: torch.Tensor, memories: torch.Tensor | None = None
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Judge `action` (batch, dim) or (batch,) in the normalised observations `x` (batch, *input_shape).
+        """Judge `action` (batch, ...) in the normalised observations `x` (batch, *input_shape).
 
         Of an agent that remembers, with what its networks do then: `memories` (batch, networks, *memory_shape).
 
@@ -284,8 +294,8 @@ class Agent(nn.Module):
         hidden = self.policy_trunk(beside(features, policys))
         value = self._value(hidden) if self.value_trunk is None else self.get_value(x, values)
         output = self._policy_output(features, hidden)
-        if self.discrete:
-            return action, categorical_logprob(action, output), categorical_entropy(output), value
+        if self.choices is not None:
+            return action, self.choices.logprob(action, output), self.choices.entropy(output), value
         entropy = gaussian_entropy(self.log_std).expand(len(x))
         return action, gaussian_logprob(action, output, self.log_std), entropy, value
 
@@ -300,14 +310,18 @@ class Agent(nn.Module):
             memory: see `policy_output`.
 
         Returns:
-            unclipped action (batch, dim) or index (batch,), and its log-probability (batch,).
+            unclipped action (batch, dim) or indices (batch, *choices.shape), and its log-probability (batch,).
         """
         output = self.policy_output(x, memory)
-        if self.discrete:
-            action = (output + noise).argmax(-1)  # Gumbel-max trick: exact samples of the softmax
-            return action, categorical_logprob(action, output)
+        if self.choices is not None:
+            action = self.choices.draw(output, noise)
+            return action, self.choices.logprob(action, output)
         action = output + noise * torch.exp(self.log_std)
         return action, gaussian_logprob(action, output, self.log_std)
+
+    def most_likely(self, output: torch.Tensor) -> torch.Tensor:
+        """The likeliest action, as `sample` would draw it, by what `policy_output` says."""
+        return output if self.choices is None else self.choices.draw(output)
 
     def draw_noise(self, shape: tuple[int, ...], generator: torch.Generator) -> torch.Tensor:
         """Noise (*shape, noise_size) for `sample`: standard normal (Box) or standard Gumbel (Discrete)."""
@@ -323,13 +337,14 @@ class Agent(nn.Module):
         """What the environments get for the policy's `action` in the rows `obs` (batch, obs_size or more).
 
         Returns:
-            (batch, *action_shape) within the Box, or Discrete indices.
+            (batch, *action_shape) in the space, and of its dtype.
         """
-        if self.discrete:
-            return action + self.action_start
+        if self.choices is not None:
+            return (action + self.choices.start).reshape(-1, *self.action_shape).to(self.action_dtype)
         if self.prior is not None:
             action = action + self.prior(obs[:, : self.obs_size].float())
-        return action.clamp(self.action_low, self.action_high).reshape(-1, *self.action_shape)
+        action = action.clamp(self.action_low, self.action_high).reshape(-1, *self.action_shape)
+        return action.to(self.action_dtype)
 
     @torch.no_grad()
     def act(
@@ -380,8 +395,7 @@ class Agent(nn.Module):
         else:
             memory = None
         if generator is None or deterministic:
-            output = self.policy_output(x, memory)
-            return self.env_action(output.argmax(-1) if self.discrete else output, rows)
+            return self.env_action(self.most_likely(self.policy_output(x, memory)), rows)
         return self.env_action(self.sample(x, self.draw_noise((len(x),), generator), memory)[0], rows)
 
     @torch.no_grad()

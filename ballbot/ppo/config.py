@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 import torch
 
@@ -21,6 +21,12 @@ MAX_BATCH = 10**9
 MAX_WEIGHTS = 10**9
 """Upper bound of the weights between hidden layers: each takes 16 bytes or more in training."""
 
+MAX_CNN_LAYERS = 16
+"""After so many halvings nothing is left of any image."""
+MAX_CHANNELS = 4096
+"""Upper bound of the channels of a convolutional layer."""
+
+T = TypeVar("T")
 Count = Annotated[int, Range(1, MAX_COUNT)]
 Activation = Literal["tanh", "relu", "elu", "leaky_relu", "silu"]
 Schedule = Literal["constant", "linear", "cosine", "piecewise", "adaptive"]
@@ -126,6 +132,11 @@ class PPOConfig:
     linear_skip: bool = False
     """Add a linear map of the observation, at first 0, to the policy's output: what is nearly linear in a task, as
     balancing is, is then learned sooner (Srouji et al. 2018, arXiv:1802.08311)."""
+    cnn_channels: tuple[int, ...] = ()
+    """Channels after each layer of the convolutional networks that read images, observations of three axes (empty: an
+    image is numbers like any other).  3 x 3 weights with stride 2; policy and value function have their own."""
+    cnn_features: Annotated[int, Range(1, 16384)] = 64
+    """Numbers that they make of an image."""
     memory: Literal["none", "gru"] = "none"
     """"gru": policy and value function remember, each by a gated recurrent unit of its own, whose numbers its hidden
     layers get beside the observation.  Minibatches are whole sequences of num_steps then."""
@@ -153,7 +164,13 @@ class PPOConfig:
 
     def __post_init__(self) -> None:
         check_settings(self)
-        self.value_only = texts("value_only", self.value_only)
+        self.value_only = several("value_only", self.value_only, str)
+        self.cnn_channels = several("cnn_channels", self.cnn_channels, int)
+        if len(self.cnn_channels) > MAX_CNN_LAYERS or not all(1 <= n <= MAX_CHANNELS for n in self.cnn_channels):
+            raise SettingsError(
+                f"cnn_channels = {self.cnn_channels} must be at most {MAX_CNN_LAYERS} whole numbers from 1 to "
+                f"{MAX_CHANNELS}"
+            )
         if self.value_only and self.shared_trunk:
             raise SettingsError(
                 f"value_only = {self.value_only} needs a value function with hidden layers of its own: "
@@ -236,12 +253,12 @@ class PPOConfig:
         return self.batch_size * self.action_repeat
 
 
-def texts(name: str, value: Any) -> tuple[str, ...]:
-    """Settings that are several texts, from a list, too, as files have it.
+def several(name: str, value: Any, kind: type[T]) -> tuple[T, ...]:
+    """A setting that is several values, from a list, too, as files have it.
 
     Raises:
         SettingsError: it is something else.
     """
-    if not isinstance(value, (tuple, list)) or not all(isinstance(text, str) for text in value):
-        raise SettingsError(f"{name} must be a list of texts, got {value!r}")
+    if not isinstance(value, (tuple, list)) or not all(type(item) is kind for item in value):
+        raise SettingsError(f"{name} must be a list of {'texts' if kind is str else 'whole numbers'}, got {value!r}")
     return tuple(value)

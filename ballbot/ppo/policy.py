@@ -2,21 +2,31 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import nn
 
 from ballbot.ppo.agent import Agent
 from ballbot.ppo.checkpoint import CheckpointError, load_checkpoint
 from ballbot.ppo.config import PPOConfig
 from ballbot.ppo.memory import forget
-from ballbot.ppo.spaces import described_observation, described_size, rebuild_spaces, with_batch_axis
+from ballbot.ppo.spaces import (
+    described_observation,
+    described_parts,
+    described_size,
+    rebuild_spaces,
+    with_batch_axis,
+)
 from ballbot.ppo.structure import Structure
+
+MOST_PIXELS = 10**8
+"""Numbers of all images of an observation: a file that asks for more is wrong."""
 
 
 class Policy:
@@ -95,10 +105,11 @@ class Policy:
         return array[0] if single else array
 
 
-def load_policy(path: str | Path, device: str = "cpu") -> Policy:
+def load_policy(path: str | Path, device: str = "cpu", encoders: Mapping[str, nn.Module] | None = None) -> Policy:
     """The policy in a checkpoint: best.pt, last.pt or step_<N>.pt, or a run folder's best.pt.
 
-    Of a run that was not evaluated yet, it is that in last.pt.
+    Of a run that was not evaluated yet, it is that in last.pt. One that was trained with `Structure.encoders` needs
+    them again, with whatever weights: its own are in the file.
 
     Raises:
         CheckpointError: the file is missing, damaged or of another format.
@@ -108,39 +119,47 @@ def load_policy(path: str | Path, device: str = "cpu") -> Policy:
         names = ("best.pt", "last.pt")
         path = next((path / name for name in names if (path / name).exists()), path / names[0])
     state = load_checkpoint(path)
-    agent = agent_from_state(state, path).to(device)
+    agent = agent_from_state(state, path, encoders).to(device)
     metadata, step = state.get("env_metadata") or {}, state.get("global_step", 0)
     if not isinstance(metadata, dict) or type(step) is not int:
         raise CheckpointError(f"{path} is damaged (env_metadata or global_step); use another one")
     return Policy(agent, metadata, step, path)
 
 
-def load_agent(path: str | Path, device: str = "cpu") -> Agent:
+def load_agent(path: str | Path, device: str = "cpu", encoders: Mapping[str, nn.Module] | None = None) -> Agent:
     """Policy and value networks of a checkpoint (best.pt, last.pt or step_<N>.pt), ready to `act`.
 
     With `config.policy_average` these are the running average of the networks, which is what training evaluates
     ("eval/return_mean"); the newest ones, which explore ("charts/episodic_return"), are only there to go on learning.
+    `encoders`: see `load_policy`.
 
     Raises:
         CheckpointError: the file is missing, damaged or of another format.
     """
-    return agent_from_state(load_checkpoint(path), Path(path)).to(device).eval()
+    return agent_from_state(load_checkpoint(path), Path(path), encoders).to(device).eval()
 
 
-def agent_from_state(state: dict[str, Any], path: Path) -> Agent:
-    """Agent held by a loaded checkpoint; `path` is for the error message."""
+def agent_from_state(state: dict[str, Any], path: Path, encoders: Mapping[str, nn.Module] | None = None) -> Agent:
+    """Agent held by a loaded checkpoint; `path` is for the error message, `encoders` are those of its structure."""
     try:
         structure, config = Structure.from_state(state["policy"]), PPOConfig(**state["config"])
-        _check_size(state["policy"], state["spaces"], config)
-        agent = Agent(*rebuild_spaces(state["spaces"]), config, structure=structure)
-        agent.load_state_dict(state["policy"])
-        if not all(x.isfinite().all() for x in agent.parameters()):
-            raise ValueError("weights are not finite")
+        trained_with, encoders = list(state["spaces"].get("encoders", ())), encoders or {}
+        if sorted(trained_with) == sorted(encoders):
+            _check_size(state["policy"], state["spaces"], config)
+            agent = Agent(*rebuild_spaces(state["spaces"]), config, structure=replace(structure, encoders=encoders))
+            agent.load_state_dict(state["policy"])
+            if not all(x.isfinite().all() for x in agent.parameters()):
+                raise ValueError("weights are not finite")
+            return agent
     except (AttributeError, KeyError, OverflowError, TypeError, ValueError, RuntimeError) as error:
         raise CheckpointError(
             f"{path} does not hold the networks its settings describe ({error}); use another one"
         ) from error
-    return agent
+    had, given = (", ".join(map(repr, keys)) or "none" for keys in (trained_with, encoders))
+    raise CheckpointError(
+        f"{path} was trained with encoders of your own for {had}, given are {given}: give the same, as in "
+        "load_policy(path, encoders={...}) or load_agent"
+    )
 
 
 def _check_size(weights: dict[str, torch.Tensor], spaces: dict[str, Any], config: PPOConfig) -> None:
@@ -149,11 +168,17 @@ def _check_size(weights: dict[str, torch.Tensor], spaces: dict[str, Any], config
     Raises:
         ValueError: they cannot be in it.
     """
-    action = spaces["action"]
-    inputs = described_size(described_observation(spaces))
+    action, inputs, pixels = spaces["action"], 0, 0
+    for key, told in described_parts(described_observation(spaces)):
+        image = bool(config.cnn_channels) and told["kind"] == "box" and len(told["shape"]) == 3
+        if image or key in spaces.get("encoders", ()):
+            pixels += described_size(told)
+        else:
+            inputs += described_size(told)
+    if pixels > MOST_PIXELS:
+        raise ValueError(f"images of {pixels} numbers, at most {MOST_PIXELS} can be")
     remembered = config.memory_size if config.memory == "gru" else 0
-    outputs = action["n"] if action["kind"] == "discrete" else math.prod(action["shape"])
-    least = config.hidden_size * (inputs + (config.num_layers - 1) * config.hidden_size + outputs)
+    least = config.hidden_size * (inputs + (config.num_layers - 1) * config.hidden_size + described_size(action))
     least += 3 * remembered * (inputs + remembered)
     if (held := sum(x.numel() for x in weights.values() if isinstance(x, torch.Tensor))) < least:
         raise ValueError(f"networks of {least} weights or more, of which it holds {held}")

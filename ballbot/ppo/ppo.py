@@ -105,8 +105,8 @@ def rollout(
         if storage.valid is not None:
             storage.valid[t] = ~state.done
         with torch.no_grad():
-            if measure and agent.normalizer is not None:
-                agent.normalizer.update(storage.raw_obs[t], None if storage.valid is None else storage.valid[t])
+            if measure:
+                agent.measure(storage.raw_obs[t], None if storage.valid is None else storage.valid[t])
             storage.obs[t] = agent.normalize(storage.raw_obs[t])
             if memory is not None:
                 memory = agent.remember(storage.obs[t], memory)
@@ -404,8 +404,9 @@ def _diverged(what: str, value: float, config: PPOConfig) -> str:
 
 def make_optimizer(agent: Agent, config: PPOConfig) -> torch.optim.AdamW:
     """AdamW that decays weight matrices only: to pull log_std to 0 would set the noise, not regularise."""
-    decay = [p for p in agent.parameters() if p.ndim >= 2]
-    no_decay = [p for p in agent.parameters() if p.ndim < 2]
+    trained = [p for p in agent.parameters() if p.requires_grad]
+    decay = [p for p in trained if p.ndim >= 2]
+    no_decay = [p for p in trained if p.ndim < 2]
     groups = [
         {"params": decay, "weight_decay": config.weight_decay},
         {"params": no_decay, "weight_decay": 0.0},
@@ -459,7 +460,7 @@ def learn(state: TrainingState, envs: VectorEnv) -> Iterator[tuple[dict[str, flo
                 bounds = config.min_learning_rate, config.max_learning_rate
                 state.learning_rate = adapt_lr(state.learning_rate, metrics["approx_kl"], config.target_kl, *bounds)
         if normalizer is not None:
-            normalizer.update(batch.raw_obs.flatten(0, 1), None if batch.valid is None else batch.valid.flatten())
+            agent.measure(batch.raw_obs.flatten(0, 1), None if batch.valid is None else batch.valid.flatten())
         state.update_average()
         if not agent.discrete:
             row["policy/std"] = float(agent.log_std.detach().exp().mean())

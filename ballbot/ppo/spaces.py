@@ -18,6 +18,8 @@ import torch
 from gymnasium import spaces as gs
 from torch import nn
 
+USUAL_DTYPES = {"box": "float32", "discrete": "int64", "multi_discrete": "int64", "multi_binary": "int8"}
+"""Of actions, by the kind of their space."""
 WHOLE = "observation"
 """The key of an observation that is no Dict."""
 
@@ -36,6 +38,8 @@ class Part:
     """Whether the policy does without."""
     encoder: nn.Module | None = None
     """Makes the numbers of a batch of it (None: the numbers themselves, choices one-hot)."""
+    image: bool = False
+    """Whether a convolutional network reads it."""
 
     @property
     def key(self) -> str:
@@ -96,7 +100,10 @@ def one_hot(chosen: torch.Tensor, count: int) -> torch.Tensor:
 
 
 def observation_parts(
-    space: gym.Space[Any], value_only: Collection[str] = (), encoders: Mapping[str, nn.Module] | None = None
+    space: gym.Space[Any],
+    value_only: Collection[str] = (),
+    encoders: Mapping[str, nn.Module] | None = None,
+    images: bool = False,
 ) -> list[Part]:
     """Parts of the row in order: first what the policy sees.
 
@@ -104,6 +111,7 @@ def observation_parts(
         space: of one environment.
         value_only: keys that only the value function gets; a key of a Dict within names all that is in it.
         encoders: by key, modules of (batch, *shape) -> (batch, numbers).
+        images: whether a convolutional network reads each Box of three axes that has no encoder.
 
     Raises:
         TypeError: a space cannot be read, or holds no numbers.
@@ -124,7 +132,10 @@ def observation_parts(
         size = _size(leaf) if encoder is None else _encoded_size(key, leaf, encoder)
         if size == 0:
             raise TypeError(f"observations must hold at least one number, got {leaf}")
-        parts.append(Part(path, leaf, size, hidden, encoder))
+        image = images and encoder is None and isinstance(leaf, gs.Box) and len(leaf.shape) == 3
+        parts.append(Part(path, leaf, size, hidden, encoder, image))
+    if images and not any(part.image for part in parts):
+        raise ValueError(f"cnn_channels are given, and no image (a Box of three axes) is observed: {space}")
     if all(part.value_only for part in parts):
         raise ValueError(f"value_only = {tuple(value_only)} leaves the policy nothing: name fewer keys")
     return sorted(parts, key=lambda part: part.value_only)
@@ -200,17 +211,32 @@ def rows_of(obs: Any, ids: Iterable[int]) -> Any:
     return torch.stack(rows) if isinstance(rows[0], torch.Tensor) else np.stack(rows)
 
 
-def describe_spaces(observation_space: gym.Space[Any], action_space: gym.Space[Any]) -> dict[str, Any]:
-    """Spaces of one environment as plain types, for checkpoints."""
+def torch_dtype(space: gym.Space[Any]) -> torch.dtype:
+    """Type of the numbers of a space."""
+    return torch.from_numpy(np.zeros(0, space.dtype)).dtype
+
+
+def describe_spaces(
+    observation_space: gym.Space[Any], action_space: gym.Space[Any], encoders: Collection[str] = ()
+) -> dict[str, Any]:
+    """Spaces of one environment as plain types, for checkpoints, and the keys that have `encoders`."""
     if type(observation_space) is gs.Box:
-        observation: dict[str, Any] = {"observation_shape": list(observation_space.shape)}
+        told: dict[str, Any] = {"observation_shape": list(observation_space.shape)}
     else:
-        observation = {"observation": _describe(observation_space)}
+        told = {"observation": _describe(observation_space)}
+    if encoders:
+        told["encoders"] = list(encoders)
     action = _describe(action_space)
     if isinstance(action_space, gs.Box):
-        bounds = {name: getattr(action_space, name).astype(float).flatten().tolist() for name in ("low", "high")}
-        action |= bounds
-    return {**observation, "action": action}
+        action |= {name: getattr(action_space, name).astype(float).flatten().tolist() for name in ("low", "high")}
+    if action_space.dtype != USUAL_DTYPES[action["kind"]]:
+        action["dtype"] = np.dtype(action_space.dtype).name
+    return {**told, "action": action}
+
+
+def without_dtype(spaces: Mapping[str, Any]) -> dict[str, Any]:
+    """What must be the same on resume: early checkpoints do not tell the type of actions."""
+    return {**spaces, "action": {key: value for key, value in spaces["action"].items() if key != "dtype"}}
 
 
 def described_observation(spaces: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -219,24 +245,33 @@ def described_observation(spaces: Mapping[str, Any]) -> Mapping[str, Any]:
     return told
 
 
-def rebuild_spaces(spaces: Mapping[str, Any]) -> tuple[gym.Space[Any], gym.Space[Any]]:
-    """Inverse of `describe_spaces`; observation bounds, which the networks do not use, become infinite."""
-    told, action = described_observation(spaces), spaces["action"]
-    if action["kind"] != "box":
-        return _rebuild(told), _rebuild(action)
-    low, high = (np.array(action[key], np.float32).reshape(action["shape"]) for key in ("low", "high"))
-    return _rebuild(told), gs.Box(low, high, dtype=np.float32)
+def described_parts(told: Mapping[str, Any], path: tuple[str, ...] = ()) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """Key and description of each part of an observation that `describe_spaces` has told."""
+    if told["kind"] == "dict":
+        for key, inner in told["spaces"].items():
+            yield from described_parts(inner, (*path, key))
+    else:
+        yield "/".join(path) or WHOLE, told
 
 
 def described_size(told: Mapping[str, Any]) -> int:
-    """Numbers of the row that a space described by `describe_spaces` gives."""
-    if told["kind"] == "dict":
-        return sum(described_size(inner) for inner in told["spaces"].values())
+    """Numbers that describe what is in a space, choices one-hot."""
     if told["kind"] == "discrete":
         return int(told["n"])
-    if told["kind"] == "multi_discrete":
-        return int(np.sum(told["counts"]))
-    return math.prod(told["shape"])
+    return int(np.sum(told["counts"])) if told["kind"] == "multi_discrete" else math.prod(told["shape"])
+
+
+def rebuild_spaces(spaces: Mapping[str, Any]) -> tuple[gym.Space[Any], gym.Space[Any]]:
+    """Inverse of `describe_spaces`; observation bounds, which the networks do not use, become infinite."""
+    action = spaces["action"]
+    kind, dtype = action["kind"], np.dtype(action.get("dtype", USUAL_DTYPES[action["kind"]]))
+    observation_space = _rebuild(described_observation(spaces))
+    if kind == "box":
+        low, high = (np.array(action[key], dtype).reshape(action["shape"]) for key in ("low", "high"))
+        return observation_space, gs.Box(low, high, dtype=dtype.type)
+    space = _rebuild(action)
+    space.dtype = dtype  # older Gymnasium takes none for Discrete
+    return observation_space, space
 
 
 def _leaves(space: gym.Space[Any], path: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], gym.Space[Any]]]:
@@ -292,7 +327,8 @@ def _rebuild(told: Mapping[str, Any]) -> gym.Space[Any]:
     if kind == "multi_discrete":
         return gs.MultiDiscrete(np.array(told["counts"]), start=np.array(told["start"]))
     if kind == "multi_binary":
-        return gs.MultiBinary(told["shape"])
+        shape = told["shape"]
+        return gs.MultiBinary(shape[0] if len(shape) == 1 else shape)
     if kind == "box":
         return gs.Box(-np.inf, np.inf, tuple(told["shape"]), np.float32)
     raise ValueError(f"a space of the kind {kind!r}")

@@ -22,9 +22,9 @@ from ballbot.ppo.config import PPOConfig
 from ballbot.ppo.episodes import EpisodeStatistics
 from ballbot.ppo.logger import say
 from ballbot.ppo.normalizer import RewardScaler
-from ballbot.ppo.spaces import describe_spaces, shape_of, to_device
+from ballbot.ppo.spaces import describe_spaces, shape_of, to_device, without_dtype
 from ballbot.ppo.storage import EnvState
-from ballbot.ppo.structure import Structure
+from ballbot.ppo.structure import structure_differences
 from ballbot.settings import rules_on_resume
 
 
@@ -90,7 +90,8 @@ class TrainingState:
         self.agent, self.optimizer = agent, optimizer
         self.averaged = copy.deepcopy(agent) if config.policy_average is not None else None
         self.device = agent.policy_head.weight.device
-        self.spaces = describe_spaces(envs.single_observation_space, envs.single_action_space)
+        encoders = [part.key for part in agent.parts if part.encoder is not None]
+        self.spaces = describe_spaces(envs.single_observation_space, envs.single_action_space, encoders)
         self.reward_scaler = RewardScaler(envs.num_envs, config.gamma) if config.normalize_rewards else None
         if self.reward_scaler is not None:
             self.reward_scaler.to(self.device)
@@ -252,15 +253,18 @@ class TrainingState:
             raise CheckpointError(f"{path} lacks {', '.join(sorted(missing))}; use another checkpoint of the same run")
         # A setting that the version which wrote the file did not have yet: its default is what was done before.
         then = asdict(PPOConfig()) | state["config"]
-        then |= {"spaces": state["spaces"], "number of processes": len(state["ranks"])}
-        now = asdict(self.config) | {"spaces": self.spaces, "number of processes": distributed.world_size()}
+        then |= {"spaces": without_dtype(state["spaces"]), "number of processes": len(state["ranks"])}
+        now = asdict(self.config) | {
+            "spaces": without_dtype(self.spaces),
+            "number of processes": distributed.world_size(),
+        }
         rules = rules_on_resume(PPOConfig)
         differences = differing(then, now, [key for key in {**now, **then} if rules.get(key, "same") == "same"])
         meant, means = state["env_metadata"], to_plain(self.env_metadata)
         fixed = [key for key in {**meant, **means} if key not in free_metadata]
         differences += [f"env_metadata {text}" for text in differing(meant, means, fixed)]
         built, build = state["agent"], to_plain(self.agent.state_dict())
-        differences += Structure.from_state(built).differences(Structure.from_state(build))
+        differences += structure_differences(built, build)
         if differences:
             raise CheckpointError(
                 f"{path} was written with other settings: {'; '.join(differences)}. "

@@ -47,11 +47,11 @@ class Rollout:
         def zeros(*shape: int, dtype: torch.dtype = torch.float32) -> torch.Tensor:
             return torch.zeros(num_steps, num_envs, *shape, dtype=dtype, device=device)
 
-        raw_obs = zeros(agent.value_size)
+        raw_obs, choices = zeros(agent.value_size), agent.choices
         return cls(
             raw_obs=raw_obs,
             obs=raw_obs if agent.takes_raw else zeros(*agent.input_shape),
-            actions=zeros(dtype=torch.int64) if agent.discrete else zeros(agent.noise_size),
+            actions=zeros(agent.noise_size) if choices is None else zeros(*choices.shape, dtype=torch.int64),
             logprobs=zeros(),
             rewards=zeros(),
             terminated=zeros(dtype=torch.bool),

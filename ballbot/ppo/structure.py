@@ -31,6 +31,11 @@ class Structure:
     action: what the policy does on average tells of the state, of a hill for instance, so the value of an action that
     noise made alike is that of the hill, and the policy learns to avoid it."""
 
+    encoders: Mapping[str, nn.Module] | None = None
+    """Key of the observation ("observation" if it is no Dict) -> network of your own, (batch, *shape) -> (batch,
+    numbers), that makes the numbers of it, float32; it is copied and not trained.  Checkpoints hold its weights alone:
+    it must be given again to load them."""
+
     def __post_init__(self) -> None:
         for name, dtype in (("input_scale", torch.float32), ("value_inputs", None)):
             if (given := getattr(self, name)) is not None:
@@ -85,7 +90,7 @@ class Structure:
 
     @classmethod
     def from_state(cls, state: Mapping[str, Any]) -> Structure:
-        """The structure in the state dict of an Agent.
+        """The structure in the state dict of an Agent, without `encoders`, of which it holds the weights alone.
 
         Raises:
             KeyError, TypeError, ValueError: what is there is incomplete or does not fit together.
@@ -97,24 +102,35 @@ class Structure:
             state.get("value_inputs"),
         )
 
-    def differences(self, now: Structure) -> list[str]:
-        """What differs between this one, of then, and the one of `now`: a text for each part."""
-        found = []
-        for part in fields(self):
-            then_given, now_given = (getattr(one, part.name) for one in (self, now))
-            if (then_given is None) != (now_given is None):
-                words = ["none" if one is None else "one" for one in (then_given, now_given)]
-                found.append(f"{part.name} (then {words[0]}, now {words[1]})")
-            elif then_given is not None and (where := _first_difference(then_given, now_given)):
-                found.append(f"another {part.name} ({where})")
-        return found
+
+def structure_differences(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """What differs between the structures in the state dicts of two Agents: a text for each part."""
+    found = []
+    for part in fields(Structure):
+        parts = [_part(state, part.name) for state in (then, now)]
+        if bool(parts[0]) != bool(parts[1]):
+            words = ["one" if one else "none" for one in parts]
+            found.append(f"{part.name} (then {words[0]}, now {words[1]})")
+        elif where := _first_difference(*parts):
+            found.append(f"another {part.name} ({where})")
+    return found
 
 
-def _first_difference(then: nn.Module | torch.Tensor, now: nn.Module | torch.Tensor) -> str:
+def _part(state: Mapping[str, Any], name: str) -> dict[str, torch.Tensor]:
+    """The tensors of one part, by their names in it."""
+    return {
+        key.removeprefix(name).removeprefix("."): x
+        for key, x in state.items()
+        if key == name or key.startswith(f"{name}.")
+    }
+
+
+def _first_difference(then: dict[str, torch.Tensor], now: dict[str, torch.Tensor]) -> str:
     """Where two parts differ first, and by what; empty: they are equal."""
-    mine, theirs = ({"": x} if isinstance(x, torch.Tensor) else x.state_dict() for x in (then, now))
-    for name in mine:
-        a, b = mine[name].cpu(), theirs[name].cpu()
+    if then.keys() != now.keys():
+        return f"then {', '.join(then)}, now {', '.join(now)}"
+    for name in then:
+        a, b = then[name].cpu(), now[name].cpu()
         if a.shape != b.shape:
             return f"{name or 'its'} shape then {tuple(a.shape)}, now {tuple(b.shape)}"
         if not torch.equal(a, b):

@@ -17,8 +17,9 @@ from numpy.typing import NDArray
 from ballbot.envs.commanded import MARGIN, Commanded, Limits
 from ballbot.envs.config import WorldConfig, make_command
 from ballbot.envs.curriculum import Curriculum
+from ballbot.envs.history import History
 from ballbot.envs.model import check_wheel_contacts, motor_limits
-from ballbot.envs.observations import Layout, layout_of
+from ballbot.envs.observations import Layout
 from ballbot.envs.parts import flags as flags_of
 from ballbot.envs.parts import numbers, refuse_nan
 from ballbot.envs.physics import MOTOR_TORQUE, Physics
@@ -80,7 +81,8 @@ class World:
         images: tuple[int, ...] = ()
         if self.cameras is not None and config.observation == "encoded":
             images = (self.cameras.shape[0] // self.cameras.num,) * self.cameras.num
-        self.layout: Layout = layout_of(config.frame, self.told.command.fields, config.extra_fields, images)
+        self.layout: Layout = config.layout(images)
+        self.history = History(self.layout, num) if self.layout.past else None
         weights, paid = paid_terms(config.rewards or {}), paid_terms(config.paid)
         self.terms = tuple(weights)
         """Names of what the task pays, in the order of ``term_sums``."""
@@ -112,7 +114,7 @@ class World:
         """Refuse parts that do not work here before anything is simulated: somebody else may be their author."""
         self.told.try_out(self.robots)
         step = self._record(self.robots, self.robots, self.actions, self._none)
-        self.layout.observe(step)
+        self._observe(step)
         self._evaluate(step)
         for name, ends, limit in self._endings:
             flags_of(f"ending {name!r}", ends, self.num, step, limit)
@@ -205,7 +207,10 @@ class World:
         self.term_sums[:, ids] = 0.0
         self.robots.put(ids, self.physics.robot_state(ids))
         self.told.start(ids, self.robots, None if commands is None else commands[ids])
-        self.obs[ids] = self.layout.observe(self._record(self.robots, self.robots, self.actions, self._none))[ids]
+        step = self._record(self.robots, self.robots, self.actions, self._none)
+        if self.history is not None:
+            self.history.begin(ids, step)
+        self.obs[ids] = self._observe(step)[ids]
         if self.cameras is not None:
             self.cameras.take(ids, self.robots)
 
@@ -281,6 +286,8 @@ class World:
         if self.cameras is not None:
             self.cameras.step(robots, None if diverged is None else ~diverged)
         self.told.renew(robots)
+        if self.history is not None:
+            self.history.add(step)
         flags |= {"failure": fallen, "success": success, "out_of_bounds": off}
         flags["diverged"] = self._none if diverged is None else diverged
         if achieved is not None:
@@ -299,14 +306,14 @@ class World:
 
     def _put_back(self, diverged: Bools, before: RobotState, last_actions: Array) -> None:
         """What is left of robots whose simulation diverged: their last sound observation and state."""
-        sound = self.layout.observe(self._record(before, before, last_actions, self._none, last_actions))
+        sound = self._observe(self._record(before, before, last_actions, self._none, last_actions))
         self.obs[diverged] = sound[diverged]
         ids = np.flatnonzero(diverged)
         self.robots.put(ids, before.take(ids))
 
     def _report(self, step: Step, flags: dict[str, Bools]) -> dict[str, Any]:
         """Observation, endings and infos after a step."""
-        sensed = self.layout.observe(step)
+        sensed = self._observe(step)
         diverged = flags["diverged"]
         if diverged is not self._none:
             sensed[diverged] = self.obs[diverged]
@@ -318,6 +325,10 @@ class World:
             "observation": self.observation(),
             "infos": self.infos(flags),
         }
+
+    def _observe(self, step: Step) -> NDArray[np.float32]:
+        """(n, sensed) what robots sense, but for images."""
+        return self.layout.observe(step, None if self.history is None else self.history.past())
 
     def _record(
         self,

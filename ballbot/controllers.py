@@ -193,7 +193,7 @@ def feedback_prior(
     return FeedbackPrior(-shares @ tilt, kp * shares, lean, torch.full((2,), PRIOR_LEAN))
 
 
-def robot_symmetry(layout: Layout) -> Symmetry:
+def robot_symmetry(layout: Layout, privileged: Layout | None = None) -> Symmetry:
     """The robot's symmetry: three equal wheels, so that turned by 0, 120 or 240 degrees it is the same robot.
 
     It has no mirror symmetry: its wheels sit askew, see ``rolling_wheel_speeds``.  The two camera arms, 4 % of the
@@ -201,6 +201,7 @@ def robot_symmetry(layout: Layout) -> Symmetry:
 
     Args:
         layout: of the observation, in ``frame="body"``.
+        privileged: of what only the value function sees, which follows in a row.
 
     Raises:
         ValueError: the wheels are not alike, so there is no such symmetry.
@@ -211,8 +212,11 @@ def robot_symmetry(layout: Layout) -> Symmetry:
     swap = np.isclose((shares @ turn)[:, None], shares[None], atol=1e-6).all(axis=2).astype(float)
     if not (swap.sum(axis=0) == 1).all():
         raise ValueError(f"turned by 120°, the wheels do not take each other's places: their shares are {shares}")
-    turned = layout.turned(swap)
-    observations = np.stack([np.eye(layout.size), turned, turned @ turned])
+    parts = [part.turned(swap) for part in (layout, privileged) if part is not None]
+    turned = np.zeros((sum(map(len, parts)),) * 2)
+    for part, end in zip(parts, np.cumsum([len(part) for part in parts]), strict=True):
+        turned[end - len(part) : end, end - len(part) : end] = part
+    observations = np.stack([np.eye(len(turned)), turned, turned @ turned])
     return Symmetry(torch.from_numpy(observations), torch.from_numpy(np.stack([np.eye(3), swap, swap @ swap])))
 
 

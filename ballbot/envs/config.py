@@ -14,7 +14,7 @@ import numpy as np
 
 from ballbot.envs.checks import check_direction
 from ballbot.envs.commands import COMMANDS, ONE_OF_TWO
-from ballbot.envs.observations import CAMERA_INTERVAL, Layout, layout_of
+from ballbot.envs.observations import CAMERA_INTERVAL, FIELDS, Layout, layout_of
 from ballbot.envs.rewards import REWARDS, check_endings, check_weights, needed, paid_terms, refuse_idle
 from ballbot.envs.terrain import MAX_TERRAIN_LENGTH, TERRAIN_LENGTH, TERRAINS, parse_terrain
 from ballbot.envs.terrain.spec import build_terrain
@@ -87,6 +87,9 @@ class WorldConfig:
     actions are held, so that a policy trained with held actions sees the same where it acts at 500 Hz."""
     history_fields: tuple[str, ...] = option((), "task")
     """Which fields these are, by name (none named: the robot's motion, gravity, gyro and velocity)."""
+    privileged_fields: tuple[str, ...] = option((), "training")
+    """Fields that only the value function gets, in training, such as "slope", "slope_ahead" and "time_left".
+    Observations then are a dict of "policy" and "privileged"; policies are judged and deployed without."""
     camera_interval: Annotated[int, Range(1, 10**6)] = option(CAMERA_INTERVAL, "task")
     """Steps from an image to the next; 6 are 83.3 Hz."""
     camera_resolution: tuple[int, int] | None = option(None, "task")
@@ -133,7 +136,8 @@ class WorldConfig:
             )
         if self.command not in COMMANDS:
             raise SettingsError(f"command={self.command!r} is unknown: {nearest(self.command, COMMANDS)}")
-        for name, size in (("extra_fields", None), ("history_fields", None), ("camera_resolution", 2)):
+        names = ("extra_fields", "history_fields", "privileged_fields")
+        for name, size in (*((name, None) for name in names), ("camera_resolution", 2)):
             value = getattr(self, name)
             if value is None and size is not None:
                 continue
@@ -155,6 +159,7 @@ class WorldConfig:
         self._keep("motion", _given(told))
         self._check_history()
         layout = self.layout()
+        self._check_privileged(layout)
         if getattr(told, "any_direction", False) and "goal" not in layout.names:
             raise SettingsError(
                 f"motion={{'any_direction': True}} draws goals that robots do not observe with frame={self.frame!r}: "
@@ -196,6 +201,21 @@ class WorldConfig:
                 "steps ago, as in history=(0, 10, 20), or leave them out"
             )
 
+    def _check_privileged(self, layout: Layout) -> None:
+        """Refuse fields that do not exist, or that the value function gets anyway."""
+        for name in self.privileged_fields:
+            if name in layout.names:
+                raise SettingsError(
+                    f"privileged_fields names {name!r}, which the policy observes, and the value function with it: "
+                    "leave it out"
+                )
+            if name not in FIELDS:
+                raise SettingsError(
+                    f"privileged_fields names {name!r}, which is no field: {nearest(str(name), FIELDS)}"
+                )
+            if self.privileged_fields.count(name) > 1:
+                raise SettingsError(f"privileged_fields names {name!r} twice: leave one out")
+
     def _check_terms(self) -> None:
         """Refuse terms that know nothing of this command."""
         for name in paid_terms(self.rewards or {}) | paid_terms(self.training_rewards):
@@ -231,6 +251,10 @@ class WorldConfig:
         """
         told = make_command(self.command, self.motion).fields
         return layout_of(self.frame, told, self.extra_fields, images, self.history, self.history_fields)
+
+    def privileged_layout(self) -> Layout | None:
+        """Which numbers of what only the value function sees are what; None if it sees what the policy does."""
+        return Layout(self.privileged_fields) if self.privileged_fields else None
 
     @property
     def has_one_difficulty(self) -> bool:

@@ -38,6 +38,11 @@ CLIP = 2.0  # the reference's bound on velocities and scaled wheel speeds
 POINT_RANGE = 2.0
 """m.  What is farther away is observed as far away as this."""
 
+BALL_DEPTH = 0.1315
+"""m from the base's origin down its axis to the ball's centre, as the robot rests (key "settled" of the MJCF)."""
+SLOPE_REACH = 0.01
+"""m to either side of a place at which the ground's height is taken for its slope: within the ball's imprint."""
+
 Turns = Literal["vector", "planar", "wheels", "scalar", "none"]
 """How numbers change when the robot, seen from above, turns by a third: as a vector (x, y turn, z stays), as planar
 vectors x, y, one after the other, as numbers of the three wheels, which take each other's places, not at all, or in no
@@ -79,6 +84,19 @@ def near(offset: Array) -> Array:
     """(2, n) offsets, shortened to ``POINT_RANGE``."""
     length = np.sqrt(offset[0] ** 2 + offset[1] ** 2)
     return offset * (POINT_RANGE / np.maximum(length, POINT_RANGE))
+
+
+def _slopes(step: Step, *ahead: float) -> Array:
+    """(2 k, n) slopes of the ground along the heading and to its left, so far, m, from the ball along the way to go."""
+    robots = step.robots
+    (c, s), way = robots.heading, step.command.direction
+    below = robots.position[:2] - BALL_DEPTH * robots.rotation[:2, 2]
+    places = np.stack([below + distance * way for distance in ahead], axis=1)  # (2, k, n)
+    axes = np.array([[c, -s], [s, c]])  # (2, axes, n)
+    around = SLOPE_REACH * np.stack([axes, -axes])[:, :, None]  # (sides, 2, 1, axes, n)
+    heights = step.heights((places[:, :, None] + around).transpose(4, 0, 2, 3, 1))  # (n, sides, k, axes)
+    slopes = (heights[:, 0] - heights[:, 1]) / (2 * SLOPE_REACH)
+    return np.asarray(slopes.reshape(len(slopes), -1).T)
 
 
 FIELDS: dict[str, Field] = {
@@ -124,6 +142,17 @@ FIELDS: dict[str, Field] = {
         f"along the heading, to its left, at most {POINT_RANGE:g} long", "planar", "way to the target after it",
     ),
     "yaw_rate": Field(1, lambda s: s.robots.yaw_rate[None], "rad/s", "about the vertical", "scalar", "yaw rate"),
+    "slope": Field(
+        2, lambda s: _slopes(s, 0.0), "1", "along the heading, to its left", "planar",
+        "slope of the ground under the ball, which no sensor tells",
+    ),
+    "slope_ahead": Field(
+        6, lambda s: _slopes(s, 0.05, 0.1, 0.2), "1", "along the heading, to its left; at each of the three places",
+        "planar", "slope of the ground 5, 10 and 20 cm ahead on the way to go, which no sensor tells",
+    ),
+    "time_left": Field(
+        1, lambda s: s.time_left[None], "s", turns="scalar", title="time until the time limit, which no sensor tells"
+    ),
 }  # fmt: skip
 """Name -> field.  Yours may be added."""
 
@@ -288,6 +317,9 @@ def layout_of(
     before, after = FRAMES[frame]
     told = [name for name in command_fields if frame == "body" or name != "goal"]
     now, kept = (*before, *told, *after, *extra), tuple(history_fields) or before
+    for name in now:
+        if of_now(str(name))[1]:
+            raise SettingsError(f"extra_fields names {name!r}: what is past is observed by history and history_fields")
     for name in kept:
         if name not in now:
             hint = "images are of now alone" if str(name).startswith("image_") else "add it to extra_fields"

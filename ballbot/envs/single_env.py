@@ -58,8 +58,13 @@ class BallbotEnv(gym.Env[Any, NDArray[Any]]):
 
     @property
     def layout(self) -> Layout:
-        """Which numbers of an observation are what."""
+        """Which numbers of an observation, or of its part "policy", are what."""
         return self._envs.layout
+
+    @property
+    def privileged_layout(self) -> Layout | None:
+        """Which numbers of the part "privileged" are what; None without ``privileged_fields``."""
+        return self._envs.privileged_layout
 
     @property
     def num_diverged(self) -> int:

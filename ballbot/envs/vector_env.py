@@ -54,7 +54,8 @@ class BallbotVectorEnv(VectorEnv[Any, NDArray[Any], NDArray[Any]]):
     **Observations**, float32: see ``ballbot.envs.observations``.  "proprioception" is (num_envs, 17) unless told
     otherwise; ``layout`` says which numbers are what.  "encoded" adds an embedding of each camera's latest image and
     the images' age in s.  "depth" is a dict of "proprioception", "depth" (num_envs, 2, 64, 64) in m and "image_age"
-    (num_envs, 1) in s.
+    (num_envs, 1) in s.  With ``privileged_fields`` it is a dict of "policy", the same as without, and "privileged",
+    those fields; that of "depth" has the key "privileged" more.
 
     **Rewards**, float64: see ``ballbot.envs.rewards``.
 
@@ -161,8 +162,13 @@ class BallbotVectorEnv(VectorEnv[Any, NDArray[Any], NDArray[Any]]):
 
     @property
     def layout(self) -> Layout:
-        """Which numbers of an observation are what."""
+        """Which numbers of an observation, or of its part "policy", are what."""
         return self.world.layout
+
+    @property
+    def privileged_layout(self) -> Layout | None:
+        """Which numbers of the part "privileged" are what; None without ``privileged_fields``."""
+        return self.world.privileged_layout
 
     @property
     def num_diverged(self) -> int:
@@ -394,7 +400,8 @@ class BallbotVectorEnv(VectorEnv[Any, NDArray[Any], NDArray[Any]]):
             return gym.spaces.Box(low, high, shape, np.float32)
 
         layout, cameras = self.layout, self.cameras
+        beside = {} if self.privileged_layout is None else {"privileged": box(self.privileged_layout.size)}
         if cameras is None or self.config.observation == "encoded":
-            return box(layout.size)
-        depth = box(*cameras.shape, low=0.0, high=1.0)
-        return gym.spaces.Dict({"proprioception": box(layout.size), "depth": depth, "image_age": box(1, low=0.0)})
+            return gym.spaces.Dict({"policy": box(layout.size), **beside}) if beside else box(layout.size)
+        images = {"depth": box(*cameras.shape, low=0.0, high=1.0), "image_age": box(1, low=0.0)}
+        return gym.spaces.Dict({"proprioception": box(layout.size), **images, **beside})

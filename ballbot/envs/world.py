@@ -82,6 +82,7 @@ class World:
         if self.cameras is not None and config.observation == "encoded":
             images = (self.cameras.shape[0] // self.cameras.num,) * self.cameras.num
         self.layout: Layout = config.layout(images)
+        self.privileged_layout: Layout | None = config.privileged_layout()
         self.history = History(self.layout, num) if self.layout.past else None
         weights, paid = paid_terms(config.rewards or {}), paid_terms(config.paid)
         self.terms = tuple(weights)
@@ -104,7 +105,9 @@ class World:
         """(n,) whether the curriculum knows how the episode ended: who goes on past its end tells nothing more."""
         self.actions = np.zeros((num, 3))
         self.term_sums = np.zeros((len(self.terms), num))
-        self.obs = np.zeros((num, self.layout.sensed), np.float32)
+        beside = 0 if self.privileged_layout is None else self.privileged_layout.size
+        self.obs = np.zeros((num, self.layout.sensed + beside), np.float32)
+        """What robots sense but for images, and what only the value function sees, side by side."""
         self.robots = self.physics.robot_state()
         self._none = np.zeros(num, bool)
         self._none.setflags(write=False)
@@ -257,10 +260,10 @@ class World:
         """One step of 2 ms: what is paid, what ended, and its record."""
         before, last_actions = self.robots, self.actions
         diverged = self.physics.step(MOTOR_TORQUE * actions)
-        self.elapsed += 1
         self.robots = robots = self.physics.robot_state()
         if diverged is not None:
             self._put_back(diverged, before, last_actions)
+        self.elapsed += 1
         self.actions = actions
         self.told.step(robots)
         fallen = robots.rotation[2, 2] < self._upright_limit
@@ -327,8 +330,11 @@ class World:
         }
 
     def _observe(self, step: Step) -> NDArray[np.float32]:
-        """(n, sensed) what robots sense, but for images."""
-        return self.layout.observe(step, None if self.history is None else self.history.past())
+        """What ``obs`` holds, in this step."""
+        sensed = self.layout.observe(step, None if self.history is None else self.history.past())
+        if self.privileged_layout is None:
+            return sensed
+        return np.concatenate([sensed, self.privileged_layout.observe(step)], axis=1)
 
     def _record(
         self,
@@ -349,16 +355,22 @@ class World:
             heights=self.physics.heights,
             torque_per_action=MOTOR_TORQUE,
             shell=self.shell,
+            elapsed=self.elapsed,
+            time_limit=self.time_limit,
         )
 
     def observation(self) -> Observation:
         """What the robots sense now: arrays that are the caller's to change."""
+        sensed = self.obs[:, : self.layout.sensed]
+        beside = {} if self.privileged_layout is None else {"privileged": self.obs[:, self.layout.sensed :].copy()}
         if self.cameras is None:
-            return self.obs.copy()
-        age = self.cameras.age[:, None]
-        if self.config.observation == "encoded":
-            return np.concatenate([self.obs, self.cameras.latest, age], axis=1)
-        return {"proprioception": self.obs.copy(), "depth": self.cameras.latest.copy(), "image_age": age}
+            seen = sensed.copy()
+        elif self.config.observation == "encoded":
+            seen = np.concatenate([sensed, self.cameras.latest, self.cameras.age[:, None]], axis=1)
+        else:
+            images = {"depth": self.cameras.latest.copy(), "image_age": self.cameras.age[:, None]}
+            return {"proprioception": sensed.copy(), **images, **beside}
+        return {"policy": seen, **beside} if beside else seen
 
     def infos(self, flags: dict[str, Bools] | None = None) -> dict[str, Any]:
         """Of each robot, arrays that are the caller's to change; ``flags`` say which episodes ended and how."""

@@ -6,7 +6,10 @@ towards the goal, the lean that is missing for a torque:
     lean   = kv (target - velocity)          rad, horizontal, at most 0.15
     torque = -(kp (tilt - lean) + kd rate)   shared among the wheels as rolling would turn them
 
-Both read the observation of ``frame="body"`` and nothing else, as a policy does.
+``ObserverController`` of ``ballbot.observer`` travels too, and remembers: it feels the slope of the ground, and leans
+against it.
+
+All read the observation of ``frame="body"`` and nothing else, as a policy does.
 ``experiments/maintenance/fit_linear.py`` found the gains of the second.
 """
 
@@ -14,20 +17,20 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from ballbot.envs.model import build_model, rolling_wheel_speeds
+from ballbot.envs.model import wheel_shares
 from ballbot.envs.observations import Layout
 from ballbot.errors import SettingsError
+from ballbot.observer import ObserverController
 from ballbot.ppo import FeedbackPrior, Symmetry
 
 Array = NDArray[np.float64]
 
-CONTROLLERS = ("pid", "linear")
+CONTROLLERS = ("pid", "linear", "observer")
 """Names that ``find_controller`` knows."""
 WHEEL_ANGLES = np.radians([0.0, 120.0, 240.0])
 """Where the wheels sit around the vertical axis of the base (ballbot/assets/ballbot.xml)."""
@@ -39,27 +42,33 @@ START_TIME = 1.0
 """s, in which the target rises from 0."""
 
 
-def find_controller(name: str) -> Callable[[float], PIDController | LinearController] | None:
-    """What makes a controller (of dt in s) by its name: "pid", "linear", or "linear:<target speed in m/s>".
+def find_controller(name: str) -> Callable[[float], PIDController | LinearController | ObserverController] | None:
+    """What makes a controller (of dt in s) by its name.
 
-    Returns None for another name.
+    Args:
+        name: "pid", "linear", "observer", or one of the last two with a target speed in m/s, "observer:0.35".
+
+    Returns:
+        None for another name.
 
     Raises:
-        SettingsError: the speed of "linear:<speed>" is none.
+        SettingsError: the speed is none.
     """
+    kind, colon, given = name.partition(":")
     if name == "pid":
         return PIDController
-    if name == "linear":
-        return LinearController
-    if not name.startswith("linear:"):
+    if kind not in ("linear", "observer"):
         return None
+    made = LinearController if kind == "linear" else ObserverController
+    if not colon:
+        return made
     try:
-        speed = float(name.removeprefix("linear:"))
+        speed = float(given)
     except ValueError:
         speed = -1.0
     if not 0 <= speed <= 1:
-        raise SettingsError(f'{name}: behind "linear:" comes a speed from 0 to 1 m/s, as in linear:0.25')
-    return lambda dt: LinearController(dt, target_speed=speed)
+        raise SettingsError(f'{name}: behind "{kind}:" comes a speed from 0 to 1 m/s, as in {kind}:0.25')
+    return lambda dt: made(dt, target_speed=speed)
 
 
 @dataclass
@@ -218,10 +227,3 @@ def robot_symmetry(layout: Layout, privileged: Layout | None = None) -> Symmetry
         turned[end - len(part) : end, end - len(part) : end] = part
     observations = np.stack([np.eye(len(turned)), turned, turned @ turned])
     return Symmetry(torch.from_numpy(observations), torch.from_numpy(np.stack([np.eye(3), swap, swap @ swap])))
-
-
-@cache
-def wheel_shares() -> NDArray[np.float64]:
-    """(3, 2): how fast each wheel turns when the robot rolls along its x and its y axis, 1 for the fastest."""
-    speeds = rolling_wheel_speeds(build_model())
-    return speeds / np.abs(speeds).max()

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ballbot.envs.arrays import rows, summed, weighed
 from ballbot.envs.commanded import MARGIN, Commanded, Limits
 from ballbot.envs.config import WorldConfig, make_command
 from ballbot.envs.curriculum import Curriculum
@@ -91,8 +92,8 @@ class World:
         self._rewards = [(f"reward {name!r}", make_term(name, config.paid)) for name in names]
         self._values = np.zeros((len(names), num))
         """(terms, n) what each term is worth in this step, before it is weighed."""
-        self._logged, self._weights = _weighed(names, weights)
-        self._paid, self._payment = _weighed(names, paid)
+        self._logged, self._weights = weighed(names, weights)
+        self._paid, self._payment = weighed(names, paid)
         self.measured = self.told.success() is not None
         """Whether reaching the time limit is not yet a success."""
         self._endings = [(name, ENDINGS[name], limit) for name, limit in config.endings.items()]
@@ -175,12 +176,15 @@ class World:
         self,
         ids: NDArray[np.intp],
         *,
-        stagger: bool = False,
+        stagger: Bools | None = None,
         terrains: NDArray[np.int64] | None = None,
         difficulties: Array | None = None,
         commands: Array | None = None,
     ) -> None:
-        """New episodes of robots ``ids``, each drawn from its own streams; what is given, is given for all robots."""
+        """New episodes of robots ``ids``, each drawn from its own streams; what is given, is given for all robots.
+
+        ``stagger`` says whose time limit is drawn.
+        """
         for i in ids:
             stream, other = self.streams[i], self.told.streams[i]
             terrain = int(stream.integers(self.physics.num_terrains))  # drawn anyway: the stream goes on alike
@@ -203,7 +207,9 @@ class World:
                 velocity=(speed * np.cos(heading), speed * np.sin(heading)),
             )
             limit = self.config.max_episode_steps
-            self.time_limit[i] = stream.integers(1, limit, endpoint=True) if stagger else limit
+            self.time_limit[i] = (
+                stream.integers(1, limit, endpoint=True) if stagger is not None and stagger[i] else limit
+            )
         self.elapsed[ids] = 0
         self.learned[ids] = False
         self.actions[ids] = 0.0
@@ -241,7 +247,7 @@ class World:
             over = flags["over"]
             if k == self.config.action_repeat - 1 or np.count_nonzero(over):
                 now = self._report(step, flags)
-                report = _rows(ended, report, now) if report is not None and ended.any() else now
+                report = rows(ended, report, now) if report is not None and ended.any() else now
                 ended = ended | over
         assert report is not None
         if self.curriculum is not None and ended.any():
@@ -285,7 +291,7 @@ class World:
                 mask[diverged] = False
             values[:, diverged] = 0.0
         self.term_sums += self._weights * values[self._logged]
-        paid = _summed(self._payment * values[self._paid])
+        paid = summed(self._payment * values[self._paid])
         if self.cameras is not None:
             self.cameras.step(robots, None if diverged is None else ~diverged)
         self.told.renew(robots)
@@ -390,26 +396,3 @@ class World:
         if measures:
             found["measures"] = measures
         return found
-
-
-def _weighed(names: tuple[str, ...], weights: dict[str, float]) -> tuple[Any, Array]:
-    """Which of the named terms weigh something, to index them, and (terms, 1) how much."""
-    rows: Any = [names.index(name) for name in weights]
-    if rows == list(range(len(names))):
-        rows = slice(None)  # all of them, without a copy
-    return rows, np.array(list(weights.values()), np.float64)[:, None]
-
-
-def _summed(rows: Array) -> Array:
-    """(n,) sums of (terms, n), one after the other: NumPy's own sum adds in another order for a single robot."""
-    total = np.zeros(rows.shape[1]) if len(rows) == 0 else rows[0]
-    for row in rows[1:]:
-        total = total + row
-    return total
-
-
-def _rows(mask: Bools, these: Any, others: Any) -> Any:
-    """Rows of arrays, or of all arrays in a dict: these where the mask is set, the others, if any, elsewhere."""
-    if isinstance(these, dict):
-        return {name: _rows(mask, these[name], others.get(name, these[name])) for name in these}
-    return np.where(mask.reshape(-1, *(1,) * (these.ndim - 1)), these, others)

@@ -6,7 +6,10 @@ towards the goal, the lean that is missing for a torque:
     lean   = kv (target - velocity)          rad, horizontal, at most 0.15
     torque = -(kp (tilt - lean) + kd rate)   shared among the wheels as rolling would turn them
 
-Both read the observation of ``frame="body"`` and nothing else, as a policy does.
+``ObserverController`` of ``ballbot.observer`` travels too, and remembers: it feels the slope of the ground, and leans
+against it.
+
+All read the observation of ``frame="body"`` and nothing else, as a policy does.
 ``experiments/maintenance/fit_linear.py`` found the gains of the second.
 """
 
@@ -14,20 +17,20 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from ballbot.envs.model import build_model, rolling_wheel_speeds
+from ballbot.envs.model import wheel_shares
 from ballbot.envs.observations import Layout
 from ballbot.errors import SettingsError
+from ballbot.observer import ObserverController
 from ballbot.ppo import FeedbackPrior, Symmetry
 
 Array = NDArray[np.float64]
 
-CONTROLLERS = ("pid", "linear")
+CONTROLLERS = ("pid", "linear", "observer")
 """Names that ``find_controller`` knows."""
 WHEEL_ANGLES = np.radians([0.0, 120.0, 240.0])
 """Where the wheels sit around the vertical axis of the base (ballbot/assets/ballbot.xml)."""
@@ -39,27 +42,33 @@ START_TIME = 1.0
 """s, in which the target rises from 0."""
 
 
-def find_controller(name: str) -> Callable[[float], PIDController | LinearController] | None:
-    """What makes a controller (of dt in s) by its name: "pid", "linear", or "linear:<target speed in m/s>".
+def find_controller(name: str) -> Callable[[float], PIDController | LinearController | ObserverController] | None:
+    """What makes a controller (of dt in s) by its name.
 
-    Returns None for another name.
+    Args:
+        name: "pid", "linear", "observer", or one of the last two with a target speed in m/s, "observer:0.35".
+
+    Returns:
+        None for another name.
 
     Raises:
-        SettingsError: the speed of "linear:<speed>" is none.
+        SettingsError: the speed is none.
     """
+    kind, colon, given = name.partition(":")
     if name == "pid":
         return PIDController
-    if name == "linear":
-        return LinearController
-    if not name.startswith("linear:"):
+    if kind not in ("linear", "observer"):
         return None
+    made = LinearController if kind == "linear" else ObserverController
+    if not colon:
+        return made
     try:
-        speed = float(name.removeprefix("linear:"))
+        speed = float(given)
     except ValueError:
         speed = -1.0
     if not 0 <= speed <= 1:
-        raise SettingsError(f'{name}: behind "linear:" comes a speed from 0 to 1 m/s, as in linear:0.25')
-    return lambda dt: LinearController(dt, target_speed=speed)
+        raise SettingsError(f'{name}: behind "{kind}:" comes a speed from 0 to 1 m/s, as in {kind}:0.25')
+    return lambda dt: made(dt, target_speed=speed)
 
 
 @dataclass
@@ -193,7 +202,7 @@ def feedback_prior(
     return FeedbackPrior(-shares @ tilt, kp * shares, lean, torch.full((2,), PRIOR_LEAN))
 
 
-def robot_symmetry(layout: Layout) -> Symmetry:
+def robot_symmetry(layout: Layout, privileged: Layout | None = None) -> Symmetry:
     """The robot's symmetry: three equal wheels, so that turned by 0, 120 or 240 degrees it is the same robot.
 
     It has no mirror symmetry: its wheels sit askew, see ``rolling_wheel_speeds``.  The two camera arms, 4 % of the
@@ -201,6 +210,7 @@ def robot_symmetry(layout: Layout) -> Symmetry:
 
     Args:
         layout: of the observation, in ``frame="body"``.
+        privileged: of what only the value function sees, which follows in a row.
 
     Raises:
         ValueError: the wheels are not alike, so there is no such symmetry.
@@ -211,13 +221,9 @@ def robot_symmetry(layout: Layout) -> Symmetry:
     swap = np.isclose((shares @ turn)[:, None], shares[None], atol=1e-6).all(axis=2).astype(float)
     if not (swap.sum(axis=0) == 1).all():
         raise ValueError(f"turned by 120°, the wheels do not take each other's places: their shares are {shares}")
-    turned = layout.turned(swap)
-    observations = np.stack([np.eye(layout.size), turned, turned @ turned])
+    parts = [part.turned(swap) for part in (layout, privileged) if part is not None]
+    turned = np.zeros((sum(map(len, parts)),) * 2)
+    for part, end in zip(parts, np.cumsum([len(part) for part in parts]), strict=True):
+        turned[end - len(part) : end, end - len(part) : end] = part
+    observations = np.stack([np.eye(len(turned)), turned, turned @ turned])
     return Symmetry(torch.from_numpy(observations), torch.from_numpy(np.stack([np.eye(3), swap, swap @ swap])))
-
-
-@cache
-def wheel_shares() -> NDArray[np.float64]:
-    """(3, 2): how fast each wheel turns when the robot rolls along its x and its y axis, 1 for the fastest."""
-    speeds = rolling_wheel_speeds(build_model())
-    return speeds / np.abs(speeds).max()

@@ -30,8 +30,7 @@ from ballbot import height_maps, plugins
 from ballbot.controllers import feedback_prior, robot_symmetry
 from ballbot.encoders import FrozenEncoder, load_encoder
 from ballbot.envs import COMMANDS, BallbotVectorEnv, WorldConfig
-from ballbot.envs.config import make_command
-from ballbot.envs.observations import Layout, layout_of
+from ballbot.envs.observations import Layout, of_now
 from ballbot.errors import SettingsError
 from ballbot.ppo import PPOConfig, Structure
 from ballbot.settings import Range, check_settings
@@ -122,19 +121,19 @@ class Settings:
         images: tuple[int, ...] = ()
         if world.observation == "encoded":
             images = ((load_encoder() if encoder is None else encoder).architecture.embedding_size,) * CAMERAS
-        command = make_command(world.command, world.motion)
-        return layout_of(world.frame, command.fields, world.extra_fields, images)
+        return world.layout(images)
 
     def structure(self, encoder: FrozenEncoder | None = None) -> Structure:
         """What is built into the policy: controller, symmetry, and how much the networks get of what."""
         layout, body = self.layout(encoder), self.world.frame == "body"
         scale = torch.ones(layout.size)
         scale[layout.sensed :] = self.camera_scale
-        for name in ("velocity", "velocity_command"):  # their difference is what counts
-            if body and name in layout.slices:
-                scale[layout[name].start : layout[name].start + 2] = self.velocity_scale
         value_inputs = torch.ones(layout.size, dtype=torch.bool)
-        value_inputs[layout["last_action"]] = False
+        for name, at in layout.slices.items():
+            origin, _ = of_now(name)
+            if body and origin in ("velocity", "velocity_command"):  # their difference is what counts
+                scale[at.start : at.start + 2] = self.velocity_scale
+            value_inputs[at] = origin != "last_action"
         return Structure(
             prior=None if self.prior_speed is None else feedback_prior(layout, self.prior_speed),
             input_scale=None if (scale == 1).all() else scale,

@@ -123,7 +123,7 @@ class Beside:
 
         layout = trained_layout(policy, trained_world(policy), options.get("encoder"))
         self.observation = np.zeros(layout.sensed, np.float32)
-        own = [name for name in layout.names if name not in READERS]
+        own = [name for name in layout.names if name not in (*READERS, *layout.past)]
         self.controller = Controller(path, readers={name: self._reader(layout[name]) for name in own})
         self.options = options
         if own:

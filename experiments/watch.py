@@ -40,8 +40,8 @@ class Args:
     """Watch a trained policy."""
 
     checkpoint: Annotated[str, tyro.conf.Positional] = "default"
-    """Checkpoint, run folder (for its best.pt), the name of a policy that comes with ballbot ("default"), or "pid" or
-    "linear" for a classical controller."""
+    """Checkpoint, run folder (for its best.pt), the name of a policy that comes with ballbot ("default"), or "pid",
+    "linear" or "observer" for a classical controller."""
     record: Path | None = None
     """Video to write, .mp4 or .gif, instead of opening a window."""
     terrain: str | None = None

@@ -8,8 +8,9 @@ import pytest
 import torch
 
 from ballbot import controllers
-from ballbot.controllers import PID, LinearController, PIDController, feedback_prior, pitch_and_roll, wheel_shares
+from ballbot.controllers import PID, LinearController, PIDController, feedback_prior, pitch_and_roll
 from ballbot.envs import BallbotVectorEnv
+from ballbot.envs.model import wheel_shares
 from ballbot.envs.observations import layout_of
 from ballbot.evaluation import run_episodes
 

@@ -31,6 +31,7 @@ CONFIGS = [
     WorldConfig(terrain="stairs:0-1", ground={"height": 0.02}, curriculum=True, num_terrains=8, terrain_cell=0.05),
     WorldConfig(command="velocity", motion={"max_speed": 0.2}, rewards={"velocity": 2.0, "upright": 0.5}),
     WorldConfig(command="path", extra_fields=("yaw_rate",), endings={"yaw_rate": 3.0}),
+    WorldConfig(history=(0, 10, 20), history_fields=("gravity", "gyro")),
     WorldConfig(training_rewards={"progress": 0.0, "tracking": 6.0, "tracking_speed": 0.5}, observation="encoded"),
 ]
 

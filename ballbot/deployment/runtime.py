@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -158,7 +159,10 @@ class Controller:
         self.fields = _fields(self.contract)
         """Name -> size of the fields of an observation, in order."""
         known = {**READERS, **(readers or {})}
-        if missing := [name for name in self.fields if name not in known and not name.startswith("image_")]:
+        self._past_of = {name: past for name in self.fields if name not in known and (past := _past_of(name))}
+        """Field of the past -> field that it is of, and how many steps ago."""
+        unread = [self._past_of.get(name, (name, 0))[0] for name in self.fields]
+        if missing := [name for name in unread if name not in known and not name.startswith("image_")]:
             raise ValueError(
                 f"{path} observes {missing[0]!r}, which this controller cannot read: hand in a function of sensors and "
                 f"controller, Controller(..., readers={{{missing[0]!r}: ...}})"
@@ -184,6 +188,8 @@ class Controller:
         self.told: Told | None = None
         """What the robot is to do, of what is observed; None for a goal."""
         self._told_before: Told | None = None
+        self._past: deque[dict[str, Floats]] = deque(maxlen=max((k for _, k in self._past_of.values()), default=0))
+        self._now: dict[str, Floats] = {}  # what was observed, by field
         self._last_good: Sensors | None = None
         self._held = 0
         self._memory: NDArray[np.float32] | None = None  # of an episode that begins
@@ -244,16 +250,21 @@ class Controller:
             actions, memory = self.decide(observation[None], self._memory)
             action, self._told_before = actions[0], self.told
             sound = [observation, action] if memory is None else [observation, action, memory]
-            if not all(np.isfinite(x).all() for x in sound):
-                self.status, action = "policy failed", np.zeros(3, np.float32)
-            else:
+            if all(np.isfinite(x).all() for x in sound):
                 self._memory = memory
+                self._past.append(self._now)
+            else:
+                self.status, action, good = "policy failed", np.zeros(3, np.float32), None
+        if good is None and self._past:  # time passes, and nothing better is known
+            self._past.append(self._past[-1])
         self.last_action = action
         self._age += self.contract["period"]  # of the images, whether the robot drives or not
         return np.asarray(self.contract["torque_per_action"] * action.astype(np.float64))
 
     def observe(self, sensors: Sensors) -> NDArray[np.float32]:
-        """The policy's observation: these sensors, what it is told, the last action, and the latest images.
+        """The policy's observation: these sensors, what it is told, the last action, the past, and the latest images.
+
+        Steps of the past are calls of ``act`` since the robot began to drive; before, all was as it was then.
 
         Raises:
             ValueError: one of the readers that were handed in does not give as many numbers as its field has.
@@ -269,17 +280,20 @@ class Controller:
             ]
         )
         self.told = None if self.kind == "goal" else self._follow(sensors)
-        parts, images = [], 0
+        self._now, images = {}, 0
         for name, size in self.fields.items():
-            if name in self._readers:
-                part = np.asarray(self._readers[name](sensors, self)).reshape(-1)
+            if name in self._past_of:
+                origin, steps = self._past_of[name]
+                part = self._past[-min(steps, len(self._past))][origin] if self._past else self._now[origin]
+            elif name in self._readers:
+                part = np.array(self._readers[name](sensors, self)).reshape(-1)  # to keep
             else:
                 assert self._embeddings is not None  # _check has seen to it
                 part, images = self._embeddings[images : images + size], images + size
             if part.shape != (size,):
                 raise ValueError(f"the reader of {name!r} gave {part.size} numbers, the policy takes {size}")
-            parts.append(part)
-        return np.concatenate(parts).astype(np.float32)
+            self._now[name] = part
+        return np.concatenate(list(self._now.values())).astype(np.float32)
 
     def image_age(self) -> float:
         """S since the latest images; at most as much as in training."""
@@ -366,6 +380,12 @@ def _fields(contract: dict[str, Any]) -> dict[str, int]:
         if contract["camera"] is not None:
             names += [f"image_{i}" for i in range(int(contract["camera"]["shape"][0]))] + ["image_age"]
     return {str(name): int(field["size"]) for name, field in zip(names, fields, strict=True)}
+
+
+def _past_of(name: str) -> tuple[str, int] | None:
+    """Of "gravity@10" the field that it is of, "gravity", and how many steps ago, 10; None for a field of now."""
+    origin, _, steps = name.rpartition("@")
+    return (origin, int(steps)) if origin and steps.isdecimal() else None
 
 
 def _numbers(value: Any, size: int, most: float) -> Floats | None:

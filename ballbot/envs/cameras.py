@@ -80,7 +80,8 @@ class Cameras:
         n = simulations.num
         self.latest = np.zeros((n, *self.shape), np.float32)
         """(num_envs, *shape) what is kept of each robot's latest images."""
-        self._countdown = np.zeros(n, np.int64)
+        self.countdown = np.zeros(n, np.int64)
+        """(num_envs,) steps to each robot's next images."""
         self._age = np.zeros(n, np.int64)
 
     @property
@@ -96,9 +97,9 @@ class Cameras:
     def step(self, robots: RobotState, sound: NDArray[np.bool_] | None = None) -> None:
         """One control step later: take the images that are due, except of simulations that are not ``sound``."""
         self._age += 1
-        self._countdown -= 1
-        due = self._countdown <= 0
-        self._countdown[due] = self.interval
+        self.countdown -= 1
+        due = self.countdown <= 0
+        self.countdown[due] = self.interval
         if sound is not None:
             due &= sound
         if due.any():
@@ -106,7 +107,7 @@ class Cameras:
 
     def start_clock(self, i: int, draw: Callable[[int, int], Any]) -> None:
         """Let i's next image come after ``interval`` steps; with ``stagger``, after draw(1, interval + 1)."""
-        self._countdown[i] = int(draw(1, self.interval + 1)) if self.stagger else self.interval
+        self.countdown[i] = int(draw(1, self.interval + 1)) if self.stagger else self.interval
 
     def state_options(self) -> dict[str, Any]:
         """What must be equal for a state to mean the same; an encoder counts by its ``content_hash``, if it has one."""
@@ -122,19 +123,19 @@ class Cameras:
 
     def get_state(self) -> dict[str, Any]:
         """Copies of everything that changes."""
-        return {"latest": self.latest.copy(), "age": self._age.copy(), "countdown": self._countdown.copy()}
+        return {"latest": self.latest.copy(), "age": self._age.copy(), "countdown": self.countdown.copy()}
 
     def check_state(self, state: Any) -> dict[str, NDArray[Any]]:
         """The arrays of ``get_state``; ValueError if one is damaged."""
         return {
             "latest": check_state_array(state, "latest", self.latest),
             "age": check_state_array(state, "age", self._age, 0, 2**53),
-            "countdown": check_state_array(state, "countdown", self._countdown, 0, self.interval),
+            "countdown": check_state_array(state, "countdown", self.countdown, 0, self.interval),
         }
 
     def set_state(self, state: dict[str, NDArray[Any]]) -> None:
         """Restore what ``check_state`` returned."""
-        self.latest[:], self._age[:], self._countdown[:] = state["latest"], state["age"], state["countdown"]
+        self.latest[:], self._age[:], self.countdown[:] = state["latest"], state["age"], state["countdown"]
 
     def take(self, ids: NDArray[Any], robots: RobotState) -> None:
         """Take images of these simulations now; their clocks run on."""

@@ -10,9 +10,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, is_dataclass, replace
 from typing import Annotated, Any, Literal
 
+import numpy as np
+
 from ballbot.envs.checks import check_direction
 from ballbot.envs.commands import COMMANDS, ONE_OF_TWO
-from ballbot.envs.observations import CAMERA_INTERVAL, layout_of
+from ballbot.envs.observations import CAMERA_INTERVAL, FIELDS, Layout, layout_of
 from ballbot.envs.rewards import REWARDS, check_endings, check_weights, needed, paid_terms, refuse_idle
 from ballbot.envs.terrain import MAX_TERRAIN_LENGTH, TERRAIN_LENGTH, TERRAINS, parse_terrain
 from ballbot.envs.terrain.spec import build_terrain
@@ -80,6 +82,14 @@ class WorldConfig:
     """Axes of what they sense: the robot's own, or the world's."""
     extra_fields: tuple[str, ...] = option((), "task")
     """Fields of the observation beside those of frame and command, by name."""
+    history: tuple[int, ...] = option((0,), "task")
+    """How long ago, in steps of 2 ms, fields are observed besides now: 0 10 20 30.  Steps are of 2 ms however long
+    actions are held, so that a policy trained with held actions sees the same where it acts at 500 Hz."""
+    history_fields: tuple[str, ...] = option((), "task")
+    """Which fields these are, by name (none named: the robot's motion, gravity, gyro and velocity)."""
+    privileged_fields: tuple[str, ...] = option((), "training")
+    """Fields that only the value function gets, in training, such as "slope", "slope_ahead" and "time_left".
+    Observations then are a dict of "policy" and "privileged"; policies are judged and deployed without."""
     camera_interval: Annotated[int, Range(1, 10**6)] = option(CAMERA_INTERVAL, "task")
     """Steps from an image to the next; 6 are 83.3 Hz."""
     camera_resolution: tuple[int, int] | None = option(None, "task")
@@ -126,7 +136,8 @@ class WorldConfig:
             )
         if self.command not in COMMANDS:
             raise SettingsError(f"command={self.command!r} is unknown: {nearest(self.command, COMMANDS)}")
-        for name, size in (("extra_fields", None), ("camera_resolution", 2)):
+        names = ("extra_fields", "history_fields", "privileged_fields")
+        for name, size in (*((name, None) for name in names), ("camera_resolution", 2)):
             value = getattr(self, name)
             if value is None and size is not None:
                 continue
@@ -146,7 +157,9 @@ class WorldConfig:
         self._keep("ground", _given(build_terrain(spec.kind, self._file(spec) | dict(self.ground)), spec.path))
         told = make_command(self.command, self.motion)
         self._keep("motion", _given(told))
-        layout = layout_of(self.frame, told.fields, self.extra_fields)
+        self._check_history()
+        layout = self.layout()
+        self._check_privileged(layout)
         if getattr(told, "any_direction", False) and "goal" not in layout.names:
             raise SettingsError(
                 f"motion={{'any_direction': True}} draws goals that robots do not observe with frame={self.frame!r}: "
@@ -167,6 +180,41 @@ class WorldConfig:
                 f"curriculum needs ground of several difficulties, terrain={self.terrain!r} has one: write "
                 f"{self.terrain.partition(':')[0]}:0-1, and num_terrains above 1"
             )
+
+    def _check_history(self) -> None:
+        """Refuse steps of the past that there are not."""
+        steps: Any = self.history
+        whole = isinstance(steps, (tuple, list)) and all(type(k) is int or isinstance(k, np.integer) for k in steps)
+        if not whole or not steps or min(steps) < 0:
+            raise SettingsError(f"history={steps!r} must be steps of 2 ms ago, whole numbers such as (0, 10, 20, 30)")
+        self._keep("history", steps := tuple(map(int, steps)))
+        if (ordered := tuple(sorted({0, *steps}))) != steps:
+            raise SettingsError(f"history={steps} must begin with 0, which is now, and rise: write {ordered}")
+        if (longest := steps[-1]) >= self.max_episode_steps:
+            raise SettingsError(
+                f"history={steps} reaches back {longest} steps, and episodes have max_episode_steps="
+                f"{self.max_episode_steps}: use {self.max_episode_steps - 1} or fewer, or longer episodes"
+            )
+        if self.history_fields and longest == 0:
+            raise SettingsError(
+                f"history_fields={self.history_fields} change nothing with history=(0,), which is now: say how many "
+                "steps ago, as in history=(0, 10, 20), or leave them out"
+            )
+
+    def _check_privileged(self, layout: Layout) -> None:
+        """Refuse fields that do not exist, or that the value function gets anyway."""
+        for name in self.privileged_fields:
+            if name in layout.names:
+                raise SettingsError(
+                    f"privileged_fields names {name!r}, which the policy observes, and the value function with it: "
+                    "leave it out"
+                )
+            if name not in FIELDS:
+                raise SettingsError(
+                    f"privileged_fields names {name!r}, which is no field: {nearest(str(name), FIELDS)}"
+                )
+            if self.privileged_fields.count(name) > 1:
+                raise SettingsError(f"privileged_fields names {name!r} twice: leave one out")
 
     def _check_terms(self) -> None:
         """Refuse terms that know nothing of this command."""
@@ -194,6 +242,19 @@ class WorldConfig:
     @staticmethod
     def _file(spec: Any) -> dict[str, Any]:
         return {"path": spec.path} if spec.path else {}
+
+    def layout(self, images: tuple[int, ...] = ()) -> Layout:
+        """Which numbers of an observation are what.
+
+        Args:
+            images: sizes of the embeddings of each camera's image; empty without.
+        """
+        told = make_command(self.command, self.motion).fields
+        return layout_of(self.frame, told, self.extra_fields, images, self.history, self.history_fields)
+
+    def privileged_layout(self) -> Layout | None:
+        """Which numbers of what only the value function sees are what; None if it sees what the policy does."""
+        return Layout(self.privileged_fields) if self.privileged_fields else None
 
     @property
     def has_one_difficulty(self) -> bool:

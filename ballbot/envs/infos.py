@@ -4,10 +4,25 @@ from __future__ import annotations
 
 from typing import Any
 
+import gymnasium as gym
 import numpy as np
 
 from ballbot.envs.step import Bools
-from ballbot.envs.world import Observation
+from ballbot.envs.world import Observation, World
+
+
+def observation_space(world: World) -> gym.spaces.Space[Any]:
+    """Of one robot."""
+
+    def box(*shape: int, low: float = -np.inf, high: float = np.inf) -> gym.spaces.Box:
+        return gym.spaces.Box(low, high, shape, np.float32)
+
+    cameras, size = world.cameras, world.layout.size
+    beside = {} if world.privileged_layout is None else {"privileged": box(world.privileged_layout.size)}
+    if cameras is None or world.config.observation == "encoded":
+        return gym.spaces.Dict({"policy": box(size), **beside}) if beside else box(size)
+    images = {"depth": box(*cameras.shape, low=0.0, high=1.0), "image_age": box(1, low=0.0)}
+    return gym.spaces.Dict({"proprioception": box(size), **images, **beside})
 
 
 def one_of(observations: Observation, i: int) -> Observation:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from importlib.resources import files
 from itertools import product
 from typing import Any
@@ -294,14 +295,25 @@ def rolling_wheel_speeds(model: mujoco.MjModel) -> NDArray[np.float64]:
     return speeds
 
 
+@cache
+def wheel_shares() -> NDArray[np.float64]:
+    """(3, 2): how fast each wheel turns when the robot rolls along its x and its y axis, 1 for the fastest."""
+    speeds = rolling_wheel_speeds(build_model())
+    return speeds / np.abs(speeds).max()
+
+
+def free_wheel_speed(model: mujoco.MjModel) -> float:
+    """rad/s at which a wheel's damping takes all of its motor's torque."""
+    return float(model.actuator_ctrlrange[0, 1] / model.joint("wheel_0").damping[0])
+
+
 def motor_limits(model: mujoco.MjModel) -> tuple[float, float]:
     """What the motors reach, where a wheel's damping takes all of their torque.
 
     Returns:
         m/s of travel in every direction, and rad/s about the vertical against a ball that stands still.
     """
-    joint = model.joint("wheel_0")
-    fastest = float(model.actuator_ctrlrange[0, 1] / joint.damping[0])  # rad/s of a wheel
+    fastest = free_wheel_speed(model)
     headings = np.linspace(0, 2 * np.pi, 72, endpoint=False)
     wheels = rolling_wheel_speeds(model) @ np.stack([np.cos(headings), np.sin(headings)])
     data, contacts = _settled_wheel_contacts(model)

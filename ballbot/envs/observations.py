@@ -13,14 +13,15 @@ changes when the robot and its goal are turned together about the vertical, whic
 ``frame="world"``: orientation, clipped_gyro, world_velocity, those of the command unless it is a goal, which is fixed
 in the world, clipped_wheel_speeds, last_action: the reference's.
 
-Fields of ``extra_fields`` follow.  ``observation="encoded"`` appends, to all that, the embedding of each camera's
-latest image (20 numbers each with the encoder that comes with ballbot), and the age of the images in s.
+Fields of ``extra_fields`` follow, then those of the past: with ``history=(0, 10)``, "gravity@10" is what "gravity" was
+10 steps of 2 ms ago.  ``observation="encoded"`` appends, to all that, the embedding of each camera's latest image (20
+numbers each with the encoder that comes with ballbot), and the age of the images in s.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -36,6 +37,11 @@ WHEEL_SPEED_SCALE = 10.0  # rad/s per unit of observation (the reference's)
 CLIP = 2.0  # the reference's bound on velocities and scaled wheel speeds
 POINT_RANGE = 2.0
 """m.  What is farther away is observed as far away as this."""
+
+BALL_DEPTH = 0.1315
+"""m from the base's origin down its axis to the ball's centre, as the robot rests (key "settled" of the MJCF)."""
+SLOPE_REACH = 0.01
+"""m to either side of a place at which the ground's height is taken for its slope: within the ball's imprint."""
 
 Turns = Literal["vector", "planar", "wheels", "scalar", "none"]
 """How numbers change when the robot, seen from above, turns by a third: as a vector (x, y turn, z stays), as planar
@@ -78,6 +84,19 @@ def near(offset: Array) -> Array:
     """(2, n) offsets, shortened to ``POINT_RANGE``."""
     length = np.sqrt(offset[0] ** 2 + offset[1] ** 2)
     return offset * (POINT_RANGE / np.maximum(length, POINT_RANGE))
+
+
+def _slopes(step: Step, *ahead: float) -> Array:
+    """(2 k, n) slopes of the ground along the heading and to its left, so far, m, from the ball along the way to go."""
+    robots = step.robots
+    (c, s), way = robots.heading, step.command.direction
+    below = robots.position[:2] - BALL_DEPTH * robots.rotation[:2, 2]
+    places = np.stack([below + distance * way for distance in ahead], axis=1)  # (2, k, n)
+    axes = np.array([[c, -s], [s, c]])  # (2, axes, n)
+    around = SLOPE_REACH * np.stack([axes, -axes])[:, :, None]  # (sides, 2, 1, axes, n)
+    heights = step.heights((places[:, :, None] + around).transpose(4, 0, 2, 3, 1))  # (n, sides, k, axes)
+    slopes = (heights[:, 0] - heights[:, 1]) / (2 * SLOPE_REACH)
+    return np.asarray(slopes.reshape(len(slopes), -1).T)
 
 
 FIELDS: dict[str, Field] = {
@@ -123,6 +142,17 @@ FIELDS: dict[str, Field] = {
         f"along the heading, to its left, at most {POINT_RANGE:g} long", "planar", "way to the target after it",
     ),
     "yaw_rate": Field(1, lambda s: s.robots.yaw_rate[None], "rad/s", "about the vertical", "scalar", "yaw rate"),
+    "slope": Field(
+        2, lambda s: _slopes(s, 0.0), "1", "along the heading, to its left", "planar",
+        "slope of the ground under the ball, which no sensor tells",
+    ),
+    "slope_ahead": Field(
+        6, lambda s: _slopes(s, 0.05, 0.1, 0.2), "1", "along the heading, to its left; at each of the three places",
+        "planar", "slope of the ground 5, 10 and 20 cm ahead on the way to go, which no sensor tells",
+    ),
+    "time_left": Field(
+        1, lambda s: s.time_left[None], "s", turns="scalar", title="time until the time limit, which no sensor tells"
+    ),
 }  # fmt: skip
 """Name -> field.  Yours may be added."""
 
@@ -133,12 +163,23 @@ FRAMES: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
 """Frame -> the fields before and after those of the command."""
 
 
+STEP_MS = 2
+"""ms of a step of the past."""
+
+
+def of_now(name: str) -> tuple[str, int]:
+    """Of "gravity@10" the field that it is of, "gravity", and how many steps ago, 10; of others their name and 0."""
+    origin, _, steps = name.rpartition("@")
+    past = name not in FIELDS and origin and steps.isdecimal() and int(steps) > 0
+    return (origin, int(steps)) if past else (name, 0)
+
+
 @dataclass(frozen=True)
 class Layout:
     """Which numbers of an observation are what.
 
     Args:
-        names: of the fields, in order.
+        names: of the fields, in order; "gravity@10" is "gravity" of 10 steps ago.
         images: sizes of the embeddings of each camera's image, which follow, with the images' age as the last number;
             empty without.
     """
@@ -153,15 +194,19 @@ class Layout:
     """Numbers before those of the images."""
     size: int = field(init=False, repr=False, compare=False)
     """Numbers in all."""
+    past: tuple[str, ...] = field(init=False, repr=False, compare=False)
+    """Names of the fields of the past, the last that are sensed."""
+    now: int = field(init=False, repr=False, compare=False)
+    """Numbers before those of the past."""
     _reads: list[tuple[str, Callable[[Step], Array], int, slice]] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         for name in self.names:
-            if name not in FIELDS:
+            if of_now(str(name))[0] not in FIELDS:
                 raise SettingsError(f"the observation has no field {name!r}: {nearest(str(name), FIELDS)}")
             if self.names.count(name) > 1:
                 raise SettingsError(f"the field {name!r} is observed twice: leave one out of extra_fields")
-        fields = {name: FIELDS[name] for name in self.names}
+        fields = {name: _field(name) for name in self.names}
         object.__setattr__(self, "sensed", sum(f.size for f in fields.values()))
         for camera, size in enumerate(self.images):
             fields[f"image_{camera}"] = Field(size, _not_sensed, title=f"embedding of camera {camera}")
@@ -170,18 +215,37 @@ class Layout:
         slices, at = {}, 0
         for name, f in fields.items():
             slices[name], at = slice(at, at + f.size), at + f.size
-        reads = [(f"field {name!r}", fields[name].read, fields[name].size, slices[name]) for name in self.names]
-        for name, value in (("fields", fields), ("slices", slices), ("size", at), ("_reads", reads)):
+        now = [name for name in self.names if not of_now(name)[1]]
+        past = self.names[len(now) :]
+        if now != list(self.names[: len(now)]):
+            raise SettingsError(f"fields of the past come last, got {', '.join(self.names)}")
+        reads = [(f"field {name!r}", fields[name].read, fields[name].size, slices[name]) for name in now]
+        found = {"fields": fields, "slices": slices, "size": at, "past": past, "_reads": reads}
+        for name, value in (*found.items(), ("now", sum(size for _, _, size, _ in reads))):
             object.__setattr__(self, name, value)
 
     def __getitem__(self, name: str) -> slice:
         """Which numbers of an observation a field is."""
         return self.slices[name]
 
-    def observe(self, step: Step) -> NDArray[np.float32]:
-        """(n, sensed) what robots sense."""
+    def observe(self, step: Step, past: NDArray[np.float32] | None = None) -> NDArray[np.float32]:
+        """(n, sensed) what robots sense.
+
+        Args:
+            step: what they are in.
+            past: (numbers, n) those of the fields of the past, if there are any.
+        """
+        now = self.columns(step)
+        if past is None:
+            return now.T.astype(np.float32, order="C")
+        observed = np.empty((now.shape[1], self.sensed), np.float32)
+        observed[:, : self.now], observed[:, self.now :] = now.T, past.T
+        return observed
+
+    def columns(self, step: Step) -> Array:
+        """(now, n) what robots sense but for the past, a column a robot."""
         n = step.robots.rotation.shape[2]
-        columns = np.empty((self.sensed, n))
+        columns = np.empty((self.now, n))
         for what, read, size, rows in self._reads:
             value = call(what, read, step)
             if getattr(value, "shape", None) != (size, n):
@@ -193,7 +257,7 @@ class Layout:
         if not np.isfinite(np.add.reduce(columns, axis=None)):
             for what, _, _, rows in self._reads:
                 refuse_nan(what, columns[rows])
-        return columns.T.astype(np.float32, order="C")
+        return columns
 
     def turned(self, swap: Array) -> Array:
         """(size, size) the matrix that makes of an observation that of the robot turned by 120° to the right.
@@ -229,7 +293,14 @@ class Layout:
         ]
 
 
-def layout_of(frame: str, command_fields: Iterable[str], extra: Iterable[str], images: tuple[int, ...] = ()) -> Layout:
+def layout_of(
+    frame: str,
+    command_fields: Iterable[str],
+    extra: Iterable[str],
+    images: tuple[int, ...] = (),
+    history: Iterable[int] = (0,),
+    history_fields: Iterable[str] = (),
+) -> Layout:
     """The layout of an observation.
 
     Args:
@@ -237,14 +308,35 @@ def layout_of(frame: str, command_fields: Iterable[str], extra: Iterable[str], i
         command_fields: what the command adds.
         extra: what the user adds.
         images: see ``Layout``.
+        history: steps ago, rising from 0, of which fields are observed.
+        history_fields: which ones; empty: those of ``frame`` before the command's.
 
     Raises:
-        SettingsError: a field that does not exist, or twice the same.
+        SettingsError: a field that does not exist, or twice the same, or one of the past alone.
     """
     before, after = FRAMES[frame]
     told = [name for name in command_fields if frame == "body" or name != "goal"]
-    return Layout((*before, *told, *after, *extra), images)
+    now, kept = (*before, *told, *after, *extra), tuple(history_fields) or before
+    for name in now:
+        if of_now(str(name))[1]:
+            raise SettingsError(f"extra_fields names {name!r}: what is past is observed by history and history_fields")
+    for name in kept:
+        if name not in now:
+            hint = "images are of now alone" if str(name).startswith("image_") else "add it to extra_fields"
+            hint = hint if name in FIELDS or "image" in hint else nearest(str(name), now)
+            raise SettingsError(f"history_fields names {name!r}, which is not observed: {hint}")
+        if kept.count(name) > 1:
+            raise SettingsError(f"history_fields names {name!r} twice: leave one out")
+    return Layout((*now, *(f"{name}@{steps}" for steps in history if steps for name in kept)), images)
+
+
+def _field(name: str) -> Field:
+    """The field of this name, of now or the past."""
+    origin, steps = of_now(name)
+    found = FIELDS[origin]
+    title = f"{found.title or origin.replace('_', ' ')}, {STEP_MS * steps} ms ago"
+    return replace(found, read=_not_sensed, title=title) if steps else found
 
 
 def _not_sensed(step: Step) -> Array:
-    raise RuntimeError("images are taken by the cameras, not read from a step")
+    raise RuntimeError("images and what is past are kept elsewhere, not read from a step")

@@ -25,10 +25,11 @@ class BallbotEnv(gym.Env[Any, NDArray[Any]]):
 
     Args:
         render_mode: "rgb_array", "human" or None.
-        **options: of ``BallbotVectorEnv``, except num_envs.  One thread by default: more do not help one simulation.
+        **options: of ``BallbotVectorEnv``, except num_envs and autoreset_mode.  One thread by default: more do not
+            help one simulation.
 
     Raises:
-        TypeError: for num_envs, or an option that does not exist.
+        TypeError: for num_envs or autoreset_mode, or an option that does not exist.
         ValueError, mujoco_patch.ContactFixError: as ``BallbotVectorEnv``.
     """
 
@@ -40,6 +41,8 @@ class BallbotEnv(gym.Env[Any, NDArray[Any]]):
                 "BallbotEnv is a single robot and takes no num_envs: use gymnasium.make_vec('Ballbot-v0', num_envs="
                 f"{options['num_envs']!r}) or BallbotVectorEnv({options['num_envs']!r})"
             )
+        if "autoreset_mode" in options:
+            raise TypeError("BallbotEnv never resets itself: leave autoreset_mode out, or use BallbotVectorEnv")
         self._envs = BallbotVectorEnv(1, render_mode=render_mode, **{"num_threads": 1, **options})  # type: ignore[arg-type]
         self.render_mode = render_mode
         self.metadata = {**self.metadata, "render_fps": self._envs.metadata["render_fps"]}
@@ -58,8 +61,13 @@ class BallbotEnv(gym.Env[Any, NDArray[Any]]):
 
     @property
     def layout(self) -> Layout:
-        """Which numbers of an observation are what."""
+        """Which numbers of an observation, or of its part "policy", are what."""
         return self._envs.layout
+
+    @property
+    def privileged_layout(self) -> Layout | None:
+        """Which numbers of the part "privileged" are what; None without ``privileged_fields``."""
+        return self._envs.privileged_layout
 
     @property
     def num_diverged(self) -> int:

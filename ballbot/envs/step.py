@@ -97,6 +97,15 @@ class Step:
     """N m on a wheel's axle."""
     shell: Array
     """(3, k) points on the robot's surface but the ball's, in the base, m: where it can touch the ground."""
+    elapsed: NDArray[np.int64]
+    """(n,) steps of the episode so far."""
+    time_limit: NDArray[np.int64]
+    """(n,) steps after which the episode ends."""
+
+    @property
+    def time_left(self) -> Array:
+        """(n,) s until the episode ends at its time limit."""
+        return np.maximum(self.time_limit - self.elapsed, 0) * self.dt
 
     @property
     def torques(self) -> Array:

@@ -14,6 +14,7 @@ import numpy as np
 from gymnasium.vector import AutoresetMode, VectorEnv
 from numpy.typing import NDArray
 
+from ballbot.envs.autoreset import begin_at_once, check_autoreset_mode, step_and_begin
 from ballbot.envs.checks import (
     check_actions,
     check_choice,
@@ -22,10 +23,11 @@ from ballbot.envs.checks import (
     check_places,
     check_reset_options,
     check_seeds,
+    check_state_array,
 )
 from ballbot.envs.config import WorldConfig
 from ballbot.envs.contacts import check_contact_physics, note_open, use_contact_physics
-from ballbot.envs.infos import masked, one_of
+from ballbot.envs.infos import masked, observation_space
 from ballbot.envs.rendering import Renderer
 from ballbot.envs.step import Array, Bools
 from ballbot.envs.world import World
@@ -42,6 +44,11 @@ StepResult = tuple[Any, NDArray[np.float64], Bools, Bools, dict[str, Any]]
 MAX_NUM_ENVS = 1_000_000
 """A state row takes a few hundred bytes: more is a slipped exponent, not a plan."""
 
+NOBODY = np.zeros(0, np.intp)
+
+COPIED = ("spec", "single_observation_space", "observation_space", "single_action_space", "action_space", "_seeds")
+"""What copies have besides."""
+
 SET_GOAL = "goal={!r} cannot be assigned, as what robots are told is checked: call set_command(...)"
 
 
@@ -54,7 +61,8 @@ class BallbotVectorEnv(VectorEnv[Any, NDArray[Any], NDArray[Any]]):
     **Observations**, float32: see ``ballbot.envs.observations``.  "proprioception" is (num_envs, 17) unless told
     otherwise; ``layout`` says which numbers are what.  "encoded" adds an embedding of each camera's latest image and
     the images' age in s.  "depth" is a dict of "proprioception", "depth" (num_envs, 2, 64, 64) in m and "image_age"
-    (num_envs, 1) in s.
+    (num_envs, 1) in s.  With ``privileged_fields`` it is a dict of "policy", the same as without, and "privileged",
+    those fields; that of "depth" has the key "privileged" more.
 
     **Rewards**, float64: see ``ballbot.envs.rewards``.
 
@@ -64,8 +72,10 @@ class BallbotVectorEnv(VectorEnv[Any, NDArray[Any], NDArray[Any]]):
     tilt are the last sound ones, its last reward is 0, and ``num_diverged`` counts it.  MuJoCo itself notes each
     warning in a file MUJOCO_LOG.TXT in the working directory.
 
-    **Autoreset** is SAME_STEP by Gymnasium's rules: the step that ends an episode returns the next one's first
-    observation, and ``infos["final_obs"]``, ``infos["final_info"]`` hold the ended one's last.
+    **Autoreset** follows Gymnasium's rules.  With "same_step" the step that ends an episode returns the next one's
+    first observation, and ``infos["final_obs"]``, ``infos["final_info"]`` hold the ended one's last.  With "next_step",
+    which some of Gymnasium's wrappers need, the step after it begins the next one.  With "disabled",
+    ``reset(options={"reset_mask": ...})`` does.
 
     **Infos**, arrays over simulations: ``position`` (x, y of the base, m), ``tilt_deg``, ``terrain_id``, ``success``
     (reached the time limit, be it a staggered one, and did what it was told), ``failure`` (fell, or one of
@@ -87,6 +97,7 @@ class BallbotVectorEnv(VectorEnv[Any, NDArray[Any], NDArray[Any]]):
             ballbot, ``ballbot.encoders.load_encoder()``.
         camera_device: "cpu" or "cuda", where images are cast and encoded.
         render_mode: "rgb_array", "human" (MuJoCo's viewer, simulation 0) or None.
+        autoreset_mode: "same_step", "next_step" or "disabled", or one of ``gymnasium.vector.AutoresetMode``.
         config: what world; or its options by name:
         **options: the fields of ``WorldConfig``, and ``goal=(x, y)``, short for motion={"x": x, "y": y}.  gym.make
             gives max_episode_steps to a wrapper: see ``ballbot``.
@@ -111,6 +122,7 @@ class BallbotVectorEnv(VectorEnv[Any, NDArray[Any], NDArray[Any]]):
         encoder: Encoder | str | Path | None = None,
         camera_device: str = "cpu",
         render_mode: Literal["rgb_array", "human"] | None = None,
+        autoreset_mode: str | AutoresetMode = AutoresetMode.SAME_STEP,
         config: WorldConfig | None = None,
         **options: Any,
     ) -> None:
@@ -127,6 +139,12 @@ class BallbotVectorEnv(VectorEnv[Any, NDArray[Any], NDArray[Any]]):
             raise SettingsError(
                 f"observation={self.config.observation!r} takes no encoder: leave it out, or use observation='encoded'"
             )
+        self.autoreset_mode = check_autoreset_mode(autoreset_mode)
+        """When robots whose episodes ended begin new ones."""
+        self._made = {
+            "num_envs": n, "num_threads": num_threads, "encoder": encoder, "camera_device": camera_device,
+            "render_mode": render_mode, "autoreset_mode": self.autoreset_mode, "config": self.config,
+        }  # fmt: skip
         self.contact_fix = self.config.contact_fix
         self.action_repeat = self.config.action_repeat
         self.render_mode = render_mode
@@ -135,15 +153,18 @@ class BallbotVectorEnv(VectorEnv[Any, NDArray[Any], NDArray[Any]]):
         """What happens."""
         self.dt = self.world.step_seconds * self.action_repeat
         """Seconds from an action to the next."""
-        self.metadata = {**self.metadata, "render_fps": round(1 / self.dt)}
+        self.metadata = {
+            **self.metadata, "render_fps": round(1 / self.dt), "autoreset_mode": self.autoreset_mode
+        }  # fmt: skip
         self._all = np.ones(n, bool)
+        self._ended = np.zeros(n, bool)  # whose episode did, and no other has begun; with "same_step" nobody's
         self._seeds: list[int] = []  # of the streams; -1 where unknown, as in Gymnasium
         self._renderer: Renderer | None = None
         self.on_key: Callable[[int], None] | None = None
         """Called by the viewer, in a thread of its own, with the code (GLFW's) of each key that is pressed; to be set
         before the first reset()."""
 
-        self.single_observation_space = self._make_observation_space()
+        self.single_observation_space = observation_space(self.world)
         self.single_action_space = gym.spaces.Box(-1.0, 1.0, (3,), np.float32)
         self.observation_space = gym.vector.utils.batch_space(self.single_observation_space, n)
         self.action_space = gym.vector.utils.batch_space(self.single_action_space, n)
@@ -161,8 +182,13 @@ class BallbotVectorEnv(VectorEnv[Any, NDArray[Any], NDArray[Any]]):
 
     @property
     def layout(self) -> Layout:
-        """Which numbers of an observation are what."""
+        """Which numbers of an observation, or of its part "policy", are what."""
         return self.world.layout
+
+    @property
+    def privileged_layout(self) -> Layout | None:
+        """Which numbers of the part "privileged" are what; None without ``privileged_fields``."""
+        return self.world.privileged_layout
 
     @property
     def num_diverged(self) -> int:
@@ -270,11 +296,12 @@ class BallbotVectorEnv(VectorEnv[Any, NDArray[Any], NDArray[Any]]):
         world.seed(ids, seeds)
         world.start(
             ids,
-            stagger=self.config.stagger_first_episodes,
+            stagger=~self._ended if self.config.stagger_first_episodes else None,
             terrains=asked.terrains,
             difficulties=asked.difficulties,
             commands=commands,
         )
+        self._ended[ids] = False
         if self.render_mode == "human":
             self.render()
         return world.observation(), masked(world.infos(), self._all)
@@ -291,25 +318,24 @@ class BallbotVectorEnv(VectorEnv[Any, NDArray[Any], NDArray[Any]]):
 
         Raises:
             ValueError, TypeError: actions of another shape or dtype, or not finite; nothing was stepped.
+            gymnasium.error.ResetNeeded: with autoreset_mode="disabled", somebody's episode has ended.
         """
-        observations, reward, terminated, truncated, infos = self._advance(actions)
+        mode, begin = self.autoreset_mode, NOBODY
+        if mode is not AutoresetMode.SAME_STEP and self._ended.any():
+            begin = np.flatnonzero(self._ended)
+            if mode is AutoresetMode.DISABLED:
+                raise gym.error.ResetNeeded(
+                    f"the episodes of simulations {begin[:5].tolist()} have ended: call reset(options={{'reset_mask': "
+                    "terminated | truncated}) before the next step()"
+                )
+        observations, reward, terminated, truncated, infos = self._advance(actions, begin)
         done = terminated | truncated
-        if np.count_nonzero(done):
-            final_obs = np.full(self.num_envs, None, dtype=object)
-            ids = np.flatnonzero(done)
-            for i in ids:
-                final_obs[i] = one_of(observations, int(i))
-            final_info = masked(infos, done)
-            self.world.start(ids)
-            observations = self.world.observation()
-            infos = masked(self.world.infos(), self._all) | {
-                "final_obs": final_obs,
-                "_final_obs": done,
-                "final_info": final_info,
-                "_final_info": done.copy(),
-            }
+        if mode is AutoresetMode.SAME_STEP and np.count_nonzero(done):
+            observations, infos = begin_at_once(self.world, observations, infos, done)
         else:
             infos = masked(infos, self._all)
+        if mode is not AutoresetMode.SAME_STEP:
+            self._ended = done
         if self.render_mode == "human":
             self.render()
         return observations, reward, terminated, truncated, infos
@@ -319,11 +345,12 @@ class BallbotVectorEnv(VectorEnv[Any, NDArray[Any], NDArray[Any]]):
         observations, reward, terminated, truncated, infos = self._advance(actions)
         return observations, reward, terminated, truncated, masked(infos, self._all)
 
-    def _advance(self, actions: NDArray[Any]) -> StepResult:
-        """``advance``, without the masks of infos."""
+    def _advance(self, actions: NDArray[Any], begin: NDArray[np.intp] = NOBODY) -> StepResult:
+        """``advance``, without the masks of infos, in which some begin an episode instead."""
         self._check_started("step()")
         check_contact_physics(self)
-        told = self.world.step(check_actions(actions, self.num_envs, self.config.action_limit))
+        checked = check_actions(actions, self.num_envs, self.config.action_limit)
+        told = step_and_begin(self.world, checked, begin) if len(begin) else self.world.step(checked)
         return told["observation"], told["rewards"], told["terminated"], told["truncated"], told["infos"]
 
     def render(self) -> tuple[NDArray[np.uint8], ...] | None:
@@ -373,7 +400,8 @@ class BallbotVectorEnv(VectorEnv[Any, NDArray[Any], NDArray[Any]]):
 
     def get_state(self) -> dict[str, Any]:
         """Everything that decides the future: arrays and plain types only, so that it can go into a checkpoint."""
-        return get_state(self.world)
+        state = get_state(self.world)
+        return state if self.autoreset_mode is AutoresetMode.SAME_STEP else state | {"ended": self._ended.copy()}
 
     def set_state(self, state: dict[str, Any]) -> None:
         """Restore what ``get_state`` returned, in an environment made with the same options.
@@ -381,20 +409,30 @@ class BallbotVectorEnv(VectorEnv[Any, NDArray[Any], NDArray[Any]]):
         Raises:
             ValueError: the state is damaged, or of an environment with other options; nothing was changed.
         """
+        ended = np.zeros(self.num_envs, bool)
+        if isinstance(state, dict) and "ended" in state:
+            ended = check_state_array(state, "ended", ended)
+        if ended.any() and self.autoreset_mode is AutoresetMode.SAME_STEP:
+            raise ValueError(
+                "in this state, episodes have ended and no others have begun: make the environment with the "
+                "autoreset_mode it was saved with"
+            )
         set_state(self.world, state)
+        self._ended = ended.copy()
         self._seeds = [-1] * len(self.world.streams)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What copies are made of, by ``copy.deepcopy`` and ``pickle``: arguments and state, not the simulations."""
+        self._check_open()
+        return {"made": self._made, "state": self.get_state(), "kept": {name: getattr(self, name) for name in COPIED}}
+
+    def __setstate__(self, copied: dict[str, Any]) -> None:
+        """Make the environment anew and restore its state; viewer and ``on_key`` are left behind."""
+        self.__init__(**copied["made"])  # type: ignore[misc]
+        self.set_state(copied["state"])
+        self.__dict__ |= copied["kept"]
 
     def _check_open(self) -> None:
         """Refuse a closed environment: the contact physics may have been exchanged since, and a window would return."""
         if self.closed:
             raise gym.error.ClosedEnvironmentError("this environment is closed: make a new one")
-
-    def _make_observation_space(self) -> gym.spaces.Space[Any]:
-        def box(*shape: int, low: float = -np.inf, high: float = np.inf) -> gym.spaces.Box:
-            return gym.spaces.Box(low, high, shape, np.float32)
-
-        layout, cameras = self.layout, self.cameras
-        if cameras is None or self.config.observation == "encoded":
-            return box(layout.size)
-        depth = box(*cameras.shape, low=0.0, high=1.0)
-        return gym.spaces.Dict({"proprioception": box(layout.size), "depth": depth, "image_age": box(1, low=0.0)})

@@ -14,11 +14,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ballbot.envs.arrays import rows, summed, weighed
 from ballbot.envs.commanded import MARGIN, Commanded, Limits
 from ballbot.envs.config import WorldConfig, make_command
 from ballbot.envs.curriculum import Curriculum
+from ballbot.envs.history import History
 from ballbot.envs.model import check_wheel_contacts, motor_limits
-from ballbot.envs.observations import Layout, layout_of
+from ballbot.envs.observations import Layout
 from ballbot.envs.parts import flags as flags_of
 from ballbot.envs.parts import numbers, refuse_nan
 from ballbot.envs.physics import MOTOR_TORQUE, Physics
@@ -80,7 +82,9 @@ class World:
         images: tuple[int, ...] = ()
         if self.cameras is not None and config.observation == "encoded":
             images = (self.cameras.shape[0] // self.cameras.num,) * self.cameras.num
-        self.layout: Layout = layout_of(config.frame, self.told.command.fields, config.extra_fields, images)
+        self.layout: Layout = config.layout(images)
+        self.privileged_layout: Layout | None = config.privileged_layout()
+        self.history = History(self.layout, num) if self.layout.past else None
         weights, paid = paid_terms(config.rewards or {}), paid_terms(config.paid)
         self.terms = tuple(weights)
         """Names of what the task pays, in the order of ``term_sums``."""
@@ -88,8 +92,8 @@ class World:
         self._rewards = [(f"reward {name!r}", make_term(name, config.paid)) for name in names]
         self._values = np.zeros((len(names), num))
         """(terms, n) what each term is worth in this step, before it is weighed."""
-        self._logged, self._weights = _weighed(names, weights)
-        self._paid, self._payment = _weighed(names, paid)
+        self._logged, self._weights = weighed(names, weights)
+        self._paid, self._payment = weighed(names, paid)
         self.measured = self.told.success() is not None
         """Whether reaching the time limit is not yet a success."""
         self._endings = [(name, ENDINGS[name], limit) for name, limit in config.endings.items()]
@@ -102,7 +106,9 @@ class World:
         """(n,) whether the curriculum knows how the episode ended: who goes on past its end tells nothing more."""
         self.actions = np.zeros((num, 3))
         self.term_sums = np.zeros((len(self.terms), num))
-        self.obs = np.zeros((num, self.layout.sensed), np.float32)
+        beside = 0 if self.privileged_layout is None else self.privileged_layout.size
+        self.obs = np.zeros((num, self.layout.sensed + beside), np.float32)
+        """What robots sense but for images, and what only the value function sees, side by side."""
         self.robots = self.physics.robot_state()
         self._none = np.zeros(num, bool)
         self._none.setflags(write=False)
@@ -112,7 +118,7 @@ class World:
         """Refuse parts that do not work here before anything is simulated: somebody else may be their author."""
         self.told.try_out(self.robots)
         step = self._record(self.robots, self.robots, self.actions, self._none)
-        self.layout.observe(step)
+        self._observe(step)
         self._evaluate(step)
         for name, ends, limit in self._endings:
             flags_of(f"ending {name!r}", ends, self.num, step, limit)
@@ -170,12 +176,15 @@ class World:
         self,
         ids: NDArray[np.intp],
         *,
-        stagger: bool = False,
+        stagger: Bools | None = None,
         terrains: NDArray[np.int64] | None = None,
         difficulties: Array | None = None,
         commands: Array | None = None,
     ) -> None:
-        """New episodes of robots ``ids``, each drawn from its own streams; what is given, is given for all robots."""
+        """New episodes of robots ``ids``, each drawn from its own streams; what is given, is given for all robots.
+
+        ``stagger`` says whose time limit is drawn.
+        """
         for i in ids:
             stream, other = self.streams[i], self.told.streams[i]
             terrain = int(stream.integers(self.physics.num_terrains))  # drawn anyway: the stream goes on alike
@@ -198,14 +207,19 @@ class World:
                 velocity=(speed * np.cos(heading), speed * np.sin(heading)),
             )
             limit = self.config.max_episode_steps
-            self.time_limit[i] = stream.integers(1, limit, endpoint=True) if stagger else limit
+            self.time_limit[i] = (
+                stream.integers(1, limit, endpoint=True) if stagger is not None and stagger[i] else limit
+            )
         self.elapsed[ids] = 0
         self.learned[ids] = False
         self.actions[ids] = 0.0
         self.term_sums[:, ids] = 0.0
         self.robots.put(ids, self.physics.robot_state(ids))
         self.told.start(ids, self.robots, None if commands is None else commands[ids])
-        self.obs[ids] = self.layout.observe(self._record(self.robots, self.robots, self.actions, self._none))[ids]
+        step = self._record(self.robots, self.robots, self.actions, self._none)
+        if self.history is not None:
+            self.history.begin(ids, step)
+        self.obs[ids] = self._observe(step)[ids]
         if self.cameras is not None:
             self.cameras.take(ids, self.robots)
 
@@ -233,7 +247,7 @@ class World:
             over = flags["over"]
             if k == self.config.action_repeat - 1 or np.count_nonzero(over):
                 now = self._report(step, flags)
-                report = _rows(ended, report, now) if report is not None and ended.any() else now
+                report = rows(ended, report, now) if report is not None and ended.any() else now
                 ended = ended | over
         assert report is not None
         if self.curriculum is not None and ended.any():
@@ -252,10 +266,10 @@ class World:
         """One step of 2 ms: what is paid, what ended, and its record."""
         before, last_actions = self.robots, self.actions
         diverged = self.physics.step(MOTOR_TORQUE * actions)
-        self.elapsed += 1
         self.robots = robots = self.physics.robot_state()
         if diverged is not None:
             self._put_back(diverged, before, last_actions)
+        self.elapsed += 1
         self.actions = actions
         self.told.step(robots)
         fallen = robots.rotation[2, 2] < self._upright_limit
@@ -277,10 +291,12 @@ class World:
                 mask[diverged] = False
             values[:, diverged] = 0.0
         self.term_sums += self._weights * values[self._logged]
-        paid = _summed(self._payment * values[self._paid])
+        paid = summed(self._payment * values[self._paid])
         if self.cameras is not None:
             self.cameras.step(robots, None if diverged is None else ~diverged)
         self.told.renew(robots)
+        if self.history is not None:
+            self.history.add(step)
         flags |= {"failure": fallen, "success": success, "out_of_bounds": off}
         flags["diverged"] = self._none if diverged is None else diverged
         if achieved is not None:
@@ -299,14 +315,14 @@ class World:
 
     def _put_back(self, diverged: Bools, before: RobotState, last_actions: Array) -> None:
         """What is left of robots whose simulation diverged: their last sound observation and state."""
-        sound = self.layout.observe(self._record(before, before, last_actions, self._none, last_actions))
+        sound = self._observe(self._record(before, before, last_actions, self._none, last_actions))
         self.obs[diverged] = sound[diverged]
         ids = np.flatnonzero(diverged)
         self.robots.put(ids, before.take(ids))
 
     def _report(self, step: Step, flags: dict[str, Bools]) -> dict[str, Any]:
         """Observation, endings and infos after a step."""
-        sensed = self.layout.observe(step)
+        sensed = self._observe(step)
         diverged = flags["diverged"]
         if diverged is not self._none:
             sensed[diverged] = self.obs[diverged]
@@ -318,6 +334,13 @@ class World:
             "observation": self.observation(),
             "infos": self.infos(flags),
         }
+
+    def _observe(self, step: Step) -> NDArray[np.float32]:
+        """What ``obs`` holds, in this step."""
+        sensed = self.layout.observe(step, None if self.history is None else self.history.past())
+        if self.privileged_layout is None:
+            return sensed
+        return np.concatenate([sensed, self.privileged_layout.observe(step)], axis=1)
 
     def _record(
         self,
@@ -338,16 +361,22 @@ class World:
             heights=self.physics.heights,
             torque_per_action=MOTOR_TORQUE,
             shell=self.shell,
+            elapsed=self.elapsed,
+            time_limit=self.time_limit,
         )
 
     def observation(self) -> Observation:
         """What the robots sense now: arrays that are the caller's to change."""
+        sensed = self.obs[:, : self.layout.sensed]
+        beside = {} if self.privileged_layout is None else {"privileged": self.obs[:, self.layout.sensed :].copy()}
         if self.cameras is None:
-            return self.obs.copy()
-        age = self.cameras.age[:, None]
-        if self.config.observation == "encoded":
-            return np.concatenate([self.obs, self.cameras.latest, age], axis=1)
-        return {"proprioception": self.obs.copy(), "depth": self.cameras.latest.copy(), "image_age": age}
+            seen = sensed.copy()
+        elif self.config.observation == "encoded":
+            seen = np.concatenate([sensed, self.cameras.latest, self.cameras.age[:, None]], axis=1)
+        else:
+            images = {"depth": self.cameras.latest.copy(), "image_age": self.cameras.age[:, None]}
+            return {"proprioception": sensed.copy(), **images, **beside}
+        return {"policy": seen, **beside} if beside else seen
 
     def infos(self, flags: dict[str, Bools] | None = None) -> dict[str, Any]:
         """Of each robot, arrays that are the caller's to change; ``flags`` say which episodes ended and how."""
@@ -367,26 +396,3 @@ class World:
         if measures:
             found["measures"] = measures
         return found
-
-
-def _weighed(names: tuple[str, ...], weights: dict[str, float]) -> tuple[Any, Array]:
-    """Which of the named terms weigh something, to index them, and (terms, 1) how much."""
-    rows: Any = [names.index(name) for name in weights]
-    if rows == list(range(len(names))):
-        rows = slice(None)  # all of them, without a copy
-    return rows, np.array(list(weights.values()), np.float64)[:, None]
-
-
-def _summed(rows: Array) -> Array:
-    """(n,) sums of (terms, n), one after the other: NumPy's own sum adds in another order for a single robot."""
-    total = np.zeros(rows.shape[1]) if len(rows) == 0 else rows[0]
-    for row in rows[1:]:
-        total = total + row
-    return total
-
-
-def _rows(mask: Bools, these: Any, others: Any) -> Any:
-    """Rows of arrays, or of all arrays in a dict: these where the mask is set, the others, if any, elsewhere."""
-    if isinstance(these, dict):
-        return {name: _rows(mask, these[name], others.get(name, these[name])) for name in these}
-    return np.where(mask.reshape(-1, *(1,) * (these.ndim - 1)), these, others)

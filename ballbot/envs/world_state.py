@@ -35,6 +35,7 @@ def get_state(world: World) -> dict[str, Any]:
             else {"curriculum": world.curriculum.levels.copy(), "learned": world.learned.copy()}
         ),
         **({} if world.cameras is None else {"cameras": world.cameras.get_state()}),
+        **({} if world.history is None else {"history": world.history.get_state()}),
         **{name: getattr(world, name).copy() for name in STATE_ARRAYS},
     }
 
@@ -59,6 +60,7 @@ def set_state(world: World, state: dict[str, Any]) -> None:
     told = None if older else world.told.check_state(state.get("command"))
     arrays = {name: check_state_array(state, name, getattr(world, name)) for name in STATE_ARRAYS}
     images = None if world.cameras is None else world.cameras.check_state(state.get("cameras"))
+    history = None if world.history is None else world.history.check_state(state)
     levels = None if world.curriculum is None else world.curriculum.check_state(state.get("curriculum"))
     learned = None if world.curriculum is None else check_state_array(state, "learned", world.learned)
     num_diverged = state.get("num_diverged")
@@ -77,6 +79,8 @@ def set_state(world: World, state: dict[str, Any]) -> None:
         world.told.age[:] = world.elapsed
     if world.cameras is not None and images is not None:
         world.cameras.set_state(images)
+    if world.history is not None and history is not None:
+        world.history.set_state(history)
     if world.curriculum is not None and levels is not None:
         world.curriculum.levels[:] = levels
     if learned is not None:

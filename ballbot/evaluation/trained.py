@@ -10,8 +10,8 @@ from ballbot import height_maps, plugins
 from ballbot.encoders import FrozenEncoder, find_encoder, load_encoder
 from ballbot.envs.changes import outdated
 from ballbot.envs.commands import COMMANDS
-from ballbot.envs.config import WorldConfig, make_command
-from ballbot.envs.observations import FIELDS, Layout, layout_of
+from ballbot.envs.config import WorldConfig
+from ballbot.envs.observations import FIELDS, Layout
 from ballbot.envs.rewards import ENDINGS, reward_settings
 from ballbot.envs.terrain import TERRAINS, parse_terrain
 from ballbot.errors import SettingsError
@@ -88,8 +88,7 @@ def trained_layout(policy: Policy, world: WorldConfig, encoder: FrozenEncoder | 
     Raises:
         SettingsError: what it observes has another size.
     """
-    fields = make_command(world.command, world.motion).fields
-    blind = layout_of(world.frame, fields, world.extra_fields)
+    blind = world.layout()
     if encoder is None:
         if policy.observation_shape != (blind.size,):
             raise SettingsError(
@@ -105,7 +104,7 @@ def trained_layout(policy: Policy, world: WorldConfig, encoder: FrozenEncoder | 
             f"{policy.path} observes {size} numbers, which do not fit embeddings of {one} beside the {blind.size} of "
             f"{', '.join(blind.names)}: give the encoder it was trained with"
         )
-    return layout_of(world.frame, fields, world.extra_fields, (one,) * cameras)
+    return world.layout((one,) * cameras)
 
 
 def trained_encoder(policy: Policy, encoder: str | Path | None = None) -> FrozenEncoder | None:
@@ -209,7 +208,7 @@ def in_task(options: dict[str, Any], task: dict[str, Any]) -> dict[str, Any]:
 def _fields(options: dict[str, Any]) -> tuple[str, ...]:
     """Fields of the observation in the world of these options."""
     world = WorldConfig.of(**{name: value for name, value in options.items() if name != "encoder"})
-    return layout_of(world.frame, make_command(world.command, world.motion).fields, world.extra_fields).names
+    return world.layout().names
 
 
 def _without(names: tuple[str, ...], others: tuple[str, ...]) -> str:

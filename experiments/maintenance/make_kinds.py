@@ -107,7 +107,13 @@ def page() -> str:
         told = "those of the command" if goal else "those of the command but `goal`, which is fixed in the world"
         parts = ", ".join((*(f"`{n}`" for n in before), told, *(f"`{n}`" for n in after)))
         lines += ["", f'`frame="{frame}"`: {parts}.']
-    lines += ["", "`--extra-fields NAME ...` adds others. Images follow, as embeddings, and their age."]
+    lines += [
+        "",
+        "`--extra-fields NAME ...` adds others. `--history 0 10 20 --history-fields NAME ...` observes some",
+        "as they were 10 and 20 steps of 2 ms ago too, as `NAME@10` and `NAME@20`. Images follow, as embeddings,",
+        "and their age.",
+        "`--privileged-fields NAME ...` gives others to the value function alone.",
+    ]
     rows = [(f"`{name}`", f.title or name, str(f.size), f.unit, f.axes) for name, f in FIELDS.items()]
     lines += table(("name", "what", "numbers", "unit", "axes"), rows)
     return "\n".join(lines) + "\n"

@@ -22,6 +22,7 @@ import tyro
 from reproduce import EXPERIMENTS, JUDGED, MACHINE
 
 from ballbot.cli import program
+from ballbot.controllers import CONTROLLERS
 from ballbot.deployment.shipped import ASSETS
 from ballbot.encoders import find_encoder
 from ballbot.options import plain
@@ -53,8 +54,8 @@ def ship(args: Args) -> None:
     Raises:
         ValueError, CheckpointError, EncoderError, OSError: it cannot be shipped.
     """
-    if not re.fullmatch(r"[a-z0-9_]+", args.name) or args.name in ("pid", "linear"):
-        raise ValueError(f"--name {args.name!r} must be of small letters, digits and _, and not pid or linear")
+    if not re.fullmatch(r"[a-z0-9_]+", args.name) or args.name in CONTROLLERS:
+        raise ValueError(f"--name {args.name!r} must be of small letters, digits and _, and no classical controller's")
     policy = load_policy(args.run)
     assert policy.path is not None
     content = policy.path.read_bytes()

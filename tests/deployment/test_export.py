@@ -53,6 +53,19 @@ def exported(tmp_path_factory):
         ("point", 17, {"command": "point"}),
         ("path", 19, {"command": "path", "motion.spacing": 0.05, "motion.radius": 0.06}),
         ("seeing point", 17 + 41, seeing | {"command": "point", "camera_interval": 16}),
+        ("remembering", 17 + 18, {"history": [0, 1, 30]}),
+        (
+            "remembering what it was told",
+            20 + 10,
+            {
+                "command": "velocity",
+                "motion.station_keeping": True,
+                "history": [0, 7, 20],
+                "history_fields": ["velocity_command", "station"],
+                "motion.resample_time": 3.1,
+            },
+        ),
+        ("seeing and remembering", 17 + 9 + 41, seeing | {"history": [0, 10]}),
         ("default", 17 + 41, seeing),
     ]
     scale, value_inputs = torch.ones(58), torch.ones(58, dtype=torch.bool)
@@ -72,10 +85,11 @@ def exported(tmp_path_factory):
 
 
 COMMANDED = ["velocity", "station", "velocity in the world", "point", "path", "seeing point"]
+REMEMBERING = ["remembering", "remembering what it was told", "seeing and remembering"]
 
 
 @pytest.mark.parametrize(
-    "name", ["body", "world", "seeing", "seeing at 31 Hz", "with a prior", "default", "velocity", "path"]
+    "name", ["body", "world", "seeing", "seeing at 31 Hz", "with a prior", "default", "velocity", "path", "remembering"]
 )
 def test_a_graph_acts_as_its_policy(exported, name):
     policy, options, path = exported[name]
@@ -143,7 +157,7 @@ def test_the_controller_keeps_the_memory_until_it_is_reset(remembering):
         np.testing.assert_allclose(torques, -10 * expected.astype(float), atol=1e-3)
 
 
-@pytest.mark.parametrize("name", ["body", "world", "seeing", "seeing at 31 Hz", *COMMANDED])
+@pytest.mark.parametrize("name", ["body", "world", "seeing", "seeing at 31 Hz", *COMMANDED, *REMEMBERING])
 def test_the_runtime_builds_the_environments_observation(exported, name):
     policy, options, path = exported[name]
     options = {k: v for k, v in options.items() if k != "encoder"}
@@ -371,8 +385,10 @@ def test_graphs_of_the_first_contract_still_drive(tmp_path):
         assert old.status == new.status == "ok"
 
 
-def test_every_field_that_comes_with_ballbot_is_read():
-    assert set(FIELDS) <= set(runtime.READERS)
+def test_every_field_that_comes_with_ballbot_is_read_but_what_no_sensor_tells():
+    unsensed = {name for name, field in FIELDS.items() if "no sensor tells" in field.title}
+    assert unsensed == {"slope", "slope_ahead", "time_left"}
+    assert set(FIELDS) - set(runtime.READERS) == unsensed
 
 
 def test_policies_drive_only_once_they_are_told_what_to_do(exported):
@@ -435,9 +451,46 @@ def test_fields_of_a_users_own_are_handed_in(tmp_path, monkeypatch):
     assert controller.observe(sensors)[-1] == 0.25
     assert controller.act(sensors).any() and controller.status == "ok"
     assert not controller.act(replace(sensors, altimeter=np.nan)).any() and controller.status == "policy failed"
+    save_policy(tmp_path / "r.pt", 19, extra_fields=["height"], history=[0, 2], history_fields=["height"])
+    export_policy(load_policy(tmp_path / "r.pt"), tmp_path / "r.onnx")
+    with pytest.raises(ValueError, match=r"observes 'height', which this controller cannot read"):
+        runtime.Controller(tmp_path / "r.onnx")
+    kept = np.zeros(1)  # which whoever hands it in may use again
+    remembering = runtime.Controller(tmp_path / "r.onnx", readers={"height": lambda s, c: kept})
+    for height in (0.25, 0.5, np.nan, 0.75):
+        kept[:] = height
+        remembering.act(upright())
+    assert remembering.observe(upright())[-2:].tolist() == [0.75, 0.5]  # what is no number is not kept
     wrong = runtime.Controller(tmp_path / "p.onnx", readers={"height": lambda s, c: [1.0, 2.0]})
     with pytest.raises(ValueError, match="the reader of 'height' gave 2 numbers, the policy takes 1"):
         wrong.act(sensors)
+
+
+def test_the_past_goes_on_while_sensors_are_held_and_ends_with_reset(exported):
+    controller = runtime.Controller(exported["remembering"][2])
+    fields = controller.contract["input"]["fields"]
+    assert [f["field"] for f in fields][-3:] == ["gravity@30", "gyro@30", "velocity@30"]
+    assert fields[-1]["name"] == "velocity of the base, 60 ms ago"
+    gyro = lambda turn: upright(angular_velocity=np.array([turn, 0.0, 0.0]))  # noqa: E731
+
+    def past(sensors):
+        observed = controller.observe(sensors)
+        return observed[[3, 20, 29]].tolist()  # x of the gyroscope now, 1 and 30 steps ago
+
+    assert past(gyro(1.0)) == [1, 1, 1]  # to look on changes nothing
+    assert past(gyro(2.0)) == [2, 2, 2]
+    for k in range(31):
+        controller.act(gyro(float(k)))
+    assert past(gyro(99.0)) == [99, 30, 1]
+    for _ in range(4):
+        assert controller.act(gyro(np.nan)).any() and controller.status == "sensors held"
+    assert past(gyro(99.0)) == [99, 30, 5]
+    for _ in range(10):
+        controller.act(gyro(np.nan))
+    assert controller.status == "sensors lost"
+    assert past(gyro(99.0)) == [99, 30, 15]  # time passes
+    controller.reset()
+    assert past(gyro(3.0)) == [3, 3, 3]
 
 
 PLUGIN = """
@@ -449,12 +502,13 @@ FIELDS["height"] = Field(1, lambda step: step.robots.position[2:], "m", "world a
 def test_policies_of_plugins_are_exported_with_them(tmp_path):
     (tmp_path / "mine.py").write_text(PLUGIN)
     known = {"mine.py": hashlib.sha256(PLUGIN.encode()).hexdigest()}
-    save_policy(tmp_path / "p.pt", 20, command="path", extra_fields=["height"], plugins=known)
+    past: Any = {"history": [0, 30], "history_fields": ["height", "gyro"]}
+    save_policy(tmp_path / "p.pt", 24, command="path", extra_fields=["height"], plugins=known, **past)
     done = run(tmp_path, "p.pt")
     assert done.returncode == 2 and "plugin mine.py, which is not loaded: add --plugin mine.py" in done.stderr
     done = run(tmp_path, "p.pt", "--observations", 100, "--plugin", "mine.py")
     assert done.returncode == 0, done.stderr
-    assert "height is your own" in done.stdout
+    assert "note: height is your own" in done.stdout
     driven = re.search(r"controller that drives a robot: (\S+)", done.stdout)
     assert driven is not None and 0 <= float(driven[1]) < 1e-4
 

@@ -36,6 +36,7 @@ def yawed(angle):
     return np.array([np.cos(angle / 2), 0, 0, np.sin(angle / 2)])
 
 
+TIMES = np.array([100]), np.array([4000])
 NORTH, STILL = np.array([0.0, 1.0]), np.zeros((1, 3))
 
 
@@ -44,7 +45,7 @@ def step_of(state, goal=NORTH, actions=STILL, fallen=(False,)):
     told: Any = SimpleNamespace(direction=np.broadcast_to(goal[:, None], (2, state.position.shape[1])))
     level = lambda xy: np.zeros(xy.shape[:-1])  # noqa: E731
     shell = np.zeros((3, 1))
-    return Step(state, state, told, actions, actions, np.array(fallen), 0.002, level, -10.0, shell)
+    return Step(state, state, told, actions, actions, np.array(fallen), 0.002, level, -10.0, shell, *TIMES)
 
 
 def observed(frame, state, goal, actions):

@@ -43,9 +43,10 @@ def step(yaw=0.0, pitch=0.0, velocity=(0, 0, 0), gyro=(0, 0, 0), wheels=(0, 0, 0
     last = np.array([more.pop("last_actions", (0, 0, 0))], float)
     fallen = np.array([more.pop("fallen", False)])
     level = more.pop("level", 0.0)
+    times = np.array([100]), np.array([4000])
     assert not more
     ground = lambda xy: np.full(xy.shape[:-1], level)  # noqa: E731
-    return Step(robots, robots, told, actions, last, fallen, 0.002, ground, -10.0, SHELL)
+    return Step(robots, robots, told, actions, last, fallen, 0.002, ground, -10.0, SHELL, *times)
 
 
 NORTHWARD = {"yaw": np.pi / 2, "velocity": (-0.1, 0.2, 0)}  # 0.2 m/s along the heading, 0.1 to its left

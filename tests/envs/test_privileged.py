@@ -1,0 +1,189 @@
+# mypy: allow-untyped-defs, allow-untyped-calls, allow-incomplete-defs
+"""What only the value function sees: where it stands, and that it is true."""
+
+import copy
+from typing import Any
+
+import gymnasium as gym
+import mujoco
+import numpy as np
+import pytest
+
+from ballbot.controllers import robot_symmetry
+from ballbot.envs import BallbotEnv, BallbotVectorEnv, WorldConfig
+from ballbot.envs.model import build_model
+from ballbot.envs.observations import BALL_DEPTH
+from ballbot.errors import SettingsError
+
+FIELDS = ("slope", "slope_ahead", "time_left")
+SMALL: dict[str, Any] = {"num_threads": 1, "num_terrains": 4, "max_episode_steps": 40}
+
+
+def actions_of(rng, n):
+    return rng.uniform(-1, 1, (n, 3)).astype(np.float32)
+
+
+def test_it_is_a_group_of_its_own_and_changes_nothing_else():
+    envs, plain = BallbotVectorEnv(3, **SMALL, privileged_fields=FIELDS), BallbotVectorEnv(3, **SMALL)
+    assert isinstance(envs.single_observation_space, gym.spaces.Dict)
+    assert {k: s.shape for k, s in envs.single_observation_space.items()} == {"policy": (17,), "privileged": (9,)}
+    assert envs.layout == plain.layout and plain.privileged_layout is None
+    assert envs.privileged_layout is not None and envs.privileged_layout.names == FIELDS
+    rng, ended = np.random.default_rng(0), 0
+    obs, _ = envs.reset(seed=0)
+    expected, _ = plain.reset(seed=0)
+    for _ in range(90):
+        assert obs in envs.observation_space
+        np.testing.assert_array_equal(obs["policy"], expected)
+        actions = actions_of(rng, 3)
+        obs, reward, *_, infos = envs.step(actions)
+        expected, paid, *_, theirs = plain.step(actions)
+        np.testing.assert_array_equal(reward, paid)
+        if "final_obs" in infos:
+            ended += 1
+            for ours, other in zip(infos["final_obs"], theirs["final_obs"], strict=True):
+                np.testing.assert_array_equal(ours["policy"], other)
+                assert ours["privileged"].shape == (9,) and ours["privileged"][8] == 0  # no time is left
+    assert ended == 2
+
+
+def test_images_have_it_beside_them():
+    seeing = BallbotVectorEnv(2, **SMALL, privileged_fields=FIELDS, observation="encoded", history=(0, 5))
+    obs, _ = seeing.reset(seed=0)
+    assert obs in seeing.observation_space and obs["policy"].shape == (2, 17 + 9 + 41)
+    images = BallbotVectorEnv(2, **SMALL, privileged_fields=FIELDS, observation="depth")
+    seen, _ = images.reset(seed=0)
+    assert seen in images.observation_space and sorted(seen) == ["depth", "image_age", "privileged", "proprioception"]
+    np.testing.assert_array_equal(seen["privileged"], obs["privileged"])
+
+
+def test_slopes_are_those_of_mujocos_ground_seen_from_the_robot():
+    """Rays of MuJoCo's own down to the ground, on ground of one slope along x and another along y."""
+    envs = BallbotVectorEnv(2, **SMALL, terrain="hills", privileged_fields=FIELDS, goal=(0.6, 0.8))
+    obs, _ = envs.reset(seed=1)
+    rng = np.random.default_rng(0)
+    for _ in range(30):
+        obs, *_ = envs.step(actions_of(rng, 2))
+    sims, robots = envs.simulations, envs.simulations.robot_state()
+    for i in range(2):
+        model, data = sims.model, mujoco.MjData(sims.model)
+        model.geom_dataid[sims.addresses.ground_geom] = sims.terrain_ids[i]
+        data.qpos[:] = sims.qpos[i]
+        mujoco.mj_kinematics(model, data)
+        heading = np.arctan2(*robots.heading[::-1, i])
+        ball = data.geom("ball").xpos[:2].copy()
+
+        def height(place, model=model, data=data):
+            group = np.zeros(6, np.uint8)
+            group[model.geom_group[sims.addresses.ground_geom]] = 1
+            base = model.body("base").id
+            hit = np.zeros(1, np.int32)
+            start = np.array([*place, 5.0])
+            far = 0.0
+            while True:  # through the robot
+                start[2] -= far
+                far = mujoco.mj_ray(model, data, start, [0, 0, -1], group, 1, base, hit)
+                if hit[0] == sims.addresses.ground_geom:
+                    return start[2] - far
+                far += 1e-4
+
+        found = obs["privileged"][i]
+        for k, distance in enumerate((0.0, 0.05, 0.1, 0.2)):
+            at = ball + distance * np.array([0.6, 0.8])
+            for axis, angle in enumerate((heading, heading + np.pi / 2)):
+                e = 0.01 * np.array([np.cos(angle), np.sin(angle)])
+                slope = (height(at + e) - height(at - e)) / 0.02
+                assert found[2 * k + axis] == pytest.approx(slope, abs=0.01), (i, distance, axis)
+    assert np.abs(obs["privileged"][:, :8]).max() > 0.03
+
+
+def test_the_ball_is_where_the_robot_rests_on_it():
+    model = build_model()
+    pose = model.key("settled").qpos
+    base, ball = (model.joint(name).qposadr[0] for name in ("base_free", "ball_free"))
+    assert pose[base + 2] - pose[ball + 2] == pytest.approx(BALL_DEPTH, abs=1e-4)
+    envs = BallbotVectorEnv(1, terrain="flat", num_threads=1, privileged_fields=FIELDS)
+    assert not envs.reset(seed=0)[0]["privileged"][:, :8].any()
+
+
+def test_time_left_is_that_of_the_robots_own_limit():
+    envs = BallbotVectorEnv(5, **SMALL, privileged_fields=("time_left",), stagger_first_episodes=True, action_repeat=3)
+    obs, _ = envs.reset(seed=0)
+    left, when, step = obs["privileged"][:, 0], np.full(5, -1), 0
+    while (when < 0).any():
+        step += 1
+        obs, _, _, truncated, _ = envs.step(np.zeros((5, 3)))
+        new = truncated & (when < 0)
+        when[new] = step
+    np.testing.assert_array_equal(when, np.ceil(left / 0.006 - 1e-6))
+    assert len(set(when)) > 2
+
+
+def test_one_robot_a_resumed_one_and_a_diverged_one():
+    options: dict[str, Any] = {**SMALL, "privileged_fields": FIELDS, "history": (0, 3)}
+    envs, env, other = BallbotVectorEnv(3, **options), BallbotEnv(**options), BallbotVectorEnv(3, **options)
+    assert env.privileged_layout == envs.privileged_layout and env.observation_space == envs.single_observation_space
+    rng = np.random.default_rng(0)
+    obs, _ = envs.reset(seed=0)
+    one, _ = env.reset(seed=2)
+    other.reset(seed=5)
+    for step in range(30):
+        for name in obs:
+            np.testing.assert_array_equal(one[name], obs[name][2])
+        actions = actions_of(rng, 3)
+        if step == 20:
+            other.set_state(copy.deepcopy(envs.get_state()))
+            resumed: Any = other.world.observation()
+            for name, value in resumed.items():
+                np.testing.assert_array_equal(value, obs[name])
+        obs, *_ = envs.step(actions)
+        one, *_ = env.step(actions[2])
+        theirs, *_ = other.step(actions)
+        if step >= 20:
+            np.testing.assert_array_equal(theirs["privileged"], obs["privileged"])
+    envs.simulations.qvel[1, 0] = np.nan
+    after, *_, infos = envs.step(actions)
+    for name in obs:
+        np.testing.assert_array_equal(infos["final_obs"][1][name], obs[name][1])
+    assert after["privileged"][1, -1] == pytest.approx(0.08)
+    with pytest.raises(ValueError, match="privileged_fields was"):
+        BallbotVectorEnv(3, **SMALL, history=(0, 3)).set_state(envs.get_state())
+
+
+def test_it_belongs_to_training_alone_and_turns_with_the_robot():
+    world = WorldConfig(privileged_fields=FIELDS)
+    assert world.task() == WorldConfig() and world.metadata() == WorldConfig().metadata()
+    assert world.fingerprint("training") == {"privileged_fields": list(FIELDS)}
+    layout, privileged = world.layout(), world.privileged_layout()
+    assert privileged is not None
+    both, alone = robot_symmetry(layout, privileged).observations, robot_symmetry(layout).observations
+    np.testing.assert_array_equal(both[:, :17, :17], alone)
+    assert not both[:, :17, 17:].any() and not both[:, 17:, :17].any()
+    # the same ground, seen by a robot that was turned by 120 degrees to the right: its axes have turned
+    envs = BallbotVectorEnv(2, **SMALL, privileged_fields=FIELDS)
+    envs.reset(seed=0, options={"terrain_id": 0})
+    for i, yaw in enumerate((0.3, 0.3 - 2 * np.pi / 3)):
+        envs.simulations.place(i, 0, yaw=yaw, tilt=0.0, tilt_axis=0.0, velocity=(0.0, 0.0))
+    step = envs.world._record(envs.simulations.robot_state(), envs.world.robots, np.zeros((2, 3)), np.zeros(2, bool))
+    one, other = privileged.observe(step)
+    np.testing.assert_allclose(both[1, 17:, 17:].numpy() @ one, other, atol=0.01)  # ground has edges
+    assert np.abs(one - other).max() > 0.05
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"privileged_fields": ("sloop",)}, "names 'sloop', which is no field: did you mean 'slope'"),
+        ({"privileged_fields": ("slope", "slope")}, "names 'slope' twice: leave one out"),
+        ({"privileged_fields": ("gyro",)}, "names 'gyro', which the policy observes, .*: leave it out"),
+        ({"privileged_fields": ("slope",), "extra_fields": ("slope",)}, "'slope', which the policy observes"),
+        ({"privileged_fields": ("gyro@10",), "history": (0, 10)}, "'gyro@10', which the policy observes"),
+        ({"privileged_fields": ("gyro@10",)}, "'gyro@10', which is no field"),
+        ({"privileged_fields": ("image_0",), "observation": "encoded"}, "'image_0', which is no field"),
+        ({"privileged_fields": "slope"}, r"must be a tuple of names: \('slope',\)"),
+        ({"extra_fields": ("gyro@10",)}, "names 'gyro@10': what is past is observed by history"),
+    ],
+)
+def test_what_cannot_be_seen_or_is_seen_anyway_is_refused(options, message):
+    with pytest.raises(SettingsError, match=message):
+        WorldConfig(**options)

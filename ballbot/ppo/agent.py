@@ -346,6 +346,19 @@ class Agent(nn.Module):
         action = action.clamp(self.action_low, self.action_high).reshape(-1, *self.action_shape)
         return action.to(self.action_dtype)
 
+    def stored_action(self, action: torch.Tensor, obs: torch.Tensor) -> torch.Tensor:
+        """Inverse of `env_action`, of what somebody else would do: the policy's action that comes to the same.
+
+        Raises:
+            ValueError: actions have another shape than (batch, *action_shape).
+        """
+        if tuple(action.shape) != (len(obs), *self.action_shape):
+            raise ValueError(f"actions have shape {tuple(action.shape)}, expected {(len(obs), *self.action_shape)}")
+        if self.choices is not None:
+            return action.reshape(-1, *self.choices.shape).long() - self.choices.start
+        action = action.reshape(len(obs), -1).float()
+        return action if self.prior is None else action - self.prior(obs[:, : self.obs_size].float())
+
     @torch.no_grad()
     def act(
         self,

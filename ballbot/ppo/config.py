@@ -50,6 +50,11 @@ class PPOConfig:
     schedule_timesteps: Count | None = None
     """Environment steps over which learning rate and final_std run through their schedules; they stay at the end of it
     afterwards (None: total_timesteps)."""
+    imitation_timesteps: Annotated[int, Range(0, MAX_COUNT)] = 0
+    """Environment steps, the first of all, in which the policy learns what a teacher does, by DAgger, and PPO does not
+    learn yet; schedules of PPO run over what is left."""
+    imitation_learning_rate: Annotated[float, Range(0, 10, open=True)] = 1e-3
+    """Initial step size of AdamW while the policy imitates; it falls to 0 in a straight line."""
     device: str = "cpu"
     """Where the networks live: "cpu", "cuda" or "cuda:<index>"."""
     torch_deterministic: bool = setting(True, on_resume="free")
@@ -191,6 +196,11 @@ class PPOConfig:
                 f"total_timesteps = {self.total_timesteps} is no more than one rollout of num_envs * num_steps * "
                 f"action_repeat = {self.rollout_size} steps, and with normalize_observations the first rollout only "
                 "measures the observations: nothing would be learned. Raise total_timesteps or lower num_steps"
+            )
+        if self.imitation_timesteps > self.total_timesteps:
+            raise SettingsError(
+                f"imitation_timesteps = {self.imitation_timesteps} is above total_timesteps = {self.total_timesteps}, "
+                "of which it is a part: raise the latter"
             )
         if self.batch_size % self.minibatch_size:
             raise SettingsError(

@@ -28,6 +28,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -38,6 +39,7 @@ from ballbot.ppo import distributed
 from ballbot.ppo.agent import Agent
 from ballbot.ppo.config import PPOConfig
 from ballbot.ppo.episodes import episode_terms, to_numpy
+from ballbot.ppo.imitation import Lessons, imitation_loss
 from ballbot.ppo.logger import STEP
 from ballbot.ppo.memory import forget
 from ballbot.ppo.normalizer import masked_moments
@@ -57,6 +59,7 @@ def rollout(
     stopwatch: Stopwatch,
     sample: Callable[..., tuple[torch.Tensor, torch.Tensor]] | None = None,
     measure: bool = False,
+    lessons: Lessons | None = None,
 ) -> dict[int, dict[str, tuple[np.ndarray, np.ndarray]]]:
     """Fill `storage` with num_steps from every environment and move `state` on.
 
@@ -73,6 +76,7 @@ def rollout(
         stopwatch: gets laps "infer" and "simulate".
         sample: compiled stand-in of `agent.sample`.
         measure: let the observation statistics take in every step, before the agent sees it.
+        lessons: of a teacher that is asked at every step, and drives some environments.
 
     Returns:
         step -> `episode_terms` of that step, where there are any.
@@ -111,6 +115,8 @@ def rollout(
             if memory is not None:
                 memory = agent.remember(storage.obs[t], memory)
             action, logprob = sample(storage.obs[t], noise[t], memory)
+            if lessons is not None:
+                action = lessons.ask(t, state.obs, storage.raw_obs[t], action, noise[t])
             storage.actions[t] = action
             storage.logprobs[t] = logprob
             env_action = agent.env_action(action, storage.raw_obs[t])
@@ -130,8 +136,10 @@ def rollout(
             if ids := np.flatnonzero(mask).tolist():
                 raw_final_obs.append(agent.flatten(rows_of(infos["final_obs"], ids), whole=True).float())
                 final_obs.append(agent.normalize(raw_final_obs[-1]))
+        begins = state.done if storage.valid is None else ~storage.valid[t]
+        if lessons is not None:
+            lessons.began = begins.cpu().numpy()
         if memory is not None and storage.began is not None:
-            begins = state.done if storage.valid is None else ~storage.valid[t]
             memory = forget(memory, begins)
             if t + 1 < num_steps:
                 storage.began[t + 1] = begins
@@ -436,7 +444,10 @@ def learn(state: TrainingState, envs: VectorEnv) -> Iterator[tuple[dict[str, flo
         stopwatch = Stopwatch()
         anneal(state)
         row = {STEP: state.global_step + config.rollout_size, "charts/learning_rate": state.learning_rate}
-        terms = rollout(agent, envs, state.env_state, batch, state.generator, stopwatch, sample, per_step)
+        lessons = state.lessons if state.imitating else None
+        if lessons is not None:
+            lessons.begin(batch, state.global_step / config.imitation_timesteps)
+        terms = rollout(agent, envs, state.env_state, batch, state.generator, stopwatch, sample, per_step, lessons)
         row |= state.episodes.take_in(batch, terms)
         if state.reward_scaler is not None:
             ended = batch.terminated | batch.truncated
@@ -454,9 +465,11 @@ def learn(state: TrainingState, envs: VectorEnv) -> Iterator[tuple[dict[str, flo
                 config.gamma,
                 config.gae_lambda,
             )
-            metrics = update(agent, optimizer, batch, advantages, returns, config, state.generator, loss_fn)
+            lesson = batch if lessons is None else replace(batch, actions=lessons.answers)
+            loss = loss_fn if lessons is None else imitation_loss
+            metrics = update(agent, optimizer, lesson, advantages, returns, config, state.generator, loss)
             row |= {f"losses/{name}": value for name, value in metrics.items()}
-            if config.lr_schedule == "adaptive" and config.target_kl is not None:
+            if lessons is None and config.lr_schedule == "adaptive" and config.target_kl is not None:
                 bounds = config.min_learning_rate, config.max_learning_rate
                 state.learning_rate = adapt_lr(state.learning_rate, metrics["approx_kl"], config.target_kl, *bounds)
         if normalizer is not None:
@@ -470,11 +483,17 @@ def learn(state: TrainingState, envs: VectorEnv) -> Iterator[tuple[dict[str, flo
 
 
 def anneal(state: TrainingState) -> None:
-    """Set learning rate and largest exploration noise for the update that comes."""
+    """Set learning rate and largest exploration noise for the update that comes; after the imitation, begin anew."""
     config = state.config
-    remaining = max(1 - state.global_step / (config.schedule_timesteps or config.total_timesteps), 0.0)
+    done, total = state.global_step - config.imitation_timesteps, config.schedule_timesteps or config.total_timesteps
+    remaining = 1.0 if done < 0 else max(1 - done / max(total - config.imitation_timesteps, 1), 0.0)
     state.agent.max_log_std = math.log(scheduled_std(config.initial_std, config.final_std, remaining))
-    if config.lr_schedule != "adaptive":
+    if state.imitating:
+        state.learning_rate = -done / config.imitation_timesteps * config.imitation_learning_rate
+    elif config.imitation_timesteps > 0 and done < config.rollout_size:  # moments of other gradients
+        state.optimizer.state.clear()
+        state.learning_rate = config.learning_rate
+    if not state.imitating and config.lr_schedule != "adaptive":
         state.learning_rate = scheduled_lr(config.lr_schedule, config.learning_rate, remaining)
     for group in state.optimizer.param_groups:
         group["lr"] = state.learning_rate

@@ -20,6 +20,7 @@ from ballbot.ppo.agent import Agent
 from ballbot.ppo.checkpoint import CheckpointError, prune_checkpoints, save_checkpoint, to_plain, write_atomic
 from ballbot.ppo.config import PPOConfig
 from ballbot.ppo.episodes import EpisodeStatistics
+from ballbot.ppo.imitation import Lessons, Teacher
 from ballbot.ppo.logger import say
 from ballbot.ppo.normalizer import RewardScaler
 from ballbot.ppo.spaces import describe_spaces, shape_of, to_device, without_dtype
@@ -75,6 +76,7 @@ class TrainingState:
         optimizer: torch.optim.Optimizer,
         env_metadata: dict[str, Any],
         seed: int,
+        teacher: Teacher | None = None,
     ) -> None:
         """Start a run: reset the environments, set all counters to 0.
 
@@ -85,6 +87,7 @@ class TrainingState:
             optimizer: of the agent.
             env_metadata: what the observations mean; stored, and compared on `restore`.
             seed: of the environments and exploration of all processes.
+            teacher: whom the policy imitates at first.
         """
         self.config, self.envs, self.env_metadata = config, envs, env_metadata
         self.agent, self.optimizer = agent, optimizer
@@ -98,6 +101,7 @@ class TrainingState:
         self.generator = torch.Generator(self.device).manual_seed(seed)
         self.episodes = EpisodeStatistics(envs.num_envs, config.action_repeat)
         self.learning_rate = config.learning_rate
+        self.lessons = None if teacher is None else Lessons(teacher, agent, envs.num_envs)
         self.global_step = 0
         self.best_return: float | None = None
         self.new_best = False
@@ -109,6 +113,11 @@ class TrainingState:
     def finished(self) -> bool:
         """Whether the run has taken all its steps."""
         return self.global_step >= self.config.total_timesteps
+
+    @property
+    def imitating(self) -> bool:
+        """Whether the policy still learns from its teacher."""
+        return self.global_step < self.config.imitation_timesteps
 
     @property
     def policy(self) -> Agent:
@@ -234,6 +243,8 @@ class TrainingState:
                 if shape_of(mine["memory"]) != shape_of(now):
                     raise ValueError(f"memory is {shape_of(mine['memory'])} instead of {shape_of(now)}")
                 self.env_state.memory = mine["memory"].to(self.device)
+            if self.lessons is not None and self.imitating:
+                self.lessons.set_state(mine["lessons"])
             return
         if distributed.rank() == 0:
             reason = "these environments cannot restore their state" if same_meaning else "observations have changed"
@@ -300,6 +311,8 @@ class TrainingState:
         }
         if self.env_state.memory is not None:
             state["memory"] = self.env_state.memory
+        if self.lessons is not None and self.imitating:
+            state["lessons"] = self.lessons.get_state()
         if self.reward_scaler is not None:
             state["reward_scaler"] = self.reward_scaler.state_dict()
         if self.device.type == "cuda":

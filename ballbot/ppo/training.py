@@ -34,6 +34,7 @@ from ballbot.ppo.checkpoint import (
 from ballbot.ppo.config import PPOConfig
 from ballbot.ppo.diagnosis import Diagnosis
 from ballbot.ppo.episodes import evaluate
+from ballbot.ppo.imitation import Teacher
 from ballbot.ppo.interrupt import StopSignal
 from ballbot.ppo.logger import Keeper, Logger, create_run_dir, lock_run_dir, say, write_config
 from ballbot.ppo.ppo import learn, make_optimizer
@@ -70,6 +71,7 @@ def train(
     run_dir: str | Path,
     resume: str | Path | None = None,
     structure: Structure | None = None,
+    teacher: Teacher | None = None,
     env_metadata: Mapping[str, Any] | None = None,
     free_metadata: Collection[str] = (),
     settings: Mapping[str, Any] | None = None,
@@ -100,6 +102,7 @@ def train(
         run_dir: directory of this run, usually runs/<name>.
         resume: checkpoint, or run directory for its newest readable one (None: new run).
         structure: what is known of the task and built into the agent (None: nothing); must be equal on resume.
+        teacher: whom the policy imitates for the first config.imitation_timesteps; the same on resume.
         env_metadata: plain values that describe what the observations mean; must be equal on resume.
         free_metadata: keys of it that may differ all the same; if one does, new episodes start.
         settings: whatever else belongs in config.json, such as the environment's settings.
@@ -122,6 +125,10 @@ def train(
         CheckpointError: `resume` cannot be read or belongs to another run.
         DivergedError: numbers stopped being finite; checkpoints are untouched.
     """
+    if (teacher is None) != (config.imitation_timesteps == 0):
+        raise SettingsError(
+            f"imitation_timesteps = {config.imitation_timesteps} and teacher = {teacher!r}: give both, or none"
+        )
     rank, world_size, device = distributed.distributed_setup(config.device)
     for name in ("num_envs", "minibatch_size"):
         if getattr(config, name) % world_size:
@@ -152,7 +159,7 @@ def train(
         spaces = envs.single_observation_space, envs.single_action_space
         agent = Agent(*spaces, config, weights, structure).to(device)
         distributed.broadcast_module(agent)
-        state = TrainingState(config, envs, agent, make_optimizer(agent, config), env_metadata, seed)
+        state = TrainingState(config, envs, agent, make_optimizer(agent, config), env_metadata, seed, teacher)
         if not (hasattr(envs, "get_state") and hasattr(envs, "set_state")):
             say(console, "note: these environments have no get_state and set_state: resuming will start new episodes")
         if loaded is not None:

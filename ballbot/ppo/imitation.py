@@ -1,0 +1,150 @@
+"""Learning from a teacher before learning from rewards: DAgger (Ross et al. 2011, arXiv:1011.0686).
+
+For `PPOConfig.imitation_timesteps` the policy drives, the teacher says what it would have done there, and the policy
+learns that; the value function learns as ever, so that PPO can take over. As what a new policy does leads nowhere, the
+teacher drives some environments itself at first.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from ballbot.ppo import distributed
+from ballbot.ppo.agent import Agent
+from ballbot.ppo.config import PPOConfig
+from ballbot.ppo.storage import Rollout
+
+DRIVES_UNTIL = 0.3
+"""Share of the imitation after which no environment is driven by the teacher: its number falls in a straight line."""
+
+
+class Teacher(Protocol):
+    """Says what to do in a situation; what it remembers, it keeps itself, a row for each environment.
+
+    A run with a teacher whose memory counts repeats bit for bit when it is resumed if the teacher has `get_state()` and
+    `set_state(state)`, of nested dicts and lists of arrays and plain values.
+    """
+
+    def __call__(self, obs: Any, began: NDArray[np.bool_]) -> Any:
+        """Actions (n, *action_shape) for what n environments observe; `began` (n,) says where an episode begins."""
+
+
+@dataclass
+class Lessons:
+    """A teacher beside the policy in all environments of this process, for one rollout after the other.
+
+    Args:
+        teacher: says what it would do.
+        agent: who learns.
+        num_envs: environments of this process.
+    """
+
+    teacher: Teacher
+    agent: Agent
+    num_envs: int
+    answers: torch.Tensor = field(init=False)
+    """(num_steps, num_envs, ...) what the policy should have said, as its actions are stored."""
+    share: float = 0.0
+    """Of all environments, how many the teacher drives."""
+    began: NDArray[np.bool_] = field(init=False)
+    """(num_envs,) where an episode begins with the next observation."""
+
+    def __post_init__(self) -> None:
+        self.began = np.ones(self.num_envs, bool)
+
+    def begin(self, storage: Rollout, progress: float) -> None:
+        """Prepare for a rollout after this share of the imitation."""
+        self.answers = torch.zeros_like(storage.actions)
+        self.share = max(1.0 - progress / DRIVES_UNTIL, 0.0)
+
+    def ask(self, step: int, obs: Any, rows: torch.Tensor, action: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
+        """Keep the teacher's answer to the observation of this step, and return who of both drives where.
+
+        Args:
+            step: of the rollout.
+            obs: as the environments gave it.
+            rows: the same, (num_envs, value_size).
+            action: (num_envs, ...) of the policy.
+            noise: (num_envs, noise_size) that it was drawn with.
+
+        Raises:
+            ValueError: the teacher's actions are not finite, or of another shape.
+        """
+        told = torch.as_tensor(self.teacher(obs, self.began), device=action.device)
+        answer = self.agent.stored_action(told, rows)
+        if not answer.isfinite().all():
+            raise ValueError(f"the teacher's actions are not finite at step {step} of the rollout")
+        self.answers[step] = answer
+        own = distributed.own_envs(self.num_envs)
+        driven = torch.arange(own.start, own.stop, device=action.device) < self.share * (
+            self.num_envs * distributed.world_size()
+        )
+        if not self.agent.discrete:
+            answer = answer + noise * torch.exp(self.agent.log_std.detach())
+        return torch.where(driven.view(-1, *(1,) * (action.ndim - 1)), answer, action)
+
+    def get_state(self) -> dict[str, Any]:
+        """What the next rollout depends on, for checkpoints."""
+        kept = getattr(self.teacher, "get_state", None)
+        return {"began": self.began, "teacher": None if kept is None else kept()}
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        """Inverse of `get_state`.
+
+        Raises:
+            ValueError: it is of another number of environments.
+        """
+        if np.shape(state["began"]) != self.began.shape:
+            raise ValueError(f"lessons are of {np.shape(state['began'])} environments, expected {self.began.shape}")
+        if state["teacher"] is not None:
+            self.teacher.set_state(state["teacher"])  # type: ignore[attr-defined]
+        self.began = np.asarray(state["began"], bool)
+
+
+def imitation_loss(
+    agent: Agent,
+    obs: torch.Tensor,
+    answers: torch.Tensor,
+    old_logprobs: torch.Tensor,
+    advantages: torch.Tensor,
+    returns: torch.Tensor,
+    old_values: torch.Tensor,
+    weights: torch.Tensor | None,
+    config: PPOConfig,
+    sequences: tuple[torch.Tensor, torch.Tensor] | None = None,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Stand-in of `ppo_loss` that makes the teacher's answers likelier; same arguments, same kind of metrics.
+
+    Of Gaussian policies only the mean learns: their noise stays what exploration needs. "policy_loss" is the mean
+    squared difference from the teacher, or, of choices, minus the log-probability of its answers.
+    """
+
+    def mean(x: torch.Tensor) -> torch.Tensor:
+        return x.mean() if weights is None else (x * weights).sum()
+
+    policys = values = None
+    if sequences is not None:
+        start, began = sequences
+        memories = agent.recall(obs.view(*began.shape, *obs.shape[1:]), start, began).flatten(0, 1)
+        policys, values = memories[:, 0], memories[:, -1]
+    value, output = agent.get_value(obs, values), agent.policy_output(obs, policys)
+    if agent.choices is None:
+        squared = (output - answers) ** 2
+        difference = mean(squared.mean(-1))
+        # in units of the noise: what it hides matters as little as it does to PPO's likelihoods
+        policy_loss = mean((0.5 * squared * torch.exp(-2 * agent.log_std.detach())).sum(-1))
+    else:
+        policy_loss = difference = -mean(agent.choices.logprob(answers, output))
+    squared_error = (value - returns) ** 2
+    if agent.value_scale is not None:
+        squared_error = squared_error / agent.value_scale.std**2
+    value_loss = 0.5 * mean(squared_error)
+    loss = policy_loss + config.vf_coef * value_loss
+    nothing = torch.zeros_like(loss)
+    metrics = torch.stack([loss, difference, value_loss, nothing, nothing, nothing, nothing])
+    return loss, metrics.detach()

@@ -1,0 +1,116 @@
+"""Teachers of the robot: a classical controller, or a trained policy, whose actions another policy learns to imitate.
+
+A teacher may sense what its student does not: fields of ``privileged_fields``, which only training observes.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from ballbot.controllers import CONTROLLERS, find_controller
+from ballbot.deployment.shipped import find_policy
+from ballbot.encoders import FrozenEncoder
+from ballbot.envs.config import WorldConfig
+from ballbot.envs.observations import Layout, layout_of
+from ballbot.errors import SettingsError
+from ballbot.evaluation.trained import trained_encoder, trained_layout, trained_world
+from ballbot.ppo import load_policy
+
+CONTROLLED = layout_of("body", ("goal",), ())
+"""What classical controllers read."""
+
+
+class RobotTeacher:
+    """Acts on a part of what is observed in training; see ``ballbot.ppo.imitation.Teacher``.
+
+    Args:
+        actor: (n, size) observations, (n,) where episodes begin -> (n, 3) actions.
+        columns: which numbers of "policy" and "privileged", side by side, are its observation.
+        memory: what of the actor is its memory: the object whose attributes change from step to step.
+    """
+
+    def __init__(self, actor: Any, columns: NDArray[np.intp], memory: Any) -> None:
+        self.actor, self.columns, self._memory = actor, columns, memory
+
+    def __call__(self, obs: Any, began: NDArray[np.bool_]) -> NDArray[np.float32]:
+        """Actions (n, 3) in [-1, 1]."""
+        if isinstance(obs, dict):
+            sensed = obs["policy" if "policy" in obs else "proprioception"]
+            obs = np.concatenate([sensed, obs["privileged"]], axis=1) if "privileged" in obs else sensed
+        actions: NDArray[np.float32] = self.actor(obs[:, self.columns], began)
+        return actions
+
+    def get_state(self) -> dict[str, Any]:
+        """What it remembers, as arrays and plain numbers."""
+        kept = (float, np.ndarray, torch.Tensor)
+        return {name: value for name, value in vars(self._memory).items() if isinstance(value, kept)}
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        """Inverse of ``get_state``."""
+        for name, value in state.items():
+            setattr(self._memory, name, value)
+
+
+def find_teacher(
+    name: str | Path, world: WorldConfig, layout: Layout, dt: float, encoder: FrozenEncoder | None = None
+) -> RobotTeacher:
+    """The controller of this name, or the policy of this name or in this file or run folder, as a teacher.
+
+    Args:
+        name: "observer", "linear:0.3", "default", or a path.
+        world: that its student is trained in.
+        layout: of what the student observes there.
+        dt: s from an action to the next.
+        encoder: of the student's cameras, if it sees.
+
+    Raises:
+        CheckpointError, EncoderError, SettingsError: there is no such teacher, it was trained for another command, or
+            it observes what training does not.
+    """
+    make = find_controller(str(name)) if isinstance(name, str) else None
+    if make is not None:
+        if world.command != "goal":
+            raise SettingsError(
+                f"teacher {name!r} drives along a goal, and command {world.command!r} asks for something else: take a "
+                "policy that was trained for it as the teacher"
+            )
+        actor: Any = make(dt)
+        return RobotTeacher(actor, _columns(str(name), CONTROLLED, layout, world), actor)
+    policy = load_policy(find_policy(name, CONTROLLERS))
+    its_world = trained_world(policy)
+    if (its_world.command, its_world.motion) != (world.command, world.motion):
+        raise SettingsError(
+            f"teacher {name} was trained for command {_told(its_world)}, and its student is told {_told(world)}: both "
+            "must be told the same"
+        )
+    eyes = trained_encoder(policy)
+    if eyes is not None and (encoder is None or eyes.content_hash != encoder.content_hash):
+        raise SettingsError(
+            f"teacher {name} sees by the encoder {eyes.content_hash[:16]}, and training observes no images by it: train "
+            "with cameras and that encoder (--encoder FILE), or take a teacher without cameras"
+        )
+    columns = _columns(str(name), trained_layout(policy, its_world, eyes), layout, world)
+    return RobotTeacher(lambda obs, began: policy.predict(obs, began=began), columns, policy)
+
+
+def _told(world: WorldConfig) -> str:
+    return repr(world.command) + (f" with {dict(world.motion)}" if world.motion else "")
+
+
+def _columns(name: str, wanted: Layout, layout: Layout, world: WorldConfig) -> NDArray[np.intp]:
+    """Which numbers of what is observed in training are the fields that a teacher wants."""
+    beside = world.privileged_layout()
+    places = {field: np.arange(at.start, at.stop) for field, at in layout.slices.items()}
+    if beside is not None:
+        places |= {field: layout.size + np.arange(at.start, at.stop) for field, at in beside.slices.items()}
+    if missing := [field for field in wanted.slices if field not in places]:
+        raise SettingsError(
+            f"teacher {name} observes {', '.join(missing)}, and training does not: add --privileged-fields "
+            f"{' '.join(missing)}, or train the student with what it needs (its frame, its history)"
+        )
+    return np.concatenate([places[field] for field in wanted.slices])

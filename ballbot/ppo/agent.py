@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import math
-from itertools import pairwise
 from typing import Any
 
 import gymnasium as gym
@@ -14,20 +13,11 @@ from torch import nn
 from ballbot.ppo.actions import choices_of, gaussian_entropy, gaussian_logprob
 from ballbot.ppo.config import PPOConfig
 from ballbot.ppo.images import ImageReader, number_columns
+from ballbot.ppo.layers import hidden_layers, layer
 from ballbot.ppo.memory import make_cell, unroll
 from ballbot.ppo.normalizer import RunningNormalizer, ValueScale
 from ballbot.ppo.spaces import Part, flatten, observation_parts, torch_dtype
 from ballbot.ppo.structure import Structure
-
-ACTIVATIONS = {"tanh": nn.Tanh, "relu": nn.ReLU, "elu": nn.ELU, "leaky_relu": nn.LeakyReLU, "silu": nn.SiLU}
-
-
-def layer(in_size: int, out_size: int, gain: float, generator: torch.Generator | None) -> nn.Linear:
-    """Linear layer with orthogonal weights of the given gain and zero bias."""
-    linear = nn.Linear(in_size, out_size)
-    nn.init.orthogonal_(linear.weight, gain, generator=generator)
-    nn.init.zeros_(linear.bias)
-    return linear
 
 
 def beside(features: torch.Tensor, memory: torch.Tensor | None) -> torch.Tensor:
@@ -112,16 +102,12 @@ class Agent(nn.Module):
 
         def trunk(num_inputs: int) -> nn.Sequential:
             sizes = [num_inputs] + [config.hidden_size] * config.num_layers
-            layers: list[nn.Module] = []
-            for in_size, size in pairwise(sizes):
-                layers += [layer(in_size, size, math.sqrt(2), generator), ACTIVATIONS[config.activation]()]
-            return nn.Sequential(*layers)
+            return hidden_layers(sizes, config.activation, generator)
 
         def reader(parts: list[Part]) -> ImageReader | None:
             if not any(part.image for part in parts):
                 return None
-            activation = ACTIVATIONS[config.activation]
-            return ImageReader(parts, config.cnn_channels, config.cnn_features, activation, generator)
+            return ImageReader(parts, config.cnn_channels, config.cnn_features, config.activation, generator)
 
         self.policy_reader = reader([part for part in self.parts if not part.value_only])
         self.value_reader = None if config.shared_trunk else reader(self.parts)

@@ -122,8 +122,7 @@ class Agent(nn.Module):
         """Of what the policy remembers of one environment."""
         self.policy_trunk = trunk(policy_inputs + self.memory_size)
         self.value_trunk = None if config.shared_trunk else trunk(value_inputs + self.memory_size)
-        # A small policy head makes the first policy nearly the same in every state (Andrychowicz et al. 2021,
-        # sec. 3.2).
+        # Small: the first policy is nearly the same in every state (Andrychowicz et al. 2021, sec. 3.2).
         self.policy_head = layer(config.hidden_size, out_size, 0.01, generator)
         self.policy_skip = nn.Linear(policy_inputs, out_size, bias=False) if config.linear_skip else None
         if self.policy_skip is not None:
@@ -179,8 +178,8 @@ class Agent(nn.Module):
         Those where `mask` (batch,) is False do not count.
         """
         if self.normalizer is not None:
-            all_of_them = len(self.numbers) == self.value_size
-            self.normalizer.update(rows if all_of_them else rows.index_select(-1, self.numbers), mask)
+            images = len(self.numbers) < self.value_size
+            self.normalizer.update(rows.index_select(-1, self.numbers) if images else rows, mask)
 
     def new_memory(self, batch: int) -> torch.Tensor | None:
         """What the policy remembers at the start of episodes, (batch, *memory_shape) zeros; None: it has no memory."""
@@ -275,10 +274,10 @@ class Agent(nn.Module):
         Returns:
             action, log-probability (batch,), entropy (batch,) and value (batch,).
         """
-        policys, values = (None, None) if memories is None else (memories[:, 0], memories[:, -1])
+        of_policy, of_value = (None, None) if memories is None else (memories[:, 0], memories[:, -1])
         features = self._policy_features(x)
-        hidden = self.policy_trunk(beside(features, policys))
-        value = self._value(hidden) if self.value_trunk is None else self.get_value(x, values)
+        hidden = self.policy_trunk(beside(features, of_policy))
+        value = self._value(hidden) if self.value_trunk is None else self.get_value(x, of_value)
         output = self._policy_output(features, hidden)
         if self.choices is not None:
             return action, self.choices.logprob(action, output), self.choices.entropy(output), value

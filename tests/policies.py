@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,11 +25,19 @@ def save_policy(
     gain: float = 10.0,
     structure: Structure | None = None,
     settings: dict[str, Any] | None = None,
+    privileged: int = 0,
     **metadata: Any,
 ) -> Path:
-    """A policy-only file with random networks, whose actions are ``gain`` times as large as those of a new agent."""
+    """A policy-only file with random networks, whose actions are ``gain`` times as large as those of a new agent.
+
+    If ``privileged``, its value function saw so many numbers more.
+    """
     config = PPOConfig(hidden_size=16, num_layers=2, linear_skip=True, **(settings or {}))
-    observation_space = gym.spaces.Box(-np.inf, np.inf, (size,), np.float32)
+    observation_space: gym.Space[Any] = gym.spaces.Box(-np.inf, np.inf, (size,), np.float32)
+    if privileged:
+        more = gym.spaces.Box(-np.inf, np.inf, (privileged,), np.float32)
+        observation_space = gym.spaces.Dict({"policy": observation_space, "privileged": more})
+        config = replace(config, value_only=("privileged",))
     generator = torch.Generator().manual_seed(0)
     agent = Agent(observation_space, action_space, config, generator, structure)
     with torch.no_grad():

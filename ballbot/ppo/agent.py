@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import math
-from itertools import pairwise
 from typing import Any
 
 import gymnasium as gym
@@ -14,20 +13,11 @@ from torch import nn
 from ballbot.ppo.actions import choices_of, gaussian_entropy, gaussian_logprob
 from ballbot.ppo.config import PPOConfig
 from ballbot.ppo.images import ImageReader, number_columns
+from ballbot.ppo.layers import hidden_layers, layer
 from ballbot.ppo.memory import make_cell, unroll
 from ballbot.ppo.normalizer import RunningNormalizer, ValueScale
 from ballbot.ppo.spaces import Part, flatten, observation_parts, torch_dtype
 from ballbot.ppo.structure import Structure
-
-ACTIVATIONS = {"tanh": nn.Tanh, "relu": nn.ReLU, "elu": nn.ELU, "leaky_relu": nn.LeakyReLU, "silu": nn.SiLU}
-
-
-def layer(in_size: int, out_size: int, gain: float, generator: torch.Generator | None) -> nn.Linear:
-    """Linear layer with orthogonal weights of the given gain and zero bias."""
-    linear = nn.Linear(in_size, out_size)
-    nn.init.orthogonal_(linear.weight, gain, generator=generator)
-    nn.init.zeros_(linear.bias)
-    return linear
 
 
 def beside(features: torch.Tensor, memory: torch.Tensor | None) -> torch.Tensor:
@@ -112,16 +102,12 @@ class Agent(nn.Module):
 
         def trunk(num_inputs: int) -> nn.Sequential:
             sizes = [num_inputs] + [config.hidden_size] * config.num_layers
-            layers: list[nn.Module] = []
-            for in_size, size in pairwise(sizes):
-                layers += [layer(in_size, size, math.sqrt(2), generator), ACTIVATIONS[config.activation]()]
-            return nn.Sequential(*layers)
+            return hidden_layers(sizes, config.activation, generator)
 
         def reader(parts: list[Part]) -> ImageReader | None:
             if not any(part.image for part in parts):
                 return None
-            activation = ACTIVATIONS[config.activation]
-            return ImageReader(parts, config.cnn_channels, config.cnn_features, activation, generator)
+            return ImageReader(parts, config.cnn_channels, config.cnn_features, config.activation, generator)
 
         self.policy_reader = reader([part for part in self.parts if not part.value_only])
         self.value_reader = None if config.shared_trunk else reader(self.parts)
@@ -136,8 +122,7 @@ class Agent(nn.Module):
         """Of what the policy remembers of one environment."""
         self.policy_trunk = trunk(policy_inputs + self.memory_size)
         self.value_trunk = None if config.shared_trunk else trunk(value_inputs + self.memory_size)
-        # A small policy head makes the first policy nearly the same in every state (Andrychowicz et al. 2021,
-        # sec. 3.2).
+        # Small: the first policy is nearly the same in every state (Andrychowicz et al. 2021, sec. 3.2).
         self.policy_head = layer(config.hidden_size, out_size, 0.01, generator)
         self.policy_skip = nn.Linear(policy_inputs, out_size, bias=False) if config.linear_skip else None
         if self.policy_skip is not None:
@@ -193,8 +178,8 @@ class Agent(nn.Module):
         Those where `mask` (batch,) is False do not count.
         """
         if self.normalizer is not None:
-            all_of_them = len(self.numbers) == self.value_size
-            self.normalizer.update(rows if all_of_them else rows.index_select(-1, self.numbers), mask)
+            images = len(self.numbers) < self.value_size
+            self.normalizer.update(rows.index_select(-1, self.numbers) if images else rows, mask)
 
     def new_memory(self, batch: int) -> torch.Tensor | None:
         """What the policy remembers at the start of episodes, (batch, *memory_shape) zeros; None: it has no memory."""
@@ -289,10 +274,10 @@ class Agent(nn.Module):
         Returns:
             action, log-probability (batch,), entropy (batch,) and value (batch,).
         """
-        policys, values = (None, None) if memories is None else (memories[:, 0], memories[:, -1])
+        of_policy, of_value = (None, None) if memories is None else (memories[:, 0], memories[:, -1])
         features = self._policy_features(x)
-        hidden = self.policy_trunk(beside(features, policys))
-        value = self._value(hidden) if self.value_trunk is None else self.get_value(x, values)
+        hidden = self.policy_trunk(beside(features, of_policy))
+        value = self._value(hidden) if self.value_trunk is None else self.get_value(x, of_value)
         output = self._policy_output(features, hidden)
         if self.choices is not None:
             return action, self.choices.logprob(action, output), self.choices.entropy(output), value

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from ballbot.ppo.layers import ACTIVATIONS, hidden_layers
 from ballbot.ppo.spaces import Part
 
 
@@ -27,7 +28,7 @@ class ImageReader(nn.Module):
         parts: Sequence[Part],
         channels: Sequence[int],
         num_features: int,
-        activation: type[nn.Module],
+        activation: str,
         generator: torch.Generator | None,
     ) -> None:
         """Build a network for each image.
@@ -36,7 +37,7 @@ class ImageReader(nn.Module):
             parts: of the row, in order.
             channels: after each layer.
             num_features: of each image.
-            activation: class of the activation.
+            activation: its name in ACTIVATIONS.
             generator: source of the initial weights.
         """
         super().__init__()
@@ -48,14 +49,14 @@ class ImageReader(nn.Module):
             depth, *size = channels_first(torch.empty(1, *(part.space.shape or ()))).shape[1:]
             layers: list[nn.Module] = []
             for out in channels:
-                layers += [nn.Conv2d(depth, out, 3, stride=2, padding=1), activation()]
+                conv = nn.Conv2d(depth, out, 3, stride=2, padding=1)
+                nn.init.orthogonal_(conv.weight, math.sqrt(2), generator=generator)
+                assert conv.bias is not None
+                nn.init.zeros_(conv.bias)
+                layers += [conv, ACTIVATIONS[activation]()]
                 depth, size = out, [(n + 1) // 2 for n in size]
-            layers += [nn.Flatten(), nn.Linear(depth * math.prod(size), num_features), activation()]
-            for layer in layers:
-                if isinstance(layer, (nn.Conv2d, nn.Linear)):
-                    nn.init.orthogonal_(layer.weight, math.sqrt(2), generator=generator)
-                    assert layer.bias is not None
-                    nn.init.zeros_(layer.bias)
+            last = hidden_layers([depth * math.prod(size), num_features], activation, generator)
+            layers += [nn.Flatten(), *last]
             self.networks.append(nn.Sequential(*layers))
         scales = [1 / 255 if part.space.dtype == np.uint8 else 1.0 for part, _ in images]
         self.register_buffer("scales", torch.tensor(scales))  # checkpoints hold them: they do not tell dtypes
@@ -76,6 +77,16 @@ class ImageReader(nn.Module):
 def channels_first(images: torch.Tensor) -> torch.Tensor:
     """Images (batch, ...) as (batch, channels, height, width): the smaller of first and last axis are the channels."""
     return images.permute(0, 3, 1, 2) if images.shape[3] < images.shape[1] else images
+
+
+def num_weights(shape: Sequence[int], channels: Sequence[int], num_features: int) -> int:
+    """Weights, without biases, of the network that reads an image of this shape."""
+    first, height, last = shape
+    depth, *size = (last, first, height) if last < first else (first, height, last)
+    count = 0
+    for out in channels:
+        count, depth, size = count + 9 * depth * out, out, [(n + 1) // 2 for n in size]
+    return count + depth * math.prod(size) * num_features
 
 
 def number_columns(parts: Sequence[Part]) -> torch.Tensor:

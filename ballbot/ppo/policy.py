@@ -15,6 +15,7 @@ from torch import nn
 from ballbot.ppo.agent import Agent
 from ballbot.ppo.checkpoint import CheckpointError, load_checkpoint
 from ballbot.ppo.config import PPOConfig
+from ballbot.ppo.images import num_weights
 from ballbot.ppo.memory import forget
 from ballbot.ppo.spaces import (
     described_observation,
@@ -168,17 +169,20 @@ def _check_size(weights: dict[str, torch.Tensor], spaces: dict[str, Any], config
     Raises:
         ValueError: they cannot be in it.
     """
-    action, inputs, pixels = spaces["action"], 0, 0
+    inputs, pixels, least = 0, 0, 0
     for key, told in described_parts(described_observation(spaces)):
-        image = bool(config.cnn_channels) and told["kind"] == "box" and len(told["shape"]) == 3
-        if image or key in spaces.get("encoders", ()):
+        if key in spaces.get("encoders", ()):
             pixels += described_size(told)
+        elif config.cnn_channels and told["kind"] == "box" and len(told["shape"]) == 3:
+            pixels += described_size(told)
+            least += num_weights(told["shape"], config.cnn_channels, config.cnn_features)
         else:
             inputs += described_size(told)
     if pixels > MOST_PIXELS:
         raise ValueError(f"images of {pixels} numbers, at most {MOST_PIXELS} can be")
     remembered = config.memory_size if config.memory == "gru" else 0
-    least = config.hidden_size * (inputs + (config.num_layers - 1) * config.hidden_size + described_size(action))
+    outputs = described_size(spaces["action"])
+    least += config.hidden_size * (inputs + (config.num_layers - 1) * config.hidden_size + outputs)
     least += 3 * remembered * (inputs + remembered)
     if (held := sum(x.numel() for x in weights.values() if isinstance(x, torch.Tensor))) < least:
         raise ValueError(f"networks of {least} weights or more, of which it holds {held}")

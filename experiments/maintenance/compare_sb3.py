@@ -37,8 +37,8 @@ from gymnasium.vector import AutoresetMode
 
 from ballbot.cli import check_options, check_output, program
 from ballbot.ppo import Agent, PPOConfig, evaluate, train
-from ballbot.ppo.agent import ACTIVATIONS
 from ballbot.ppo.checkpoint import write_atomic
+from ballbot.ppo.layers import ACTIVATIONS
 from ballbot.ppo.schedules import scheduled_lr
 from ballbot.settings import Range, nearest
 

@@ -141,6 +141,21 @@ def test_a_graph_remembers_as_its_policy(remembering):
     assert max(new) > 0.01  # what it remembers counts
 
 
+def test_a_graph_takes_what_the_policy_sees_and_not_what_its_value_function_saw(tmp_path):
+    policy = load_policy(save_policy(tmp_path / "p.pt", privileged=5))
+    export_policy(policy, tmp_path / "p.onnx")
+    controller = runtime.Controller(tmp_path / "p.onnx")
+    assert controller.control.get_inputs()[0].shape[1:] == [17] == list(policy.observation_shape)
+    envs = BallbotVectorEnv(4, **env_options(policy), **WORLD)
+    obs, _ = envs.reset(seed=0)
+    for _ in range(20):
+        actions = policy.predict(obs)
+        np.testing.assert_array_equal(policy.predict({"policy": obs, "privileged": np.ones((4, 5))}), actions)
+        np.testing.assert_allclose(controller.decide(obs)[0], actions, atol=1e-5)
+        obs, *_ = envs.step(actions)
+    assert np.abs(actions).mean() > 0.01
+
+
 def test_the_controller_keeps_the_memory_until_it_is_reset(remembering):
     policy, path = remembering
     controller = runtime.Controller(path)

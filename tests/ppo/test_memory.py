@@ -29,6 +29,7 @@ from toy import (
 
 from ballbot.ppo import (
     Agent,
+    CheckpointError,
     FeedbackPrior,
     PPOConfig,
     Rollout,
@@ -43,6 +44,7 @@ from ballbot.ppo import (
     train,
     update,
 )
+from ballbot.ppo.checkpoint import save_checkpoint
 from ballbot.ppo.memory import make_cell, unroll
 from ballbot.ppo.ppo import make_optimizer, minibatches
 from ballbot.ppo.stopwatch import Stopwatch
@@ -245,6 +247,11 @@ class TestRuns:
         again = run(tmp_path / "b", make, resume=middle, **options)
         for name, tensor in whole.agent.state_dict().items():
             assert torch.equal(tensor, again.agent.state_dict()[name]), name
+        state = load_checkpoint(middle)
+        state["ranks"][0]["memory"] = torch.zeros(4, 2, 9)
+        save_checkpoint([tmp_path / "other.pt"], state)
+        with pytest.raises(CheckpointError, match=r"memory is \(4, 2, 9\) instead of \(4, 2, 8\)"):
+            run(tmp_path / "c", make, resume=tmp_path / "other.pt", **options)
         assert curve(tmp_path / "b") == curve(tmp_path / "whole")[-len(curve(tmp_path / "b")) :]
 
     def test_policies_keep_their_memory_by_row(self, tmp_path: Path) -> None:

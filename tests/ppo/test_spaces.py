@@ -15,6 +15,7 @@ from torch import nn
 from toy import BOX1, OBS2, collect, curve, generator, run, small_config
 
 from ballbot.ppo import Agent, CheckpointError, PPOConfig, Structure, evaluate, load_agent, load_policy, train
+from ballbot.ppo.images import num_weights
 from ballbot.ppo.spaces import describe_spaces, flatten, observation_parts, rebuild_spaces
 
 NESTED = gs.Dict(
@@ -213,6 +214,8 @@ def test_an_image_is_read_by_a_convolutional_network(last: bool, alone: bool) ->
     if not alone:
         hidden = torch.cat([(row[:, -1:] - row[:, -1:].mean()) / row[:, -1:].std(correction=0), hidden], dim=1)
     torch.testing.assert_close(agent.policy_output(agent.normalize(row)), agent.policy_head(agent.policy_trunk(hidden)))
+    weights = sum(x.numel() for name, x in state.items() if name[0].isdigit() and "weight" in name)
+    assert weights == num_weights(envs.shape, (4, 8), 6)
     own = {name for name in agent.state_dict() if "reader" in name}
     assert {name.split(".")[0] for name in own} == {"policy_reader", "value_reader"}
 

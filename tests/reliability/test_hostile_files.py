@@ -382,12 +382,30 @@ def test_states_that_lie_are_refused(tmp_path: Path, finished: Path) -> None:
     """Sound files of tensors and plain types, whose numbers make no sense."""
     state = load_checkpoint(finished / "last.pt")
     weights = {name: x for name, x in state["policy"].items() if x.is_floating_point() and "weight" in name}
+    spaces: list[Any] = [
+        {"kind": "box", "shape": [10**9]},
+        {"kind": "discrete", "n": 10**12, "start": 0},
+        {"kind": "multi_discrete", "counts": [10**9], "start": [0]},
+        {"kind": "multi_binary", "shape": [10**9]},
+        {"kind": "dict", "spaces": {"a": {"kind": "text"}}},
+        {"kind": "dict", "spaces": {}},
+        "wide",
+    ]
     lies: list[dict[str, Any]] = [
         {"config": state["config"] | {"hidden_size": 10**9}},
         {"config": state["config"] | {"hidden_size": 8192}},
         {"config": state["config"] | {"num_envs": -1}},
         {"spaces": state["spaces"] | {"observation_shape": [10**9]}},
         {"spaces": state["spaces"] | {"observation_shape": "wide"}},
+        *({"spaces": {"observation": told, "action": state["spaces"]["action"]}} for told in spaces),
+        {"spaces": state["spaces"] | {"action": {"kind": "multi_discrete", "counts": [10**9] * 3, "start": [0] * 3}}},
+        {"spaces": state["spaces"] | {"action": state["spaces"]["action"] | {"dtype": "O"}}},
+        {"spaces": state["spaces"] | {"encoders": ["observation"]}},
+        {"config": state["config"] | {"memory": "gru", "memory_size": 16384}},
+        {
+            "config": state["config"] | {"cnn_channels": (4096,) * 8},
+            "spaces": state["spaces"] | {"observation_shape": [3, 64, 64]},
+        },
         {"policy": {}},
         {"policy": state["policy"] | {name: torch.full_like(x, torch.nan) for name, x in weights.items()}},
         {"policy": state["policy"] | dict.fromkeys(weights, 3)},

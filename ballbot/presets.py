@@ -69,6 +69,9 @@ class Settings:
     def __post_init__(self) -> None:
         check_settings(self)
         body = self.world.frame == "body"
+        if self.world.privileged_fields and "privileged" not in self.ppo.value_only:
+            only = (*self.ppo.value_only, "privileged")
+            object.__setattr__(self, "ppo", replace(self.ppo, value_only=only))
         if self.ppo.shared_trunk and not self.value_sees_action:
             raise SettingsError(
                 "--shared-trunk needs --value-sees-action, as policy and value then see the same: add it, or leave "
@@ -116,7 +119,7 @@ class Settings:
         return found
 
     def layout(self, encoder: FrozenEncoder | None = None) -> Layout:
-        """Which numbers of an observation are what."""
+        """Which numbers of what the policy sees are what; ``world.privileged_layout()`` says it of the rest."""
         world = self.world
         images: tuple[int, ...] = ()
         if world.observation == "encoded":
@@ -126,9 +129,10 @@ class Settings:
     def structure(self, encoder: FrozenEncoder | None = None) -> Structure:
         """What is built into the policy: controller, symmetry, and how much the networks get of what."""
         layout, body = self.layout(encoder), self.world.frame == "body"
-        scale = torch.ones(layout.size)
-        scale[layout.sensed :] = self.camera_scale
-        value_inputs = torch.ones(layout.size, dtype=torch.bool)
+        privileged = self.world.privileged_layout()  # what it tells follows in a row
+        size = layout.size + (0 if privileged is None else privileged.size)
+        scale, value_inputs = torch.ones(size), torch.ones(size, dtype=torch.bool)
+        scale[layout.sensed : layout.size] = self.camera_scale
         for name, at in layout.slices.items():
             origin, _ = of_now(name)
             if body and origin in ("velocity", "velocity_command"):  # their difference is what counts
@@ -137,7 +141,7 @@ class Settings:
         return Structure(
             prior=None if self.prior_speed is None else feedback_prior(layout, self.prior_speed),
             input_scale=None if (scale == 1).all() else scale,
-            symmetry=robot_symmetry(layout) if self.symmetry and body else None,
+            symmetry=robot_symmetry(layout, privileged) if self.symmetry and body else None,
             value_inputs=None if self.value_sees_action else value_inputs,
         )
 

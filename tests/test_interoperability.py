@@ -48,6 +48,15 @@ def test_stable_baselines3_takes_images():
     assert model.num_timesteps == 16
 
 
+def test_torchrl_collects_from_it():
+    torchrl = pytest.importorskip("torchrl.envs")
+    envs = torchrl.GymWrapper(gym.make_vec("Ballbot-v0", 3, **OPTIONS, autoreset_mode="disabled"))
+    found = envs.rollout(250, break_when_any_done=False)  # of 100 steps an episode
+    assert found["observation"].shape == (3, 250, 17) and found["next", "done"].sum() == 6
+    assert (found["next", "reward"] > 0).all()
+    torchrl.check_env_specs(envs)
+
+
 def test_a_script_of_cleanrls_shape_trains_on_it():
     """Wrappers of Gymnasium around single environments in a SyncVectorEnv, and rollouts over its five outputs."""
 

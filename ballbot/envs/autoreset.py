@@ -2,6 +2,9 @@
 
 "same_step": in the step that ends the episode.  "next_step": in the next one, whatever their actions; it pays 0 and
 returns the first observation.  "disabled": when ``reset`` is called, with ``reset_mask``.
+
+Gymnasium's vector wrappers of observations, such as ``NormalizeObservation``, need "next_step"; TorchRL's
+``GymWrapper`` needs "disabled".
 """
 
 from __future__ import annotations

@@ -74,8 +74,8 @@ class BallbotVectorEnv(VectorEnv[Any, NDArray[Any], NDArray[Any]]):
 
     **Autoreset** follows Gymnasium's rules.  With "same_step" the step that ends an episode returns the next one's
     first observation, and ``infos["final_obs"]``, ``infos["final_info"]`` hold the ended one's last.  With "next_step",
-    which some of Gymnasium's wrappers need, the step after it begins the next one.  With "disabled",
-    ``reset(options={"reset_mask": ...})`` does.
+    which some of Gymnasium's wrappers need, the step after it begins the next one.  With "disabled", which TorchRL
+    needs, ``reset(options={"reset_mask": ...})`` does.
 
     **Infos**, arrays over simulations: ``position`` (x, y of the base, m), ``tilt_deg``, ``terrain_id``, ``success``
     (reached the time limit, be it a staggered one, and did what it was told), ``failure`` (fell, or one of

@@ -1,8 +1,9 @@
 """The world of n robots: what happens in a step, at a reset, and what has to be saved.
 
-A step is, in this order: physics, commands, endings, rewards, new commands, images.  At a reset a robot's own stream
-draws terrain, five numbers (heading, tilt, its axis, speed, its direction) and the time limit; everything else that is
-drawn (commands, places on the ground, difficulty) comes from a second stream, so that it changes nothing in the first.
+A step is, in this order: physics, commands, endings, rewards, images, new commands, what is kept of the past.  At a
+reset a robot's own stream draws terrain, five numbers (heading, tilt, its axis, speed, its direction) and the time
+limit; everything else that is drawn (commands, places on the ground, difficulty) comes from a second stream, so that it
+changes nothing in the first.
 """
 
 from __future__ import annotations

@@ -94,6 +94,20 @@ def test_an_episode_that_ended_pays_nothing_until_the_next_and_counts_no_diverge
     assert set(infos) >= {"position", "_position", "reward_terms"}
 
 
+def test_the_curriculum_learns_of_an_episode_once():
+    terrain: dict[str, Any] = {"terrain": "hills:0-1", "num_terrains": 8, "curriculum": True}
+    envs = BallbotVectorEnv(4, **SMALL | terrain, autoreset_mode="next_step")
+    envs.reset(seed=0)
+    assert envs.world.curriculum is not None
+    start = envs.world.curriculum.levels.copy()
+    for _ in range(31):
+        envs.step(np.zeros((4, 3)))
+    learned = envs.world.curriculum.levels.copy()
+    assert (learned > start).all()
+    envs.step(np.zeros((4, 3)))
+    np.testing.assert_array_equal(envs.world.curriculum.levels, learned)
+
+
 def test_without_autoreset_whoever_ended_must_be_reset_first():
     envs = BallbotVectorEnv(3, **SMALL, autoreset_mode="disabled", stagger_first_episodes=True)
     envs.reset(seed=0)

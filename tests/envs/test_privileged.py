@@ -2,6 +2,7 @@
 """What only the value function sees: where it stands, and that it is true."""
 
 import copy
+from dataclasses import replace
 from typing import Any
 
 import gymnasium as gym
@@ -9,11 +10,14 @@ import mujoco
 import numpy as np
 import pytest
 
+from ballbot import presets
 from ballbot.controllers import robot_symmetry
 from ballbot.envs import BallbotEnv, BallbotVectorEnv, WorldConfig
 from ballbot.envs.model import build_model
 from ballbot.envs.observations import BALL_DEPTH
 from ballbot.errors import SettingsError
+from ballbot.evaluation import env_options
+from ballbot.ppo import load_policy, train
 
 FIELDS = ("slope", "slope_ahead", "time_left")
 SMALL: dict[str, Any] = {"num_threads": 1, "num_terrains": 4, "max_episode_steps": 40}
@@ -59,10 +63,10 @@ def test_images_have_it_beside_them():
 
 def test_slopes_are_those_of_mujocos_ground_seen_from_the_robot():
     """Rays of MuJoCo's own down to the ground, on ground of one slope along x and another along y."""
-    envs = BallbotVectorEnv(2, **SMALL, terrain="hills", privileged_fields=FIELDS, goal=(0.6, 0.8))
+    envs = BallbotVectorEnv(2, **SMALL, terrain="rough", privileged_fields=FIELDS, goal=(0.6, 0.8), initial_tilt_deg=18)
     obs, _ = envs.reset(seed=1)
     rng = np.random.default_rng(0)
-    for _ in range(30):
+    for _ in range(3):
         obs, *_ = envs.step(actions_of(rng, 2))
     sims, robots = envs.simulations, envs.simulations.robot_state()
     for i in range(2):
@@ -168,6 +172,43 @@ def test_it_belongs_to_training_alone_and_turns_with_the_robot():
     one, other = privileged.observe(step)
     np.testing.assert_allclose(both[1, 17:, 17:].numpy() @ one, other, atol=0.01)  # ground has edges
     assert np.abs(one - other).max() > 0.05
+
+
+def test_presets_keep_it_from_the_policy():
+    settings = presets.default(privileged_fields=FIELDS)
+    assert settings.ppo.value_only == ("privileged",)
+    assert presets.Settings(ppo=settings.ppo, world=settings.world) == settings
+    assert not presets.default().ppo.value_only and not settings.evaluation_world.privileged_fields
+    structure, seen = settings.structure(), settings.layout().size
+    assert structure.input_scale is not None and structure.value_inputs is not None and structure.symmetry is not None
+    assert structure.input_scale.shape == structure.value_inputs.shape == (seen + 9,)
+    assert (structure.input_scale[17:seen] < 1).all() and (structure.input_scale[seen:] == 1).all()
+    assert structure.value_inputs[17:].all() and structure.symmetry.observations.shape == (3, seen + 9, seen + 9)
+
+
+def test_a_run_learns_with_it_and_its_policy_does_without(tmp_path):
+    options = {"observation": "proprioception", "num_terrains": 2, "max_episode_steps": 60, "history": (0, 4)}
+    settings = presets.default(**options, privileged_fields=FIELDS)
+    small: dict[str, Any] = {
+        "num_envs": 4,
+        "num_steps": 16,
+        "minibatch_size": 32,
+        "hidden_size": 16,
+        "eval_episodes": 2,
+    }
+    ppo = replace(settings.ppo, **small, total_timesteps=640, eval_interval=320)
+    train(
+        ppo,
+        lambda n: settings.training_envs(n, num_threads=1),
+        lambda n: settings.evaluation_envs(n, num_threads=1),
+        run_dir=tmp_path,
+        env_metadata=settings.metadata(),
+        structure=settings.structure(),
+    )
+    policy = load_policy(tmp_path)
+    envs = BallbotVectorEnv(2, **env_options(policy), num_terrains=2, num_threads=1)
+    obs, _ = envs.reset(seed=0)
+    assert obs.shape == (2, 26) and policy.predict(obs).shape == (2, 3)
 
 
 @pytest.mark.parametrize(

@@ -199,7 +199,8 @@ def load_encoder(path: str | Path | None = None, device: str | torch.device = "c
             f"{path} has {size} bytes, more than any encoder: give a file that pretrain_encoder.py wrote"
         )
     try:
-        content = read_archive(path)
+        with open(path, "rb") as file:
+            content = read_archive(file)
     except Exception as error:
         raise EncoderError(
             f"{path} is damaged or no encoder ({type(error).__name__}): copy or train it again"

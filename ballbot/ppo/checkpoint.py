@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from ballbot.errors import BallbotError
-from ballbot.ppo.archive import check_archive, read_archive
+from ballbot.ppo.archive import read_archive
 
 FORMAT_VERSION = 1
 """Raised whenever the contents change in a way that older or newer code would misread."""
@@ -135,7 +135,7 @@ def save_checkpoint(paths: list[Path], state: dict[str, Any]) -> None:
     buffer = io.BytesIO()
     torch.save(to_plain({"format_version": FORMAT_VERSION, **state}), buffer)
     try:
-        check_archive(buffer)
+        read_archive(buffer, device="meta")
     except Exception as error:
         raise TypeError(
             f"cannot store this in a checkpoint, as it could not be read again ({error}): use arrays and tensors for "
@@ -155,7 +155,8 @@ def load_checkpoint(path: str | Path) -> dict[str, Any]:
     if not path.is_file():
         raise CheckpointError(f"{path} does not exist or is no file; pass a checkpoint (.pt)")
     try:
-        state = read_archive(path)
+        with open(path, "rb") as file:
+            state = read_archive(file)
     except Exception as error:
         raise CheckpointError(
             f"{path} is damaged or no checkpoint ({type(error).__name__}); "

@@ -180,7 +180,7 @@ def archive_of(parts: dict[str, bytes], compression: int = zipfile.ZIP_STORED) -
 def test_sound_archives_of_damaged_parts_are_survived(
     contents: Any, tmp_path: Path, torture: bool, tally: Tally, kind: str
 ) -> None:
-    """The checksums are right, so that what is damaged is read: what PyTorch is told to build, mostly."""
+    """The checksums are right, so that what is damaged is read: what tells what to build."""
     whole, read = contents[kind]
     parts = parts_of(whole)
     program = next(name for name in parts if name.endswith("data.pkl"))

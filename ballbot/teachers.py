@@ -91,8 +91,8 @@ def find_teacher(
     eyes = trained_encoder(policy)
     if eyes is not None and (encoder is None or eyes.content_hash != encoder.content_hash):
         raise SettingsError(
-            f"teacher {name} sees by the encoder {eyes.content_hash[:16]}, and training observes no images by it: train "
-            "with cameras and that encoder (--encoder FILE), or take a teacher without cameras"
+            f"teacher {name} sees by the encoder {eyes.content_hash[:16]}, and training observes no images by it: "
+            "train with cameras and that encoder (--encoder FILE), or take a teacher without cameras"
         )
     columns = _columns(str(name), trained_layout(policy, its_world, eyes), layout, world)
     return RobotTeacher(lambda obs, began: policy.predict(obs, began=began), columns, policy)

@@ -41,7 +41,7 @@ from ballbot.envs.physics import usable_cpus
 from ballbot.errors import BallbotError, SettingsError
 from ballbot.evaluation.video import film_maker
 from ballbot.options import PluginFiles, field_docs, peek, plain, with_kinds, world_config, world_options
-from ballbot.ppo import DivergedError, LostContactError, distributed_setup, train
+from ballbot.ppo import DivergedError, Hooks, LostContactError, Record, distributed_setup, train
 from ballbot.ppo.checkpoint import find_checkpoint, run_dir_of
 from ballbot.ppo.diagnosis import out_of_memory
 from ballbot.ppo.distributed import launched, on_rank_zero
@@ -331,15 +331,15 @@ def main(argv: list[str] | None = None) -> int:
                 lambda num_envs: settings.evaluation_envs(num_envs, **options),
                 run_dir=run_dir,
                 resume=job.resume,
-                env_metadata=metadata,
-                free_metadata=("encoder",) if job.change_encoder else (),
-                settings=kept,
-                files=files,
-                on_start=None if tracker is None else tracker.start,
-                on_log=tracker,
-                film=camera,
-                shaped_rewards=world.paid != world.rewards or world.action_limit != 1.0,
                 structure=settings.structure(encoder),
+                record=Record(
+                    env_metadata=metadata,
+                    free_metadata=("encoder",) if job.change_encoder else (),
+                    settings=kept,
+                    files=files,
+                    shaped_rewards=world.paid != world.rewards or world.action_limit != 1.0,
+                ),
+                hooks=Hooks(on_start=None if tracker is None else tracker.start, on_log=tracker, film=camera),
             )
         except (BallbotError, ContactFixError, OSError) as error:
             fail(error)

@@ -11,6 +11,7 @@ from ballbot.ppo.normalizer import RewardScaler, RunningNormalizer
 from ballbot.ppo.policy import Policy, load_agent, load_policy
 from ballbot.ppo.ppo import gae, ppo_loss, rollout, update
 from ballbot.ppo.prior import FeedbackPrior
+from ballbot.ppo.record import Hooks, Record
 from ballbot.ppo.storage import DivergedError, Rollout
 from ballbot.ppo.structure import Structure
 from ballbot.ppo.symmetry import Symmetry
@@ -21,9 +22,11 @@ __all__ = [
     "CheckpointError",
     "DivergedError",
     "FeedbackPrior",
+    "Hooks",
     "LostContactError",
     "PPOConfig",
     "Policy",
+    "Record",
     "RewardScaler",
     "Rollout",
     "RunDirectoryError",

@@ -22,7 +22,7 @@ class Policy:
     Args:
         agent: trained networks.
         observation_shape: of one observation.
-        metadata: what its observations mean, as given to `train(env_metadata=...)`.
+        metadata: what its observations mean, as given to `train` by `Record.env_metadata`.
         step: environment steps it was trained for.
         path: checkpoint it comes from.
     """

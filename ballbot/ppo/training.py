@@ -7,7 +7,7 @@ import os
 import random
 import signal
 import time
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from functools import partial
@@ -17,7 +17,6 @@ from typing import Any
 import numpy as np
 import torch
 from gymnasium.vector import VectorEnv
-from numpy.typing import NDArray
 
 from ballbot.errors import SettingsError
 from ballbot.ppo import distributed
@@ -37,13 +36,12 @@ from ballbot.ppo.episodes import evaluate
 from ballbot.ppo.interrupt import StopSignal
 from ballbot.ppo.logger import Keeper, Logger, create_run_dir, lock_run_dir, say, write_config
 from ballbot.ppo.ppo import learn, make_optimizer
+from ballbot.ppo.record import Film, Hooks, Record
 from ballbot.ppo.state import TrainingState, training_seed
 from ballbot.ppo.stopwatch import Stopwatch
 from ballbot.ppo.storage import autoreset_mode
 from ballbot.ppo.structure import Structure
 
-Film = Callable[[Agent], tuple[NDArray[np.uint8], int]]
-"""Makes frames (time, height, width, 3) of an agent at work; and how many to show a second."""
 SAVING_SHARE = 0.05
 """Of the time, that may go into writing last.pt between numbered checkpoints: a killed run then repeats one update."""
 RETRY_SECONDS = 5.0
@@ -70,15 +68,9 @@ def train(
     run_dir: str | Path,
     resume: str | Path | None = None,
     structure: Structure | None = None,
-    env_metadata: Mapping[str, Any] | None = None,
-    free_metadata: Collection[str] = (),
-    settings: Mapping[str, Any] | None = None,
-    files: Mapping[str, bytes] | None = None,
+    record: Record | None = None,
+    hooks: Hooks | None = None,
     console: bool = True,
-    on_start: Callable[[], None] | None = None,
-    on_log: Callable[[dict[str, float]], None] | None = None,
-    film: Film | None = None,
-    shaped_rewards: bool = False,
 ) -> TrainResult:
     """Train until `config.total_timesteps`, leaving logs and checkpoints in `run_dir`.
 
@@ -100,19 +92,9 @@ def train(
         run_dir: directory of this run, usually runs/<name>.
         resume: checkpoint, or run directory for its newest readable one (None: new run).
         structure: what is known of the task and built into the agent (None: nothing); must be equal on resume.
-        env_metadata: plain values that describe what the observations mean; must be equal on resume.
-        free_metadata: keys of it that may differ all the same; if one does, new episodes start.
-        settings: whatever else belongs in config.json, such as the environment's settings.
-        files: name and content of what else the run directory is to keep.
+        record: what to keep of the task, and what its observations mean (None: nothing).
+        hooks: whom to call at the start, after every row and after every evaluation (None: nobody).
         console: print a line per update.
-        on_start: called in the first process when all settings have been found to fit and `run_dir` exists, locked
-            and without a trace of this run: what it raises ends the run, whose directory can be used again.
-        on_log: called with every row that is logged, its global_step among the numbers, after the checkpoint that
-            is due if one is: what it raises ends the run.
-        film: called with the agent after every evaluation; its (time, height, width, 3) frames, so many a second,
-            are shown in TensorBoard and kept in videos/.  It must draw from no global random state.  A film that
-            fails is said, and training goes on.
-        shaped_rewards: training pays other rewards than evaluation does, so that their returns cannot be compared.
 
     Environments with `action_repeat` hold each action for so many steps, which must be config.action_repeat.
 
@@ -129,7 +111,9 @@ def train(
                 f"{name} = {getattr(config, name)} does not divide among {world_size} processes; "
                 "choose a multiple of their number"
             )
-    run_dir, env_metadata, console = Path(run_dir), dict(env_metadata or {}), console and rank == 0
+    run_dir, console = Path(run_dir), console and rank == 0
+    record, hooks = record or Record(), hooks or Hooks()
+    env_metadata = dict(record.env_metadata)
     loaded = None if resume is None else distributed.on_rank_zero(lambda: find_checkpoint(resume))
     if loaded is not None and loaded[0].parent.resolve() == (run_dir / "checkpoints" / "abandoned").resolve():
         raise CheckpointError(
@@ -156,7 +140,7 @@ def train(
         if not (hasattr(envs, "get_state") and hasattr(envs, "set_state")):
             say(console, "note: these environments have no get_state and set_state: resuming will start new episodes")
         if loaded is not None:
-            state.restore(*loaded, free_metadata)
+            state.restore(*loaded, record.free_metadata)
             say(console, f"resuming from {loaded[0]} at step {state.global_step:,}")
             if state.finished:
                 say(console, f"note: total_timesteps = {config.total_timesteps:,} are done already; raise it to go on")
@@ -167,8 +151,8 @@ def train(
             create_run_dir(run_dir, resuming=inside)
             if (lock := lock_run_dir(run_dir)) is not None:
                 stack.callback(os.close, lock)
-            if on_start is not None:
-                on_start()
+            if hooks.on_start is not None:
+                hooks.on_start()
             if loaded is not None and inside:
                 moved = set_aside_newer(run_dir, loaded[0], state.global_step, best_too=state.new_best)
                 for path in moved:
@@ -178,10 +162,10 @@ def train(
                     tidy(run_dir, loaded[0], state.global_step, config.keep_checkpoints, numbered)
             if not usable(run_dir / "best.pt", console):
                 state.best_return = None
-            for name, content in (files or {}).items():
+            for name, content in record.files.items():
                 (run_dir / name).parent.mkdir(exist_ok=True)
                 write_atomic(run_dir / name, content)
-            write_config(run_dir, config, {"env_metadata": env_metadata, **(settings or {})}, world_size)
+            write_config(run_dir, config, {"env_metadata": env_metadata, **record.settings}, world_size)
 
         distributed.on_rank_zero(prepare)
         logger = None
@@ -189,7 +173,7 @@ def train(
             resume_step = None if loaded is None else state.global_step
             logger = Logger(run_dir, resume_step, console)
             say(console, f"writing to {run_dir}")
-        stopped = run(state, envs, eval_envs, logger, run_dir, on_log, film, shaped_rewards)
+        stopped = run(state, envs, eval_envs, logger, run_dir, hooks, record.shaped_rewards)
     if stopped:
         name = signal.Signals(stopped).name
         say(console, f"stopped by {name} at step {state.global_step:,}; to go on: --resume {run_dir}")
@@ -228,9 +212,8 @@ def run(
     eval_envs: VectorEnv | None,
     logger: Logger | None,
     run_dir: Path,
-    on_log: Callable[[dict[str, float]], None] | None = None,
-    film: Film | None = None,
-    shaped_rewards: bool = False,
+    hooks: Hooks,
+    shaped_rewards: bool,
 ) -> int:
     """`learn` until the run is finished, with evaluation, logs and checkpoints after the updates.
 
@@ -240,9 +223,8 @@ def run(
         eval_envs: for evaluation (None: none, or another process does it).
         logger: None if another process logs.
         run_dir: existing run directory.
-        on_log: see `train`.
-        film: see `train`.
-        shaped_rewards: see `train`.
+        hooks: whom to call.
+        shaped_rewards: see `Record`.
 
     Returns:
         number of the signal that ended the run early, or 0 (also if the signal came in the last update).
@@ -255,7 +237,7 @@ def run(
     with StopSignal() as signal:
         for row, stopwatch in learn(state, envs):
             if eval_envs is not None and logger is not None and (due(state, config.eval_interval) or state.finished):
-                row |= judge(state, eval_envs, best, logger, film, stopwatch)
+                row |= judge(state, eval_envs, best, logger, hooks.film, stopwatch)
             # Read the signal once: saving and leaving the loop must follow the same answer, in all processes.
             stopped = distributed.any_rank(signal.number, state.device)
             rate = (state.global_step - start_step) / (time.perf_counter() - start_time)
@@ -275,8 +257,8 @@ def run(
                     save(state, content, numbered, best, logger, signal, stopped)
                 saved = time.perf_counter()
                 saving = saved - began
-            if logger is not None and on_log is not None:
-                on_log(row)
+            if logger is not None and hooks.on_log is not None:
+                hooks.on_log(row)
             if stopped:
                 break
     return 0 if state.finished else stopped

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from gymnasium.vector import AutoresetMode, SyncVectorEnv, VectorEnv
 
-from ballbot.ppo import Agent, PPOConfig, Rollout, TrainResult, gae, load_checkpoint, rollout, train
+from ballbot.ppo import Agent, PPOConfig, Record, Rollout, TrainResult, gae, load_checkpoint, rollout, train
 from ballbot.ppo.stopwatch import Stopwatch
 from ballbot.ppo.storage import EnvState, autoreset_mode
 
@@ -202,9 +202,11 @@ TOY: dict[str, Any] = {
 def run(
     run_dir: Path, make: Callable[[int], VectorEnv] = PointEnv, resume: Path | None = None, **changes: Any
 ) -> TrainResult:
+    """Train; changes are settings of PPO, but for the options of `train` and "env_metadata"."""
     metadata = changes.pop("env_metadata", {"layout": "v1"})
-    options: dict[str, Any] = {"structure": changes.pop("structure", None), "env_metadata": metadata}
-    return train(PPOConfig(**(TOY | changes)), make, make, run_dir=run_dir, resume=resume, console=False, **options)
+    options: dict[str, Any] = {name: changes.pop(name) for name in ("structure", "init_from") if name in changes}
+    options |= {"record": Record(env_metadata=metadata), "resume": resume, "console": False}
+    return train(PPOConfig(**(TOY | changes)), make, make, run_dir=run_dir, **options)
 
 
 def curve(run_dir: Path) -> list[dict[str, str]]:

@@ -18,12 +18,13 @@ from ballbot.encoders import FrozenEncoder
 from ballbot.encoders.frozen import kept_encoder
 from ballbot.envs import WorldConfig
 from ballbot.errors import SettingsError
+from ballbot.evaluation.trained import trained_encoder, trained_layout, trained_world
 from ballbot.options import from_plain, plain
-from ballbot.ppo import PPOConfig
+from ballbot.ppo import InitFrom, PPOConfig, load_policy
 from ballbot.ppo.checkpoint import read_small
 from ballbot.presets import OWN, Settings
 
-PROVENANCE = {"env_metadata", "mujoco", "world_size", "versions", "git_commit", "plugins"}
+PROVENANCE = {"env_metadata", "init_from", "mujoco", "world_size", "versions", "git_commit", "plugins"}
 """What the file holds besides settings: where the numbers came from."""
 MAX_CONFIG_BYTES = 2**24
 """Of a config.json; a run's has three thousand."""
@@ -157,6 +158,44 @@ def resumed_metadata(settings: Settings, encoder: FrozenEncoder | None, run_dir:
     defaults = {f.name: f.default for f in fields(WorldConfig)}
     found |= {k: v for k, v in recorded.items() if k not in found and v == defaults.get(k)}
     return {k: v for k, v in found.items() if not recorded or k in recorded or v != defaults.get(k)}
+
+
+def init_from(path: str | Path, settings: Settings, encoder: FrozenEncoder | None) -> InitFrom:
+    """What a new run takes over of a policy of the robot: the fields of the observation that both have.
+
+    Args:
+        path: checkpoint or run folder.
+        settings: of the new run.
+        encoder: of its cameras.
+
+    Raises:
+        SettingsError: the policy is not one of Ballbot-v0's, or observes in another frame.
+        CheckpointError: it cannot be read.
+        PluginError, EncoderError: a plugin or an encoder that it was trained with is missing.
+    """
+    policy = load_policy(path)
+    world = trained_world(policy)
+    if world.frame != settings.world.frame:
+        raise SettingsError(
+            f"{path} observes in --frame {world.frame}, this run in --frame {settings.world.frame}: a policy knows the "
+            "fields of its own frame alone"
+        )
+    eyes = trained_encoder(policy)
+    then, now = trained_layout(policy, world, eyes), settings.layout(encoder)
+    same_eyes = eyes is not None and encoder is not None and eyes.content_hash == encoder.content_hash
+    columns: list[int | None] = [None] * now.size
+    kept = []
+    for name, at in now.slices.items():
+        like = name in then.slices and now.fields[name].size == then.fields[name].size
+        if like and (same_eyes or not name.startswith("image_")):
+            columns[at] = range(then.size)[then[name]]
+            kept.append(name)
+    fresh = [name for name in now.slices if name not in kept]
+    gone = [name for name in then.slices if name not in kept]
+    told = [f"{', '.join(kept)} taken over"] if kept else []
+    told += [f"{', '.join(fresh)} new, {'start' if len(fresh) > 1 else 'starts'} at 0"] if fresh else []
+    told += [f"{', '.join(gone)} dropped"] if gone else []
+    return InitFrom(path, columns, "; ".join(told))
 
 
 def differences(old: Settings, new: Settings) -> dict[str, tuple[Any, Any]]:

@@ -7,6 +7,7 @@
     python experiments/ppo_ballbot.py --plugin mine.py --terrain bumps
     python experiments/ppo_ballbot.py --preset paper          # the settings of Salehi 2025, for comparison
     python experiments/ppo_ballbot.py --resume runs/NAME      # go on where it stopped, bit for bit
+    python experiments/ppo_ballbot.py --init-from runs/NAME --terrain stairs:0.4        # a new run, from its networks
     python experiments/ppo_ballbot.py --config runs/NAME/config.json --seed 1
     torchrun --nproc-per-node 2 experiments/ppo_ballbot.py    # data-parallel
 
@@ -34,6 +35,7 @@ import tyro
 
 from ballbot import height_maps, plugins
 from ballbot.cli import program
+from ballbot.deployment.shipped import find_policy
 from ballbot.encoders import EncoderError, FrozenEncoder, load_encoder
 from ballbot.encoders.frozen import encoder_bytes, kept_encoder
 from ballbot.envs import BallbotVectorEnv
@@ -49,6 +51,7 @@ from ballbot.ppo.tracking import Tracker
 from ballbot.presets import OWN, PRESETS, Settings
 from ballbot.runs import (
     differences,
+    init_from,
     load_settings,
     record,
     recorded_encoder,
@@ -88,6 +91,11 @@ class Job:
     evaluate and save, and by --change-encoder the eyes may be changed.  A longer run stretches the schedule of the
     learning rate, which jumps up again; what the run saved after the given checkpoint is moved to
     checkpoints/abandoned."""
+    init_from: str | None = None
+    """Run folder, checkpoint, or name of a policy that comes along, such as "default": a new run starts with its
+    networks and observation statistics, and has all else of its own: --terrain, --command, rewards, num_envs, schedule.
+    Fields of the observation are matched by name; those that are new weigh 0 at first, and the noise is that of
+    --initial-std.  Size and kind of the networks must be those of the policy: --config takes over a run's settings."""
     config: Path | None = None
     """config.json of another run: its settings become the defaults that the other options change."""
     plugin: PluginFiles = ()
@@ -234,6 +242,8 @@ def prepare(argv: list[str] | None) -> tuple[Args, Path]:
     """
     args = parse(argv)
     settings, job = args.settings, args.job
+    if job.resume and job.init_from:
+        raise SettingsError("--resume goes on with a run and --init-from starts a new one: give one of them")
     if job.resume:
         old = recorded(run_dir_of(job.resume) / "config.json")
         if job.cameras != old.job.cameras:
@@ -307,6 +317,7 @@ def main(argv: list[str] | None = None) -> int:
             encoder = load_eyes(args)
         files = plugins.files() | height_maps.files(settings.world)
         metadata = resumed_metadata(settings, encoder, run_dir) if job.resume else settings.metadata(encoder)
+        start = None if job.init_from is None else init_from(find_policy(job.init_from), settings, encoder)
     except (BallbotError, ValueError, OSError) as error:
         fail(error)
     options: dict[str, Any] = {"num_threads": simulation_threads(job.num_threads)}
@@ -331,6 +342,7 @@ def main(argv: list[str] | None = None) -> int:
                 lambda num_envs: settings.evaluation_envs(num_envs, **options),
                 run_dir=run_dir,
                 resume=job.resume,
+                init_from=start,
                 structure=settings.structure(encoder),
                 record=Record(
                     env_metadata=metadata,

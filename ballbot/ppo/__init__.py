@@ -16,6 +16,7 @@ from ballbot.ppo.storage import DivergedError, Rollout
 from ballbot.ppo.structure import Structure
 from ballbot.ppo.symmetry import Symmetry
 from ballbot.ppo.training import TrainResult, train
+from ballbot.ppo.transfer import InitFrom
 
 __all__ = [
     "Agent",
@@ -23,6 +24,7 @@ __all__ = [
     "DivergedError",
     "FeedbackPrior",
     "Hooks",
+    "InitFrom",
     "LostContactError",
     "PPOConfig",
     "Policy",

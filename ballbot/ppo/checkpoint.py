@@ -186,6 +186,15 @@ def run_dir_of(path: str | Path) -> Path:
     return folder.parent if folder.name == "checkpoints" else folder
 
 
+def policy_file(path: str | Path) -> Path:
+    """The file of a policy: `path` itself, or of a run directory best.pt, or last.pt if it was not evaluated yet."""
+    path = Path(path)
+    if not path.is_dir():
+        return path
+    names = ("best.pt", "last.pt")
+    return next((path / name for name in names if (path / name).exists()), path / names[0])
+
+
 def find_checkpoint(path: str | Path) -> tuple[Path, dict[str, Any]]:
     """Read the training checkpoint `path`, or the newest one that can be read in the run directory `path`.
 

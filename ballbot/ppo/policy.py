@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 from ballbot.ppo.agent import Agent, rebuild_spaces
-from ballbot.ppo.checkpoint import CheckpointError, load_checkpoint
+from ballbot.ppo.checkpoint import CheckpointError, load_checkpoint, policy_file
 from ballbot.ppo.config import PPOConfig
 from ballbot.ppo.structure import Structure
 
@@ -82,10 +82,7 @@ def load_policy(path: str | Path, device: str = "cpu") -> Policy:
     Raises:
         CheckpointError: the file is missing, damaged or of another format.
     """
-    path = Path(path)
-    if path.is_dir():
-        names = ("best.pt", "last.pt")
-        path = next((path / name for name in names if (path / name).exists()), path / names[0])
+    path = policy_file(path)
     state = load_checkpoint(path)
     agent = agent_from_state(state, path).to(device)
     shape = tuple(state["spaces"]["observation_shape"])
@@ -96,7 +93,7 @@ def load_policy(path: str | Path, device: str = "cpu") -> Policy:
 
 
 def load_agent(path: str | Path, device: str = "cpu") -> Agent:
-    """Policy and value networks of a checkpoint (best.pt, last.pt or step_<N>.pt), ready to `act`.
+    """Policy and value networks, ready to `act`, of a checkpoint or a run folder, as `load_policy` takes them.
 
     With `config.policy_average` these are the running average of the networks, which is what training evaluates
     ("eval/return_mean"); the newest ones, which explore ("charts/episodic_return"), are only there to go on learning.
@@ -104,7 +101,8 @@ def load_agent(path: str | Path, device: str = "cpu") -> Agent:
     Raises:
         CheckpointError: the file is missing, damaged or of another format.
     """
-    return agent_from_state(load_checkpoint(path), Path(path)).to(device).eval()
+    path = policy_file(path)
+    return agent_from_state(load_checkpoint(path), path).to(device).eval()
 
 
 def agent_from_state(state: dict[str, Any], path: Path) -> Agent:

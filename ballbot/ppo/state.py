@@ -98,6 +98,8 @@ class TrainingState:
         self.learning_rate = config.learning_rate
         self.global_step = 0
         self.best_return: float | None = None
+        self.origin: dict[str, Any] | None = None
+        """Where the first weights came from, if not from chance: see `Start.origin`."""
         self.new_best = False
         """Whether the best policy of before the resumption cannot be compared with those to come."""
         obs, _ = envs.reset(seed=seed + distributed.own_envs(envs.num_envs).start)
@@ -188,6 +190,7 @@ class TrainingState:
             if not (math.isfinite(self.learning_rate) and self.learning_rate >= 0 and self.global_step >= 0):
                 raise ValueError(f"learning_rate is {self.learning_rate}, global_step {self.global_step}")
             self.best_return = None if state["best_return"] is None else float(state["best_return"])
+            self.origin = state.get("init_from")
             self.episodes.set_state(mine["episodes"])
             if self.reward_scaler is not None:
                 self.reward_scaler.load_state_dict(mine["reward_scaler"])
@@ -275,6 +278,7 @@ class TrainingState:
             "config": asdict(self.config),
             "spaces": self.spaces,
             "env_metadata": self.env_metadata,
+            **({} if self.origin is None else {"init_from": self.origin}),
         }
 
     def _rank_state(self) -> dict[str, Any]:

@@ -41,6 +41,7 @@ from ballbot.ppo.state import TrainingState, training_seed
 from ballbot.ppo.stopwatch import Stopwatch
 from ballbot.ppo.storage import autoreset_mode
 from ballbot.ppo.structure import Structure
+from ballbot.ppo.transfer import InitFrom, read_start, take_over
 
 SAVING_SHARE = 0.05
 """Of the time, that may go into writing last.pt between numbered checkpoints: a killed run then repeats one update."""
@@ -67,6 +68,7 @@ def train(
     *,
     run_dir: str | Path,
     resume: str | Path | None = None,
+    init_from: InitFrom | str | Path | None = None,
     structure: Structure | None = None,
     record: Record | None = None,
     hooks: Hooks | None = None,
@@ -91,6 +93,8 @@ def train(
         make_eval_envs: same, for evaluation (None: no evaluation and no best.pt).
         run_dir: directory of this run, usually runs/<name>.
         resume: checkpoint, or run directory for its newest readable one (None: new run).
+        init_from: checkpoint, or run directory for its best policy, whose networks and observation statistics a new
+            run starts with (None: from nothing); see `take_over`.  All else is new, steps are counted from 0.
         structure: what is known of the task and built into the agent (None: nothing); must be equal on resume.
         record: what to keep of the task, and what its observations mean (None: nothing).
         hooks: whom to call at the start, after every row and after every evaluation (None: nobody).
@@ -101,7 +105,7 @@ def train(
     Raises:
         ValueError, TypeError: settings or environments do not fit together.
         RunDirectoryError: `run_dir` holds another run, is in use, is damaged or cannot be written.
-        CheckpointError: `resume` cannot be read or belongs to another run.
+        CheckpointError: `resume` or `init_from` cannot be read, or belongs to another task.
         DivergedError: numbers stopped being finite; checkpoints are untouched.
     """
     rank, world_size, device = distributed.distributed_setup(config.device)
@@ -114,6 +118,9 @@ def train(
     run_dir, console = Path(run_dir), console and rank == 0
     record, hooks = record or Record(), hooks or Hooks()
     env_metadata = dict(record.env_metadata)
+    if resume is not None and init_from is not None:
+        raise SettingsError("resume goes on with a run and init_from starts a new one: give one of them")
+    start = None if init_from is None else distributed.on_rank_zero(lambda: read_start(init_from))
     loaded = None if resume is None else distributed.on_rank_zero(lambda: find_checkpoint(resume))
     if loaded is not None and loaded[0].parent.resolve() == (run_dir / "checkpoints" / "abandoned").resolve():
         raise CheckpointError(
@@ -134,9 +141,14 @@ def train(
         seed_everything(seed + rank, config.torch_deterministic and device.type == "cuda")
         weights = torch.Generator().manual_seed(config.seed)
         spaces = envs.single_observation_space, envs.single_action_space
-        agent = Agent(*spaces, config, weights, structure).to(device)
+        agent = Agent(*spaces, config, weights, structure)
+        if start is not None:
+            for line in take_over(agent, config, start):
+                say(console, line)
+        agent.to(device)
         distributed.broadcast_module(agent)
         state = TrainingState(config, envs, agent, make_optimizer(agent, config), env_metadata, seed)
+        state.origin = None if start is None else start.origin
         if not (hasattr(envs, "get_state") and hasattr(envs, "set_state")):
             say(console, "note: these environments have no get_state and set_state: resuming will start new episodes")
         if loaded is not None:
@@ -165,7 +177,8 @@ def train(
             for name, content in record.files.items():
                 (run_dir / name).parent.mkdir(exist_ok=True)
                 write_atomic(run_dir / name, content)
-            write_config(run_dir, config, {"env_metadata": env_metadata, **record.settings}, world_size)
+            origin = {} if state.origin is None else {"init_from": state.origin}
+            write_config(run_dir, config, {"env_metadata": env_metadata, **origin, **record.settings}, world_size)
 
         distributed.on_rank_zero(prepare)
         logger = None

@@ -87,9 +87,10 @@ class Job:
     preset: Literal["default", "paper"] = "default"
     """Settings to start from, which the other options change: ours, or those of Salehi 2025 (arXiv:2505.18417)."""
     resume: Path | None = None
-    """Run folder or checkpoint to continue, with its own settings; only a longer --total-timesteps, how often to
-    evaluate and save, and by --change-encoder the eyes may be changed.  A longer run stretches the schedule of the
-    learning rate, which jumps up again; what the run saved after the given checkpoint is moved to
+    """Run folder or checkpoint to continue, with its own settings.  May be changed: --total-timesteps, how often to
+    evaluate and save, the learning rate and its schedule, --num-envs, --num-steps, --minibatch-size, --device, and by
+    --change-encoder the eyes; it says where the run is then no longer exact.  A longer run stretches the schedule of
+    the learning rate, which jumps up again; what the run saved after the given checkpoint is moved to
     checkpoints/abandoned."""
     init_from: str | None = None
     """Run folder, checkpoint, or name of a policy that comes along, such as "default": a new run starts with its
@@ -255,7 +256,7 @@ def prepare(argv: list[str] | None) -> tuple[Args, Path]:
         for option, (then, now) in differences(old.settings, replace(settings, ppo=old.settings.ppo)).items():
             raise SettingsError(
                 f"--{option.replace('_', '-')} is {now}, but {job.resume} was trained with {then}: leave it out, or "
-                "start a new run"
+                f"start a new run from its networks: --init-from {job.resume}"
             )
     if job.encoder is not None and not job.cameras:
         raise SettingsError(

@@ -114,8 +114,10 @@ def test_from_the_command_line(tmp_path: Path) -> None:
     assert origin["path"] == "runs/first/best.pt"
     assert origin["step"] == load_checkpoint(tmp_path / origin["path"])["global_step"]
     assert load_agent(run).obs_size == 18
-    done = call("ppo_ballbot.py", "--resume", "runs/second", "--total-timesteps", 768, folder=tmp_path)
+    more = ["--num-envs", 4, "--learning-rate", 1e-4, "--total-timesteps", 768]
+    done = call("ppo_ballbot.py", "--resume", "runs/second", *more, folder=tmp_path)
     assert done.returncode == 0, done.stderr
+    assert "note: num_envs is 4, was 8" in done.stdout and "note: learning_rate is 0.0001, was 0.001" in done.stdout
     assert "init_from" not in vars(load_settings(run / "config.json").settings)
     for options, words in (
         (["--resume", "runs/first", "--init-from", "runs/first"], "give one of them"),

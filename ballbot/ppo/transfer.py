@@ -11,10 +11,10 @@ from typing import Any
 import torch
 
 from ballbot.ppo.agent import Agent
+from ballbot.ppo.changes import differing
 from ballbot.ppo.checkpoint import CheckpointError, load_checkpoint, policy_file
 from ballbot.ppo.config import PPOConfig
 from ballbot.ppo.policy import agent_from_state
-from ballbot.ppo.state import differing
 from ballbot.ppo.structure import Structure
 
 ALIKE = ("hidden_size", "num_layers", "activation", "normalize_observations")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import errno
 import io
 import os
@@ -19,6 +20,8 @@ from ballbot.ppo.archive import check_archive, read_archive
 FORMAT_VERSION = 1
 """Raised whenever the contents change in a way that older or newer code would misread."""
 POSIX = os.name == "posix"
+MARKS = {codecs.BOM_UTF8: "utf-8-sig", codecs.BOM_UTF16_LE: "utf-16", codecs.BOM_UTF16_BE: "utf-16"}
+"""What text begins with that an editor of Windows saved -> its encoding."""
 ARRAY, SCALAR, UNSIGNED = "__numpy_array__", "__numpy_scalar__", "unsigned"
 
 
@@ -87,6 +90,9 @@ def read_small(path: Path, most_bytes: int) -> str:
         size = os.fstat(file.fileno()).st_size
         if size > most_bytes or len(content := file.read(most_bytes + 1)) > most_bytes:
             raise ValueError(f"{size} bytes")
+    for mark, encoding in MARKS.items():
+        if content.startswith(mark):
+            return content.decode(encoding)
     return content.decode()
 
 

@@ -64,3 +64,10 @@ def test_bad_input_is_named(tmp_path):
         load_policy(tmp_path / "bad.pt")
     with pytest.raises(CheckpointError, match=r"best\.pt does not exist"):
         load_policy(tmp_path)
+
+
+def test_a_run_folder_stands_for_its_policy(finished):
+    agent, best = load_agent(finished), load_agent(finished / "best.pt")
+    assert all(torch.equal(value, best.state_dict()[name]) for name, value in agent.state_dict().items())
+    with pytest.raises(CheckpointError, match=r"best\.pt does not exist"):
+        load_agent(finished / "checkpoints")

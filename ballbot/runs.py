@@ -21,7 +21,7 @@ from ballbot.errors import SettingsError
 from ballbot.evaluation.trained import trained_encoder, trained_layout, trained_world
 from ballbot.options import from_plain, plain
 from ballbot.ppo import InitFrom, PPOConfig, load_policy
-from ballbot.ppo.checkpoint import read_small
+from ballbot.ppo.checkpoint import read_small_bytes
 from ballbot.presets import OWN, Settings
 
 PROVENANCE = {"env_metadata", "init_from", "mujoco", "world_size", "versions", "git_commit", "plugins"}
@@ -68,7 +68,7 @@ def read_config(path: Path) -> dict[str, Any]:
         SettingsError: the file is missing or no JSON object.
     """
     try:
-        content = json.loads(read_small(path, MAX_CONFIG_BYTES))
+        content = json.loads(read_small_bytes(path, MAX_CONFIG_BYTES))  # in the UTF of its first bytes
     except FileNotFoundError:
         raise SettingsError(f"{path} does not exist: settings are read from the config.json of a run") from None
     except (OSError, ValueError, RecursionError) as error:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import codecs
 import errno
 import io
 import os
@@ -20,8 +19,6 @@ from ballbot.ppo.archive import check_archive, read_archive
 FORMAT_VERSION = 1
 """Raised whenever the contents change in a way that older or newer code would misread."""
 POSIX = os.name == "posix"
-MARKS = {codecs.BOM_UTF8: "utf-8-sig", codecs.BOM_UTF16_LE: "utf-16", codecs.BOM_UTF16_BE: "utf-16"}
-"""What text begins with that an editor of Windows saved -> its encoding."""
 ARRAY, SCALAR, UNSIGNED = "__numpy_array__", "__numpy_scalar__", "unsigned"
 
 
@@ -78,10 +75,15 @@ def from_plain(value: Any) -> Any:
 
 
 def read_small(path: Path, most_bytes: int) -> str:
-    """The text of an ordinary file of a size that its kind may have: whatever else stands there is not read.
+    """The text, in UTF-8, of a file as `read_small_bytes` reads it; ValueError if it is none."""
+    return read_small_bytes(path, most_bytes).decode()
+
+
+def read_small_bytes(path: Path, most_bytes: int) -> bytes:
+    """An ordinary file of a size that its kind may have: whatever else stands there is not read.
 
     Raises:
-        ValueError: it is a device, a pipe, a folder, longer, or no text.
+        ValueError: it is a device, a pipe, a folder, or longer.
         OSError: it cannot be read.
     """
     if path.exists() and not path.is_file():
@@ -90,10 +92,7 @@ def read_small(path: Path, most_bytes: int) -> str:
         size = os.fstat(file.fileno()).st_size
         if size > most_bytes or len(content := file.read(most_bytes + 1)) > most_bytes:
             raise ValueError(f"{size} bytes")
-    for mark, encoding in MARKS.items():
-        if content.startswith(mark):
-            return content.decode(encoding)
-    return content.decode()
+    return content
 
 
 def not_through_links(path: str, flags: int) -> int:

@@ -157,23 +157,27 @@ def train(
             if state.finished:
                 say(console, f"note: total_timesteps = {config.total_timesteps:,} are done already; raise it to go on")
 
+        # Resuming inside the directory continues its run; a checkpoint from elsewhere starts a new one.
+        inside = loaded is not None and loaded[0].resolve().is_relative_to(run_dir.resolve())
+        idle = inside and state.finished
+
         def prepare() -> None:
-            # Resuming inside the directory continues its run; a checkpoint from elsewhere starts a new one.
-            inside = loaded is not None and loaded[0].resolve().is_relative_to(run_dir.resolve())
             create_run_dir(run_dir, resuming=inside)
             if (lock := lock_run_dir(run_dir)) is not None:
                 stack.callback(os.close, lock)
             if hooks.on_start is not None:
                 hooks.on_start()
             if loaded is not None and inside:
-                moved = set_aside_newer(run_dir, loaded[0], state.global_step, best_too=state.new_best)
-                for path in moved:
-                    say(console, f"note: no longer of this run, moved aside: {path}")
+                if not idle:
+                    for path in set_aside_newer(run_dir, loaded[0], state.global_step, best_too=state.new_best):
+                        say(console, f"note: no longer of this run, moved aside: {path}")
                 if lock is not None:
                     numbered = due(state, config.checkpoint_interval) or state.finished
                     tidy(run_dir, loaded[0], state.global_step, config.keep_checkpoints, numbered)
             if not usable(run_dir / "best.pt", console):
                 state.best_return = None
+            if idle:  # nothing will be learned: what is there stays as it is
+                return
             for name, content in record.files.items():
                 (run_dir / name).parent.mkdir(exist_ok=True)
                 write_atomic(run_dir / name, content)
@@ -182,7 +186,7 @@ def train(
 
         distributed.on_rank_zero(prepare)
         logger = None
-        if rank == 0:
+        if rank == 0 and not idle:
             resume_step = None if loaded is None else state.global_step
             logger = Logger(run_dir, resume_step, console)
             say(console, f"writing to {run_dir}")

@@ -11,8 +11,6 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from ballbot import plugins
 from ballbot.encoders import FrozenEncoder
 from ballbot.encoders.frozen import kept_encoder
@@ -40,8 +38,6 @@ class RunSettings:
     """File of the cameras' encoder: the copy that the run keeps, if there is one."""
     num_threads: int = 0
     """Threads of the simulations."""
-    torch_threads: int = 1
-    """Threads of PyTorch, which results depend on."""
 
 
 def record(settings: Settings, encoder: str | None, num_threads: int) -> dict[str, Any]:
@@ -55,7 +51,6 @@ def record(settings: Settings, encoder: str | None, num_threads: int) -> dict[st
     return {
         "env": plain(settings.world) | {"encoder": encoder, "num_threads": num_threads},
         **{name: getattr(settings, name) for name in OWN},
-        "torch_threads": torch.get_num_threads(),
         "mujoco": version("mujoco"),
         **({"plugins": plugins.loaded()} if plugins.loaded() else {}),
     }
@@ -106,15 +101,15 @@ def load_settings(path: Path) -> RunSettings:
     own: dict[str, Any] = {"camera_scale": 1.0, "velocity_scale": 1.0}
     own |= {"symmetry": False, "value_sees_action": True}
     own |= {name: content[name] for name in OWN if name in content}
-    threads = content.get("torch_threads", 1)
-    if type(threads) is not int or threads < 1:
-        raise SettingsError(f'{path}: "torch_threads" must be a whole number of at least 1, got {threads!r}')
+    ppo = dict(sections["ppo"])
+    if "torch_threads" in content:  # where older versions wrote it
+        ppo["torch_threads"] = content["torch_threads"]
     old = metadata.get("encoder")
     if isinstance(old, str) and (kept := kept_encoder(path.parent, old)).is_file():
         others["encoder"] = str(kept)
     try:
-        settings = Settings(ppo=PPOConfig(**sections["ppo"]), world=from_plain(env), **own)
-        return RunSettings(settings, torch_threads=threads, **others)
+        settings = Settings(ppo=PPOConfig(**ppo), world=from_plain(env), **own)
+        return RunSettings(settings, **others)
     except (TypeError, ValueError) as error:
         raise SettingsError(f"{path}: {error}") from error
 

@@ -30,7 +30,6 @@ from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal, NoReturn, get_type_hints
 
-import torch
 import tyro
 
 from ballbot import height_maps, plugins
@@ -78,10 +77,6 @@ class Job:
     num_threads: Annotated[int, Range(0, 1024)] = 0
     """Threads that step the simulations (0: every CPU, shared among the processes of torchrun); results do not depend
     on it."""
-    torch_threads: Annotated[int, Range(0, 1024)] = 1
-    """Threads of PyTorch (0: PyTorch's choice).  Networks this small gain little from more and lose much on a busy
-    machine; another count rounds differently, hence gives another run.  --resume and --config bring the count of the
-    old run with them."""
     run_name: str | None = None
     """Folder under runs/ (default: terrain, seed and time)."""
     preset: Literal["default", "paper"] = "default"
@@ -175,7 +170,6 @@ def recorded(path: Path) -> Args:
         cameras=found.settings.world.observation == "encoded",
         encoder=found.encoder,
         num_threads=found.num_threads,
-        torch_threads=found.torch_threads,
     )
     return Args(found.settings, job)
 
@@ -270,8 +264,6 @@ def prepare(argv: list[str] | None) -> tuple[Args, Path]:
         raise SettingsError("--run-name names a new run, but --resume goes on in the old one's folder: leave one out")
     if given is not None and (given in NO_RUNS or "/" in given or "\\" in given):
         raise SettingsError(f"--run-name {given!r} must be a plain folder name: it is created under runs/")
-    if job.torch_threads:
-        torch.set_num_threads(job.torch_threads)
     distributed_setup(settings.ppo.device)
     kind = Path(settings.world.terrain).name.replace(":", "-")
     name = given or on_rank_zero(lambda: f"{kind}_{settings.ppo.seed}_{time.strftime('%Y%m%d-%H%M%S')}")

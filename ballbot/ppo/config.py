@@ -48,6 +48,9 @@ class PPOConfig:
     """Where the networks live: "cpu", "cuda" or "cuda:<index>"."""
     torch_deterministic: bool = setting(True, on_resume="free")
     """Use deterministic kernels, so that equal seeds give equal bits on the same machine and thread count."""
+    torch_threads: Annotated[int, Range(0, 1024)] = setting(1, on_resume="free")
+    """Threads of PyTorch while it trains (0: PyTorch's choice, which is written down).  Networks this small gain little
+    from more and lose much on a busy machine; another count rounds differently, hence gives another run."""
     compile: bool = setting(False, on_resume="free")
     """Compile policy and loss with torch.compile; meant for GPUs, small networks on a CPU get slower."""
 

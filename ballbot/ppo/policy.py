@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from ballbot.ppo import threads
 from ballbot.ppo.agent import Agent, rebuild_spaces
 from ballbot.ppo.checkpoint import CheckpointError, load_checkpoint, policy_file
 from ballbot.ppo.config import PPOConfig
@@ -25,6 +26,7 @@ class Policy:
         metadata: what its observations mean, as given to `train` by `Record.env_metadata`.
         step: environment steps it was trained for.
         path: checkpoint it comes from.
+        torch_threads: of PyTorch, while it acts (0: as many as PyTorch has); more make networks this small slower.
     """
 
     def __init__(
@@ -34,12 +36,14 @@ class Policy:
         metadata: dict[str, Any],
         step: int,
         path: Path | None = None,
+        torch_threads: int = 1,
     ) -> None:
         self.path = path
         self.agent = agent.eval().requires_grad_(False)
         self.metadata = metadata
         self.step = step
         self.observation_shape = observation_shape
+        self.torch_threads = torch_threads
         self._generator = torch.Generator(agent.policy_head.weight.device)
         self.seed(0)
 
@@ -69,15 +73,17 @@ class Policy:
             )
         if not np.isfinite(observations).all():
             raise ValueError("observation holds numbers that are not finite: check the sensors")
-        actions = self.agent.act(observations[None] if single else observations, deterministic, self._generator)
+        with threads.torch_threads(self.torch_threads):
+            actions = self.agent.act(observations[None] if single else observations, deterministic, self._generator)
         array: NDArray[Any] = actions.cpu().numpy()
         return array[0] if single else array
 
 
-def load_policy(path: str | Path, device: str = "cpu") -> Policy:
+def load_policy(path: str | Path, device: str = "cpu", torch_threads: int = 1) -> Policy:
     """The policy in a checkpoint: best.pt, last.pt or step_<N>.pt, or a run folder's best.pt.
 
-    Of a run that was not evaluated yet, it is that in last.pt.
+    Of a run that was not evaluated yet, it is that in last.pt.  It acts with so many threads of PyTorch (0: as many as
+    PyTorch has).
 
     Raises:
         CheckpointError: the file is missing, damaged or of another format.
@@ -89,7 +95,7 @@ def load_policy(path: str | Path, device: str = "cpu") -> Policy:
     metadata, step = state.get("env_metadata") or {}, state.get("global_step", 0)
     if not isinstance(metadata, dict) or type(step) is not int:
         raise CheckpointError(f"{path} is damaged (env_metadata or global_step); use another one")
-    return Policy(agent, shape, metadata, step, path)
+    return Policy(agent, shape, metadata, step, path, torch_threads)
 
 
 def load_agent(path: str | Path, device: str = "cpu") -> Agent:

@@ -9,7 +9,7 @@ import signal
 import time
 from collections.abc import Callable
 from contextlib import ExitStack, closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -41,6 +41,7 @@ from ballbot.ppo.state import TrainingState, training_seed
 from ballbot.ppo.stopwatch import Stopwatch
 from ballbot.ppo.storage import autoreset_mode
 from ballbot.ppo.structure import Structure
+from ballbot.ppo.threads import torch_threads
 from ballbot.ppo.transfer import InitFrom, read_start, take_over
 
 SAVING_SHARE = 0.05
@@ -80,7 +81,7 @@ def train(
     one alone writes files and evaluates. Ctrl-C, SIGTERM or SIGHUP lets the update under way finish, saves, and
     raises SystemExit with the usual code (130, 143, 129); a second one stops at once and leaves the last
     checkpoint as it is. Python's, NumPy's and PyTorch's global random states are seeded, since environments
-    may use them.
+    may use them. PyTorch computes with `config.torch_threads` threads meanwhile, and as before afterwards.
 
     A resumed run repeats bit for bit what it would have done without the interruption if the environments
     have `get_state()` and `set_state(state)`, with nested dicts and lists of arrays and plain values; others
@@ -131,6 +132,8 @@ def train(
 
     seed = training_seed(config, 0)
     with ExitStack() as stack:
+        stack.enter_context(torch_threads(config.torch_threads))
+        config = replace(config, torch_threads=torch.get_num_threads())
         seed_everything(seed + rank, config.torch_deterministic and device.type == "cuda")
         envs = stack.enter_context(closing(make_envs(config.num_envs // world_size)))
         check_envs(envs, config.num_envs // world_size, config)

@@ -24,6 +24,7 @@ from ballbot.ppo.episodes import EpisodeStatistics
 from ballbot.ppo.logger import say
 from ballbot.ppo.normalizer import RewardScaler
 from ballbot.ppo.storage import EnvState
+from ballbot.ppo.wrapped import state_holder
 
 
 def training_seed(config: PPOConfig, index: int) -> int:
@@ -80,6 +81,7 @@ class TrainingState:
             seed: of the environments and exploration of all processes.
         """
         self.config, self.envs, self.env_metadata = config, envs, env_metadata
+        self._holder = state_holder(envs)
         self.agent, self.optimizer = agent, optimizer
         self.averaged = copy.deepcopy(agent) if config.policy_average is not None else None
         self.device = agent.policy_head.weight.device
@@ -233,12 +235,12 @@ class TrainingState:
             self.reward_scaler.load_state_dict(
                 known | {"discounted": self.reward_scaler.discounted} if other_number else known
             )
-        if not other_number and changes.same_meaning and "env_state" in mine and hasattr(self.envs, "set_state"):
+        if not other_number and changes.same_meaning and "env_state" in mine and self._holder is not None:
             obs = mine["obs"]
             for name, then, now in (("obs", obs, self.env_state.obs), ("done", mine["done"], self.env_state.done)):
                 if tuple(then.shape) != tuple(now.shape):
                     raise ValueError(f"{name} is {tuple(then.shape)} instead of {tuple(now.shape)}")
-            self.envs.set_state(mine["env_state"])
+            self._holder.set_state(mine["env_state"])
             self.env_state.obs = obs.to(self.device) if isinstance(obs, torch.Tensor) else obs
             self.env_state.done = mine["done"].to(self.device)
             return
@@ -277,6 +279,6 @@ class TrainingState:
             state["reward_scaler"] = self.reward_scaler.state_dict()
         if self.device.type == "cuda":
             state["cuda"] = torch.cuda.get_rng_state(self.device)
-        if hasattr(self.envs, "get_state"):
-            state["env_state"] = self.envs.get_state()
+        if self._holder is not None:
+            state["env_state"] = self._holder.get_state()
         return state

@@ -39,10 +39,10 @@ from ballbot.ppo.ppo import learn, make_optimizer
 from ballbot.ppo.record import Film, Hooks, Record
 from ballbot.ppo.state import TrainingState, training_seed
 from ballbot.ppo.stopwatch import Stopwatch
-from ballbot.ppo.storage import autoreset_mode
 from ballbot.ppo.structure import Structure
 from ballbot.ppo.threads import torch_threads
 from ballbot.ppo.transfer import InitFrom, read_start, take_over
+from ballbot.ppo.wrapped import check_envs, why_not_exact
 
 SAVING_SHARE = 0.05
 """Of the time, that may go into writing last.pt between numbered checkpoints: a killed run then repeats one update."""
@@ -84,8 +84,8 @@ def train(
     may use them. PyTorch computes with `config.torch_threads` threads meanwhile, and as before afterwards.
 
     A resumed run repeats bit for bit what it would have done without the interruption if the environments
-    have `get_state()` and `set_state(state)`, with nested dicts and lists of arrays and plain values; others
-    start new episodes.
+    have `get_state()` and `set_state(state)`, with nested dicts and lists of arrays and plain values, also beneath
+    those of Gymnasium's wrappers that remember nothing; others start new episodes.
 
     Args:
         config: PPO settings. On resume all must be equal but those whose fields say otherwise, total_timesteps
@@ -152,8 +152,8 @@ def train(
         distributed.broadcast_module(agent)
         state = TrainingState(config, envs, agent, make_optimizer(agent, config), env_metadata, seed)
         state.origin = None if start is None else start.origin
-        if not (hasattr(envs, "get_state") and hasattr(envs, "set_state")):
-            say(console, "note: these environments have no get_state and set_state: resuming will start new episodes")
+        if (reason := why_not_exact(envs)) is not None:
+            say(console, f"note: {reason}: resuming will start new episodes")
         if loaded is not None:
             state.restore(*loaded, record.free_metadata)
             say(console, f"resuming from {loaded[0]} at step {state.global_step:,}")
@@ -199,20 +199,6 @@ def train(
         say(console, f"stopped by {name} at step {state.global_step:,}; to go on: --resume {run_dir}")
         raise SystemExit(128 + stopped)
     return TrainResult(state.policy, state.global_step, state.best_return)
-
-
-def check_envs(envs: VectorEnv, num_envs: int, config: PPOConfig) -> None:
-    """Raise ValueError unless training environments are as they were asked for."""
-    if envs.num_envs != num_envs:
-        raise ValueError(
-            f"make_envs({num_envs}) returned {envs.num_envs} environments; it must return as many as it is asked for"
-        )
-    autoreset_mode(envs)
-    if (held := getattr(envs, "action_repeat", 1)) != config.action_repeat:
-        raise SettingsError(
-            f"action_repeat = {config.action_repeat}, but the training environments hold an action for {held} "
-            "steps: make both equal"
-        )
 
 
 def usable(best: Path, console: bool) -> bool:

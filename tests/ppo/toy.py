@@ -11,6 +11,7 @@ import gymnasium as gym
 import numpy as np
 import torch
 from gymnasium.vector import AutoresetMode, SyncVectorEnv, VectorEnv
+from gymnasium.vector.utils import batch_space
 
 from ballbot.ppo import Agent, PPOConfig, Record, Rollout, TrainResult, gae, load_checkpoint, rollout, train
 from ballbot.ppo.stopwatch import Stopwatch
@@ -38,6 +39,8 @@ class PointEnv(VectorEnv):
         self.as_tensors = as_tensors
         self.single_observation_space = gym.spaces.Box(-np.inf, np.inf, (2,), np.float32)
         self.single_action_space = gym.spaces.Box(-1.0, 1.0, (1,), np.float32)
+        self.observation_space = batch_space(self.single_observation_space, num_envs)
+        self.action_space = batch_space(self.single_action_space, num_envs)
         self.rng = np.random.default_rng(0)
         self.x = np.zeros((num_envs, 2), np.float32)
         self.age = np.zeros(num_envs, np.uint32)

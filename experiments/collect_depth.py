@@ -36,7 +36,7 @@ from ballbot.evaluation import trained_layout, trained_world
 from ballbot.options import PluginFiles, kind_options, read_options
 from ballbot.ppo import CheckpointError, RunDirectoryError, load_agent, load_policy
 from ballbot.ppo.checkpoint import policy_file
-from ballbot.ppo.logger import lock_run_dir
+from ballbot.ppo.run_dir import lock_run_dir
 from ballbot.settings import Range
 
 Policy = Callable[[dict[str, NDArray[np.float32]], NDArray[np.bool_]], NDArray[np.float32]]

@@ -21,8 +21,8 @@ from ballbot.ppo.changes import Changes, changes_since
 from ballbot.ppo.checkpoint import CheckpointError, prune_checkpoints, save_checkpoint, write_atomic
 from ballbot.ppo.config import PPOConfig
 from ballbot.ppo.episodes import EpisodeStatistics
-from ballbot.ppo.logger import say
 from ballbot.ppo.normalizer import RewardScaler
+from ballbot.ppo.run_dir import say
 from ballbot.ppo.storage import EnvState
 from ballbot.ppo.wrapped import state_holder
 

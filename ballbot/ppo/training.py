@@ -9,7 +9,7 @@ import signal
 import time
 from collections.abc import Callable
 from contextlib import ExitStack, closing
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -34,9 +34,10 @@ from ballbot.ppo.config import PPOConfig
 from ballbot.ppo.diagnosis import Diagnosis
 from ballbot.ppo.episodes import evaluate
 from ballbot.ppo.interrupt import StopSignal
-from ballbot.ppo.logger import Keeper, Logger, create_run_dir, lock_run_dir, say, write_config
+from ballbot.ppo.logger import Logger
 from ballbot.ppo.ppo import learn, make_optimizer
 from ballbot.ppo.record import Film, Hooks, Record
+from ballbot.ppo.run_dir import Keeper, create_run_dir, lock_run_dir, say, write_config
 from ballbot.ppo.state import TrainingState, training_seed
 from ballbot.ppo.stopwatch import Stopwatch
 from ballbot.ppo.structure import Structure
@@ -192,6 +193,7 @@ def train(
         if rank == 0 and not idle:
             resume_step = None if loaded is None else state.global_step
             logger = Logger(run_dir, resume_step, console)
+            logger.log_settings({**asdict(config), **record.settings})
             say(console, f"writing to {run_dir}")
         stopped = run(state, envs, eval_envs, logger, run_dir, hooks, record.shaped_rewards)
     if stopped:

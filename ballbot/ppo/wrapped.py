@@ -63,10 +63,12 @@ def action_repeat(envs: VectorEnv) -> int:
     if not isinstance(layer, (SyncVectorEnv, AsyncVectorEnv)):
         return 1
     known = layer.call("has_wrapper_attr", "action_repeat")
-    found = set(layer.get_attr("action_repeat")) if all(known) else {1} if not any(known) else {1, None}
-    if len(found) > 1:
+    if not any(known):
+        return 1
+    found = {int(held) for held in layer.get_attr("action_repeat")} if all(known) else set()
+    if len(found) != 1:
         raise SettingsError("the training environments hold an action for different numbers of steps: make them equal")
-    return int(found.pop())
+    return found.pop()
 
 
 def state_holder(envs: VectorEnv) -> Any:

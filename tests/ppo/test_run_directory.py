@@ -18,7 +18,7 @@ from toy import BATCH, TOY, PointEnv, assert_same_weights, curve, run
 
 from ballbot.ppo import PPOConfig, RunDirectoryError, evaluate, load_agent, load_checkpoint, train
 from ballbot.ppo.interrupt import StopSignal
-from ballbot.ppo.logger import git_commit, lock_run_dir
+from ballbot.ppo.run_dir import git_commit, lock_run_dir
 
 
 class TestRunDirectory:

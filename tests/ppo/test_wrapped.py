@@ -80,7 +80,7 @@ class TestState:
         self, tmp_path: Path, capsys: pytest.CaptureFixture[str]
     ) -> None:
         def make(num_envs: int) -> Any:
-            envs = vector.RescaleAction(PointEnv(num_envs), np.float32(-2), np.float32(2))
+            envs = vector.RescaleAction(PointEnv(num_envs), np.full(1, -2, np.float32), np.full(1, 2, np.float32))
             return vector.RecordEpisodeStatistics(vector.ClipReward(envs, -0.5, 0.5))
 
         run(tmp_path / "a", make)
@@ -125,7 +125,7 @@ class TestState:
 def test_a_wrapper_of_another_number_of_environments_is_refused(tmp_path: Path) -> None:
     class Half(VectorWrapper):
         @property
-        def num_envs(self) -> int:
+        def num_envs(self) -> int:  # type: ignore[override]
             return super().num_envs // 2
 
     with pytest.raises(ValueError, match=r"make_envs\(4\) returned 2 environments; it must return as many"):

@@ -79,6 +79,25 @@ def test_eyes_are_new_or_taken_over_or_dropped(tmp_path: Path) -> None:
     assert started(eyes, seeing, other)[1].endswith(f"; {images} new, start at 0; {images} dropped")
 
 
+def test_what_was_learned_with_the_robots_symmetry_is_taken_over_with_it(tmp_path: Path) -> None:
+    blind, encoder = replace(settings(), symmetry=True), load_encoder()
+    path = save_policy(tmp_path / "p.pt", structure=blind.structure())
+    told = replace(settings(command="point", extra_fields=("yaw_rate",)), symmetry=True)
+    for run, eyes in ((replace(settings(observation="encoded"), symmetry=True), encoder), (told, None)):
+        agent, _ = started(path, run, eyes)
+        layout = run.layout(eyes)
+        old = np.random.default_rng(0).normal(size=(20, 17)).astype(np.float32)
+        if "goal" not in layout.slices:
+            old[:, 9:11] = 0
+        new = np.ones((20, layout.size), np.float32)  # whatever is new
+        for name, at in blind.layout().slices.items():
+            if name in layout.slices:
+                new[:, layout[name]] = old[:, at]
+        np.testing.assert_allclose(agent.act(new).numpy(), load_policy(path).predict(old), rtol=1e-5, atol=1e-5)
+        with pytest.raises(CheckpointError, match=r"symmetry \(then one, now none\)"):
+            started(path, replace(run, symmetry=False), eyes)
+
+
 def test_what_cannot_be_a_start_is_refused(tmp_path: Path) -> None:
     path = save_policy(tmp_path / "w.pt", 15, frame="world")
     with pytest.raises(SettingsError, match="observes in --frame world, this run in --frame body"):

@@ -139,8 +139,8 @@ def _check_fits(
         found = _as_seen(old, columns).differences(_as_seen(agent, _own(columns)))
     if found:
         raise CheckpointError(
-            f"{start.path} was trained with other networks: {'; '.join(found)}. Start from it with its own settings, "
-            "or start from nothing"
+            f"{start.path} was trained with other networks: {'; '.join(found)}. Start with its settings (--config "
+            "takes those of its run), or from nothing"
         )
 
 

@@ -3,7 +3,7 @@
 Whoever trains it from Python takes them from here::
 
     from ballbot import presets
-    from ballbot.ppo import train
+    from ballbot.ppo import Record, train
 
     settings = presets.default(terrain="stairs:0-1", curriculum=True)
     train(
@@ -11,8 +11,8 @@ Whoever trains it from Python takes them from here::
         settings.training_envs,
         settings.evaluation_envs,
         run_dir="runs/stairs",
-        env_metadata=settings.metadata(),
         structure=settings.structure(),
+        record=Record(env_metadata=settings.metadata()),
     )
 
 ``experiments/ppo_ballbot.py`` is the same from the command line.  docs/tuning.md tells how the numbers were found.

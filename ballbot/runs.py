@@ -11,19 +11,18 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from ballbot import plugins
 from ballbot.encoders import FrozenEncoder
 from ballbot.encoders.frozen import kept_encoder
 from ballbot.envs import WorldConfig
 from ballbot.errors import SettingsError
+from ballbot.evaluation.trained import trained_encoder, trained_layout, trained_world
 from ballbot.options import from_plain, plain
-from ballbot.ppo import PPOConfig
-from ballbot.ppo.checkpoint import read_small
+from ballbot.ppo import InitFrom, PPOConfig, load_policy
+from ballbot.ppo.checkpoint import read_small_bytes
 from ballbot.presets import OWN, Settings
 
-PROVENANCE = {"env_metadata", "mujoco", "world_size", "versions", "git_commit", "plugins"}
+PROVENANCE = {"env_metadata", "init_from", "mujoco", "world_size", "versions", "git_commit", "plugins"}
 """What the file holds besides settings: where the numbers came from."""
 MAX_CONFIG_BYTES = 2**24
 """Of a config.json; a run's has three thousand."""
@@ -39,8 +38,6 @@ class RunSettings:
     """File of the cameras' encoder: the copy that the run keeps, if there is one."""
     num_threads: int = 0
     """Threads of the simulations."""
-    torch_threads: int = 1
-    """Threads of PyTorch, which results depend on."""
 
 
 def record(settings: Settings, encoder: str | None, num_threads: int) -> dict[str, Any]:
@@ -54,7 +51,6 @@ def record(settings: Settings, encoder: str | None, num_threads: int) -> dict[st
     return {
         "env": plain(settings.world) | {"encoder": encoder, "num_threads": num_threads},
         **{name: getattr(settings, name) for name in OWN},
-        "torch_threads": torch.get_num_threads(),
         "mujoco": version("mujoco"),
         **({"plugins": plugins.loaded()} if plugins.loaded() else {}),
     }
@@ -67,7 +63,7 @@ def read_config(path: Path) -> dict[str, Any]:
         SettingsError: the file is missing or no JSON object.
     """
     try:
-        content = json.loads(read_small(path, MAX_CONFIG_BYTES))
+        content = json.loads(read_small_bytes(path, MAX_CONFIG_BYTES))  # in the UTF of its first bytes
     except FileNotFoundError:
         raise SettingsError(f"{path} does not exist: settings are read from the config.json of a run") from None
     except (OSError, ValueError, RecursionError) as error:
@@ -105,15 +101,15 @@ def load_settings(path: Path) -> RunSettings:
     own: dict[str, Any] = {"camera_scale": 1.0, "velocity_scale": 1.0}
     own |= {"symmetry": False, "value_sees_action": True}
     own |= {name: content[name] for name in OWN if name in content}
-    threads = content.get("torch_threads", 1)
-    if type(threads) is not int or threads < 1:
-        raise SettingsError(f'{path}: "torch_threads" must be a whole number of at least 1, got {threads!r}')
+    ppo = dict(sections["ppo"])
+    if "torch_threads" in content:  # where older versions wrote it
+        ppo["torch_threads"] = content["torch_threads"]
     old = metadata.get("encoder")
     if isinstance(old, str) and (kept := kept_encoder(path.parent, old)).is_file():
         others["encoder"] = str(kept)
     try:
-        settings = Settings(ppo=PPOConfig(**sections["ppo"]), world=from_plain(env), **own)
-        return RunSettings(settings, torch_threads=threads, **others)
+        settings = Settings(ppo=PPOConfig(**ppo), world=from_plain(env), **own)
+        return RunSettings(settings, **others)
     except (TypeError, ValueError) as error:
         raise SettingsError(f"{path}: {error}") from error
 
@@ -157,6 +153,44 @@ def resumed_metadata(settings: Settings, encoder: FrozenEncoder | None, run_dir:
     defaults = {f.name: f.default for f in fields(WorldConfig)}
     found |= {k: v for k, v in recorded.items() if k not in found and v == defaults.get(k)}
     return {k: v for k, v in found.items() if not recorded or k in recorded or v != defaults.get(k)}
+
+
+def init_from(path: str | Path, settings: Settings, encoder: FrozenEncoder | None) -> InitFrom:
+    """What a new run takes over of a policy of the robot: the fields of the observation that both have.
+
+    Args:
+        path: checkpoint or run folder.
+        settings: of the new run.
+        encoder: of its cameras.
+
+    Raises:
+        SettingsError: the policy is not one of Ballbot-v0's, or observes in another frame.
+        CheckpointError: it cannot be read.
+        PluginError, EncoderError: a plugin or an encoder that it was trained with is missing.
+    """
+    policy = load_policy(path)
+    world = trained_world(policy)
+    if world.frame != settings.world.frame:
+        raise SettingsError(
+            f"{path} observes in --frame {world.frame}, this run in --frame {settings.world.frame}: a policy knows the "
+            "fields of its own frame alone"
+        )
+    eyes = trained_encoder(policy)
+    then, now = trained_layout(policy, world, eyes), settings.layout(encoder)
+    same_eyes = eyes is not None and encoder is not None and eyes.content_hash == encoder.content_hash
+    columns: list[int | None] = [None] * now.size
+    kept = []
+    for name, at in now.slices.items():
+        like = name in then.slices and now.fields[name].size == then.fields[name].size
+        if like and (same_eyes or not name.startswith("image_")):
+            columns[at] = range(then.size)[then[name]]
+            kept.append(name)
+    fresh = [name for name in now.slices if name not in kept]
+    gone = [name for name in then.slices if name not in kept]
+    told = [f"{', '.join(kept)} taken over"] if kept else []
+    told += [f"{', '.join(fresh)} new, {'start' if len(fresh) > 1 else 'starts'} at 0"] if fresh else []
+    told += [f"{', '.join(gone)} dropped"] if gone else []
+    return InitFrom(path, columns, "; ".join(told))
 
 
 def differences(old: Settings, new: Settings) -> dict[str, tuple[Any, Any]]:

@@ -27,9 +27,10 @@ from ballbot.errors import SettingsError
 
 T = TypeVar("T")
 TYPE_NAMES = {bool: "true or false", int: "a whole number", float: "a number", str: "a text"}
-OnResume = Literal["same", "free", "new best"]
-"""What may become of a setting when a run is resumed: it stays the same, or may differ; with "new best", results before
-and after cannot be compared then, so that the best policy is chosen anew."""
+OnResume = Literal["same", "free", "noted", "new best"]
+"""What may become of a setting when a run is resumed: it stays the same, or may differ; with "noted", the run is then
+another one from there on, which is said; with "new best", results before and after cannot be compared, so that the best
+policy is chosen anew."""
 
 
 @dataclass(frozen=True)

@@ -35,7 +35,8 @@ from ballbot.envs.observations import layout_of
 from ballbot.evaluation import trained_layout, trained_world
 from ballbot.options import PluginFiles, kind_options, read_options
 from ballbot.ppo import CheckpointError, RunDirectoryError, load_policy
-from ballbot.ppo.logger import lock_run_dir
+from ballbot.ppo.checkpoint import policy_file
+from ballbot.ppo.run_dir import lock_run_dir
 from ballbot.settings import Range
 
 Policy = Callable[[dict[str, NDArray[np.float32]], NDArray[np.bool_]], NDArray[np.float32]]
@@ -55,7 +56,7 @@ class Args:
     """Images to have in the end, of all cameras together; rounded up to whole blocks of 80 for each of --num-envs.
     An image takes 8 kB."""
     policy: tuple[str, ...] = ("random", "pid")
-    """Who drives, taking turns: "random", "pid", or checkpoints of policies trained without cameras."""
+    """Who drives, taking turns: "random", "pid", or checkpoints or run folders of policies trained without cameras."""
     num_envs: int = 64
     """Robots at a time."""
     num_terrains: Annotated[int, Range(1, 4096)] = 256
@@ -130,8 +131,8 @@ def trained_policy(path: Path) -> tuple[str, Callable[[BallbotVectorEnv, int], P
 
 
 def file_hash(path: Path) -> str:
-    """SHA-256 of a file: a policy of the same name may have learned more since."""
-    return hashlib.sha256(path.read_bytes()).hexdigest()
+    """SHA-256 of a policy's file: one of the same name may have learned more since."""
+    return hashlib.sha256(policy_file(path).read_bytes()).hexdigest()
 
 
 def collect_block(envs: BallbotVectorEnv, policy: Policy, seed: int, block: int) -> tuple[NDArray[np.float32], Any]:

@@ -43,7 +43,7 @@ OTHERS = {
     "charts/episodic_length": ("rollout/ep_len_mean",),
 }
 """What stable-baselines3 calls the same; CleanRL calls them as we do."""
-NO_DIFFERENCE = ("ppo.seed", "env.num_threads", "torch_threads")
+NO_DIFFERENCE = ("ppo.seed", "env.num_threads", "ppo.torch_threads", "torch_threads")
 """Settings that may differ within a group."""
 
 

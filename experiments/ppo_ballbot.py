@@ -7,6 +7,7 @@
     python experiments/ppo_ballbot.py --plugin mine.py --terrain bumps
     python experiments/ppo_ballbot.py --preset paper          # the settings of Salehi 2025, for comparison
     python experiments/ppo_ballbot.py --resume runs/NAME      # go on where it stopped, bit for bit
+    python experiments/ppo_ballbot.py --init-from runs/NAME --terrain stairs:0.4        # a new run, from its networks
     python experiments/ppo_ballbot.py --config runs/NAME/config.json --seed 1
     torchrun --nproc-per-node 2 experiments/ppo_ballbot.py    # data-parallel
 
@@ -29,11 +30,11 @@ from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal, NoReturn, get_type_hints
 
-import torch
 import tyro
 
 from ballbot import height_maps, plugins
 from ballbot.cli import program
+from ballbot.deployment.shipped import find_policy
 from ballbot.encoders import EncoderError, FrozenEncoder, load_encoder
 from ballbot.encoders.frozen import encoder_bytes, kept_encoder
 from ballbot.envs import BallbotVectorEnv
@@ -41,7 +42,7 @@ from ballbot.envs.physics import usable_cpus
 from ballbot.errors import BallbotError, SettingsError
 from ballbot.evaluation.video import film_maker
 from ballbot.options import PluginFiles, field_docs, peek, plain, with_kinds, world_config, world_options
-from ballbot.ppo import DivergedError, LostContactError, distributed_setup, train
+from ballbot.ppo import DivergedError, Hooks, LostContactError, Record, distributed_setup, train
 from ballbot.ppo.checkpoint import find_checkpoint, run_dir_of
 from ballbot.ppo.diagnosis import out_of_memory
 from ballbot.ppo.distributed import launched, on_rank_zero
@@ -49,6 +50,7 @@ from ballbot.ppo.tracking import Tracker
 from ballbot.presets import OWN, PRESETS, Settings
 from ballbot.runs import (
     differences,
+    init_from,
     load_settings,
     record,
     recorded_encoder,
@@ -75,19 +77,21 @@ class Job:
     num_threads: Annotated[int, Range(0, 1024)] = 0
     """Threads that step the simulations (0: every CPU, shared among the processes of torchrun); results do not depend
     on it."""
-    torch_threads: Annotated[int, Range(0, 1024)] = 1
-    """Threads of PyTorch (0: PyTorch's choice).  Networks this small gain little from more and lose much on a busy
-    machine; another count rounds differently, hence gives another run.  --resume and --config bring the count of the
-    old run with them."""
     run_name: str | None = None
     """Folder under runs/ (default: terrain, seed and time)."""
     preset: Literal["default", "paper"] = "default"
     """Settings to start from, which the other options change: ours, or those of Salehi 2025 (arXiv:2505.18417)."""
     resume: Path | None = None
-    """Run folder or checkpoint to continue, with its own settings; only a longer --total-timesteps, how often to
-    evaluate and save, and by --change-encoder the eyes may be changed.  A longer run stretches the schedule of the
-    learning rate, which jumps up again; what the run saved after the given checkpoint is moved to
+    """Run folder or checkpoint to continue, with its own settings.  May be changed: --total-timesteps, how often to
+    evaluate and save, the learning rate and its schedule, --num-envs, --num-steps, --minibatch-size, --device, and by
+    --change-encoder the eyes; it says where the run is then no longer exact.  A longer run stretches the schedule of
+    the learning rate, which jumps up again; what the run saved after the given checkpoint is moved to
     checkpoints/abandoned."""
+    init_from: str | None = None
+    """Run folder, checkpoint, or name of a policy that comes along, such as "default": a new run starts with its
+    networks and observation statistics, and has all else of its own: --terrain, --command, rewards, num_envs, schedule.
+    Fields of the observation are matched by name; those that are new weigh 0 at first, and the noise is that of
+    --initial-std.  Size and kind of the networks must be those of the policy: --config takes over a run's settings."""
     config: Path | None = None
     """config.json of another run: its settings become the defaults that the other options change."""
     plugin: PluginFiles = ()
@@ -166,7 +170,6 @@ def recorded(path: Path) -> Args:
         cameras=found.settings.world.observation == "encoded",
         encoder=found.encoder,
         num_threads=found.num_threads,
-        torch_threads=found.torch_threads,
     )
     return Args(found.settings, job)
 
@@ -234,6 +237,8 @@ def prepare(argv: list[str] | None) -> tuple[Args, Path]:
     """
     args = parse(argv)
     settings, job = args.settings, args.job
+    if job.resume and job.init_from:
+        raise SettingsError("--resume goes on with a run and --init-from starts a new one: give one of them")
     if job.resume:
         old = recorded(run_dir_of(job.resume) / "config.json")
         if job.cameras != old.job.cameras:
@@ -245,7 +250,7 @@ def prepare(argv: list[str] | None) -> tuple[Args, Path]:
         for option, (then, now) in differences(old.settings, replace(settings, ppo=old.settings.ppo)).items():
             raise SettingsError(
                 f"--{option.replace('_', '-')} is {now}, but {job.resume} was trained with {then}: leave it out, or "
-                "start a new run"
+                f"start a new run from its networks: --init-from {job.resume}"
             )
     if job.encoder is not None and not job.cameras:
         raise SettingsError(
@@ -259,8 +264,6 @@ def prepare(argv: list[str] | None) -> tuple[Args, Path]:
         raise SettingsError("--run-name names a new run, but --resume goes on in the old one's folder: leave one out")
     if given is not None and (given in NO_RUNS or "/" in given or "\\" in given):
         raise SettingsError(f"--run-name {given!r} must be a plain folder name: it is created under runs/")
-    if job.torch_threads:
-        torch.set_num_threads(job.torch_threads)
     distributed_setup(settings.ppo.device)
     kind = Path(settings.world.terrain).name.replace(":", "-")
     name = given or on_rank_zero(lambda: f"{kind}_{settings.ppo.seed}_{time.strftime('%Y%m%d-%H%M%S')}")
@@ -307,6 +310,7 @@ def main(argv: list[str] | None = None) -> int:
             encoder = load_eyes(args)
         files = plugins.files() | height_maps.files(settings.world)
         metadata = resumed_metadata(settings, encoder, run_dir) if job.resume else settings.metadata(encoder)
+        start = None if job.init_from is None else init_from(find_policy(job.init_from), settings, encoder)
     except (BallbotError, ValueError, OSError) as error:
         fail(error)
     options: dict[str, Any] = {"num_threads": simulation_threads(job.num_threads)}
@@ -331,15 +335,16 @@ def main(argv: list[str] | None = None) -> int:
                 lambda num_envs: settings.evaluation_envs(num_envs, **options),
                 run_dir=run_dir,
                 resume=job.resume,
-                env_metadata=metadata,
-                free_metadata=("encoder",) if job.change_encoder else (),
-                settings=kept,
-                files=files,
-                on_start=None if tracker is None else tracker.start,
-                on_log=tracker,
-                film=camera,
-                shaped_rewards=world.paid != world.rewards or world.action_limit != 1.0,
+                init_from=start,
                 structure=settings.structure(encoder),
+                record=Record(
+                    env_metadata=metadata,
+                    free_metadata=("encoder",) if job.change_encoder else (),
+                    settings=kept,
+                    files=files,
+                    shaped_rewards=world.paid != world.rewards or world.action_limit != 1.0,
+                ),
+                hooks=Hooks(on_start=None if tracker is None else tracker.start, on_log=tracker, film=camera),
             )
         except (BallbotError, ContactFixError, OSError) as error:
             fail(error)

@@ -96,7 +96,7 @@ def pytest_runtest_makereport(item: pytest.Function) -> Generator[None, pytest.T
 
 def note(item: pytest.Item, fault: str, tried: int) -> None:
     if item.config.getoption("--torture"):
-        from ballbot.ppo.logger import git_commit
+        from ballbot.ppo.run_dir import git_commit
 
         with rows() as found:
             found[:] = [row for row in found if row[1:3] != ["0", item.nodeid]]

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from inprocess import call
+from policies import save_policy
 
 from ballbot.encoders import Architecture, Autoencoder, DepthDataset, FrozenEncoder, load_encoder, save_encoder
 
@@ -78,6 +79,16 @@ def test_images_of_another_camera_are_not_mixed_in(folder, monkeypatch):
     monkeypatch.setattr(collect_depth, "view_digest", lambda model: "another")
     assert collect_depth.main(options) == 2
     assert len(DepthDataset(folder / "whole")) == 4 * BLOCK
+
+
+def test_a_run_folder_drives_as_its_policy_does(tmp_path):
+    (tmp_path / "run").mkdir()
+    save_policy(tmp_path / "run" / "best.pt")
+    for name, policy in (("folder", "run"), ("file", "run/best.pt")):
+        options = [*COLLECT, "--num-images", BLOCK, "--policy", policy, "--out", name]
+        done = run(tmp_path, "collect_depth.py", *options)
+        assert done.returncode == 0, done.stderr
+    np.testing.assert_array_equal(DepthDataset(tmp_path / "folder").stored, DepthDataset(tmp_path / "file").stored)
 
 
 def test_records_say_where_each_image_was_taken(folder):

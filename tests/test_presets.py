@@ -13,7 +13,7 @@ from ballbot import presets
 from ballbot.envs import COMMANDS
 from ballbot.envs.commands import Velocity
 from ballbot.options import from_plain
-from ballbot.ppo import load_checkpoint, train
+from ballbot.ppo import Record, load_checkpoint, train
 
 SMALL: dict[str, Any] = {
     "num_envs": 4, "num_steps": 16, "minibatch_size": 32, "hidden_size": 16, "action_repeat": 2, "eval_episodes": 2,
@@ -42,8 +42,8 @@ def test_python_trains_bit_for_bit_as_the_command_line(world, options, tmp_path)
         lambda n: settings.training_envs(n, num_threads=1),
         lambda n: settings.evaluation_envs(n, num_threads=1),
         run_dir=tmp_path / "python",
-        env_metadata=settings.metadata(),
         structure=settings.structure(),
+        record=Record(env_metadata=settings.metadata()),
     )
     numbers = [x for name, value in SMALL.items() for x in (f"--{name.replace('_', '-')}", value)]
     numbers += ["--no-cameras", "--num-terrains", 2, "--max-episode-steps", 60, "--num-threads", 1]

@@ -27,7 +27,7 @@ from ballbot.encoders.dataset import DatasetError, DepthDataset
 from ballbot.encoders.frozen import FrozenEncoder, load_encoder, save_encoder
 from ballbot.ppo.checkpoint import CheckpointError, load_checkpoint, remove_parts, save_checkpoint
 from ballbot.ppo.events import EventFile
-from ballbot.ppo.logger import lock_run_dir
+from ballbot.ppo.run_dir import lock_run_dir
 from ballbot.ppo.state import restore_optimizer
 from ballbot.ppo.storage import DivergedError
 from ballbot.settings import Range, check_settings

@@ -55,6 +55,11 @@ class BallbotEnv(gym.Env[Any, NDArray[Any]]):
         return self._envs.dt
 
     @property
+    def action_repeat(self) -> int:
+        """Simulation steps for which an action is held."""
+        return self._envs.action_repeat
+
+    @property
     def config(self) -> WorldConfig:
         """What world this is."""
         return self._envs.config

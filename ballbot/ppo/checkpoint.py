@@ -75,10 +75,15 @@ def from_plain(value: Any) -> Any:
 
 
 def read_small(path: Path, most_bytes: int) -> str:
-    """The text of an ordinary file of a size that its kind may have: whatever else stands there is not read.
+    """The text, in UTF-8, of a file as `read_small_bytes` reads it; ValueError if it is none."""
+    return read_small_bytes(path, most_bytes).decode()
+
+
+def read_small_bytes(path: Path, most_bytes: int) -> bytes:
+    """An ordinary file of a size that its kind may have: whatever else stands there is not read.
 
     Raises:
-        ValueError: it is a device, a pipe, a folder, longer, or no text.
+        ValueError: it is a device, a pipe, a folder, or longer.
         OSError: it cannot be read.
     """
     if path.exists() and not path.is_file():
@@ -87,7 +92,7 @@ def read_small(path: Path, most_bytes: int) -> str:
         size = os.fstat(file.fileno()).st_size
         if size > most_bytes or len(content := file.read(most_bytes + 1)) > most_bytes:
             raise ValueError(f"{size} bytes")
-    return content.decode()
+    return content
 
 
 def not_through_links(path: str, flags: int) -> int:
@@ -185,6 +190,15 @@ def run_dir_of(path: str | Path) -> Path:
     if folder.name == "abandoned":
         folder = folder.parent
     return folder.parent if folder.name == "checkpoints" else folder
+
+
+def policy_file(path: str | Path) -> Path:
+    """The file of a policy: `path` itself, or of a run directory best.pt, or last.pt if it was not evaluated yet."""
+    path = Path(path)
+    if not path.is_dir():
+        return path
+    names = ("best.pt", "last.pt")
+    return next((path / name for name in names if (path / name).exists()), path / names[0])
 
 
 def find_checkpoint(path: str | Path) -> tuple[Path, dict[str, Any]]:

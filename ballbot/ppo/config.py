@@ -47,7 +47,7 @@ class PPOConfig:
     """Environment steps to train for, over all environments; rounded up to whole updates.  Resuming with more of them
     stretches a linear, cosine or piecewise schedule, so that the learning rate jumps up again at that moment, unless
     schedule_timesteps is given."""
-    schedule_timesteps: Count | None = None
+    schedule_timesteps: Count | None = setting(None, on_resume="noted")
     """Environment steps over which learning rate and final_std run through their schedules; they stay at the end of it
     afterwards (None: total_timesteps)."""
     imitation_timesteps: Annotated[int, Range(0, MAX_COUNT)] = 0
@@ -55,16 +55,19 @@ class PPOConfig:
     learn yet; schedules of PPO run over what is left."""
     imitation_learning_rate: Annotated[float, Range(0, 10, open=True)] = 1e-3
     """Initial step size of AdamW while the policy imitates; it falls to 0 in a straight line."""
-    device: str = "cpu"
+    device: str = setting("cpu", on_resume="noted")
     """Where the networks live: "cpu", "cuda" or "cuda:<index>"."""
     torch_deterministic: bool = setting(True, on_resume="free")
     """Use deterministic kernels, so that equal seeds give equal bits on the same machine and thread count."""
+    torch_threads: Annotated[int, Range(0, 1024)] = setting(1, on_resume="free")
+    """Threads of PyTorch while it trains (0: PyTorch's choice, which is written down).  Networks this small gain little
+    from more and lose much on a busy machine; another count rounds differently, hence gives another run."""
     compile: bool = setting(False, on_resume="free")
     """Compile policy and loss with torch.compile; meant for GPUs, small networks on a CPU get slower."""
 
-    num_envs: Annotated[int, Range(1, MAX_ENVS)] = 64
+    num_envs: Annotated[int, Range(1, MAX_ENVS)] = setting(64, on_resume="noted")
     """Parallel environments, over all processes."""
-    num_steps: Annotated[int, Range(1, 10**6)] = 128
+    num_steps: Annotated[int, Range(1, 10**6)] = setting(128, on_resume="noted")
     """Steps each environment takes between two updates."""
     action_repeat: Annotated[int, Range(1, 500)] = 1
     """Environment steps for which training holds an action; evaluation holds none.  Everything that counts steps counts
@@ -75,21 +78,21 @@ class PPOConfig:
     gae_lambda: Annotated[float, Range(0, 1)] = 0.95
     """Decay of the generalised advantage estimate (0: one-step, 1: Monte Carlo)."""
 
-    learning_rate: Annotated[float, Range(0, 10, open=True)] = 3e-4
+    learning_rate: Annotated[float, Range(0, 10, open=True)] = setting(3e-4, on_resume="noted")
     """Initial step size of AdamW."""
-    lr_schedule: Schedule = "linear"
+    lr_schedule: Schedule = setting("linear", on_resume="noted")
     """How the learning rate changes over training; "adaptive" lowers it after an update that target_kl stopped and
     raises it after one that stayed below half of target_kl."""
-    min_learning_rate: Annotated[float, Range(0, 10, open=True)] = 1e-5
+    min_learning_rate: Annotated[float, Range(0, 10, open=True)] = setting(1e-5, on_resume="noted")
     """Lowest learning rate of the adaptive schedule."""
-    max_learning_rate: Annotated[float, Range(0, 10)] = 1e-2
+    max_learning_rate: Annotated[float, Range(0, 10)] = setting(1e-2, on_resume="noted")
     """Highest learning rate of the adaptive schedule."""
     adam_eps: Annotated[float, Range(0, 1, open=True)] = 1e-5
     """AdamW's epsilon: gradients well below it move weights less than learning_rate.  1e-5 is that of Huang et al. 2022
     ("The 37 implementation details of PPO"), 1e-8 PyTorch's; it matters where advantages are not normalised."""
     update_epochs: Annotated[int, Range(1, 1000)] = 5
     """Passes over the collected steps in one update."""
-    minibatch_size: Count = 1024
+    minibatch_size: Count = setting(1024, on_resume="noted")
     """Steps in one gradient step, over all processes; num_envs * num_steps must be a multiple of it."""
     clip_range: Annotated[float, Range(0, 10, open=True)] = 0.2
     """How far the probability ratio may move from 1 before the objective stops rewarding it."""

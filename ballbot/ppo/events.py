@@ -14,9 +14,11 @@ import platform
 import time
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from tensorboard.compat.proto.event_pb2 import Event, SessionLog
 from tensorboard.compat.proto.summary_pb2 import Summary
+from tensorboard.plugins.hparams.summary_v2 import hparams_pb  # ".api" needs TensorFlow
 from tensorboard.summary.writer.record_writer import RecordWriter
 
 from ballbot.ppo.checkpoint import not_through_links
@@ -84,6 +86,20 @@ class EventFile:
         picture = Summary.Image(height=height, width=width, colorspace=channels, encoded_image_string=encoded)
         self._add(Summary(value=[Summary.Value(tag=tag, image=picture)]), step)
 
+    def settings(self, values: Mapping[str, Any], run: str) -> None:
+        """Say what the curves come from, for the tab "HParams": a row there for each run.
+
+        Of what is said again, as by a resumed run, TensorBoard keeps the first.
+
+        Args:
+            values: nested dicts of settings, told apart by dotted names.
+            run: name of the run.
+
+        Raises:
+            OSError: they cannot be written.
+        """
+        self._add(hparams_pb(_flat(values), trial_id=run), 0)
+
     def _add(self, summary: Summary, step: int) -> None:
         append(self.path, _record(Event(summary=summary, step=step, wall_time=time.time())))
 
@@ -92,3 +108,14 @@ def _record(event: Event) -> bytes:
     buffer = io.BytesIO()
     RecordWriter(buffer).write(event.SerializeToString())
     return buffer.getvalue()
+
+
+def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Dotted name -> what TensorBoard shows of a setting: booleans, numbers and text."""
+    found: dict[str, Any] = {}
+    for name, value in values.items():
+        if isinstance(value, Mapping):
+            found |= _flat(value, f"{prefix}{name}.")
+        else:
+            found[f"{prefix}{name}"] = value if isinstance(value, (bool, int, float, str)) else str(value)
+    return found

@@ -17,6 +17,7 @@ REPEAT_SECONDS = 1.0
 class StopSignal:
     """Within its `with` block, the first SIGINT, SIGTERM or SIGHUP only sets `number`; a later one stops at once.
 
+    It says so in a line: Ctrl-C then ends in SystemExit(130), without the traceback of KeyboardInterrupt.
     SIGHUP, which a closing terminal sends, stays ignored if it was: that is what nohup asks for.
     Python delivers signals to the main thread alone; in any other thread this does nothing.
     """
@@ -39,21 +40,27 @@ class StopSignal:
         self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._restore()
+        if kind is KeyboardInterrupt and self.number:
+            raise SystemExit(128 + signal.SIGINT) from None
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         if not self.number:
             self.number, self._first = number, time.monotonic()
-            text = (
+            _say(
                 f"\n{signal.Signals(number).name}: finishing this update (and its evaluation, if one is due), then "
                 "saving; send it again to stop at once\n"
             )
-            with contextlib.suppress(OSError):  # nobody may be listening, or the terminal may be gone
-                os.write(2, text.encode())  # print() is not safe here: it may be what the signal interrupted
         elif time.monotonic() - self._first > REPEAT_SECONDS:
             self._restore()
+            _say(f"\n{signal.Signals(number).name}: stopping at once; the last checkpoint is as it was\n")
             signal.raise_signal(number)
 
     def _restore(self) -> None:
         for number, handler in self._previous.items():
             signal.signal(number, handler)
         self._previous.clear()
+
+
+def _say(text: str) -> None:
+    with contextlib.suppress(OSError):  # nobody may be listening, or the terminal may be gone
+        os.write(2, text.encode())  # print() is not safe here: it may be what the signal interrupted

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import nn
 
@@ -43,6 +45,7 @@ class RunningNormalizer(nn.Module):
     """
 
     count: torch.Tensor
+    """() of all values alike; (*shape) where some were taken over from another run and others were not."""
     mean: torch.Tensor
     var: torch.Tensor
 
@@ -61,6 +64,17 @@ class RunningNormalizer(nn.Module):
         self.register_buffer("count", torch.zeros((), dtype=torch.float64))
         self.register_buffer("mean", torch.zeros(shape, dtype=torch.float64))
         self.register_buffer("var", torch.ones(shape, dtype=torch.float64))
+
+    @property
+    def measured(self) -> bool:
+        """Whether there are statistics of every value."""
+        return bool((self.count > 0).all())
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:
+        count = state_dict.get(f"{prefix}count")
+        if isinstance(count, torch.Tensor) and count.shape in ((), self.mean.shape):
+            self.count = self.count.new_zeros(count.shape)
+        super()._load_from_state_dict(state_dict, prefix, *rest)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Normalise `x` (..., *shape)."""

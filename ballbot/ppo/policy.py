@@ -12,8 +12,9 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from ballbot.ppo import threads
 from ballbot.ppo.agent import Agent
-from ballbot.ppo.checkpoint import CheckpointError, load_checkpoint
+from ballbot.ppo.checkpoint import CheckpointError, load_checkpoint, policy_file
 from ballbot.ppo.config import PPOConfig
 from ballbot.ppo.images import num_weights
 from ballbot.ppo.memory import forget
@@ -35,9 +36,10 @@ class Policy:
 
     Args:
         agent: trained networks.
-        metadata: what its observations mean, as given to `train(env_metadata=...)`.
+        metadata: what its observations mean, as given to `train` by `Record.env_metadata`.
         step: environment steps it was trained for.
         path: checkpoint it comes from.
+        torch_threads: of PyTorch, while it acts (0: as many as PyTorch has); more make networks this small slower.
     """
 
     def __init__(
@@ -46,6 +48,7 @@ class Policy:
         metadata: dict[str, Any],
         step: int,
         path: Path | None = None,
+        torch_threads: int = 1,
     ) -> None:
         self.path = path
         self.agent = agent.eval().requires_grad_(False)
@@ -55,6 +58,7 @@ class Policy:
         self._first = seen[0]
         self.observation_shape: tuple[int, ...] = tuple(seen[0].space.shape or ()) if len(seen) == 1 else ()
         """Of one observation; () if it has several keys."""
+        self.torch_threads = torch_threads
         self._generator = torch.Generator(agent.policy_head.weight.device)
         self._memory: torch.Tensor | None = None
         self.seed(0)
@@ -101,30 +105,34 @@ class Policy:
             if len(began) != len(rows):
                 raise ValueError(f"began says of {len(began)} episodes whether they begin, there are {len(rows)}")
             self._memory = forget(self._memory, torch.from_numpy(began).to(self._memory.device))
-        actions = self.agent.act_on(rows, deterministic, self._generator, self._memory)
+        with threads.torch_threads(self.torch_threads):
+            actions = self.agent.act_on(rows, deterministic, self._generator, self._memory)
         array: NDArray[Any] = actions.cpu().numpy()
         return array[0] if single else array
 
 
-def load_policy(path: str | Path, device: str = "cpu", encoders: Mapping[str, nn.Module] | None = None) -> Policy:
+def load_policy(
+    path: str | Path,
+    device: str = "cpu",
+    torch_threads: int = 1,
+    encoders: Mapping[str, nn.Module] | None = None,
+) -> Policy:
     """The policy in a checkpoint: best.pt, last.pt or step_<N>.pt, or a run folder's best.pt.
 
     Of a run that was not evaluated yet, it is that in last.pt. One that was trained with `Structure.encoders` needs
-    them again, with whatever weights: its own are in the file.
+    them again, with whatever weights: its own are in the file. It acts with `torch_threads` of PyTorch (0: as many as
+    PyTorch has).
 
     Raises:
         CheckpointError: the file is missing, damaged or of another format.
     """
-    path = Path(path)
-    if path.is_dir():
-        names = ("best.pt", "last.pt")
-        path = next((path / name for name in names if (path / name).exists()), path / names[0])
+    path = policy_file(path)
     state = load_checkpoint(path)
     agent = agent_from_state(state, path, encoders).to(device)
     metadata, step = state.get("env_metadata") or {}, state.get("global_step", 0)
     if not isinstance(metadata, dict) or type(step) is not int:
         raise CheckpointError(f"{path} is damaged (env_metadata or global_step); use another one")
-    return Policy(agent, metadata, step, path)
+    return Policy(agent, metadata, step, path, torch_threads)
 
 
 def load_agent(path: str | Path, device: str = "cpu", encoders: Mapping[str, nn.Module] | None = None) -> Agent:
@@ -137,7 +145,8 @@ def load_agent(path: str | Path, device: str = "cpu", encoders: Mapping[str, nn.
     Raises:
         CheckpointError: the file is missing, damaged or of another format.
     """
-    return agent_from_state(load_checkpoint(path), Path(path), encoders).to(device).eval()
+    path = policy_file(path)
+    return agent_from_state(load_checkpoint(path), path, encoders).to(device).eval()
 
 
 def agent_from_state(state: dict[str, Any], path: Path, encoders: Mapping[str, nn.Module] | None = None) -> Agent:

@@ -454,7 +454,7 @@ def learn(state: TrainingState, envs: VectorEnv) -> Iterator[tuple[dict[str, flo
             batch.rewards.copy_(state.reward_scaler.update_and_scale(batch.rewards, ended, batch.valid))
 
         # The first rollout is collected without statistics of the observations: learn those from it and nothing else.
-        if normalizer is None or normalizer.count > 0:
+        if normalizer is None or normalizer.measured:
             advantages, returns = gae(
                 batch.rewards,
                 batch.values,

@@ -6,7 +6,7 @@ import copy
 import math
 import operator
 import random
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -17,16 +17,16 @@ from gymnasium.vector import VectorEnv
 
 from ballbot.ppo import distributed
 from ballbot.ppo.agent import Agent
-from ballbot.ppo.checkpoint import CheckpointError, prune_checkpoints, save_checkpoint, to_plain, write_atomic
+from ballbot.ppo.changes import Changes, changes_since
+from ballbot.ppo.checkpoint import CheckpointError, prune_checkpoints, save_checkpoint, write_atomic
 from ballbot.ppo.config import PPOConfig
 from ballbot.ppo.episodes import EpisodeStatistics
 from ballbot.ppo.imitation import Lessons, Teacher
-from ballbot.ppo.logger import say
 from ballbot.ppo.normalizer import RewardScaler
-from ballbot.ppo.spaces import describe_spaces, shape_of, to_device, without_dtype
+from ballbot.ppo.run_dir import say
+from ballbot.ppo.spaces import describe_spaces, shape_of, to_device
 from ballbot.ppo.storage import EnvState
-from ballbot.ppo.structure import structure_differences
-from ballbot.settings import rules_on_resume
+from ballbot.ppo.wrapped import state_holder
 
 
 def training_seed(config: PPOConfig, index: int) -> int:
@@ -39,11 +39,6 @@ def training_seed(config: PPOConfig, index: int) -> int:
     seed = int(np.random.SeedSequence((config.seed, index)).generate_state(1)[0]) % 2**30
     behind = config.eval_seed + config.eval_episodes
     return behind if config.eval_seed < seed + config.num_envs and seed < behind else seed
-
-
-def differing(then: Mapping[str, Any], now: Mapping[str, Any], keys: Iterable[str]) -> list[str]:
-    """A text for each of the `keys` whose value is another now."""
-    return [f"{key} (then {then.get(key)!r}, now {now.get(key)!r})" for key in keys if then.get(key) != now.get(key)]
 
 
 def restore_optimizer(optimizer: torch.optim.Optimizer, saved: dict[str, Any]) -> None:
@@ -90,6 +85,7 @@ class TrainingState:
             teacher: whom the policy imitates at first.
         """
         self.config, self.envs, self.env_metadata = config, envs, env_metadata
+        self._holder = state_holder(envs)
         self.agent, self.optimizer = agent, optimizer
         self.averaged = copy.deepcopy(agent) if config.policy_average is not None else None
         self.device = agent.policy_head.weight.device
@@ -104,6 +100,8 @@ class TrainingState:
         self.lessons = None if teacher is None else Lessons(teacher, agent, envs.num_envs)
         self.global_step = 0
         self.best_return: float | None = None
+        self.origin: dict[str, Any] | None = None
+        """Where the first weights came from, if not from chance: see `Start.origin`."""
         self.new_best = False
         """Whether the best policy of before the resumption cannot be compared with those to come."""
         obs, _ = envs.reset(seed=seed + distributed.own_envs(envs.num_envs).start)
@@ -182,32 +180,40 @@ class TrainingState:
     def restore(self, path: Path, state: dict[str, Any], free_metadata: Collection[str] = ()) -> None:
         """Take over a loaded training checkpoint; `path` is for error messages.
 
-        New episodes start if the observations mean something else now, as they may in `free_metadata`.
+        New episodes start if the observations mean something else now, as they may in `free_metadata`, or if there is
+        another number of environments.
 
         Raises:
             CheckpointError: it was written with other settings, spaces, environments or number of processes.
         """
         try:
-            same_meaning = self._check_fits(path, state, free_metadata)
+            described = self.config, self.agent, self.spaces, self.env_metadata
+            changes = changes_since(path, state, *described, free_metadata)
+            self.new_best = changes.new_best
+            if distributed.rank() == 0:
+                for text in changes.settings.values():
+                    say(True, f"note: {text}")
             mine = state["ranks"][distributed.rank()]
             self.agent.load_state_dict(state["agent"])
             if self.averaged is not None:
                 self.averaged.load_state_dict(state["policy"])
             restore_optimizer(self.optimizer, state["optimizer"])
-            self.learning_rate = float(state["learning_rate"])
+            if not {"learning_rate", "lr_schedule"} & changes.settings.keys():
+                self.learning_rate = float(state["learning_rate"])
             self.global_step = operator.index(state["global_step"])
             if not (math.isfinite(self.learning_rate) and self.learning_rate >= 0 and self.global_step >= 0):
                 raise ValueError(f"learning_rate is {self.learning_rate}, global_step {self.global_step}")
             self.best_return = None if state["best_return"] is None else float(state["best_return"])
-            self.episodes.set_state(mine["episodes"])
-            if self.reward_scaler is not None:
-                self.reward_scaler.load_state_dict(mine["reward_scaler"])
-            self._restore_envs(mine, same_meaning)
+            self.origin = state.get("init_from")
+            self._restore_envs(mine, changes)
             # Last: resetting the environments above may have drawn from the global generators.
-            self.generator.set_state(mine["generator"])
             torch.set_rng_state(mine["torch"])
-            if self.device.type == "cuda":
-                torch.cuda.set_rng_state(mine["cuda"], self.device)
+            if "device" in changes.settings:  # whose generators have no state in common
+                self.generator.manual_seed(training_seed(self.config, self.global_step))
+            else:
+                self.generator.set_state(mine["generator"])
+                if self.device.type == "cuda":
+                    torch.cuda.set_rng_state(mine["cuda"], self.device)
             version, internal, gauss = mine["python"]
             random.setstate((version, tuple(internal), gauss))
             generator, keys, position, has_gauss, cached = mine["numpy"]
@@ -229,13 +235,23 @@ class TrainingState:
                 "resume with the version of the program and the environments that wrote it"
             ) from error
 
-    def _restore_envs(self, mine: dict[str, Any], same_meaning: bool) -> None:
-        if same_meaning and "env_state" in mine and hasattr(self.envs, "set_state"):
+    def _restore_envs(self, mine: dict[str, Any], changes: Changes) -> None:
+        other_number = "num_envs" in changes.settings
+        if other_number:
+            fresh = {name: getattr(self.episodes, name) for name in ("returns", "lengths")}
+            mine = mine | {"episodes": mine["episodes"] | fresh}
+        self.episodes.set_state(mine["episodes"])
+        if self.reward_scaler is not None:
+            known = mine["reward_scaler"]
+            self.reward_scaler.load_state_dict(
+                known | {"discounted": self.reward_scaler.discounted} if other_number else known
+            )
+        if not other_number and changes.same_meaning and "env_state" in mine and self._holder is not None:
             obs = mine["obs"]
             for name, then, now in (("obs", obs, self.env_state.obs), ("done", mine["done"], self.env_state.done)):
                 if shape_of(then) != shape_of(now):
                     raise ValueError(f"{name} is {shape_of(then)} instead of {shape_of(now)}")
-            self.envs.set_state(mine["env_state"])
+            self._holder.set_state(mine["env_state"])
             self.env_state.obs = to_device(obs, self.device)
             self.env_state.done = mine["done"].to(self.device)
             if self.agent.memory_size:
@@ -246,50 +262,20 @@ class TrainingState:
             if self.lessons is not None and self.imitating:
                 self.lessons.set_state(mine["lessons"])
             return
-        if distributed.rank() == 0:
-            reason = "these environments cannot restore their state" if same_meaning else "observations have changed"
+        if distributed.rank() == 0 and not other_number:  # which has been said
+            reason = "observations have changed"
+            if changes.same_meaning:
+                reason = "these environments cannot restore their state"
             say(True, f"note: {reason}, so new episodes start in all of them")
         seed = training_seed(self.config, self.global_step) + distributed.own_envs(self.envs.num_envs).start
         self.env_state.obs, _ = self.envs.reset(seed=seed)
         self.env_state.memory = None
+        if self.lessons is not None:
+            self.lessons.began[:] = True
         self.episodes.returns[:] = 0
         self.episodes.lengths[:] = 0
         if self.reward_scaler is not None:
             self.reward_scaler.discounted.zero_()
-
-    def _check_fits(self, path: Path, state: dict[str, Any], free_metadata: Collection[str]) -> bool:
-        """Refuse what cannot be resumed, set `new_best`, and return whether observations mean what they meant."""
-        missing = {"config", "spaces", "env_metadata", "ranks", "agent", "policy", "optimizer"} - state.keys()
-        if missing:
-            raise CheckpointError(f"{path} lacks {', '.join(sorted(missing))}; use another checkpoint of the same run")
-        # A setting that the version which wrote the file did not have yet: its default is what was done before.
-        then = asdict(PPOConfig()) | state["config"]
-        then |= {"spaces": without_dtype(state["spaces"]), "number of processes": len(state["ranks"])}
-        now = asdict(self.config) | {
-            "spaces": without_dtype(self.spaces),
-            "number of processes": distributed.world_size(),
-        }
-        rules = rules_on_resume(PPOConfig)
-        differences = differing(then, now, [key for key in {**now, **then} if rules.get(key, "same") == "same"])
-        meant, means = state["env_metadata"], to_plain(self.env_metadata)
-        fixed = [key for key in {**meant, **means} if key not in free_metadata]
-        differences += [f"env_metadata {text}" for text in differing(meant, means, fixed)]
-        built, build = state["agent"], to_plain(self.agent.state_dict())
-        differences += structure_differences(built, build)
-        if differences:
-            raise CheckpointError(
-                f"{path} was written with other settings: {'; '.join(differences)}. "
-                "Resume with the old ones, or start a new run"
-            )
-        if now["total_timesteps"] < min(then["total_timesteps"], state["global_step"]):
-            raise CheckpointError(
-                f"{path} was written after {state['global_step']} steps, but total_timesteps = "
-                f"{now['total_timesteps']}; give more, or resume an earlier checkpoint"
-            )
-        same_meaning = not differing(meant, means, free_metadata)
-        judged_by = [key for key, rule in rules.items() if rule == "new best"]
-        self.new_best = not same_meaning or bool(differing(then, now, judged_by))
-        return same_meaning
 
     def _description(self, kind: str) -> dict[str, Any]:
         return {
@@ -297,6 +283,7 @@ class TrainingState:
             "config": asdict(self.config),
             "spaces": self.spaces,
             "env_metadata": self.env_metadata,
+            **({} if self.origin is None else {"init_from": self.origin}),
         }
 
     def _rank_state(self) -> dict[str, Any]:
@@ -317,6 +304,6 @@ class TrainingState:
             state["reward_scaler"] = self.reward_scaler.state_dict()
         if self.device.type == "cuda":
             state["cuda"] = torch.cuda.get_rng_state(self.device)
-        if hasattr(self.envs, "get_state"):
-            state["env_state"] = self.envs.get_state()
+        if self._holder is not None:
+            state["env_state"] = self._holder.get_state()
         return state

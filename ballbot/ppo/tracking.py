@@ -11,7 +11,8 @@ from typing import Any
 
 from ballbot.errors import BallbotError
 from ballbot.ppo.checkpoint import write_atomic
-from ballbot.ppo.logger import STEP, say
+from ballbot.ppo.logger import STEP
+from ballbot.ppo.run_dir import say
 
 PROJECT = "ballbot"
 """Unless WANDB_PROJECT names another."""

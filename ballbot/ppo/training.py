@@ -7,9 +7,9 @@ import os
 import random
 import signal
 import time
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable
 from contextlib import ExitStack, closing
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,6 @@ from typing import Any
 import numpy as np
 import torch
 from gymnasium.vector import VectorEnv
-from numpy.typing import NDArray
 
 from ballbot.errors import SettingsError
 from ballbot.ppo import distributed
@@ -34,17 +33,18 @@ from ballbot.ppo.checkpoint import (
 from ballbot.ppo.config import PPOConfig
 from ballbot.ppo.diagnosis import Diagnosis
 from ballbot.ppo.episodes import evaluate
-from ballbot.ppo.imitation import Teacher
 from ballbot.ppo.interrupt import StopSignal
-from ballbot.ppo.logger import Keeper, Logger, create_run_dir, lock_run_dir, say, write_config
+from ballbot.ppo.logger import Logger
 from ballbot.ppo.ppo import learn, make_optimizer
+from ballbot.ppo.record import Film, Hooks, Record
+from ballbot.ppo.run_dir import Keeper, create_run_dir, lock_run_dir, say, write_config
 from ballbot.ppo.state import TrainingState, training_seed
 from ballbot.ppo.stopwatch import Stopwatch
-from ballbot.ppo.storage import autoreset_mode
 from ballbot.ppo.structure import Structure
+from ballbot.ppo.threads import torch_threads
+from ballbot.ppo.transfer import InitFrom, read_start, take_over
+from ballbot.ppo.wrapped import check_envs, why_not_exact
 
-Film = Callable[[Agent], tuple[NDArray[np.uint8], int]]
-"""Makes frames (time, height, width, 3) of an agent at work; and how many to show a second."""
 SAVING_SHARE = 0.05
 """Of the time, that may go into writing last.pt between numbered checkpoints: a killed run then repeats one update."""
 RETRY_SECONDS = 5.0
@@ -70,17 +70,11 @@ def train(
     *,
     run_dir: str | Path,
     resume: str | Path | None = None,
+    init_from: InitFrom | str | Path | None = None,
     structure: Structure | None = None,
-    teacher: Teacher | None = None,
-    env_metadata: Mapping[str, Any] | None = None,
-    free_metadata: Collection[str] = (),
-    settings: Mapping[str, Any] | None = None,
-    files: Mapping[str, bytes] | None = None,
+    record: Record | None = None,
+    hooks: Hooks | None = None,
     console: bool = True,
-    on_start: Callable[[], None] | None = None,
-    on_log: Callable[[dict[str, float]], None] | None = None,
-    film: Film | None = None,
-    shaped_rewards: bool = False,
 ) -> TrainResult:
     """Train until `config.total_timesteps`, leaving logs and checkpoints in `run_dir`.
 
@@ -88,11 +82,11 @@ def train(
     one alone writes files and evaluates. Ctrl-C, SIGTERM or SIGHUP lets the update under way finish, saves, and
     raises SystemExit with the usual code (130, 143, 129); a second one stops at once and leaves the last
     checkpoint as it is. Python's, NumPy's and PyTorch's global random states are seeded, since environments
-    may use them.
+    may use them. PyTorch computes with `config.torch_threads` threads meanwhile, and as before afterwards.
 
     A resumed run repeats bit for bit what it would have done without the interruption if the environments
-    have `get_state()` and `set_state(state)`, with nested dicts and lists of arrays and plain values; others
-    start new episodes.
+    have `get_state()` and `set_state(state)`, with nested dicts and lists of arrays and plain values, also beneath
+    those of Gymnasium's wrappers that remember nothing; others start new episodes.
 
     Args:
         config: PPO settings. On resume all must be equal but those whose fields say otherwise, total_timesteps
@@ -101,34 +95,21 @@ def train(
         make_eval_envs: same, for evaluation (None: no evaluation and no best.pt).
         run_dir: directory of this run, usually runs/<name>.
         resume: checkpoint, or run directory for its newest readable one (None: new run).
+        init_from: checkpoint, or run directory for its best policy, whose networks and observation statistics a new
+            run starts with (None: from nothing); see `take_over`.  All else is new, steps are counted from 0.
         structure: what is known of the task and built into the agent (None: nothing); must be equal on resume.
-        teacher: whom the policy imitates for the first config.imitation_timesteps; the same on resume.
-        env_metadata: plain values that describe what the observations mean; must be equal on resume.
-        free_metadata: keys of it that may differ all the same; if one does, new episodes start.
-        settings: whatever else belongs in config.json, such as the environment's settings.
-        files: name and content of what else the run directory is to keep.
+        record: what to keep of the task, and what its observations mean (None: nothing).
+        hooks: whom to call at the start, after every row and after every evaluation (None: nobody).
         console: print a line per update.
-        on_start: called in the first process when all settings have been found to fit and `run_dir` exists, locked
-            and without a trace of this run: what it raises ends the run, whose directory can be used again.
-        on_log: called with every row that is logged, its global_step among the numbers, after the checkpoint that
-            is due if one is: what it raises ends the run.
-        film: called with the agent after every evaluation; its (time, height, width, 3) frames, so many a second,
-            are shown in TensorBoard and kept in videos/.  It must draw from no global random state.  A film that
-            fails is said, and training goes on.
-        shaped_rewards: training pays other rewards than evaluation does, so that their returns cannot be compared.
 
     Environments with `action_repeat` hold each action for so many steps, which must be config.action_repeat.
 
     Raises:
         ValueError, TypeError: settings or environments do not fit together.
         RunDirectoryError: `run_dir` holds another run, is in use, is damaged or cannot be written.
-        CheckpointError: `resume` cannot be read or belongs to another run.
+        CheckpointError: `resume` or `init_from` cannot be read, or belongs to another task.
         DivergedError: numbers stopped being finite; checkpoints are untouched.
     """
-    if (teacher is None) != (config.imitation_timesteps == 0):
-        raise SettingsError(
-            f"imitation_timesteps = {config.imitation_timesteps} and teacher = {teacher!r}: give both, or none"
-        )
     rank, world_size, device = distributed.distributed_setup(config.device)
     for name in ("num_envs", "minibatch_size"):
         if getattr(config, name) % world_size:
@@ -136,7 +117,17 @@ def train(
                 f"{name} = {getattr(config, name)} does not divide among {world_size} processes; "
                 "choose a multiple of their number"
             )
-    run_dir, env_metadata, console = Path(run_dir), dict(env_metadata or {}), console and rank == 0
+    run_dir, console = Path(run_dir), console and rank == 0
+    record, hooks = record or Record(), hooks or Hooks()
+    env_metadata = dict(record.env_metadata)
+    if (hooks.teacher is None) != (config.imitation_timesteps == 0):
+        raise SettingsError(
+            f"imitation_timesteps = {config.imitation_timesteps} and Hooks.teacher = {hooks.teacher!r}: give both, or "
+            "none"
+        )
+    if resume is not None and init_from is not None:
+        raise SettingsError("resume goes on with a run and init_from starts a new one: give one of them")
+    start = None if init_from is None else distributed.on_rank_zero(lambda: read_start(init_from))
     loaded = None if resume is None else distributed.on_rank_zero(lambda: find_checkpoint(resume))
     if loaded is not None and loaded[0].parent.resolve() == (run_dir / "checkpoints" / "abandoned").resolve():
         raise CheckpointError(
@@ -147,6 +138,8 @@ def train(
 
     seed = training_seed(config, 0)
     with ExitStack() as stack:
+        stack.enter_context(torch_threads(config.torch_threads))
+        config = replace(config, torch_threads=torch.get_num_threads())
         seed_everything(seed + rank, config.torch_deterministic and device.type == "cuda")
         envs = stack.enter_context(closing(make_envs(config.num_envs // world_size)))
         check_envs(envs, config.num_envs // world_size, config)
@@ -157,65 +150,62 @@ def train(
         seed_everything(seed + rank, config.torch_deterministic and device.type == "cuda")
         weights = torch.Generator().manual_seed(config.seed)
         spaces = envs.single_observation_space, envs.single_action_space
-        agent = Agent(*spaces, config, weights, structure).to(device)
+        agent = Agent(*spaces, config, weights, structure)
+        if start is not None:
+            for line in take_over(agent, config, start):
+                say(console, line)
+        agent.to(device)
         distributed.broadcast_module(agent)
-        state = TrainingState(config, envs, agent, make_optimizer(agent, config), env_metadata, seed, teacher)
-        if not (hasattr(envs, "get_state") and hasattr(envs, "set_state")):
-            say(console, "note: these environments have no get_state and set_state: resuming will start new episodes")
+        state = TrainingState(config, envs, agent, make_optimizer(agent, config), env_metadata, seed, hooks.teacher)
+        state.origin = None if start is None else start.origin
+        if (reason := why_not_exact(envs)) is not None:
+            say(console, f"note: {reason}: resuming will start new episodes")
         if loaded is not None:
-            state.restore(*loaded, free_metadata)
+            state.restore(*loaded, record.free_metadata)
             say(console, f"resuming from {loaded[0]} at step {state.global_step:,}")
             if state.finished:
                 say(console, f"note: total_timesteps = {config.total_timesteps:,} are done already; raise it to go on")
 
+        # Resuming inside the directory continues its run; a checkpoint from elsewhere starts a new one.
+        inside = loaded is not None and loaded[0].resolve().is_relative_to(run_dir.resolve())
+        idle = inside and state.finished
+
         def prepare() -> None:
-            # Resuming inside the directory continues its run; a checkpoint from elsewhere starts a new one.
-            inside = loaded is not None and loaded[0].resolve().is_relative_to(run_dir.resolve())
             create_run_dir(run_dir, resuming=inside)
             if (lock := lock_run_dir(run_dir)) is not None:
                 stack.callback(os.close, lock)
-            if on_start is not None:
-                on_start()
+            if hooks.on_start is not None:
+                hooks.on_start()
             if loaded is not None and inside:
-                moved = set_aside_newer(run_dir, loaded[0], state.global_step, best_too=state.new_best)
-                for path in moved:
-                    say(console, f"note: no longer of this run, moved aside: {path}")
+                if not idle:
+                    for path in set_aside_newer(run_dir, loaded[0], state.global_step, best_too=state.new_best):
+                        say(console, f"note: no longer of this run, moved aside: {path}")
                 if lock is not None:
                     numbered = due(state, config.checkpoint_interval) or state.finished
                     tidy(run_dir, loaded[0], state.global_step, config.keep_checkpoints, numbered)
             if not usable(run_dir / "best.pt", console):
                 state.best_return = None
-            for name, content in (files or {}).items():
+            if idle:  # nothing will be learned: what is there stays as it is
+                return
+            for name, content in record.files.items():
                 (run_dir / name).parent.mkdir(exist_ok=True)
                 write_atomic(run_dir / name, content)
-            write_config(run_dir, config, {"env_metadata": env_metadata, **(settings or {})}, world_size)
+            origin = {} if state.origin is None else {"init_from": state.origin}
+            write_config(run_dir, config, {"env_metadata": env_metadata, **origin, **record.settings}, world_size)
 
         distributed.on_rank_zero(prepare)
         logger = None
-        if rank == 0:
+        if rank == 0 and not idle:
             resume_step = None if loaded is None else state.global_step
             logger = Logger(run_dir, resume_step, console)
+            logger.log_settings({**asdict(config), **record.settings})
             say(console, f"writing to {run_dir}")
-        stopped = run(state, envs, eval_envs, logger, run_dir, on_log, film, shaped_rewards)
+        stopped = run(state, envs, eval_envs, logger, run_dir, hooks, record.shaped_rewards)
     if stopped:
         name = signal.Signals(stopped).name
         say(console, f"stopped by {name} at step {state.global_step:,}; to go on: --resume {run_dir}")
         raise SystemExit(128 + stopped)
     return TrainResult(state.policy, state.global_step, state.best_return)
-
-
-def check_envs(envs: VectorEnv, num_envs: int, config: PPOConfig) -> None:
-    """Raise ValueError unless training environments are as they were asked for."""
-    if envs.num_envs != num_envs:
-        raise ValueError(
-            f"make_envs({num_envs}) returned {envs.num_envs} environments; it must return as many as it is asked for"
-        )
-    autoreset_mode(envs)
-    if (held := getattr(envs, "action_repeat", 1)) != config.action_repeat:
-        raise SettingsError(
-            f"action_repeat = {config.action_repeat}, but the training environments hold an action for {held} "
-            "steps: make both equal"
-        )
 
 
 def usable(best: Path, console: bool) -> bool:
@@ -235,9 +225,8 @@ def run(
     eval_envs: VectorEnv | None,
     logger: Logger | None,
     run_dir: Path,
-    on_log: Callable[[dict[str, float]], None] | None = None,
-    film: Film | None = None,
-    shaped_rewards: bool = False,
+    hooks: Hooks,
+    shaped_rewards: bool,
 ) -> int:
     """`learn` until the run is finished, with evaluation, logs and checkpoints after the updates.
 
@@ -247,9 +236,8 @@ def run(
         eval_envs: for evaluation (None: none, or another process does it).
         logger: None if another process logs.
         run_dir: existing run directory.
-        on_log: see `train`.
-        film: see `train`.
-        shaped_rewards: see `train`.
+        hooks: whom to call.
+        shaped_rewards: see `Record`.
 
     Returns:
         number of the signal that ended the run early, or 0 (also if the signal came in the last update).
@@ -262,7 +250,7 @@ def run(
     with StopSignal() as signal:
         for row, stopwatch in learn(state, envs):
             if eval_envs is not None and logger is not None and (due(state, config.eval_interval) or state.finished):
-                row |= judge(state, eval_envs, best, logger, film, stopwatch)
+                row |= judge(state, eval_envs, best, logger, hooks.film, stopwatch)
             # Read the signal once: saving and leaving the loop must follow the same answer, in all processes.
             stopped = distributed.any_rank(signal.number, state.device)
             rate = (state.global_step - start_step) / (time.perf_counter() - start_time)
@@ -282,8 +270,8 @@ def run(
                     save(state, content, numbered, best, logger, signal, stopped)
                 saved = time.perf_counter()
                 saving = saved - began
-            if logger is not None and on_log is not None:
-                on_log(row)
+            if logger is not None and hooks.on_log is not None:
+                hooks.on_log(row)
             if stopped:
                 break
     return 0 if state.finished else stopped

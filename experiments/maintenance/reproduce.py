@@ -40,7 +40,7 @@ from ballbot.cli import check_options, program
 from ballbot.envs.physics import usable_cpus
 from ballbot.ppo import CheckpointError, load_checkpoint
 from ballbot.ppo.checkpoint import write_atomic
-from ballbot.ppo.logger import git_commit, lock_run_dir
+from ballbot.ppo.run_dir import git_commit, lock_run_dir
 from ballbot.runs import differences, load_settings
 from ballbot.settings import Range, nearest
 

@@ -90,7 +90,6 @@ def ship(args: Args) -> None:
             "ppo": asdict(settings.ppo),
             "env": plain(settings.world),
             **{name: getattr(settings, name) for name in OWN},
-            "torch_threads": loaded.torch_threads,
         },
     }
     write_atomic(ASSETS / f"policy_{args.name}.pt", content)  # the test of cards finds an older card beside it

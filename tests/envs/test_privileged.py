@@ -17,7 +17,7 @@ from ballbot.envs.model import build_model
 from ballbot.envs.observations import BALL_DEPTH
 from ballbot.errors import SettingsError
 from ballbot.evaluation import env_options
-from ballbot.ppo import load_policy, train
+from ballbot.ppo import Record, load_policy, train
 
 FIELDS = ("slope", "slope_ahead", "time_left")
 SMALL: dict[str, Any] = {"num_threads": 1, "num_terrains": 4, "max_episode_steps": 40}
@@ -202,7 +202,7 @@ def test_a_run_learns_with_it_and_its_policy_does_without(tmp_path):
         lambda n: settings.training_envs(n, num_threads=1),
         lambda n: settings.evaluation_envs(n, num_threads=1),
         run_dir=tmp_path,
-        env_metadata=settings.metadata(),
+        record=Record(env_metadata=settings.metadata()),
         structure=settings.structure(),
     )
     policy = load_policy(tmp_path)

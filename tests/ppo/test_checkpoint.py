@@ -318,6 +318,17 @@ class TestRewind:
         assert load_checkpoint(r / "last.pt")["best_return"] == max(new)
         assert load_checkpoint(r / "best.pt")["global_step"] > 10 * BATCH
 
+    @pytest.mark.parametrize("change", [{}, {"eval_episodes": 5}, {"learning_rate": 1e-5}])
+    def test_nothing_changes_where_nothing_is_left_to_learn(
+        self, finished: Path, tmp_path: Path, change: dict[str, Any]
+    ) -> None:
+        r = tmp_path / "r"
+        shutil.copytree(finished, r)
+        before = {path: path.read_bytes() for path in r.rglob("*") if path.is_file()}
+        result = run(r, resume=r, **change)
+        assert {path: path.read_bytes() for path in r.rglob("*") if path.is_file()} == before
+        assert result.best_return == load_checkpoint(r / "last.pt")["best_return"]
+
     def test_checkpoints_that_a_kill_kept_from_being_deleted_go(self, finished: Path, tmp_path: Path) -> None:
         r = tmp_path / "r"
         shutil.copytree(finished, r)  # as killed in its last update: nothing is left to be learned, or saved

@@ -12,7 +12,17 @@ import torch
 from gymnasium.vector import AutoresetMode
 from toy import BOX1, OBS2, PointEnv, ScriptedEnv, SplitEnv, cartpole, generator, small_config
 
-from ballbot.ppo import Agent, FeedbackPrior, SettingsError, Structure, evaluate, load_agent, load_checkpoint, train
+from ballbot.ppo import (
+    Agent,
+    FeedbackPrior,
+    Hooks,
+    SettingsError,
+    Structure,
+    evaluate,
+    load_agent,
+    load_checkpoint,
+    train,
+)
 from ballbot.ppo.imitation import Lessons
 from ballbot.ppo.ppo import rollout
 from ballbot.ppo.stopwatch import Stopwatch
@@ -48,7 +58,7 @@ def settings(**changes: Any) -> Any:
 
 
 def teach(path: Path, envs: Any = PointEnv, teacher: Any = to_the_middle, **changes: Any) -> Agent:
-    train(settings(**changes), envs, run_dir=path, teacher=teacher, console=False)
+    train(settings(**changes), envs, run_dir=path, hooks=Hooks(teacher=teacher), console=False)
     return load_agent(path / "last.pt")
 
 
@@ -157,11 +167,11 @@ def test_a_run_goes_on_bit_for_bit_in_every_stage(tmp_path: Path, stop: int, mem
     """Within the imitation, at its end, and when PPO has taken over."""
     changes = {"imitation_timesteps": 1024, "memory": memory, "memory_size": 8, "keep_checkpoints": 9}
     config = settings(total_timesteps=2048, update_epochs=2, **changes)
-    train(config, PointEnv, run_dir=tmp_path / "whole", teacher=Counting(4), console=False)
+    train(config, PointEnv, run_dir=tmp_path / "whole", hooks=Hooks(teacher=Counting(4)), console=False)
     resumed = tmp_path / "whole" / "checkpoints" / f"step_{stop}.pt"
     other = Counting(4)
     other.steps[:] = 99  # what it remembers comes from the checkpoint
-    train(config, PointEnv, run_dir=tmp_path / "again", resume=resumed, teacher=other, console=False)
+    train(config, PointEnv, run_dir=tmp_path / "again", resume=resumed, hooks=Hooks(teacher=other), console=False)
     whole, again = (load_checkpoint(tmp_path / name / "last.pt") for name in ("whole", "again"))
     for name, weight in whole["agent"].items():
         assert torch.equal(weight, again["agent"][name]), name
@@ -192,7 +202,7 @@ def test_ppo_begins_anew_where_imitation_ends(tmp_path: Path) -> None:
 )
 def test_what_cannot_be_taught_is_refused(tmp_path: Path, changes: Any, teacher: Any, message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        train(settings(**changes), PointEnv, run_dir=tmp_path / "r", teacher=teacher, console=False)
+        train(settings(**changes), PointEnv, run_dir=tmp_path / "r", hooks=Hooks(teacher=teacher), console=False)
 
 
 def test_imitation_is_a_part_of_the_training() -> None:

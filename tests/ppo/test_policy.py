@@ -64,3 +64,31 @@ def test_bad_input_is_named(tmp_path):
         load_policy(tmp_path / "bad.pt")
     with pytest.raises(CheckpointError, match=r"best\.pt does not exist"):
         load_policy(tmp_path)
+
+
+def test_a_run_folder_stands_for_its_policy(finished):
+    agent, best = load_agent(finished), load_agent(finished / "best.pt")
+    assert all(torch.equal(value, best.state_dict()[name]) for name, value in agent.state_dict().items())
+    with pytest.raises(CheckpointError, match=r"best\.pt does not exist"):
+        load_agent(finished / "checkpoints")
+
+
+@pytest.mark.parametrize(("options", "used"), [({}, 1), ({"torch_threads": 2}, 2), ({"torch_threads": 0}, 3)])
+def test_it_acts_with_one_thread_unless_told_and_puts_the_count_back(tmp_path, monkeypatch, options, used):
+    policy, seen = load_policy(save_policy(tmp_path / "p.pt"), **options), []
+    act = policy.agent.act
+
+    def noting(*given):
+        seen.append(torch.get_num_threads())
+        return act(*given)
+
+    monkeypatch.setattr(policy.agent, "act", noting)
+    try:
+        torch.set_num_threads(3)
+        policy.predict(np.zeros(17))
+        assert (seen, torch.get_num_threads()) == ([used], 3)
+        with pytest.raises(ValueError, match="not finite"):
+            policy.predict(np.full(17, np.nan))
+        assert torch.get_num_threads() == 3
+    finally:
+        torch.set_num_threads(1)

@@ -18,7 +18,7 @@ from toy import BATCH, TOY, PointEnv, assert_same_weights, curve, run
 
 from ballbot.ppo import PPOConfig, RunDirectoryError, evaluate, load_agent, load_checkpoint, train
 from ballbot.ppo.interrupt import StopSignal
-from ballbot.ppo.logger import git_commit, lock_run_dir
+from ballbot.ppo.run_dir import git_commit, lock_run_dir
 
 
 class TestRunDirectory:
@@ -238,12 +238,16 @@ class TestSignals:
         finally:
             signal.signal(signal.SIGHUP, previous)
 
-    def test_a_second_signal_stops_at_once(self, tmp_path: Path) -> None:
+    @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, -signal.SIGTERM), (signal.SIGINT, 130)])
+    def test_a_second_signal_stops_at_once(self, tmp_path: Path, number: signal.Signals, code: int) -> None:
         process = self.start(tmp_path / "r", delay=0.2, rows=1)  # an update takes 16 steps, so 3 s
-        process.send_signal(signal.SIGTERM)
+        process.send_signal(number)
         time.sleep(1.2)
-        process.send_signal(signal.SIGTERM)
-        process.communicate(timeout=60)
-        assert process.returncode == -signal.SIGTERM
+        process.send_signal(number)
+        output, _ = process.communicate(timeout=60)
+        assert process.returncode == code, output
+        said = [line for line in output.splitlines() if line.startswith("SIG")]
+        assert len(said) == 2 and said[1].startswith(f"{number.name}: stopping at once")
+        assert "Traceback" not in output and output.rstrip().endswith(said[1])
         assert not list((tmp_path / "r" / "checkpoints").iterdir())  # which a run that stops in time has one in
         assert load_checkpoint(tmp_path / "r" / "last.pt")["global_step"] == len(curve(tmp_path / "r")) * BATCH

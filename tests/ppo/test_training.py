@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import math
 import os
 import shutil
 import signal
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -98,12 +99,44 @@ class TestNotes:
         run(tmp_path / "r", PointEnv, PointEnv, total_timesteps=4 * BATCH, resume=tmp_path / "r")
         assert "threads of PyTorch" not in capsys.readouterr().out
         assert load_checkpoint(tmp_path / "r" / "last.pt")["torch_threads"] == 1
+        run(tmp_path / "r", PointEnv, PointEnv, resume=tmp_path / "r", torch_threads=2)
+        assert "the run had 1 threads of PyTorch, now there are 2" in capsys.readouterr().out
+
+
+class Threads(PointEnv):
+    """Notes how many threads PyTorch has when it is stepped."""
+
+    seen: ClassVar[set[int]] = set()
+
+    def step(self, actions: Any) -> Any:
+        self.seen.add(torch.get_num_threads())
+        return super().step(actions)
+
+
+class Fails(Threads):
+    def step(self, actions: Any) -> Any:
+        super().step(actions)
+        raise RuntimeError("power cut")
+
+
+class TestThreads:
+    @pytest.mark.parametrize(("asked", "used"), [(1, 1), (2, 2), (0, 3)])
+    def test_are_as_many_as_asked_for_and_put_back(self, tmp_path: Path, asked: int, used: int) -> None:
+        Threads.seen.clear()
         try:
-            torch.set_num_threads(2)
-            run(tmp_path / "r", PointEnv, PointEnv, resume=tmp_path / "r")
+            torch.set_num_threads(3)
+            run(tmp_path / "r", Threads, PointEnv, total_timesteps=2 * BATCH, torch_threads=asked)
+            assert (Threads.seen, torch.get_num_threads()) == ({used}, 3)
+            with pytest.raises(RuntimeError, match="power cut"):
+                run(tmp_path / "s", Fails, PointEnv, torch_threads=asked)
+            assert torch.get_num_threads() == 3
+            with pytest.raises(ValueError, match="returned 1 environments"):
+                run(tmp_path / "t", lambda n: PointEnv(1), PointEnv, torch_threads=asked)
+            assert torch.get_num_threads() == 3
         finally:
             torch.set_num_threads(1)
-        assert "the run had 1 threads of PyTorch, now there are 2" in capsys.readouterr().out
+        assert json.loads((tmp_path / "r" / "config.json").read_text())["ppo"]["torch_threads"] == used
+        assert load_checkpoint(tmp_path / "r" / "last.pt")["torch_threads"] == used
 
 
 class TestSignals:

@@ -12,7 +12,7 @@ import torch
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
 from toy import BOX1, OBS2, PointEnv, SplitEnv, collect, curve, generator, run, small_config
 
-from ballbot.ppo import Agent, Structure, Symmetry, evaluate, load_agent
+from ballbot.ppo import Agent, Hooks, Structure, Symmetry, evaluate, load_agent
 from ballbot.ppo.training import train
 
 BOTH = SplitEnv(1).single_observation_space
@@ -103,7 +103,7 @@ def test_it_explains_returns_that_the_policy_cannot_foresee(tmp_path: Path, mode
             total_timesteps=4096, num_envs=8, value_only=value_only, learning_rate=5e-3, target_kl=None
         )
         rows: list[dict[str, float]] = []
-        train(config, make, run_dir=tmp_path / str(len(value_only)), console=False, on_log=rows.append)
+        train(config, make, run_dir=tmp_path / str(len(value_only)), console=False, hooks=Hooks(on_log=rows.append))
         explained[value_only] = rows[-1]["losses/explained_variance"]
     assert explained[()] < 0.5 < 0.9 < explained[("coin",)]
 

@@ -11,8 +11,9 @@ import gymnasium as gym
 import numpy as np
 import torch
 from gymnasium.vector import AutoresetMode, SyncVectorEnv, VectorEnv
+from gymnasium.vector.utils import batch_space
 
-from ballbot.ppo import Agent, PPOConfig, Rollout, TrainResult, gae, load_checkpoint, rollout, train
+from ballbot.ppo import Agent, PPOConfig, Record, Rollout, TrainResult, gae, load_checkpoint, rollout, train
 from ballbot.ppo.stopwatch import Stopwatch
 from ballbot.ppo.storage import EnvState, autoreset_mode
 
@@ -38,6 +39,8 @@ class PointEnv(VectorEnv):
         self.as_tensors = as_tensors
         self.single_observation_space = gym.spaces.Box(-np.inf, np.inf, (2,), np.float32)
         self.single_action_space = gym.spaces.Box(-1.0, 1.0, (1,), np.float32)
+        self.observation_space = batch_space(self.single_observation_space, num_envs)
+        self.action_space = batch_space(self.single_action_space, num_envs)
         self.rng = np.random.default_rng(0)
         self.x = np.zeros((num_envs, 2), np.float32)
         self.age = np.zeros(num_envs, np.uint32)
@@ -223,9 +226,11 @@ TOY: dict[str, Any] = {
 def run(
     run_dir: Path, make: Callable[[int], VectorEnv] = PointEnv, resume: Path | None = None, **changes: Any
 ) -> TrainResult:
+    """Train; changes are settings of PPO, but for the options of `train` and "env_metadata"."""
     metadata = changes.pop("env_metadata", {"layout": "v1"})
-    options: dict[str, Any] = {"structure": changes.pop("structure", None), "env_metadata": metadata}
-    return train(PPOConfig(**(TOY | changes)), make, make, run_dir=run_dir, resume=resume, console=False, **options)
+    options: dict[str, Any] = {name: changes.pop(name) for name in ("structure", "init_from") if name in changes}
+    options |= {"record": Record(env_metadata=metadata), "resume": resume, "console": False}
+    return train(PPOConfig(**(TOY | changes)), make, make, run_dir=run_dir, **options)
 
 
 def curve(run_dir: Path) -> list[dict[str, str]]:

@@ -23,7 +23,7 @@ from ballbot.encoders import load_encoder
 from ballbot.encoders.dataset import RECORD, DatasetError, DepthDataset
 from ballbot.encoders.pretrain import PretrainConfig, pretrain
 from ballbot.ppo import RunDirectoryError, load_checkpoint, training
-from ballbot.ppo import logger as logger_module
+from ballbot.ppo import run_dir as run_dir_module
 from ballbot.ppo.checkpoint import write_atomic
 from ballbot.ppo.events import EventFile, append
 from ballbot.ppo.logger import Logger
@@ -308,7 +308,7 @@ def test_a_disk_that_does_not_answer_for_a_while_ends_nothing(tmp_path: Path, mo
         raise OSError(errno.EIO, "Input/output error")
 
     with monkeypatch.context() as patch, pytest.warns(RuntimeWarning, match="not written"):
-        patch.setattr(logger_module, "_identity", fail)
+        patch.setattr(run_dir_module, "_identity", fail)
         logger.log({"global_step": 1})
     logger.log({"global_step": 2})
     assert logger.path.read_text() == "global_step\n1\n2\n"
@@ -335,7 +335,7 @@ def test_a_log_that_lost_its_middle_is_not_gone_on_with(tmp_path: Path, finished
     lines[3] = row.format(lines[3])
     (run / "progress.csv").write_text("\n".join(lines) + "\n")
     with pytest.raises(RunDirectoryError, match="is damaged"):
-        toy.run(run, resume=run)
+        toy.run(run, resume=run, total_timesteps=12 * toy.BATCH)
     assert (run / "progress.csv").read_text().splitlines() == lines
 
 

@@ -1,0 +1,101 @@
+"""What lies beneath Gymnasium's wrappers: how long an action is held, and who holds the state."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from gymnasium.vector import AsyncVectorEnv, SyncVectorEnv, VectorEnv, VectorWrapper
+
+from ballbot.errors import SettingsError
+from ballbot.ppo.config import PPOConfig
+from ballbot.ppo.storage import autoreset_mode
+
+STATELESS = (
+    "ArrayConversion",
+    "ClipAction",
+    "ClipReward",
+    "DtypeObservation",
+    "FilterObservation",
+    "FlattenObservation",
+    "GrayscaleObservation",
+    "JaxToNumpy",
+    "JaxToTorch",
+    "NumpyToTorch",
+    "RecordEpisodeStatistics",  # what it counts is told in infos that training does not read
+    "RescaleAction",
+    "RescaleObservation",
+    "ReshapeObservation",
+    "ResizeObservation",
+)
+"""Of gymnasium.wrappers.vector, what remembers nothing that training depends on.  Names, as some need other packages to
+be imported.  Those that take a function are not among them: it may remember something."""
+
+
+def check_envs(envs: VectorEnv, num_envs: int, config: PPOConfig) -> None:
+    """Raise ValueError unless training environments are as they were asked for."""
+    if envs.num_envs != num_envs:
+        raise ValueError(
+            f"make_envs({num_envs}) returned {envs.num_envs} environments; it must return as many as it is asked for"
+        )
+    autoreset_mode(envs)
+    if (held := action_repeat(envs)) != config.action_repeat:
+        raise SettingsError(
+            f"action_repeat = {config.action_repeat}, but the training environments hold an action for {held} "
+            "steps: make both equal"
+        )
+
+
+def action_repeat(envs: VectorEnv) -> int:
+    """Steps for which environments hold an action: what the outermost layer says that says something, else 1.
+
+    Looks beneath wrappers, and into the single environments of Gymnasium's SyncVectorEnv and AsyncVectorEnv.
+
+    Raises:
+        SettingsError: single environments differ in it.
+    """
+    layer: Any = envs
+    while True:
+        if hasattr(layer, "action_repeat"):
+            return int(layer.action_repeat)
+        if not isinstance(layer, VectorWrapper):
+            break
+        layer = layer.env
+    if not isinstance(layer, (SyncVectorEnv, AsyncVectorEnv)):
+        return 1
+    known = layer.call("has_wrapper_attr", "action_repeat")
+    if not any(known):
+        return 1
+    found = {int(held) for held in layer.get_attr("action_repeat")} if all(known) else set()
+    if len(found) != 1:
+        raise SettingsError("the training environments hold an action for different numbers of steps: make them equal")
+    return found.pop()
+
+
+def state_holder(envs: VectorEnv) -> Any:
+    """The layer whose `get_state()` and `set_state(state)` are the state of all of it, or None.
+
+    That is the outermost one that has both, if those around it are `STATELESS`.
+    """
+    layer: Any = envs
+    while not (hasattr(layer, "get_state") and hasattr(layer, "set_state")):
+        if not _stateless(layer):
+            return None
+        layer = layer.env
+    return layer
+
+
+def _stateless(layer: Any) -> bool:
+    kind = type(layer)  # itself: one that derives from it may remember more
+    return kind.__module__.startswith("gymnasium.wrappers.vector.") and kind.__name__ in STATELESS
+
+
+def why_not_exact(envs: VectorEnv) -> str | None:
+    """Why resuming will start new episodes, in words; None: it will not."""
+    if state_holder(envs) is not None:
+        return None
+    layer: Any = envs
+    while _stateless(layer):
+        layer = layer.env
+    if isinstance(layer, VectorWrapper):
+        return f"the wrapper {type(layer).__name__} may remember something, and has no get_state and set_state"
+    return "these environments have no get_state and set_state"

@@ -1,0 +1,156 @@
+"""A new run of the robot starts from another one's networks: fields of the observation are matched by name."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from inprocess import call
+from policies import save_policy
+
+from ballbot import presets
+from ballbot.deployment.shipped import SHIPPED
+from ballbot.encoders import load_encoder
+from ballbot.errors import SettingsError
+from ballbot.ppo import Agent, CheckpointError, PPOConfig, load_agent, load_checkpoint, load_policy
+from ballbot.ppo.transfer import read_start, take_over
+from ballbot.runs import init_from, load_settings
+
+NETWORKS = PPOConfig(hidden_size=16, num_layers=2, linear_skip=True)
+
+
+def settings(**world: Any) -> presets.Settings:
+    """Of a run whose networks are those of `save_policy`."""
+    found = presets.default(**({"observation": "proprioception"} | world))
+    return replace(found, ppo=NETWORKS, symmetry=False)
+
+
+def _spaces(run: presets.Settings, encoder: Any) -> tuple[Any, Any]:
+    envs = run.training_envs(1, num_threads=1, **({} if encoder is None else {"encoder": encoder}))
+    envs.close()
+    return envs.single_observation_space, envs.single_action_space
+
+
+def started(path: Path, run: presets.Settings, encoder: Any = None) -> tuple[Agent, str]:
+    start = init_from(path, run, encoder)
+    agent = Agent(*_spaces(run, encoder), run.ppo, structure=run.structure(encoder))
+    take_over(agent, run.ppo, read_start(start))
+    return agent, start.told
+
+
+def test_a_field_more_weighs_nothing_and_one_less_is_dropped(tmp_path: Path) -> None:
+    path = save_policy(tmp_path / "p.pt", 18, extra_fields=["yaw_rate"])
+    agent, told = started(path, settings(extra_fields=("station",), command="velocity", terrain="stairs:0.3"))
+    assert told == (
+        "gravity, gyro, velocity, wheel_speeds, last_action taken over; velocity_command, station new, start at 0; "
+        "goal, yaw_rate dropped"
+    )
+    # the same robot as both see it, by the slices of facts: what comes before and after the command
+    rng = np.random.default_rng(0)
+    old = rng.normal(size=(50, 18)).astype(np.float32)
+    old[:, 9:11], old[:, 17] = 0, 0  # what is dropped is as if it were 0
+    new = np.concatenate([old[:, :9], rng.normal(size=(50, 3)), old[:, 11:17], rng.normal(size=(50, 2))], axis=1)
+    expected = load_policy(path).predict(old)
+    np.testing.assert_allclose(agent.act(new.astype(np.float32)).numpy(), expected, rtol=1e-5, atol=1e-5)
+
+
+def test_eyes_are_new_or_taken_over_or_dropped(tmp_path: Path) -> None:
+    encoder = load_encoder()
+    seeing = settings(observation="encoded")
+    blind = save_policy(tmp_path / "blind.pt")
+    agent, told = started(blind, seeing, encoder)
+    assert told.endswith("last_action taken over; image_0, image_1, image_age new, start at 0")
+    obs = np.random.default_rng(0).normal(size=(20, 58)).astype(np.float32)
+    expected = load_policy(blind).predict(obs[:, :17])
+    np.testing.assert_allclose(agent.act(obs).numpy(), expected, rtol=1e-5, atol=1e-5)
+    eyes = save_policy(tmp_path / "eyes.pt", 58, observation="encoded", encoder=encoder.content_hash)
+    assert started(eyes, settings())[1].endswith("image_0, image_1, image_age dropped")
+    agent, told = started(eyes, seeing, encoder)
+    assert told.endswith("image_0, image_1, image_age taken over")
+    np.testing.assert_allclose(agent.act(obs).numpy(), load_policy(eyes).predict(obs), rtol=1e-5, atol=1e-5)
+    other = load_encoder()
+    other.content_hash = "0" * 64
+    images = "image_0, image_1, image_age"
+    assert started(eyes, seeing, other)[1].endswith(f"; {images} new, start at 0; {images} dropped")
+
+
+def test_what_was_learned_with_the_robots_symmetry_is_taken_over_with_it(tmp_path: Path) -> None:
+    blind, encoder = replace(settings(), symmetry=True), load_encoder()
+    path = save_policy(tmp_path / "p.pt", structure=blind.structure())
+    told = replace(settings(command="point", extra_fields=("yaw_rate",)), symmetry=True)
+    for run, eyes in ((replace(settings(observation="encoded"), symmetry=True), encoder), (told, None)):
+        agent, _ = started(path, run, eyes)
+        layout = run.layout(eyes)
+        old = np.random.default_rng(0).normal(size=(20, 17)).astype(np.float32)
+        if "goal" not in layout.slices:
+            old[:, 9:11] = 0
+        new = np.ones((20, layout.size), np.float32)  # whatever is new
+        for name, at in blind.layout().slices.items():
+            if name in layout.slices:
+                new[:, layout[name]] = old[:, at]
+        np.testing.assert_allclose(agent.act(new).numpy(), load_policy(path).predict(old), rtol=1e-5, atol=1e-5)
+        with pytest.raises(CheckpointError, match=r"symmetry \(then one, now none\)"):
+            started(path, replace(run, symmetry=False), eyes)
+
+
+def test_what_cannot_be_a_start_is_refused(tmp_path: Path) -> None:
+    path = save_policy(tmp_path / "w.pt", 15, frame="world")
+    with pytest.raises(SettingsError, match="observes in --frame world, this run in --frame body"):
+        init_from(path, settings(), None)
+    with pytest.raises(SettingsError, match="not trained on Ballbot-v0"):
+        init_from(save_policy(tmp_path / "f.pt", observation=None), settings(), None)
+    path = save_policy(tmp_path / "p.pt")
+    with pytest.raises(CheckpointError, match=r"symmetry \(then none, now one\)"):
+        started(path, replace(settings(), symmetry=True))
+    with pytest.raises(CheckpointError, match=r"prior \(then none, now one\)"):
+        started(path, replace(settings(), prior_speed=0.3))
+
+
+SMALL = [
+    "--no-cameras", "--num-envs", 4, "--num-steps", 16, "--minibatch-size", 32, "--hidden-size", 16, "--num-threads", 1,
+    "--action-repeat", 2, "--eval-episodes", 2, "--num-terrains", 2, "--max-episode-steps", 60, "--eval-interval", 128,
+]  # fmt: skip
+
+
+def test_from_the_command_line(tmp_path: Path) -> None:
+    done = call("ppo_ballbot.py", *SMALL, "--total-timesteps", 256, "--run-name", "first", folder=tmp_path)
+    assert done.returncode == 0, done.stderr
+    more = ["--terrain", "stairs:0.2", "--extra-fields", "yaw_rate", "--num-envs", 8, "--run-name", "second"]
+    start = ["--init-from", "runs/first", "--total-timesteps", 512]
+    done = call("ppo_ballbot.py", *SMALL, *start, *more, folder=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert (
+        "init-from: gravity, gyro, velocity, goal, wheel_speeds, last_action taken over; yaw_rate new, starts at 0\n"
+        in done.stdout
+    )
+    run = tmp_path / "runs" / "second"
+    origin = json.loads((run / "config.json").read_text())["init_from"]
+    assert origin["path"] == "runs/first/best.pt"
+    assert origin["step"] == load_checkpoint(tmp_path / origin["path"])["global_step"]
+    assert load_agent(run).obs_size == 18
+    more = ["--num-envs", 4, "--learning-rate", 1e-4, "--total-timesteps", 768]
+    done = call("ppo_ballbot.py", "--resume", "runs/second", *more, folder=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "note: num_envs is 4, was 8" in done.stdout and "note: learning_rate is 0.0001, was 0.001" in done.stdout
+    assert "init_from" not in vars(load_settings(run / "config.json").settings)
+    for options, words in (
+        (["--resume", "runs/first", "--init-from", "runs/first"], "give one of them"),
+        ([*SMALL, "--init-from", "runs/first", "--num-layers", 2], "num_layers (then 3, now 2)"),
+        ([*SMALL, "--init-from", "runs/nowhere"], "does not exist"),
+        ([*SMALL, "--init-from", "nobody"], "no policy that comes with ballbot"),
+    ):
+        done = call("ppo_ballbot.py", *options, folder=tmp_path)
+        assert done.returncode == 2 and words in done.stderr and done.stderr.count("\n") == 1, done.stderr
+    assert {p.name for p in (tmp_path / "runs").iterdir()} == {"first", "second"}
+
+
+def test_the_policy_that_comes_along_is_a_start() -> None:
+    run, encoder = presets.default(terrain="stairs:0.2"), load_encoder()
+    agent, _ = started(SHIPPED["default"], run, encoder)
+    obs = torch.randn(50, agent.obs_size)
+    torch.testing.assert_close(agent.act(obs), load_agent(SHIPPED["default"]).act(obs), rtol=1e-5, atol=1e-5)

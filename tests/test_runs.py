@@ -1,0 +1,37 @@
+"""What a run's folder says, as programs read it."""
+
+from __future__ import annotations
+
+import codecs
+import json
+from pathlib import Path
+
+import pytest
+
+from ballbot.errors import SettingsError
+from ballbot.runs import load_settings, read_config
+
+TEXT = json.dumps({"ppo": {"seed": 7}, "env": {"terrain": "flat"}, "note": "Gelände"}, ensure_ascii=False)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        TEXT.encode(),
+        codecs.BOM_UTF8 + TEXT.encode(),
+        codecs.BOM_UTF16_LE + TEXT.encode("utf-16-le"),
+        codecs.BOM_UTF16_BE + TEXT.encode("utf-16-be"),
+        TEXT.encode("utf-16-le"),
+    ],
+    ids=["plain", "marked", "utf-16", "utf-16 of the other order", "utf-16 without a mark"],
+)
+def test_a_config_is_read_as_editors_of_windows_save_it(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "config.json").write_bytes(content)
+    assert read_config(tmp_path / "config.json") == json.loads(TEXT)
+
+
+@pytest.mark.parametrize("content", [codecs.BOM_UTF16_LE, codecs.BOM_UTF16_LE + b"{", b"\xff\x00\x9f", b"{\xff}"])
+def test_what_is_no_text_is_refused(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "config.json").write_bytes(content)
+    with pytest.raises(SettingsError, match=r"config\.json cannot be read as JSON"):
+        load_settings(tmp_path / "config.json")

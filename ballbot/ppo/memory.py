@@ -61,27 +61,28 @@ class _Unroll(Function):
     def forward(ctx: Any, a: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, start: Any, keep: Any) -> Any:
         """Memories (steps, cells, rows, size) of `a` (steps, cells, rows, 3 size)."""
         size = weight.shape[2]
-        before, after = (a.new_empty(*a.shape[:-1], size) for _ in range(2))
-        gates, new, told = torch.empty_like(a[..., : 2 * size]), torch.empty_like(after), torch.empty_like(after)
-        transposed, h = weight.transpose(1, 2), start
+        before, after, new = (a.new_empty(*a.shape[:-1], size) for _ in range(3))
+        b, gates = torch.empty_like(a), torch.empty_like(a[..., : 2 * size])
+        a_rz, b_rz, a_n, b_n = a[..., : 2 * size], b[..., : 2 * size], a[..., 2 * size :], b[..., 2 * size :]
+        r, z = gates.chunk(2, dim=-1)
+        transposed, h = weight.transpose(1, 2).contiguous(), start
         for t in range(len(a)):
             torch.mul(h, keep[t], out=before[t])
-            b = torch.baddbmm(bias, before[t], transposed)
-            torch.sigmoid(a[t, ..., : 2 * size] + b[..., : 2 * size], out=gates[t])
-            told[t] = b[..., 2 * size :]
-            torch.tanh(torch.addcmul(a[t, ..., 2 * size :], gates[t, ..., :size], told[t]), out=new[t])
-            h = torch.lerp(new[t], before[t], gates[t, ..., size:], out=after[t])
-        ctx.save_for_backward(weight, keep, before, gates, new, told)
+            torch.baddbmm(bias, before[t], transposed, out=b[t])
+            torch.add(a_rz[t], b_rz[t], out=gates[t]).sigmoid_()
+            torch.addcmul(a_n[t], r[t], b_n[t], out=new[t]).tanh_()
+            h = torch.lerp(new[t], before[t], z[t], out=after[t])
+        ctx.save_for_backward(weight, keep, before, gates, new, b_n)
         return after
 
     @staticmethod
     def backward(ctx: Any, *grads: Any) -> Any:
         """Gradients of `a`, weight and bias, by backpropagation through time."""
-        weight, keep, before, gates, new, told = ctx.saved_tensors
+        weight, keep, before, gates, new, b_n = ctx.saved_tensors
         r, z = gates.chunk(2, dim=-1)
         # what a change of the next memory is worth at each gate's argument; r's and z's are alike in a and b
         at_n = (1 - z) * (1 - new**2)
-        at_r, at_z = at_n * told * r * (1 - r), (before - new) * z * (1 - z)
+        at_r, at_z = at_n * b_n * r * (1 - r), (before - new) * z * (1 - z)
         at_b = torch.stack([at_r, at_z, at_n * r], dim=-2)
         whole, of_b = torch.empty_like(new), torch.empty_like(at_b)
         later = torch.zeros_like(new[0])

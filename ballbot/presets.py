@@ -53,6 +53,10 @@ class Settings:
     prior_speed: Annotated[float, Range(0, 2)] | None = None
     """m/s along the goal at which a linear controller drives to whose actions the policy adds its own (None: no
     controller, learn from nothing).  It is part of the policy; for --frame body and --command goal."""
+    teacher: str | None = None
+    """Whom the policy imitates for the first --imitation-timesteps: "observer", "linear:0.3", a policy that comes
+    along, such as "default", or a run folder or checkpoint, of which the run keeps a copy (None: nobody).  What the
+    teacher observes must be observed in training, if need be by --privileged-fields."""
     camera_scale: Scale = 0.1
     """Factor on what the networks get of the images, where 1 is as much as of everything else.  With little, robots
     learn to balance as fast as without cameras."""
@@ -76,6 +80,11 @@ class Settings:
             raise SettingsError(
                 "--shared-trunk needs --value-sees-action, as policy and value then see the same: add it, or leave "
                 "--shared-trunk out"
+            )
+        if (self.teacher is None) != (self.ppo.imitation_timesteps == 0):
+            raise SettingsError(
+                f"--teacher {self.teacher} and --imitation-timesteps {self.ppo.imitation_timesteps} belong together: "
+                "give both, or none"
             )
         if self.symmetry and body and not self.world.random_yaw:
             raise SettingsError(
@@ -253,5 +262,21 @@ def paper(**world: Any) -> Settings:
     )
 
 
-PRESETS: dict[str, Callable[..., Settings]] = {"default": default, "paper": paper}
+def distill(**world: Any) -> Settings:
+    """Those with which a policy learns from the classical controller "observer", or from another teacher.
+
+    It sees the past, in which the slope of the ground can be felt, as the controller's own memory has it.
+
+    Args:
+        **world: options of ``WorldConfig`` that differ.
+    """
+    settings = default(**({"history": (0, 10, 20, 30)} | world))
+    steps = 1_500_000
+    ppo = replace(
+        settings.ppo, total_timesteps=steps, imitation_timesteps=steps, initial_std=0.1, eval_interval=250_000
+    )
+    return replace(settings, ppo=ppo, teacher="observer")
+
+
+PRESETS: dict[str, Callable[..., Settings]] = {"default": default, "paper": paper, "distill": distill}
 """Name -> settings to start from."""

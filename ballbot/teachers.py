@@ -16,13 +16,18 @@ from ballbot.controllers import CONTROLLERS, find_controller
 from ballbot.deployment.shipped import find_policy
 from ballbot.encoders import FrozenEncoder
 from ballbot.envs.config import WorldConfig
+from ballbot.envs.model import build_model
 from ballbot.envs.observations import Layout, layout_of
 from ballbot.errors import SettingsError
 from ballbot.evaluation.trained import trained_encoder, trained_layout, trained_world
 from ballbot.ppo import load_policy
+from ballbot.ppo.checkpoint import policy_file
+from ballbot.presets import Settings
 
 CONTROLLED = layout_of("body", ("goal",), ())
 """What classical controllers read."""
+COPY = "teacher.pt"
+"""Name of the file in a run's folder that holds its teacher."""
 
 
 class RobotTeacher:
@@ -96,6 +101,29 @@ def find_teacher(
         )
     columns = _columns(str(name), trained_layout(policy, its_world, eyes), layout, world)
     return RobotTeacher(lambda obs, began: policy.predict(obs, began=began), columns, policy)
+
+
+def teacher_of(
+    settings: Settings, encoder: FrozenEncoder | None = None, run_dir: Path | None = None
+) -> tuple[RobotTeacher | None, dict[str, bytes]]:
+    """The teacher that settings name, and what of it a run keeps: name -> content of a file.
+
+    Args:
+        settings: of the run.
+        encoder: of the student's cameras, if it sees.
+        run_dir: of a run that goes on, which holds the copy.
+
+    Raises:
+        OSError: its file cannot be read; and as ``find_teacher``.
+    """
+    if (name := settings.teacher) is None:
+        return None, {}
+    dt = settings.ppo.action_repeat * float(build_model().opt.timestep)
+    world, layout = settings.training_world, settings.layout(encoder)
+    if run_dir is not None and (copy := run_dir / COPY).exists():
+        return find_teacher(copy, world, layout, dt, encoder), {}
+    teacher = find_teacher(name, world, layout, dt, encoder)
+    return teacher, {} if find_controller(name) else {COPY: policy_file(find_policy(name)).read_bytes()}
 
 
 def _told(world: WorldConfig) -> str:

@@ -58,6 +58,7 @@ from ballbot.runs import (
     resumed_metadata,
 )
 from ballbot.settings import Range, check_settings
+from ballbot.teachers import teacher_of
 from mujoco_patch import ContactFixError
 
 SEVERAL = os.environ.get("WORLD_SIZE", "1") not in ("", "1")
@@ -79,8 +80,9 @@ class Job:
     on it."""
     run_name: str | None = None
     """Folder under runs/ (default: terrain, seed and time)."""
-    preset: Literal["default", "paper"] = "default"
-    """Settings to start from, which the other options change: ours, or those of Salehi 2025 (arXiv:2505.18417)."""
+    preset: Literal["default", "paper", "distill"] = "default"
+    """Settings to start from, which the other options change: ours, those of Salehi 2025 (arXiv:2505.18417), or those
+    of distill.py."""
     resume: Path | None = None
     """Run folder or checkpoint to continue, with its own settings.  May be changed: --total-timesteps, how often to
     evaluate and save, the learning rate and its schedule, --num-envs, --num-steps, --minibatch-size, --device, and by
@@ -299,6 +301,18 @@ def load_eyes(args: Args) -> FrozenEncoder:
     return encoder
 
 
+def taught(args: Args) -> bool:
+    """Whether what is to go on needs no teacher any more.
+
+    Raises:
+        CheckpointError: there is nothing to go on from.
+    """
+    if args.job.resume is None or args.settings.teacher is None:
+        return False
+    done = find_checkpoint(args.job.resume)[1].get("global_step")
+    return isinstance(done, int) and done >= args.settings.ppo.imitation_timesteps
+
+
 @partial(program, expected=())
 def main(argv: list[str] | None = None) -> int:
     """Train, and return the exit status; exit with 2 on bad input."""
@@ -311,6 +325,8 @@ def main(argv: list[str] | None = None) -> int:
         files = plugins.files() | height_maps.files(settings.world)
         metadata = resumed_metadata(settings, encoder, run_dir) if job.resume else settings.metadata(encoder)
         start = None if job.init_from is None else init_from(find_policy(job.init_from), settings, encoder)
+        teacher, copies = (None, {}) if taught(args) else teacher_of(settings, encoder, run_dir if job.resume else None)
+        files |= copies
     except (BallbotError, ValueError, OSError) as error:
         fail(error)
     options: dict[str, Any] = {"num_threads": simulation_threads(job.num_threads)}
@@ -344,7 +360,7 @@ def main(argv: list[str] | None = None) -> int:
                     files=files,
                     shaped_rewards=world.paid != world.rewards or world.action_limit != 1.0,
                 ),
-                hooks=Hooks(on_start=None if tracker is None else tracker.start, on_log=tracker, film=camera),
+                hooks=Hooks(teacher, None if tracker is None else tracker.start, tracker, camera),
             )
         except (BallbotError, ContactFixError, OSError) as error:
             fail(error)

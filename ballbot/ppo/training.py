@@ -120,11 +120,8 @@ def train(
     run_dir, console = Path(run_dir), console and rank == 0
     record, hooks = record or Record(), hooks or Hooks()
     env_metadata = dict(record.env_metadata)
-    if (hooks.teacher is None) != (config.imitation_timesteps == 0):
-        raise SettingsError(
-            f"imitation_timesteps = {config.imitation_timesteps} and Hooks.teacher = {hooks.teacher!r}: give both, or "
-            "none"
-        )
+    if hooks.teacher is not None and config.imitation_timesteps == 0:
+        raise SettingsError("Hooks.teacher is given, and imitation_timesteps = 0: say how long the policy imitates it")
     if resume is not None and init_from is not None:
         raise SettingsError("resume goes on with a run and init_from starts a new one: give one of them")
     start = None if init_from is None else distributed.on_rank_zero(lambda: read_start(init_from))
@@ -169,6 +166,11 @@ def train(
         # Resuming inside the directory continues its run; a checkpoint from elsewhere starts a new one.
         inside = loaded is not None and loaded[0].resolve().is_relative_to(run_dir.resolve())
         idle = inside and state.finished
+        if state.imitating and hooks.teacher is None:
+            raise SettingsError(
+                f"imitation_timesteps = {config.imitation_timesteps} needs a teacher whom the policy imitates: "
+                "Hooks(teacher=...), --teacher on the command line"
+            )
 
         def prepare() -> None:
             create_run_dir(run_dir, resuming=inside)

@@ -1,0 +1,33 @@
+"""Train a policy to do what a teacher does, and then, if asked, to do better.
+
+    python experiments/distill.py                                     # from the classical controller "observer"
+    python experiments/distill.py --teacher runs/NAME --no-cameras    # from a policy
+    python experiments/distill.py --teacher runs/NAME --privileged-fields slope     # it senses more
+    python experiments/distill.py --total-timesteps 8000000 --learning-rate 1e-5        # PPO, after the imitation
+    python experiments/distill.py --resume runs/NAME                  # in whatever stage it was, bit for bit
+
+It is ppo_ballbot.py with other settings to start from (--preset distill): for the first --imitation-timesteps the
+student drives, the teacher says what it would have done, and the student learns that (DAgger; Ross et al. 2011,
+arXiv:1011.0686); from then on it learns from rewards.  By default it observes the past as well, --history 0 10 20 30,
+in which the slope of the ground can be felt.
+"""
+
+from __future__ import annotations
+
+import sys
+
+import ppo_ballbot
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Train, and return the exit status; exit with 2 on bad input."""
+    argv = sys.argv[1:] if argv is None else argv
+    own = any(argument.split("=")[0] in ("--resume", "--config", "--preset") for argument in argv)
+    if {"-h", "--help"} & set(argv):
+        print(__doc__)
+    status: int = ppo_ballbot.main(argv if own else ["--preset", "distill", *argv])
+    return status
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -172,7 +172,7 @@ def frontier_rows(results: Results) -> list[tuple[str, Row]]:
     for row in results.rows:
         if row["run"] == "controllers":
             name, _, speed = row["policy"].partition(":")
-            found.append((f"linear controller, {speed} m/s" if speed else f"{name} controller", row))
+            found.append((f"{name} controller, {speed} m/s" if speed else f"{name} controller", row))
     return found
 
 
@@ -282,9 +282,13 @@ def draw_frontier(results: Results, path: Path) -> None:
 
     figure, axes = plt.subplots(1, 2, figsize=(10, 3.8), layout="constrained")
     ours = [results.row(f"default_{seed}", "last") for seed in results.curves("default")]
-    linear = [row for name, row in frontier_rows(results) if name.startswith("linear")]
+    controllers = {
+        name: [row for called, row in frontier_rows(results) if called.startswith(name)]
+        for name in ("linear", "observer")
+    }
     for colour, style, label, rows in (
         ("#0072B2", "o-", "linear controller", linear),
+        ("#D55E00", "s-", "controller that remembers", observer),
         ("#009E73", "^", "default settings, each seed", [row for row in ours if row is not None]),
     ):
         rows.sort(key=lambda row: float(row["speed_along_goal_mean"]))

@@ -79,7 +79,11 @@ class Study:
         return [*self.options, "--seed", str(seed), "--num-threads", "1", "--torch-threads", "1"]
 
 
-CONTROLLERS = ("pid", *(f"linear:{speed}" for speed in ("0.2", "0.25", "0.3", "0.35", "0.4")))
+CONTROLLERS = (
+    "pid",
+    *(f"linear:{speed}" for speed in ("0.2", "0.25", "0.3", "0.35", "0.4")),
+    *("observer:0.3", "observer:0.35", "observer", "observer:0.41"),
+)
 HORIZONS = {8000: 20, 20_000: 40}
 """Steps for which the first default policy is judged too -> side of the ground then, m."""
 BLIND = ("--no-cameras",)
@@ -89,6 +93,7 @@ STUDIES: dict[str, Study] = {
     "paper": Study("the settings of Salehi 2025", ("--preset", "paper"), 5, 60),
     "unfixed": Study("without cameras, without the contact fix", (*BLIND, "--no-contact-fix"), 3, 10),
     "untrained_encoder": Study("with an encoder that has learned nothing", ("--encoder", str(UNTRAINED)), 3, 20),
+    "distill": Study("learned from the controller that remembers", ("--preset", "distill", *BLIND), 5, 5),
     "rk4": Study("without cameras, with the RK4 integrator", (*BLIND, "--integrator", "RK4"), 3, 30),
 }
 

@@ -282,10 +282,9 @@ def draw_frontier(results: Results, path: Path) -> None:
 
     figure, axes = plt.subplots(1, 2, figsize=(10, 3.8), layout="constrained")
     ours = [results.row(f"default_{seed}", "last") for seed in results.curves("default")]
-    controllers = {
-        name: [row for called, row in frontier_rows(results) if called.startswith(name)]
-        for name in ("linear", "observer")
-    }
+    linear, observer = (
+        [row for name, row in frontier_rows(results) if name.startswith(kind)] for kind in ("linear", "observer")
+    )
     for colour, style, label, rows in (
         ("#0072B2", "o-", "linear controller", linear),
         ("#D55E00", "s-", "controller that remembers", observer),

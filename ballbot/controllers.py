@@ -7,9 +7,9 @@ towards the goal, the lean that is missing for a torque:
     torque = -(kp (tilt - lean) + kd rate)   shared among the wheels as rolling would turn them
 
 ``ObserverController`` of ``ballbot.observer`` travels too, and remembers: it feels the slope of the ground, and leans
-against it.
+against it.  ``ForesightController`` is told the slopes ahead as well, which no sensor of the robot tells.
 
-All read the observation of ``frame="body"`` and nothing else, as a policy does.
+All others read the observation of ``frame="body"`` and nothing else, as a policy does.
 ``experiments/maintenance/fit_linear.py`` found the gains of the second.
 """
 
@@ -17,6 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
@@ -25,13 +26,11 @@ from numpy.typing import NDArray
 from ballbot.envs.model import wheel_shares
 from ballbot.envs.observations import Layout
 from ballbot.errors import SettingsError
-from ballbot.observer import ObserverController
+from ballbot.observer import ForesightController, ObserverController
 from ballbot.ppo import FeedbackPrior, Symmetry
 
 Array = NDArray[np.float64]
 
-CONTROLLERS = ("pid", "linear", "observer")
-"""Names that ``find_controller`` knows."""
 WHEEL_ANGLES = np.radians([0.0, 120.0, 240.0])
 """Where the wheels sit around the vertical axis of the base (ballbot/assets/ballbot.xml)."""
 MAX_LEAN = 0.15
@@ -40,35 +39,6 @@ PRIOR_LEAN = 0.1
 """rad.  The same without the slow start."""
 START_TIME = 1.0
 """s, in which the target rises from 0."""
-
-
-def find_controller(name: str) -> Callable[[float], PIDController | LinearController | ObserverController] | None:
-    """What makes a controller (of dt in s) by its name.
-
-    Args:
-        name: "pid", "linear", "observer", or one of the last two with a target speed in m/s, "observer:0.35".
-
-    Returns:
-        None for another name.
-
-    Raises:
-        SettingsError: the speed is none.
-    """
-    kind, colon, given = name.partition(":")
-    if name == "pid":
-        return PIDController
-    if kind not in ("linear", "observer"):
-        return None
-    made = LinearController if kind == "linear" else ObserverController
-    if not colon:
-        return made
-    try:
-        speed = float(given)
-    except ValueError:
-        speed = -1.0
-    if not 0 <= speed <= 1:
-        raise SettingsError(f'{name}: behind "{kind}:" comes a speed from 0 to 1 m/s, as in {kind}:0.25')
-    return lambda dt: made(dt, target_speed=speed)
 
 
 @dataclass
@@ -175,6 +145,50 @@ class LinearController:
         left = self.kp * (down[1] - lean[1]) - self.kd * rate[0]
         actions = -np.stack([ahead, left]).T @ wheel_shares().T
         return np.clip(actions, -1.0, 1.0).astype(np.float32)
+
+
+Controller = PIDController | LinearController | ObserverController
+
+CONTROLLERS: dict[str, Callable[..., Controller]] = {
+    "pid": PIDController,
+    "linear": LinearController,
+    "observer": ObserverController,
+    "foresight": ForesightController,
+}
+"""Name -> controller."""
+
+
+def find_controller(name: str) -> Callable[[float], Controller] | None:
+    """What makes a controller (of dt in s) by its name.
+
+    Args:
+        name: one of ``CONTROLLERS``, all but "pid" also with a target speed in m/s, "observer:0.35".
+
+    Returns:
+        None for another name.
+
+    Raises:
+        SettingsError: the speed is none.
+    """
+    kind, colon, given = name.partition(":")
+    made = CONTROLLERS.get(kind)
+    if made is None or (colon and made is PIDController):
+        return None
+    if not colon:
+        return made
+    try:
+        speed = float(given)
+    except ValueError:
+        speed = -1.0
+    if not 0 <= speed <= 1:
+        raise SettingsError(f'{name}: behind "{kind}:" comes a speed from 0 to 1 m/s, as in {kind}:0.25')
+    return partial(made, target_speed=speed)
+
+
+def controlled_fields(name: str) -> tuple[str, ...]:
+    """Fields that the controller of this name reads besides those of ``frame="body"`` and command "goal"."""
+    fields: tuple[str, ...] = getattr(CONTROLLERS[name.partition(":")[0]], "extra_fields", ())
+    return fields
 
 
 def feedback_prior(

@@ -20,6 +20,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cache
+from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -100,9 +101,9 @@ class ObserverController:
         self._observe(tilt, tilting + ROLLING * (travel - BALL_DEPTH * tilting), rate[2], began)
         along, target = self._aim(goal, began)
         across = np.stack([-along[1], along[0]])
-        felt = self.slope[0] * self.disturbance + self.slope_change * self._change - self.slope_before * self._before
-        lean = self._lean(self.kv[0] * (target - _dot(travel, along)), _dot(felt, along)) * along
-        lean += self._lean(-self.kv[1] * _dot(travel, across), self.slope[1] * _dot(self.disturbance, across)) * across
+        ahead, aside = self._slopes(along, across)
+        lean = self._lean(self.kv[0] * (target - _dot(travel, along)), ahead) * along
+        lean += self._lean(-self.kv[1] * _dot(travel, across), aside) * across
         push = self.kp * (tilt - lean) + self.kd * tilting + self.feedforward * actions_per_speed() * target * along
         actions = -wheel_shares() @ push
         actions -= self.evening * (actions.max(axis=0) + actions.min(axis=0)) / 2
@@ -127,13 +128,67 @@ class ObserverController:
         wheels = wheel_shares() @ along
         # Motors that spin the ball about the vertical as well, so that the fastest wheels ahead and back are alike.
         limit = 2 / (actions_per_speed() * (wheels.max(axis=0) - wheels.min(axis=0)))
-        asked = self.target_speed + self.use_of_limit * (limit - USUAL_LIMIT)
+        asked = self._wish(self.target_speed + self.use_of_limit * (limit - USUAL_LIMIT), along)
         return along, np.clip((self._elapsed - START[0]) / START[1], 0.0, 1.0) * asked * (length > 1e-6)
+
+    def _wish(self, speed: Array, along: Array) -> Array:
+        """(n,) m/s to travel along the goal on this ground, of what would be right on a plane."""
+        return speed
+
+    def _slopes(self, along: Array, across: Array) -> tuple[Array, Array]:
+        """(n,) what the slope takes along the goal, and across it, rad/s²: what to lean against."""
+        felt = self.slope[0] * self.disturbance + self.slope_change * self._change - self.slope_before * self._before
+        return _dot(felt, along), self.slope[1] * _dot(self.disturbance, across)
 
     def _lean(self, for_speed: Array, slope: Array) -> Array:
         """(n,) rad to lean, by what the speed asks for and what the ground takes, rad/s²."""
         most = self.most_for_slope
         return np.clip(for_speed, -self.most_for_speed, self.most_for_speed) - np.clip(slope / GROWTH, -most, most)
+
+
+@dataclass
+class ForesightController(ObserverController):
+    """The same law for who knows the ground ahead, which no sensor tells: it goes faster, and slows down in time.
+
+    It shows what sight can be worth, and teaches policies that see (``experiments/distill.py``).
+
+    Args:
+        lean_ahead: rad to lean forward per rad that the ground rises 5, 10 and 20 cm ahead.
+        lean_aside: the same across the goal, of 5 and 10 cm.
+        speed_ahead: m/s less per rad that the ground rises there.
+        speed_bend: m/s less per rad that slopes 5 and 20 cm ahead differ.
+        speed_felt: m/s less per rad of slope that is felt now, that was felt of late, and that it changes by.
+    """
+
+    extra_fields: ClassVar[tuple[str, ...]] = ("slope_ahead",)
+    """What it reads besides, behind the 17 numbers of ``frame="body"``."""
+
+    lean_ahead: tuple[float, float, float] = (0.0, 0.0, 0.0)
+    lean_aside: tuple[float, float] = (0.0, 0.0)
+    speed_ahead: tuple[float, float, float] = (0.0, 0.0, 0.0)
+    speed_bend: float = 0.0
+    speed_felt: tuple[float, float, float] = (0.0, 0.0, 0.0)
+
+    def __call__(self, observations: NDArray[np.float32], began: NDArray[np.bool_]) -> NDArray[np.float32]:
+        """Actions (n, 3) for observations (n, 23): those of ``frame="body"`` and ``slope_ahead``."""
+        self._ahead = observations[:, 17:].T.astype(np.float64).reshape(3, 2, -1)
+        return super().__call__(observations[:, :17], began)
+
+    def _wish(self, speed: Array, along: Array) -> Array:
+        near, middle, far = (_dot(slope, along) for slope in self._ahead)
+        felt = (_dot(x / GROWTH, along) for x in (self.disturbance, self._before, self._change))
+        slopes = zip((*self.speed_ahead, *self.speed_felt), (near, middle, far, *felt), strict=True)
+        for gain, slope in slopes:
+            speed = speed - gain * slope
+        return speed - self.speed_bend * np.abs(far - near)
+
+    def _slopes(self, along: Array, across: Array) -> tuple[Array, Array]:
+        ahead, aside = super()._slopes(along, across)
+        for gain, slope in zip(self.lean_ahead, self._ahead, strict=True):
+            ahead = ahead - GROWTH * gain * _dot(slope, along)
+        for gain, slope in zip(self.lean_aside, self._ahead[:2], strict=True):
+            aside = aside - GROWTH * gain * _dot(slope, across)
+        return ahead, aside
 
 
 @cache

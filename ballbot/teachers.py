@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from ballbot.controllers import CONTROLLERS, find_controller
+from ballbot.controllers import CONTROLLERS, controlled_fields, find_controller
 from ballbot.deployment.shipped import find_policy
 from ballbot.encoders import FrozenEncoder
 from ballbot.envs.config import WorldConfig
@@ -24,8 +24,6 @@ from ballbot.ppo import load_policy
 from ballbot.ppo.checkpoint import policy_file
 from ballbot.presets import Settings
 
-CONTROLLED = layout_of("body", ("goal",), ())
-"""What classical controllers read."""
 COPY = "teacher.pt"
 """Name of the file in a run's folder that holds its teacher."""
 
@@ -67,7 +65,7 @@ def find_teacher(
     """The controller of this name, or the policy of this name or in this file or run folder, as a teacher.
 
     Args:
-        name: "observer", "linear:0.3", "default", or a path.
+        name: "observer", "foresight", "linear:0.3", "default", or a path.
         world: that its student is trained in.
         layout: of what the student observes there.
         dt: s from an action to the next.
@@ -85,8 +83,10 @@ def find_teacher(
                 "policy that was trained for it as the teacher"
             )
         actor: Any = make(dt)
-        return RobotTeacher(actor, _columns(str(name), CONTROLLED, layout, world), actor)
-    policy = load_policy(find_policy(name, CONTROLLERS))
+        return RobotTeacher(
+            actor, _columns(str(name), layout_of("body", ("goal",), controlled_fields(str(name))), layout, world), actor
+        )
+    policy = load_policy(find_policy(name, tuple(CONTROLLERS)))
     its_world = trained_world(policy)
     if (its_world.command, its_world.motion) != (world.command, world.motion):
         raise SettingsError(

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ballbot.controllers import CONTROLLERS, find_controller
+from ballbot.controllers import CONTROLLERS, controlled_fields, find_controller
 from ballbot.deployment.shipped import find_policy
 from ballbot.evaluation.episodes import Actor
 from ballbot.evaluation.trained import env_options
@@ -51,8 +51,11 @@ def find_candidate(name: str, *, encoder: Path | None = None, deterministic: boo
         CheckpointError, EncoderError, ValueError: no such policy, or not one of this robot's.
     """
     if (make_controller := find_controller(name)) is not None:
-        return Candidate({"observation": "proprioception", "frame": "body", "terrain": "perlin"}, make_controller)
-    policy = load_policy(find_policy(name, CONTROLLERS), torch_threads=0)  # programs choose for all they judge
+        options: dict[str, Any] = {"observation": "proprioception", "frame": "body", "terrain": "perlin"}
+        if fields := controlled_fields(name):
+            options["extra_fields"] = fields
+        return Candidate(options, make_controller)
+    policy = load_policy(find_policy(name, tuple(CONTROLLERS)), torch_threads=0)  # programs choose for all they judge
     policy.seed(seed)
     options = env_options(policy, encoder if policy.metadata.get("observation") == "encoded" else None)
     return Candidate(options, lambda dt: lambda obs, began: policy.predict(obs, deterministic, began), policy)

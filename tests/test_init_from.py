@@ -108,7 +108,8 @@ def as_seen(run: presets.Settings, facts: dict[str, np.ndarray]) -> np.ndarray:
 
 def facts_of(*runs: presets.Settings) -> dict[str, np.ndarray]:
     """Random numbers for all fields that these runs observe."""
-    rng, facts = np.random.default_rng(0), {}
+    rng = np.random.default_rng(0)
+    facts: dict[str, np.ndarray] = {}
     for run in runs:
         for layout in (run.layout(), run.world.privileged_layout()):
             for name, field in {} if layout is None else layout.fields.items():

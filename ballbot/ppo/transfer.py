@@ -130,10 +130,10 @@ def _named(state: Mapping[str, Any], *beginnings: str) -> dict[str, Any]:
 
 def _other_networks(agent: Agent, config: PPOConfig, old: Agent, then: PPOConfig) -> list[str]:
     """What stands in the way, whichever numbers are observed."""
-    keys = [*ALIKE, *(["cnn_features"] if then.cnn_channels else []), *(["memory"] if old.memory_size else [])]
+    keys = [*ALIKE, *(["cnn_features"] if then.cnn_channels else [])]
+    if old.memory_size:  # without one, a new one changes nothing at first
+        keys += ["memory", "memory_size"] if agent.memory_size else ["memory"]
     found = differing(asdict(then), asdict(config), keys)
-    if old.memory_size and agent.memory_size:
-        found += differing(asdict(then), asdict(config), ["memory_size"])
     if then.linear_skip and not config.linear_skip:
         found.append("linear_skip (then True, now False)")
     if (old.discrete, old.action_shape, old.noise_size) != (agent.discrete, agent.action_shape, agent.noise_size):

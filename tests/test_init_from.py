@@ -247,12 +247,13 @@ def test_from_the_command_line(tmp_path: Path) -> None:
     done = call("ppo_ballbot.py", *SMALL, "--total-timesteps", 256, "--run-name", "first", folder=tmp_path)
     assert done.returncode == 0, done.stderr
     more = ["--terrain", "stairs:0.2", "--extra-fields", "yaw_rate", "--num-envs", 8, "--run-name", "second"]
+    more += ["--privileged-fields", "slope", "--memory", "gru", "--memory-size", 8]
     start = ["--init-from", "runs/first", "--total-timesteps", 512]
     done = call("ppo_ballbot.py", *SMALL, *start, *more, folder=tmp_path)
     assert done.returncode == 0, done.stderr
     assert (
-        "init-from: gravity, gyro, velocity, goal, wheel_speeds, last_action taken over; yaw_rate new, starts at 0\n"
-        in done.stdout
+        "init-from: gravity, gyro, velocity, goal, wheel_speeds, last_action taken over; yaw_rate new, starts at 0; "
+        "of the value function alone slope new, starts at 0\ninit-from: memory new, starts at 0\n" in done.stdout
     )
     run = tmp_path / "runs" / "second"
     origin = json.loads((run / "config.json").read_text())["init_from"]
@@ -263,7 +264,11 @@ def test_from_the_command_line(tmp_path: Path) -> None:
     done = call("ppo_ballbot.py", "--resume", "runs/second", *more, folder=tmp_path)
     assert done.returncode == 0, done.stderr
     assert "note: num_envs is 4, was 8" in done.stdout and "note: learning_rate is 0.0001, was 0.001" in done.stdout
-    assert "init_from" not in vars(load_settings(run / "config.json").settings)
+    again = load_settings(run / "config.json").settings
+    assert init_from(run, again, None).told.endswith(
+        "yaw_rate taken over; of the value function alone slope taken over"
+    )
+    assert "init_from" not in vars(again)
     for options, words in (
         (["--resume", "runs/first", "--init-from", "runs/first"], "give one of them"),
         ([*SMALL, "--init-from", "runs/first", "--num-layers", 2], "num_layers (then 3, now 2)"),

@@ -78,10 +78,11 @@ def read_start(init: InitFrom | str | Path) -> Start:
 def take_over(agent: Agent, config: PPOConfig, start: Start) -> list[str]:
     """Give a new agent the networks of a checkpoint, those that act in evaluations; lines that say what was done.
 
-    The policy acts as the old one did: numbers of the observation that it did not see weigh 0, and so does a memory
-    that is new; other factors on inputs are made up for.  So do the values.  Statistics of the observations go on from
-    the old ones, number by number; the first rollout of a run that observes something new only measures, as that of any
-    new run.  The noise is that of `config.initial_std`.  A value function of another shape starts anew.
+    The policy acts as the old one did, and the values are the same: numbers of the observation that a network did not
+    get weigh 0, so does a memory that is new, and other factors on inputs are made up for.  Statistics of the
+    observations go on from the old ones, number by number; the first rollout of a run that observes something new only
+    measures, as that of any new run.  The noise is that of `config.initial_std`.  A value function of another shape
+    starts anew.
 
     Args:
         agent: just built, on the CPU.

@@ -178,7 +178,7 @@ class TestWhatTheValueFunctionAloneSees:
         before[..., 1] = old.normalizer.mean[1]
         assert_the_same(new, rows, old, before, values=False)
         assert torch.equal(new.normalizer.mean[:4], old.normalizer.mean[[0, 2, 1, 3]])
-        assert new.normalizer.count.tolist() == [300, 300, 300, 300, 0]
+        assert new.normalizer.count.tolist() == [300, 300, 300, 300, 0] and new.normalizer.var[4] == 1
 
     @pytest.mark.parametrize("memory", [{}, GRU])
     def test_is_new_or_dropped(self, tmp_path: Path, memory: Any) -> None:
@@ -191,13 +191,16 @@ class TestWhatTheValueFunctionAloneSees:
 
     def test_a_prior_is_of_what_the_policy_sees(self, tmp_path: Path) -> None:
         def prior(*gains: float) -> Structure:
-            inner = torch.tensor([gains]).flip(1)
+            inner = -2 * torch.tensor([gains])
             return Structure(FeedbackPrior(torch.tensor([gains]), torch.ones(1, 1), inner, torch.ones(1)))
 
         old = trained(tmp_path / "p.pt", box(2), prior(0.3, -0.2))
         told = {"value_only": ("told",), "columns": (0, 1, None, None)}
         new = started(tmp_path / "p.pt", BOTH, prior(0.3, -0.2), **told)
         assert_the_same(new, looked_at(4), old, looked_at(4)[..., :2])
+        old = trained(tmp_path / "q.pt", BOTH, prior(0.3, -0.2), value_only=("told",))
+        new = started(tmp_path / "q.pt", box(3), prior(0.3, -0.2, 0.0), (0, 1, 2))  # of which it sees the third now
+        assert_the_same(new, looked_at(3), old, moved(looked_at(3), (0, 1, 2), old))
         with pytest.raises(CheckpointError, match=r"another prior \(direct\[0, 1\] then -0.2, now -0.1\)"):
             started(tmp_path / "p.pt", BOTH, prior(0.3, -0.1), **told)
         with pytest.raises(CheckpointError, match=r"another prior \(direct\[0, 2\] then 0, now 0.5\)"):

@@ -6,6 +6,7 @@ Files of older versions are read too, as what they meant then.
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, fields
 from importlib.metadata import version
 from pathlib import Path
@@ -15,11 +16,12 @@ from ballbot import plugins
 from ballbot.encoders import FrozenEncoder
 from ballbot.encoders.frozen import kept_encoder
 from ballbot.envs import WorldConfig
+from ballbot.envs.observations import Layout
 from ballbot.errors import SettingsError
 from ballbot.evaluation.trained import trained_encoder, trained_layout, trained_world
 from ballbot.options import from_plain, plain
-from ballbot.ppo import InitFrom, PPOConfig, load_policy
-from ballbot.ppo.checkpoint import read_small_bytes
+from ballbot.ppo import InitFrom, Policy, PPOConfig, load_policy
+from ballbot.ppo.checkpoint import read_small_bytes, run_dir_of
 from ballbot.presets import OWN, Settings
 
 PROVENANCE = {"env_metadata", "init_from", "mujoco", "world_size", "versions", "git_commit", "plugins"}
@@ -158,6 +160,9 @@ def resumed_metadata(settings: Settings, encoder: FrozenEncoder | None, run_dir:
 def init_from(path: str | Path, settings: Settings, encoder: FrozenEncoder | None) -> InitFrom:
     """What a new run takes over of a policy of the robot: the fields of the observation that both have.
 
+    The policy takes over those that the old policy saw, the value function those that either saw.  Which ones only the
+    old value function saw, its run folder tells; of a checkpoint that lies elsewhere, they are dropped.
+
     Args:
         path: checkpoint or run folder.
         settings: of the new run.
@@ -177,20 +182,47 @@ def init_from(path: str | Path, settings: Settings, encoder: FrozenEncoder | Non
         )
     eyes = trained_encoder(policy)
     then, now = trained_layout(policy, world, eyes), settings.layout(encoder)
+    more, beside = _seen_by_values_alone(policy), settings.world.privileged_layout()
+    theirs, ours = ([] if layout is None else list(layout.slices) for layout in (more, beside))
+    old, new = _columns(then, more), _columns(now, beside)
     same_eyes = eyes is not None and encoder is not None and eyes.content_hash == encoder.content_hash
-    columns: list[int | None] = [None] * now.size
-    kept = []
-    for name, at in now.slices.items():
-        like = name in then.slices and now.fields[name].size == then.fields[name].size
-        if like and (same_eyes or not name.startswith("image_")):
-            columns[at] = range(then.size)[then[name]]
-            kept.append(name)
-    fresh = [name for name in now.slices if name not in kept]
-    gone = [name for name in then.slices if name not in kept]
+    like = [name for name, at in new.items() if len(old.get(name, ())) == len(at)]
+    like = [name for name in like if same_eyes or not name.startswith("image_")]
+    columns = [column for name, at in new.items() for column in (old[name] if name in like else [None] * len(at))]
+    kept = [name for name in now.slices if name in like and name in then.slices]
+    told = _told(kept, now.slices, then.slices)
+    if values := _told([name for name in ours if name in like], ours, [name for name in theirs if name not in like]):
+        told += f"; of the value function alone {values}"
+    if more is None and (unknown := policy.agent.value_size - policy.agent.obs_size):
+        told += f"; {unknown} numbers of the value function alone dropped, as no config.json beside it tells them"
+    return InitFrom(path, columns, told)
+
+
+def _seen_by_values_alone(policy: Policy) -> Layout | None:
+    """Which numbers the value function alone saw in training, by its run's config.json; None: none, or not known."""
+    try:
+        env = read_config(run_dir_of(policy.path or Path()) / "config.json").get("env")
+        layout = Layout(tuple(env["privileged_fields"])) if isinstance(env, dict) else None
+    except (SettingsError, KeyError, TypeError):
+        return None
+    size = policy.agent.value_size - policy.agent.obs_size
+    return layout if size and layout is not None and layout.size == size else None
+
+
+def _columns(layout: Layout, beside: Layout | None) -> dict[str, range]:
+    """Name -> which numbers of what the value function sees."""
+    found = {name: range(at.start, at.stop) for name, at in layout.slices.items()}
+    if beside is None:
+        return found
+    return found | {name: range(layout.size + at.start, layout.size + at.stop) for name, at in beside.slices.items()}
+
+
+def _told(kept: list[str], now: Iterable[str], then: Iterable[str]) -> str:
+    fresh, gone = ([name for name in names if name not in kept] for names in (now, then))
     told = [f"{', '.join(kept)} taken over"] if kept else []
     told += [f"{', '.join(fresh)} new, {'start' if len(fresh) > 1 else 'starts'} at 0"] if fresh else []
     told += [f"{', '.join(gone)} dropped"] if gone else []
-    return InitFrom(path, columns, "; ".join(told))
+    return "; ".join(told)
 
 
 def differences(old: Settings, new: Settings) -> dict[str, tuple[Any, Any]]:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from ballbot.ppo.agent import Agent
 from ballbot.ppo.changes import differing
@@ -17,11 +18,18 @@ from ballbot.ppo.config import PPOConfig
 from ballbot.ppo.policy import agent_from_state
 from ballbot.ppo.structure import structure_differences
 
-ALIKE = ("hidden_size", "num_layers", "activation", "normalize_observations")
+ALIKE = ("hidden_size", "num_layers", "activation", "normalize_observations", "cnn_channels")
 """Settings without which weights mean something else."""
-INPUT_LAYERS = ("policy_trunk.0.weight", "policy_skip.weight", "value_trunk.0.weight")
-"""Weights with a column for each number observed."""
-POLICY, VALUE, SCALE = "policy_", ("value_trunk.", "value_head."), "value_scale."
+INPUT_LAYERS = {
+    "policy_trunk.0.weight": False,
+    "policy_skip.weight": False,
+    "memories.0.weight_ih": False,
+    "value_trunk.0.weight": True,
+    "memories.1.weight_ih": True,
+}
+"""Weights with a column for each number observed, then those of images and memory -> whether the value function's."""
+POLICY = ("policy_", "memories.0.")
+VALUE = ("value_trunk.", "value_head.", "value_reader.", "value_scale.", "memories.1.")
 """What names of weights begin with."""
 
 
@@ -32,8 +40,8 @@ class InitFrom:
     path: str | Path
     """Checkpoint; or run directory, for its best.pt, or last.pt if there is none yet."""
     columns: Sequence[int | None] | None = None
-    """For each number of the new observation, which number of the old one it is; None for one that is new.  None: both
-    are laid out alike."""
+    """For each number of the new observation, first those that the policy sees, then those of the value function alone,
+    which number of the old one it is, counted likewise; None for one that is new.  None: both are laid out alike."""
     told: str = ""
     """What that means, in words, printed when the run starts."""
 
@@ -70,10 +78,11 @@ def read_start(init: InitFrom | str | Path) -> Start:
 def take_over(agent: Agent, config: PPOConfig, start: Start) -> list[str]:
     """Give a new agent the networks of a checkpoint, those that act in evaluations; lines that say what was done.
 
-    The policy acts as the old one did: new numbers of the observation weigh 0, and other factors on its inputs are made
-    up for.  Statistics of the observations go on from the old ones, number by number; the first rollout of a run that
-    observes something new only measures, as that of any new run.  The noise is that of `config.initial_std`.  A value
-    function of another shape starts anew.
+    The policy acts as the old one did, and the values are the same: numbers of the observation that a network did not
+    get weigh 0, so does a memory that is new, and other factors on inputs are made up for.  Statistics of the
+    observations go on from the old ones, number by number; the first rollout of a run that observes something new only
+    measures, as that of any new run.  The noise is that of `config.initial_std`.  A value function of another shape
+    starts anew.
 
     Args:
         agent: just built, on the CPU.
@@ -84,59 +93,31 @@ def take_over(agent: Agent, config: PPOConfig, start: Start) -> list[str]:
         CheckpointError: the old policy cannot act as this agent.
         ValueError: the columns do not fit observations.
     """
-    old = agent_from_state(start.state, start.path)
-    then = PPOConfig(**start.state["config"])
+    now = agent.state_dict()
+    encoders = {part.key: module for module in agent.encoders for part in agent.parts if part.encoder is module}
+    if encoders:
+        known = (_named(state, "encoders.") for state in (start.state.get("policy", {}), now))
+        _refuse(start, structure_differences(*known))
+    old, then = agent_from_state(start.state, start.path, encoders), PPOConfig(**start.state["config"])
+    _refuse(start, _other_networks(agent, config, old, then))
     columns = _columns(agent, old, start)
-    was, now = old.state_dict(), agent.state_dict()
-    if old.value_inputs is not None and "value_trunk.0.weight" in was:  # what it never saw was never learned
-        was["value_trunk.0.weight"] = was["value_trunk.0.weight"] * old.value_inputs
-    for name in INPUT_LAYERS:
-        if name in was and was[name].shape[1] == old.obs_size:
-            was[name] = _rescaled(_mapped(was[name], columns), agent, old, columns)
+    _refuse(start, _other_inputs(agent, old, columns))
+    was = old.state_dict()
+    for name, of_values in INPUT_LAYERS.items():
+        if name in was and name in now:
+            moved = _moved(was[name], agent, old, columns, of_values)
+            was[name] = nn.functional.pad(moved, (0, now[name].shape[1] - moved.shape[1]))  # 0 for a new memory
     if old.value_scale is not None and agent.value_scale is None:
         was["value_head.weight"] = was["value_head.weight"] * old.value_scale.std
         was["value_head.bias"] = was["value_head.bias"] * old.value_scale.std + old.value_scale.mean
-    _check_fits(agent, config, old, then, columns, start)
-    shapes = [{name: x.shape for name, x in state.items()} for state in (was, now)]
-    policy, values = ([{n: x for n, x in s.items() if n.startswith(part)} for s in shapes] for part in (POLICY, VALUE))
-    if (policy[0] | {"policy_skip.weight": None}) != (policy[1] | {"policy_skip.weight": None}):
-        raise CheckpointError(f"{start.path} has a policy of another shape: start from it with its own settings")
-    same_values = values[0] == values[1]
-    taken = [*policy[0], *(values[0] if same_values else ())]
-    if same_values and agent.value_scale is not None:
-        taken += [name for name in was if name.startswith(SCALE)]
-    agent.load_state_dict(now | {name: was[name] for name in taken} | _statistics(old, columns))
+    same_values = then.shared_trunk == config.shared_trunk
+    taken = _named(was, *POLICY, *(VALUE if same_values else ()))
+    taken = {name: weights for name, weights in taken.items() if name in now}
+    agent.load_state_dict(now | taken | _statistics(agent, old, columns))
     return _lines(agent, config, old, same_values, columns, start)
 
 
-def _columns(agent: Agent, old: Agent, start: Start) -> list[int | None]:
-    given = start.init.columns
-    if given is None:
-        if agent.obs_size != old.obs_size:
-            raise CheckpointError(
-                f"{start.path} observes {old.obs_size} numbers, these environments give {agent.obs_size}: say which is "
-                "which by InitFrom(path, columns=...)"
-            )
-        return list(range(old.obs_size))
-    known = [column for column in given if column is not None]
-    if len(given) != agent.obs_size or len(set(known)) < len(known) or not set(known) <= set(range(old.obs_size)):
-        raise ValueError(
-            f"InitFrom.columns must have {agent.obs_size} entries, each None or another one of 0 to "
-            f"{old.obs_size - 1}, got {list(given)}"
-        )
-    return list(given)
-
-
-def _check_fits(
-    agent: Agent, config: PPOConfig, old: Agent, then: PPOConfig, columns: list[int | None], start: Start
-) -> None:
-    found = differing(asdict(then), asdict(config), ALIKE)
-    if then.linear_skip and not config.linear_skip:
-        found.append("linear_skip (then True, now False)")
-    if (old.discrete, old.action_shape, old.noise_size) != (agent.discrete, agent.action_shape, agent.noise_size):
-        found.append(f"actions (then {_actions(old)}, now {_actions(agent)})")
-    elif not found:
-        found = structure_differences(_as_seen(old, columns), _as_seen(agent, _own(columns)))
+def _refuse(start: Start, found: list[str]) -> None:
     if found:
         raise CheckpointError(
             f"{start.path} was trained with other networks: {'; '.join(found)}. Start with its settings (--config "
@@ -144,56 +125,136 @@ def _check_fits(
         )
 
 
+def _named(state: Mapping[str, Any], *beginnings: str) -> dict[str, Any]:
+    return {name: x for name, x in state.items() if name.startswith(beginnings)}
+
+
+def _other_networks(agent: Agent, config: PPOConfig, old: Agent, then: PPOConfig) -> list[str]:
+    """What stands in the way, whichever numbers are observed."""
+    keys = [*ALIKE, *(["cnn_features"] if then.cnn_channels else [])]
+    if old.memory_size:  # without one, a new one changes nothing at first
+        keys += ["memory", "memory_size"] if agent.memory_size else ["memory"]
+    found = differing(asdict(then), asdict(config), keys)
+    if then.linear_skip and not config.linear_skip:
+        found.append("linear_skip (then True, now False)")
+    if (old.discrete, old.action_shape, old.noise_size) != (agent.discrete, agent.action_shape, agent.noise_size):
+        found.append(f"actions (then {_actions(old)}, now {_actions(agent)})")
+    images, ours = _images(old), _images(agent)
+    return found if images == ours else [*found, f"images (then {images or 'none'}, now {ours or 'none'})"]
+
+
 def _actions(agent: Agent) -> str:
     return f"one of {agent.noise_size}" if agent.discrete else f"{agent.noise_size} numbers"
 
 
-def _own(columns: list[int | None]) -> list[int | None]:
-    """The new numbers that are known of old, where they stand now."""
-    return [None if column is None else i for i, column in enumerate(columns)]
+def _images(agent: Agent) -> str:
+    """What convolutional networks read."""
+    reader = agent.value_reader or agent.policy_reader
+    scales = [] if reader is None else reader.scales.tolist()
+    told = []
+    for part, scale in zip([part for part in agent.parts if part.image], scales, strict=True):
+        kind = " of bytes" if scale < 1 else ""
+        told.append(f"{part.space.shape}{kind}{' for the value function alone' if part.value_only else ''}")
+    return ", ".join(told)
 
 
-def _as_seen(agent: Agent, columns: list[int | None]) -> dict[str, torch.Tensor]:
-    """What is built into how an agent acts, by the new numbers (None: unknown to it)."""
-    prior, symmetry = agent.prior, agent.symmetry
-    if prior is not None:
-        mapped = (_mapped(prior.direct, columns), prior.outer, _mapped(prior.inner, columns), prior.limit)
-        prior = type(prior)(*mapped)
-    if symmetry is not None:
-        views = torch.stack([_mapped(_mapped(view, columns).T, columns).T for view in symmetry.observations])
-        for i, column in enumerate(columns):
-            if column is None:
-                views[0, i, i] = 1.0  # element 0 is the identity
-        symmetry = type(symmetry)(views, symmetry.actions)
-    parts = {"prior": prior, "symmetry": symmetry}
-    return {f"{name}.{key}": x for name, part in parts.items() if part for key, x in part.state_dict().items()}
+def _columns(agent: Agent, old: Agent, start: Start) -> list[int | None]:
+    given = start.init.columns
+    if given is None:
+        then, now = ([(part.key, part.size, part.value_only) for part in each.parts] for each in (old, agent))
+        if then != now:
+            raise CheckpointError(
+                f"{start.path} observes {_observed(old)}, these environments give {_observed(agent)}: say which is "
+                "which by InitFrom(path, columns=...)"
+            )
+        return list(range(old.value_size))
+    known = [column for column in given if column is not None]
+    if len(given) != agent.value_size or len(set(known)) < len(known) or not set(known) <= set(range(old.value_size)):
+        raise ValueError(
+            f"InitFrom.columns must have {agent.value_size} entries, each None or another one of 0 to "
+            f"{old.value_size - 1}, got {list(given)}"
+        )
+    if [given[i] for i in _pixels(agent)] != _pixels(old):
+        raise ValueError("InitFrom.columns must say of each image that its numbers are those of the old one, in order")
+    return list(given)
 
 
-def _mapped(weights: torch.Tensor, columns: list[int | None]) -> torch.Tensor:
-    """The columns of old weights (rows, old size) at their new places (rows, size), 0 where there is none."""
-    new = weights.new_zeros(len(weights), len(columns))
+def _observed(agent: Agent) -> str:
+    if len(agent.parts) == 1:
+        return f"{agent.value_size} numbers"
+    parts = (f"{part.key} ({part.size}{', value_only' if part.value_only else ''})" for part in agent.parts)
+    return ", ".join(parts)
+
+
+def _pixels(agent: Agent) -> list[int]:
+    return sorted(set(range(agent.value_size)) - set(agent.numbers.tolist()))
+
+
+def _other_inputs(agent: Agent, old: Agent, columns: list[int | None]) -> list[str]:
+    """What stands in the way of what is built into how both act, by the new numbers."""
+    was, now = (_named(each.state_dict(), "prior.", "symmetry.") for each in (old, agent))
+    policys = columns[: agent.obs_size]
+    for name in ("prior.direct", "prior.inner"):
+        if name in was:
+            was[name] = _mapped(was[name], [i if i is not None and i < old.obs_size else None for i in policys])
+    if (views := was.get("symmetry.observations")) is not None:
+        was["symmetry.observations"] = _mapped(_mapped(views, columns).mT, columns).mT
+    if (views := now.get("symmetry.observations")) is not None:  # whatever it makes of new numbers weighs 0
+        known = torch.tensor([column is not None for column in columns])
+        now["symmetry.observations"] = views * known[:, None]
+    found = structure_differences(was, now)
+    then, ours = (_factors(each)[:, _pixels(each)] for each in (old, agent))
+    return found if torch.equal(then, ours) else [*found, "another input_scale or other value_inputs of images"]
+
+
+def _factors(agent: Agent) -> torch.Tensor:
+    """(2, value_size) what networks get of each number, and whether the value function gets it."""
+    ones = torch.ones(agent.value_size)
+    return torch.stack([ones if x is None else x.float() for x in (agent.input_scale, agent.value_inputs)])
+
+
+def _numbers(agent: Agent, whole: bool) -> list[int]:
+    """Which of an observation are no part of an image; the policy's, or the `whole` observation's."""
+    return [i for i in agent.numbers.tolist() if whole or i < agent.obs_size]
+
+
+def _moves(agent: Agent, old: Agent, columns: list[int | None], whole: bool) -> list[int | None]:
+    """For each of these numbers, which of the old ones it is; None: the old network did not get it."""
+    places: dict[int | None, int] = {column: place for place, column in enumerate(_numbers(old, whole))}
+    return [places.get(columns[i]) for i in _numbers(agent, whole)]
+
+
+def _moved(weights: torch.Tensor, agent: Agent, old: Agent, columns: list[int | None], of_values: bool) -> torch.Tensor:
+    """Old weights of inputs at their new places; other factors on them count as they did."""
+    then, now = _numbers(old, of_values), _numbers(agent, of_values)
+    moves = _moves(agent, old, columns, of_values)
+    numbers, rest = weights[:, : len(then)], weights[:, len(then) :]
+    factor, seen = _factors(old)[:, then]
+    if of_values:  # what a value function never saw was never learned
+        numbers = numbers * seen
+    factor = _mapped(factor, moves) / _factors(agent)[0, now]
+    return torch.cat([_mapped(numbers, moves) * factor, rest], dim=1)
+
+
+def _mapped(x: torch.Tensor, columns: Sequence[int | None]) -> torch.Tensor:
+    """The columns of `x` (..., old size) at their new places (..., size), 0 where there is none."""
+    new = x.new_zeros(*x.shape[:-1], len(columns))
     at = [i for i, column in enumerate(columns) if column is not None]
-    new[:, at] = weights[:, [columns[i] for i in at]]
+    new[..., at] = x[..., [columns[i] for i in at]]
     return new
 
 
-def _rescaled(weights: torch.Tensor, agent: Agent, old: Agent, columns: list[int | None]) -> torch.Tensor:
-    """Weights under which inputs of other factors count as they did."""
-    if old.input_scale is not None:
-        weights = weights * _mapped(old.input_scale[None], columns)
-    return weights if agent.input_scale is None else weights / agent.input_scale
-
-
-def _statistics(old: Agent, columns: list[int | None]) -> dict[str, torch.Tensor]:
+def _statistics(agent: Agent, old: Agent, columns: list[int | None]) -> dict[str, torch.Tensor]:
     """Those of the observations, number by number; a count of 0 where there are none."""
-    if (known := old.normalizer) is None:
+    if (known := old.normalizer) is None or agent.normalizer is None:
         return {}
-    new = torch.tensor([column is None for column in columns])
-    mean, var = (_mapped(x[None], columns)[0] for x in (known.mean, known.var))
+    moves = _moves(agent, old, columns, True)
+    new = torch.tensor([move is None for move in moves])
     count = known.count
     if new.any() or count.ndim:
-        count = _mapped(count.expand(old.obs_size)[None], columns)[0]
-    return {"normalizer.mean": mean, "normalizer.var": var.masked_fill(new, 1.0), "normalizer.count": count}
+        count = _mapped(count.expand(len(known.mean)), moves)
+    mean, var = _mapped(known.mean, moves), _mapped(known.var, moves).masked_fill(new, 1.0)
+    return {"normalizer.mean": mean, "normalizer.var": var, "normalizer.count": count}
 
 
 def _lines(
@@ -201,13 +262,15 @@ def _lines(
 ) -> list[str]:
     lines = [f"init-from: {start.path}, step {start.origin['step']:,}"]
     fresh = columns.count(None)
-    dropped = old.obs_size - len(columns) + fresh
+    dropped = old.value_size - len(columns) + fresh
     if told := start.init.told:
         lines.append(f"init-from: {told}")
     elif fresh or dropped:
         lines.append(f"init-from: of {len(columns)} numbers observed {fresh} are new, start at 0; {dropped} dropped")
     if agent.policy_skip is not None and old.policy_skip is None:
         lines.append("init-from: linear_skip new, starts at 0")
+    if agent.memory_size and not old.memory_size:
+        lines.append("init-from: memory new, starts at 0")
     if not same_values:
         lines.append("init-from: the value function has another shape, starts anew")
     if not agent.discrete:

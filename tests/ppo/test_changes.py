@@ -11,9 +11,9 @@ import pytest
 import torch
 from toy import BATCH, TOY, PointEnv, assert_same_weights, curve, run
 
-from ballbot.ppo import CheckpointError, PPOConfig, load_checkpoint
+from ballbot.ppo import CheckpointError, Hooks, PPOConfig, load_checkpoint, train
 from ballbot.ppo.checkpoint import save_checkpoint
-from ballbot.ppo.state import training_seed
+from ballbot.ppo.state import TrainingState, training_seed
 
 
 @pytest.fixture
@@ -65,6 +65,38 @@ class TestNumberOfEnvironments:
         run(tmp_path / "again", resume=middle, schedule_timesteps=8 * BATCH, **options)
         assert_same_weights(half / "last.pt", tmp_path / "again" / "last.pt")
         assert curve(half) == curve(tmp_path / "again")
+
+    def test_nothing_is_remembered_of_earlier_episodes(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Neither by the networks nor by a teacher, who is told that all episodes begin."""
+        heard: list[np.ndarray] = []
+        memories: list[torch.Tensor | None] = []
+        restore = TrainingState.restore
+
+        def teacher(obs: Any, began: np.ndarray) -> Any:
+            heard.append(began.copy())
+            return -0.5 * obs[:, :1]
+
+        def watched(state: TrainingState, *args: Any) -> None:
+            restore(state, *args)
+            memories.append(state.env_state.memory)
+            heard.clear()
+
+        monkeypatch.setattr(TrainingState, "restore", watched)
+        steps = {"total_timesteps": 8 * BATCH, "imitation_timesteps": 6 * BATCH}
+        fixed: dict[str, Any] = {"memory": "gru", "memory_size": 8, **steps}
+
+        def learn(run_dir: Path, resume: Path | None = None, **changes: Any) -> Any:
+            config, hooks = PPOConfig(**(TOY | fixed | changes)), Hooks(teacher=teacher)
+            train(config, PointEnv, run_dir=run_dir, resume=resume, hooks=hooks, console=False)
+            return load_checkpoint(run_dir / "last.pt")["ranks"][0]["memory"]
+
+        assert learn(tmp_path / "r").shape == (4, 2, 8)
+        middle = tmp_path / "r" / "checkpoints" / f"step_{2 * BATCH}.pt"
+        learn(tmp_path / "same", middle)
+        assert memories[0] is not None and memories[0].abs().max() > 0 and not heard[0].all()
+        assert learn(tmp_path / "more", middle, num_envs=8).shape == (8, 2, 8)
+        assert memories[1] is None and len(heard) == 2 * 16  # two rollouts of imitation are left
+        assert heard[0].tolist() == [True] * 8 and not heard[1].all()
 
     def test_other_steps_and_minibatches_go_on_within_episodes(
         self, half: Path, capsys: pytest.CaptureFixture[str]

@@ -66,7 +66,7 @@ class Agent(nn.Module):
         """
         super().__init__()
         structure = structure or Structure()
-        encoders = {key: copy.deepcopy(m).eval() for key, m in (structure.encoders or {}).items()}
+        encoders = {key: copy.deepcopy(m).eval() for key, m in sorted((structure.encoders or {}).items())}
         self.encoders = nn.ModuleList(encoders.values()).requires_grad_(False)
         self.parts = observation_parts(observation_space, config.value_only, encoders, bool(config.cnn_channels))
         self.choices = choices_of(action_space)

@@ -333,3 +333,19 @@ def test_an_early_checkpoint_does_not_tell_the_type_of_actions(tmp_path: Path) -
     _, batch = collect(Sides(4), small_config(**CNN))
     assert batch.raw_obs.max() > 100  # images are stored as they are
     assert PPOConfig(cnn_channels=[4]).cnn_channels == (4,)  # type: ignore[arg-type]  # as files have it
+
+
+def test_encoders_keep_their_weights_in_whatever_order_they_are_given() -> None:
+    space = gym.spaces.Dict({"left": OBS2, "right": OBS2})
+    ones, twos = nn.Linear(2, 1, bias=False), nn.Linear(2, 1, bias=False)
+    nn.init.ones_(ones.weight)
+    nn.init.constant_(twos.weight, 2.0)
+    given = {"right": twos, "left": ones}
+    agents = [
+        Agent(space, BOX1, small_config(), structure=Structure(encoders=dict(order)))
+        for order in (given.items(), reversed(given.items()))
+    ]
+    agents[1].load_state_dict(agents[0].state_dict())
+    obs = {"left": np.ones((1, 2), np.float32), "right": np.ones((1, 2), np.float32)}
+    for agent in agents:
+        assert agent.flatten(obs).tolist() == [[2.0, 4.0]]

@@ -1,7 +1,7 @@
 """Is our PPO right?  Train it and stable-baselines3's on Gymnasium's own tasks, same hyperparameters, same seeds.
 
     pip install -e ".[dev]" "gymnasium[box2d]"
-    python experiments/maintenance/compare_sb3.py                  # all tasks, five seeds: most of a day on one core
+    python experiments/maintenance/compare_sb3.py                  # all tasks, five seeds: four hours on one core
     python experiments/maintenance/compare_sb3.py --tasks Acrobot-v1 --seeds 0
 
 One run at a time; each appends a row to --csv when it ends, and runs whose rows are there are left out, so that the
@@ -266,11 +266,16 @@ def median_interval(values: list[float], others: list[float] | None = None) -> t
     return sum(medians), float(low), float(high)
 
 
-Sides = tuple[list[float], list[float]]
+def in_words(found: tuple[float, float, float]) -> str:
+    """A median with its interval; of a single value, there is none."""
+    median, low, high = found
+    if math.isnan(median):
+        return "missing"
+    return f"{median:.1f}" if math.isnan(low) else f"{median:.1f} [{low:.1f}, {high:.1f}]"
 
 
-def returns_of(rows: list[dict[str, Any]], task: str, seeds: Collection[int]) -> Sides:
-    """Returns of a task by our runs, and by the others'."""
+def returns_of(rows: list[dict[str, Any]], task: str, seeds: Collection[int]) -> tuple[list[float], list[float]]:
+    """Returns of our runs of a task, and of the others'."""
     mine = [row for row in filter(is_current, rows) if row["task"] == task and row["seed"] in seeds]
     ours, other = libraries(task)
     return [r["return"] for r in mine if r["library"] == ours], [r["return"] for r in mine if r["library"] == other]
@@ -312,8 +317,7 @@ def main(argv: list[str] | None = None) -> int:
         ours, theirs = returns_of(rows, task, args.seeds)
         found = [median_interval(ours), median_interval(theirs), median_interval(ours, theirs)]
         worse |= found[2][2] < 0
-        cells = [f"{median:.1f} [{low:.1f}, {high:.1f}]" for median, low, high in found]
-        print(f"{task:27} {' '.join(f'{cell:>30}' for cell in cells)}")
+        print(f"{task:27} {' '.join(f'{in_words(cell):>30}' for cell in found)}")
     return int(worse)
 
 

@@ -29,8 +29,8 @@ class Task:
 
 # Hyperparameters of rl-baselines3-zoo (hyperparams/ppo.yml and ppo_lstm.yml, read in November 2026), or what is
 # stable-baselines3's own where it says nothing.  Clip ranges stay as they are at the start, vf_coef is twice the zoo's
-# (see SHARED), and steps are fewer than its 1,000,000 so that all of it takes hours, not days.  The settings of Pendulum,
-# InvertedDoublePendulum and Hopper are simpler than the zoo's.
+# (see SHARED), and steps are fewer than its 1,000,000 so that all of it takes hours, not days.  The settings of
+# Pendulum, InvertedDoublePendulum and Hopper are simpler than the zoo's.
 TASKS = {
     "CartPoleNoVel-v1": Task(
         {

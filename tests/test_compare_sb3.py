@@ -127,25 +127,27 @@ def test_a_row_says_what_ran(compare: ModuleType, task: str, tmp_path: Path, mon
 
 
 def test_a_recurrent_policy_is_judged_as_its_library_acts(compare: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Three episodes at once, as `evaluate` has them, against one after the other by the library's own means."""
+    """Three sequences at once, as `evaluate` has them, against one after the other by the library's own means."""
     pytest.importorskip("sb3_contrib")
     shorten(compare, monkeypatch, "CartPoleNoVel-v1")
     agent = compare.train_sb3("CartPoleNoVel-v1", 0)
     model, normalizing = agent._model, agent._model.get_vec_normalize_env()
     assert normalizing.obs_rms.count > 200
-    with torch.no_grad():  # a policy that is nearly the same in every state would tell nothing
-        model.policy.action_net.weight.mul_(1000)
-    envs, lengths = compare.make_envs("CartPoleNoVel-v1", 1), list[int]()
-    for seed in range(3):
-        obs, _ = envs.reset(seed=seed)
-        state, ended = None, False
-        lengths.append(0)
-        while not ended:
-            action, state = model.predict(normalizing.normalize_obs(obs), state, deterministic=True)
-            obs, _, terminated, truncated, _ = envs.step(action)
-            lengths[-1] += 1
-            ended = bool(terminated[0] or truncated[0])
-    assert len(set(lengths)) > 1
+    with torch.no_grad():  # so much that what it remembers decides
+        model.policy.lstm_actor.weight_hh_l0.mul_(10)
+        model.policy.action_net.bias.zero_()
+    observations = np.random.default_rng(0).uniform(-0.2, 0.2, (30, 3, 2)).astype(np.float32)
+
+    def alone(i: int, remembers: bool) -> list[int]:
+        state, actions = None, []
+        for obs in normalizing.normalize_obs(observations[:, i]):
+            action, state = model.predict(obs, state if remembers else None, deterministic=True)
+            actions.append(int(action))
+        return actions
+
+    expected = np.transpose([alone(i, True) for i in range(3)])
+    assert (expected != np.transpose([alone(i, False) for i in range(3)])).any()
     for _ in range(2):  # the second time it remembers nothing of the first
-        result = compare.evaluate(agent, compare.make_envs("CartPoleNoVel-v1", 3), 3, seed=0)
-        assert result["return_mean"] == pytest.approx(np.mean(lengths))
+        agent.new_memory(3)
+        np.testing.assert_array_equal([agent.act(obs).numpy() for obs in observations], expected)
+    assert any((agent.act(obs).numpy() != row).any() for obs, row in zip(observations, expected, strict=True))

@@ -285,12 +285,19 @@ def test_the_page_has_a_place_for_every_table_and_figure(scripts, reproduce, tmp
     for study in ("default", "paper"):
         text = "global_step,eval/return_mean,eval/length_mean,time/simulate\n1000000,80,4000,120\n"
         (tmp_path / f"{study}_0.csv").write_text(text)
+    pairs = [(name, seed) for name in ("ballbot", "stable-baselines3") for seed in (1, 3)]
     (tmp_path / "compare_sb3.csv").write_text(
-        "task,library,seed,steps,episodes,return,seconds\n"
-        + "".join(f"Hop-v1,{name},{seed},1000,10,{seed}.5,1\n" for name in ("ballbot", "other") for seed in (1, 2))
+        "task,library,seed,steps,episodes,return,seconds,versions,machine,commit\n"
+        + "".join(f"CartPole-v1,{name},{seed},100000,100,{len(name) + seed}.0,1,,,\n" for name, seed in pairs)
+        + "Acrobot-v1,ballbot,0,200000,100,-80.0,1,,,\nAcrobot-v1,ballbot,1,7,100,-80.0,1,,,\n"  # 7 steps: another
     )
     found = make_results.sections(make_results.Results(tmp_path))
-    assert "| Hop-v1 (1,000) | 2 | 2.0 ± 0.7 | 2.0 ± 0.7 |" in found["compare_sb3"]
+    compared = "9.0 [8.0, 10.0] (2 of 5 seeds) | 19.0 [18.0, 20.0] (2 of 5 seeds) | -10.0 [-12.0, -8.0] |"
+    assert f"| CartPole-v1 (100,000) | {compared}" in found["compare_sb3"]
+    assert (
+        "| Acrobot-v1 (200,000) | -80.0 (1 of 5 seeds) | missing |  |" in found["compare_sb3"]
+    )  # 7 steps: another run
+    assert "| CartPoleNoVel-v1, sb3-contrib (100,000) | missing | missing |  |" in found["compare_sb3"]
     page = (make_results.DOCS / "results.md").read_text()
     assert set(found) == set(re.findall(r"<!-- table: (\w+) -->", page))
     assert all(content in make_results.fill(page, found) for content in found.values())

@@ -1,90 +1,57 @@
 """Is our PPO right?  Train it and stable-baselines3's on Gymnasium's own tasks, same hyperparameters, same seeds.
 
-    pip install -e ".[dev]"
-    python experiments/maintenance/compare_sb3.py                  # four tasks, three seeds, half an hour
-    python experiments/maintenance/compare_sb3.py --tasks CartPole-v1 --seeds 0
+    pip install -e ".[dev]" "gymnasium[box2d]"
+    python experiments/maintenance/compare_sb3.py                  # all tasks, five seeds: four hours on one core
+    python experiments/maintenance/compare_sb3.py --tasks Acrobot-v1 --seeds 0
 
-Prints a table of deterministic evaluation returns and writes one row a run to --csv.  Exit status 1 if on some task our
-mean return is lower than stable-baselines3's by more than two standard errors of the difference.
+One run at a time; each appends a row to --csv when it ends, and runs whose rows are there are left out, so that the
+whole can be stopped at any time and gone on with.  Prints medians of deterministic evaluation returns.  Exit status 1
+if on some task our median is lower than the other's beyond doubt: the interval of the difference lies below 0.
 
 Both see observations normalised by running statistics and scaled rewards where the task asks for it, both bootstrap
-time limits, and both use the same networks, optimiser and schedule; ours is judged without policy averaging.  The
-networks that stable-baselines3 trained are put into our `Agent`, so that one and the same code judges both on the
-same episodes.  What still differs is small: the learning rate of an update is that of its rollout's beginning here and
-of its end there, and advantages are divided by a standard deviation over n here and over n - 1 there.
+time limits, and both use the same networks, optimiser and schedule; ours is judged without policy averaging.  One and
+the same code judges both on the same episodes: the networks that stable-baselines3 trained are put into our `Agent`.
+What still differs is small: the learning rate of an update is that of its rollout's beginning here and of its end
+there, and advantages are divided by a standard deviation over n here and over n - 1 there.
+
+Where a policy needs a memory, ours has a GRU beside the observation, and RecurrentPPO of sb3-contrib an LSTM of the
+same size in its place.
 """
 
 from __future__ import annotations
 
 import csv
-import io
 import math
-import multiprocessing
-import signal
 import sys
 import tempfile
 import time
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from functools import partial
+from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
 import gymnasium as gym
 import numpy as np
 import torch
 import tyro
-from gymnasium.vector import AutoresetMode
+from gym_tasks import SEEDS, TASKS, config_of, make_envs, wrapper_of
+from reproduce import MACHINE, PUBLISHED
 
 from ballbot.cli import check_options, check_output, program
 from ballbot.ppo import Agent, PPOConfig, evaluate, train
-from ballbot.ppo.checkpoint import write_atomic
 from ballbot.ppo.layers import ACTIVATIONS
+from ballbot.ppo.run_dir import git_commit
 from ballbot.ppo.schedules import scheduled_lr
-from ballbot.settings import Range, nearest
+from ballbot.settings import nearest
 
 if TYPE_CHECKING:
-    from stable_baselines3 import PPO
+    from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
     from stable_baselines3.common.vec_env import VecEnv
 
 EVAL_EPISODES = 100
 """Episodes a return is averaged over: their spread is then small against the spread over seeds."""
-
-# Shapes after rl-baselines3-zoo's tuned settings, made equal for both sides.
-TASKS: dict[str, dict[str, Any]] = {
-    "CartPole-v1": {
-        "total_timesteps": 100_000, "num_envs": 8, "num_steps": 32, "minibatch_size": 256, "update_epochs": 20,
-        "gamma": 0.98, "gae_lambda": 0.8, "learning_rate": 1e-3, "normalize_observations": False,
-        "normalize_observations_per_step": False,
-    },
-    "Pendulum-v1": {
-        "total_timesteps": 200_000, "num_envs": 4, "num_steps": 1024, "minibatch_size": 256, "update_epochs": 10,
-        "gamma": 0.9, "gae_lambda": 0.95, "learning_rate": 1e-3, "normalize_rewards": True,
-    },
-    "InvertedDoublePendulum-v5": {
-        "total_timesteps": 400_000, "num_envs": 8, "num_steps": 256, "minibatch_size": 256, "update_epochs": 10,
-        "gamma": 0.98, "gae_lambda": 0.95, "learning_rate": 3e-4, "normalize_rewards": True,
-    },
-    "Hopper-v5": {
-        "total_timesteps": 500_000, "num_envs": 8, "num_steps": 256, "minibatch_size": 256, "update_epochs": 10,
-        "gamma": 0.99, "gae_lambda": 0.95, "learning_rate": 3e-4, "normalize_rewards": True,
-    },
-}  # fmt: skip
-SHARED: dict[str, Any] = {
-    "hidden_size": 64,
-    "num_layers": 2,
-    "activation": "tanh",
-    "initial_std": 1.0,
-    "weight_decay": 0.0,
-    "policy_average": None,
-    "target_kl": None,
-    "normalize_advantage_per_minibatch": True,
-    "normalize_observations_per_step": True,
-    "clip_range": 0.2,
-    "ent_coef": 0.0,
-    "vf_coef": 1.0,  # half the mean squared error here, the whole of it in stable-baselines3: 0.5 there
-    "max_grad_norm": 0.5,
-    "lr_schedule": "linear",
-}
 
 
 @dataclass
@@ -92,62 +59,58 @@ class Args:
     """Compare our PPO with stable-baselines3's."""
 
     tasks: list[str] = field(default_factory=lambda: list(TASKS))
-    """Which of the tasks to run."""
-    seeds: list[int] = field(default_factory=lambda: [0, 1, 2])
+    """Which of the tasks to run, in this order."""
+    seeds: list[int] = field(default_factory=lambda: list(SEEDS))
     """Seeds of both."""
-    jobs: Annotated[int, Range(1, 1024)] = 2
-    """Runs at the same time, one thread each."""
-    csv: Path = Path("compare_sb3.csv")
-    """Where to write one row a run; rows already there are not run again."""
+    csv: Path = PUBLISHED / "compare_sb3.csv"
+    """Where to append one row a run; runs whose rows are there are left out."""
 
 
-def config_of(task: str, seed: int) -> PPOConfig:
-    """Our settings for a task; stable-baselines3's are derived from them."""
-    return PPOConfig(seed=seed, eval_interval=10**9, checkpoint_interval=10**9, **(SHARED | TASKS[task]))
+def make_sb3(config: PPOConfig, envs: VecEnv, ortho_init: bool = True) -> OnPolicyAlgorithm:
+    """PPO of stable-baselines3, or RecurrentPPO of sb3-contrib, with our settings.
 
-
-def make_envs(task: str, num_envs: int) -> gym.vector.VectorEnv:
-    """Environments as `ballbot.ppo` takes them."""
-    mode = {"autoreset_mode": AutoresetMode.SAME_STEP}
-    return gym.make_vec(task, num_envs=num_envs, vectorization_mode="sync", vector_kwargs=mode)
-
-
-def make_sb3(config: PPOConfig, envs: VecEnv) -> PPO:
-    """stable-baselines3's PPO with our settings, on environments that already normalise."""
-    from stable_baselines3 import PPO
-
+    On environments that already normalise.
+    """
     width = [config.hidden_size] * config.num_layers
 
     def learning_rate(remaining: float) -> float:
         return scheduled_lr(config.lr_schedule, config.learning_rate, max(remaining, 0.0))
 
-    return PPO(
-        "MlpPolicy",
-        envs,
-        learning_rate=learning_rate,
-        n_steps=config.num_steps,
-        batch_size=config.minibatch_size,
-        n_epochs=config.update_epochs,
-        gamma=config.gamma,
-        gae_lambda=config.gae_lambda,
-        clip_range=config.clip_range,
-        ent_coef=config.ent_coef,
-        vf_coef=config.vf_coef / 2,  # half the mean squared error here, the whole of it there
-        max_grad_norm=config.max_grad_norm,  # type: ignore[arg-type]
-        policy_kwargs={
-            "net_arch": {"pi": width, "vf": width},
-            "activation_fn": ACTIVATIONS[config.activation],
-            "log_std_init": math.log(config.initial_std),
-            "optimizer_class": torch.optim.AdamW,
-            # eps as in ballbot.ppo.ppo.make_optimizer: stable-baselines3 sets it for Adam only
-            "optimizer_kwargs": {"weight_decay": config.weight_decay, "eps": 1e-5},
-        },
-        seed=config.seed,
-        device="cpu",
-    )
+    settings: dict[str, Any] = {
+        "learning_rate": learning_rate,
+        "n_steps": config.num_steps,
+        "batch_size": config.minibatch_size,
+        "n_epochs": config.update_epochs,
+        "gamma": config.gamma,
+        "gae_lambda": config.gae_lambda,
+        "clip_range": config.clip_range,
+        "ent_coef": config.ent_coef,
+        "vf_coef": config.vf_coef / 2,  # half the mean squared error here, the whole of it there
+        "max_grad_norm": config.max_grad_norm,
+        "seed": config.seed,
+        "device": "cpu",
+    }
+    policy = {
+        "net_arch": {"pi": width, "vf": width},
+        "activation_fn": ACTIVATIONS[config.activation],
+        "ortho_init": ortho_init,
+        "log_std_init": math.log(config.initial_std),
+        "optimizer_class": torch.optim.AdamW,
+        # eps as ours: stable-baselines3 sets it for Adam only
+        "optimizer_kwargs": {"weight_decay": config.weight_decay, "eps": config.adam_eps},
+    }
+    if config.memory == "gru":
+        from sb3_contrib import RecurrentPPO
+
+        return RecurrentPPO(
+            "MlpLstmPolicy", envs, policy_kwargs=policy | {"lstm_hidden_size": config.memory_size}, **settings
+        )
+    from stable_baselines3 import PPO
+
+    return PPO("MlpPolicy", envs, policy_kwargs=policy, **settings)
 
 
-def agent_of(model: PPO, config: PPOConfig) -> Agent:
+def agent_of(model: OnPolicyAlgorithm, config: PPOConfig) -> Agent:
     """Our `Agent` with the networks of stable-baselines3, and its observation statistics if it normalises."""
     agent = Agent(model.observation_space, model.action_space, config)
     parts = {"policy_trunk": "mlp_extractor.policy_net", "value_trunk": "mlp_extractor.value_net"}
@@ -166,6 +129,29 @@ def agent_of(model: PPO, config: PPOConfig) -> Agent:
     return agent
 
 
+class Remembering(Agent):
+    """A policy of sb3-contrib that `evaluate` can judge: it keeps its memory to itself, and starts it anew when asked.
+
+    Its own networks, as those of an `Agent`, are not used.
+    """
+
+    def __init__(self, model: OnPolicyAlgorithm, config: PPOConfig) -> None:
+        super().__init__(model.observation_space, model.action_space, config)
+        self._model = model
+        self._state: tuple[Any, ...] | None = None
+
+    def new_memory(self, batch: int) -> None:
+        """Forget the past: all episodes begin anew."""
+        self._state = None
+
+    def act(self, obs: Any, deterministic: bool = True, *_: Any) -> torch.Tensor:
+        """Actions (batch, ...) in raw observations (batch, ...)."""
+        if (normalizing := self._model.get_vec_normalize_env()) is not None:
+            obs = normalizing.normalize_obs(obs)
+        actions, self._state = self._model.predict(obs, self._state, deterministic=deterministic)
+        return torch.from_numpy(actions)
+
+
 def train_ours(task: str, seed: int) -> Agent:
     """Our policy after training."""
     with tempfile.TemporaryDirectory() as folder:
@@ -173,68 +159,81 @@ def train_ours(task: str, seed: int) -> Agent:
         return train(config_of(task, seed), partial(make_envs, task), run_dir=run_dir, console=False).agent
 
 
-def train_sb3(task: str, seed: int) -> Agent:
-    """The policy of stable-baselines3 after training."""
+def train_sb3(name: str, seed: int) -> Agent:
+    """The policy of stable-baselines3 or sb3-contrib after training."""
     from stable_baselines3.common.env_util import make_vec_env
     from stable_baselines3.common.vec_env import VecNormalize
 
-    config = config_of(task, seed)
+    config, task = config_of(name, seed), TASKS[name]
     envs = VecNormalize(
-        make_vec_env(task, n_envs=config.num_envs, seed=seed),
+        make_vec_env(task.env_id or name, n_envs=config.num_envs, seed=seed, wrapper_class=wrapper_of(task)),
         norm_obs=config.normalize_observations,
         norm_reward=config.normalize_rewards,
         gamma=config.gamma,
     )
-    return agent_of(make_sb3(config, envs).learn(config.total_timesteps), config)
+    model = make_sb3(config, envs, task.ortho_init).learn(config.total_timesteps)
+    return agent_of(model, config) if config.memory == "none" else Remembering(model, config)
 
 
-LIBRARIES = {"ballbot": train_ours, "stable-baselines3": train_sb3}
+OURS = "ballbot"
 
 
-def run_one(job: tuple[str, str, int]) -> dict[str, Any]:
+def libraries(task: str) -> tuple[str, str]:
+    """Ours, and the one that it is compared with."""
+    return OURS, "sb3-contrib" if "memory" in TASKS[task].config else "stable-baselines3"
+
+
+def run_one(library: str, task: str, seed: int) -> dict[str, Any]:
     """One row of the CSV."""
-    library, task, seed = job
     torch.set_num_threads(1)
     start = time.perf_counter()
-    agent = LIBRARIES[library](task, seed)
+    agent = (train_ours if library == OURS else train_sb3)(task, seed)
     seconds = time.perf_counter() - start
     envs = make_envs(task, EVAL_EPISODES)
     result = evaluate(agent, envs, EVAL_EPISODES, seed=10_000)["return_mean"]
     envs.close()
+    packages = [library, "gymnasium", "mujoco", "numpy", "torch"]
     return {
         "task": task,
         "library": library,
         "seed": seed,
-        "steps": TASKS[task]["total_timesteps"],
+        "steps": TASKS[task].config["total_timesteps"],
         "episodes": EVAL_EPISODES,
         "return": round(result, 3),
         "seconds": round(seconds, 1),
+        "versions": "; ".join(f"{package} {version(package)}" for package in packages),
+        "machine": MACHINE,
+        "commit": git_commit(Path(__file__)),
     }
 
 
-COLUMNS = ["task", "library", "seed", "steps", "episodes", "return", "seconds"]
+COLUMNS = ["task", "library", "seed", "steps", "episodes", "return", "seconds", "versions", "machine", "commit"]
+"""The last three were not written down in older rows."""
 
 
-def write_rows(path: Path, rows: list[dict[str, Any]]) -> None:
-    """Replace the table, whole or not at all."""
-    text = io.StringIO()
-    writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    write_atomic(path, text.getvalue().encode())
+def append_row(path: Path, row: dict[str, Any]) -> None:
+    """Write a row beneath those that are there; what others write at the same time stays, too."""
+    with open(path, "a", newline="") as file:
+        writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
+        if file.tell() == 0:
+            writer.writeheader()
+        writer.writerow(row)
 
 
 def read_rows(path: Path) -> list[dict[str, Any]]:
-    """Rows of earlier runs, none if there is no such file."""
+    """Rows of earlier runs, none if there is no such file.
+
+    Raises:
+        ValueError: it is another table.
+    """
     if not path.exists():
         return []
     with open(path, newline="") as file:
         reader = csv.DictReader(file)
         rows: list[dict[str, Any]] = list(reader)
-    if reader.fieldnames != COLUMNS or any(None in row for row in rows):
+    if reader.fieldnames != COLUMNS or any(None in row or None in row.values() for row in rows):
         raise ValueError(f"columns must be {', '.join(COLUMNS)}")
     for row in rows:
-        row |= {name: str(row[name]) for name in ("task", "library")}
         row |= {name: int(row[name]) for name in ("seed", "steps", "episodes")}
         row |= {name: float(row[name]) for name in ("return", "seconds")}
     return rows
@@ -243,7 +242,43 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
 def is_current(row: dict[str, Any]) -> bool:
     """Whether a run was as long, and judged on as many episodes, as one would be now."""
     task = TASKS.get(row["task"])
-    return task is not None and (row["steps"], row["episodes"]) == (task["total_timesteps"], EVAL_EPISODES)
+    return task is not None and (row["steps"], row["episodes"]) == (task.config["total_timesteps"], EVAL_EPISODES)
+
+
+RESAMPLES = 10_000
+
+
+def median_interval(values: list[float], others: list[float] | None = None) -> tuple[float, float, float]:
+    """Median, or its difference from that of `others`, and the ends of its 95 % interval.
+
+    By a percentile bootstrap over seeds whose draws are always the same.  NaN without a value; without two, the
+    interval is NaN.
+    """
+    rng = np.random.default_rng(0)
+    medians, spread = [], np.zeros(RESAMPLES)
+    for sign, side in ((1, np.array(values)), (-1, np.array([0.0, 0.0] if others is None else others))):
+        medians.append(sign * float(np.median(side)) if len(side) else math.nan)
+        drawn = (
+            side[rng.integers(len(side), size=(RESAMPLES, len(side)))] if len(side) > 1 else np.full((1, 1), math.nan)
+        )
+        spread = spread + sign * np.median(drawn, axis=1)
+    low, high = np.quantile(spread, [0.025, 0.975])
+    return sum(medians), float(low), float(high)
+
+
+def in_words(found: tuple[float, float, float]) -> str:
+    """A median with its interval; of a single value, there is none."""
+    median, low, high = found
+    if math.isnan(median):
+        return "missing"
+    return f"{median:.1f}" if math.isnan(low) else f"{median:.1f} [{low:.1f}, {high:.1f}]"
+
+
+def returns_of(rows: list[dict[str, Any]], task: str, seeds: Collection[int]) -> tuple[list[float], list[float]]:
+    """Returns of our runs of a task, and of the others'."""
+    mine = [row for row in filter(is_current, rows) if row["task"] == task and row["seed"] in seeds]
+    ours, other = libraries(task)
+    return [r["return"] for r in mine if r["library"] == ours], [r["return"] for r in mine if r["library"] == other]
 
 
 @program
@@ -262,28 +297,27 @@ def main(argv: list[str] | None = None) -> int:
         rows = read_rows(args.csv)
     except (KeyError, ValueError, TypeError, csv.Error) as error:
         raise ValueError(f"{args.csv} is not a table of this script ({error}); give another --csv") from error
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # an exception, so that the pool ends its processes
+    for task in args.tasks:
+        try:
+            make_envs(task, 1).close()
+        except gym.error.DependencyNotInstalled as error:
+            raise ValueError(f'{task} needs more: pip install "gymnasium[box2d]" ({error})') from error
     done = {(row["library"], row["task"], row["seed"]) for row in filter(is_current, rows)}
-    jobs = [(lib, task, seed) for task in args.tasks for seed in args.seeds for lib in LIBRARIES]
-    jobs = [job for job in jobs if job not in done]
-    # spawn: torch and MuJoCo hold threads, which do not survive a fork
-    with multiprocessing.get_context("spawn").Pool(args.jobs, maxtasksperchild=1) as pool:
-        for row in pool.imap_unordered(run_one, jobs):
+    jobs = [(library, task, seed) for task in args.tasks for seed in args.seeds for library in libraries(task)]
+    for job in jobs:
+        if job not in done:
+            row = run_one(*job)
+            append_row(args.csv, row)
             rows.append(row)
             print(f"{row['task']:27} {row['library']:18} seed {row['seed']}: {row['return']:9.1f}", flush=True)
-            write_rows(args.csv, rows)
 
     worse = False
-    print(f"\n{'task':27} {'seeds':>5} {'ballbot':>20} {'stable-baselines3':>20}")
+    print(f"\n{'median (95 % interval)':27} {'ballbot':>30} {'stable-baselines3':>30} {'difference':>30}")
     for task in args.tasks:
-        mine = [row for row in filter(is_current, rows) if row["task"] == task and row["seed"] in args.seeds]
-        sides = [[row["return"] for row in mine if row["library"] == library] for library in LIBRARIES]
-        means = [float(np.mean(side)) for side in sides]
-        spreads = [float(np.std(side, ddof=1)) if len(side) > 1 else 0.0 for side in sides]
-        standard_error = math.sqrt(sum(spread**2 / len(side) for spread, side in zip(spreads, sides, strict=True)))
-        worse |= not means[0] >= means[1] - 2 * standard_error  # NaN is worse
-        cells = [f"{mean:11.1f} +- {spread:6.1f}" for mean, spread in zip(means, spreads, strict=True)]
-        print(f"{task:27} {len(sides[0]):5} {' '.join(cells)}")
+        ours, theirs = returns_of(rows, task, args.seeds)
+        found = [median_interval(ours), median_interval(theirs), median_interval(ours, theirs)]
+        worse |= found[2][2] < 0
+        print(f"{task:27} {' '.join(f'{in_words(cell):>30}' for cell in found)}")
     return int(worse)
 
 

@@ -16,7 +16,9 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+import compare_sb3
 import tyro
+from gym_tasks import SEEDS, TASKS
 from reproduce import EXPERIMENTS, HORIZONS, STUDIES, read_rows
 from summarize_runs import Evaluation, read
 
@@ -193,18 +195,21 @@ def horizons_table(results: Results) -> str:
 
 
 def comparison_table(path: Path) -> str:
-    """What compare_sb3.py found: mean and standard deviation over seeds."""
-    returns: dict[tuple[str, int], dict[str, list[float]]] = {}
-    with open(path, newline="") as handle:
-        for row in csv.DictReader(handle):
-            libraries = returns.setdefault((row["task"], int(row["steps"])), {})
-            libraries.setdefault(row["library"], []).append(float(row["return"]))
-    names = list(next(iter(returns.values())))
+    """What compare_sb3.py found: medians over seeds, and what is not there yet."""
+    rows = compare_sb3.read_rows(path)
+    seeds = {row["seed"] for row in rows}
     lines = []
-    for (task, steps), libraries in returns.items():
-        cells = [f"{statistics.mean(libraries[n]):.1f} ± {statistics.stdev(libraries[n]):.1f}" for n in names]
-        lines.append([f"{task} ({steps:,})", str(len(libraries[names[0]])), *cells])
-    return table(["task (steps)", "seeds", *names], lines)
+    for name, task in TASKS.items():
+        ours, theirs = compare_sb3.returns_of(rows, name, seeds)
+        cells = []
+        for side in (ours, theirs):
+            of = "" if len(side) > len(SEEDS) else f" of {len(SEEDS)}"
+            note = f" ({len(side)}{of} seeds)" if len(side) not in (0, len(SEEDS)) else ""
+            cells.append(compare_sb3.in_words(compare_sb3.median_interval(side)) + note)
+        cells.append(compare_sb3.in_words(compare_sb3.median_interval(ours, theirs)) if ours and theirs else "")
+        recurrent = ", sb3-contrib" if "memory" in task.config else ""
+        lines.append([f"{name}{recurrent} ({task.config['total_timesteps']:,})", *cells])
+    return table(["task (steps)", "ballbot", "stable-baselines3", "difference"], lines)
 
 
 def sections(results: Results) -> dict[str, str]:

@@ -163,11 +163,23 @@ class ForesightController(ObserverController):
     extra_fields: ClassVar[tuple[str, ...]] = ("slope_ahead",)
     """What it reads besides, behind the 17 numbers of ``frame="body"``."""
 
-    lean_ahead: tuple[float, float, float] = (0.0, 0.0, 0.0)
-    lean_aside: tuple[float, float] = (0.0, 0.0)
-    speed_ahead: tuple[float, float, float] = (0.0, 0.0, 0.0)
-    speed_bend: float = 0.0
-    speed_felt: tuple[float, float, float] = (0.0, 0.0, 0.0)
+    target_speed: float = 0.402
+    use_of_limit: float = 0.625
+    kp: float = 27.17
+    kd: float = 1.729
+    kv: tuple[float, float] = (0.792, 0.7253)
+    most_for_speed: float = 0.1826
+    feedforward: float = 0.9609
+    slope: tuple[float, float] = (0.5744, 0.6888)
+    slope_change: float = 0.0704
+    slope_before: float = 0.0778
+    most_for_slope: float = 0.2602
+    evening: float = 0.3043
+    lean_ahead: tuple[float, float, float] = (0.0388, -0.0447, 0.0672)
+    lean_aside: tuple[float, float] = (0.1424, 0.1366)
+    speed_ahead: tuple[float, float, float] = (0.2998, -0.3934, -0.0832)
+    speed_bend: float = -0.2615
+    speed_felt: tuple[float, float, float] = (0.0829, -0.1402, 0.01)
 
     def __call__(self, observations: NDArray[np.float32], began: NDArray[np.bool_]) -> NDArray[np.float32]:
         """Actions (n, 3) for observations (n, 23): those of ``frame="body"`` and ``slope_ahead``."""

@@ -3,15 +3,18 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
+from typing import Any
+
 import numpy as np
 import pytest
 
-from ballbot.controllers import LinearController, PIDController, find_controller
+from ballbot.controllers import LinearController, PIDController, controlled_fields, find_controller
 from ballbot.envs import BallbotVectorEnv
 from ballbot.envs.model import build_model, free_wheel_speed, motor_limits, rolling_wheel_speeds
 from ballbot.errors import SettingsError
 from ballbot.evaluation import run_episodes
-from ballbot.observer import GROWTH, ObserverController, actions_per_speed
+from ballbot.observer import GROWTH, ForesightController, ObserverController, actions_per_speed
 
 
 def observed(tilt, turn=0.0, goal=(0.0, 1.0)):
@@ -105,3 +108,33 @@ def test_controllers_are_found_by_name():
     for wrong in ("observer:", "observer:fast", "observer:2", "linear:-1", "linear:nan"):
         with pytest.raises(SettingsError, match=r'behind "(linear|observer):" comes a speed from 0 to 1 m/s'):
             find_controller(wrong)
+
+
+def test_who_knows_the_slopes_ahead_outruns_who_feels_them():
+    found = {}
+    for name in ("observer", "foresight"):
+        read = controlled_fields(name)
+        envs = BallbotVectorEnv(
+            16, terrain_split="validation", num_terrains=16, extra_fields=read, action_repeat=5, num_threads=1
+        )
+        made = find_controller(name)
+        assert made is not None
+        found[name] = run_episodes(envs, made(envs.dt), 16, seed=1)
+    assert found["foresight"].returns.mean() > found["observer"].returns.mean() + 0.5
+
+
+def test_foresight_without_its_gains_is_the_observer():
+    blind = ObserverController(0.01)
+    same: dict[str, Any] = {f.name: getattr(blind, f.name) for f in fields(ObserverController)}
+    nothing: dict[str, Any] = {
+        "lean_ahead": (0, 0, 0),
+        "lean_aside": (0, 0),
+        "speed_ahead": (0, 0, 0),
+        "speed_felt": (0, 0, 0),
+    }
+    seeing = ForesightController(**same, **nothing, speed_bend=0.0)
+    rng = np.random.default_rng(0)
+    for step in range(20):
+        rows = np.concatenate([observed((0.02, 0.01)), rng.normal(0, 0.1, (1, 6)).astype(np.float32)], axis=1)
+        began = np.array([step == 0])
+        np.testing.assert_allclose(seeing(rows, began), blind(rows[:, :17], began), atol=1e-7)

@@ -192,7 +192,7 @@ def check_environment() -> Line:
 
 def check_threads() -> Line:
     """CPUs that this process may use, and how many of them PyTorch takes."""
-    # as ballbot.envs.physics.usable_cpus, which cannot be imported here: ballbot may be what is broken
+    # as ballbot.cpus.usable_cpus, which cannot be imported here: ballbot may be what is broken
     usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     result, _ = probe("import json, torch; print(json.dumps(dict(n=torch.get_num_threads())))")
     torch_threads = f"PyTorch uses {result['n']} threads" if result else "PyTorch does not say"

@@ -34,11 +34,11 @@ import tyro
 
 from ballbot import height_maps, plugins
 from ballbot.cli import program
+from ballbot.cpus import usable_cpus
 from ballbot.deployment.shipped import find_policy
 from ballbot.encoders import EncoderError, FrozenEncoder, load_encoder
 from ballbot.encoders.frozen import encoder_bytes, kept_encoder
 from ballbot.envs import BallbotVectorEnv
-from ballbot.envs.physics import usable_cpus
 from ballbot.errors import BallbotError, SettingsError
 from ballbot.evaluation.video import film_maker
 from ballbot.options import PluginFiles, field_docs, peek, plain, with_kinds, world_config, world_options

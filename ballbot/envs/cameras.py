@@ -19,10 +19,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from ballbot.cpus import usable_cpus
 from ballbot.envs.checks import check_count, check_state_array
 from ballbot.envs.depth_camera import DepthCamera
 from ballbot.envs.model import view_digest
-from ballbot.envs.physics import Physics, usable_cpus
+from ballbot.envs.physics import Physics
 from ballbot.envs.step import RobotState
 
 Encoder = Callable[[torch.Tensor], torch.Tensor]

@@ -14,6 +14,7 @@ import numpy as np
 from mujoco.batch import Batch, SimulationError
 from numpy.typing import NDArray
 
+from ballbot.cpus import usable_cpus
 from ballbot.envs.checks import check_state_array
 from ballbot.envs.model import Addresses, build_model, rolling_wheel_speeds, settled_poses
 from ballbot.envs.step import RobotState, rotation_matrix
@@ -213,8 +214,3 @@ class Physics:
         self.terrain_ids[sims] = terrain_ids
         if self._shown is not None:
             self._shown[sims] = terrain_ids
-
-
-def usable_cpus() -> int:
-    """CPUs this process may use, which containers and batch systems often limit."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

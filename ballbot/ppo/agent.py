@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import copy
 import math
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from typing import Any
 
 import gymnasium as gym
 import torch
 from torch import nn
 
+from ballbot.cpus import usable_cpus
+from ballbot.ppo import distributed
 from ballbot.ppo.actions import choices_of, gaussian_entropy, gaussian_logprob
 from ballbot.ppo.config import PPOConfig
 from ballbot.ppo.images import ImageReader, number_columns
@@ -18,6 +23,10 @@ from ballbot.ppo.memory import make_cell, unroll
 from ballbot.ppo.normalizer import RunningNormalizer, ValueScale
 from ballbot.ppo.spaces import Part, flatten, observation_parts, torch_dtype
 from ballbot.ppo.structure import Structure
+from ballbot.ppo.threads import Aside
+
+LEAST_WORK = 10**7
+"""Weights times rows from which on a second thread pays: below, handing over takes as long as what it computes."""
 
 
 def beside(features: torch.Tensor, memory: torch.Tensor | None) -> torch.Tensor:
@@ -133,6 +142,7 @@ class Agent(nn.Module):
         cells = [make_cell(size, self.memory_size, generator) for size in sizes if self.memory_size]
         self.memories = nn.ModuleList(cells)
         """Of the policy, and of the value function if it has hidden layers of its own."""
+        self._aside: Aside | None = None
         if not self.discrete:
             self.log_std = nn.Parameter(torch.full((out_size,), math.log(config.initial_std)))
 
@@ -274,15 +284,51 @@ class Agent(nn.Module):
         Returns:
             action, log-probability (batch,), entropy (batch,) and value (batch,).
         """
-        of_policy, of_value = (None, None) if memories is None else (memories[:, 0], memories[:, -1])
-        features = self._policy_features(x)
-        hidden = self.policy_trunk(beside(features, of_policy))
-        value = self._value(hidden) if self.value_trunk is None else self.get_value(x, of_value)
-        output = self._policy_output(features, hidden)
+        output, value = self.outputs(x, memories)
         if self.choices is not None:
             return action, self.choices.logprob(action, output), self.choices.entropy(output), value
         entropy = gaussian_entropy(self.log_std).expand(len(x))
         return action, gaussian_logprob(action, output, self.log_std), entropy, value
+
+    def outputs(self, x: torch.Tensor, memories: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor]:
+        """`policy_output` and `get_value` of the same observations; arguments as of `get_action_and_value`."""
+        if self._aside is not None:
+            value_of = self._aside.compute(self.get_value, x)
+            output = self.policy_output(x)
+            return output, value_of()
+        of_policy, of_value = (None, None) if memories is None else (memories[:, 0], memories[:, -1])
+        features = self._policy_features(x)
+        hidden = self.policy_trunk(beside(features, of_policy))
+        value = self._value(hidden) if self.value_trunk is None else self.get_value(x, of_value)
+        return self._policy_output(features, hidden), value
+
+    @contextmanager
+    def two_threads(self, rows: int) -> Iterator[None]:
+        """Within a `with` block, let a second thread care for the value function in `outputs` and `backward`.
+
+        Nothing changes where `rows` of a minibatch are too few for that to gain time, no CPU is free, or policy and
+        value function share parameters or a recurrent pass.
+        """
+        threads = torch.get_num_threads() * distributed.world_size()
+        work = (
+            0 if self.value_trunk is None or self.memory_size else sum(x.numel() for x in self.value_trunk.parameters())
+        )
+        work *= rows * math.prod(self.input_shape[:-1])
+        if work < LEAST_WORK or self.policy_head.weight.device.type != "cpu" or usable_cpus() < 2 * threads:
+            yield
+            return
+        with ThreadPoolExecutor(1) as pool:
+            self._aside = Aside(pool)
+            try:
+                yield
+            finally:
+                self._aside = None
+
+    def backward(self, loss: torch.Tensor) -> None:
+        """Add the gradients of a loss to those of the parameters."""
+        torch.autograd.backward(loss)
+        if self._aside is not None:
+            self._aside.finish()
 
     def sample(
         self, x: torch.Tensor, noise: torch.Tensor, memory: torch.Tensor | None = None

@@ -127,12 +127,11 @@ def imitation_loss(
     def mean(x: torch.Tensor) -> torch.Tensor:
         return x.mean() if weights is None else (x * weights).sum()
 
-    policys = values = None
+    memories = None
     if sequences is not None:
         start, began = sequences
         memories = agent.recall(obs.view(*began.shape, *obs.shape[1:]), start, began).flatten(0, 1)
-        policys, values = memories[:, 0], memories[:, -1]
-    value, output = agent.get_value(obs, values), agent.policy_output(obs, policys)
+    output, value = agent.outputs(obs, memories)
     if agent.choices is None:
         squared = (output - answers) ** 2
         difference = mean(squared.mean(-1))

@@ -379,7 +379,7 @@ def update(
             if not all(map(math.isfinite, now.values())):
                 raise DivergedError(_diverged("loss", now["loss"], config))
             optimizer.zero_grad()
-            torch.autograd.backward(loss)
+            agent.backward(loss)
             distributed.average_gradients(agent.parameters())
             max_norm = math.inf if config.max_grad_norm is None else config.max_grad_norm
             grad_norm = float(nn.utils.clip_grad_norm_(agent.parameters(), max_norm))
@@ -455,19 +455,12 @@ def learn(state: TrainingState, envs: VectorEnv) -> Iterator[tuple[dict[str, flo
 
         # The first rollout is collected without statistics of the observations: learn those from it and nothing else.
         if normalizer is None or normalizer.measured:
-            advantages, returns = gae(
-                batch.rewards,
-                batch.values,
-                batch.terminated,
-                batch.truncated,
-                batch.final_values,
-                batch.next_value,
-                config.gamma,
-                config.gae_lambda,
-            )
+            ends = batch.terminated, batch.truncated, batch.final_values, batch.next_value
+            advantages, returns = gae(batch.rewards, batch.values, *ends, config.gamma, config.gae_lambda)
             lesson = batch if lessons is None else replace(batch, actions=lessons.answers)
             loss = loss_fn if lessons is None else imitation_loss
-            metrics = update(agent, optimizer, lesson, advantages, returns, config, state.generator, loss)
+            with agent.two_threads(0 if config.compile else config.minibatch_size):
+                metrics = update(agent, optimizer, lesson, advantages, returns, config, state.generator, loss)
             row |= {f"losses/{name}": value for name, value in metrics.items()}
             if lessons is None and config.lr_schedule == "adaptive" and config.target_kl is not None:
                 bounds = config.min_learning_rate, config.max_learning_rate

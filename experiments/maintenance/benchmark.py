@@ -49,10 +49,11 @@ from numpy.typing import NDArray
 import mujoco_patch
 from ballbot.cli import check_options, check_output, program
 from ballbot.controllers import pitch_and_roll, wheel_actions
+from ballbot.cpus import usable_cpus
 from ballbot.encoders import Architecture, Autoencoder, FrozenEncoder
 from ballbot.envs import BallbotVectorEnv
 from ballbot.envs.model import build_model
-from ballbot.envs.physics import MOTOR_TORQUE, usable_cpus
+from ballbot.envs.physics import MOTOR_TORQUE
 from ballbot.envs.rendering import choose_opengl
 from ballbot.envs.terrain import make_terrain
 from ballbot.ppo.checkpoint import write_atomic

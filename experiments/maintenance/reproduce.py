@@ -37,7 +37,7 @@ import tyro
 from summarize_runs import save_small
 
 from ballbot.cli import check_options, program
-from ballbot.envs.physics import usable_cpus
+from ballbot.cpus import usable_cpus
 from ballbot.ppo import CheckpointError, load_checkpoint
 from ballbot.ppo.checkpoint import write_atomic
 from ballbot.ppo.run_dir import git_commit, lock_run_dir

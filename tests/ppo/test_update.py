@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+from threading import current_thread
 from typing import Any
 
 import pytest
@@ -11,6 +12,7 @@ import torch
 from toy import BOX1, OBS2, PointEnv, advantages_of, collect, generator, small_config
 
 from ballbot.ppo import Agent, PPOConfig, ppo_loss, update
+from ballbot.ppo.imitation import imitation_loss
 from ballbot.ppo.ppo import make_optimizer
 from ballbot.ppo.storage import DivergedError
 
@@ -97,6 +99,40 @@ class TestLoss:
 
 
 class TestUpdate:
+    @pytest.mark.parametrize("loss", [ppo_loss, imitation_loss])
+    def test_two_threads_learn_the_same_to_the_bit(self, loss: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr("ballbot.ppo.agent.usable_cpus", lambda: 2 * torch.get_num_threads())
+        config = small_config(normalize_values=True, target_kl=None)
+        agent, batch = collect(PointEnv(4), config)
+        advantages, returns = advantages_of(batch, config)
+        used: list[str] = []
+        found: list[tuple[dict[str, float], dict[str, torch.Tensor], set[str]]] = []
+        for least in (math.inf, 1):
+            monkeypatch.setattr("ballbot.ppo.agent.LEAST_WORK", least)
+            one = copy.deepcopy(agent)
+            assert one.value_trunk is not None
+            one.value_trunk.register_forward_hook(lambda *_: used.append(current_thread().name))
+            with one.two_threads(config.minibatch_size):
+                metrics = update(
+                    one, make_optimizer(one, config), batch, advantages, returns, config, generator(), loss
+                )
+            found.append((metrics, one.state_dict(), set(used)))
+            used.clear()
+        (metrics, weights, _), (other_metrics, other_weights, _) = found
+        assert metrics == other_metrics
+        assert all(torch.equal(x, other_weights[name]) for name, x in weights.items())
+        assert found[0][2] == {current_thread().name} != found[1][2]
+        assert not torch.equal(weights["value_head.weight"], agent.value_head.weight)
+
+    @pytest.mark.parametrize("changes", [{"shared_trunk": True}, {"memory": "gru"}])
+    def test_networks_that_share_a_pass_stay_in_one_thread(
+        self, changes: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("ballbot.ppo.agent.usable_cpus", lambda: 2 * torch.get_num_threads())
+        agent = Agent(OBS2, BOX1, small_config(**changes), generator())
+        with agent.two_threads(10**9):
+            assert agent._aside is None
+
     @pytest.mark.parametrize("per_step", [False, True])
     def test_first_ratio_is_one(self, per_step: bool) -> None:
         """The policy judged is the one that acted, however the observation statistics moved."""

@@ -81,6 +81,8 @@ class Settings:
                 "--shared-trunk needs --value-sees-action, as policy and value then see the same: add it, or leave "
                 "--shared-trunk out"
             )
+        if self.teacher == "":
+            raise SettingsError('--teacher "" names nobody: leave it out, or give a controller or a run')
         if (self.teacher is None) != (self.ppo.imitation_timesteps == 0):
             raise SettingsError(
                 f"--teacher {self.teacher} and --imitation-timesteps {self.ppo.imitation_timesteps} belong together: "

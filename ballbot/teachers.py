@@ -5,22 +5,22 @@ A teacher may sense what its student does not: fields of ``privileged_fields``, 
 
 from __future__ import annotations
 
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
-from ballbot.controllers import CONTROLLERS, controlled_fields, find_controller
+from ballbot.controllers import CONTROLLERS, PIDController, controlled_fields, find_controller
 from ballbot.deployment.shipped import find_policy
 from ballbot.encoders import FrozenEncoder
 from ballbot.envs.config import WorldConfig
 from ballbot.envs.model import build_model
-from ballbot.envs.observations import Layout, layout_of
+from ballbot.envs.observations import FIELDS, Layout, layout_of
 from ballbot.errors import SettingsError
 from ballbot.evaluation.trained import trained_encoder, trained_layout, trained_world
-from ballbot.ppo import load_policy
+from ballbot.ppo import Policy, load_policy
 from ballbot.ppo.checkpoint import policy_file
 from ballbot.presets import Settings
 
@@ -50,13 +50,24 @@ class RobotTeacher:
 
     def get_state(self) -> dict[str, Any]:
         """What it remembers, as arrays and plain numbers."""
-        kept = (float, np.ndarray, torch.Tensor)
-        return {name: value for name, value in vars(self._memory).items() if isinstance(value, kept)}
+        return {name: getattr(self._memory, name) for name in self._names()}
 
     def set_state(self, state: dict[str, Any]) -> None:
-        """Inverse of ``get_state``."""
+        """Inverse of ``get_state``.
+
+        Raises:
+            ValueError: it is of another teacher.
+        """
+        if not isinstance(state, dict) or set(state) != set(self._names()):
+            raise ValueError(f"the teacher remembers {', '.join(self._names())}, not {', '.join(map(str, state))}")
         for name, value in state.items():
             setattr(self._memory, name, value)
+
+    def _names(self) -> list[str]:
+        """Attributes that change from step to step: a controller's but for its gains, a policy's memory."""
+        if isinstance(self._memory, Policy):
+            return ["_memory"]
+        return [name for name in vars(self._memory) if name not in {f.name for f in fields(self._memory)}]
 
 
 def find_teacher(
@@ -81,6 +92,10 @@ def find_teacher(
             raise SettingsError(
                 f"teacher {name!r} drives along a goal, and command {world.command!r} asks for something else: take a "
                 "policy that was trained for it as the teacher"
+            )
+        if make is PIDController:
+            raise SettingsError(
+                'teacher "pid" holds the robot upright and goes nowhere: take "observer" or "foresight"'
             )
         actor: Any = make(dt)
         return RobotTeacher(
@@ -120,8 +135,8 @@ def teacher_of(
         return None, {}
     dt = settings.ppo.action_repeat * float(build_model().opt.timestep)
     world, layout = settings.training_world, settings.layout(encoder)
-    if run_dir is not None and (copy := run_dir / COPY).exists():
-        return find_teacher(copy, world, layout, dt, encoder), {}
+    if run_dir is not None and find_controller(name) is None:
+        return find_teacher(run_dir / COPY, world, layout, dt, encoder), {}  # the original may have learned on
     teacher = find_teacher(name, world, layout, dt, encoder)
     return teacher, {} if find_controller(name) else {COPY: policy_file(find_policy(name)).read_bytes()}
 
@@ -137,8 +152,11 @@ def _columns(name: str, wanted: Layout, layout: Layout, world: WorldConfig) -> N
     if beside is not None:
         places |= {field: layout.size + np.arange(at.start, at.stop) for field, at in beside.slices.items()}
     if missing := [field for field in wanted.slices if field not in places]:
+        past = any("@" in field for field in missing)
+        remedy = f"add --privileged-fields {' '.join(missing)}"
+        if past or not set(missing) <= set(FIELDS):
+            remedy = "train the student with the same --history" if past else "train the student in its --frame"
         raise SettingsError(
-            f"teacher {name} observes {', '.join(missing)}, and training does not: add --privileged-fields "
-            f"{' '.join(missing)}, or train the student with what it needs (its frame, its history)"
+            f"teacher {name} observes {', '.join(missing)}, and training does not: {remedy}, or take another teacher"
         )
     return np.concatenate([places[field] for field in wanted.slices])

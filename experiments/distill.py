@@ -22,7 +22,11 @@ import ppo_ballbot
 def main(argv: list[str] | None = None) -> int:
     """Train, and return the exit status; exit with 2 on bad input."""
     argv = sys.argv[1:] if argv is None else argv
-    own = any(argument.split("=")[0] in ("--resume", "--config", "--preset") for argument in argv)
+    given = {argument.split("=")[0] for argument in argv}
+    if "--preset" in given:
+        print("error: distill.py has settings of its own: leave --preset out, or use ppo_ballbot.py", file=sys.stderr)
+        return 2
+    own = bool({"--resume", "--config"} & given)
     if {"-h", "--help"} & set(argv):
         print(__doc__)
     status: int = ppo_ballbot.main(argv if own else ["--preset", "distill", *argv])

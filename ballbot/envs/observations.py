@@ -321,9 +321,9 @@ def layout_of(
         if of_now(str(name))[1]:
             raise SettingsError(f"extra_fields names {name!r}: what is past is observed by history and history_fields")
     for name in kept:
-        if name not in now:
+        if not isinstance(name, str) or name not in now:
             hint = "images are of now alone" if str(name).startswith("image_") else "add it to extra_fields"
-            hint = hint if name in FIELDS or "image" in hint else nearest(str(name), now)
+            hint = hint if str(name) in FIELDS or "image" in hint else nearest(str(name), now)
             raise SettingsError(f"history_fields names {name!r}, which is not observed: {hint}")
         if kept.count(name) > 1:
             raise SettingsError(f"history_fields names {name!r} twice: leave one out")

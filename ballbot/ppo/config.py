@@ -203,7 +203,7 @@ class PPOConfig:
         if self.imitation_timesteps > self.total_timesteps:
             raise SettingsError(
                 f"imitation_timesteps = {self.imitation_timesteps} is above total_timesteps = {self.total_timesteps}, "
-                "of which it is a part: raise the latter"
+                "of which it is a part: lower the former, or raise the latter"
             )
         if self.batch_size % self.minibatch_size:
             raise SettingsError(

@@ -75,10 +75,14 @@ class Lessons:
         Raises:
             ValueError: the teacher's actions are not finite, or of another shape.
         """
-        told = torch.as_tensor(self.teacher(obs, self.began), device=action.device)
+        told = torch.as_tensor(np.asarray(self.teacher(obs, self.began), np.float64), device=action.device)
         answer = self.agent.stored_action(told, rows)
         if not answer.isfinite().all():
             raise ValueError(f"the teacher's actions are not finite at step {step} of the rollout")
+        if (choices := self.agent.choices) is not None:
+            most = torch.tensor(choices.counts, device=action.device).reshape(choices.shape) - 1
+            if ((answer < 0) | (answer > most)).any() or (told != told.round()).any():
+                raise ValueError(f"the teacher chose what there is not at step {step} of the rollout: {told.tolist()}")
         self.answers[step] = answer
         own = distributed.own_envs(self.num_envs)
         driven = torch.arange(own.start, own.stop, device=action.device) < self.share * (
@@ -101,8 +105,8 @@ class Lessons:
         """
         if np.shape(state["began"]) != self.began.shape:
             raise ValueError(f"lessons are of {np.shape(state['began'])} environments, expected {self.began.shape}")
-        if state["teacher"] is not None:
-            self.teacher.set_state(state["teacher"])  # type: ignore[attr-defined]
+        if (restore := getattr(self.teacher, "set_state", None)) is not None:
+            restore(state["teacher"])
         self.began = np.asarray(state["began"], bool)
 
 
@@ -120,8 +124,9 @@ def imitation_loss(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Stand-in of `ppo_loss` that makes the teacher's answers likelier; same arguments, same kind of metrics.
 
-    Of Gaussian policies only the mean learns: their noise stays what exploration needs. "policy_loss" is the mean
-    squared difference from the teacher, or, of choices, minus the log-probability of its answers.
+    Of Gaussian policies only the mean learns: their noise stays what exploration needs. "policy_loss", which is logged
+    as "imitation/difference", is the mean squared difference from the teacher, or, of choices, minus the
+    log-probability of its answers.
     """
 
     def mean(x: torch.Tensor) -> torch.Tensor:

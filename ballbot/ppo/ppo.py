@@ -461,6 +461,8 @@ def learn(state: TrainingState, envs: VectorEnv) -> Iterator[tuple[dict[str, flo
             loss = loss_fn if lessons is None else imitation_loss
             with agent.two_threads(0 if config.compile else config.minibatch_size):
                 metrics = update(agent, optimizer, lesson, advantages, returns, config, state.generator, loss)
+            if lessons is not None:
+                row["imitation/difference"] = metrics.pop("policy_loss")
             row |= {f"losses/{name}": value for name, value in metrics.items()}
             if lessons is None and config.lr_schedule == "adaptive" and config.target_kl is not None:
                 bounds = config.min_learning_rate, config.max_learning_rate
@@ -471,22 +473,22 @@ def learn(state: TrainingState, envs: VectorEnv) -> Iterator[tuple[dict[str, flo
         if not agent.discrete:
             row["policy/std"] = float(agent.log_std.detach().exp().mean())
         state.global_step += config.rollout_size
+        if lessons is not None and not state.imitating:  # PPO begins with an optimiser that knows no other gradients
+            optimizer.state.clear()
+            state.learning_rate = config.learning_rate
         stopwatch.lap("learn")
         yield row, stopwatch
 
 
 def anneal(state: TrainingState) -> None:
-    """Set learning rate and largest exploration noise for the update that comes; after the imitation, begin anew."""
+    """Set learning rate and largest exploration noise for the update that comes."""
     config = state.config
     done, total = state.global_step - config.imitation_timesteps, config.schedule_timesteps or config.total_timesteps
     remaining = 1.0 if done < 0 else max(1 - done / max(total - config.imitation_timesteps, 1), 0.0)
     state.agent.max_log_std = math.log(scheduled_std(config.initial_std, config.final_std, remaining))
     if state.imitating:
         state.learning_rate = -done / config.imitation_timesteps * config.imitation_learning_rate
-    elif config.imitation_timesteps > 0 and done < config.rollout_size:  # moments of other gradients
-        state.optimizer.state.clear()
-        state.learning_rate = config.learning_rate
-    if not state.imitating and config.lr_schedule != "adaptive":
+    elif config.lr_schedule != "adaptive":
         state.learning_rate = scheduled_lr(config.lr_schedule, config.learning_rate, remaining)
     for group in state.optimizer.param_groups:
         group["lr"] = state.learning_rate

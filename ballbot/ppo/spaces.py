@@ -18,6 +18,8 @@ import torch
 from gymnasium import spaces as gs
 from torch import nn
 
+from ballbot.errors import SettingsError
+
 USUAL_DTYPES = {"box": "float32", "discrete": "int64", "multi_discrete": "int64", "multi_binary": "int8"}
 """Of actions, by the kind of their space."""
 WHOLE = "observation"
@@ -123,7 +125,7 @@ def observation_parts(
     for name, given, known in (("value_only", value_only, prefixes), ("encoders", encoders, keys)):
         if unknown := [key for key in given if key not in known]:
             what = f"its keys are {', '.join(sorted(known))}" if known else "it is no Dict and has no keys"
-            raise ValueError(f"{name} names {unknown[0]!r}, which the observation does not have: {what}")
+            raise SettingsError(f"{name} names {unknown[0]!r}, which the observation does not have: {what}")
     parts = []
     for path, leaf in leaves.items():
         key = "/".join(path) or WHOLE
@@ -135,9 +137,11 @@ def observation_parts(
         image = images and encoder is None and isinstance(leaf, gs.Box) and len(leaf.shape) == 3
         parts.append(Part(path, leaf, size, hidden, encoder, image))
     if images and not any(part.image for part in parts):
-        raise ValueError(f"cnn_channels are given, and no image (a Box of three axes) is observed: {space}")
+        raise SettingsError(f"cnn_channels are given, and no image (a Box of three axes) is observed: {space}")
+    if not parts:
+        raise SettingsError(f"the observation has no keys: {space}")
     if all(part.value_only for part in parts):
-        raise ValueError(f"value_only = {tuple(value_only)} leaves the policy nothing: name fewer keys")
+        raise SettingsError(f"value_only = {tuple(value_only)} leaves the policy nothing: name fewer keys")
     return sorted(parts, key=lambda part: part.value_only)
 
 
@@ -303,7 +307,7 @@ def _encoded_size(key: str, space: gym.Space[Any], encoder: nn.Module) -> int:
         out = encoder(torch.zeros(2, *(space.shape or ())))
     if not isinstance(out, torch.Tensor) or out.ndim != 2 or len(out) != 2:
         got = tuple(out.shape) if isinstance(out, torch.Tensor) else type(out).__name__
-        raise ValueError(f"encoder {key!r} must make rows (2, numbers) of a batch of 2, it made {got}")
+        raise SettingsError(f"encoder {key!r} must make rows (2, numbers) of a batch of 2, it made {got}")
     return out.shape[1]
 
 

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from gymnasium.vector import VectorEnv
 
+from ballbot.errors import SettingsError
 from ballbot.ppo import distributed
 from ballbot.ppo.agent import Agent
 from ballbot.ppo.changes import Changes, changes_since
@@ -105,6 +106,11 @@ class TrainingState:
         self.new_best = False
         """Whether the best policy of before the resumption cannot be compared with those to come."""
         obs, _ = envs.reset(seed=seed + distributed.own_envs(envs.num_envs).start)
+        if (rows := len(agent.flatten(obs, whole=True))) != envs.num_envs:
+            raise SettingsError(
+                f"reset() of the environments returned {rows} observations, and num_envs is {envs.num_envs}: a wrapper "
+                "must not change how many there are"
+            )
         self.env_state = EnvState(obs, torch.zeros(envs.num_envs, dtype=torch.bool, device=self.device))
 
     @property
@@ -256,9 +262,12 @@ class TrainingState:
             self.env_state.done = mine["done"].to(self.device)
             if self.agent.memory_size:
                 now = self.agent.new_memories(self.envs.num_envs)
-                if shape_of(mine["memory"]) != shape_of(now):
-                    raise ValueError(f"memory is {shape_of(mine['memory'])} instead of {shape_of(now)}")
-                self.env_state.memory = mine["memory"].to(self.device)
+                kept = mine["memory"]
+                if shape_of(kept) != shape_of(now) or kept.dtype != torch.float32 or not kept.isfinite().all():
+                    raise ValueError(
+                        f"memory is {shape_of(kept)} {kept.dtype} instead of finite {shape_of(now)} float32"
+                    )
+                self.env_state.memory = kept.to(self.device)
             if self.lessons is not None and self.imitating:
                 self.lessons.set_state(mine["lessons"])
             return

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from gymnasium.vector import AutoresetMode
-from toy import BOX1, OBS2, PointEnv, ScriptedEnv, SplitEnv, cartpole, generator, small_config
+from toy import BOX1, OBS2, PointEnv, ScriptedEnv, SplitEnv, cartpole, curve, generator, small_config
 
 from ballbot.ppo import (
     Agent,
@@ -69,6 +69,10 @@ def test_the_policy_does_what_its_teacher_does(tmp_path: Path, envs: Any) -> Non
     x = 2 * torch.rand(256, 2, generator=generator()) - 1
     wanted = to_the_middle(x.numpy(), np.zeros(256, bool))
     assert np.abs(agent.act(x).numpy() - wanted).mean() < 0.1  # of a new policy: 0.4
+    rows = curve(tmp_path / "r")
+    assert float(rows[-1]["imitation/difference"]) < 0.1 < 0.2 < float(rows[1]["imitation/difference"])
+    explained = [float(row["losses/explained_variance"]) for row in rows[1:]]
+    assert np.mean(explained[-20:]) > 0.1  # PPO will need the values; of networks that learn nothing, below 0
     assert agent.log_std.exp().item() == pytest.approx(0.1)  # the noise stays what it was
 
 
@@ -99,6 +103,12 @@ def test_choices_are_imitated_too(tmp_path: Path) -> None:
     changes = {"num_envs": 8, "imitation_timesteps": 8192, "total_timesteps": 8192}
     agent = teach(tmp_path / "r", cartpole, balance, **changes)
     assert evaluate(agent, cartpole(5), 5, seed=3)["return_mean"] > 450
+
+
+@pytest.mark.parametrize("wrong", [7, -1, 0.5])
+def test_a_choice_that_there_is_not_is_refused(tmp_path: Path, wrong: float) -> None:
+    with pytest.raises(ValueError, match="chose what there is not"):
+        teach(tmp_path / "r", cartpole, lambda obs, began: np.full(4, wrong))
 
 
 def lessons_of(envs: Any, teacher: Any, **changes: Any) -> tuple[Lessons, Rollout, EnvState]:
@@ -186,17 +196,18 @@ def test_ppo_begins_anew_where_imitation_ends(tmp_path: Path) -> None:
         state = load_checkpoint(path)
         rates[state["global_step"]] = state["learning_rate"]
         steps[state["global_step"]] = max([0.0, *(float(s["step"]) for s in state["optimizer"]["state"].values())])
-    assert rates[256] == pytest.approx(1e-3 * 0.75) and rates[512] == pytest.approx(1e-3 * 0.25)
-    assert rates[640] == rates[1024] == 1e-5
-    assert steps[640] <= 5 * 4 < steps[512]
+    assert rates[256] == pytest.approx(1e-3 * 0.75) and rates[384] == pytest.approx(1e-3 * 0.5)
+    assert rates[512] == rates[640] == rates[1024] == 1e-5
+    assert steps[512] == 0 < steps[640] <= 5 * 4 < steps[384]
 
 
 @pytest.mark.parametrize(
     ("changes", "teacher", "message"),
     [
-        ({"imitation_timesteps": 0}, to_the_middle, "give both, or none"),
-        ({}, None, "give both, or none"),
+        ({"imitation_timesteps": 0}, to_the_middle, "say how long the policy imitates it"),
+        ({}, None, "needs a teacher whom the policy imitates"),
         ({}, lambda obs, began: np.full((4, 1), np.nan), "not finite"),
+        ({}, lambda obs, began: None, "not finite|shape"),
         ({}, lambda obs, began: np.zeros((4, 2)), r"shape \(4, 2\), expected \(4, 1\)"),
     ],
 )

@@ -265,7 +265,7 @@ class TrainingState:
                 kept = mine["memory"]
                 if shape_of(kept) != shape_of(now) or kept.dtype != torch.float32 or not kept.isfinite().all():
                     raise ValueError(
-                        f"memory is {shape_of(kept)} {kept.dtype} instead of finite {shape_of(now)} float32"
+                        f"memory is {shape_of(kept)} {kept.dtype}, expected finite {shape_of(now)} float32"
                     )
                 self.env_state.memory = kept.to(self.device)
             if self.lessons is not None and self.imitating:

@@ -24,7 +24,9 @@ from ballbot.ppo import load_policy
 
 EXPERIMENTS = Path(__file__).parents[1] / "experiments"
 EVALUATIONS = EXPERIMENTS.parent / "results" / "evaluations.csv"
-SCRIPTS = sorted(str(path.relative_to(EXPERIMENTS)) for path in EXPERIMENTS.rglob("*.py"))
+SCRIPTS = sorted(
+    str(path.relative_to(EXPERIMENTS)) for path in EXPERIMENTS.rglob("*.py") if "def main(" in path.read_text()
+)
 
 
 def launch(script: str, *args: str, **environment: str) -> subprocess.CompletedProcess[str]:

@@ -459,8 +459,7 @@ def learn(state: TrainingState, envs: VectorEnv) -> Iterator[tuple[dict[str, flo
             advantages, returns = gae(batch.rewards, batch.values, *ends, config.gamma, config.gae_lambda)
             lesson = batch if lessons is None else replace(batch, actions=lessons.answers)
             loss = loss_fn if lessons is None else imitation_loss
-            with agent.two_threads(0 if config.compile else config.minibatch_size):
-                metrics = update(agent, optimizer, lesson, advantages, returns, config, state.generator, loss)
+            metrics = update(agent, optimizer, lesson, advantages, returns, config, state.generator, loss)
             if lessons is not None:
                 row["imitation/difference"] = metrics.pop("policy_loss")
             row |= {f"losses/{name}": value for name, value in metrics.items()}

@@ -249,7 +249,7 @@ def run(
     best = BestPolicy(state, run_dir / "best.pt")
     start_time, start_step, stopped = time.perf_counter(), state.global_step, 0
     saved, saving = start_time, 0.0
-    with StopSignal() as signal:
+    with StopSignal() as signal, state.agent.two_threads(0 if config.compile else config.minibatch_size):
         for row, stopwatch in learn(state, envs):
             if eval_envs is not None and logger is not None and (due(state, config.eval_interval) or state.finished):
                 row |= judge(state, eval_envs, best, logger, hooks.film, stopwatch)

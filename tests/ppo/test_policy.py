@@ -76,13 +76,13 @@ def test_a_run_folder_stands_for_its_policy(finished):
 @pytest.mark.parametrize(("options", "used"), [({}, 1), ({"torch_threads": 2}, 2), ({"torch_threads": 0}, 3)])
 def test_it_acts_with_one_thread_unless_told_and_puts_the_count_back(tmp_path, monkeypatch, options, used):
     policy, seen = load_policy(save_policy(tmp_path / "p.pt"), **options), []
-    act = policy.agent.act
+    act = policy.agent.act_on
 
     def noting(*given):
         seen.append(torch.get_num_threads())
         return act(*given)
 
-    monkeypatch.setattr(policy.agent, "act", noting)
+    monkeypatch.setattr(policy.agent, "act_on", noting)
     try:
         torch.set_num_threads(3)
         policy.predict(np.zeros(17))

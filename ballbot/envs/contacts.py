@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import weakref
 from typing import TYPE_CHECKING
 
@@ -17,6 +18,11 @@ if TYPE_CHECKING:
 _open_envs: weakref.WeakSet[BallbotVectorEnv] = weakref.WeakSet()
 
 
+def _others(fix: bool) -> bool:
+    """Whether an environment that says otherwise is open."""
+    return any(other.contact_fix != fix and not other.closed for other in _open_envs)
+
+
 def use_contact_physics(env: BallbotVectorEnv) -> None:
     """Install and verify the contact fix, or remove it, as an environment that is being made says.
 
@@ -25,7 +31,9 @@ def use_contact_physics(env: BallbotVectorEnv) -> None:
         ContactFixError: the physics cannot be proved right here.
     """
     fix = env.contact_fix
-    if any(other.contact_fix != fix and not other.closed for other in _open_envs):
+    if _others(fix):
+        gc.collect()  # one that nobody holds any more may still wait for that
+    if _others(fix):
         raise SettingsError(
             f"contact_fix={fix}, but an environment with contact_fix={not fix} is open in this process, and MuJoCo's "
             "collision table is shared: close that one first"

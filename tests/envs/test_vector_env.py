@@ -784,6 +784,13 @@ def test_environments_with_and_without_the_contact_fix_cannot_be_mixed(make):
         make(1, contact_fix=False)
 
 
+def test_an_environment_that_nobody_holds_is_not_in_the_way():
+    envs = BallbotVectorEnv(1, terrain="flat")
+    envs.itself = envs  # gone only when Python collects its garbage
+    del envs
+    BallbotVectorEnv(1, terrain="flat", contact_fix=False).close()
+
+
 def stand(envs, steps=1000):
     """(num_envs,) steps that tilt control holds the robots up: a push by each wheel against lean and its rate."""
     envs.reset(seed=0)

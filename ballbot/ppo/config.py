@@ -61,7 +61,8 @@ class PPOConfig:
     """Use deterministic kernels, so that equal seeds give equal bits on the same machine and thread count."""
     torch_threads: Annotated[int, Range(0, 1024)] = setting(1, on_resume="free")
     """Threads of PyTorch while it trains (0: PyTorch's choice, which is written down).  Networks this small gain little
-    from more and lose much on a busy machine; another count rounds differently, hence gives another run."""
+    from more and lose much on a busy machine; another count rounds differently, hence gives another run.  With a CPU
+    left, the value function learns in as many threads beside the policy, which changes no number."""
     compile: bool = setting(False, on_resume="free")
     """Compile policy and loss with torch.compile; meant for GPUs, small networks on a CPU get slower."""
 

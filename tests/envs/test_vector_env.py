@@ -786,7 +786,7 @@ def test_environments_with_and_without_the_contact_fix_cannot_be_mixed(make):
 
 def test_an_environment_that_nobody_holds_is_not_in_the_way():
     envs = BallbotVectorEnv(1, terrain="flat")
-    envs.itself = envs  # gone only when Python collects its garbage
+    vars(envs)["itself"] = envs  # gone only when Python collects its garbage
     del envs
     BallbotVectorEnv(1, terrain="flat", contact_fix=False).close()
 

@@ -16,7 +16,7 @@ from ballbot import plugins
 from ballbot.encoders import FrozenEncoder
 from ballbot.encoders.frozen import kept_encoder
 from ballbot.envs import WorldConfig
-from ballbot.envs.observations import Layout
+from ballbot.envs.observations import Layout, whole_row
 from ballbot.errors import SettingsError
 from ballbot.evaluation.trained import trained_encoder, trained_layout, trained_world
 from ballbot.options import from_plain, plain
@@ -184,7 +184,7 @@ def init_from(path: str | Path, settings: Settings, encoder: FrozenEncoder | Non
     then, now = trained_layout(policy, world, eyes), settings.layout(encoder)
     more, beside = _seen_by_values_alone(policy), settings.world.privileged_layout()
     theirs, ours = ([] if layout is None else list(layout.slices) for layout in (more, beside))
-    old, new = _columns(then, more), _columns(now, beside)
+    old, new = whole_row(then, more), whole_row(now, beside)
     same_eyes = eyes is not None and encoder is not None and eyes.content_hash == encoder.content_hash
     like = [name for name, at in new.items() if len(old.get(name, ())) == len(at)]
     like = [name for name in like if same_eyes or not name.startswith("image_")]
@@ -207,14 +207,6 @@ def _seen_by_values_alone(policy: Policy) -> Layout | None:
         return None
     size = policy.agent.value_size - policy.agent.obs_size
     return layout if size and layout is not None and layout.size == size else None
-
-
-def _columns(layout: Layout, beside: Layout | None) -> dict[str, range]:
-    """Name -> which numbers of what the value function sees."""
-    found = {name: range(at.start, at.stop) for name, at in layout.slices.items()}
-    if beside is None:
-        return found
-    return found | {name: range(layout.size + at.start, layout.size + at.stop) for name, at in beside.slices.items()}
 
 
 def _told(kept: list[str], now: Iterable[str], then: Iterable[str]) -> str:

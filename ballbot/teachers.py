@@ -17,7 +17,7 @@ from ballbot.deployment.shipped import find_policy
 from ballbot.encoders import FrozenEncoder
 from ballbot.envs.config import WorldConfig
 from ballbot.envs.model import build_model
-from ballbot.envs.observations import FIELDS, Layout, layout_of
+from ballbot.envs.observations import FIELDS, Layout, layout_of, whole_row
 from ballbot.errors import SettingsError
 from ballbot.evaluation.trained import trained_encoder, trained_layout, trained_world
 from ballbot.ppo import Policy, load_policy
@@ -86,8 +86,7 @@ def find_teacher(
         CheckpointError, EncoderError, SettingsError: there is no such teacher, it was trained for another command, or
             it observes what training does not.
     """
-    make = find_controller(str(name)) if isinstance(name, str) else None
-    if make is not None:
+    if isinstance(name, str) and (make := find_controller(name)) is not None:
         if world.command != "goal":
             raise SettingsError(
                 f"teacher {name!r} drives along a goal, and command {world.command!r} asks for something else: take a "
@@ -98,10 +97,9 @@ def find_teacher(
                 'teacher "pid" holds the robot upright and goes nowhere: take "observer" or "foresight"'
             )
         actor: Any = make(dt)
-        return RobotTeacher(
-            actor, _columns(str(name), layout_of("body", ("goal",), controlled_fields(str(name))), layout, world), actor
-        )
-    policy = load_policy(find_policy(name, tuple(CONTROLLERS)))
+        wanted = layout_of("body", ("goal",), controlled_fields(name))
+        return RobotTeacher(actor, _columns(name, wanted, layout, world), actor)
+    policy = load_policy(find_policy(name, CONTROLLERS))
     its_world = trained_world(policy)
     if (its_world.command, its_world.motion) != (world.command, world.motion):
         raise SettingsError(
@@ -135,10 +133,12 @@ def teacher_of(
         return None, {}
     dt = settings.ppo.action_repeat * float(build_model().opt.timestep)
     world, layout = settings.training_world, settings.layout(encoder)
-    if run_dir is not None and find_controller(name) is None:
+    if find_controller(name) is not None:
+        return find_teacher(name, world, layout, dt, encoder), {}
+    if run_dir is not None:
         return find_teacher(run_dir / COPY, world, layout, dt, encoder), {}  # the original may have learned on
     teacher = find_teacher(name, world, layout, dt, encoder)
-    return teacher, {} if find_controller(name) else {COPY: policy_file(find_policy(name)).read_bytes()}
+    return teacher, {COPY: policy_file(find_policy(name)).read_bytes()}
 
 
 def _told(world: WorldConfig) -> str:
@@ -147,10 +147,7 @@ def _told(world: WorldConfig) -> str:
 
 def _columns(name: str, wanted: Layout, layout: Layout, world: WorldConfig) -> NDArray[np.intp]:
     """Which numbers of what is observed in training are the fields that a teacher wants."""
-    beside = world.privileged_layout()
-    places = {field: np.arange(at.start, at.stop) for field, at in layout.slices.items()}
-    if beside is not None:
-        places |= {field: layout.size + np.arange(at.start, at.stop) for field, at in beside.slices.items()}
+    places = whole_row(layout, world.privileged_layout())
     if missing := [field for field in wanted.slices if field not in places]:
         past = any("@" in field for field in missing)
         remedy = f"add --privileged-fields {' '.join(missing)}"

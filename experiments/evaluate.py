@@ -147,7 +147,7 @@ def sees(name: str) -> bool:
     """
     if find_controller(name) is not None:
         return False
-    return load_policy(find_policy(name, tuple(CONTROLLERS))).metadata.get("observation") == "encoded"
+    return load_policy(find_policy(name, CONTROLLERS)).metadata.get("observation") == "encoded"
 
 
 def make_envs(num_envs: int, options: dict[str, Any], args: Args) -> BallbotVectorEnv:

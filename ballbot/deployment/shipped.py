@@ -9,6 +9,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ SHIPPED = {path.name.removeprefix("policy_").removesuffix(".pt"): path for path 
 """Name -> file."""
 
 
-def find_policy(name: str | Path, others: tuple[str, ...] = ()) -> Path:
+def find_policy(name: str | Path, others: Iterable[str] = ()) -> Path:
     """The file of the policy of this name that comes with ballbot, or else the path.
 
     A Path, and any name with a slash, as in "./default", is always a path.

@@ -338,5 +338,13 @@ def _field(name: str) -> Field:
     return replace(found, read=_not_sensed, title=title) if steps else found
 
 
+def whole_row(layout: Layout, beside: Layout | None) -> dict[str, range]:
+    """Field -> its numbers, of what the policy observes and, behind it in a row, what only the value function does."""
+    found = {name: range(at.start, at.stop) for name, at in layout.slices.items()}
+    if beside is not None:
+        found |= {name: range(layout.size + at.start, layout.size + at.stop) for name, at in beside.slices.items()}
+    return found
+
+
 def _not_sensed(step: Step) -> Array:
     raise RuntimeError("images and what is past are kept elsewhere, not read from a step")

@@ -55,7 +55,7 @@ def find_candidate(name: str, *, encoder: Path | None = None, deterministic: boo
         if fields := controlled_fields(name):
             options["extra_fields"] = fields
         return Candidate(options, make_controller)
-    policy = load_policy(find_policy(name, tuple(CONTROLLERS)), torch_threads=0)  # programs choose for all they judge
+    policy = load_policy(find_policy(name, CONTROLLERS), torch_threads=0)  # programs choose for all they judge
     policy.seed(seed)
     options = env_options(policy, encoder if policy.metadata.get("observation") == "encoded" else None)
     return Candidate(options, lambda dt: lambda obs, began: policy.predict(obs, deterministic, began), policy)

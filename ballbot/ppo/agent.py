@@ -232,6 +232,18 @@ class Agent(nn.Module):
         after: torch.Tensor = unroll(list(self.memories[first:]), inputs, start, began)
         return after.view(steps, len(inputs), batch, *self.memory_shape).transpose(1, 2)
 
+    def recall_rows(self, x: torch.Tensor, sequences: tuple[torch.Tensor, torch.Tensor] | None) -> torch.Tensor | None:
+        """The same of a minibatch (batch, *input_shape), a row each: (batch, networks, *memory_shape).
+
+        Args:
+            x: steps * sequences rows, a step after the other.
+            sequences: `memories` and `began` of `recall`; None: the agent does not remember, nor does this.
+        """
+        if sequences is None:
+            return None
+        memories, began = sequences
+        return self.recall(x.view(*began.shape, *x.shape[1:]), memories, began).flatten(0, 1)
+
     def get_value(self, x: torch.Tensor, memory: torch.Tensor | None = None) -> torch.Tensor:
         """Value (batch,) of the normalised observations `x` (batch, *input_shape).
 

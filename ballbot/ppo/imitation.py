@@ -132,11 +132,7 @@ def imitation_loss(
     def mean(x: torch.Tensor) -> torch.Tensor:
         return x.mean() if weights is None else (x * weights).sum()
 
-    memories = None
-    if sequences is not None:
-        start, began = sequences
-        memories = agent.recall(obs.view(*began.shape, *obs.shape[1:]), start, began).flatten(0, 1)
-    output, value = agent.outputs(obs, memories)
+    output, value = agent.outputs(obs, agent.recall_rows(obs, sequences))
     if agent.choices is None:
         squared = (output - answers) ** 2
         difference = mean(squared.mean(-1))

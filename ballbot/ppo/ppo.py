@@ -247,11 +247,7 @@ def ppo_loss(
     def mean(x: torch.Tensor) -> torch.Tensor:
         return x.mean() if weights is None else (x * weights).sum()
 
-    memories = None
-    if sequences is not None:
-        start, began = sequences
-        memories = agent.recall(obs.view(*began.shape, *obs.shape[1:]), start, began).flatten(0, 1)
-    _, logprobs, entropy, values = agent.get_action_and_value(obs, actions, memories)
+    _, logprobs, entropy, values = agent.get_action_and_value(obs, actions, agent.recall_rows(obs, sequences))
     logratio = logprobs - old_logprobs
     ratio = logratio.exp()
     clipped = ratio.clamp(1 - config.clip_range, 1 + config.clip_range)

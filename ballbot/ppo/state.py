@@ -278,9 +278,6 @@ class TrainingState:
             say(True, f"note: {reason}, so new episodes start in all of them")
         seed = training_seed(self.config, self.global_step) + distributed.own_envs(self.envs.num_envs).start
         self.env_state.obs, _ = self.envs.reset(seed=seed)
-        self.env_state.memory = None
-        if self.lessons is not None:
-            self.lessons.began[:] = True
         self.episodes.returns[:] = 0
         self.episodes.lengths[:] = 0
         if self.reward_scaler is not None:

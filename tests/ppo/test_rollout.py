@@ -9,10 +9,20 @@ import pytest
 import torch
 from gymnasium.vector import AutoresetMode
 from stable_baselines3.common.buffers import RolloutBuffer
-from toy import BOX1, OBS2, PointEnv, ScriptedEnv, advantages_of, cartpole, collect, generator, small_config
+from toy import (
+    BOX1,
+    OBS2,
+    PointEnv,
+    ScriptedEnv,
+    advantages_of,
+    cartpole,
+    collect,
+    generator,
+    learned_beside,
+    small_config,
+)
 
-from ballbot.ppo import Agent, gae, update
-from ballbot.ppo.ppo import make_optimizer
+from ballbot.ppo import Agent, gae
 from ballbot.ppo.storage import DivergedError, autoreset_mode
 
 
@@ -132,12 +142,8 @@ class TestRollout:
         )
         results = []
         for garbage in (0.0, 1e4):
-            agent, batch = collect(ScriptedEnv("..L..T..", AutoresetMode.NEXT_STEP), config)
+            agent, batch = learned_beside(garbage, config)
             assert batch.valid is not None
-            advantages, returns = advantages_of(batch, config)
-            for x in (advantages, returns, batch.actions, batch.values):
-                x[~batch.valid] += garbage
-            update(agent, make_optimizer(agent, config), batch, advantages, returns, config, generator())
             results.append(agent.state_dict())
             real = batch.valid.flatten().nonzero().double()  # observation t of this environment is t
             assert agent.normalizer is not None

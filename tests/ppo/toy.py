@@ -13,7 +13,8 @@ import torch
 from gymnasium.vector import AutoresetMode, SyncVectorEnv, VectorEnv
 from gymnasium.vector.utils import batch_space
 
-from ballbot.ppo import Agent, PPOConfig, Record, Rollout, TrainResult, gae, load_checkpoint, rollout, train
+from ballbot.ppo import Agent, PPOConfig, Record, Rollout, TrainResult, gae, load_checkpoint, rollout, train, update
+from ballbot.ppo.ppo import make_optimizer
 from ballbot.ppo.stopwatch import Stopwatch
 from ballbot.ppo.storage import EnvState, autoreset_mode
 
@@ -206,6 +207,17 @@ def advantages_of(batch: Rollout, config: PPOConfig) -> tuple[torch.Tensor, torc
         config.gamma,
         config.gae_lambda,
     )
+
+
+def learned_beside(garbage: float, config: PPOConfig) -> tuple[Agent, Rollout]:
+    """An agent after an update, whose filler rows held this besides, and the rollout it learned from."""
+    agent, batch = collect(ScriptedEnv("..L..T..", AutoresetMode.NEXT_STEP), config)
+    assert batch.valid is not None
+    advantages, returns = advantages_of(batch, config)
+    for x in (advantages, returns, batch.actions, batch.values):
+        x[~batch.valid] += garbage
+    update(agent, make_optimizer(agent, config), batch, advantages, returns, config, generator())
+    return agent, batch
 
 
 BATCH = 4 * 16

@@ -10,7 +10,7 @@ towards the goal, the lean that is missing for a torque:
 against it.  ``ForesightController`` is told the slopes ahead as well, which no sensor of the robot tells.
 
 All others read the observation of ``frame="body"`` and nothing else, as a policy does.
-``experiments/maintenance/fit_linear.py`` found the gains of the second.
+``experiments/maintenance/fit_gains.py`` found the gains of the second.
 """
 
 from __future__ import annotations

@@ -63,6 +63,9 @@ class Settings:
     velocity_scale: Scale = 4.0
     """Factor on what the networks get of the robot's horizontal velocity, likewise.  With much, robots learn sooner to
     hold a speed, uphill too.  With --frame body only."""
+    goal_scale: Scale = 1.0
+    """Factor on what the networks get of the goal's direction, likewise.  Who travels pushes along it with several
+    units of action, which Adam, in steps of one size, takes long to find at 1."""
     symmetry: bool = True
     """Act the same whichever of the three wheels is ahead, as far as nothing that the cameras see speaks against it.
     With --frame body only: the numbers of the other do not turn with the robot."""
@@ -148,6 +151,8 @@ class Settings:
             origin, _ = of_now(name)
             if body and origin in ("velocity", "velocity_command"):  # their difference is what counts
                 scale[at.start : at.start + 2] = self.velocity_scale
+            if origin == "goal":
+                scale[at] = self.goal_scale
             value_inputs[at] = origin != "last_action"
         return Structure(
             prior=None if self.prior_speed is None else feedback_prior(layout, self.prior_speed),

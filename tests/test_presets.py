@@ -87,3 +87,16 @@ def test_presets_take_options_of_the_world_and_refuse_others():
     for preset in presets.PRESETS.values():
         with pytest.raises(TypeError, match="there is no option 'gravity'"):
             preset(gravity=0)
+
+
+@pytest.mark.parametrize("frame", ["body", "world"])
+def test_networks_get_as_much_of_the_goal_as_is_said(frame):
+    for factor in (1.0, 20.0):
+        settings = presets.default(observation="proprioception", frame=frame)
+        settings = replace(settings, goal_scale=factor, velocity_scale=1.0)
+        layout, scale = settings.layout(), settings.structure().input_scale
+        assert ("goal" in layout.slices) == (frame == "body")
+        if frame == "world" or factor == 1:
+            assert scale is None
+        else:
+            assert scale is not None and (scale[layout["goal"]] == factor).all() and scale.sum() == len(scale) + 2 * 19

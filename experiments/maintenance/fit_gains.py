@@ -65,8 +65,9 @@ def gains_of(kind: type[Any]) -> dict[str, float]:
     found: dict[str, float] = {}
     for f in fields(kind):
         if f.name != "dt":
-            several = isinstance(f.default, tuple)
-            found |= {f"{f.name}.{i}": x for i, x in enumerate(f.default)} if several else {f.name: f.default}
+            default: Any = f.default
+            several = isinstance(default, tuple)
+            found |= {f"{f.name}.{i}": x for i, x in enumerate(default)} if several else {f.name: default}
     return found
 
 

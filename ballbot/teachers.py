@@ -17,7 +17,7 @@ from ballbot.deployment.shipped import find_policy
 from ballbot.encoders import FrozenEncoder
 from ballbot.envs.config import WorldConfig
 from ballbot.envs.model import build_model
-from ballbot.envs.observations import FIELDS, Layout, layout_of, whole_row
+from ballbot.envs.observations import FIELDS, Layout, layout_of, of_now, whole_row
 from ballbot.errors import SettingsError
 from ballbot.evaluation.trained import trained_encoder, trained_layout, trained_world
 from ballbot.ppo import Policy, load_policy
@@ -149,10 +149,11 @@ def _columns(name: str, wanted: Layout, layout: Layout, world: WorldConfig) -> N
     """Which numbers of what is observed in training are the fields that a teacher wants."""
     places = whole_row(layout, world.privileged_layout())
     if missing := [field for field in wanted.slices if field not in places]:
-        past = any("@" in field for field in missing)
+        past = any(of_now(field)[1] for field in missing)
         remedy = f"add --privileged-fields {' '.join(missing)}"
         if past or not set(missing) <= set(FIELDS):
-            remedy = "train the student with the same --history" if past else "train the student in its --frame"
+            what = "with the same --history and --history-changes" if past else "in its --frame"
+            remedy = f"train the student {what}"
         raise SettingsError(
             f"teacher {name} observes {', '.join(missing)}, and training does not: {remedy}, or take another teacher"
         )

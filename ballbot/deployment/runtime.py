@@ -160,8 +160,8 @@ class Controller:
         """Name -> size of the fields of an observation, in order."""
         known = {**READERS, **(readers or {})}
         self._past_of = {name: past for name in self.fields if name not in known and (past := _past_of(name))}
-        """Field of the past -> field that it is of, and how many steps ago."""
-        unread = [self._past_of.get(name, (name, 0))[0] for name in self.fields]
+        """Field of the past -> field that it is of, how many steps ago, and whether it is what has changed since."""
+        unread = [self._past_of[name][0] if name in self._past_of else name for name in self.fields]
         if missing := [name for name in unread if name not in known and not name.startswith("image_")]:
             raise ValueError(
                 f"{path} observes {missing[0]!r}, which this controller cannot read: hand in a function of sensors and "
@@ -188,7 +188,7 @@ class Controller:
         self.told: Told | None = None
         """What the robot is to do, of what is observed; None for a goal."""
         self._told_before: Told | None = None
-        self._past: deque[dict[str, Floats]] = deque(maxlen=max((k for _, k in self._past_of.values()), default=0))
+        self._past: deque[dict[str, Floats]] = deque(maxlen=max((k for _, k, _ in self._past_of.values()), default=0))
         self._now: dict[str, Floats] = {}  # what was observed, by field
         self._last_good: Sensors | None = None
         self._held = 0
@@ -283,8 +283,9 @@ class Controller:
         self._now, images = {}, 0
         for name, size in self.fields.items():
             if name in self._past_of:
-                origin, steps = self._past_of[name]
+                origin, steps, change = self._past_of[name]
                 part = self._past[-min(steps, len(self._past))][origin] if self._past else self._now[origin]
+                part = self._now[origin].astype(np.float32) - part.astype(np.float32) if change else part
             elif name in self._readers:
                 part = np.array(self._readers[name](sensors, self)).reshape(-1)  # to keep
             else:
@@ -382,10 +383,16 @@ def _fields(contract: dict[str, Any]) -> dict[str, int]:
     return {str(name): int(field["size"]) for name, field in zip(names, fields, strict=True)}
 
 
-def _past_of(name: str) -> tuple[str, int] | None:
-    """Of "gravity@10" the field that it is of, "gravity", and how many steps ago, 10; None for a field of now."""
-    origin, _, steps = name.rpartition("@")
-    return (origin, int(steps)) if origin and steps.isdecimal() else None
+def _past_of(name: str) -> tuple[str, int, bool] | None:
+    """The field that another is of, how many steps ago, and whether it is what has changed since.
+
+    "gravity", 10 and False of "gravity@10", "gravity", 10 and True of "gravity-10"; None of a field of now.
+    """
+    for sign in "@-":
+        origin, _, steps = name.rpartition(sign)
+        if origin and steps.isdecimal():
+            return origin, int(steps), sign == "-"
+    return None
 
 
 def _numbers(value: Any, size: int, most: float) -> Floats | None:

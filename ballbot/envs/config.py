@@ -87,6 +87,9 @@ class WorldConfig:
     actions are held, so that a policy trained with held actions sees the same where it acts at 500 Hz."""
     history_fields: tuple[str, ...] = option((), "task")
     """Which fields these are, by name (none named: the robot's motion, gravity, gyro and velocity)."""
+    history_changes: bool = option(False, "task")
+    """Observe how much they have changed since, "gravity-10" instead of "gravity@10": the same knowledge, in numbers
+    from which networks learn sooner."""
     privileged_fields: tuple[str, ...] = option((), "training")
     """Fields that only the value function gets, in training, such as "slope", "slope_ahead" and "time_left".
     Observations then are a dict of "policy" and "privileged"; policies are judged and deployed without."""
@@ -195,6 +198,11 @@ class WorldConfig:
                 f"history={steps} reaches back {longest} steps, and episodes have max_episode_steps="
                 f"{self.max_episode_steps}: use {self.max_episode_steps - 1} or fewer, or longer episodes"
             )
+        if self.history_changes and longest == 0:
+            raise SettingsError(
+                "history_changes changes nothing with history=(0,), which is now: say since how many steps ago, as in "
+                "history=(0, 10, 20), or leave it out"
+            )
         if self.history_fields and longest == 0:
             raise SettingsError(
                 f"history_fields={self.history_fields} change nothing with history=(0,), which is now: say how many "
@@ -250,7 +258,8 @@ class WorldConfig:
             images: sizes of the embeddings of each camera's image; empty without.
         """
         told = make_command(self.command, self.motion).fields
-        return layout_of(self.frame, told, self.extra_fields, images, self.history, self.history_fields)
+        past = self.history, self.history_fields, self.history_changes
+        return layout_of(self.frame, told, self.extra_fields, images, *past)
 
     def privileged_layout(self) -> Layout | None:
         """Which numbers of what only the value function sees are what; None if it sees what the policy does."""

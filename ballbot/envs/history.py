@@ -1,4 +1,4 @@
-"""What robots sensed before now: the fields of the past, such as "gravity@10"."""
+"""What robots sensed before now: the fields of the past, such as "gravity@10" and "gravity-10"."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ballbot.envs.checks import check_state_array
-from ballbot.envs.observations import Layout, of_now
+from ballbot.envs.observations import Layout, is_change, of_now
 from ballbot.envs.step import Step
 
 
@@ -25,6 +25,8 @@ class History:
         self._kept = Layout(tuple(dict.fromkeys(origin for origin, _ in origins)))
         rows = [(lag, row) for origin, lag in origins for row in range(*self._kept[origin].indices(self._kept.size))]
         self._lags, self._rows = np.array(rows).T
+        sizes = [layout.fields[name].size for name in layout.past]
+        self._changes = np.repeat([is_change(name) for name in layout.past], sizes)  # a flag a number
         self._ring = np.zeros((1 + int(self._lags.max()), self._kept.size, num), np.float32)
         self._now = 0  # its row in the ring; older ones lie before it
 
@@ -40,6 +42,9 @@ class History:
     def past(self) -> NDArray[np.float32]:
         """(numbers, n) those of the layout's fields of the past, now."""
         found: NDArray[np.float32] = self._ring[self._now - self._lags, self._rows]  # negative rows count from the end
+        if self._changes.any():
+            now = self._ring[self._now, self._rows[self._changes]]
+            found[self._changes] = now - found[self._changes]
         return found
 
     def get_state(self) -> NDArray[np.float32]:

@@ -14,12 +14,14 @@ changes when the robot and its goal are turned together about the vertical, whic
 in the world, clipped_wheel_speeds, last_action: the reference's.
 
 Fields of ``extra_fields`` follow, then those of the past: with ``history=(0, 10)``, "gravity@10" is what "gravity" was
-10 steps of 2 ms ago.  ``observation="encoded"`` appends, to all that, the embedding of each camera's latest image (20
-numbers each with the encoder that comes with ballbot), and the age of the images in s.
+10 steps of 2 ms ago; with ``history_changes`` there is "gravity-10" instead, what it is now less what it was then.
+``observation="encoded"`` appends, to all that, the embedding of each camera's latest image (20 numbers each with the
+encoder that comes with ballbot), and the age of the images in s.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
@@ -167,11 +169,23 @@ STEP_MS = 2
 """ms of a step of the past."""
 
 
+THEN, SINCE = "@", "-"
+"""Between a field and how many steps ago: what it was then, and what it is now less that."""
+
+
 def of_now(name: str) -> tuple[str, int]:
-    """Of "gravity@10" the field that it is of, "gravity", and how many steps ago, 10; of others their name and 0."""
-    origin, _, steps = name.rpartition("@")
-    past = name not in FIELDS and origin and steps.isdecimal() and int(steps) > 0
-    return (origin, int(steps)) if past else (name, 0)
+    """The field of now that another is of, and how many steps ago: "gravity" and 10 of "gravity@10" and "gravity-10".
+
+    Of fields of now their own name and 0.
+    """
+    found = None if name in FIELDS else re.fullmatch(f"(.+)[{THEN}{SINCE}]([0-9]+)", name)
+    return (name, 0) if found is None or int(found[2]) == 0 else (found[1], int(found[2]))
+
+
+def is_change(name: str) -> bool:
+    """Whether a field is one such as "gravity-10"."""
+    origin, steps = of_now(name)
+    return steps > 0 and name == f"{origin}{SINCE}{steps}"
 
 
 @dataclass(frozen=True)
@@ -179,7 +193,7 @@ class Layout:
     """Which numbers of an observation are what.
 
     Args:
-        names: of the fields, in order; "gravity@10" is "gravity" of 10 steps ago.
+        names: of the fields, in order; "gravity@10" is "gravity" of 10 steps ago, "gravity-10" its change since.
         images: sizes of the embeddings of each camera's image, which follow, with the images' age as the last number;
             empty without.
     """
@@ -300,6 +314,7 @@ def layout_of(
     images: tuple[int, ...] = (),
     history: Iterable[int] = (0,),
     history_fields: Iterable[str] = (),
+    changes: bool = False,
 ) -> Layout:
     """The layout of an observation.
 
@@ -310,6 +325,7 @@ def layout_of(
         images: see ``Layout``.
         history: steps ago, rising from 0, of which fields are observed.
         history_fields: which ones; empty: those of ``frame`` before the command's.
+        changes: observe how much they have changed since.
 
     Raises:
         SettingsError: a field that does not exist, or twice the same, or one of the past alone.
@@ -327,14 +343,16 @@ def layout_of(
             raise SettingsError(f"history_fields names {name!r}, which is not observed: {hint}")
         if kept.count(name) > 1:
             raise SettingsError(f"history_fields names {name!r} twice: leave one out")
-    return Layout((*now, *(f"{name}@{steps}" for steps in history if steps for name in kept)), images)
+    sign = SINCE if changes else THEN
+    return Layout((*now, *(f"{name}{sign}{steps}" for steps in history if steps for name in kept)), images)
 
 
 def _field(name: str) -> Field:
     """The field of this name, of now or the past."""
     origin, steps = of_now(name)
     found = FIELDS[origin]
-    title = f"{found.title or origin.replace('_', ' ')}, {STEP_MS * steps} ms ago"
+    when = f"{STEP_MS * steps} ms"
+    title = f"{found.title or origin.replace('_', ' ')}, {f'change in {when}' if is_change(name) else f'{when} ago'}"
     return replace(found, read=_not_sensed, title=title) if steps else found
 
 

@@ -65,6 +65,7 @@ def exported(tmp_path_factory):
                 "motion.resample_time": 3.1,
             },
         ),
+        ("seeing changes", 17 + 9 + 41, seeing | {"history": [0, 10], "history_changes": True}),
         ("seeing and remembering", 17 + 9 + 41, seeing | {"history": [0, 10]}),
         ("default", 17 + 41, seeing),
     ]
@@ -85,7 +86,7 @@ def exported(tmp_path_factory):
 
 
 COMMANDED = ["velocity", "station", "velocity in the world", "point", "path", "seeing point"]
-REMEMBERING = ["remembering", "remembering what it was told", "seeing and remembering"]
+REMEMBERING = ["remembering", "seeing changes", "remembering what it was told", "seeing and remembering"]
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ import torch
 from ballbot import presets
 from ballbot.controllers import robot_symmetry
 from ballbot.envs import BallbotEnv, BallbotVectorEnv, WorldConfig
+from ballbot.envs.observations import of_now
 from ballbot.errors import SettingsError
 
 LAGS = (0, 1, 7, 30)
@@ -59,6 +60,31 @@ def test_the_past_is_what_was_observed_then_or_how_the_episode_began(world):
             episodes[i].append(observed[i])
             expect(seen[i], episodes[i])
     assert ended > 4
+
+
+@pytest.mark.parametrize("world", [{}, {"action_repeat": 5}, {"frame": "world", "extra_fields": ("slope",)}])
+def test_changes_are_what_is_now_less_what_was_then(world):
+    then, since = (BallbotVectorEnv(4, **SHORT, **world, history=LAGS, history_changes=c) for c in (False, True))
+    assert since.layout.names == tuple(name.replace("@", "-") for name in then.layout.names)
+    rng, now = np.random.default_rng(0), then.layout.now
+    of = [then.layout[of_now(name)[0]] for name in then.layout.past]
+    current = np.concatenate([np.arange(at.start, at.stop) for at in of])
+
+    def expect(seen, observed):
+        np.testing.assert_array_equal(seen[:, :now], observed[:, :now])
+        np.testing.assert_array_equal(seen[:, now:], observed[:, current] - observed[:, now:])
+
+    observed, seen = then.reset(seed=3)[0], since.reset(seed=3)[0]
+    assert not seen[:, now:].any()
+    for _ in range(70):
+        actions = actions_of(rng, 4)
+        observed, _, _, _, infos = then.step(actions)
+        seen, _, _, _, theirs = since.step(actions)
+        expect(seen, observed)
+        if "final_obs" in infos:
+            ids = np.flatnonzero(infos["_final_obs"])
+            expect(np.stack(theirs["final_obs"][ids]), np.stack(infos["final_obs"][ids]))
+    assert seen[:, now:].any()
 
 
 def test_steps_of_the_past_are_of_2_ms_however_long_actions_are_held():
@@ -188,7 +214,9 @@ def test_it_turns_weighs_and_is_told_as_what_it_is_of():
         ),
         ({"history": (0, 1), "history_fields": ("image_age",), "observation": "encoded"}, "images are of now alone"),
         ({"history_fields": ("gyro",)}, r"change nothing with history=\(0,\), which is now: say how many steps ago"),
+        ({"history_changes": True}, r"history_changes changes nothing with history=\(0,\), which is now: say since"),
         ({"extra_fields": ("gyro@0",)}, "no field 'gyro@0'"),
+        ({"extra_fields": ("gyro-10",)}, "names 'gyro-10': what is past is observed by history"),
     ],
 )
 def test_a_past_that_there_is_not_is_refused(options, message):

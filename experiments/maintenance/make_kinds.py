@@ -110,8 +110,8 @@ def page() -> str:
     lines += [
         "",
         "`--extra-fields NAME ...` adds others. `--history 0 10 20 --history-fields NAME ...` observes some",
-        "as they were 10 and 20 steps of 2 ms ago too, as `NAME@10` and `NAME@20`. Images follow, as embeddings,",
-        "and their age.",
+        "as they were 10 and 20 steps of 2 ms ago too, as `NAME@10` and `NAME@20`, and with `--history-changes` how",
+        "much they have changed since, as `NAME-10` and `NAME-20`. Images follow, as embeddings, and their age.",
         "`--privileged-fields NAME ...` gives others to the value function alone.",
     ]
     rows = [(f"`{name}`", f.title or name, str(f.size), f.unit, f.axes) for name, f in FIELDS.items()]

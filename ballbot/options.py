@@ -32,7 +32,7 @@ from ballbot.settings import check_value, default_of, nearest
 
 HIDDEN = ("observation", "terrain_split", "stagger_first_episodes", "action_repeat", "stagger_cameras")
 """Fields of ``WorldConfig`` that the programs set themselves."""
-SECTIONS = ("ground", "motion", "rewards", "training_rewards", "endings")
+SECTIONS = ("ground", "motion", "rewards", "training_rewards", "final_rewards", "endings")
 """Fields of it that are several options each."""
 KINDS = {"terrain": "ground", "command": "motion"}
 """Options that name a kind -> the section of that kind's own options."""
@@ -123,8 +123,11 @@ def _section(name: str, config: WorldConfig) -> Any:
         for key, (term, default) in reward_settings().items():
             entry: Any = REWARDS[term]
             what = first_line(entry) if key == term else field_docs(entry).get(key[len(term) + 1 :], "")
-            optional = name == "training_rewards"
-            what = f"Instead of --rewards.{key.replace('_', '-')}, in training." if optional else what
+            if name == "final_rewards" and key != term:
+                continue
+            optional = name != "rewards"
+            when = "in training" if name == "training_rewards" else "at the end of training"
+            what = f"Instead of --rewards.{key.replace('_', '-')}, {when}." if optional else what
             hint = explained(float | None if optional else float, what)
             rows.append((key, hint, field(default=given.get(key, None if optional else default))))
     return make_dataclass(name.title().replace("_", ""), rows, frozen=True)() if rows else None

@@ -23,5 +23,5 @@ def outdated(terrain: str, command: str, *, to_terrain: str | None = None, to_co
     if to_terrain is not None and parse_terrain(to_terrain).kind != parse_terrain(terrain).kind:
         names |= {"ground", "terrain_cell"}
     if to_command not in (None, command):
-        names |= {"motion", "rewards", "training_rewards"}
+        names |= {"motion", "rewards", "training_rewards", "final_rewards"}
     return names

@@ -19,7 +19,7 @@ from ballbot.envs.rewards import REWARDS, check_endings, check_weights, needed, 
 from ballbot.envs.terrain import MAX_TERRAIN_LENGTH, TERRAIN_LENGTH, TERRAINS, parse_terrain
 from ballbot.envs.terrain.spec import build_terrain
 from ballbot.errors import SettingsError
-from ballbot.settings import Range, check_settings, default_of, nearest
+from ballbot.settings import Range, check_settings, check_value, default_of, nearest
 
 Meaning = Literal["task", "training", "run"]
 
@@ -73,6 +73,10 @@ class WorldConfig:
     """What the task pays: weights (and parameters) of terms by name (None: what suits the command)."""
     training_rewards: Mapping[str, float] = option({}, "training")
     """Weights that differ in training; infos and evaluation tell the task's in any case."""
+    final_rewards: Mapping[str, float] = option({}, "training")
+    """Weights that change while training lasts: what they are at its end."""
+    final_rewards_between: tuple[float, float] = option((0.6, 0.9), "training")
+    """Shares of the training between which they change, in a straight line; ``set_progress`` says how far it is."""
     endings: Mapping[str, float] = option({}, "task")
     """What else ends an episode as a failure, beside a fall: limits by name."""
 
@@ -176,6 +180,7 @@ class WorldConfig:
         # a weight of 0 in training takes a term out, with whatever parameters a preset gave it
         refuse_idle("training_rewards", weights, {**rewards, **dict.fromkeys(weights, 1.0)})
         self._keep("training_rewards", weights)
+        self._check_final_rewards()
         self._keep("endings", check_endings(self.endings))
         self._check_terms()
         if self.curriculum and self.has_one_difficulty:
@@ -183,6 +188,23 @@ class WorldConfig:
                 f"curriculum needs ground of several difficulties, terrain={self.terrain!r} has one: write "
                 f"{self.terrain.partition(':')[0]}:0-1, and num_terrains above 1"
             )
+
+    def _check_final_rewards(self) -> None:
+        """Refuse what does not change, and shares of a training that there are not."""
+        weights = check_weights("final_rewards", self.final_rewards)
+        self._keep("final_rewards", weights)
+        if others := [key for key in weights if key not in REWARDS]:
+            raise SettingsError(
+                f"final_rewards.{others[0]} is a parameter, and only weights change while training lasts: leave it out"
+            )
+        between = self.final_rewards_between
+        number = Annotated[float, Range(0, 1)]
+        if not isinstance(between, (tuple, list)) or len(between) != 2:
+            raise SettingsError(f"final_rewards_between={between!r} must be two shares of the training, as (0.6, 0.9)")
+        first, last = (float(check_value("final_rewards_between", share, number)) for share in between)
+        if first > last:
+            raise SettingsError(f"final_rewards_between={between} must rise: write {(last, first)}")
+        self._keep("final_rewards_between", (first, last))
 
     def _check_history(self) -> None:
         """Refuse steps of the past that there are not."""
@@ -226,7 +248,7 @@ class WorldConfig:
 
     def _check_terms(self) -> None:
         """Refuse terms that know nothing of this command."""
-        for name in paid_terms(self.rewards or {}) | paid_terms(self.training_rewards):
+        for name in paid_terms(self.rewards or {}) | paid_terms(self.training_rewards) | paid_terms(self.final_rewards):
             kinds = getattr(REWARDS[name], "commands", None)
             fitting = tuple(COMMANDS[kind] for kind in kinds or () if kind in COMMANDS)
             if kinds is not None and not issubclass(COMMANDS[self.command], fitting):
@@ -275,6 +297,11 @@ class WorldConfig:
     def paid(self) -> dict[str, float]:
         """Weights and parameters of what is paid: the task's, but where training differs."""
         return check_weights("rewards", {**self.rewards, **self.training_rewards})  # type: ignore[dict-item]
+
+    @property
+    def paid_finally(self) -> dict[str, float]:
+        """The same at the end of a training."""
+        return check_weights("rewards", {**self.paid, **self.final_rewards})
 
     def fingerprint(self, *meanings: Meaning) -> dict[str, Any]:
         """What differs from the default, by dotted keys, as plain values that JSON can hold.

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import gymnasium as gym
 import numpy as np
@@ -33,6 +33,7 @@ from ballbot.envs.step import Array, Bools
 from ballbot.envs.world import World
 from ballbot.envs.world_state import get_state, set_state
 from ballbot.errors import SettingsError
+from ballbot.settings import Range, check_value
 
 if TYPE_CHECKING:
     from ballbot.envs.cameras import Cameras, Encoder
@@ -229,6 +230,14 @@ class BallbotVectorEnv(VectorEnv[Any, NDArray[Any], NDArray[Any]]):
         if len(np.unique(which)) < len(which):
             raise SettingsError(f"ids={ids!r} names a robot twice: name each once")
         self.world.told.tell(which, self.world.robots, self.world.check_command(values, len(which)))
+
+    def set_progress(self, share: float) -> None:
+        """Say how far the training is, from 0 to 1: ``final_rewards`` follow it.  The learner does.
+
+        Raises:
+            SettingsError: it is no such number.
+        """
+        self.world.set_progress(float(check_value("share", share, Annotated[float, Range(0, 1)])))
 
     def heights(self, ids: Any, xy: Any) -> Array:
         """Height of the ground that robots stand on, m above its lowest point.

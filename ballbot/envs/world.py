@@ -86,7 +86,8 @@ class World:
         self.layout: Layout = config.layout(images)
         self.privileged_layout: Layout | None = config.privileged_layout()
         self.history = History(self.layout, num) if self.layout.past else None
-        weights, paid = paid_terms(config.rewards or {}), paid_terms(config.paid)
+        weights, at_first, finally_ = map(paid_terms, (config.rewards or {}, config.paid, config.paid_finally))
+        paid = {name: at_first.get(name, 0.0) for name in paid_terms(dict.fromkeys((*at_first, *finally_), 1.0))}
         self.terms = tuple(weights)
         """Names of what the task pays, in the order of ``term_sums``."""
         names = tuple(paid_terms(dict.fromkeys((*weights, *paid), 1.0)))
@@ -95,6 +96,10 @@ class World:
         """(terms, n) what each term is worth in this step, before it is weighed."""
         self._logged, self._weights = weighed(names, weights)
         self._paid, self._payment = weighed(names, paid)
+        self._paid_first = self._payment
+        self._paid_finally = weighed(names, {name: finally_.get(name, 0.0) for name in paid})[1]
+        self.progress = 0.0
+        """How far the training is, from 0 to 1; see ``set_progress``."""
         self.measured = self.told.success() is not None
         """Whether reaching the time limit is not yet a success."""
         self._endings = [(name, ENDINGS[name], limit) for name, limit in config.endings.items()]
@@ -114,6 +119,13 @@ class World:
         self._none = np.zeros(num, bool)
         self._none.setflags(write=False)
         self._try_parts()
+
+    def set_progress(self, share: float) -> None:
+        """Pay what is paid when a training is this far, from 0 to 1."""
+        first, last = self.config.final_rewards_between
+        done = float(share >= last) if first == last else min(max((share - first) / (last - first), 0.0), 1.0)
+        self.progress = share
+        self._payment = self._paid_first + done * (self._paid_finally - self._paid_first)
 
     def _try_parts(self) -> None:
         """Refuse parts that do not work here before anything is simulated: somebody else may be their author."""

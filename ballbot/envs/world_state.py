@@ -36,6 +36,7 @@ def get_state(world: World) -> dict[str, Any]:
         ),
         **({} if world.cameras is None else {"cameras": world.cameras.get_state()}),
         **({} if world.history is None else {"history": world.history.get_state()}),
+        **({"progress": world.progress} if world.config.final_rewards else {}),
         **{name: getattr(world, name).copy() for name in STATE_ARRAYS},
     }
 
@@ -63,6 +64,9 @@ def set_state(world: World, state: dict[str, Any]) -> None:
     history = None if world.history is None else world.history.check_state(state)
     levels = None if world.curriculum is None else world.curriculum.check_state(state.get("curriculum"))
     learned = None if world.curriculum is None else check_state_array(state, "learned", world.learned)
+    progress = state.get("progress") if world.config.final_rewards else 0.0
+    if not isinstance(progress, float) or not 0 <= progress <= 1:
+        raise ValueError(f"state 'progress' is {progress!r}, expected a number from 0 to 1: it is damaged")
     num_diverged = state.get("num_diverged")
     if isinstance(num_diverged, bool) or not isinstance(num_diverged, int) or num_diverged < 0:
         raise ValueError(f"state 'num_diverged' is {num_diverged!r}, expected a count: it is damaged")
@@ -77,6 +81,7 @@ def set_state(world: World, state: dict[str, Any]) -> None:
     elif streams:
         world.told.start(np.arange(world.num), world.robots)
         world.told.age[:] = world.elapsed
+    world.set_progress(progress)
     if world.cameras is not None and images is not None:
         world.cameras.set_state(images)
     if world.history is not None and history is not None:

@@ -48,6 +48,7 @@ from ballbot.ppo.spaces import all_finite, as_tensors, rows_of
 from ballbot.ppo.state import TrainingState
 from ballbot.ppo.stopwatch import Stopwatch
 from ballbot.ppo.storage import DivergedError, EnvState, Rollout, autoreset_mode, check_finite
+from ballbot.ppo.wrapped import progress_listener
 
 
 def rollout(
@@ -435,10 +436,13 @@ def learn(state: TrainingState, envs: VectorEnv) -> Iterator[tuple[dict[str, flo
     loss_fn = torch.compile(ppo_loss) if config.compile else ppo_loss
     per_step = config.normalize_observations_per_step
     normalizer = None if per_step else agent.normalizer  # which else takes in whole rollouts
+    follow = progress_listener(envs)
 
     while not state.finished:
         stopwatch = Stopwatch()
-        anneal(state)
+        done = anneal(state)
+        if follow is not None:
+            follow(done)
         row = {STEP: state.global_step + config.rollout_size, "charts/learning_rate": state.learning_rate}
         lessons = state.lessons if state.imitating else None
         if lessons is not None:
@@ -475,8 +479,8 @@ def learn(state: TrainingState, envs: VectorEnv) -> Iterator[tuple[dict[str, flo
         yield row, stopwatch
 
 
-def anneal(state: TrainingState) -> None:
-    """Set learning rate and largest exploration noise for the update that comes."""
+def anneal(state: TrainingState) -> float:
+    """Set learning rate and largest exploration noise for the update that comes; the share of the schedules done."""
     config = state.config
     done, total = state.global_step - config.imitation_timesteps, config.schedule_timesteps or config.total_timesteps
     remaining = 1.0 if done < 0 else max(1 - done / max(total - config.imitation_timesteps, 1), 0.0)
@@ -487,3 +491,4 @@ def anneal(state: TrainingState) -> None:
         state.learning_rate = scheduled_lr(config.lr_schedule, config.learning_rate, remaining)
     for group in state.optimizer.param_groups:
         group["lr"] = state.learning_rate
+    return 1 - remaining

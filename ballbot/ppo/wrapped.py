@@ -1,7 +1,9 @@
-"""What lies beneath Gymnasium's wrappers: how long an action is held, and who holds the state."""
+"""What lies beneath Gymnasium's wrappers: how long an action is held, who holds the state, who follows progress."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from gymnasium.vector import AsyncVectorEnv, SyncVectorEnv, VectorEnv, VectorWrapper
@@ -69,6 +71,23 @@ def action_repeat(envs: VectorEnv) -> int:
     if len(found) != 1:
         raise SettingsError("the training environments hold an action for different numbers of steps: make them equal")
     return found.pop()
+
+
+def progress_listener(envs: VectorEnv) -> Callable[[float], Any] | None:
+    """What to tell, from 0 to 1, how far training is, before each rollout: `set_progress` of environments that have it.
+
+    Curricula can follow it. Looks where `action_repeat` does.
+    """
+    layer: Any = envs
+    while not hasattr(layer, "set_progress"):
+        if isinstance(layer, VectorWrapper):
+            layer = layer.env
+        elif isinstance(layer, (SyncVectorEnv, AsyncVectorEnv)) and all(layer.call("has_wrapper_attr", "set_progress")):
+            return partial(layer.call, "set_progress")
+        else:
+            return None
+    found: Callable[[float], Any] = layer.set_progress
+    return found
 
 
 def state_holder(envs: VectorEnv) -> Any:

@@ -93,8 +93,8 @@ def test_the_learner_says_how_far_it_is(tmp_path):
         made.append(Follower(num_envs, **WORLD, **FINAL))
         return ClipAction(made[-1])
 
-    settings: dict[str, Any] = {"num_envs": 2, "num_steps": 8, "minibatch_size": 16, "hidden_size": 8, "eval_episodes": 1}
-    config = PPOConfig(total_timesteps=128, schedule_timesteps=96, imitation_timesteps=0, **settings)
+    sizes: dict[str, Any] = {"num_envs": 2, "num_steps": 8, "minibatch_size": 16, "hidden_size": 8}
+    config = PPOConfig(total_timesteps=128, schedule_timesteps=96, eval_episodes=1, **sizes)
     train(config, make, lambda n: BallbotVectorEnv(n, **WORLD), run_dir=tmp_path / "r")
     assert made[0].told == pytest.approx([0, 1 / 6, 2 / 6, 3 / 6, 4 / 6, 5 / 6, 1, 1])
 

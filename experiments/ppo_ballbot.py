@@ -80,9 +80,9 @@ class Job:
     on it."""
     run_name: str | None = None
     """Folder under runs/ (default: terrain, seed and time)."""
-    preset: Literal["default", "paper", "distill"] = "default"
-    """Settings to start from, which the other options change: ours, those of Salehi 2025 (arXiv:2505.18417), or those
-    of distill.py."""
+    preset: Literal["default", "plain", "paper", "distill"] = "default"
+    """Settings to start from, which the other options change: ours, those of version 0.2 (without memory), those of
+    Salehi 2025 (arXiv:2505.18417), or those of distill.py."""
     resume: Path | None = None
     """Run folder or checkpoint to continue, with its own settings.  May be changed: --total-timesteps, how often to
     evaluate and save, the learning rate and its schedule, --num-envs, --num-steps, --minibatch-size, --device, and by

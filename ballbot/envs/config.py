@@ -220,11 +220,8 @@ class WorldConfig:
                 f"history={steps} reaches back {longest} steps, and episodes have max_episode_steps="
                 f"{self.max_episode_steps}: use {self.max_episode_steps - 1} or fewer, or longer episodes"
             )
-        if self.history_changes and longest == 0:
-            raise SettingsError(
-                "history_changes changes nothing with history=(0,), which is now: say since how many steps ago, as in "
-                "history=(0, 10, 20), or leave it out"
-            )
+        if longest == 0:  # so that whoever turns off the past of a preset need not turn off this as well
+            self._keep("history_changes", False)
         if self.history_fields and longest == 0:
             raise SettingsError(
                 f"history_fields={self.history_fields} change nothing with history=(0,), which is now: say how many "

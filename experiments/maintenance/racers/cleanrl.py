@@ -22,6 +22,9 @@ import numpy as np
 import torch
 from gymnasium.wrappers.utils import RunningMeanStd
 from gymnasium.wrappers.vector import NormalizeReward
+
+from ballbot.errors import SettingsError
+from ballbot.ppo import PPOConfig
 from racers.snapshots import (
     Job,
     Snapshot,
@@ -33,9 +36,6 @@ from racers.snapshots import (
     training_envs,
     write_network,
 )
-
-from ballbot.errors import SettingsError
-from ballbot.ppo import PPOConfig
 
 CLIP, EPSILON = 10.0, 1e-8
 """Of normalised observations and rewards: the file's, and that of Gymnasium's wrappers."""
@@ -54,7 +54,8 @@ class Envs(gym.vector.VectorWrapper):
 
     def __init__(self, envs: gym.vector.VectorEnv, seed: int, step: Any = None) -> None:
         super().__init__(envs)
-        self.statistics = RunningMeanStd(shape=envs.single_observation_space.shape or ())
+        shape = envs.single_observation_space.shape
+        self.statistics: Any = RunningMeanStd(shape=shape)  # type: ignore[no-untyped-call]
         self._seed, self._step = seed, step or envs.step
 
     def reset(self, *, seed: Any = None, options: Any = None) -> tuple[Any, dict[str, Any]]:

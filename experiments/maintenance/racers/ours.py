@@ -8,10 +8,10 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-from racers.snapshots import Job, Snapshot, Snapshots, TimeUp, settings_of
-
-from ballbot.ppo import Hooks, Record, load_policy, train as learn
+from ballbot.ppo import Hooks, Record, load_policy
+from ballbot.ppo import train as learn
 from ballbot.ppo.logger import STEP
+from racers.snapshots import Job, Snapshot, Snapshots, TimeUp, settings_of
 
 
 def train(job: Job, folder: Path, began: float) -> list[Snapshot]:

@@ -9,6 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from rsl_rl.env import VecEnv
+from rsl_rl.runners import OnPolicyRunner
+from tensordict import TensorDict
+
+from ballbot.envs import BallbotVectorEnv
+from ballbot.ppo import PPOConfig
 from racers.snapshots import (
     Job,
     Snapshot,
@@ -20,19 +26,13 @@ from racers.snapshots import (
     training_envs,
     write_network,
 )
-from rsl_rl.env import VecEnv
-from rsl_rl.runners import OnPolicyRunner
-from tensordict import TensorDict
-
-from ballbot.envs import BallbotVectorEnv
-from ballbot.ppo import PPOConfig
 
 FOREVER = 10**9
 ACTIVATION = {"leaky_relu": "lrelu", "silu": "swish"}
 """What it calls otherwise."""
 
 
-class Envs(VecEnv):  # type: ignore[misc]  # it is Any where rsl_rl is not installed
+class Envs(VecEnv):  # type: ignore[misc, unused-ignore]  # it is Any where rsl_rl is not installed
     """Ballbots as its VecEnv.
 
     Args:
@@ -42,7 +42,8 @@ class Envs(VecEnv):  # type: ignore[misc]  # it is Any where rsl_rl is not insta
     """
 
     def __init__(self, envs: BallbotVectorEnv, seed: int, step: Any = None) -> None:
-        self.num_envs, self.num_actions, self.device, self.cfg = envs.num_envs, 3, "cpu", {}
+        self.num_envs, self.num_actions, self.device = envs.num_envs, 3, "cpu"
+        self.cfg: dict[str, Any] = {}
         self.max_episode_length = envs.config.max_episode_steps // envs.action_repeat
         self.episode_length_buf = torch.zeros(envs.num_envs, dtype=torch.long)
         self._step = step or envs.step

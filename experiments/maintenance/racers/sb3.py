@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from compare_sb3 import make_sb3
+from stable_baselines3 import PPO
+from stable_baselines3.common.vec_env import VecEnv, VecNormalize
+
+from ballbot.envs import BallbotVectorEnv
 from racers.snapshots import (
     Job,
     Snapshot,
@@ -21,15 +25,11 @@ from racers.snapshots import (
     training_envs,
     write_network,
 )
-from stable_baselines3 import PPO
-from stable_baselines3.common.vec_env import VecEnv, VecNormalize
-
-from ballbot.envs import BallbotVectorEnv
 
 FOREVER = 10**12
 
 
-class Envs(VecEnv):  # type: ignore[misc]  # it is Any where stable-baselines3 is not installed
+class Envs(VecEnv):
     """Ballbots as its VecEnv, which resets itself as "same_step" does.
 
     Args:
@@ -77,7 +77,7 @@ class Envs(VecEnv):  # type: ignore[misc]  # it is Any where stable-baselines3 i
         """No environment can be called alone."""
         raise AttributeError(method_name)
 
-    def env_is_wrapped(self, wrapper_class: Any, indices: Any = None) -> Sequence[bool]:
+    def env_is_wrapped(self, wrapper_class: Any, indices: Any = None) -> list[bool]:
         """None is."""
         return [False] * len(list(self._get_indices(indices)))
 
@@ -85,7 +85,7 @@ class Envs(VecEnv):  # type: ignore[misc]  # it is Any where stable-baselines3 i
 def train(job: Job, folder: Path, began: float) -> list[Snapshot]:
     """Snapshots.  Its own settings are those of its MlpPolicy, with VecNormalize around the environments."""
     torch.set_num_threads(job.torch_threads or torch.get_num_threads())
-    own, config = job.hyperparameters == "own", settings_of(job).ppo
+    own, config = job.hyperparameters == "own", replace(settings_of(job).ppo, memory="none")
     inner = training_envs(job)
 
     def write(path: Path) -> None:

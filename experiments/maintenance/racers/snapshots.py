@@ -143,9 +143,7 @@ class Steps:
         return self._envs.step(actions)
 
 
-def write_network(
-    path: Path, mean: Any, variance_root: Any, clip: float | None, modules: Iterable[nn.Module]
-) -> None:
+def write_network(path: Path, mean: Any, variance_root: Any, clip: float | None, modules: Iterable[nn.Module]) -> None:
     """Write what other learners' policies are: linear layers with one activation, on normalised observations.
 
     Args:

@@ -67,14 +67,8 @@ def short(monkeypatch: pytest.MonkeyPatch) -> None:
 
     def tiny(**world: Any) -> presets.Settings:
         settings = default(**world, num_terrains=2, max_episode_steps=100)
-        changes = {
-            "num_steps": 16,
-            "minibatch_size": 32,
-            "hidden_size": 8,
-            "num_layers": 2,
-            "num_envs": 4,
-            "total_timesteps": 1280,
-        }
+        changes: dict[str, Any] = {"num_envs": 4, "num_steps": 16, "minibatch_size": 32, "total_timesteps": 1280}
+        changes |= {"hidden_size": 8, "num_layers": 2}
         return replace(settings, ppo=replace(settings.ppo, **changes))
 
     monkeypatch.setattr(presets, "default", tiny)

@@ -48,6 +48,7 @@ from racers.snapshots import MODULES, Job, Snapshot, read_network, read_snapshot
 from reproduce import MACHINE, PUBLISHED, on_signals
 
 from ballbot.cli import check_options, check_output, program
+from ballbot.envs import BallbotVectorEnv
 from ballbot.evaluation.episodes import Actor, run_episodes
 from ballbot.ppo import load_policy
 from ballbot.ppo.run_dir import git_commit
@@ -91,7 +92,7 @@ class Args:
     num_envs: Annotated[int, Range(1, 2**16)] = 64
     """Robots that learn at a time."""
     minutes: Annotated[float, Range(0, 10_000, open=True)] = 10.0
-    """For which each learns at most, imports and the making of environments included."""
+    """For which each learns, imports and the making of environments included; an update under way is finished."""
     every: Annotated[float, Range(0, 10_000, open=True)] = 5.0
     """Seconds from one policy that is kept to the next."""
     torch_threads: Annotated[int, Range(0, 1024)] = 1
@@ -232,9 +233,12 @@ def judged(
 def judge(job: Job, folder: Path) -> dict[str, Any]:
     """Judge the snapshots in a folder; the columns of `judged`."""
     settings = settings_of(job)
+    world = settings.world.task(terrain_split="validation", num_terrains=TERRAINS)
 
     with ExitStack() as stack:
-        few, many = (stack.enter_context(closing(settings.evaluation_envs(n))) for n in (FIRST_TERRAINS, TERRAINS))
+        few, many = (
+            stack.enter_context(closing(BallbotVectorEnv(n, config=world))) for n in (FIRST_TERRAINS, TERRAINS)
+        )
 
         def score(envs: Any, snapshot: Snapshot) -> Score:
             actor = actor_of(job.learner, folder / snapshot.file)

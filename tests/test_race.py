@@ -93,7 +93,7 @@ def job(**changes: Any) -> Any:
 def twin(num_envs: int = 4) -> tuple[BallbotVectorEnv, Any]:
     """The environments that everybody is to see, made otherwise; and their first observations."""
     envs = BallbotVectorEnv(num_envs, config=presets.default(observation="proprioception").training_world)
-    assert envs.action_repeat == 5 and envs.config.training_rewards
+    assert envs.action_repeat == 5 and envs.config.training_rewards and envs.config.max_episode_steps == 100
     return envs, envs.reset(seed=racer("snapshots").env_seed(job()))[0]
 
 
@@ -101,8 +101,10 @@ def twin(num_envs: int = 4) -> tuple[BallbotVectorEnv, Any]:
 
 
 def actions() -> Any:
-    """Pushes for longer than an episode is."""
-    return np.random.default_rng(0).uniform(-0.3, 0.3, (45, 4, 3)).astype(np.float32)
+    """Pushes for longer than an episode is; two of the robots fall."""
+    pushes = np.random.default_rng(0).uniform(-0.3, 0.3, (70, 4, 3)).astype(np.float32)
+    pushes[:, :2] = (1.0, -0.5, -0.5)
+    return pushes
 
 
 def test_stable_baselines3_sees_the_environments_own_numbers() -> None:
@@ -130,7 +132,7 @@ def test_rsl_rl_sees_the_environments_own_numbers() -> None:
     own, expected = twin()
     snapshots = racer("snapshots")
     with closing(own), closing(snapshots.training_envs(job())) as inner:
-        envs = racer("rsl").Envs(inner, snapshots.env_seed(job()))
+        envs, fell, late = racer("rsl").Envs(inner, snapshots.env_seed(job())), 0, 0
         np.testing.assert_array_equal(envs.get_observations()["policy"], expected)
         for push in actions():
             obs, reward, done, told = envs.step(torch.from_numpy(push))
@@ -139,6 +141,8 @@ def test_rsl_rl_sees_the_environments_own_numbers() -> None:
             np.testing.assert_array_equal(reward, paid.astype(np.float32))
             np.testing.assert_array_equal(done, terminated | truncated)
             np.testing.assert_array_equal(told["time_outs"], truncated & ~terminated)
+            fell, late = fell + terminated.sum(), late + truncated.sum()
+        assert fell and late
 
 
 def test_cleanrl_sees_the_environments_own_numbers_normalised_by_all_it_has_seen() -> None:

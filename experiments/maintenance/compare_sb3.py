@@ -25,7 +25,7 @@ import math
 import sys
 import tempfile
 import time
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from importlib.metadata import version
@@ -87,6 +87,7 @@ def make_sb3(config: PPOConfig, envs: VecEnv, ortho_init: bool = True) -> OnPoli
         "ent_coef": config.ent_coef,
         "vf_coef": config.vf_coef / 2,  # half the mean squared error here, the whole of it there
         "max_grad_norm": config.max_grad_norm,
+        "target_kl": config.target_kl,
         "seed": config.seed,
         "device": "cpu",
     }
@@ -211,17 +212,17 @@ COLUMNS = ["task", "library", "seed", "steps", "episodes", "return", "seconds", 
 """The last three were not written down in older rows."""
 
 
-def append_row(path: Path, row: dict[str, Any]) -> None:
+def append_row(path: Path, row: dict[str, Any], columns: Sequence[str] = COLUMNS) -> None:
     """Write a row beneath those that are there; what others write at the same time stays, too."""
     with open(path, "a", newline="") as file:
-        writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
+        writer = csv.DictWriter(file, columns, lineterminator="\n")
         if file.tell() == 0:
             writer.writeheader()
         writer.writerow(row)
 
 
-def read_rows(path: Path) -> list[dict[str, Any]]:
-    """Rows of earlier runs, none if there is no such file.
+def read_table(path: Path, columns: Sequence[str]) -> list[dict[str, Any]]:
+    """Rows of a CSV file as they are written, none if there is no such file.
 
     Raises:
         ValueError: it is another table.
@@ -231,8 +232,18 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
     with open(path, newline="") as file:
         reader = csv.DictReader(file)
         rows: list[dict[str, Any]] = list(reader)
-    if reader.fieldnames != COLUMNS or any(None in row or None in row.values() for row in rows):
-        raise ValueError(f"columns must be {', '.join(COLUMNS)}")
+    if reader.fieldnames != list(columns) or any(None in row or None in row.values() for row in rows):
+        raise ValueError(f"columns must be {', '.join(columns)}")
+    return rows
+
+
+def read_rows(path: Path) -> list[dict[str, Any]]:
+    """Rows of earlier runs, none if there is no such file.
+
+    Raises:
+        ValueError: it is another table.
+    """
+    rows = read_table(path, COLUMNS)
     for row in rows:
         row |= {name: int(row[name]) for name in ("seed", "steps", "episodes")}
         row |= {name: float(row[name]) for name in ("return", "seconds")}

@@ -1,0 +1,1 @@
+"""What runs in `race.py`: a file for each learner, and in `snapshots` what they share."""

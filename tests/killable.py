@@ -25,7 +25,7 @@ import numpy as np
 import torch
 
 EXPERIMENTS = Path(__file__).parents[1] / "experiments"
-SCRIPTS = ("ppo_ballbot", "collect_depth", "pretrain_encoder")
+SCRIPTS = ("ppo_ballbot", "distill", "collect_depth", "pretrain_encoder")
 WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
 CHANGES = ("os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.truncate", "os.link", "os.symlink", "shutil.copyfile")
 

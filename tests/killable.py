@@ -77,7 +77,8 @@ class Programs:
     """The server, for a ``with`` block."""
 
     def __enter__(self) -> Self:
-        environment = os.environ | {"PYTHONPATH": str(EXPERIMENTS), "OMP_NUM_THREADS": "1"}
+        path = os.pathsep.join([str(EXPERIMENTS), *filter(None, [os.environ.get("PYTHONPATH")])])
+        environment = os.environ | {"PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
         self._server = subprocess.Popen(
             [sys.executable, __file__], stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment, text=True
         )

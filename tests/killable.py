@@ -25,7 +25,7 @@ import numpy as np
 import torch
 
 EXPERIMENTS = Path(__file__).parents[1] / "experiments"
-SCRIPTS = ("ppo_ballbot", "collect_depth", "pretrain_encoder")
+SCRIPTS = ("ppo_ballbot", "distill", "collect_depth", "pretrain_encoder")
 WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
 CHANGES = ("os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.truncate", "os.link", "os.symlink", "shutil.copyfile")
 
@@ -77,7 +77,8 @@ class Programs:
     """The server, for a ``with`` block."""
 
     def __enter__(self) -> Self:
-        environment = os.environ | {"PYTHONPATH": str(EXPERIMENTS), "OMP_NUM_THREADS": "1"}
+        path = os.pathsep.join([str(EXPERIMENTS), *filter(None, [os.environ.get("PYTHONPATH")])])
+        environment = os.environ | {"PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
         self._server = subprocess.Popen(
             [sys.executable, __file__], stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment, text=True
         )

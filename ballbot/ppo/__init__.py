@@ -6,6 +6,7 @@ from ballbot.ppo.checkpoint import CheckpointError, load_checkpoint
 from ballbot.ppo.config import PPOConfig
 from ballbot.ppo.distributed import LostContactError, distributed_setup
 from ballbot.ppo.episodes import evaluate
+from ballbot.ppo.history import ObservationHistory
 from ballbot.ppo.normalizer import RewardScaler, RunningNormalizer
 from ballbot.ppo.policy import Policy, load_agent, load_policy
 from ballbot.ppo.ppo import gae, ppo_loss, rollout, update
@@ -26,6 +27,7 @@ __all__ = [
     "Hooks",
     "InitFrom",
     "LostContactError",
+    "ObservationHistory",
     "PPOConfig",
     "Policy",
     "Record",

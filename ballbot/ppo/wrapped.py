@@ -93,14 +93,15 @@ def progress_listener(envs: VectorEnv) -> Callable[[float], Any] | None:
 def state_holder(envs: VectorEnv) -> Any:
     """The layer whose `get_state()` and `set_state(state)` are the state of all of it, or None.
 
-    That is the outermost one that has both, if those around it are `STATELESS`.
+    That is the outermost one that has both, if those around it are `STATELESS`. A wrapper whose state holds that of
+    what lies beneath says so by `holds_state_beneath = True`, and counts only if there is such a layer beneath it.
     """
     layer: Any = envs
     while not (hasattr(layer, "get_state") and hasattr(layer, "set_state")):
         if not _stateless(layer):
             return None
         layer = layer.env
-    return layer
+    return None if _holds_beneath(layer) and state_holder(layer.env) is None else layer
 
 
 def _stateless(layer: Any) -> bool:
@@ -108,12 +109,16 @@ def _stateless(layer: Any) -> bool:
     return kind.__module__.startswith("gymnasium.wrappers.vector.") and kind.__name__ in STATELESS
 
 
+def _holds_beneath(layer: Any) -> bool:
+    return isinstance(layer, VectorWrapper) and getattr(layer, "holds_state_beneath", False)
+
+
 def why_not_exact(envs: VectorEnv) -> str | None:
     """Why resuming will start new episodes, in words; None: it will not."""
     if state_holder(envs) is not None:
         return None
     layer: Any = envs
-    while _stateless(layer):
+    while _stateless(layer) or _holds_beneath(layer):
         layer = layer.env
     if isinstance(layer, VectorWrapper):
         return f"the wrapper {type(layer).__name__} may remember something, and has no get_state and set_state"

@@ -7,8 +7,9 @@ import json
 import os
 import shutil
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -23,6 +24,7 @@ pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork and 
 
 Tally = Callable[[str, int], None]
 UPDATES, SIZE = 12, 4 * 8 * 5  # environments x steps x action repeat
+IMITATED = 3 * SIZE  # steps of a distillation before PPO
 TRAINING = [
     *("--num-envs", "4", "--num-steps", "8", "--minibatch-size", "16", "--update-epochs", "1", "--hidden-size", "16"),
     *("--total-timesteps", str(UPDATES * SIZE), "--num-terrains", "2", "--num-threads", "1", "--run-name", "run"),
@@ -92,26 +94,37 @@ def names(folder: Path) -> set[str]:
     return {name for name in found if "tfevents" not in name and name != ".output"}
 
 
-@pytest.mark.timeout(3600)
-@pytest.mark.parametrize("cameras", [False, True])
-def test_a_training_killed_again_and_again_ends_as_one_never_killed(
-    programs: Programs, tmp_path: Path, torture: bool, tally: Tally, cameras: bool
-) -> None:
-    options = [*TRAINING, *([] if cameras else ["--no-cameras"])]
-    whole = tmp_path / "whole"
+def stage_of(step: int) -> str:
+    """Of a distillation that goes on from this step."""
+    return "imitation" if step < IMITATED else "the change" if step == IMITATED else "PPO"
+
+
+def kill_training(
+    programs: Programs,
+    folder: Path,
+    script: str,
+    options: list[str],
+    seed: int,
+    kills: int,
+    written: tuple[str, ...],
+    stages: Collection[str] = (),
+) -> Counter[str]:
+    """Kill trainings at random moments, at least so often and in each of these stages, and go on with them.
+
+    Every checkpoint that they leave is to equal that of a run never killed; returns what they were at when killed.
+    """
+    whole = folder / "whole"
     whole.mkdir()
-    done = programs.run("ppo_ballbot", options, whole)
+    done = programs.run(script, options, whole)
     assert done.code == 0, done.output
-    written = ("a checkpoint", "progress.csv", "TensorBoard's events", *(["an encoder"] if cameras else []))
-    kill, hit, rounds = moments(int(cameras), done.operations // 3, 3.0, written), Counter[str](), 0
-    while hit.total() < (120 if torture else 6):
+    kill, hit, missing, rounds = moments(seed, done.operations // 3, 3.0, written), Counter[str](), set(stages), 0
+    while hit.total() < kills or missing:
         rounds += 1
-        folder = tmp_path / f"round{rounds}"
-        folder.mkdir()
-        run, before = folder / "runs" / "run", 0
+        (folder / f"round{rounds}").mkdir()
+        run, before = folder / f"round{rounds}" / "runs" / "run", 0
         while True:
-            begun = before > 0
-            ended = programs.run("ppo_ballbot", ["--resume", "runs/run"] if begun else options, folder, next(kill))
+            command = ["--resume", "runs/run"] if before > 0 else options
+            ended = programs.run(script, command, folder / f"round{rounds}", next(kill))
             if not ended.killed:
                 assert ended.code == 0, ended.output
                 break
@@ -125,14 +138,62 @@ def test_a_training_killed_again_and_again_ends_as_one_never_killed(
                 json.loads((run / "config.json").read_text())
             if now == 0:  # nothing was saved yet: the same command is refused, and says what to do
                 shutil.rmtree(run)
+            else:
+                missing.discard(stage_of(now))
             before = now
         other = whole / "runs" / "run"
-        assert_equal(load_checkpoint(run / "last.pt"), load_checkpoint(other / "last.pt"))
-        assert_equal(load_checkpoint(run / "best.pt"), load_checkpoint(other / "best.pt"))
+        assert {n for n in names(run) if "abandoned" not in n} == names(other)
+        for path in checkpoint_files(run):
+            name = path.relative_to(run)
+            if "abandoned" not in name.parts and not path.name.startswith("encoder_"):
+                assert_equal(load_checkpoint(path), load_checkpoint(other / name))
         assert curve(run) == curve(other)
         assert scalars(run) == scalars(other)
-        assert {n for n in names(run) if "abandoned" not in n} == names(other)
+    return hit
+
+
+@pytest.mark.timeout(3600)
+@pytest.mark.parametrize("cameras", [False, True])
+def test_a_training_killed_again_and_again_ends_as_one_never_killed(
+    programs: Programs, tmp_path: Path, torture: bool, tally: Tally, cameras: bool
+) -> None:
+    options = [*TRAINING, *([] if cameras else ["--no-cameras"])]
+    written = ("a checkpoint", "progress.csv", "TensorBoard's events", *(["an encoder"] if cameras else []))
+    hit = kill_training(programs, tmp_path, "ppo_ballbot", options, int(cameras), 120 if torture else 6, written)
     tell(tally, f"training {'with' if cameras else 'without'} cameras", hit, written)
+
+
+REMEMBERING: dict[str, tuple[str, list[str], Callable[[Any], Any]]] = {
+    "with a past, and a value function that sees more": (
+        "ppo_ballbot",
+        ["--history", "0", "5", "15", "--privileged-fields", "slope"],
+        lambda mine: mine["env_state"]["history"],
+    ),
+    "with a GRU": ("ppo_ballbot", ["--memory", "gru", "--memory-size", "8"], lambda mine: mine["memory"]),
+    "from a teacher, then from rewards": (
+        "distill",
+        ["--teacher", "observer", "--imitation-timesteps", str(IMITATED), "--total-timesteps", str(2 * IMITATED)],
+        lambda mine: mine["lessons"]["teacher"],
+    ),
+}
+"""What a training remembers besides networks and robots: its program, its options, where it lies in a checkpoint."""
+
+
+@pytest.mark.timeout(3600)
+@pytest.mark.parametrize("what", REMEMBERING)
+def test_a_training_that_remembers_more_ends_as_one_never_killed(
+    programs: Programs, tmp_path: Path, torture: bool, tally: Tally, what: str
+) -> None:
+    script, more, remembered = REMEMBERING[what]
+    options = [*TRAINING, "--no-cameras", "--keep-checkpoints", "100", *more]
+    stages = {"imitation", "the change", "PPO"} if script == "distill" and torture else set()
+    written = ("a checkpoint", "progress.csv", "TensorBoard's events")
+    hit = kill_training(
+        programs, tmp_path, script, options, 4 + list(REMEMBERING).index(what), 17 if torture else 2, written, stages
+    )
+    early = load_checkpoint(tmp_path / "whole" / "runs" / "run" / "checkpoints" / f"step_{SIZE}.pt")
+    assert remembered(early["ranks"][0]) is not None
+    tell(tally, f"training {what}", hit, written)
 
 
 COLLECTING = ["--out", "data", "--num-images", "640", "--num-envs", "1", "--num-terrains", "4", "--num-threads", "1"]

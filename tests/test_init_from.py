@@ -28,7 +28,7 @@ NETWORKS = PPOConfig(hidden_size=16, num_layers=2, linear_skip=True)
 
 def settings(**world: Any) -> presets.Settings:
     """Of a run whose networks are those of `save_policy`."""
-    found = presets.default(**({"observation": "proprioception", "num_terrains": 1} | world))
+    found = presets.plain(**({"observation": "proprioception", "num_terrains": 1} | world))
     return replace(found, ppo=NETWORKS, symmetry=False)
 
 
@@ -281,7 +281,7 @@ def test_from_the_command_line(tmp_path: Path) -> None:
 
 
 def test_the_policy_that_comes_along_is_a_start() -> None:
-    run, encoder = presets.default(terrain="stairs:0.2", num_terrains=1), load_encoder()
+    run, encoder = presets.plain(terrain="stairs:0.2", num_terrains=1), load_encoder()
     agent, _ = started(SHIPPED["default"], run, encoder)
     obs = torch.randn(50, agent.obs_size)
     torch.testing.assert_close(agent.act(obs), load_agent(SHIPPED["default"]).act(obs), rtol=1e-5, atol=1e-5)

@@ -144,7 +144,7 @@ def test_a_run_that_holds_actions_and_pays_progress_more_goes_on_exactly(tmp_pat
     )
     control = shlex.split("--action-repeat 5 --normalize-values --linear-skip --prior-speed 0.3")
     intervals = shlex.split("--total-timesteps 3840 --eval-interval 1280 --checkpoint-interval 640")
-    options = [*SMALL, *shaping, *control, *intervals]
+    options = [*SMALL, "--preset", "plain", *shaping, *control, *intervals]
     code, _, err = run(tmp_path, *options, "--run-name", "whole")
     assert code == 0, err
     whole = tmp_path / "runs" / "whole"
@@ -217,6 +217,8 @@ def test_settings_that_are_gone_are_read_where_they_did_nothing(tmp_path):
 def test_an_old_run_keeps_its_frame_rate_and_sees_as_much_as_it_did(tmp_path):
     options = [option for option in SMALL if option != "--no-cameras"]
     options += [
+        "--preset",
+        "plain",
         "--camera-interval",
         "6",
         "--camera-scale",
@@ -536,7 +538,10 @@ def test_a_policy_that_sees_goes_on_exactly_and_only_with_its_own_eyes(tmp_path)
     whole = curve(run_dir)
     best = torch.load(run_dir / "best.pt", weights_only=True)
     torch.testing.assert_close(
-        best["policy"]["input_scale"], torch.tensor([1.0] * 6 + [4.0] * 2 + [1.0] * 9 + [0.1] * 41)
+        best["policy"]["input_scale"],
+        torch.tensor(
+            [1.0] * 6 + [4.0] * 2 + [1.0] + [10.0] * 2 + [1.0] * 6 + ([1.0] * 6 + [4.0] * 2 + [1.0]) * 3 + [0.1] * 41
+        ),
     )
     metadata = best["env_metadata"]
     assert metadata["observation"] == "encoded" and len(metadata["encoder"]) == 64
@@ -562,6 +567,7 @@ def test_a_policy_that_sees_goes_on_exactly_and_only_with_its_own_eyes(tmp_path)
     for option, said in (
         ("--camera-scale=1", "--camera-scale is 1.0, but"),
         ("--velocity-scale=1", "--velocity-scale is 1.0, but"),
+        ("--goal-scale=1", "--goal-scale is 1.0, but"),
         ("--no-symmetry", "--symmetry is False, but"),
         ("--value-sees-action", "--value-sees-action is True, but"),
         ("--num-terrains=3", "--num-terrains is 3, but"),

@@ -32,9 +32,9 @@ DOCS = EXPERIMENTS.parent / "docs"
 RETURN_TARGET, LENGTH_TARGET = 85.5, 3950.0
 """What Salehi 2025 reports as the median of the best evaluations, and a length that leaves no room for falls."""
 FIGURES: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
-    "learning_curves.png": (("default", "blind", "paper"), ("--bottom", "0")),
-    "contact_fix.png": (("blind", "unfixed"), ("--bottom", "0")),
-    "ablations.png": (("default", "blind", "untrained_encoder", "rk4"), ("--bottom", "70")),
+    "learning_curves.png": (("default", "blind", "plain", "paper"), ("--bottom", "0")),
+    "contact_fix.png": (("plain_blind", "unfixed"), ("--bottom", "0")),
+    "ablations.png": (("plain", "plain_blind", "untrained_encoder", "rk4"), ("--bottom", "70")),
 }
 """Learning curves: file in docs/images -> studies to compare, options of plot_training.py."""
 
@@ -169,8 +169,9 @@ def studies_table(results: Results, studies: list[str]) -> str:
 def frontier_rows(results: Results) -> list[tuple[str, Row]]:
     """What was judged, at several speeds."""
     found = []
-    if (row := results.row("default_0", "best")) is not None:
-        found.append(("the default settings, seed 0", row))
+    for study in ("default", "blind", "plain"):
+        if (row := results.row(f"{study}_0", "best")) is not None:
+            found.append((f"{STUDIES[study].what}, seed 0", row))
     for row in results.rows:
         if row["run"] == "controllers":
             name, _, speed = row["policy"].partition(":")
@@ -184,10 +185,12 @@ def frontier_table(results: Results) -> str:
 
 
 def horizons_table(results: Results) -> str:
-    """The best policy of the first default run, for longer."""
+    """The best policy of the first run with the default settings, or of that without memory, for longer."""
     lines = []
+    longest = max(HORIZONS)
+    first = next((run for run in ("default_0", "plain_0") if results.row(run, "best", longest)), "default_0")
     for horizon in (4000, *HORIZONS):
-        if (row := results.row("default_0", "best", horizon)) is not None:
+        if (row := results.row(first, "best", horizon)) is not None:
             share = float(row["return_mean"]) * 4000 / horizon
             ground = f"{float(row['terrain_length']):g} m"
             lines.append([f"{horizon:,}", ground, f"{share:.1f}", *judged(row)])
@@ -215,10 +218,10 @@ def comparison_table(path: Path) -> str:
 def sections(results: Results) -> dict[str, str]:
     """Name of a mark in the page -> what goes behind it."""
     found = {}
-    for study in ("default", "paper"):
+    for study in ("default", "blind", "distill", "plain", "paper"):
         if results.curves(study):
             found[study] = seeds_table(results, study)
-    ablations = ["default", "untrained_encoder", "blind", "rk4", "unfixed"]
+    ablations = ["plain", "untrained_encoder", "plain_blind", "rk4", "unfixed"]
     if any(results.curves(study) for study in ablations):
         found["ablations"] = studies_table(results, ablations)
     if frontier_rows(results):
@@ -286,14 +289,18 @@ def draw_frontier(results: Results, path: Path) -> None:
     from matplotlib import pyplot as plt
 
     figure, axes = plt.subplots(1, 2, figsize=(10, 3.8), layout="constrained")
-    ours = [results.row(f"default_{seed}", "last") for seed in results.curves("default")]
+    ours, plain = (
+        [row for seed in results.curves(study) if (row := results.row(f"{study}_{seed}", "last")) is not None]
+        for study in ("blind", "plain")
+    )
     linear, observer = (
         [row for name, row in frontier_rows(results) if name.startswith(kind)] for kind in ("linear", "observer")
     )
     for colour, style, label, rows in (
         ("#0072B2", "o-", "linear controller", linear),
         ("#D55E00", "s-", "controller that remembers", observer),
-        ("#009E73", "^", "default settings, each seed", [row for row in ours if row is not None]),
+        ("#009E73", "^", "learned from nothing, without cameras, each seed", ours),
+        ("#CC79A7", "v", "learned from nothing, without memory, each seed", plain),
     ):
         rows.sort(key=lambda row: float(row["speed_along_goal_mean"]))
         for axis, column, scale in zip(axes, ("success_rate", "return_mean"), (100, 1), strict=True):

@@ -6,7 +6,7 @@
     python experiments/maintenance/reproduce.py --jobs 8          # runs at a time; one core each
     python experiments/maintenance/reproduce.py --results results # publish: only what results/ does not hold yet
 
-A study is one change of the default settings, trained with several seeds.  Its runs are runs/reproduce_<study>_<seed>.
+A study is a preset or one change of it, trained with several seeds.  Its runs are runs/reproduce_<study>_<seed>.
 Ctrl-C stops; the same command goes on where they stopped.  When a run ends, its curve goes to
 runs/reproduced/<study>_<seed>.csv, and its best and its last policy are judged on 100 terrains that neither training
 nor any choice has used: a row each in runs/reproduced/evaluations.csv, and a line that says what this repository's
@@ -87,14 +87,19 @@ CONTROLLERS = (
 HORIZONS = {8000: 20, 20_000: 40}
 """Steps for which the first default policy is judged too -> side of the ground then, m."""
 BLIND = ("--no-cameras",)
+PLAIN = ("--preset", "plain")
 STUDIES: dict[str, Study] = {
-    "default": Study("the default settings", (), 5, 20),
-    "blind": Study("without cameras", BLIND, 3, 11),
-    "paper": Study("the settings of Salehi 2025", ("--preset", "paper"), 5, 60),
-    "unfixed": Study("without cameras, without the contact fix", (*BLIND, "--no-contact-fix"), 3, 10),
-    "untrained_encoder": Study("with an encoder that has learned nothing", ("--encoder", str(UNTRAINED)), 3, 20),
+    "default": Study("the default settings", (), 5, 30),
+    "blind": Study("the default settings without cameras", BLIND, 5, 17),
     "distill": Study("learned from the controller that remembers", ("--preset", "distill", *BLIND), 5, 5),
-    "rk4": Study("without cameras, with the RK4 integrator", (*BLIND, "--integrator", "RK4"), 3, 30),
+    "paper": Study("the settings of Salehi 2025", ("--preset", "paper"), 5, 60),
+    "plain": Study("without memory", PLAIN, 5, 20),
+    "plain_blind": Study("without memory and cameras", (*PLAIN, *BLIND), 3, 11),
+    "unfixed": Study("without these and the contact fix", (*PLAIN, *BLIND, "--no-contact-fix"), 3, 10),
+    "untrained_encoder": Study(
+        "without memory, with an encoder that has learned nothing", (*PLAIN, "--encoder", str(UNTRAINED)), 3, 20
+    ),
+    "rk4": Study("without memory and cameras, with the RK4 integrator", (*PLAIN, *BLIND, "--integrator", "RK4"), 3, 30),
 }
 
 
@@ -105,7 +110,7 @@ class Args:
     studies: tuple[str, ...] = tuple(STUDIES)
     """Which; all of them if not given."""
     seeds: tuple[int, ...] = ()
-    """Only these (default: 0 to 4 for "default" and "paper", 0 to 2 for the others)."""
+    """Only these (default: 0 to 4, or 0 to 2 of studies of one change)."""
     jobs: Annotated[int, Range(0, 1024)] = 0
     """Runs at a time (0: as many as CPUs)."""
     dry_run: bool = False
@@ -221,13 +226,13 @@ class Judgement:
 
 
 def judgements(run: Run) -> list[Judgement]:
-    """How a run is judged: its best and its last policy; of the first default run, the best one for longer too.
+    """How a run is judged: its best and its last policy; of a first run that sees, the best one for longer too.
 
     The reference's robots start with one heading, in training and in evaluation.
     """
     best, last = (str(run.folder / name) for name in ("best.pt", "last.pt"))
     found = [Judgement(run.name, (best, last), random_yaw=run.study != "paper")]
-    if run.study == "default" and run.seed == 0:
+    if run.study in ("default", "plain") and run.seed == 0:
         found += [Judgement(run.name, (best,), horizon, length) for horizon, length in HORIZONS.items()]
     return found
 

@@ -238,8 +238,10 @@ def test_what_cannot_be_a_start_is_refused(tmp_path: Path) -> None:
 
 
 SMALL = [
-    "--no-cameras", "--num-envs", 4, "--num-steps", 16, "--minibatch-size", 32, "--hidden-size", 16, "--num-threads", 1,
-    "--action-repeat", 2, "--eval-episodes", 2, "--num-terrains", 2, "--max-episode-steps", 60, "--eval-interval", 128,
+    "--preset", "plain", "--no-cameras",
+    "--num-envs", 4, "--num-steps", 16, "--minibatch-size", 32, "--hidden-size", 16, "--num-threads", 1,
+    "--action-repeat", 2, "--eval-episodes", 2, "--num-terrains", 2, "--max-episode-steps", 60,
+    "--eval-interval", 128,
 ]  # fmt: skip
 
 

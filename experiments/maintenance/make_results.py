@@ -302,6 +302,8 @@ def draw_frontier(results: Results, path: Path) -> None:
         ("#009E73", "^", "learned from nothing, without cameras, each seed", ours),
         ("#CC79A7", "v", "learned from nothing, without memory, each seed", plain),
     ):
+        if not rows:
+            continue
         rows.sort(key=lambda row: float(row["speed_along_goal_mean"]))
         for axis, column, scale in zip(axes, ("success_rate", "return_mean"), (100, 1), strict=True):
             speed = [float(row["speed_along_goal_mean"]) for row in rows]

@@ -96,10 +96,8 @@ STUDIES: dict[str, Study] = {
     "plain": Study("without memory", PLAIN, 5, 20),
     "plain_blind": Study("without memory and cameras", (*PLAIN, *BLIND), 3, 11),
     "unfixed": Study("without these and the contact fix", (*PLAIN, *BLIND, "--no-contact-fix"), 3, 10),
-    "untrained_encoder": Study(
-        "without memory, with an encoder that has learned nothing", (*PLAIN, "--encoder", str(UNTRAINED)), 3, 20
-    ),
-    "rk4": Study("without memory and cameras, with the RK4 integrator", (*PLAIN, *BLIND, "--integrator", "RK4"), 3, 30),
+    "untrained_encoder": Study("without memory, by a random encoder", (*PLAIN, "--encoder", str(UNTRAINED)), 3, 20),
+    "rk4": Study("without memory and cameras, by RK4", (*PLAIN, *BLIND, "--integrator", "RK4"), 3, 30),
 }
 
 

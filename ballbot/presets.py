@@ -206,7 +206,7 @@ def default(**world: Any) -> Settings:
     if "rewards" not in world:
         options["final_rewards"] = paid_in_training(world.get("command", "goal"), FINALLY)
     settings = plain(**(options | world))
-    ppo = replace(settings.ppo, total_timesteps=8_000_000, learning_rate=5e-4, target_kl=0.03, final_std=0.1)
+    ppo = replace(settings.ppo, total_timesteps=8_000_000, learning_rate=5e-4, target_kl=0.03, final_std=0.2)
     return replace(settings, ppo=ppo, goal_scale=10.0)
 
 
@@ -301,7 +301,12 @@ def distill(**world: Any) -> Settings:
     settings = default(**world)
     steps = 1_500_000
     ppo = replace(
-        settings.ppo, total_timesteps=steps, imitation_timesteps=steps, initial_std=0.1, eval_interval=250_000
+        settings.ppo,
+        total_timesteps=steps,
+        imitation_timesteps=steps,
+        initial_std=0.1,
+        final_std=None,
+        eval_interval=250_000,
     )
     return replace(settings, ppo=ppo, teacher="observer")
 

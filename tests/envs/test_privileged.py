@@ -175,7 +175,7 @@ def test_it_belongs_to_training_alone_and_turns_with_the_robot():
 
 
 def test_presets_keep_it_from_the_policy():
-    settings = presets.default(privileged_fields=FIELDS)
+    settings = presets.plain(privileged_fields=FIELDS)
     assert settings.ppo.value_only == ("privileged",)
     assert presets.Settings(ppo=settings.ppo, world=settings.world) == settings
     assert not presets.default().ppo.value_only and not settings.evaluation_world.privileged_fields

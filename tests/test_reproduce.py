@@ -259,7 +259,8 @@ def test_tables_say_what_the_files_say(scripts, reproduce, tmp_path):
         with open(folder / f"default_{seed}.csv", "w") as file:
             file.write("global_step,eval/return_mean,eval/length_mean,time/simulate\n")
             file.writelines(f"{1000000 * i},{value},4000,120\n" for i, value in enumerate(returns, 1))
-    (folder / "blind_0.csv").write_text((folder / "default_0.csv").read_text())
+    for study in ("untrained_encoder", "plain_blind"):
+        (folder / f"{study}_0.csv").write_text((folder / "default_0.csv").read_text())
     page = tmp_path / "page.md"
     marks = "\n".join(f"<!-- table: {name} -->\nold\n<!-- end -->" for name in ("default", "ablations", "frontier"))
     page.write_text(f"before\n{marks}\nafter\n")
@@ -275,14 +276,14 @@ def test_tables_say_what_the_files_say(scripts, reproduce, tmp_path):
     assert "| 8,000 | 20 m | 89.0 | 178.0 [88.0, 89.0] | 4000 | 99 % [95, 100] | 0.21 [0.20, 0.22] |" in text
     assert "| linear controller, 0.25 m/s |" in text and "| pid controller |" in text
     images = {path.name for path in (tmp_path / "images").iterdir()}
-    assert images == {"learning_curves.png", "ablations.png", "frontier.png"}  # a figure compares studies
+    assert images == {"ablations.png", "frontier.png"}  # a figure compares studies
 
 
 def test_the_page_has_a_place_for_every_table_and_figure(scripts, reproduce, tmp_path):
     make_results = scripts("make_results")
     rows = [evaluation(reproduce, "plain_0", "best", h) for h in ("4000", "20000")]
     reproduce.add_rows(tmp_path / "evaluations.csv", [*rows, evaluation(reproduce, "controllers", "linear:0.25")])
-    for study in ("blind", "plain", "paper"):
+    for study in ("plain", "paper"):
         text = "global_step,eval/return_mean,eval/length_mean,time/simulate\n1000000,80,4000,120\n"
         (tmp_path / f"{study}_0.csv").write_text(text)
     pairs = [(name, seed) for name in ("ballbot", "stable-baselines3") for seed in (1, 3)]

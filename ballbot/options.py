@@ -121,10 +121,10 @@ def _section(name: str, config: WorldConfig) -> Any:
             rows.append((key, explained(float | None, first_line(ending)), field(default=given.get(key))))
     else:
         for key, (term, default) in reward_settings().items():
-            entry: Any = REWARDS[term]
-            what = first_line(entry) if key == term else field_docs(entry).get(key[len(term) + 1 :], "")
             if name == "final_rewards" and key != term:
                 continue
+            entry: Any = REWARDS[term]
+            what = first_line(entry) if key == term else field_docs(entry).get(key[len(term) + 1 :], "")
             optional = name != "rewards"
             when = "in training" if name == "training_rewards" else "at the end of training"
             what = f"Instead of --rewards.{key.replace('_', '-')}, {when}." if optional else what

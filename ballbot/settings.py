@@ -81,6 +81,12 @@ def check_settings(settings: Any) -> None:
             object.__setattr__(settings, name, checked)
 
 
+def steps_ago(steps: Any) -> tuple[int, ...] | None:
+    """Several whole numbers of steps ago, none negative, as numbers of Python itself; None if it is something else."""
+    whole = isinstance(steps, (tuple, list)) and all(type(k) is int or isinstance(k, np.integer) for k in steps)
+    return tuple(map(int, steps)) if whole and steps and min(steps) >= 0 else None
+
+
 def check_value(name: str, value: Any, hint: Any) -> Any:
     """The value, as a type of Python itself; SettingsError if it is not what an annotation asks for."""
     hint, ranges = _unwrap(hint)

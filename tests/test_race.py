@@ -168,8 +168,12 @@ def test_cleanrl_sees_the_environments_own_numbers_normalised_by_all_it_has_seen
 # -- What is kept ------------------------------------------------------------------------------------------------------
 
 
+SIZE = presets.default(observation="proprioception").layout().size
+"""Numbers that a robot observes."""
+
+
 def observations() -> Any:
-    return np.random.default_rng(1).normal(size=(50, 17)).astype(np.float32)
+    return np.random.default_rng(1).normal(size=(50, SIZE)).astype(np.float32)
 
 
 def check_kept(name: str, act: Any, settings: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -229,7 +233,7 @@ def test_cleanrls_file_runs_as_it_is_and_its_policy_is_kept(
     (found,) = cleanrl.train(asked, tmp_path, time.time())
     assert found.steps == 20 * 4 * 5 and not (tmp_path / "runs").exists()
     torch.manual_seed(3)
-    first = torch.nn.Linear(17, 8), torch.nn.Tanh(), torch.nn.Linear(8, 3)  # nothing else has drawn
+    first = torch.nn.Linear(SIZE, 8), torch.nn.Tanh(), torch.nn.Linear(8, 3)  # nothing else has drawn
     written = torch.load(tmp_path / found.file, weights_only=True)
     obs = torch.from_numpy(observations()).double()
     normal = ((obs - written["mean"]) / written["scale"]).clamp(-10, 10)

@@ -10,8 +10,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, is_dataclass, replace
 from typing import Annotated, Any, Literal
 
-import numpy as np
-
 from ballbot.envs.checks import check_direction
 from ballbot.envs.commands import COMMANDS, ONE_OF_TWO
 from ballbot.envs.observations import CAMERA_INTERVAL, FIELDS, Layout, layout_of
@@ -19,7 +17,7 @@ from ballbot.envs.rewards import REWARDS, check_endings, check_weights, needed, 
 from ballbot.envs.terrain import MAX_TERRAIN_LENGTH, TERRAIN_LENGTH, TERRAINS, parse_terrain
 from ballbot.envs.terrain.spec import build_terrain
 from ballbot.errors import SettingsError
-from ballbot.settings import Range, check_settings, check_value, default_of, nearest
+from ballbot.settings import Range, check_settings, check_value, default_of, nearest, steps_ago
 
 Meaning = Literal["task", "training", "run"]
 
@@ -208,11 +206,11 @@ class WorldConfig:
 
     def _check_history(self) -> None:
         """Refuse steps of the past that there are not."""
-        steps: Any = self.history
-        whole = isinstance(steps, (tuple, list)) and all(type(k) is int or isinstance(k, np.integer) for k in steps)
-        if not whole or not steps or min(steps) < 0:
-            raise SettingsError(f"history={steps!r} must be steps of 2 ms ago, whole numbers such as (0, 10, 20, 30)")
-        self._keep("history", steps := tuple(map(int, steps)))
+        if (steps := steps_ago(self.history)) is None:
+            raise SettingsError(
+                f"history={self.history!r} must be steps of 2 ms ago, whole numbers such as (0, 10, 20, 30)"
+            )
+        self._keep("history", steps)
         if (ordered := tuple(sorted({0, *steps}))) != steps:
             raise SettingsError(f"history={steps} must begin with 0, which is now, and rise: write {ordered}")
         if (longest := steps[-1]) >= self.max_episode_steps:

@@ -26,7 +26,7 @@ class History:
         rows = [(lag, row) for origin, lag in origins for row in range(*self._kept[origin].indices(self._kept.size))]
         self._lags, self._rows = np.array(rows).T
         sizes = [layout.fields[name].size for name in layout.past]
-        self._changes = np.repeat([is_change(name) for name in layout.past], sizes)  # a flag a number
+        self._changes = np.flatnonzero(np.repeat([is_change(name) for name in layout.past], sizes))
         self._ring = np.zeros((1 + int(self._lags.max()), self._kept.size, num), np.float32)
         self._now = 0  # its row in the ring; older ones lie before it
 
@@ -42,9 +42,8 @@ class History:
     def past(self) -> NDArray[np.float32]:
         """(numbers, n) those of the layout's fields of the past, now."""
         found: NDArray[np.float32] = self._ring[self._now - self._lags, self._rows]  # negative rows count from the end
-        if self._changes.any():
-            now = self._ring[self._now, self._rows[self._changes]]
-            found[self._changes] = now - found[self._changes]
+        if len(self._changes):
+            found[self._changes] = self._ring[self._now, self._rows[self._changes]] - found[self._changes]
         return found
 
     def get_state(self) -> NDArray[np.float32]:

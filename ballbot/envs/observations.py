@@ -185,7 +185,7 @@ def of_now(name: str) -> tuple[str, int]:
 def is_change(name: str) -> bool:
     """Whether a field is one such as "gravity-10"."""
     origin, steps = of_now(name)
-    return steps > 0 and name == f"{origin}{SINCE}{steps}"
+    return steps > 0 and name[len(origin)] == SINCE
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ from ballbot.errors import SettingsError
 from ballbot.ppo.spaces import WHOLE, rows_of
 from ballbot.ppo.storage import autoreset_mode
 from ballbot.ppo.wrapped import state_holder
+from ballbot.settings import steps_ago
 
 
 class ObservationHistory(VectorWrapper):
@@ -146,11 +147,9 @@ class ObservationHistory(VectorWrapper):
         return {**obs, **flat} if isinstance(obs, Mapping) else flat[WHOLE]
 
 
-def _checked_steps(steps: Any, longest: int | None) -> tuple[int, ...]:
-    whole = isinstance(steps, (tuple, list)) and all(type(k) is int or isinstance(k, np.integer) for k in steps)
-    if not whole or not steps or min(steps) < 0:
-        raise SettingsError(f"steps={steps!r} must be whole numbers of steps ago, such as (0, 2, 4)")
-    steps = tuple(map(int, steps))
+def _checked_steps(given: Any, longest: int | None) -> tuple[int, ...]:
+    if (steps := steps_ago(given)) is None:
+        raise SettingsError(f"steps={given!r} must be whole numbers of steps ago, such as (0, 2, 4)")
     if (ordered := tuple(sorted({0, *steps}))) != steps:
         raise SettingsError(f"steps={steps} must begin with 0, which is now, and rise, each once: write {ordered}")
     if longest is not None and steps[-1] >= longest:

@@ -31,7 +31,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, field
 from functools import partial
@@ -45,14 +45,14 @@ import tyro
 from compare_sb3 import append_row, read_table
 from racers.cleanrl import check_file, version_of
 from racers.snapshots import MODULES, Job, Snapshot, read_network, read_snapshots, settings_of, start_file
-from reproduce import MACHINE, PUBLISHED, on_signals
+from reproduce import MACHINE, PUBLISHED, check_names, check_seeds, on_signals
 
 from ballbot.cli import check_options, check_output, program
 from ballbot.envs import BallbotVectorEnv
 from ballbot.evaluation.episodes import Actor, run_episodes
 from ballbot.ppo import load_policy
 from ballbot.ppo.run_dir import git_commit
-from ballbot.settings import Range, nearest
+from ballbot.settings import Range
 
 TARGET_RETURN, TARGET_LENGTH = 85.5, 3950.0
 """Of a policy that can do the task: it stays up, and goes where it is told at some speed."""
@@ -61,9 +61,11 @@ TERRAINS, FIRST_TERRAINS = 50, 10
 MARGIN = 10.0
 """A return on the first terrains that is so far below the target is not looked at twice: means of ten episodes of
 policies that stay up differ from those of fifty by one or two."""
+JUDGED = ("seconds_to_target", "steps_to_target", "best_return", "return", "length", "seconds", "steps")
+"""What `judged` says."""
 COLUMNS = (
-    "learner", "version", "hyperparameters", "seed", "cameras", "num_envs", "minutes", "seconds_to_target",
-    "steps_to_target", "best_return", "return", "length", "seconds", "steps", "torch", "machine", "commit",
+    "learner", "version", "hyperparameters", "seed", "cameras", "num_envs", "minutes", *JUDGED,
+    "torch", "machine", "commit",
 )  # fmt: skip
 """The two to the target are empty if it was never reached; best_return is the highest of those judged by all terrains,
 return and length are those of the last policy; steps are of 2 ms, of all robots together."""
@@ -116,17 +118,13 @@ def check(args: Args) -> Args:
     Raises:
         ValueError: the message names the option.
     """
-    for learner in args.learners:
-        if learner not in MODULES:
-            raise ValueError(f"--learners {learner} is unknown: {nearest(learner, MODULES)}")
+    check_names("--learners", args.learners, MODULES)
     for name in ("learners", "seeds"):
         values = getattr(args, name)
         if not values or len(set(values)) < len(values):
             raise ValueError(f"--{name} needs at least one value, and each once")
     check_options(args)
-    for seed in args.seeds:
-        if not 0 <= seed < 2**31:
-            raise ValueError(f"--seeds {seed} is out of range: use 0 to {2**31 - 1}")
+    check_seeds(args.seeds)
     if args.cleanrl is not None:
         check_file(args.cleanrl)
     check_output(args.csv, "--csv", (".csv",))
@@ -144,9 +142,9 @@ def jobs_of(args: Args, learners: list[str]) -> list[Job]:
     ]
 
 
-def key_of(row: dict[str, Any]) -> tuple[str, ...]:
-    """What tells a row apart, as the file has it."""
-    return tuple(str(row[name]) for name in KEY)
+def key_of(part: Mapping[str, Any]) -> tuple[str, ...]:
+    """What tells a part apart, by a row or by its job's attributes, as the file has it."""
+    return tuple(str(part[name]) for name in KEY)
 
 
 def start(job: Job, folder: Path) -> None:
@@ -203,7 +201,7 @@ def judged(
         whole: by all of them.
     """
     if not snapshots:
-        return dict.fromkeys(COLUMNS[7:14], "")
+        return dict.fromkeys(JUDGED, "")
     scores: dict[str, Score] = {}
     looks: dict[str, float] = {}
     reached = None
@@ -304,7 +302,7 @@ def main(argv: list[str] | None = None) -> int:
     on_signals(stop)
     done, failed = {key_of(row): row for row in rows}, False
     for job in jobs:
-        key = tuple(str(getattr(job, name)) for name in KEY)
+        key = key_of(vars(job))
         if key in done:
             continue
         try:
@@ -319,7 +317,7 @@ def main(argv: list[str] | None = None) -> int:
 
     print(f"\n{'':18} median s to {TARGET_RETURN}  runs that reached it")
     for learner in dict.fromkeys(job.learner for job in jobs):
-        keys = [tuple(str(getattr(job, name)) for name in KEY) for job in jobs if job.learner == learner]
+        keys = [key_of(vars(job)) for job in jobs if job.learner == learner]
         times = [float(done[key]["seconds_to_target"] or math.inf) for key in keys if key in done]
         median = statistics.median_high(times) if times else math.inf
         shown = "never" if math.isinf(median) else f"{median:.1f}"

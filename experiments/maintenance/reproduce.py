@@ -26,7 +26,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -123,16 +123,27 @@ def check(args: Args) -> Args:
     Raises:
         ValueError: the message names the option.
     """
-    for study in args.studies:
-        if study not in STUDIES:
-            raise ValueError(f"--studies {study} is unknown: {nearest(study, STUDIES)}")
+    check_names("--studies", args.studies, STUDIES)
     if not args.studies:
         raise ValueError(f"--studies needs at least one of {', '.join(STUDIES)}")
-    for seed in args.seeds:
-        if not 0 <= seed < 2**31:
-            raise ValueError(f"--seeds {seed} is out of range: use 0 to {2**31 - 1}")
+    check_seeds(args.seeds)
     check_options(args)
     return args
+
+
+def check_names(option: str, names: Iterable[str], known: Iterable[str]) -> None:
+    """ValueError for a name that is not known."""
+    known = tuple(known)
+    for name in names:
+        if name not in known:
+            raise ValueError(f"{option} {name} is unknown: {nearest(name, known)}")
+
+
+def check_seeds(seeds: Iterable[int]) -> None:
+    """ValueError for a seed that is none."""
+    for seed in seeds:
+        if not 0 <= seed < 2**31:
+            raise ValueError(f"--seeds {seed} is out of range: use 0 to {2**31 - 1}")
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import pickle
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,7 @@ import pytest
 import torch
 from gymnasium.vector import AutoresetMode, SyncVectorEnv, VectorEnv, VectorWrapper
 from gymnasium.wrappers import vector
-from toy import BATCH, PointEnv, ScriptedEnv, SplitEnv, assert_same_weights, cartpole, curve, run
+from toy import BATCH, PointEnv, ScriptedEnv, SplitEnv, assert_resumes_exactly, cartpole, run
 
 from ballbot.ppo import ObservationHistory, SettingsError, evaluate
 from ballbot.ppo.wrapped import state_holder, why_not_exact
@@ -176,12 +175,7 @@ class TestState:
     def test_a_training_goes_on_to_the_last_bit(
         self, tmp_path: Path, capsys: pytest.CaptureFixture[str], make: Any
     ) -> None:
-        run(tmp_path / "a", make)
-        shutil.copytree(tmp_path / "a", tmp_path / "b")
-        run(tmp_path / "b", make, resume=tmp_path / "b" / "checkpoints" / f"step_{4 * BATCH}.pt")
-        assert "new episodes" not in capsys.readouterr().out
-        assert curve(tmp_path / "a") == curve(tmp_path / "b")
-        assert_same_weights(tmp_path / "a" / "last.pt", tmp_path / "b" / "last.pt")
+        assert_resumes_exactly(tmp_path, make, capsys)
 
     @pytest.mark.parametrize("mode", MODES)
     @pytest.mark.parametrize("way", ["state", "deepcopy", "pickle"])

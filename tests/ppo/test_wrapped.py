@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +10,7 @@ import numpy as np
 import pytest
 from gymnasium.vector import AsyncVectorEnv, SyncVectorEnv, VectorWrapper
 from gymnasium.wrappers import vector
-from toy import BATCH, PointEnv, assert_same_weights, curve, run
+from toy import PointEnv, assert_resumes_exactly, run
 
 from ballbot.ppo import SettingsError
 from ballbot.ppo.wrapped import STATELESS, action_repeat, state_holder, why_not_exact
@@ -83,12 +82,7 @@ class TestState:
             envs = vector.RescaleAction(PointEnv(num_envs), np.full(1, -2, np.float32), np.full(1, 2, np.float32))
             return vector.RecordEpisodeStatistics(vector.ClipReward(envs, -0.5, 0.5))
 
-        run(tmp_path / "a", make)
-        shutil.copytree(tmp_path / "a", tmp_path / "b")
-        run(tmp_path / "b", make, resume=tmp_path / "b" / "checkpoints" / f"step_{4 * BATCH}.pt")
-        assert "new episodes" not in capsys.readouterr().out
-        assert curve(tmp_path / "a") == curve(tmp_path / "b")
-        assert_same_weights(tmp_path / "a" / "last.pt", tmp_path / "b" / "last.pt")
+        assert_resumes_exactly(tmp_path, make, capsys)
 
     @pytest.mark.parametrize(
         "wrap",

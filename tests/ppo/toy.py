@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import csv
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
 import numpy as np
+import pytest
 import torch
 from gymnasium.vector import AutoresetMode, SyncVectorEnv, VectorEnv
 from gymnasium.vector.utils import batch_space
@@ -250,6 +252,16 @@ def curve(run_dir: Path) -> list[dict[str, str]]:
     with open(run_dir / "progress.csv", newline="") as file:
         rows = list(csv.DictReader(file))
     return [{k: v for k, v in row.items() if not k.startswith("time/") and k != "charts/SPS"} for row in rows]
+
+
+def assert_resumes_exactly(folder: Path, make: Callable[[int], VectorEnv], capsys: pytest.CaptureFixture[str]) -> None:
+    """A training in these environments that goes on from half of it ends as the whole did, and says nothing else."""
+    run(folder / "a", make)
+    shutil.copytree(folder / "a", folder / "b")
+    run(folder / "b", make, resume=folder / "b" / "checkpoints" / f"step_{4 * BATCH}.pt")
+    assert "new episodes" not in capsys.readouterr().out
+    assert curve(folder / "a") == curve(folder / "b")
+    assert_same_weights(folder / "a" / "last.pt", folder / "b" / "last.pt")
 
 
 def assert_same_weights(one: Path, two: Path) -> None:

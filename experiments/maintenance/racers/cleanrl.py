@@ -7,19 +7,17 @@ one, as in the Gymnasium that the file was written for.
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import io
 import runpy
 import sys
-from contextlib import suppress
+from contextlib import redirect_stdout, suppress
 from pathlib import Path
 from typing import Any
 from unittest import mock
 
 import gymnasium as gym
 import numpy as np
-import torch
 from gymnasium.wrappers.utils import RunningMeanStd
 from gymnasium.wrappers.vector import NormalizeReward
 
@@ -138,7 +136,6 @@ def options(config: PPOConfig) -> list[str]:
 
 def train(job: Job, folder: Path, began: float) -> list[Snapshot]:
     """Snapshots.  With its own settings it ends after as many steps as it has by default."""
-    torch.set_num_threads(job.torch_threads or torch.get_num_threads())
     own, path = job.hyperparameters == "own", str(job.cleanrl)
     inner = training_envs(job)
 
@@ -168,7 +165,7 @@ def train(job: Job, folder: Path, began: float) -> list[Snapshot]:
         mock.patch.object(gym.vector, "SyncVectorEnv", vector),
         mock.patch("torch.utils.tensorboard.SummaryWriter", NoLog),
         mock.patch.object(Envs, "close", last),
-        contextlib.redirect_stdout(io.StringIO()),
+        redirect_stdout(io.StringIO()),
     ):
         runpy.run_path(path, run_name="__main__")
     return snapshots.kept

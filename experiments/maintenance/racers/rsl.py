@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import io
-from contextlib import suppress
+from contextlib import redirect_stdout, suppress
 from pathlib import Path
 from typing import Any
 
@@ -106,7 +105,6 @@ def options(config: PPOConfig | None) -> dict[str, Any]:
 
 def train(job: Job, folder: Path, began: float) -> list[Snapshot]:
     """Snapshots.  Its own settings are the defaults of its classes, and rollouts as long as in its example."""
-    torch.set_num_threads(job.torch_threads or torch.get_num_threads())
     own, config = job.hyperparameters == "own", settings_of(job).ppo
     torch.manual_seed(job.seed)
     inner = training_envs(job)
@@ -117,7 +115,7 @@ def train(job: Job, folder: Path, began: float) -> list[Snapshot]:
     snapshots = Snapshots(job, folder, began, write)
     steps = Steps(inner, snapshots)
     envs = Envs(inner, env_seed(job), steps.step)
-    with suppress(TimeUp), contextlib.redirect_stdout(io.StringIO()):
+    with suppress(TimeUp), redirect_stdout(io.StringIO()):
         runner = OnPolicyRunner(envs, options(None if own else config), device="cpu")
         runner.learn(FOREVER if own else -(-config.total_timesteps // config.rollout_size))
         snapshots.keep(steps.taken)

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from compare_sb3 import make_sb3
 from stable_baselines3 import PPO
 from stable_baselines3.common.vec_env import VecEnv, VecNormalize
@@ -84,7 +83,6 @@ class Envs(VecEnv):
 
 def train(job: Job, folder: Path, began: float) -> list[Snapshot]:
     """Snapshots.  Its own settings are those of its MlpPolicy, with VecNormalize around the environments."""
-    torch.set_num_threads(job.torch_threads or torch.get_num_threads())
     own, config = job.hyperparameters == "own", replace(settings_of(job).ppo, memory="none")
     inner = training_envs(job)
 

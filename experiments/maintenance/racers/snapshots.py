@@ -198,6 +198,8 @@ def run(path: str | Path) -> None:
     """Let a learner learn, and leave snapshots beside the file that names it."""
     found = json.loads(Path(path).read_text())
     job, folder = Job(**found["job"]), Path(path).parent
+    if job.torch_threads:
+        torch.set_num_threads(job.torch_threads)
     kept: list[Snapshot] = importlib.import_module(f"racers.{MODULES[job.learner]}").train(job, folder, found["began"])
     (folder / INDEX).write_text(json.dumps([asdict(snapshot) for snapshot in kept]))
 

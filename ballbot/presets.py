@@ -295,18 +295,15 @@ def paper(**world: Any) -> Settings:
 def distill(**world: Any) -> Settings:
     """Those with which a policy learns from the classical controller "observer", or from another teacher.
 
+    It sees the past, in which the slope of the ground can be felt, as the controller's own memory has it.
+
     Args:
         **world: options of ``WorldConfig`` that differ.
     """
-    settings = default(**world)
+    settings = plain(**({"history": (0, 10, 20, 30)} | world))
     steps = 1_500_000
     ppo = replace(
-        settings.ppo,
-        total_timesteps=steps,
-        imitation_timesteps=steps,
-        initial_std=0.1,
-        final_std=None,
-        eval_interval=250_000,
+        settings.ppo, total_timesteps=steps, imitation_timesteps=steps, initial_std=0.1, eval_interval=250_000
     )
     return replace(settings, ppo=ppo, teacher="observer")
 

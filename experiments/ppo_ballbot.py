@@ -86,9 +86,9 @@ class Job:
     resume: Path | None = None
     """Run folder or checkpoint to continue, with its own settings.  May be changed: --total-timesteps, how often to
     evaluate and save, the learning rate and its schedule, --num-envs, --num-steps, --minibatch-size, --device, and by
-    --change-encoder the eyes; it says where the run is then no longer exact.  A longer run stretches the schedule of
-    the learning rate, which jumps up again; what the run saved after the given checkpoint is moved to
-    checkpoints/abandoned."""
+    --change-encoder the eyes; it says where the run is then no longer exact.  A longer run stretches the schedules:
+    learning rate and noise jump up again, and --final-rewards back; what the run saved after the given checkpoint is
+    moved to checkpoints/abandoned."""
     init_from: str | None = None
     """Run folder, checkpoint, or name of a policy that comes along, such as "default": a new run starts with its
     networks and observation statistics, and has all else of its own: --terrain, --command, rewards, num_envs, schedule.

@@ -32,7 +32,7 @@ def test_a_run_keeps_its_map_and_misses_it_when_it_is_another(tmp_path, monkeypa
     assert (run / copy).read_bytes() == own.read_bytes()
 
     resume = ["--resume", "runs/own", "--total-timesteps", "96"]
-    judge = ["runs/own", "--episodes", "2", "--horizon", "30", "--num-terrains", "2", "--num-threads", "1"]
+    judge = ["runs/own", "--episodes", "2", "--horizon", "40", "--num-terrains", "2", "--num-threads", "1"]
     done = call("ppo_ballbot.py", *resume, folder=tmp_path)
     assert done.returncode == 0, done.stderr
     np.save(own, np.zeros((50, 50)))

@@ -62,7 +62,7 @@ def test_what_the_docs_add_is_an_option_recorded_and_needed_again(tmp_path):
     assert {"reward/calm", "reward/velocity", "episode/level_bumps"} <= set(header)
 
     resume = ["--resume", "runs/own", "--total-timesteps", "96"]
-    short = ["--episodes", "2", "--horizon", "30", "--num-terrains", "2", "--num-threads", "1"]
+    short = ["--episodes", "2", "--horizon", "40", "--num-terrains", "2", "--num-threads", "1"]
     programs = [
         ("ppo_ballbot.py", resume),
         ("evaluate.py", ["runs/own", *short, "--ground.height", "0.02", "--terrain", "bumps", "--json", "a.json"]),

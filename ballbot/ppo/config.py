@@ -45,7 +45,7 @@ class PPOConfig:
     """Seed of the networks, the exploration noise, the minibatch order and the training environments."""
     total_timesteps: Count = setting(4_000_000, on_resume="free")
     """Environment steps to train for, over all environments; rounded up to whole updates.  Resuming with more of them
-    stretches a linear, cosine or piecewise schedule, so that the learning rate jumps up again at that moment, unless
+    stretches a linear, cosine or piecewise schedule, and that of final_std, which jump up again at that moment, unless
     schedule_timesteps is given."""
     schedule_timesteps: Count | None = setting(None, on_resume="noted")
     """Environment steps over which learning rate and final_std run through their schedules; they stay at the end of it

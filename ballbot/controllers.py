@@ -216,28 +216,44 @@ def feedback_prior(
     return FeedbackPrior(-shares @ tilt, kp * shares, lean, torch.full((2,), PRIOR_LEAN))
 
 
-def robot_symmetry(layout: Layout, privileged: Layout | None = None) -> Symmetry:
+def robot_symmetry(layout: Layout, privileged: Layout | None = None, mirror: bool = False) -> Symmetry:
     """The robot's symmetry: three equal wheels, so that turned by 0, 120 or 240 degrees it is the same robot.
 
-    It has no mirror symmetry: its wheels sit askew, see ``rolling_wheel_speeds``.  The two camera arms, 4 % of the
-    mass, break the symmetry a little, and what the cameras see has no counterpart on the other sides.
+    And, as long as wheels do not slip, in a mirror: they sit askew, so that it looks different there, but what they do
+    depends on the ways that they push, which lie as their own images.  Mirrored is the way that wheel 0 pushes; the
+    wheels turn backwards, and the two others take each other's places.  The two camera arms, 4 % of the mass, break
+    the symmetry a little, and what the cameras see has no counterpart on the other sides.
 
     Args:
         layout: of the observation, in ``frame="body"``.
         privileged: of what only the value function sees, which follows in a row.
+        mirror: see the mirror images of the three sides too.
 
     Raises:
         ValueError: the wheels are not alike, so there is no such symmetry.
     """
-    turn = np.array([[-0.5, -np.sqrt(0.75)], [np.sqrt(0.75), -0.5]])
     shares = wheel_shares()
-    # what wheel i does when the robot rolls along a turned way, wheel j does along the way itself
-    swap = np.isclose((shares @ turn)[:, None], shares[None], atol=1e-6).all(axis=2).astype(float)
-    if not (swap.sum(axis=0) == 1).all():
-        raise ValueError(f"turned by 120°, the wheels do not take each other's places: their shares are {shares}")
-    parts = [part.turned(swap) for part in (layout, privileged) if part is not None]
-    turned = np.zeros((sum(map(len, parts)),) * 2)
-    for part, end in zip(parts, np.cumsum([len(part) for part in parts]), strict=True):
-        turned[end - len(part) : end, end - len(part) : end] = part
-    observations = np.stack([np.eye(len(turned)), turned, turned @ turned])
-    return Symmetry(torch.from_numpy(observations), torch.from_numpy(np.stack([np.eye(3), swap, swap @ swap])))
+
+    def seen(plane: NDArray[np.float64], sign: float) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Matrices of observations and actions."""
+        # what wheel i does when the robot rolls along a turned way, wheel j does along the way itself
+        swap = np.isclose((sign * shares @ plane)[:, None], shares[None], atol=1e-6).all(axis=2).astype(float)
+        if not (swap.sum(axis=0) == 1).all():
+            what = "turned by 120°" if sign > 0 else "mirrored"
+            raise ValueError(f"{what}, the wheels do not take each other's places: their shares are {shares}")
+        wheels = sign * swap
+        parts = [part.turned(plane, wheels) for part in (layout, privileged) if part is not None]
+        whole = np.zeros((sum(map(len, parts)),) * 2)
+        for part, end in zip(parts, np.cumsum([len(part) for part in parts]), strict=True):
+            whole[end - len(part) : end, end - len(part) : end] = part
+        return whole, wheels
+
+    turned, swap = seen(np.array([[-0.5, -np.sqrt(0.75)], [np.sqrt(0.75), -0.5]]), 1.0)
+    observations = [np.eye(len(turned)), turned, turned @ turned]
+    actions = [np.eye(3), swap, swap @ swap]
+    if mirror:
+        way = shares[0] / np.linalg.norm(shares[0])
+        image, wheels = seen(np.eye(2) - 2 * np.outer(way, way), -1.0)
+        observations += [image @ each for each in observations]
+        actions += [wheels @ each for each in actions]
+    return Symmetry(torch.from_numpy(np.stack(observations)), torch.from_numpy(np.stack(actions)))

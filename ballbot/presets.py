@@ -69,6 +69,8 @@ class Settings:
     symmetry: bool = True
     """Act the same whichever of the three wheels is ahead, as far as nothing that the cameras see speaks against it.
     With --frame body only: the numbers of the other do not turn with the robot."""
+    mirror: bool = False
+    """Act the mirror image in the mirror image of a situation, too.  With --symmetry only."""
     value_sees_action: bool = False
     """Let the value function see the last action.  It then takes noise that pushes as one does uphill for a hill, and
     robots learn to travel slowly.  The policy sees it anyway."""
@@ -157,7 +159,7 @@ class Settings:
         return Structure(
             prior=None if self.prior_speed is None else feedback_prior(layout, self.prior_speed),
             input_scale=None if (scale == 1).all() else scale,
-            symmetry=robot_symmetry(layout, privileged) if self.symmetry and body else None,
+            symmetry=robot_symmetry(layout, privileged, self.mirror) if self.symmetry and body else None,
             value_inputs=None if self.value_sees_action else value_inputs,
         )
 
@@ -175,6 +177,11 @@ OWN = tuple(f.name for f in fields(Settings) if f.name not in ("ppo", "world"))
 """Names of what decides how a policy is built besides the settings of PPO and of the world."""
 
 
+LEADING: dict[str, dict[str, float]] = {
+    # what an action does to the speed shows half a second later, and noise hides it until then
+    "goal": {"tracking_lead": 0.4},
+}
+"""Command -> weights in training that differ from these, of policies that remember."""
 FINALLY: dict[str, dict[str, float]] = {
     # with noise that is small robots go fast, and a fall must cost what it does in the task
     "goal": {"survival": 2.0},
@@ -204,10 +211,15 @@ def default(**world: Any) -> Settings:
     """
     options: dict[str, Any] = {"history": (0, 10, 20, 30), "history_changes": True}
     if "rewards" not in world:
-        options["final_rewards"] = paid_in_training(world.get("command", "goal"), FINALLY)
+        paid, ahead, finally_ = (
+            paid_in_training(world.get("command", "goal"), table) for table in (PAID, LEADING, FINALLY)
+        )
+        options |= {"training_rewards": paid | ahead, "final_rewards": finally_}
     settings = plain(**(options | world))
     ppo = replace(settings.ppo, total_timesteps=8_000_000, learning_rate=5e-4, target_kl=0.03, final_std=0.2)
-    return replace(settings, ppo=ppo, goal_scale=10.0)
+    if "tracking_lead" in settings.world.training_rewards:  # which shows sooner what an action is good for
+        ppo = replace(ppo, gae_lambda=0.95)
+    return replace(settings, ppo=ppo, goal_scale=10.0, mirror=True)
 
 
 def plain(**world: Any) -> Settings:
@@ -311,7 +323,7 @@ def distill(**world: Any) -> Settings:
         final_std=None,
         eval_interval=250_000,
     )
-    return replace(settings, ppo=ppo, teacher="observer", goal_scale=1.0)
+    return replace(settings, ppo=ppo, teacher="observer", goal_scale=1.0, mirror=False)
 
 
 PRESETS: dict[str, Callable[..., Settings]] = {"default": default, "plain": plain, "paper": paper, "distill": distill}

@@ -45,10 +45,11 @@ BALL_DEPTH = 0.1315
 SLOPE_REACH = 0.01
 """m to either side of a place at which the ground's height is taken for its slope: within the ball's imprint."""
 
-Turns = Literal["vector", "planar", "wheels", "scalar", "none"]
-"""How numbers change when the robot, seen from above, turns by a third: as a vector (x, y turn, z stays), as planar
-vectors x, y, one after the other, as numbers of the three wheels, which take each other's places, not at all, or in no
-way that can be told."""
+Turns = Literal["vector", "axial", "motion", "planar", "wheels", "scalar", "spin", "none"]
+"""How numbers change when the robot, seen from above, turns by a third or is mirrored: as a vector (x, y turn, z
+stays), as an axis to turn about (likewise, and a mirror changes its sign), as a velocity x, y and a yaw rate, as planar
+vectors x, y, one after the other, as numbers of the three wheels, which take each other's places, not at all, as a yaw
+rate (only a mirror changes its sign), or in no way that can be told."""
 
 
 @dataclass(frozen=True)
@@ -105,7 +106,7 @@ FIELDS: dict[str, Field] = {
     "gravity": Field(
         3, lambda s: -s.robots.rotation[2], "1", "base axes, unit vector pointing down", "vector", "gravity direction"
     ),
-    "gyro": Field(3, lambda s: s.robots.gyro, "rad/s", "base axes", "vector", "angular velocity"),
+    "gyro": Field(3, lambda s: s.robots.gyro, "rad/s", "base axes", "axial", "angular velocity"),
     "velocity": Field(3, _velocity, "m/s", "base axes", "vector", "velocity of the base"),
     "goal": Field(2, _goal, "1", "base axes, x and y of the unit vector", "planar", "goal direction"),
     "wheel_speeds": Field(
@@ -116,7 +117,7 @@ FIELDS: dict[str, Field] = {
         3, lambda s: rotation_vector(s.robots.quaternion), "rad", "rotation vector, base to world, angle in [0, pi]"
     ),
     "clipped_gyro": Field(
-        3, lambda s: np.clip(s.robots.gyro, -CLIP, CLIP), "rad/s", "base axes, clipped to [-2, 2]", "vector",
+        3, lambda s: np.clip(s.robots.gyro, -CLIP, CLIP), "rad/s", "base axes, clipped to [-2, 2]", "axial",
         "angular velocity",
     ),
     "world_velocity": Field(
@@ -129,7 +130,7 @@ FIELDS: dict[str, Field] = {
     ),
     "velocity_command": Field(
         3, lambda s: s.command.values[:3], "m/s, m/s, rad/s", "along the heading, to its left, about the vertical",
-        "vector", "velocity asked for",
+        "motion", "velocity asked for",
     ),
     "station": Field(
         2, lambda s: s.robots.to_heading(near(s.command.station - s.robots.position[:2])), "m",
@@ -143,7 +144,7 @@ FIELDS: dict[str, Field] = {
         2, lambda s: s.robots.to_heading(near(s.command.next_target - s.robots.position[:2])), "m",
         f"along the heading, to its left, at most {POINT_RANGE:g} long", "planar", "way to the target after it",
     ),
-    "yaw_rate": Field(1, lambda s: s.robots.yaw_rate[None], "rad/s", "about the vertical", "scalar", "yaw rate"),
+    "yaw_rate": Field(1, lambda s: s.robots.yaw_rate[None], "rad/s", "about the vertical", "spin", "yaw rate"),
     "slope": Field(
         2, lambda s: _slopes(s, 0.0), "1", "along the heading, to its left", "planar",
         "slope of the ground under the ball, which no sensor tells",
@@ -273,23 +274,32 @@ class Layout:
                 refuse_nan(what, columns[rows])
         return columns
 
-    def turned(self, swap: Array) -> Array:
-        """(size, size) the matrix that makes of an observation that of the robot turned by 120° to the right.
+    def turned(self, plane: Array, wheels: Array) -> Array:
+        """(size, size) the matrix that makes of an observation that of robot, goal and ground turned or mirrored.
 
         Args:
-            swap: (3, 3) permutation that says which wheel takes whose place.
+            plane: (2, 2) what becomes of x and y: a rotation, or a reflection.
+            wheels: (3, 3) what becomes of the wheels' numbers.
 
         Numbers that have no counterpart there, such as images, become 0.
 
         Raises:
             SettingsError: the frame is not the robot's own.
         """
-        turn = np.array([[-0.5, -np.sqrt(0.75)], [np.sqrt(0.75), -0.5]])
+        sign = np.sign(np.linalg.det(plane)).reshape(1, 1)  # -1: a mirror
+        one, zero = np.ones((1, 1)), np.zeros((2, 1))
+
+        def upright(z: Array) -> Array:
+            return np.block([[plane, zero], [zero.T, z]])
+
         blocks = {
-            "vector": np.block([[turn, np.zeros((2, 1))], [np.zeros((1, 2)), np.ones((1, 1))]]),
-            "planar": turn,
-            "wheels": swap,
-            "scalar": np.ones((1, 1)),
+            "vector": upright(one),
+            "axial": sign * upright(one),
+            "motion": upright(sign),
+            "planar": plane,
+            "wheels": wheels,
+            "scalar": one,
+            "spin": sign,
         }
         matrix = np.zeros((self.size, self.size))
         for name, f in self.fields.items():

@@ -23,7 +23,7 @@ from typing import Annotated, Any, ClassVar
 
 import numpy as np
 
-from ballbot.envs.step import Array, Bools, Step
+from ballbot.envs.step import Array, Bools, RobotState, Step
 from ballbot.errors import SettingsError
 from ballbot.settings import Range, check_settings, check_value, nearest
 
@@ -31,6 +31,7 @@ PROGRESS_WEIGHT = 0.01  # per m/s and step
 SURVIVAL_WEIGHT = 0.02  # per step
 ACTION_WEIGHT = 0.0001  # per step
 MAX_REWARDED_SPEED = 2.0  # m/s, on each axis of the velocity
+PERCUSSION = 0.179 - 0.1315  # m up the axis from the base's origin: the point that torques of the wheels leave as it is
 UNIT = 0.01  # per step: what makes a weight of 1 comparable with that of progress
 
 Term = Callable[[Step], Array]
@@ -60,6 +61,17 @@ def progress(step: Step) -> Array:
     return PROGRESS_WEIGHT * (goal[0] * clipped[0] + goal[1] * clipped[1])
 
 
+def steady_velocity(robots: RobotState) -> Array:
+    """(2, n) m/s: horizontal velocity of the centre of percussion, which lean and slope change, but no jerk of a wheel.
+
+    The robot's angular momentum about the ball's contact with the ground, in units of a velocity.
+    """
+    (a, b, c), (d, e, f) = robots.rotation[:2]
+    x, y, z = robots.gyro
+    leaning = np.stack([d * x + e * y + f * z, -(a * x + b * y + c * z)])  # rad/s of the axis, along x and y
+    return robots.velocity[:2] + PERCUSSION * leaning
+
+
 @dataclass(frozen=True)
 class Tracking:
     """Stand-in for progress in training: most at ``speed`` along the goal, and less around it, across too.
@@ -71,6 +83,10 @@ class Tracking:
 
     speed: Annotated[float, Range(0.01, 2)] = 0.5
     """m/s along the goal at which it pays most."""
+    lead: Annotated[float, Range(0, 5)] = 0.0
+    """s.  With more than 0 it pays for the velocity there will be so much later, if it goes on changing as in this
+    step.  Who is to go faster must lean first, and rolls back to lean: what the wheels do now shows in the velocity
+    half a second later, and in this one at once.  Over an episode the sum of the changes is small."""
 
     def __post_init__(self) -> None:
         check_settings(self)
@@ -78,6 +94,9 @@ class Tracking:
     def __call__(self, step: Step) -> Array:
         """(n,) rewards."""
         velocity = step.robots.velocity[:2]
+        if self.lead:
+            velocity = steady_velocity(step.robots)
+            velocity = velocity + self.lead / step.dt * (velocity - steady_velocity(step.before))
         missing = np.minimum(np.maximum(velocity, -MAX_REWARDED_SPEED), MAX_REWARDED_SPEED)
         missing -= self.speed * step.command.direction
         squared = missing[0] ** 2 + missing[1] ** 2

@@ -1,7 +1,7 @@
 # mypy: allow-untyped-defs, allow-untyped-calls, allow-incomplete-defs
 """Rewards and endings: each term by hand, what is paid in training and in the task, and those of others."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -9,10 +9,11 @@ import mujoco
 import numpy as np
 import pytest
 
+from ballbot.controllers import LinearController
 from ballbot.envs import COMMANDS, ENDINGS, FIELDS, REWARDS, BallbotEnv, BallbotVectorEnv, Field, WorldConfig
 from ballbot.envs.model import build_model
 from ballbot.envs.rewards import ENDINGS as BUILT_IN_ENDINGS
-from ballbot.envs.rewards import make_term
+from ballbot.envs.rewards import PERCUSSION, make_term, steady_velocity
 from ballbot.envs.shell import shell_of
 from ballbot.envs.step import RobotState, Step, rotation_matrix
 from ballbot.errors import SettingsError
@@ -435,3 +436,33 @@ def test_terms_that_cannot_be_weighed_are_refused(monkeypatch, names, message):
         monkeypatch.setitem(REWARDS, name, term)
     with pytest.raises(SettingsError, match=message):
         WorldConfig(rewards={"progress": 1.0})
+
+
+def test_tracking_can_pay_for_the_velocity_that_there_will_be():
+    now, before = step(velocity=(0, 0.3, 0)), step(velocity=(0, 0.298, 0))
+    pays = make_term("tracking", {"tracking_lead": 0.4, "tracking_speed": 0.5})
+    np.testing.assert_allclose(pays(now), ONE / 2 * (0.5 - 0.2**2 / 0.5))  # nothing changes
+    led = replace(now, before=before.robots)  # 1 m/s^2 on the way
+    np.testing.assert_allclose(pays(led), ONE / 2 * (0.5 - (0.3 + 0.4 - 0.5) ** 2 / 0.5))
+    turned = step(velocity=(0, 0.3, 0), yaw=np.pi / 2, gyro=(0, 1.0, 0))  # leans along its x axis, which points north
+    np.testing.assert_allclose(steady_velocity(turned.robots)[:, 0], [0, 0.3 + PERCUSSION], atol=1e-12)
+
+
+def test_a_jerk_of_the_wheels_shows_in_the_velocity_but_hardly_in_the_steady_one():
+    envs = BallbotVectorEnv(1, terrain="flat", num_threads=1)
+    envs.reset(seed=0)
+    rng, controller, robots = np.random.default_rng(0), LinearController(envs.dt), []
+    obs = np.zeros((1, 17), np.float32)
+    for k in range(300):
+        if k % 5 == 0:
+            noise = rng.normal(0, 0.3, (1, 3))
+        action = controller(obs, np.array([k == 0])) + noise
+        obs, _, fallen, _, _ = envs.step(action.clip(-1, 1).astype(np.float32))
+        assert not fallen.any()
+        robots.append(envs.world.robots)
+    envs.close()
+    change = {
+        name: np.std(np.diff([read(r)[:, 0] for r in robots[50:]], axis=0) / envs.dt)
+        for name, read in (("base", lambda r: r.velocity[:2]), ("steady", steady_velocity))
+    }
+    assert change["steady"] < 0.3 * change["base"], change

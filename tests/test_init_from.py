@@ -100,6 +100,22 @@ def test_what_was_learned_with_the_robots_symmetry_is_taken_over_with_it(tmp_pat
             started(path, replace(run, symmetry=False), eyes)
 
 
+def test_who_learned_without_the_mirror_image_starts_as_the_mean_over_both(tmp_path: Path) -> None:
+    run = replace(settings(), symmetry=True)
+    path = save_policy(tmp_path / "p.pt", structure=run.structure())
+    both = replace(run, mirror=True)
+    agent = Agent(*_spaces(both, None), both.ppo, structure=both.structure())
+    lines = take_over(agent, both.ppo, read_start(init_from(path, both, None)))
+    assert any("6 sides of the symmetry instead of 3" in line for line in lines) and agent.symmetry is not None
+    image, wheels = (x[3].numpy() for x in (agent.symmetry.observations, agent.symmetry.actions))
+    old, obs = load_policy(path), np.random.default_rng(0).normal(0, 0.1, (20, 17)).astype(np.float32)
+    mean = (old.predict(obs) + old.predict((obs @ image.T).astype(np.float32)) @ wheels) / 2
+    np.testing.assert_allclose(agent.act(obs).numpy(), mean, atol=1e-5)
+    fewer = save_policy(tmp_path / "q.pt", structure=replace(run, mirror=True).structure())
+    with pytest.raises(CheckpointError, match=r"another symmetry .* then \(6, 17, 17\), now \(3, 17, 17\)"):
+        started(fewer, run)
+
+
 def as_seen(run: presets.Settings, facts: dict[str, np.ndarray]) -> np.ndarray:
     """What a value function sees, of facts by the name of their field."""
     layouts = [run.layout(), run.world.privileged_layout()]

@@ -28,6 +28,8 @@ INPUT_LAYERS = {
     "memories.1.weight_ih": True,
 }
 """Weights with a column for each number observed, then those of images and memory -> whether the value function's."""
+SIDES = ("symmetry.observations", "symmetry.actions")
+"""What a symmetry is made of, a row for each side."""
 POLICY = ("policy_", "memories.0.")
 VALUE = ("value_trunk.", "value_head.", "value_reader.", "value_scale.", "memories.1.")
 """What names of weights begin with."""
@@ -79,10 +81,10 @@ def take_over(agent: Agent, config: PPOConfig, start: Start) -> list[str]:
     """Give a new agent the networks of a checkpoint, those that act in evaluations; lines that say what was done.
 
     The policy acts as the old one did, and the values are the same: numbers of the observation that a network did not
-    get weigh 0, so does a memory that is new, and other factors on inputs are made up for.  Statistics of the
-    observations go on from the old ones, number by number; the first rollout of a run that observes something new only
-    measures, as that of any new run.  The noise is that of `config.initial_std`.  A value function of another shape
-    starts anew.
+    get weigh 0, so does a memory that is new, and other factors on inputs are made up for.  With more sides of a
+    symmetry than it had, the mean over all acts.  Statistics of the observations go on from the old ones, number
+    by number; the first rollout of a run that observes something new only measures, as that of any new run.  The noise
+    is that of `config.initial_std`.  A value function of another shape starts anew.
 
     Args:
         agent: just built, on the CPU.
@@ -202,6 +204,9 @@ def _other_inputs(agent: Agent, old: Agent, columns: list[int | None]) -> list[s
     if (views := now.get("symmetry.observations")) is not None:  # whatever it makes of new numbers weighs 0
         known = torch.tensor([column is not None for column in columns])
         now["symmetry.observations"] = views * known[:, None]
+    for name in SIDES:  # the mean over more sides is as good a policy to start from
+        if name in was and name in now and len(was[name]) < len(now[name]):
+            now[name] = now[name][: len(was[name])]
     found = structure_differences(was, now)
     then, ours = (_factors(each)[:, _pixels(each)] for each in (old, agent))
     return found if torch.equal(then, ours) else [*found, "another input_scale or other value_inputs of images"]
@@ -267,6 +272,9 @@ def _lines(
         lines.append(f"init-from: {told}")
     elif fresh or dropped:
         lines.append(f"init-from: of {len(columns)} numbers observed {fresh} are new, start at 0; {dropped} dropped")
+    if agent.symmetry is not None and old.symmetry is not None and len(old.symmetry) < len(agent.symmetry):
+        sides = f"{len(agent.symmetry)} sides of the symmetry instead of {len(old.symmetry)}"
+        lines.append(f"init-from: {sides}; the policy acts as the mean over them, which is another at first")
     if agent.policy_skip is not None and old.policy_skip is None:
         lines.append("init-from: linear_skip new, starts at 0")
     if agent.memory_size and not old.memory_size:

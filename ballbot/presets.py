@@ -177,9 +177,10 @@ OWN = tuple(f.name for f in fields(Settings) if f.name not in ("ppo", "world"))
 """Names of what decides how a policy is built besides the settings of PPO and of the world."""
 
 
-LEADING: dict[str, dict[str, float]] = {
-    # what an action does to the speed shows half a second later, and noise hides it until then
-    "goal": {"tracking_lead": 0.4},
+STEADY: dict[str, dict[str, float]] = {
+    # Near the speed that pays most, going too fast downhill costs as much as going too slow uphill, and who holds it
+    # falls less.  What an action does to the speed shows half a second later, and noise hides it until then.
+    "goal": {"tracking": 10.0, "tracking_speed": 0.4, "tracking_lead": 0.4},
 }
 """Command -> weights in training that differ from these, of policies that remember."""
 FINALLY: dict[str, dict[str, float]] = {
@@ -211,10 +212,9 @@ def default(**world: Any) -> Settings:
     """
     options: dict[str, Any] = {"history": (0, 10, 20, 30), "history_changes": True}
     if "rewards" not in world:
-        paid, ahead, finally_ = (
-            paid_in_training(world.get("command", "goal"), table) for table in (PAID, LEADING, FINALLY)
-        )
-        options |= {"training_rewards": paid | ahead, "final_rewards": finally_}
+        command = world.get("command", "goal")
+        paid, steady, finally_ = (paid_in_training(command, table) for table in (PAID, STEADY, FINALLY))
+        options |= {"training_rewards": paid | steady, "final_rewards": finally_}
     settings = plain(**(options | world))
     ppo = replace(settings.ppo, total_timesteps=8_000_000, learning_rate=5e-4, target_kl=0.03, final_std=0.2)
     if "tracking_lead" in settings.world.training_rewards:  # which shows sooner what an action is good for

@@ -180,7 +180,7 @@ OWN = tuple(f.name for f in fields(Settings) if f.name not in ("ppo", "world"))
 STEADY: dict[str, dict[str, float]] = {
     # Near the speed that pays most, going too fast downhill costs as much as going too slow uphill, and who holds it
     # falls less.  What an action does to the speed shows half a second later, and noise hides it until then.
-    "goal": {"tracking": 10.0, "tracking_speed": 0.4, "tracking_lead": 0.4},
+    "goal": {"tracking": 20.0, "tracking_speed": 0.4, "tracking_lead": 0.4},
 }
 """Command -> weights in training that differ from these, of policies that remember."""
 FINALLY: dict[str, dict[str, float]] = {
@@ -216,7 +216,7 @@ def default(**world: Any) -> Settings:
         paid, steady, finally_ = (paid_in_training(command, table) for table in (PAID, STEADY, FINALLY))
         options |= {"training_rewards": paid | steady, "final_rewards": finally_}
     settings = plain(**(options | world))
-    ppo = replace(settings.ppo, total_timesteps=8_000_000, learning_rate=5e-4, target_kl=0.03, final_std=0.2)
+    ppo = replace(settings.ppo, total_timesteps=4_000_000, learning_rate=5e-4, target_kl=0.03, final_std=0.15)
     if "tracking_lead" in settings.world.training_rewards:  # which shows sooner what an action is good for
         ppo = replace(ppo, gae_lambda=0.95)
     return replace(settings, ppo=ppo, goal_scale=10.0, mirror=True)

@@ -82,7 +82,7 @@ def test_commands_that_derive_from_another_are_trained_as_it_is(monkeypatch):
 def test_presets_take_options_of_the_world_and_refuse_others():
     settings = presets.default(command="velocity", rewards={"velocity": 2.0})
     assert settings.world.rewards == {"velocity": 2.0} and not settings.world.training_rewards
-    assert presets.default().world.paid["tracking"] == 10.0 and presets.plain().world.paid["tracking"] == 6.0
+    assert presets.default().world.paid["tracking"] == 20.0 and presets.plain().world.paid["tracking"] == 6.0
     assert presets.paper().world.rewards == presets.paper().world.paid
     for preset in presets.PRESETS.values():
         with pytest.raises(TypeError, match="there is no option 'gravity'"):

@@ -320,7 +320,8 @@ def refuse_idle(where: str, weights: Mapping[str, float], paid: Mapping[str, flo
         if key != term and weights.get(key, default) != default and not paid.get(term):
             raise SettingsError(
                 f"{where}.{key} = {weights[key]:g} changes nothing, as {where}.{term} has no weight: give it one, such "
-                f"as {{{term!r}: 1.0, {key!r}: {weights[key]:g}}}, or leave it out"
+                f"as {{{term!r}: 1.0, {key!r}: {weights[key]:g}}}, leave it out, or take "
+                f"the term out with {where}.{term} = 0"
             )
 
 

@@ -234,8 +234,9 @@ def robot_symmetry(layout: Layout, privileged: Layout | None = None, mirror: boo
     """
     shares = wheel_shares()
 
-    def seen(plane: NDArray[np.float64], sign: float) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """Matrices of observations and actions."""
+    def seen(plane: Array) -> tuple[Array, Array]:
+        """Matrices of observations and actions, of a turn or a mirror."""
+        sign = np.sign(np.linalg.det(plane))  # in a mirror wheels turn backwards
         # what wheel i does when the robot rolls along a turned way, wheel j does along the way itself
         swap = np.isclose((sign * shares @ plane)[:, None], shares[None], atol=1e-6).all(axis=2).astype(float)
         if not (swap.sum(axis=0) == 1).all():
@@ -248,12 +249,12 @@ def robot_symmetry(layout: Layout, privileged: Layout | None = None, mirror: boo
             whole[end - len(part) : end, end - len(part) : end] = part
         return whole, wheels
 
-    turned, swap = seen(np.array([[-0.5, -np.sqrt(0.75)], [np.sqrt(0.75), -0.5]]), 1.0)
+    turned, swap = seen(np.array([[-0.5, -np.sqrt(0.75)], [np.sqrt(0.75), -0.5]]))
     observations = [np.eye(len(turned)), turned, turned @ turned]
     actions = [np.eye(3), swap, swap @ swap]
     if mirror:
         way = shares[0] / np.linalg.norm(shares[0])
-        image, wheels = seen(np.eye(2) - 2 * np.outer(way, way), -1.0)
+        image, wheels = seen(np.eye(2) - 2 * np.outer(way, way))
         observations += [image @ each for each in observations]
         actions += [wheels @ each for each in actions]
     return Symmetry(torch.from_numpy(np.stack(observations)), torch.from_numpy(np.stack(actions)))

@@ -26,7 +26,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ballbot.envs.model import build_model, free_wheel_speed, rolling_wheel_speeds, wheel_shares
-from ballbot.envs.observations import BALL_DEPTH
+from ballbot.envs.step import BALL_DEPTH
 
 Array = NDArray[np.float64]
 

@@ -30,7 +30,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ballbot.envs.parts import call, refuse_nan
-from ballbot.envs.step import Array, Step, rotation_vector
+from ballbot.envs.step import BALL_DEPTH, Array, Step, rotation_vector
 from ballbot.errors import SettingsError
 from ballbot.settings import nearest
 
@@ -40,8 +40,6 @@ CLIP = 2.0  # the reference's bound on velocities and scaled wheel speeds
 POINT_RANGE = 2.0
 """m.  What is farther away is observed as far away as this."""
 
-BALL_DEPTH = 0.1315
-"""m from the base's origin down its axis to the ball's centre, as the robot rests (key "settled" of the MJCF)."""
 SLOPE_REACH = 0.01
 """m to either side of a place at which the ground's height is taken for its slope: within the ball's imprint."""
 

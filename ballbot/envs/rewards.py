@@ -23,7 +23,7 @@ from typing import Annotated, Any, ClassVar
 
 import numpy as np
 
-from ballbot.envs.step import Array, Bools, RobotState, Step
+from ballbot.envs.step import Array, Bools, Step
 from ballbot.errors import SettingsError
 from ballbot.settings import Range, check_settings, check_value, nearest
 
@@ -31,7 +31,6 @@ PROGRESS_WEIGHT = 0.01  # per m/s and step
 SURVIVAL_WEIGHT = 0.02  # per step
 ACTION_WEIGHT = 0.0001  # per step
 MAX_REWARDED_SPEED = 2.0  # m/s, on each axis of the velocity
-PERCUSSION = 0.179 - 0.1315  # m up the axis from the base's origin: the point that torques of the wheels leave as it is
 UNIT = 0.01  # per step: what makes a weight of 1 comparable with that of progress
 
 Term = Callable[[Step], Array]
@@ -61,17 +60,6 @@ def progress(step: Step) -> Array:
     return PROGRESS_WEIGHT * (goal[0] * clipped[0] + goal[1] * clipped[1])
 
 
-def steady_velocity(robots: RobotState) -> Array:
-    """(2, n) m/s: horizontal velocity of the centre of percussion, which lean and slope change, but no jerk of a wheel.
-
-    The robot's angular momentum about the ball's contact with the ground, in units of a velocity.
-    """
-    (a, b, c), (d, e, f) = robots.rotation[:2]
-    x, y, z = robots.gyro
-    leaning = np.stack([d * x + e * y + f * z, -(a * x + b * y + c * z)])  # rad/s of the axis, along x and y
-    return robots.velocity[:2] + PERCUSSION * leaning
-
-
 @dataclass(frozen=True)
 class Tracking:
     """Stand-in for progress in training: most at ``speed`` along the goal, and less around it, across too.
@@ -95,8 +83,8 @@ class Tracking:
         """(n,) rewards."""
         velocity = step.robots.velocity[:2]
         if self.lead:
-            velocity = steady_velocity(step.robots)
-            velocity = velocity + self.lead / step.dt * (velocity - steady_velocity(step.before))
+            velocity = step.robots.steady_velocity
+            velocity = velocity + self.lead / step.dt * (velocity - step.before.steady_velocity)
         missing = np.minimum(np.maximum(velocity, -MAX_REWARDED_SPEED), MAX_REWARDED_SPEED)
         missing -= self.speed * step.command.direction
         squared = missing[0] ** 2 + missing[1] ** 2

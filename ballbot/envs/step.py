@@ -20,6 +20,11 @@ if TYPE_CHECKING:
 Array = NDArray[np.float64]
 Bools = NDArray[np.bool_]
 
+BALL_DEPTH = 0.1315
+"""m from the base's origin down its axis to the ball's centre, as the robot rests (key "settled" of the MJCF)."""
+PERCUSSION = 0.179 - BALL_DEPTH
+"""m from the base's origin up its axis to the point that torques of the wheels leave as it is."""
+
 
 @dataclass(frozen=True)
 class RobotState:
@@ -56,6 +61,17 @@ class RobotState:
         (a, b, c), (x, y, z) = self.rotation[2], self.gyro
         return np.asarray(a * x + b * y + c * z + 0.0)  # in one order: einsum adds otherwise for a single robot
 
+    @cached_property
+    def steady_velocity(self) -> Array:
+        """(2, n) m/s: that of the centre of percussion, which lean and slope change, but no jerk of a wheel.
+
+        The robot's angular momentum about the ball's contact with the ground, in units of a velocity.
+        """
+        (a, b, c), (d, e, f) = self.rotation[:2]
+        x, y, z = self.gyro
+        leaning = np.stack([d * x + e * y + f * z, -(a * x + b * y + c * z)])  # rad/s of the axis, along x and y
+        return np.asarray(self.velocity[:2] + PERCUSSION * leaning)
+
     def to_heading(self, offset: Array) -> Array:
         """A horizontal (2, n) vector of the world along the heading and to its left."""
         (c, s), (x, y) = self.heading, offset
@@ -67,10 +83,11 @@ class RobotState:
 
     def put(self, ids: NDArray[np.intp], other: RobotState) -> None:
         """Replace the columns ``ids`` by those of ``other``."""
-        for f in fields(self):
-            getattr(self, f.name)[..., ids] = getattr(other, f.name)
-        for name in ("heading", "heading_velocity", "yaw_rate"):
-            self.__dict__.pop(name, None)  # computed from what was there before
+        own = [f.name for f in fields(self)]
+        for name in own:
+            getattr(self, name)[..., ids] = getattr(other, name)
+        for name in self.__dict__.keys() - own:
+            del self.__dict__[name]  # computed from what was there before
 
 
 @dataclass(frozen=True)

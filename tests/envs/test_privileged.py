@@ -14,7 +14,7 @@ from ballbot import presets
 from ballbot.controllers import robot_symmetry
 from ballbot.envs import BallbotEnv, BallbotVectorEnv, WorldConfig
 from ballbot.envs.model import build_model
-from ballbot.envs.observations import BALL_DEPTH
+from ballbot.envs.step import BALL_DEPTH
 from ballbot.errors import SettingsError
 from ballbot.evaluation import env_options
 from ballbot.ppo import Record, load_policy, train

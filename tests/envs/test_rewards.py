@@ -13,9 +13,9 @@ from ballbot.controllers import LinearController
 from ballbot.envs import COMMANDS, ENDINGS, FIELDS, REWARDS, BallbotEnv, BallbotVectorEnv, Field, WorldConfig
 from ballbot.envs.model import build_model
 from ballbot.envs.rewards import ENDINGS as BUILT_IN_ENDINGS
-from ballbot.envs.rewards import PERCUSSION, make_term, steady_velocity
+from ballbot.envs.rewards import make_term
 from ballbot.envs.shell import shell_of
-from ballbot.envs.step import RobotState, Step, rotation_matrix
+from ballbot.envs.step import PERCUSSION, RobotState, Step, rotation_matrix
 from ballbot.errors import SettingsError
 
 SHELL = shell_of(build_model())
@@ -445,7 +445,7 @@ def test_tracking_can_pay_for_the_velocity_that_there_will_be():
     led = replace(now, before=before.robots)  # 1 m/s^2 on the way
     np.testing.assert_allclose(pays(led), ONE / 2 * (0.5 - (0.3 + 0.4 - 0.5) ** 2 / 0.5))
     turned = step(velocity=(0, 0.3, 0), yaw=np.pi / 2, gyro=(0, 1.0, 0))  # leans along its x axis, which points north
-    np.testing.assert_allclose(steady_velocity(turned.robots)[:, 0], [0, 0.3 + PERCUSSION], atol=1e-12)
+    np.testing.assert_allclose(turned.robots.steady_velocity[:, 0], [0, 0.3 + PERCUSSION], atol=1e-12)
 
 
 def test_a_jerk_of_the_wheels_shows_in_the_velocity_but_hardly_in_the_steady_one():
@@ -463,6 +463,6 @@ def test_a_jerk_of_the_wheels_shows_in_the_velocity_but_hardly_in_the_steady_one
     envs.close()
     change = {
         name: np.std(np.diff([read(r)[:, 0] for r in robots[50:]], axis=0) / envs.dt)
-        for name, read in (("base", lambda r: r.velocity[:2]), ("steady", steady_velocity))
+        for name, read in (("base", lambda r: r.velocity[:2]), ("steady", lambda r: r.steady_velocity))
     }
     assert change["steady"] < 0.3 * change["base"], change

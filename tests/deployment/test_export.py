@@ -15,6 +15,7 @@ import mujoco
 import numpy as np
 import pytest
 import torch
+from inprocess import call
 from policies import save_policy
 
 from ballbot import encoders
@@ -675,6 +676,11 @@ def test_the_runtime_needs_numpy_and_onnxruntime_alone():
 
 
 def run(folder, *options):
+    return call("export_policy.py", *options, folder=folder)
+
+
+def run_alone(folder, *options):
+    """The same in a process of its own."""
     done = subprocess.run(
         [sys.executable, str(ROOT / "experiments" / "export_policy.py"), *map(str, options)],
         cwd=folder, capture_output=True, text=True, timeout=200,
@@ -685,7 +691,7 @@ def run(folder, *options):
 
 def test_export_policy_proves_what_it_wrote(tmp_path):
     save_policy(tmp_path / "p.pt", 58, observation="encoded", encoder=load_encoder().content_hash, terrain="perlin")
-    done = run(tmp_path, "p.pt", "--observations", 100, "--episodes", 2)
+    done = run_alone(tmp_path, "p.pt", "--observations", 100, "--episodes", 2)
     assert done.returncode == 0, done.stderr
     returns = re.findall(r"2 episodes by (?:PyTorch|the graph): return (\d+\.\d+)", done.stdout)
     driven = re.search(r"controller that drives a robot: (\S+)", done.stdout)

@@ -101,7 +101,7 @@ data = mujoco.MjData(model)
 renderer = mujoco.Renderer(model, 64, 64)
 renderer.enable_depth_rendering()
 errors = []
-for case in range(200):
+for case in range(80):
     terrain = case % 20
     qpos = pose(sims, rng, terrain, 20 * np.sqrt(rng.uniform()), rng.uniform(-3, 3, 2))
     # stand on the ground there

@@ -78,8 +78,9 @@ class Settings:
     def __post_init__(self) -> None:
         check_settings(self)
         body = self.world.frame == "body"
-        if self.world.privileged_fields and "privileged" not in self.ppo.value_only:
-            only = (*self.ppo.value_only, "privileged")
+        only = tuple(key for key in self.ppo.value_only if key != "privileged")
+        only += ("privileged",) if self.world.privileged_fields else ()
+        if only != self.ppo.value_only:
             object.__setattr__(self, "ppo", replace(self.ppo, value_only=only))
         if self.ppo.shared_trunk and not self.value_sees_action:
             raise SettingsError(
@@ -203,7 +204,8 @@ def default(**world: Any) -> Settings:
     """The settings found for the robot on uneven ground; docs/tuning.md says how, and what each is for.
 
     The policy sees how tilt, gyro and velocity have changed since 20, 40 and 60 ms ago, in which the slope of the
-    ground can be felt.  Training pays other weights than the task (``PAID``, ``FINALLY``).  With ``rewards=...`` it
+    ground can be felt.  In training the value function is told that slope, and those to come, so that it does not take
+    a hill for a fault.  Training pays other weights than the task (``PAID``, ``FINALLY``).  With ``rewards=...`` it
     pays these, and no others unless ``training_rewards`` says so; on the command line, --rewards.X changes one weight
     of the task, and training's stay.
 
@@ -211,12 +213,14 @@ def default(**world: Any) -> Settings:
         **world: options of ``WorldConfig`` that differ.
     """
     options: dict[str, Any] = {"history": (0, 10, 20, 30), "history_changes": True}
+    options["privileged_fields"] = ("slope", "slope_ahead")
     if "rewards" not in world:
         command = world.get("command", "goal")
         paid, steady, finally_ = (paid_in_training(command, table) for table in (PAID, STEADY, FINALLY))
         options |= {"training_rewards": paid | steady, "final_rewards": finally_}
     settings = plain(**(options | world))
-    ppo = replace(settings.ppo, total_timesteps=4_000_000, learning_rate=5e-4, target_kl=0.03, final_std=0.15)
+    ppo = replace(settings.ppo, total_timesteps=4_000_000, learning_rate=5e-4, target_kl=0.03)
+    ppo = replace(ppo, final_std=0.15, final_std_share=0.5)
     if "tracking_lead" in settings.world.training_rewards:  # which shows sooner what an action is good for
         ppo = replace(ppo, gae_lambda=0.95)
     return replace(settings, ppo=ppo, goal_scale=10.0, mirror=True)
@@ -321,6 +325,7 @@ def distill(**world: Any) -> Settings:
         imitation_timesteps=steps,
         initial_std=0.1,
         final_std=None,
+        final_std_share=1.0,
         eval_interval=250_000,
     )
     return replace(settings, ppo=ppo, teacher="observer", goal_scale=1.0, mirror=False)

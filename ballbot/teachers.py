@@ -150,7 +150,7 @@ def _columns(name: str, wanted: Layout, layout: Layout, world: WorldConfig) -> N
     places = whole_row(layout, world.privileged_layout())
     if missing := [field for field in wanted.slices if field not in places]:
         past = any(of_now(field)[1] for field in missing)
-        remedy = f"add --privileged-fields {' '.join(missing)}"
+        remedy = f"give --privileged-fields {' '.join((*world.privileged_fields, *missing))}"
         if past or not set(missing) <= set(FIELDS):
             what = "with the same --history and --history-changes" if past else "in its --frame"
             remedy = f"train the student {what}"

@@ -24,9 +24,9 @@ def distill(folder, *options):
 
 @pytest.fixture(scope="module")
 def teacher(tmp_path_factory):
-    """A policy that feels no past, and one that senses the slope besides."""
+    """A policy of the default settings, and one that senses the yaw rate besides."""
     folder = tmp_path_factory.mktemp("teacher")
-    for name, options in (("plain", []), ("feels", ["--extra-fields", "slope"])):
+    for name, options in (("plain", []), ("feels", ["--extra-fields", "yaw_rate"])):
         done = call("ppo_ballbot.py", *SMALL, *options, "--total-timesteps", 256, "--run-name", name, folder=folder)
         assert done.returncode == 0, done.stderr
     return folder / "runs"
@@ -36,7 +36,7 @@ def teacher(tmp_path_factory):
 def test_one_command_goes_through_both_stages_and_can_be_stopped_in_each(tmp_path, teacher, who):
     options = ["--teacher", who if who == "observer" else teacher / who]
     if who == "feels":
-        options += ["--privileged-fields", "slope", "--memory", "gru", "--memory-size", 8]
+        options += ["--privileged-fields", "yaw_rate", "--memory", "gru", "--memory-size", 8]
     for name in ("whole", "stopped"):
         done = distill(tmp_path, *STAGES, *options, "--run-name", name)
         assert done.returncode == 0, done.stderr
@@ -81,7 +81,7 @@ def test_a_student_is_judged_and_is_the_start_of_another_run(tmp_path):
         (["--teacher", "nobody"], "nobody"),
         (["--teacher", "runs/none"], "runs/none"),
         (["--command", "velocity"], "asks for something else"),
-        (["--teacher", "{feels}"], "--privileged-fields slope"),
+        (["--teacher", "{feels}"], "--privileged-fields slope slope_ahead yaw_rate"),
         (["--teacher", "{plain}", "--command", "velocity"], "both must be told the same"),
         (["--teacher", "None"], "belong together"),
         (["--teacher", ""], "names nobody"),

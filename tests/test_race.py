@@ -92,7 +92,8 @@ def job(**changes: Any) -> Any:
 
 def twin(num_envs: int = 4) -> tuple[BallbotVectorEnv, Any]:
     """The environments that everybody is to see, made otherwise; and their first observations."""
-    envs = BallbotVectorEnv(num_envs, config=presets.default(observation="proprioception").training_world)
+    world = presets.default(observation="proprioception", privileged_fields=()).training_world
+    envs = BallbotVectorEnv(num_envs, config=world)
     assert envs.action_repeat == 5 and envs.config.training_rewards and envs.config.max_episode_steps == 100
     return envs, envs.reset(seed=racer("snapshots").env_seed(job()))[0]
 

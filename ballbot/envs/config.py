@@ -94,7 +94,8 @@ class WorldConfig:
     from which networks learn sooner."""
     privileged_fields: tuple[str, ...] = option((), "training")
     """Fields that only the value function gets, in training, such as "slope", "slope_ahead" and "time_left".
-    Observations then are a dict of "policy" and "privileged"; policies are judged and deployed without."""
+    Observations then are a dict of "policy" and "privileged"; policies are judged and deployed without.  What the
+    policy observes as well is left out of it."""
     camera_interval: Annotated[int, Range(1, 10**6)] = option(CAMERA_INTERVAL, "task")
     """Steps from an image to the next; 6 are 83.3 Hz."""
     camera_resolution: tuple[int, int] | None = option(None, "task")
@@ -227,19 +228,15 @@ class WorldConfig:
             )
 
     def _check_privileged(self, layout: Layout) -> None:
-        """Refuse fields that do not exist, or that the value function gets anyway."""
+        """Refuse fields that do not exist, and leave out those that the policy observes."""
         for name in self.privileged_fields:
-            if name in layout.names:
-                raise SettingsError(
-                    f"privileged_fields names {name!r}, which the policy observes, and the value function with it: "
-                    "leave it out"
-                )
-            if name not in FIELDS:
+            if name not in FIELDS and name not in layout.names:
                 raise SettingsError(
                     f"privileged_fields names {name!r}, which is no field: {nearest(str(name), FIELDS)}"
                 )
             if self.privileged_fields.count(name) > 1:
                 raise SettingsError(f"privileged_fields names {name!r} twice: leave one out")
+        self._keep("privileged_fields", tuple(name for name in self.privileged_fields if name not in layout.names))
 
     def _check_terms(self) -> None:
         """Refuse terms that know nothing of this command."""

@@ -158,6 +158,8 @@ class PPOConfig:
     final_std: Annotated[float, Range(0, 100, open=True)] | None = None
     """Highest standard deviation at the end of training; the bound falls there from initial_std, exponentially (None:
     no bound).  What is learned with much noise is sound, what is learned with little uses it."""
+    final_std_share: Annotated[float, Range(0, 1, open=True)] = setting(1.0, on_resume="noted")
+    """Share of the schedule after which the bound has fallen to final_std, where it stays."""
 
     eval_interval: Count = setting(250_000, on_resume="free")
     """Environment steps between two evaluations."""

@@ -484,7 +484,8 @@ def anneal(state: TrainingState) -> float:
     config = state.config
     done, total = state.global_step - config.imitation_timesteps, config.schedule_timesteps or config.total_timesteps
     remaining = 1.0 if done < 0 else max(1 - done / max(total - config.imitation_timesteps, 1), 0.0)
-    state.agent.max_log_std = math.log(scheduled_std(config.initial_std, config.final_std, remaining))
+    std = scheduled_std(config.initial_std, config.final_std, remaining, config.final_std_share)
+    state.agent.max_log_std = math.log(std)
     if state.imitating:
         state.learning_rate = -done / config.imitation_timesteps * config.imitation_learning_rate
     elif config.lr_schedule != "adaptive":

@@ -26,9 +26,15 @@ def scheduled_lr(schedule: Schedule, learning_rate: float, remaining: float) -> 
     return learning_rate
 
 
-def scheduled_std(initial: float, final: float | None, remaining: float) -> float:
-    """Highest standard deviation of the noise with a fraction `remaining` of training still to come."""
-    return math.inf if final is None else initial**remaining * final ** (1 - remaining)
+def scheduled_std(initial: float, final: float | None, remaining: float, share: float = 1.0) -> float:
+    """Highest standard deviation of the noise with a fraction `remaining` of training still to come.
+
+    It falls over the first `share` of training.
+    """
+    if final is None:
+        return math.inf
+    remaining = max(1 - (1 - remaining) / share, 0.0) if share < 1 else remaining  # the same bits as ever with 1
+    return initial**remaining * final ** (1 - remaining)
 
 
 def adapt_lr(lr: float, approx_kl: float, target_kl: float, low: float, high: float) -> float:

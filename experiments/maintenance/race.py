@@ -8,9 +8,9 @@ Can do means a mean return of 85.5 and a mean length of 3950 steps, of 4000, on 
 which nobody trains on.  The learners are ballbot.ppo, stable-baselines3, CleanRL (the file ppo_continuous_action.py of
 https://github.com/vwxyzjn/cleanrl) and rsl_rl; those that are not there are left out.  Each learns in a process of its
 own, nothing else beside it, on the same environments: those of our default settings, training rewards and held actions
-included.  With --hyperparameters ours they have our rates, rollouts, networks and so on as far as they have such
-settings, and end with our number of steps; with "own" they have their own defaults, with normalised observations and
-rewards where their users have them.
+included, but for the slopes that our value function is told.  With --hyperparameters ours they have our rates,
+rollouts, networks and so on as far as they have such settings, and end with our number of steps; with "own" they have
+their own defaults, with normalised observations and rewards where their users have them.
 
 Every few seconds the policy is kept, observation statistics included; of ours it is the average that is deployed.  They
 are judged afterwards, so that judging takes no time of the learners: in order of time, each by the first ten terrains

@@ -24,6 +24,10 @@ class TestSchedules:
         assert [scheduled_std(1.0, 0.01, x) for x in (1, 0.5, 0)] == pytest.approx([1.0, 0.1, 0.01])
         assert scheduled_std(1.0, None, 0.5) == math.inf
 
+    def test_the_bound_of_the_noise_falls_in_a_share_of_the_schedule_and_stays(self) -> None:
+        found = [scheduled_std(1.0, 0.01, x, share=0.5) for x in (1, 0.75, 0.5, 0.25, 0)]
+        assert found == pytest.approx([1.0, 0.1, 0.01, 0.01, 0.01])
+
     def test_piecewise_is_the_published_schedule(self) -> None:
         rates = [scheduled_lr("piecewise", 1e-4, x) for x in (1, 0.71, 0.7, 0.51, 0.5, 0)]
         assert rates == pytest.approx([1e-4, 1e-4, 5e-5, 5e-5, 1e-5, 1e-5])

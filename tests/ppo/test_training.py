@@ -179,12 +179,14 @@ class Holds(PointEnv):
 
 
 class TestNoise:
-    def test_its_bound_falls_to_the_end_and_on_when_resumed(self, tmp_path: Path) -> None:
-        noise: dict[str, Any] = {"initial_std": 0.5, "final_std": 0.05, "total_timesteps": 8 * BATCH}
+    @pytest.mark.parametrize("share", [1.0, 0.5])
+    def test_its_bound_falls_to_the_end_and_on_when_resumed(self, tmp_path: Path, share: float) -> None:
+        noise: dict[str, Any] = {"initial_std": 0.5, "final_std": 0.05, "final_std_share": share}
+        noise["total_timesteps"] = 8 * BATCH
         run(tmp_path / "r", PointEnv, PointEnv, **noise)
         rows = curve(tmp_path / "r")
         std = [float(row["policy/std"]) for row in rows]
-        bounds = [0.5 * 0.1 ** (k / 8) for k in range(8)]
+        bounds = [0.5 * 0.1 ** min(k / 8 / share, 1) for k in range(8)]
         assert all(s <= b * 1.0001 for s, b in zip(std[1:], bounds[1:], strict=True))  # the first only measures
         assert std[-1] > 0.9 * bounds[-1]
         shutil.copytree(tmp_path / "r", tmp_path / "again")

@@ -58,8 +58,12 @@ def settings_of(job: Job) -> presets.Settings:
 
 
 def training_envs(job: Job) -> BallbotVectorEnv:
-    """The environments that all learn in; the first reset is to be seeded by `env_seed`."""
-    envs = settings_of(job).training_envs(job.num_envs)
+    """The environments that all learn in; the first reset is to be seeded by `env_seed`.
+
+    What only a value function may see is not among what they tell: the others give theirs what their policies get.
+    """
+    world = replace(settings_of(job).training_world, privileged_fields=())
+    envs = BallbotVectorEnv(job.num_envs, config=world)
     if not isinstance(envs.single_observation_space, Box):
         raise SettingsError(
             f"the preset observes {envs.single_observation_space}, and other learners take one row of numbers: race "

@@ -185,8 +185,9 @@ STEADY: dict[str, dict[str, float]] = {
 }
 """Command -> weights in training that differ from these, of policies that remember."""
 FINALLY: dict[str, dict[str, float]] = {
-    # with noise that is small robots go fast, and a fall must cost what it does in the task
-    "goal": {"survival": 2.0},
+    # With noise that is small robots go fast, and a fall must cost what it does in the task: there half of an episode,
+    # here what two seconds pay.
+    "goal": {"survival": 5.0},
 }
 """Command -> weights at the end of training that differ from those before."""
 
@@ -218,6 +219,7 @@ def default(**world: Any) -> Settings:
         command = world.get("command", "goal")
         paid, steady, finally_ = (paid_in_training(command, table) for table in (PAID, STEADY, FINALLY))
         options |= {"training_rewards": paid | steady, "final_rewards": finally_}
+        options |= {"final_rewards_between": (0.3, 0.6)} if finally_ else {}
     settings = plain(**(options | world))
     ppo = replace(settings.ppo, total_timesteps=4_000_000, learning_rate=5e-4, target_kl=0.03)
     ppo = replace(ppo, final_std=0.15, final_std_share=0.5)

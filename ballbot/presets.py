@@ -78,15 +78,15 @@ class Settings:
     def __post_init__(self) -> None:
         check_settings(self)
         body = self.world.frame == "body"
+        if self.ppo.shared_trunk and (self.world.privileged_fields or not self.value_sees_action):
+            raise SettingsError(
+                "--shared-trunk needs --value-sees-action, and --privileged-fields without any, as policy and value "
+                "then see the same: give both, or leave --shared-trunk out"
+            )
         only = tuple(key for key in self.ppo.value_only if key != "privileged")
         only += ("privileged",) if self.world.privileged_fields else ()
         if only != self.ppo.value_only:
             object.__setattr__(self, "ppo", replace(self.ppo, value_only=only))
-        if self.ppo.shared_trunk and not self.value_sees_action:
-            raise SettingsError(
-                "--shared-trunk needs --value-sees-action, as policy and value then see the same: add it, or leave "
-                "--shared-trunk out"
-            )
         if self.teacher == "":
             raise SettingsError('--teacher "" names nobody: leave it out, or give a controller or a run')
         if (self.teacher is None) != (self.ppo.imitation_timesteps == 0):

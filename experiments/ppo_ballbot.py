@@ -193,7 +193,9 @@ def _options(default: Args) -> Any:
             for name in OWN
         ],
     )
-    sections = {"ppo": settings.ppo, "env": world_options(settings.world), "own": own(), "job": default.job}
+    # Settings adds "privileged" where there are such fields, which an option may change
+    ppo = replace(settings.ppo, value_only=tuple(key for key in settings.ppo.value_only if key != "privileged"))
+    sections = {"ppo": ppo, "env": world_options(settings.world), "own": own(), "job": default.job}
     rows: list[tuple[str, Any, Any]] = [
         (name, Annotated[type(section), tyro.conf.arg(name="")], field(default_factory=partial(copy, section)))
         for name, section in sections.items()

@@ -320,6 +320,14 @@ def test_a_preset_trains(tmp_path):
     assert settings["ppo"]["clip_range"] == 0.015 and settings["env"]["frame"] == "world"
 
 
+def test_a_trunk_is_shared_where_the_value_function_is_told_nothing_else(tmp_path):
+    options = ["--shared-trunk", "--value-sees-action", "--privileged-fields", "--symmetry", "--run-name", "s"]
+    code, _, err = run(tmp_path, *SMALL, *options, "--total-timesteps", "256")
+    assert code == 0, err
+    settings = json.loads((tmp_path / "runs" / "s" / "config.json").read_text())
+    assert settings["ppo"]["value_only"] == [] and settings["ppo"]["shared_trunk"]
+
+
 def test_the_main_job_sees_by_the_encoder_that_comes_with_it(tmp_path):
     options = [option for option in SMALL if option != "--no-cameras"]
     code, _, err = run(tmp_path, *options, "--run-name", "sees", "--total-timesteps", "256", "--clip-range", "0.015")
@@ -547,7 +555,14 @@ def test_a_policy_that_sees_goes_on_exactly_and_only_with_its_own_eyes(tmp_path)
     torch.testing.assert_close(
         best["policy"]["input_scale"],
         torch.tensor(
-            [1.0] * 6 + [4.0] * 2 + [1.0] + [10.0] * 2 + [1.0] * 6 + ([1.0] * 6 + [4.0] * 2 + [1.0]) * 3 + [0.1] * 41
+            [1.0] * 6
+            + [4.0] * 2
+            + [1.0]
+            + [10.0] * 2
+            + [1.0] * 6
+            + ([1.0] * 6 + [4.0] * 2 + [1.0]) * 3
+            + [0.1] * 41
+            + [1.0] * 8
         ),
     )
     metadata = best["env_metadata"]

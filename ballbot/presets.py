@@ -83,10 +83,11 @@ class Settings:
                 "--shared-trunk needs --value-sees-action, and --privileged-fields without any, as policy and value "
                 "then see the same: give both, or leave --shared-trunk out"
             )
-        only = tuple(key for key in self.ppo.value_only if key != "privileged")
-        only += ("privileged",) if self.world.privileged_fields else ()
-        if only != self.ppo.value_only:
-            object.__setattr__(self, "ppo", replace(self.ppo, value_only=only))
+        ppo = told_no_privilege(self.ppo)
+        if self.world.privileged_fields:
+            ppo = replace(ppo, value_only=(*ppo.value_only, "privileged"))
+        if ppo != self.ppo:
+            object.__setattr__(self, "ppo", ppo)
         if self.teacher == "":
             raise SettingsError('--teacher "" names nobody: leave it out, or give a controller or a run')
         if (self.teacher is None) != (self.ppo.imitation_timesteps == 0):
@@ -165,6 +166,11 @@ class Settings:
         )
 
 
+def told_no_privilege(ppo: PPOConfig) -> PPOConfig:
+    """The same settings without the key that ``Settings`` adds where the world has privileged fields."""
+    return replace(ppo, value_only=tuple(key for key in ppo.value_only if key != "privileged"))
+
+
 PAID: dict[str, dict[str, float]] = {
     # the faster the better would end at the motors' limit
     "goal": {"progress": 0.0, "tracking": 6.0, "tracking_speed": 0.5},
@@ -213,16 +219,26 @@ def default(**world: Any) -> Settings:
     Args:
         **world: options of ``WorldConfig`` that differ.
     """
-    options: dict[str, Any] = {"history": (0, 10, 20, 30), "history_changes": True}
-    options["privileged_fields"] = ("slope", "slope_ahead")
+    options: dict[str, Any] = {
+        "history": (0, 10, 20, 30),
+        "history_changes": True,
+        "privileged_fields": ("slope", "slope_ahead"),
+    }
     if "rewards" not in world:
         command = world.get("command", "goal")
         paid, steady, finally_ = (paid_in_training(command, table) for table in (PAID, STEADY, FINALLY))
         options |= {"training_rewards": paid | steady, "final_rewards": finally_}
-        options |= {"final_rewards_between": (0.3, 0.6)} if finally_ else {}
+        if finally_:
+            options["final_rewards_between"] = (0.3, 0.6)
     settings = plain(**(options | world))
-    ppo = replace(settings.ppo, total_timesteps=4_000_000, learning_rate=5e-4, target_kl=0.03)
-    ppo = replace(ppo, final_std=0.15, final_std_share=0.5)
+    ppo = replace(
+        settings.ppo,
+        total_timesteps=4_000_000,
+        learning_rate=5e-4,
+        target_kl=0.03,
+        final_std=0.15,
+        final_std_share=0.5,
+    )
     if "tracking_lead" in settings.world.training_rewards:  # which shows sooner what an action is good for
         ppo = replace(ppo, gae_lambda=0.95)
     return replace(settings, ppo=ppo, goal_scale=10.0, mirror=True)

@@ -47,7 +47,7 @@ from ballbot.ppo.checkpoint import find_checkpoint, run_dir_of
 from ballbot.ppo.diagnosis import out_of_memory
 from ballbot.ppo.distributed import launched, on_rank_zero
 from ballbot.ppo.tracking import Tracker
-from ballbot.presets import OWN, PRESETS, Settings
+from ballbot.presets import OWN, PRESETS, Settings, told_no_privilege
 from ballbot.runs import (
     differences,
     init_from,
@@ -193,8 +193,7 @@ def _options(default: Args) -> Any:
             for name in OWN
         ],
     )
-    # Settings adds "privileged" where there are such fields, which an option may change
-    ppo = replace(settings.ppo, value_only=tuple(key for key in settings.ppo.value_only if key != "privileged"))
+    ppo = told_no_privilege(settings.ppo)  # an option may change whether there is any
     sections = {"ppo": ppo, "env": world_options(settings.world), "own": own(), "job": default.job}
     rows: list[tuple[str, Any, Any]] = [
         (name, Annotated[type(section), tyro.conf.arg(name="")], field(default_factory=partial(copy, section)))

@@ -212,9 +212,9 @@ def default(**world: Any) -> Settings:
 
     The policy sees how tilt, gyro and velocity have changed since 20, 40 and 60 ms ago, in which the slope of the
     ground can be felt.  In training the value function is told that slope, and those to come, so that it does not take
-    a hill for a fault.  Training pays other weights than the task (``PAID``, ``FINALLY``).  With ``rewards=...`` it
-    pays these, and no others unless ``training_rewards`` says so; on the command line, --rewards.X changes one weight
-    of the task, and training's stay.
+    a hill for a fault; and most episodes are short, so that robots do not forget how to start.  Training pays other
+    weights than the task (``PAID``, ``FINALLY``).  With ``rewards=...`` it pays these, and no others unless
+    ``training_rewards`` says so; on the command line, --rewards.X changes one weight of the task, and training's stay.
 
     Args:
         **world: options of ``WorldConfig`` that differ.
@@ -223,6 +223,7 @@ def default(**world: Any) -> Settings:
         "history": (0, 10, 20, 30),
         "history_changes": True,
         "privileged_fields": ("slope", "slope_ahead"),
+        "shortest_episode_steps": 100,
     }
     if "rewards" not in world:
         command = world.get("command", "goal")
@@ -233,10 +234,10 @@ def default(**world: Any) -> Settings:
     settings = plain(**(options | world))
     ppo = replace(
         settings.ppo,
-        total_timesteps=4_000_000,
+        total_timesteps=5_000_000,
         learning_rate=5e-4,
         target_kl=0.03,
-        final_std=0.15,
+        final_std=0.2,
         final_std_share=0.5,
     )
     if "tracking_lead" in settings.world.training_rewards:  # which shows sooner what an action is good for
@@ -335,7 +336,7 @@ def distill(**world: Any) -> Settings:
     Args:
         **world: options of ``WorldConfig`` that differ.
     """
-    settings = default(**world)
+    settings = default(**({"shortest_episode_steps": None} | world))
     steps = 1_500_000
     ppo = replace(
         settings.ppo,

@@ -117,6 +117,9 @@ class WorldConfig:
     stagger_first_episodes: bool = option(False, "training")
     """Draw the time limit of each episode that a call of reset() begins from 1 to max_episode_steps, so that time-outs
     do not all come at once; episodes that autoreset begins are whole."""
+    shortest_episode_steps: Annotated[int, Range(1, 10**9)] | None = option(None, "training")
+    """Draw each episode's time limit from this up to max_episode_steps, evenly in its logarithm, so that more episodes
+    begin in as many steps (None: all are whole).  Robots that no longer fall hardly see how an episode begins."""
 
     action_repeat: Annotated[int, Range(1, 500)] = option(1, "training")
     """Steps of 2 ms for which an action is held; a step of the environment is as much longer, and pays the sum."""

@@ -89,8 +89,8 @@ HORIZONS = {8000: 20, 20_000: 40}
 BLIND = ("--no-cameras",)
 PLAIN = ("--preset", "plain")
 STUDIES: dict[str, Study] = {
-    "default": Study("the default settings", (), 5, 20),
-    "blind": Study("the default settings without cameras", BLIND, 5, 11),
+    "default": Study("the default settings", (), 5, 25),
+    "blind": Study("the default settings without cameras", BLIND, 5, 14),
     "distill": Study("learned from the controller that remembers", ("--preset", "distill", *BLIND), 5, 5),
     "paper": Study("the settings of Salehi 2025", ("--preset", "paper"), 5, 60),
     "plain": Study("without memory", PLAIN, 5, 20),

@@ -443,6 +443,25 @@ def test_a_staggered_episode_that_reaches_its_limit_is_a_success_and_every_reset
     assert (limits[0] != limits[1]).any() and all(1 <= f <= 40 for f in np.ravel(limits))
 
 
+def test_time_limits_may_be_drawn_evenly_in_their_logarithm_and_each_episode_keeps_its_own(make):
+    envs = make(300, max_episode_steps=100, shortest_episode_steps=4)
+    envs.reset(seed=0)
+    limits = envs.world.time_limit.copy()
+    assert limits.min() >= 4 and limits.max() <= 100
+    assert 0.4 < (limits < 20).mean() < 0.6  # the geometric mean of 4 and 100
+    ended = np.zeros(300, int)
+    for step in range(1, 101):
+        truncated = envs.step(np.zeros((300, 3)))[3]
+        ended[truncated & (ended == 0)] = step
+    assert ended.tolist() == limits.tolist()
+    again = make(300, max_episode_steps=100, shortest_episode_steps=4)
+    again.reset(seed=0)
+    assert again.world.time_limit.tolist() == limits.tolist()
+    whole = make(3, max_episode_steps=100, shortest_episode_steps=100)
+    whole.reset(seed=0)
+    assert whole.world.time_limit.tolist() == [100] * 3
+
+
 @pytest.mark.parametrize("damage", ["nan_velocity", "huge_velocity", "nan_position", "fast_but_finite"])
 def test_a_diverged_simulation_ends_only_its_own_episode(make, damage):
     envs = make(3)
@@ -706,6 +725,7 @@ def test_actions_outside_the_range_are_clipped(make):
         ({"goal": "north"}, ValueError, "goal='north'"),
         ({"terrain": np.zeros(2)}, ValueError, "terrain=array"),
         ({"random_yaw": "no"}, ValueError, "random_yaw must be true or false, got 'no'"),
+        ({"shortest_episode_steps": 0}, ValueError, "shortest_episode_steps must be a whole number .*, got 0"),
         ({"stagger_first_episodes": 2}, ValueError, "stagger_first_episodes must be true or false, got 2"),
         ({"contact_fix": "no"}, ValueError, "contact_fix must be true or false, got 'no'"),
         ({"colour": "red"}, TypeError, "colour"),

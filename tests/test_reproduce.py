@@ -40,7 +40,7 @@ def scripts(monkeypatch, tmp_path):
 @pytest.fixture
 def reproduce(scripts, monkeypatch):
     module = scripts("reproduce")
-    monkeypatch.setitem(module.STUDIES, "tiny", module.Study("a robot on flat ground", tuple(TINY), 2, 1))
+    monkeypatch.setitem(module.STUDIES, "tiny", module.Study("a robot on flat ground", tuple(TINY), range(2), 1))
     return module
 
 
@@ -160,9 +160,9 @@ def test_longer_evaluations_that_are_missing_are_made_up_for(reproduce, monkeypa
     monkeypatch.setattr(reproduce.Run, "done", lambda self: 1.0)
     monkeypatch.setattr(reproduce, "save_small", lambda *args: None)
     monkeypatch.setattr(reproduce.Reproduction, "_call", lambda self, command, log: done.append(log.stem))
-    reproduce.add_rows(tmp_path / "evaluations.csv", [evaluation(reproduce, "default_0", "best")])
-    reproduce.Reproduction(tmp_path, 1).carry_out(reproduce.Run("default", 0))
-    assert done == ["default_0_8000", "default_0_20000"]
+    reproduce.add_rows(tmp_path / "evaluations.csv", [evaluation(reproduce, "default_5", "best")])
+    reproduce.Reproduction(tmp_path, 1).carry_out(reproduce.Run("default", 5))
+    assert done == ["default_5_8000", "default_5_20000"]
 
 
 def test_two_reproductions_do_not_meet(reproduce, capsys):
@@ -198,7 +198,7 @@ def test_a_signal_lets_trainings_save_and_the_same_command_goes_on(reproduce, mo
     long = [*TINY, "--total-timesteps", "100000000"]
     program = (
         f"import sys; sys.path.insert(0, {str(MAINTENANCE)!r}); import reproduce as r\n"
-        f"r.STUDIES['tiny'] = r.Study('long', {tuple(long)!r}, 2, 1)\n"
+        f"r.STUDIES['tiny'] = r.Study('long', {tuple(long)!r}, range(2), 1)\n"
         "sys.exit(r.main(['--studies', 'tiny', '--jobs', '2', '--results', 'results']))"
     )
     process = subprocess.Popen(
@@ -221,7 +221,7 @@ def test_a_signal_lets_trainings_save_and_the_same_command_goes_on(reproduce, mo
 
 
 def test_a_run_that_fails_is_named_with_its_log(reproduce, monkeypatch, capsys, tmp_path):
-    monkeypatch.setitem(reproduce.STUDIES, "tiny", reproduce.Study("impossible", (*TINY, "--gamma", "2"), 1, 1))
+    monkeypatch.setitem(reproduce.STUDIES, "tiny", reproduce.Study("impossible", (*TINY, "--gamma", "2"), range(1), 1))
     assert reproduce.main(["--studies", "tiny", "--jobs", "1", "--results", "results"]) == 1
     err = capsys.readouterr().err
     assert "runs/reproduce/tiny_0.log" in err
@@ -250,17 +250,17 @@ def test_tables_say_what_the_files_say(scripts, reproduce, tmp_path):
     make_results = scripts("make_results")
     folder = tmp_path / "results"
     folder.mkdir()
-    rows = [evaluation(reproduce, "default_0", policy) for policy in ("best", "last")]
-    rows += [evaluation(reproduce, "default_1", "best", return_mean="90.5", success_rate="1")]
-    rows += [evaluation(reproduce, "default_0", "best", "8000", return_mean="178", terrain_length="20")]
+    rows = [evaluation(reproduce, "default_5", policy) for policy in ("best", "last")]
+    rows += [evaluation(reproduce, "default_6", "best", return_mean="90.5", success_rate="1")]
+    rows += [evaluation(reproduce, "default_5", "best", "8000", return_mean="178", terrain_length="20")]
     rows += [evaluation(reproduce, "controllers", name) for name in ("pid", "linear:0.25")]
     reproduce.add_rows(folder / "evaluations.csv", rows)
     for seed, returns in enumerate(([80, 86, 88], [70, 89, 85])):
-        with open(folder / f"default_{seed}.csv", "w") as file:
+        with open(folder / f"default_{5 + seed}.csv", "w") as file:
             file.write("global_step,eval/return_mean,eval/length_mean,time/simulate\n")
             file.writelines(f"{1000000 * i},{value},4000,120\n" for i, value in enumerate(returns, 1))
     for study in ("untrained_encoder", "plain_blind"):
-        (folder / f"{study}_0.csv").write_text((folder / "default_0.csv").read_text())
+        (folder / f"{study}_0.csv").write_text((folder / "default_5.csv").read_text())
     page = tmp_path / "page.md"
     marks = "\n".join(f"<!-- table: {name} -->\nold\n<!-- end -->" for name in ("default", "ablations", "frontier"))
     page.write_text(f"before\n{marks}\nafter\n")
@@ -271,7 +271,7 @@ def test_tables_say_what_the_files_say(scripts, reproduce, tmp_path):
     assert make_results.main(["--results", str(folder), "--page", str(page), "--check"]) == 0
     text = page.read_text()
     assert text.startswith("before\n") and text.endswith("after\n") and "old" not in text
-    assert "| 0 | 2.00M, 4.0 min | 88.0 at 3.00M | 6 | best | 88.5 [88.0, 89.0] | 4000 | 99 % [95, 100] |" in text
+    assert "| 5 | 2.00M, 4.0 min | 88.0 at 3.00M | 6 | best | 88.5 [88.0, 89.0] | 4000 | 99 % [95, 100] |" in text
     assert "| median |  | 88.5 | 6 | best | 89.5 | 4000 | 100 % | 0.21 |" in text
     assert "| 8,000 | 20 m | 89.0 | 178.0 [88.0, 89.0] | 4000 | 99 % [95, 100] | 0.21 [0.20, 0.22] |" in text
     assert "| linear controller, 0.25 m/s |" in text and "| pid controller |" in text

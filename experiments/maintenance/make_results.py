@@ -170,8 +170,9 @@ def frontier_rows(results: Results) -> list[tuple[str, Row]]:
     """What was judged, at several speeds."""
     found = []
     for study in ("default", "blind", "plain"):
-        if (row := results.row(f"{study}_0", "best")) is not None:
-            found.append((f"{STUDIES[study].what}, seed 0", row))
+        for seed in list(results.curves(study))[:1]:
+            if (row := results.row(f"{study}_{seed}", "best")) is not None:
+                found.append((f"{STUDIES[study].what}, seed {seed}", row))
     for row in results.rows:
         if row["run"] == "controllers":
             name, _, speed = row["policy"].partition(":")
@@ -188,7 +189,8 @@ def horizons_table(results: Results) -> str:
     """The best policy of the first run with the default settings, or of that without memory, for longer."""
     lines = []
     longest = max(HORIZONS)
-    first = next((run for run in ("default_0", "plain_0") if results.row(run, "best", longest)), "default_0")
+    runs = [f"{study}_{STUDIES[study].seeds[0]}" for study in ("default", "plain")]
+    first = next((run for run in runs if results.row(run, "best", longest)), runs[0])
     for horizon in (4000, *HORIZONS):
         if (row := results.row(first, "best", horizon)) is not None:
             share = float(row["return_mean"]) * 4000 / horizon

@@ -88,6 +88,7 @@ HORIZONS = {8000: 20, 20_000: 40}
 """Steps for which the first default policy is judged too -> side of the ground then, m."""
 BLIND = ("--no-cameras",)
 PLAIN = ("--preset", "plain")
+RANDOM = (*PLAIN, "--encoder", str(UNTRAINED))
 FRESH = range(5, 10)
 """Seeds that had no part in finding the default settings, as 0, 1 and 10 to 15 had."""
 STUDIES: dict[str, Study] = {
@@ -98,7 +99,7 @@ STUDIES: dict[str, Study] = {
     "plain": Study("without memory", PLAIN, range(5), 20),
     "plain_blind": Study("without memory and cameras", (*PLAIN, *BLIND), range(3), 11),
     "unfixed": Study("without these and the contact fix", (*PLAIN, *BLIND, "--no-contact-fix"), range(3), 10),
-    "untrained_encoder": Study("without memory, by a random encoder", (*PLAIN, "--encoder", str(UNTRAINED)), range(3), 20),
+    "untrained_encoder": Study("without memory, by a random encoder", RANDOM, range(3), 20),
     "rk4": Study("without memory and cameras, by RK4", (*PLAIN, *BLIND, "--integrator", "RK4"), range(3), 30),
 }
 

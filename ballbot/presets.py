@@ -212,9 +212,10 @@ def default(**world: Any) -> Settings:
 
     The policy sees how tilt, gyro and velocity have changed since 20, 40 and 60 ms ago, in which the slope of the
     ground can be felt.  In training the value function is told that slope, and those to come, so that it does not take
-    a hill for a fault; and most episodes are short, so that robots do not forget how to start.  Training pays other
-    weights than the task (``PAID``, ``FINALLY``).  With ``rewards=...`` it pays these, and no others unless
-    ``training_rewards`` says so; on the command line, --rewards.X changes one weight of the task, and training's stay.
+    a hill for a fault.  Training pays other weights than the task (``PAID``, ``STEADY``, ``FINALLY``), and where these
+    were found, most episodes are short, so that robots do not forget how to start.  With ``rewards=...`` it pays these,
+    and no others unless ``training_rewards`` says so; on the command line, --rewards.X changes one weight of the task,
+    and training's stay.
 
     Args:
         **world: options of ``WorldConfig`` that differ.
@@ -223,12 +224,13 @@ def default(**world: Any) -> Settings:
         "history": (0, 10, 20, 30),
         "history_changes": True,
         "privileged_fields": ("slope", "slope_ahead"),
-        "shortest_episode_steps": 100,
     }
     if "rewards" not in world:
         command = world.get("command", "goal")
         paid, steady, finally_ = (paid_in_training(command, table) for table in (PAID, STEADY, FINALLY))
         options |= {"training_rewards": paid | steady, "final_rewards": finally_}
+        if steady:
+            options["shortest_episode_steps"] = 100
         if finally_:
             options["final_rewards_between"] = (0.3, 0.6)
     settings = plain(**(options | world))

@@ -39,7 +39,8 @@ def main(argv: list[str] | None = None) -> int:
         print("error: distill.py has settings of its own: leave --preset out, or use ppo_ballbot.py", file=sys.stderr)
         return 2
     own = bool({"--resume", "--config"} & given)
-    if "--config" in given and "--teacher" not in given and not taught(argv):
+    asks = bool({"-h", "--help", "--teacher"} & given)
+    if "--config" in given and not asks and not taught(argv):
         remedy = "give --teacher NAME and --imitation-timesteps, or use ppo_ballbot.py"
         print(f"error: the run of --config had no teacher: {remedy}", file=sys.stderr)
         return 2

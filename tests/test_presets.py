@@ -100,3 +100,10 @@ def test_networks_get_as_much_of_the_goal_as_is_said(frame):
             assert scale is None
         else:
             assert scale is not None and (scale[layout["goal"]] == factor).all() and scale.sum() == len(scale) + 2 * 19
+
+
+def test_short_episodes_are_for_the_command_that_they_were_found_with():
+    assert presets.default().world.shortest_episode_steps == 100
+    assert presets.default().evaluation_world.shortest_episode_steps is None
+    for settings in (presets.default(command="velocity"), presets.distill(), presets.plain()):
+        assert settings.world.shortest_episode_steps is None

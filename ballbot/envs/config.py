@@ -115,11 +115,12 @@ class WorldConfig:
     random_yaw: bool = option(True, "task")
     """Draw the heading at the start of an episode; else the robot's x axis lies along the world's."""
     stagger_first_episodes: bool = option(False, "training")
-    """Draw the time limit of each episode that a call of reset() begins from 1 to max_episode_steps, so that time-outs
-    do not all come at once; episodes that autoreset begins are whole."""
+    """Draw the time limit of each episode that a call of reset() begins from 1 to what it would be, so that time-outs
+    do not all come at once; episodes that autoreset begins are not shortened so."""
     shortest_episode_steps: Annotated[int, Range(1, 10**9)] | None = option(None, "training")
     """Draw each episode's time limit from this up to max_episode_steps, evenly in its logarithm, so that more episodes
-    begin in as many steps (None: all are whole).  Robots that no longer fall hardly see how an episode begins."""
+    begin in as many steps (None: all are whole).  Robots that no longer fall hardly see how an episode begins.  Without
+    effect where it is not below max_episode_steps, and with --curriculum, which learns from whole episodes."""
 
     action_repeat: Annotated[int, Range(1, 500)] = option(1, "training")
     """Steps of 2 ms for which an action is held; a step of the environment is as much longer, and pays the sum."""

@@ -220,7 +220,8 @@ class World:
                 velocity=(speed * np.cos(heading), speed * np.sin(heading)),
             )
             limit = self.config.max_episode_steps
-            if (shortest := self.config.shortest_episode_steps) is not None and shortest < limit:
+            shortest = self.config.shortest_episode_steps
+            if shortest is not None and shortest < limit and self.curriculum is None:
                 limit = round(shortest * (limit / shortest) ** stream.random())
             self.time_limit[i] = (
                 stream.integers(1, limit, endpoint=True) if stagger is not None and stagger[i] else limit

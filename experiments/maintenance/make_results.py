@@ -144,7 +144,7 @@ def seeds_table(results: Results, study: str) -> str:
 
 
 ABLATION_SEEDS = range(3)
-"""Those that every study has."""
+"""Those that every study without memory has."""
 
 
 def studies_table(results: Results, studies: list[str]) -> str:

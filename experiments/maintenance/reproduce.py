@@ -2,7 +2,7 @@
 
     python experiments/maintenance/reproduce.py --dry-run         # the runs, what is done, how long the others take
     python experiments/maintenance/reproduce.py                   # everything that is not done yet: hours
-    python experiments/maintenance/reproduce.py --studies default --seeds 0 1
+    python experiments/maintenance/reproduce.py --studies default --seeds 5 6
     python experiments/maintenance/reproduce.py --jobs 8          # runs at a time; one core each
     python experiments/maintenance/reproduce.py --results results # publish: only what results/ does not hold yet
 
@@ -234,7 +234,8 @@ class Judgement:
 
     def done(self, rows: list[dict[str, str]]) -> bool:
         """Whether its rows are there."""
-        return any(row["run"] == self.name and row["horizon"] == str(self.horizon) for row in rows)
+        there = {row["policy"] for row in rows if row["run"] == self.name and row["horizon"] == str(self.horizon)}
+        return {Path(name).stem if name.endswith(".pt") else name for name in self.policies} <= there
 
 
 def judgements(run: Run) -> list[Judgement]:

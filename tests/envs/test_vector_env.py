@@ -454,12 +454,15 @@ def test_time_limits_may_be_drawn_evenly_in_their_logarithm_and_each_episode_kee
         truncated = envs.step(np.zeros((300, 3)))[3]
         ended[truncated & (ended == 0)] = step
     assert ended.tolist() == limits.tolist()
+    assert (envs.world.time_limit != limits).mean() > 0.5  # autoreset has drawn others
+    assert envs.config.task().shortest_episode_steps is None
     again = make(300, max_episode_steps=100, shortest_episode_steps=4)
     again.reset(seed=0)
     assert again.world.time_limit.tolist() == limits.tolist()
-    whole = make(3, max_episode_steps=100, shortest_episode_steps=100)
-    whole.reset(seed=0)
-    assert whole.world.time_limit.tolist() == [100] * 3
+    for options in ({"shortest_episode_steps": 100}, {"terrain": "hills:0-1", "num_terrains": 2, "curriculum": True}):
+        whole = make(3, **({"max_episode_steps": 100, "shortest_episode_steps": 4} | options))
+        whole.reset(seed=0)
+        assert whole.world.time_limit.tolist() == [100] * 3
 
 
 @pytest.mark.parametrize("damage", ["nan_velocity", "huge_velocity", "nan_position", "fast_but_finite"])

@@ -79,7 +79,8 @@ def test_nothing_is_said_at_the_start_and_nothing_twice_in_a_row():
 def test_published_runs_get_no_hints_but_where_time_goes(path):
     with open(path, newline="") as file:
         rows = [{k: float(v) for k, v in row.items() if v} for row in csv.DictReader(file)]
-    diagnosis = Diagnosis(PPOConfig(total_timesteps=int(rows[-1]["global_step"])))
+    shaped = path.stem.rpartition("_")[0] in ("default", "blind")  # training pays more than the task, for shorter
+    diagnosis = Diagnosis(PPOConfig(total_timesteps=int(rows[-1]["global_step"])), shaped_rewards=shaped)
     found = [text for row in rows for text in diagnosis.examine(row)]
     assert [text for text in found if "time goes to" not in text] == []
 

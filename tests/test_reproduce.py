@@ -160,7 +160,8 @@ def test_longer_evaluations_that_are_missing_are_made_up_for(reproduce, monkeypa
     monkeypatch.setattr(reproduce.Run, "done", lambda self: 1.0)
     monkeypatch.setattr(reproduce, "save_small", lambda *args: None)
     monkeypatch.setattr(reproduce.Reproduction, "_call", lambda self, command, log: done.append(log.stem))
-    reproduce.add_rows(tmp_path / "evaluations.csv", [evaluation(reproduce, "default_5", "best")])
+    rows = [evaluation(reproduce, "default_5", policy) for policy in ("best", "last")]
+    reproduce.add_rows(tmp_path / "evaluations.csv", rows)
     reproduce.Reproduction(tmp_path, 1).carry_out(reproduce.Run("default", 5))
     assert done == ["default_5_8000", "default_5_20000"]
 

@@ -72,7 +72,7 @@ def test_a_training_grows_no_more(tmp_path: Path, torture: bool, tally: Tally) -
     assert program.wait() == 0 and len(sizes) > 8
     print(f"MiB {[round(x / 2**20, 1) for x in sizes[:: max(len(sizes) // 20, 1)]]}, files and threads {set(things)}")
     quarter = len(sizes) // 4 + 1
-    assert max(sizes[-quarter:]) < 1.01 * max(sizes[:quarter]) + (0 if torture else 2**24), sizes  # a short one settles late
+    assert max(sizes[-quarter:]) < 1.01 * max(sizes[:quarter]) + (0 if torture else 2**24), sizes
     assert len(set(things)) == 1, things
     tally("steps of a training with cameras: memory, threads and files as at a quarter of it", steps)
 

@@ -40,17 +40,18 @@ def program(main: Callable[..., int], expected: tuple[type[BaseException], ...] 
     output cannot encode are printed as escapes.
 
     Args:
-        main: takes a list of options, or None for those of the command line, and returns an exit status.
+        main: takes a list of options, or None for those of the command line, and perhaps more by name; returns an
+            exit status.
         expected: errors whose message is printed; others keep their traceback.
     """
 
     @wraps(main)
-    def run(argv: list[str] | None = None) -> int:
+    def run(argv: list[str] | None = None, **others: Any) -> int:
         if isinstance(sys.stdout, io.TextIOWrapper):
             sys.stdout.reconfigure(errors="backslashreplace")
         try:
             try:
-                return main(argv)
+                return main(argv, **others)
             finally:
                 sys.stdout.flush()  # here, where a closed pipe is still caught
         except BrokenPipeError:

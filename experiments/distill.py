@@ -15,20 +15,8 @@ in which the slope of the ground can be felt.
 from __future__ import annotations
 
 import sys
-from pathlib import Path
 
 import ppo_ballbot
-
-from ballbot.errors import BallbotError
-from ballbot.options import peek
-
-
-def taught(argv: list[str]) -> bool:
-    """Whether the run of --config learned from a teacher; True where it cannot be read, which ppo_ballbot.py says."""
-    try:
-        return ppo_ballbot.recorded(Path(peek(argv, "config").config)).settings.teacher is not None
-    except (BallbotError, OSError, TypeError):
-        return True
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -39,14 +27,9 @@ def main(argv: list[str] | None = None) -> int:
         print("error: distill.py has settings of its own: leave --preset out, or use ppo_ballbot.py", file=sys.stderr)
         return 2
     own = bool({"--resume", "--config"} & given)
-    asks = bool({"-h", "--help", "--teacher"} & given)
-    if "--config" in given and not asks and not taught(argv):
-        remedy = "give --teacher NAME and --imitation-timesteps, or use ppo_ballbot.py"
-        print(f"error: the run of --config had no teacher: {remedy}", file=sys.stderr)
-        return 2
     if {"-h", "--help"} & set(argv):
         print(__doc__)
-    status: int = ppo_ballbot.main(argv if own else ["--preset", "distill", *argv])
+    status: int = ppo_ballbot.main(argv if own else ["--preset", "distill", *argv], taught_only=True)
     return status
 
 

@@ -315,12 +315,17 @@ def taught(args: Args) -> bool:
 
 
 @partial(program, expected=())
-def main(argv: list[str] | None = None) -> int:
-    """Train, and return the exit status; exit with 2 on bad input."""
+def main(argv: list[str] | None = None, taught_only: bool = False) -> int:
+    """Train, and return the exit status; exit with 2 on bad input, such as no teacher where ``taught_only``."""
     encoder: FrozenEncoder | None = None
     try:
         args, run_dir = prepare(argv)
         settings, job = args.settings, args.job
+        if taught_only and settings.teacher is None:
+            raise SettingsError(
+                "these settings are of a run that had no teacher: give --teacher NAME and --imitation-timesteps, or "
+                "use ppo_ballbot.py"
+            )
         if job.cameras:
             encoder = load_eyes(args)
         files = plugins.files() | height_maps.files(settings.world)

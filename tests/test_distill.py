@@ -87,7 +87,9 @@ def test_a_student_is_judged_and_is_the_start_of_another_run(tmp_path):
         (["--teacher", ""], "names nobody"),
         (["--teacher", "pid"], "goes nowhere"),
         (["--preset", "default"], "settings of its own"),
-        (["--config", "{plain}/config.json"], "had no teacher"),
+        (["--config", "{plain}/config.json"], "belong together"),  # for --imitation-timesteps is given here
+        (["--config", "{plain}/config.json", "--imitation-timesteps", 0], "had no teacher"),
+        (["--config", "{plain}/config.json", "--imitation-timesteps", 0, "--teacher", "None"], "had no teacher"),
         (["--value-only", "nothing"], "value_only names"),
         (["--imitation-timesteps", 0], "belong together"),
         (["--imitation-timesteps", 4096], "above total_timesteps"),

@@ -41,7 +41,7 @@ class Diagnosis:
     Args:
         config: settings of the run.
         earlier: rows of a resumed run so far: it is judged, and told, as if it had never stopped.
-        shaped_rewards: training pays other rewards than evaluation: their returns are not compared.
+        shaped_rewards: training pays other rewards than evaluation, or for shorter: their returns are not compared.
     """
 
     def __init__(

@@ -29,7 +29,7 @@ class Record:
     files: Mapping[str, bytes] = field(default_factory=dict)
     """Name and content of what else the run directory is to keep."""
     shaped_rewards: bool = False
-    """Training pays other rewards than evaluation does, so that their returns cannot be compared."""
+    """Training pays other rewards than evaluation does, or for shorter, so that their returns cannot be compared."""
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ from pathlib import Path
 import compare_sb3
 import tyro
 from gym_tasks import SEEDS, TASKS
-from reproduce import EXPERIMENTS, HORIZONS, STUDIES, read_rows
+from reproduce import EXPERIMENTS, HORIZONS, STUDIES, first_run, read_rows
 from summarize_runs import Evaluation, read
 
 from ballbot.cli import program
@@ -170,9 +170,9 @@ def frontier_rows(results: Results) -> list[tuple[str, Row]]:
     """What was judged, at several speeds."""
     found = []
     for study in ("default", "blind", "plain"):
-        for seed in list(results.curves(study))[:1]:
-            if (row := results.row(f"{study}_{seed}", "best")) is not None:
-                found.append((f"{STUDIES[study].what}, seed {seed}", row))
+        first = first_run(study)
+        if (row := results.row(first.name, "best")) is not None:
+            found.append((f"{STUDIES[study].what}, seed {first.seed}", row))
     for row in results.rows:
         if row["run"] == "controllers":
             name, _, speed = row["policy"].partition(":")
@@ -189,7 +189,7 @@ def horizons_table(results: Results) -> str:
     """The best policy of the first run with the default settings, or of that without memory, for longer."""
     lines = []
     longest = max(HORIZONS)
-    runs = [f"{study}_{STUDIES[study].seeds[0]}" for study in ("default", "plain")]
+    runs = [first_run(study).name for study in ("default", "plain")]
     first = next((run for run in runs if results.row(run, "best", longest)), runs[0])
     for horizon in (4000, *HORIZONS):
         if (row := results.row(first, "best", horizon)) is not None:

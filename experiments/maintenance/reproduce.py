@@ -235,7 +235,17 @@ class Judgement:
     def done(self, rows: list[dict[str, str]]) -> bool:
         """Whether its rows are there."""
         there = {row["policy"] for row in rows if row["run"] == self.name and row["horizon"] == str(self.horizon)}
-        return {Path(name).stem if name.endswith(".pt") else name for name in self.policies} <= there
+        return {row_name(policy) for policy in self.policies} <= there
+
+
+def row_name(policy: str) -> str:
+    """What rows call a policy: the stem of a file's name, or the name of a controller."""
+    return Path(policy).stem if policy.endswith(".pt") else policy
+
+
+def first_run(study: str) -> Run:
+    """The run of a study that stands for it where one is enough."""
+    return Run(study, STUDIES[study].seeds[0])
 
 
 def judgements(run: Run) -> list[Judgement]:
@@ -245,7 +255,7 @@ def judgements(run: Run) -> list[Judgement]:
     """
     best, last = (str(run.folder / name) for name in ("best.pt", "last.pt"))
     found = [Judgement(run.name, (best, last), random_yaw=run.study != "paper")]
-    if run.study in ("default", "plain") and run.seed == STUDIES[run.study].seeds[0]:
+    if run.study in ("default", "plain") and run == first_run(run.study):
         found += [Judgement(run.name, (best,), horizon, length) for horizon, length in HORIZONS.items()]
     return found
 
@@ -279,8 +289,7 @@ def rows_of(judgement: Judgement, commit: str) -> list[dict[str, str]]:
     content = json.loads(judgement.file.read_text())
     options, rows = content["options"], []
     for summary in (content, *content["compared"]):
-        name = summary["policy"]
-        row = {"run": judgement.name, "policy": Path(name).stem if name.endswith(".pt") else name, "commit": commit}
+        row = {"run": judgement.name, "policy": row_name(summary["policy"]), "commit": commit}
         row |= {"terrain": summary["terrain"], "machine": MACHINE, "date": time.strftime("%Y-%m-%d")}
         row |= {"heading": "any" if judgement.random_yaw else "world", "judged_by": short(git_commit())}
         row |= {key: str(options[key]) for key in ("horizon", "terrain_length", "episodes")}

@@ -333,7 +333,8 @@ def distill(**world: Any) -> Settings:
     """Those with which a policy learns from the classical controller "observer", or from another teacher.
 
     It sees as much of the past as by default.  The goal counts as all else: who is told what to do, instead of finding
-    it out, learns to travel at once, and drives worse with more of it.
+    it out, learns to travel at once, and drives worse with more of it.  Falls cost from the beginning what they do at
+    the end by default, and PPO, if it is to follow, takes steps that leave what was learned.
 
     Args:
         **world: options of ``WorldConfig`` that differ.
@@ -344,12 +345,15 @@ def distill(**world: Any) -> Settings:
         settings.ppo,
         total_timesteps=steps,
         imitation_timesteps=steps,
+        learning_rate=3e-5,
         initial_std=0.1,
         final_std=None,
         final_std_share=1.0,
         eval_interval=250_000,
     )
-    return replace(settings, ppo=ppo, teacher="observer", goal_scale=1.0, mirror=False)
+    paid = {**settings.world.training_rewards, **settings.world.final_rewards}
+    taught = replace(settings.world, training_rewards=paid, final_rewards={})
+    return replace(settings, ppo=ppo, world=taught, teacher="observer", goal_scale=1.0, mirror=False)
 
 
 PRESETS: dict[str, Callable[..., Settings]] = {"default": default, "plain": plain, "paper": paper, "distill": distill}

@@ -44,9 +44,9 @@ class PPOConfig:
     seed: Annotated[int, Range(0, 2**31 - 1)] = 0
     """Seed of the networks, the exploration noise, the minibatch order and the training environments."""
     total_timesteps: Count = setting(4_000_000, on_resume="free")
-    """Environment steps to train for, over all environments; rounded up to whole updates.  Resuming with more of them
-    stretches a linear, cosine or piecewise schedule, and that of final_std, which jump up again at that moment, unless
-    schedule_timesteps is given."""
+    """Environment steps to train for, over all environments; rounded up to whole updates.  Schedules of the learning
+    rate and of final_std run over them, so that few end exploration early, and resuming with more stretches them, and
+    both jump up again at that moment, unless schedule_timesteps is given."""
     schedule_timesteps: Count | None = setting(None, on_resume="noted")
     """Environment steps over which learning rate and final_std run through their schedules; they stay at the end of it
     afterwards (None: total_timesteps)."""

@@ -160,10 +160,10 @@ def test_longer_evaluations_that_are_missing_are_made_up_for(reproduce, monkeypa
     monkeypatch.setattr(reproduce.Run, "done", lambda self: 1.0)
     monkeypatch.setattr(reproduce, "save_small", lambda *args: None)
     monkeypatch.setattr(reproduce.Reproduction, "_call", lambda self, command, log: done.append(log.stem))
-    rows = [evaluation(reproduce, "default_5", policy) for policy in ("best", "last")]
+    rows = [evaluation(reproduce, "shipped_10", policy) for policy in ("best", "last")]
     reproduce.add_rows(tmp_path / "evaluations.csv", rows)
-    reproduce.Reproduction(tmp_path, 1).carry_out(reproduce.Run("default", 5))
-    assert done == ["default_5_8000", "default_5_20000"]
+    reproduce.Reproduction(tmp_path, 1).carry_out(reproduce.first_run("shipped"))
+    assert done == ["shipped_10_8000", "shipped_10_20000"]
 
 
 def test_two_reproductions_do_not_meet(reproduce, capsys):
@@ -253,7 +253,7 @@ def test_tables_say_what_the_files_say(scripts, reproduce, tmp_path):
     folder.mkdir()
     rows = [evaluation(reproduce, "default_5", policy) for policy in ("best", "last")]
     rows += [evaluation(reproduce, "default_6", "best", return_mean="90.5", success_rate="1")]
-    rows += [evaluation(reproduce, "default_5", "best", "8000", return_mean="178", terrain_length="20")]
+    rows += [evaluation(reproduce, "shipped_10", "best", "8000", return_mean="178", terrain_length="20")]
     rows += [evaluation(reproduce, "controllers", name) for name in ("pid", "linear:0.25")]
     reproduce.add_rows(folder / "evaluations.csv", rows)
     for seed, returns in enumerate(([80, 86, 88], [70, 89, 85])):
@@ -282,9 +282,9 @@ def test_tables_say_what_the_files_say(scripts, reproduce, tmp_path):
 
 def test_the_page_has_a_place_for_every_table_and_figure(scripts, reproduce, tmp_path):
     make_results = scripts("make_results")
-    rows = [evaluation(reproduce, "plain_0", "best", h) for h in ("4000", "20000")]
+    rows = [evaluation(reproduce, "shipped_10", "best", h) for h in ("4000", "20000")]
     reproduce.add_rows(tmp_path / "evaluations.csv", [*rows, evaluation(reproduce, "controllers", "linear:0.25")])
-    for study in ("blind", "plain", "paper"):
+    for study in ("shipped", "default", "blind", "plain", "paper"):
         text = "global_step,eval/return_mean,eval/length_mean,time/simulate\n1000000,80,4000,120\n"
         (tmp_path / f"{study}_0.csv").write_text(text)
     pairs = [(name, seed) for name in ("ballbot", "stable-baselines3") for seed in (1, 3)]

@@ -169,7 +169,7 @@ def studies_table(results: Results, studies: list[str]) -> str:
 def frontier_rows(results: Results) -> list[tuple[str, Row]]:
     """What was judged, at several speeds."""
     found = []
-    for study in ("default", "blind", "plain"):
+    for study in ("shipped", "default", "blind", "plain"):
         first = first_run(study)
         if (row := results.row(first.name, "best")) is not None:
             found.append((f"{STUDIES[study].what}, seed {first.seed}", row))
@@ -186,11 +186,9 @@ def frontier_table(results: Results) -> str:
 
 
 def horizons_table(results: Results) -> str:
-    """The best policy of the first run with the default settings, or of that without memory, for longer."""
+    """The policy that comes along, for longer."""
     lines = []
-    longest = max(HORIZONS)
-    runs = [first_run(study).name for study in ("default", "plain")]
-    first = next((run for run in runs if results.row(run, "best", longest)), runs[0])
+    first = first_run("shipped").name
     for horizon in (4000, *HORIZONS):
         if (row := results.row(first, "best", horizon)) is not None:
             share = float(row["return_mean"]) * 4000 / horizon
@@ -298,11 +296,13 @@ def draw_frontier(results: Results, path: Path) -> None:
     linear, observer = (
         [row for name, row in frontier_rows(results) if name.startswith(kind)] for kind in ("linear", "observer")
     )
+    shipped = [row] if (row := results.row(first_run("shipped").name, "best")) is not None else []
     for colour, style, label, rows in (
         ("#0072B2", "o-", "linear controller", linear),
         ("#D55E00", "s-", "controller that remembers", observer),
         ("#009E73", "^", "learned from nothing, without cameras, each seed", ours),
         ("#CC79A7", "v", "learned from nothing, without memory, each seed", plain),
+        ("#000000", "*", "that comes along: taught, then PPO, with cameras", shipped),
     ):
         if not rows:
             continue

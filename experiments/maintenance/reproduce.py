@@ -85,13 +85,20 @@ CONTROLLERS = (
     *("observer:0.3", "observer:0.35", "observer", "observer:0.41"),
 )
 HORIZONS = {8000: 20, 20_000: 40}
-"""Steps for which the first default policy is judged too -> side of the ground then, m."""
+"""Steps for which the policy that comes along is judged too -> side of the ground then, m."""
 BLIND = ("--no-cameras",)
 PLAIN = ("--preset", "plain")
 RANDOM = (*PLAIN, "--encoder", str(UNTRAINED))
+FORESIGHT = ("--preset", "distill", "--teacher", "foresight", "--imitation-timesteps", "3000000")
 FRESH = range(5, 10)
 """Seeds that had no part in finding the default settings, as 0, 1 and 10 to 15 had."""
 STUDIES: dict[str, Study] = {
+    "shipped": Study(
+        "the policy that comes along",
+        (*FORESIGHT, "--total-timesteps", "5000000", "--eval-interval", "500000", "--eval-episodes", "200"),
+        range(10, 11),
+        40,
+    ),
     "default": Study("the default settings", (), FRESH, 25),
     "blind": Study("the default settings without cameras", BLIND, FRESH, 14),
     "distill": Study("learned from the controller that remembers", ("--preset", "distill", *BLIND), FRESH, 5),
@@ -249,13 +256,13 @@ def first_run(study: str) -> Run:
 
 
 def judgements(run: Run) -> list[Judgement]:
-    """How a run is judged: its best and its last policy; of a first run that sees, the best one for longer too.
+    """How a run is judged: its best and its last policy, and that which comes along for longer too.
 
     The reference's robots start with one heading, in training and in evaluation.
     """
     best, last = (str(run.folder / name) for name in ("best.pt", "last.pt"))
     found = [Judgement(run.name, (best, last), random_yaw=run.study != "paper")]
-    if run.study in ("default", "plain") and run == first_run(run.study):
+    if run == first_run("shipped"):
         found += [Judgement(run.name, (best,), horizon, length) for horizon, length in HORIZONS.items()]
     return found
 

@@ -28,13 +28,14 @@ from typing import Annotated, Any, Literal
 import numpy as np
 import torch
 import tyro
+from numpy.typing import NDArray
 
 from ballbot.cli import check_output, program
 from ballbot.controllers import CONTROLLERS, find_controller
 from ballbot.deployment.shipped import find_policy
 from ballbot.envs import BallbotVectorEnv
 from ballbot.envs.physics import Physics
-from ballbot.evaluation import Episodes, find_candidate, in_task, run_episodes, summarize, task_of
+from ballbot.evaluation import Actor, Episodes, find_candidate, in_task, run_episodes, summarize, task_of
 from ballbot.evaluation.table import table, table_rows
 from ballbot.options import PluginFiles, kind_options, read_options
 from ballbot.ppo import load_policy
@@ -97,6 +98,8 @@ class Args:
     encoder: Path | None = None
     """Encoder of policies that see (default: the copy that their run keeps, or the one that comes with
     ballbot)."""
+    shuffle_images: bool = False
+    """Show each robot what the cameras of another one see at that moment; what a policy loses, its eyes are worth."""
     max_failures: Annotated[float, Range(0, 1)] = 1.0
     """Share of episodes without success up to which the exit status is 0."""
     report: Path | None = None
@@ -134,8 +137,13 @@ def check(args: Args) -> Args:
         except OSError as error:
             raise ValueError(f"--report {args.report} cannot be made ({error.strerror}): give another one") from error
         check_output(args.report / "report.html", "--report")
-    if args.encoder is not None and not any(sees(name) for name in (args.checkpoint, *args.compare)):
-        raise ValueError(f"--encoder {args.encoder} is for policies that see, none of these does: leave it out")
+    for_eyes = {f"--encoder {args.encoder}": args.encoder is not None, "--shuffle-images": args.shuffle_images}
+    if (given := [option for option, is_given in for_eyes.items() if is_given]) and not any(
+        sees(name) for name in (args.checkpoint, *args.compare)
+    ):
+        raise ValueError(f"{given[0]} is for policies that see, none of these does: leave it out")
+    if args.shuffle_images and args.episodes < 2:
+        raise ValueError(f"--shuffle-images needs more robots than --episodes {args.episodes}: use 2 or more")
     return args
 
 
@@ -195,10 +203,22 @@ def evaluate(name: str, args: Args, task: dict[str, Any]) -> tuple[dict[str, Any
     envs = make_envs(min(args.episodes, MOST_AT_A_TIME), options, args)
     try:
         interval = 0 if args.report is None else HISTORY_INTERVAL
-        episodes = run_episodes(envs, candidate.make_actor(envs.dt), args.episodes, args.seed, interval)
+        actor = candidate.make_actor(envs.dt)
+        if args.shuffle_images and options.get("observation") == "encoded":
+            actor = with_images_of_others(actor, envs.layout.sensed)
+        episodes = run_episodes(envs, actor, args.episodes, args.seed, interval)
         return task, episodes, envs.simulations
     finally:
         envs.close()
+
+
+def with_images_of_others(actor: Actor, first: int) -> Actor:
+    """The same actor, to whom each robot's numbers from ``first`` on are those of the robot before it."""
+
+    def act(obs: Any, began: NDArray[np.bool_]) -> Any:
+        return actor(np.concatenate([obs[:, :first], np.roll(obs[:, first:], 1, axis=0)], axis=1), began)
+
+    return act
 
 
 def differences(trained: dict[str, Any], judged: dict[str, Any]) -> list[str]:

@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from inprocess import call
 from policies import save_policy
 
@@ -153,6 +154,8 @@ def test_bad_input_is_named_and_exits_with_2(tmp_path):
         (["p.pt", "--compare", "run", "--json", "run/config.json"], "would overwrite what is read"),
         (["pid", "--json", "/dev/null"], "--json /dev/null must end in .json"),
         (["p.pt", "--encoder", "e.pt"], "--encoder e.pt is for policies that see"),
+        (["p.pt", "--shuffle-images"], "--shuffle-images is for policies that see"),
+        (["default", "--shuffle-images", "--episodes", 1], "needs more robots than --episodes 1"),
         (["p.pt", "--report", "p.pt"], "--report p.pt is a file"),
         (["p.pt", "--report", "p.pt/x"], "--report p.pt/x cannot be made"),
         ([""], "a checkpoint is"),
@@ -164,6 +167,20 @@ def test_bad_input_is_named_and_exits_with_2(tmp_path):
     code, _, err = run(tmp_path, "none.pt")  # in a process of its own
     assert code == 2 and "none.pt does not exist" in err
     assert {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()} == before
+
+
+def test_images_of_others_change_nothing_else():
+    shown = importlib.import_module("evaluate").with_images_of_others(lambda obs, began: obs, 2)
+    seen = shown(np.arange(12.0).reshape(3, 4), np.zeros(3, bool))
+    assert seen.tolist() == [[0, 1, 10, 11], [4, 5, 2, 3], [8, 9, 6, 7]]
+
+
+def test_who_sees_drives_otherwise_by_the_images_of_others(tmp_path):
+    for name, options in {"own": (), "others": ("--shuffle-images",), "blind": ("--compare", "pid")}.items():
+        done = call("evaluate.py", "default", *SHORT, *options, "--json", f"{name}.json", folder=tmp_path)
+        assert done.returncode == 0, done
+    own, others, blind = (json.loads((tmp_path / f"{name}.json").read_text()) for name in ("own", "others", "blind"))
+    assert own["return_mean"] == blind["return_mean"] != others["return_mean"]
 
 
 def test_a_terminal_that_knows_few_letters_gets_the_table(tmp_path):

@@ -284,7 +284,7 @@ def test_the_page_has_a_place_for_every_table_and_figure(scripts, reproduce, tmp
     make_results = scripts("make_results")
     rows = [evaluation(reproduce, "shipped_10", "best", h) for h in ("4000", "20000")]
     reproduce.add_rows(tmp_path / "evaluations.csv", [*rows, evaluation(reproduce, "controllers", "linear:0.25")])
-    for study in ("shipped", "default", "blind", "plain", "paper"):
+    for study in ("shipped", "shipped_blind", "default", "blind", "plain", "paper"):
         text = "global_step,eval/return_mean,eval/length_mean,time/simulate\n1000000,80,4000,120\n"
         (tmp_path / f"{study}_0.csv").write_text(text)
     pairs = [(name, seed) for name in ("ballbot", "stable-baselines3") for seed in (1, 3)]

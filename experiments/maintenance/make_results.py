@@ -138,9 +138,10 @@ def seeds_table(results: Results, study: str) -> str:
                 rows.append(row)
         returns.append(best.mean_return)
         durations.append(minutes)
-    median = ["median", "", f"{statistics.median(returns):.1f}", f"{statistics.median(durations):.0f}", "best"]
-    median += median_cells(rows)
-    return table(head, [*lines, median])
+    if len(returns) > 1:
+        median = ["median", "", f"{statistics.median(returns):.1f}", f"{statistics.median(durations):.0f}", "best"]
+        lines.append([*median, *median_cells(rows)])
+    return table(head, lines)
 
 
 ABLATION_SEEDS = range(3)
@@ -169,7 +170,7 @@ def studies_table(results: Results, studies: list[str]) -> str:
 def frontier_rows(results: Results) -> list[tuple[str, Row]]:
     """What was judged, at several speeds."""
     found = []
-    for study in ("shipped", "default", "blind", "plain"):
+    for study in ("shipped", "shipped_blind", "default", "blind", "plain"):
         first = first_run(study)
         if (row := results.row(first.name, "best")) is not None:
             found.append((f"{STUDIES[study].what}, seed {first.seed}", row))
@@ -218,7 +219,7 @@ def comparison_table(path: Path) -> str:
 def sections(results: Results) -> dict[str, str]:
     """Name of a mark in the page -> what goes behind it."""
     found = {}
-    for study in ("default", "blind", "distill", "plain", "paper"):
+    for study in ("shipped", "shipped_blind", "default", "blind", "distill", "plain", "paper"):
         if results.curves(study):
             found[study] = seeds_table(results, study)
     ablations = ["plain", "untrained_encoder", "plain_blind", "rk4", "unfixed"]
@@ -300,9 +301,9 @@ def draw_frontier(results: Results, path: Path) -> None:
     for colour, style, label, rows in (
         ("#0072B2", "o-", "linear controller", linear),
         ("#D55E00", "s-", "controller that remembers", observer),
-        ("#009E73", "^", "learned from nothing, without cameras, each seed", ours),
-        ("#CC79A7", "v", "learned from nothing, without memory, each seed", plain),
-        ("#000000", "*", "that comes along: taught, then PPO, with cameras", shipped),
+        ("#009E73", "^", "from nothing, without cameras", ours),
+        ("#CC79A7", "v", "from nothing, without memory", plain),
+        ("#000000", "*", "taught, then PPO, by its cameras", shipped),
     ):
         if not rows:
             continue
@@ -315,7 +316,7 @@ def draw_frontier(results: Results, path: Path) -> None:
         axis.set(xlabel="speed along the goal, m/s", ylabel=label, xlim=(0, None))
         axis.grid(alpha=0.3)
         axis.spines[["top", "right"]].set_visible(False)
-    axes[0].legend(frameon=False)
+    axes[0].legend(frameon=False, loc="lower left")
     content = io.BytesIO()
     figure.savefig(content, format="png", dpi=130)
     write_atomic(path, content.getvalue())

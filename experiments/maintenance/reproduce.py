@@ -89,16 +89,15 @@ HORIZONS = {8000: 20, 20_000: 40}
 BLIND = ("--no-cameras",)
 PLAIN = ("--preset", "plain")
 RANDOM = (*PLAIN, "--encoder", str(UNTRAINED))
-FORESIGHT = ("--preset", "distill", "--teacher", "foresight", "--imitation-timesteps", "3000000")
+FORESIGHT = (
+    *("--preset", "distill", "--teacher", "foresight", "--imitation-timesteps", "3000000"),
+    *("--total-timesteps", "5000000", "--eval-interval", "500000", "--eval-episodes", "200"),
+)
 FRESH = range(5, 10)
 """Seeds that had no part in finding the default settings, as 0, 1 and 10 to 15 had."""
 STUDIES: dict[str, Study] = {
-    "shipped": Study(
-        "the policy that comes along",
-        (*FORESIGHT, "--total-timesteps", "5000000", "--eval-interval", "500000", "--eval-episodes", "200"),
-        range(10, 11),
-        40,
-    ),
+    "shipped": Study("the policy that comes along", FORESIGHT, range(10, 11), 40),
+    "shipped_blind": Study("the same without cameras", (*FORESIGHT, *BLIND), range(10, 11), 25),
     "default": Study("the default settings", (), FRESH, 25),
     "blind": Study("the default settings without cameras", BLIND, FRESH, 14),
     "distill": Study("learned from the controller that remembers", ("--preset", "distill", *BLIND), FRESH, 5),

@@ -3,7 +3,7 @@
     python experiments/distill.py                                     # from the classical controller "observer"
     python experiments/distill.py --teacher runs/NAME --no-cameras    # from a policy
     python experiments/distill.py --teacher runs/NAME --privileged-fields slope     # it senses more
-    python experiments/distill.py --total-timesteps 8000000 --learning-rate 1e-5        # PPO, after the imitation
+    python experiments/distill.py --total-timesteps 3000000           # 1.5 million steps of PPO after the imitation
     python experiments/distill.py --resume runs/NAME                  # in whatever stage it was, bit for bit
 
 It is ppo_ballbot.py with other settings to start from (--preset distill): for the first --imitation-timesteps the

@@ -299,7 +299,10 @@ def test_from_the_command_line(tmp_path: Path) -> None:
 
 
 def test_the_policy_that_comes_along_is_a_start() -> None:
-    run, encoder = presets.plain(terrain="stairs:0.2", num_terrains=1), load_encoder()
-    agent, _ = started(SHIPPED["default"], run, encoder)
+    encoder = load_encoder()
+    agent, told = started(SHIPPED["default"], presets.distill(terrain="stairs:0.2", num_terrains=1), encoder)
+    assert "velocity-30, image_0, image_1, image_age taken over" in told and "start at 0" not in told.split(";")[0]
     obs = torch.randn(50, agent.obs_size)
     torch.testing.assert_close(agent.act(obs), load_agent(SHIPPED["default"]).act(obs), rtol=1e-5, atol=1e-5)
+    _, told = started(SHIPPED["default"], presets.plain(terrain="stairs:0.2", num_terrains=1), encoder)
+    assert "image_age taken over" in told and "gravity-10" in told.split("taken over")[1]

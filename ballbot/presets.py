@@ -339,7 +339,13 @@ def distill(**world: Any) -> Settings:
     Args:
         **world: options of ``WorldConfig`` that differ.
     """
-    settings = default(**({"shortest_episode_steps": None} | world))
+    options: dict[str, Any] = {"shortest_episode_steps": None, "final_rewards": {}}
+    if "rewards" not in world:
+        command = world.get("command", "goal")
+        options["training_rewards"] = (
+            paid_in_training(command) | paid_in_training(command, STEADY) | paid_in_training(command, FINALLY)
+        )
+    settings = default(**(options | world))
     steps = 1_500_000
     ppo = replace(
         settings.ppo,
@@ -351,9 +357,7 @@ def distill(**world: Any) -> Settings:
         final_std_share=1.0,
         eval_interval=250_000,
     )
-    paid = {**settings.world.training_rewards, **settings.world.final_rewards}
-    taught = replace(settings.world, training_rewards=paid, final_rewards={})
-    return replace(settings, ppo=ppo, world=taught, teacher="observer", goal_scale=1.0, mirror=False)
+    return replace(settings, ppo=ppo, teacher="observer", goal_scale=1.0, mirror=False)
 
 
 PRESETS: dict[str, Callable[..., Settings]] = {"default": default, "plain": plain, "paper": paper, "distill": distill}

@@ -137,11 +137,10 @@ def check(args: Args) -> Args:
         except OSError as error:
             raise ValueError(f"--report {args.report} cannot be made ({error.strerror}): give another one") from error
         check_output(args.report / "report.html", "--report")
-    for_eyes = {f"--encoder {args.encoder}": args.encoder is not None, "--shuffle-images": args.shuffle_images}
-    if (given := [option for option, is_given in for_eyes.items() if is_given]) and not any(
-        sees(name) for name in (args.checkpoint, *args.compare)
-    ):
-        raise ValueError(f"{given[0]} is for policies that see, none of these does: leave it out")
+    if args.encoder is not None or args.shuffle_images:
+        option = "--shuffle-images" if args.encoder is None else f"--encoder {args.encoder}"
+        if not any(sees(name) for name in (args.checkpoint, *args.compare)):
+            raise ValueError(f"{option} is for policies that see, none of these does: leave it out")
     if args.shuffle_images and args.episodes < 2:
         raise ValueError(f"--shuffle-images needs more robots than --episodes {args.episodes}: use 2 or more")
     return args

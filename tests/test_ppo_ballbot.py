@@ -291,7 +291,7 @@ def test_the_shipped_policy_was_trained_by_its_command(script):
         **{name: config[name] for name in presets.OWN},
     )
     assert theirs == settings and card["steps"] <= settings.ppo.total_timesteps * 1.01
-    assert script.parse([]) == script.Args()
+    assert script.parse(["--preset", "plain"]).settings == presets.plain() and script.parse([]) == script.Args()
 
 
 def test_without_the_contact_fix_a_run_says_so_and_is_judged_without(tmp_path):

@@ -107,3 +107,12 @@ def test_short_episodes_are_for_the_command_that_they_were_found_with():
     assert presets.default().evaluation_world.shortest_episode_steps is None
     for settings in (presets.default(command="velocity"), presets.distill(), presets.plain()):
         assert settings.world.shortest_episode_steps is None
+
+
+def test_falls_cost_students_from_the_beginning_what_they_cost_others_in_the_end():
+    settings, default = presets.distill(), presets.default()
+    assert settings.world.training_rewards == {**default.world.training_rewards, **default.world.final_rewards}
+    assert settings.world.final_rewards == {} and default.world.final_rewards["survival"] == 5
+    assert presets.distill(training_rewards={"survival": 2}).world.training_rewards == {"survival": 2}
+    assert presets.distill(final_rewards={"survival": 3}).world.final_rewards == {"survival": 3}
+    assert presets.distill(rewards={"survival": 1}).world.training_rewards == {}

@@ -9,6 +9,10 @@ there is one hit, and going to where the ray meets the plane of the triangle bel
 three steps from a good guess.  The few rays that graze the ground, where hills may hide what is behind them, walk from
 triangle to triangle instead, with longer steps where the ground is far below.
 
+Where there are cliffs, nearly no ray falls more steeply than the ground does somewhere.  There the quick search finds a
+hit, and ``height_rays.c`` goes from tile to tile, knowing how high and how steep each is, to see whether there is one
+before it.
+
 On the CPU ``height_rays.c`` does this, one ray after the other.  Where it was not compiled, and on GPUs, PyTorch does
 the same for all rays at once, several times slower on a CPU; the two agree to a few micrometres.
 
@@ -29,7 +33,7 @@ from mujoco_patch.compiled import library_candidates
 
 Tensor = torch.Tensor
 
-_ABI = 1  # HEIGHT_RAYS_ABI in height_rays.c
+_ABI = 2  # HEIGHT_RAYS_ABI in height_rays.c
 
 QUICK_STEPS = 3
 """Steps of the quick search that all rays take."""
@@ -45,6 +49,8 @@ FREE_STEPS = 4
 """Steps through free air before a grazing ray is followed from edge to edge."""
 WINDOW = 8
 """Edges of each of the three directions that are looked at together."""
+TILE = 4
+"""Cells along the side of a tile, of those in which the compiled rays search ground with cliffs."""
 
 
 class HeightFields:
@@ -72,12 +78,15 @@ class HeightFields:
         self._heights = heights.flatten()
         along_x, along_y = heights.diff(dim=2), heights.diff(dim=1)
         # a triangle has one edge along x and one along y: (below the diagonal, above it)
-        steepness = [
-            along_x[:, :-1].square() + along_y[:, :, 1:].square(),
-            along_x[:, 1:].square() + along_y[:, :, :-1].square(),
-        ]
-        self._steepest = torch.stack(steepness).amax(dim=(0, 2, 3)).sqrt()
+        below = along_x[:, :-1].square() + along_y[:, :, 1:].square()
+        above = along_x[:, 1:].square() + along_y[:, :, :-1].square()
+        steepness = below.maximum(above).sqrt()
+        self._steepest = steepness.amax(dim=(1, 2))
         """(num_terrains,) slope of the steepest triangle, m per cell."""
+        if library is not None:
+            # the vertices along their edges belong to both tiles
+            self._tiles = [_highest(heights, TILE + 1).contiguous(), _highest(steepness, TILE).contiguous()]
+            """(num_terrains, tiles, tiles) highest vertex in m, slope of the steepest triangle in m per cell."""
 
     def meet(self, origin: Tensor, direction: Tensor, terrain_ids: Tensor, limit: Tensor, reach: float) -> Tensor:
         """The smallest t in [0, limit] at which each ray is on or below the ground; ``limit`` where there is none.
@@ -140,7 +149,7 @@ class HeightFields:
             raise IndexError(f"terrain_ids must be from 0 to {len(self._steepest) - 1}, got {terrain_ids.tolist()}")
         origin, direction, limit = (x.to("cpu", torch.float32).contiguous() for x in (origin, direction, limit))
         tilt = self._tilt(origin.T[:2], terrain_ids * self.vertices**2)
-        arrays = (self._heights, self._steepest, *tilt, terrain_ids, origin, direction, limit, met)
+        arrays = (self._heights, self._steepest, *self._tiles, *tilt, terrain_ids, origin, direction, limit, met)
         addresses = [ctypes.c_void_p(x.data_ptr()) for x in arrays]
         library.height_rays_meet(self.vertices, *addresses, groups, rays)
         return met
@@ -240,7 +249,7 @@ def load_library() -> ctypes.CDLL | None:
             if library.height_rays_abi() != _ABI:
                 raise OSError(f"interface {library.height_rays_abi()}, expected {_ABI}")
             library.height_rays_meet.argtypes = [
-                ctypes.c_int32, *[ctypes.c_void_p] * 9, *[ctypes.c_int64] * 2
+                ctypes.c_int32, *[ctypes.c_void_p] * 11, *[ctypes.c_int64] * 2
             ]  # fmt: skip
             library.height_rays_meet.restype = None
             return library
@@ -252,6 +261,17 @@ def load_library() -> ctypes.CDLL | None:
         file=sys.stderr,
     )
     return None
+
+
+def _highest(values: Tensor, window: int) -> Tensor:
+    """(k, tiles, tiles) highest of (k, m, m) values in square windows ``TILE`` apart, cut off at the end."""
+    for dim in (1, 2):
+        parts = [
+            values.narrow(dim, at, min(window, values.shape[dim] - at)) for at in range(0, values.shape[dim], TILE)
+        ]
+        # a last window of the edge's vertices alone is no tile
+        values = torch.stack([part.amax(dim) for part in parts if part.shape[dim] > window - TILE], dim)
+    return values
 
 
 def _edges(place: Tensor, speed: Tensor) -> Tensor:

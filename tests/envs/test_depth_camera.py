@@ -53,19 +53,22 @@ def see(camera, layout, qpos, terrains):
     return camera.render(qpos[:, base : base + 3], rotation, qpos[:, ball : ball + 3], np.asarray(terrains))
 
 
-def test_pixels_agree_with_mujocos_rays_however_the_robot_lies(sims, camera):
+def pixel_errors(sims, camera, cases, tilts_deg):
+    """How far pixels are from what MuJoCo's rays say, m, some of each of so many images of robots somewhere."""
     rng = np.random.default_rng(0)
-    model = build_model(sims.ground.relief[:1])
+    model, fields = sims.model, len(sims.ground.relief)
     data, directions = mujoco.MjData(model), pixel_directions(90.0, 64, 64)
     eyes = [model.camera(f"cam_{i}").id for i in range(2)]
     ball = model.geom("ball")
+    field = model.hfield_data[: sims.ground.relief[0].size]  # that of the ground the model begins with
+    before = field.copy()
     errors = []
-    for case in range(60):
-        terrain = case % 8
-        qpos = pose(sims, rng, terrain, [2, 20, 60, 90, 150][case % 5], rng.uniform(-4.8, 4.8, 2))
+    for case in range(cases):
+        terrain = case % fields
+        qpos = pose(sims, rng, terrain, tilts_deg[case % len(tilts_deg)], rng.uniform(-4.8, 4.8, 2))
         image = see(camera, sims.addresses, qpos[None], [terrain])[0].numpy().reshape(2, -1)
         assert np.isfinite(image).all() and image.min() >= 0 and image.max() <= 1
-        model.hfield_data[:] = sims.ground.relief[terrain].ravel()
+        field[:] = sims.ground.relief[terrain].ravel()
         data.qpos[:] = qpos
         mujoco.mj_forward(model, data)
         for i, eye in enumerate(eyes):
@@ -80,8 +83,26 @@ def test_pixels_agree_with_mujocos_rays_however_the_robot_lies(sims, camera):
                 ground = mujoco.mj_rayHfield(model, data, sims.addresses.ground_geom, start, ray)
                 hits = [float(camera.robot_depth[i, pixel]), 1.0, *(x for x in (sphere, ground) if x >= 0)]
                 errors.append(abs(min(hits) - image[i, pixel]))
+    field[:] = before
+    return np.array(errors)
+
+
+def test_pixels_agree_with_mujocos_rays_however_the_robot_lies(sims, camera):
+    errors = pixel_errors(sims, camera, 60, [2, 20, 60, 90, 150])
     assert len(errors) > 3000
-    assert max(errors) < 1e-4
+    assert errors.max() < 1e-4
+
+
+@pytest.mark.parametrize("compiled", CASTERS)
+@pytest.mark.parametrize("kind", ["pits", "pillars", "stepping_lanes"])
+def test_pixels_agree_with_mujocos_rays_where_there_are_cliffs(kind, compiled):
+    sims = Physics(1, TerrainPool(kind, num=1), integrator="Euler", num_threads=1)
+    camera, ground = DepthCamera(sims.model, sims.ground.relief, tops=sims.ground.tops), sims.ground
+    assert ground.relief is not None
+    camera._fields = HeightFields(torch.from_numpy(ground.relief * np.float32(ground.tops[0])), camera.device, compiled)
+    errors = pixel_errors(sims, camera, 40, [2, 20, 60])
+    assert len(errors) > 1500
+    assert (errors > 1e-4).mean() < 1e-3  # rays that just touch an edge
 
 
 COMPARE = """

@@ -437,6 +437,8 @@ class Agent(nn.Module):
         """As `act`, from what `flatten` makes of observations."""
         if not deterministic and generator is None:
             raise ValueError("act(deterministic=False) needs a torch.Generator on the agent's device, got None")
+        if rows.ndim != 2 or rows.shape[1] not in (self.obs_size, self.value_size):
+            raise ValueError(f"rows have shape {tuple(rows.shape)}, expected (batch, {self.obs_size})")
         x = self.normalize(rows)
         if self.memory_size:
             shape = (len(x), *self.memory_shape)

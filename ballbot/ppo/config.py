@@ -208,6 +208,16 @@ class PPOConfig:
                 f"imitation_timesteps = {self.imitation_timesteps} is above total_timesteps = {self.total_timesteps}, "
                 "of which it is a part: lower the former, or raise the latter"
             )
+        if measures and 0 < self.imitation_timesteps <= self.rollout_size:
+            raise SettingsError(
+                f"imitation_timesteps = {self.imitation_timesteps} is no more than the first rollout of "
+                f"{self.rollout_size} steps, which only measures the observations: nothing would be imitated. Raise it"
+            )
+        if (self.schedule_timesteps or math.inf) <= self.imitation_timesteps < self.total_timesteps:
+            raise SettingsError(
+                f"schedule_timesteps = {self.schedule_timesteps} ends before what follows the "
+                f"imitation_timesteps = {self.imitation_timesteps}, which would have a learning rate of 0: raise it"
+            )
         if self.batch_size % self.minibatch_size:
             raise SettingsError(
                 f"num_envs * num_steps = {self.num_envs} * {self.num_steps} = {self.batch_size} is not a "

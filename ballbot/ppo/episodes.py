@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from gymnasium.vector import VectorEnv
 
-from ballbot.ppo import distributed
+from ballbot.ppo import distributed, threads
 from ballbot.ppo.agent import Agent
 from ballbot.ppo.spaces import as_tensors
 from ballbot.ppo.storage import Rollout, autoreset_mode
@@ -138,7 +138,7 @@ class EpisodeStatistics:
 
 
 def evaluate(
-    agent: Agent, envs: VectorEnv, num_episodes: int, seed: int, deterministic: bool = True
+    agent: Agent, envs: VectorEnv, num_episodes: int, seed: int, deterministic: bool = True, torch_threads: int = 1
 ) -> dict[str, float]:
     """Run `num_episodes` whole episodes: the first after a reset in each environment, as often as it takes.
 
@@ -151,6 +151,7 @@ def evaluate(
         num_episodes: a multiple of `envs.num_envs`.
         seed: of the first environment; the others, and further rounds, count up from it.
         deterministic: act by the mode of the policy, else by samples of it.
+        torch_threads: of PyTorch meanwhile (0: as many as PyTorch has); more make networks this small slower.
 
     Returns:
         return_mean, return_std, return_min, length_mean, and the mean of each of the `episode_terms` that the
@@ -172,7 +173,8 @@ def evaluate(
         tensors = as_tensors(obs)
         running, memory = np.ones(n, bool), agent.new_memory(n)
         while running.any():
-            action = agent.act(obs, deterministic, generator, memory)
+            with threads.torch_threads(torch_threads):
+                action = agent.act(obs, deterministic, generator, memory)
             obs, reward, terminated, truncated, infos = envs.step(action if tensors else action.cpu().numpy())
             returns[start : start + n] += to_numpy(reward) * running
             lengths[start : start + n] += running

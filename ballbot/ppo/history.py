@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import math
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from gymnasium import spaces as gs
-from gymnasium.vector import AutoresetMode, VectorEnv, VectorWrapper
+from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv, VectorEnv, VectorWrapper
 from gymnasium.vector.utils import batch_space
 from numpy.typing import NDArray
 
@@ -53,7 +53,7 @@ class ObservationHistory(VectorWrapper):
 
     def __init__(self, envs: VectorEnv, steps: Sequence[int] = (0, 2, 4), keys: Sequence[str] | None = None) -> None:
         super().__init__(envs)
-        self.steps = _checked_steps(steps, None if envs.spec is None else envs.spec.max_episode_steps)
+        self.steps = _checked_steps(steps, longest_episode(envs))
         self._next_step = autoreset_mode(envs) == AutoresetMode.NEXT_STEP
         space = envs.single_observation_space
         boxes = _checked_boxes(space, keys)
@@ -147,6 +147,16 @@ class ObservationHistory(VectorWrapper):
         return {**obs, **flat} if isinstance(obs, Mapping) else flat[WHOLE]
 
 
+def longest_episode(envs: VectorEnv) -> int | None:
+    """Steps of the longest episodes by the environments' spec, or that of single ones within; None: not known."""
+    layer: Any = envs
+    while isinstance(layer, VectorWrapper):
+        layer = layer.env
+    specs = layer.get_attr("spec") if isinstance(layer, (SyncVectorEnv, AsyncVectorEnv)) else [layer.spec]
+    limits = [spec.max_episode_steps for spec in specs if spec is not None and spec.max_episode_steps is not None]
+    return max(limits) if len(limits) == len(specs) else None
+
+
 def _checked_steps(given: Any, longest: int | None) -> tuple[int, ...]:
     if (steps := steps_ago(given)) is None:
         raise SettingsError(f"steps={given!r} must be whole numbers of steps ago, such as (0, 2, 4)")
@@ -162,7 +172,8 @@ def _checked_steps(given: Any, longest: int | None) -> tuple[int, ...]:
 def _checked_boxes(space: Any, keys: Any) -> dict[str, gs.Box]:
     """Those that get a past, by their key."""
     named = isinstance(space, gs.Dict)
-    if named and (isinstance(keys, str) or not keys or not set(keys) <= set(space.spaces)):
+    several = isinstance(keys, Collection) and not isinstance(keys, str)
+    if named and not (several and keys and set(keys) <= set(space.spaces)):
         known = ", ".join(map(repr, space.spaces))
         raise SettingsError(f"keys={keys!r} must be a tuple of what gets a past, and the observation has {known}")
     if not named and keys is not None:

@@ -126,7 +126,7 @@ def imitation_loss(
 
     Of Gaussian policies only the mean learns: their noise stays what exploration needs. "policy_loss", which is logged
     as "imitation/difference", is the mean squared difference from the teacher, or, of choices, minus the
-    log-probability of its answers.
+    log-probability of its answers.  The value error is not clipped: `value_clip_range` is PPO's.
     """
 
     def mean(x: torch.Tensor) -> torch.Tensor:

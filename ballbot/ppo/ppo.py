@@ -47,7 +47,7 @@ from ballbot.ppo.schedules import KL_STOP_FACTOR, adapt_lr, scheduled_lr, schedu
 from ballbot.ppo.spaces import all_finite, as_tensors, rows_of
 from ballbot.ppo.state import TrainingState
 from ballbot.ppo.stopwatch import Stopwatch
-from ballbot.ppo.storage import DivergedError, EnvState, Rollout, autoreset_mode, check_finite
+from ballbot.ppo.storage import DivergedError, EnvState, Rollout, all_rows, autoreset_mode, check_finite, column
 from ballbot.ppo.wrapped import progress_listener
 
 
@@ -104,7 +104,7 @@ def rollout(
         memory = storage.memory[:, 0]  # the policy's; the value function's is recalled at the end, in one go
 
     for t in range(num_steps):
-        storage.raw_obs[t] = agent.flatten(state.obs, whole=True)
+        storage.raw_obs[t] = all_rows(agent.flatten(state.obs, whole=True), num_envs)
         if not tensors and not all_finite(state.obs):  # before it makes the actions NaN, which says less
             check_finite(storage.raw_obs[: t + 1], storage.raw_obs[t], storage.rewards[:t], [])
         if storage.valid is not None:
@@ -127,9 +127,9 @@ def rollout(
         state.obs, reward, terminated, truncated, infos = envs.step(sent)
         stopwatch.lap("simulate")
 
-        storage.rewards[t] = torch.as_tensor(reward, device=device)
-        storage.terminated[t] = torch.as_tensor(terminated, device=device)
-        storage.truncated[t] = torch.as_tensor(truncated, device=device)
+        storage.rewards[t] = column(reward, "rewards", num_envs, device)
+        storage.terminated[t] = column(terminated, "terminated", num_envs, device)
+        storage.truncated[t] = column(truncated, "truncated", num_envs, device)
         state.done = storage.terminated[t] | storage.truncated[t]
         if same_step and "final_obs" in infos:
             mask = to_numpy(infos["_final_obs"]) & to_numpy(truncated) & ~to_numpy(terminated)

@@ -16,6 +16,29 @@ class DivergedError(BallbotError, RuntimeError):
     """Learning or the environment produced a number that is not finite."""
 
 
+def all_rows(observations: torch.Tensor, num_envs: int) -> torch.Tensor:
+    """The same (num_envs, ...) observations.
+
+    Raises:
+        ValueError: there are more, or fewer.
+    """
+    if len(observations) != num_envs:
+        raise ValueError(f"step() returned observations of {len(observations)} environments, expected {num_envs}")
+    return observations
+
+
+def column(values: Any, what: str, num_envs: int, device: torch.device) -> torch.Tensor:
+    """What `envs.step` returned a number a row for, (num_envs,).
+
+    Raises:
+        ValueError: it has another shape.
+    """
+    found = torch.as_tensor(values, device=device)
+    if tuple(found.shape) != (num_envs,):
+        raise ValueError(f"step() returned {what} of shape {tuple(found.shape)}, expected ({num_envs},): one a row")
+    return found
+
+
 @dataclass
 class Rollout:
     """Steps of all environments; every tensor is (num_steps, num_envs, ...) and float32 unless noted.

@@ -43,7 +43,7 @@ from ballbot.ppo.stopwatch import Stopwatch
 from ballbot.ppo.structure import Structure
 from ballbot.ppo.threads import torch_threads
 from ballbot.ppo.transfer import InitFrom, read_start, take_over
-from ballbot.ppo.wrapped import check_envs, why_not_exact
+from ballbot.ppo.wrapped import check_envs, check_eval_envs, why_not_exact
 
 SAVING_SHARE = 0.05
 """Of the time, that may go into writing last.pt between numbered checkpoints: a killed run then repeats one update."""
@@ -148,6 +148,8 @@ def train(
         weights = torch.Generator().manual_seed(config.seed)
         spaces = envs.single_observation_space, envs.single_action_space
         agent = Agent(*spaces, config, weights, structure)
+        if eval_envs is not None:
+            check_eval_envs(eval_envs, envs, agent)
         if start is not None:
             for line in take_over(agent, config, start):
                 say(console, line)
@@ -283,7 +285,8 @@ def judge(
     state: TrainingState, envs: VectorEnv, best: BestPolicy, logger: Logger, film: Film | None, stopwatch: Stopwatch
 ) -> dict[str, float]:
     """Evaluate the policy, keep it if it is the best so far, and film it; the numbers to log."""
-    result = evaluate(state.policy, envs, state.config.eval_episodes, state.config.eval_seed)
+    config = state.config
+    result = evaluate(state.policy, envs, config.eval_episodes, config.eval_seed, torch_threads=config.torch_threads)
     # A NaN compares false with everything: as the best return it could never be beaten.
     best.offer(result["return_mean"] if math.isfinite(result["return_mean"]) else -math.inf)
     best.save(logger.keep)

@@ -6,9 +6,12 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
+import numpy as np
 from gymnasium.vector import AsyncVectorEnv, SyncVectorEnv, VectorEnv, VectorWrapper
+from gymnasium.vector.utils import create_empty_array
 
 from ballbot.errors import SettingsError
+from ballbot.ppo.agent import Agent
 from ballbot.ppo.config import PPOConfig
 from ballbot.ppo.storage import autoreset_mode
 
@@ -47,21 +50,44 @@ def check_envs(envs: VectorEnv, num_envs: int, config: PPOConfig) -> None:
         )
 
 
+def check_eval_envs(envs: VectorEnv, training: VectorEnv, agent: Agent) -> None:
+    """Raise ValueError unless a policy learned in `training` environments can be judged in these."""
+    autoreset_mode(envs)
+    own, theirs = envs.single_action_space, training.single_action_space
+    if own != theirs:
+        raise SettingsError(f"make_eval_envs returned environments with actions {own}, training's have {theirs}")
+    try:
+        agent.flatten(create_empty_array(envs.single_observation_space, 1, np.zeros))
+    except (ValueError, KeyError, TypeError) as error:
+        raise SettingsError(
+            f"make_eval_envs returned environments whose observations the policy cannot take: {error}"
+        ) from error
+
+
 def action_repeat(envs: VectorEnv) -> int:
-    """Steps for which environments hold an action: what the outermost layer says that says something, else 1.
+    """Steps for which environments hold an action: what the one layer says that says something, else 1.
 
     Looks beneath wrappers, and into the single environments of Gymnasium's SyncVectorEnv and AsyncVectorEnv.
 
     Raises:
-        SettingsError: single environments differ in it.
+        SettingsError: single environments differ in it, or several layers hold actions, of which who counts how many
+            steps there are in all is not known.
     """
     layer: Any = envs
-    while True:
-        if hasattr(layer, "action_repeat"):
-            return int(layer.action_repeat)
-        if not isinstance(layer, VectorWrapper):
-            break
+    held: list[tuple[str, int]] = []
+    while isinstance(layer, VectorWrapper):
+        held.append((type(layer).__name__, int(getattr(layer, "action_repeat", 1))))
         layer = layer.env
+    repeat = int(layer.action_repeat) if hasattr(layer, "action_repeat") else _held_within(layer)
+    held = [(name, steps) for name, steps in (*held, (type(layer).__name__, repeat)) if steps != 1]
+    if len(held) > 1:
+        told = " and ".join(f"{name} for {steps} steps" for name, steps in held)
+        raise SettingsError(f"{told} hold actions, one within the other, and steps cannot be counted: let one do it")
+    return held[0][1] if held else 1
+
+
+def _held_within(layer: Any) -> int:
+    """What the single environments of a vector environment say, which has them; else 1."""
     if not isinstance(layer, (SyncVectorEnv, AsyncVectorEnv)):
         return 1
     known = layer.call("has_wrapper_attr", "action_repeat")

@@ -51,7 +51,7 @@ def test_the_task_pays_what_it_paid_and_says_so():
     config = WorldConfig.of(**{k: v for k, v in WORLD.items() if k != "num_threads"}, **FINAL)
     assert config.task().final_rewards == {} and from_plain(plain(config)) == config
     envs, task = BallbotVectorEnv(3, **WORLD, **FINAL), BallbotVectorEnv(3, **WORLD)
-    assert envs.metadata == task.metadata
+    assert envs.config.metadata() == task.config.metadata()
     paid(envs, 1.0), paid(task)
     for _ in range(40):
         theirs, ours = (each.step(ACTIONS[0])[-1] for each in (task, envs))

@@ -139,3 +139,24 @@ def test_an_endless_episode_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None
     envs = ScriptedEnv("." * 1000)
     with pytest.raises(RuntimeError, match="TimeLimit"):
         evaluate(agent_for(envs), envs, 1, seed=0)
+
+
+def test_as_many_threads_of_pytorch_compute_as_are_asked_for() -> None:
+    before = torch.get_num_threads()
+    seen: list[int] = []
+
+    class Counts(PointEnv):
+        def __init__(self, num_envs: int) -> None:
+            super().__init__(num_envs)
+            self.agent = agent_for(self)
+            self.agent.policy_head.register_forward_hook(lambda *_: seen.append(torch.get_num_threads()))
+
+    try:
+        torch.set_num_threads(2)
+        for threads in (1, 0):
+            envs = Counts(1)
+            evaluate(envs.agent, envs, 1, seed=0, torch_threads=threads)
+            assert torch.get_num_threads() == 2
+        assert set(seen) == {1, 2} and seen == sorted(seen)
+    finally:
+        torch.set_num_threads(before)

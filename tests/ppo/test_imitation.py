@@ -230,3 +230,10 @@ def test_what_cannot_be_taught_is_refused(tmp_path: Path, changes: Any, teacher:
 def test_imitation_is_a_part_of_the_training() -> None:
     with pytest.raises(SettingsError, match="above total_timesteps"):
         settings(imitation_timesteps=5000)
+    measuring = {"normalize_observations": True, "num_envs": 4, "num_steps": 64, "minibatch_size": 64}
+    with pytest.raises(SettingsError, match="imitation_timesteps = 256 is no more than the first rollout of 256 steps"):
+        settings(**measuring, total_timesteps=1024, imitation_timesteps=256)
+    settings(**measuring, total_timesteps=1024, imitation_timesteps=257)
+    with pytest.raises(SettingsError, match=r"schedule_timesteps = 900 ends before .* learning rate of 0"):
+        settings(total_timesteps=2000, imitation_timesteps=960, schedule_timesteps=900)
+    settings(total_timesteps=960, imitation_timesteps=960, schedule_timesteps=900)  # nothing follows

@@ -276,6 +276,13 @@ def test_ppo_trains_and_evaluates_with_it(tmp_path: Path, mode: AutoresetMode) -
             None,
             "reach back 500 steps, and episodes have 500: use 499 or fewer",
         ),
+        (
+            lambda n: SyncVectorEnv([lambda: gym.make("CartPole-v1")] * n),
+            (0, 600),
+            None,
+            "reach back 600 steps, and episodes have 500: use 499 or fewer",
+        ),
+        (looking, (0, 1), 5, "keys=5 must be a tuple"),
         (cartpole, (0, 1), ("place",), r"keys=\('place',\) are for a Dict, and the observation is Box"),
         (looking, (0, 1), None, "keys=None must be a tuple of what gets a past.*'image', 'place', 'speed'"),
         (looking, (0, 1), (), r"keys=\(\) must be a tuple"),

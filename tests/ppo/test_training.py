@@ -11,12 +11,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, ClassVar
 
+import gymnasium as gym
 import numpy as np
 import pytest
 import torch
 from gymnasium.vector import VectorEnv
 from toy import BATCH, TOY, PointEnv, cartpole, curve
 
+from ballbot.errors import SettingsError
 from ballbot.ppo import PPOConfig, TrainResult, load_checkpoint, train
 from ballbot.ppo.training import seed_everything
 
@@ -30,6 +32,54 @@ def run(run_dir: Path, make: Make, make_eval: Make, resume: Path | None = None, 
 
 def returns(run_dir: Path) -> list[str]:
     return [row["charts/episodic_return"] for row in curve(run_dir)]
+
+
+class Returns(PointEnv):
+    """Returns something else than a row for each environment."""
+
+    def __init__(self, num_envs: int, place: int, change: Callable[[Any], Any]) -> None:
+        super().__init__(num_envs)
+        self.place, self.change = place, change
+
+    def step(self, actions: Any) -> Any:
+        found = list(super().step(actions))
+        found[self.place] = self.change(found[self.place])
+        return tuple(found)
+
+
+@pytest.mark.parametrize(
+    ("place", "change", "message"),
+    [
+        (0, lambda x: x[:1], "observations of 1 environments, expected 4"),
+        (1, lambda x: x[:1], r"rewards of shape \(1,\), expected \(4,\)"),
+        (1, lambda x: x[:, None], r"rewards of shape \(4, 1\)"),
+        (2, lambda x: x[0], r"terminated of shape \(\)"),
+        (3, lambda x: x[:2], r"truncated of shape \(2,\)"),
+    ],
+)
+def test_a_step_without_a_row_for_each_environment_is_refused(
+    tmp_path: Path, place: int, change: Any, message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        run(tmp_path / "r", lambda n: Returns(n, place, change), PointEnv)
+
+
+class Other(PointEnv):
+    """Observes, or takes, another number of numbers."""
+
+    def __init__(self, num_envs: int, observed: int, acts: int) -> None:
+        super().__init__(num_envs)
+        self.single_observation_space = gym.spaces.Box(-np.inf, np.inf, (observed,), np.float32)
+        self.single_action_space = gym.spaces.Box(-1.0, 1.0, (acts,), np.float32)
+
+
+@pytest.mark.parametrize(("numbers", "message"), [((3, 1), "observations the policy cannot take"), ((2, 2), "actions")])
+def test_evaluation_environments_that_do_not_fit_are_refused_before_training(
+    tmp_path: Path, numbers: tuple[int, int], message: str
+) -> None:
+    with pytest.raises(SettingsError, match=f"make_eval_envs returned environments w.*{message}"):
+        run(tmp_path / "r", PointEnv, lambda n: Other(n, *numbers))
+    assert not (tmp_path / "r" / "last.pt").exists()
 
 
 class DrawsWhenBuilt(PointEnv):
@@ -166,7 +216,7 @@ class TestBest:
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, bad: float
     ) -> None:
         returns = iter([bad, -5.0, bad])
-        monkeypatch.setattr("ballbot.ppo.training.evaluate", lambda *_: {"return_mean": next(returns)})
+        monkeypatch.setattr("ballbot.ppo.training.evaluate", lambda *_, **__: {"return_mean": next(returns)})
         result = run(tmp_path / "r", PointEnv, PointEnv)
         assert result.best_return == -5.0
         assert load_checkpoint(tmp_path / "r" / "best.pt")["global_step"] == 4 * BATCH

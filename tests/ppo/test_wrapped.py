@@ -48,7 +48,11 @@ class TestActionRepeat:
     def test_is_found_beneath_wrappers(self) -> None:
         assert action_repeat(PointEnv(2)) == action_repeat(vector.ClipReward(PointEnv(2), 0, 1)) == 1
         assert action_repeat(vector.ClipAction(Forgets(Holds(2)))) == 3
-        assert action_repeat(HoldsItself(PointEnv(2))) == action_repeat(Forgets(HoldsItself(Holds(2)))) == 2
+        assert action_repeat(HoldsItself(PointEnv(2))) == action_repeat(Forgets(HoldsItself(PointEnv(2)))) == 2
+
+    def test_several_that_hold_actions_are_refused_as_nobody_can_count_steps(self) -> None:
+        with pytest.raises(SettingsError, match="HoldsItself for 2 steps and Holds for 3 steps hold actions"):
+            action_repeat(Forgets(HoldsItself(Holds(2))))
 
     @pytest.mark.parametrize("kind", [SyncVectorEnv, AsyncVectorEnv])
     def test_is_found_in_single_environments(self, kind: Any) -> None:

@@ -1,6 +1,7 @@
 """Ballbot: reinforcement learning for a ball-balancing robot, on stock MuJoCo and PyTorch.
 
-Importing this package registers ``Ballbot-v0`` with Gymnasium::
+Importing this package registers ``Ballbot-v0`` with Gymnasium, and ``BallbotRoad-v0`` and so on for each of
+``ballbot.tasks``::
 
     import ballbot, gymnasium as gym
     env = gym.make("Ballbot-v0", terrain="flat")
@@ -16,6 +17,8 @@ without the other.
 
 import gymnasium as gym
 
+from ballbot.tasks import TASKS
+
 __version__ = "0.2.0"
 
 if "Ballbot-v0" not in gym.registry:  # importlib.reload must not warn
@@ -25,3 +28,10 @@ if "Ballbot-v0" not in gym.registry:  # importlib.reload must not warn
         entry_point="ballbot.envs:BallbotEnv",
         vector_entry_point="ballbot.envs:BallbotVectorEnv",
     )
+    for _name, _options in TASKS.items():
+        gym.register(
+            id=f"Ballbot{_name.title()}-v0",
+            entry_point="ballbot.envs:BallbotEnv",
+            vector_entry_point="ballbot.envs:BallbotVectorEnv",
+            kwargs=_options,
+        )

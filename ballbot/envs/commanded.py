@@ -52,6 +52,7 @@ class Commanded:
     """(2, n): whether the robot is there; s from the command until it was there first, -1 while it was not."""
     index: Array
     off: Array
+    travelled: Array
 
     def __init__(self, command: Any, num: int, dt: float, limits: Limits) -> None:
         self.command, self.dt, self.limits = command, dt, limits
@@ -133,6 +134,11 @@ class Commanded:
         """One step later."""
         self.age += 1
         self.command.follow(self, robots)
+
+    def arrivals(self) -> dict[str, Array]:
+        """The measures "arrived" (0 or 1: there now) and "arrival_time" (s, NaN before)."""
+        there, first = self.arrival
+        return {"arrived": there.copy(), "arrival_time": np.where(first >= 0, first, np.nan)}
 
     def note_arrivals(self) -> None:
         """Note when robots are where they were told to go for the first time."""

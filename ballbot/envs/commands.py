@@ -37,11 +37,14 @@ ONE_OF_TWO = "any direction is drawn, or one is given; leave one out"
 
 @dataclass(frozen=True)
 class Goal:
-    """Travel along a direction of the world, as fast as possible: the reference's task."""
+    """Travel along a direction of the world, as fast as possible: the reference's task.
+
+    With a ``distance`` there are measures: ``travelled`` m along the goal, ``arrived`` (0 or 1: that far now), and
+    ``arrival_time`` s, when it was that far first.
+    """
 
     fields: ClassVar[tuple[str, ...]] = ("goal",)
     rewards: ClassVar[dict[str, float]] = REFERENCE
-    memory: ClassVar[dict[str, int]] = {"direction": 2}
     size: ClassVar[int] = 2
     numbers: ClassVar[str] = "x, y of a direction of the world; 0, 0 to stand still"
 
@@ -51,6 +54,8 @@ class Goal:
     """Likewise."""
     any_direction: bool = False
     """Draw the direction at the start of each episode instead."""
+    distance: Annotated[float, Range(0, 100)] = 0.0
+    """Along the goal, m, that is to be behind the robot when the episode ends; 0: it is enough not to fall."""
 
     def __post_init__(self) -> None:
         check_settings(self)
@@ -62,6 +67,15 @@ class Goal:
         if abs(length - 1.0) > 1e-12:  # a unit vector stays as it is, to the bit
             object.__setattr__(self, "x", self.x / length)
             object.__setattr__(self, "y", self.y / length)
+
+    @property
+    def memory(self) -> dict[str, int]:
+        """Rows of what ``Commanded`` keeps for it."""
+        return {"direction": 2} | ({"origin": 2, "travelled": 1, "arrival": 2} if self.distance else {})
+
+    def fit(self, limits: Limits) -> None:
+        """SettingsError if the distance does not fit on the ground."""
+        far_enough("distance", self.distance, limits)
 
     def draw(self, rng: np.random.Generator, position: Array, heading: Array) -> Array:
         """(2,) a unit vector, of the world."""
@@ -77,17 +91,26 @@ class Goal:
     def begin(self, told: Commanded, ids: NDArray[np.intp], robots: RobotState) -> None:
         """Robots ``ids`` were told something new."""
         told.direction[:, ids] = told.values[:, ids]
+        if self.distance:
+            told.origin[:, ids] = robots.position[:2, ids]
+            told.travelled[:, ids], told.arrival[:, ids] = 0.0, ((0.0,), (-1.0,))
 
     def follow(self, told: Commanded, robots: RobotState) -> None:
         """One step later."""
+        if self.distance:
+            told.travelled[0] = (told.direction * (robots.position[:2] - told.origin)).sum(axis=0)
+            told.arrival[0] = told.travelled[0] >= self.distance
+            told.note_arrivals()
 
     def measures(self, told: Commanded, robots: RobotState) -> dict[str, Array]:
         """Name -> (n,) how well it went so far; NaN where that cannot be told."""
-        return {}
+        if not self.distance:
+            return {}
+        return {"travelled": told.travelled[0].copy(), **told.arrivals()}
 
     def success(self, told: Commanded) -> Bools | None:
         """(n,) whether an episode that ends now without a failure is a success; None: all are."""
-        return None
+        return told.arrived if self.distance else None
 
 
 @dataclass(frozen=True)
@@ -258,13 +281,12 @@ class Point:
         """Name -> (n,) how well it went so far; NaN where that cannot be told."""
         return {
             "distance": np.hypot(*(told.target - robots.position[:2])),
-            "arrived": told.arrival[0].copy(),
-            "arrival_time": np.where(told.arrival[1] >= 0, told.arrival[1], np.nan),
+            **told.arrivals(),
         }
 
     def success(self, told: Commanded) -> Bools | None:
         """(n,) whether an episode that ends now without a failure is a success."""
-        return told.arrival[0] > 0
+        return told.arrived
 
 
 @dataclass(frozen=True)
@@ -371,13 +393,12 @@ class Path:
         return {
             "reached": np.minimum(told.index[0] + (told.arrival[1] >= 0), given) / given,
             "off_path": rms(*told.off),
-            "arrived": told.arrival[0].copy(),
-            "arrival_time": np.where(told.arrival[1] >= 0, told.arrival[1], np.nan),
+            **told.arrivals(),
         }
 
     def success(self, told: Commanded) -> Bools | None:
         """(n,) whether an episode that ends now without a failure is a success."""
-        return told.arrival[0] > 0
+        return told.arrived
 
 
 COMMANDS: dict[str, Any] = {"goal": Goal, "velocity": Velocity, "point": Point, "path": Path}

@@ -30,7 +30,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ballbot.envs.parts import call, refuse_nan
-from ballbot.envs.step import BALL_DEPTH, Array, Step, rotation_vector
+from ballbot.envs.step import Array, Step, rotation_vector
 from ballbot.errors import SettingsError
 from ballbot.settings import nearest
 
@@ -91,7 +91,7 @@ def _slopes(step: Step, *ahead: float) -> Array:
     """(2 k, n) slopes of the ground along the heading and to its left, so far, m, from the ball along the way to go."""
     robots = step.robots
     (c, s), way = robots.heading, step.command.direction
-    below = robots.position[:2] - BALL_DEPTH * robots.rotation[:2, 2]
+    below = step.ball_place
     places = np.stack([below + distance * way for distance in ahead], axis=1)  # (2, k, n)
     axes = np.array([[c, -s], [s, c]])  # (2, axes, n)
     around = SLOPE_REACH * np.stack([axes, -axes])[:, :, None]  # (sides, 2, 1, axes, n)

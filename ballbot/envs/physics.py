@@ -187,6 +187,10 @@ class Physics:
         """(num, ...) m of the ground below (num, ..., 2) places, on the terrain that each simulation shows."""
         return self.ground.heights(self.terrain_ids, xy)
 
+    def floor(self) -> Array:
+        """(num,) m: ground below it is off the road, on the terrain that each simulation shows; -inf where none is."""
+        return np.asarray(self.ground.floors[self.terrain_ids])
+
     def terrain_of(self, sim: int) -> tuple[NDArray[np.float32], float, float] | None:
         """Relief, height of 1 in it and side in m of a simulation's terrain, or None on a plane."""
         if self.ground.relief is None:

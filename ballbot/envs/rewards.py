@@ -246,10 +246,15 @@ def races(step: Step, limit: float) -> Bools:
     return np.asarray(velocity[0] ** 2 + velocity[1] ** 2 > limit**2)
 
 
+def leaves_the_road(step: Step, limit: float) -> Bools:
+    """The ground below the ball lies more than ``limit``, m, below what its kind calls its floor (road, pits, ...)."""
+    return np.asarray(step.heights(step.ball_place.T) < step.floor() - limit)
+
+
 INFOS = ("success", "failure", "out_of_bounds", "diverged", "missed", "over", "position", "tilt_deg", "terrain_id",
          "reward_terms", "measures", "final_obs", "final_info")  # fmt: skip
 """Names that stand in the infos, where endings stand by theirs."""
-ENDINGS: dict[str, Ending] = {"collision": touches, "yaw_rate": spins, "speed": races}
+ENDINGS: dict[str, Ending] = {"collision": touches, "yaw_rate": spins, "speed": races, "off_road": leaves_the_road}
 """Name -> function of a step and a limit that says which episodes fail, besides by a fall.  Yours may be added."""
 
 

@@ -118,6 +118,13 @@ class Step:
     """(n,) steps of the episode so far."""
     time_limit: NDArray[np.int64]
     """(n,) steps after which the episode ends."""
+    floor: Callable[[], Array]
+    """(n,) m, as ``heights`` are: lower ground is off the road; -inf where none is."""
+
+    @property
+    def ball_place(self) -> Array:
+        """(2, n) m, x and y of the world below the ball's centre."""
+        return np.asarray(self.robots.position[:2] - BALL_DEPTH * self.robots.rotation[:2, 2])
 
     @property
     def time_left(self) -> Array:

@@ -379,6 +379,7 @@ class World:
             shell=self.shell,
             elapsed=self.elapsed,
             time_limit=self.time_limit,
+            floor=self.physics.floor,
         )
 
     def observation(self) -> Observation:

@@ -4,12 +4,15 @@
 from dataclasses import dataclass
 from typing import Any
 
+import gymnasium as gym
 import numpy as np
 import pytest
 
-from ballbot.envs import COMMANDS, BallbotEnv, BallbotVectorEnv, commands
+from ballbot.controllers import LinearController
+from ballbot.envs import COMMANDS, BallbotEnv, BallbotVectorEnv, WorldConfig, commands
 from ballbot.envs.commands import Velocity
 from ballbot.errors import SettingsError
+from ballbot.tasks import TASKS
 
 STILL = np.zeros((8, 3), np.float32)
 
@@ -277,6 +280,8 @@ def test_a_command_of_another_shape_is_told_what_its_numbers_are(make, command, 
         ({"command": "path", "terrain": "hills", "terrain_length": 2.0}, "spacing = 0.5 m, .* 0.36 m from its middle"),
         ({"command": "point", "goal": (1, 0)}, "is for command='goal'"),
         ({"motion": {"x": 0, "y": 0}}, "must be a direction"),
+        ({"terrain": "hills", "motion": {"distance": 5.0}}, "distance = 5 m, .* 4.35 m from its middle"),
+        ({"motion": {"distance": -1.0}}, "distance must be a number from 0 to 100"),
         ({"motion": 3}, "motion"),
     ],
 )
@@ -357,6 +362,46 @@ def test_arrival_is_where_the_robot_is(make):
     assert not envs.goal.any()  # who is there is to stay
 
 
+def test_who_is_to_come_a_distance_along_the_goal_succeeds_by_where_the_end_finds_it(make):
+    options = {"motion": {"any_direction": True, "distance": 0.5}, "max_episode_steps": 10}
+    envs = make(4, **options)
+    _, infos = envs.reset(seed=0)
+    goal = envs.goal.copy()
+    assert not infos["measures"]["travelled"].any() and np.isnan(infos["measures"]["arrival_time"]).all()
+    left = np.stack([-goal[:, 1], goal[:, 0]], axis=1)
+    places = [0.6 * goal[0] + left[0], 0.4 * goal[1] + left[1], 0.6 * goal[2], -0.6 * goal[3]]
+    for i, place in enumerate(places):
+        move(envs, i, place)
+    for step in range(10):
+        if step == 5:
+            move(envs, 2, 0.3 * goal[2])  # goes back again
+        *_, infos = envs.advance(np.zeros((4, 3)))
+    np.testing.assert_allclose(infos["measures"]["travelled"], [0.6, 0.4, 0.3, -0.6], atol=5e-3)
+    assert infos["success"].tolist() == [True, False, False, False] and infos["missed"].tolist() == [False, *[True] * 3]
+    np.testing.assert_allclose(infos["measures"]["arrival_time"], [0.002, np.nan, 0.002, np.nan])
+    assert "measures" not in make(1).reset(seed=0)[1] and "missed" not in make(1).reset(seed=0)[1]
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_a_task_is_a_world_by_name_in_which_straight_on_leads_off(task):
+    name = f"Ballbot{task.title()}-v0"
+    single: Any = gym.make(name).unwrapped
+    assert single.config == WorldConfig(**TASKS[task])
+    envs = gym.make_vec(name, 8, num_terrains=8, num_threads=1)
+    obs, _ = envs.reset(seed=0)
+    straight, began, ended = LinearController(0.002, target_speed=0.25), np.ones(8, bool), np.zeros(8, bool)
+    for _ in range(4000):
+        obs, _, terminated, truncated, infos = envs.step(straight(obs, began))
+        began = terminated | truncated
+        if "final_info" in infos:
+            ended |= infos["final_info"]["off_road"] & infos["_final_info"]
+            assert (infos["final_info"]["off_road"] <= infos["final_info"]["failure"]).all()
+        if ended.sum() >= 4:
+            break
+    envs.close()
+    assert ended.sum() >= 4
+
+
 def test_who_does_not_arrive_has_no_time_of_arrival_and_misses(make):
     envs = make(2, command="point", max_episode_steps=5)
     envs.reset(seed=0, options={"command": [1, 1]})
@@ -423,11 +468,12 @@ def test_who_is_told_to_stand_is_shown_the_way_back(make):
 # -- State ------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("command", ["goal", "velocity", "point", "path"])
+@pytest.mark.parametrize("command", ["goal", "distance", "velocity", "point", "path"])
 @pytest.mark.parametrize("action_repeat", [1, 3])
 def test_states_in_mid_episode_go_on_to_the_bit(make, command, action_repeat, monkeypatch):
     monkeypatch.setattr(commands, "SETTLING", -0.05)
-    options = {"command": command, "max_episode_steps": 90, "action_repeat": action_repeat, "terrain": "perlin"}
+    options = {"max_episode_steps": 90, "action_repeat": action_repeat, "terrain": "perlin"}
+    options |= {"motion": {"distance": 0.01}} if command == "distance" else {"command": command}
     if command == "velocity":
         options["motion"] = {"resample_time": 0.05}
     envs, other = make(4, num_terrains=3, **options), make(4, num_terrains=3, **options)

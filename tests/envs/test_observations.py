@@ -45,7 +45,9 @@ def step_of(state, goal=NORTH, actions=STILL, fallen=(False,)):
     told: Any = SimpleNamespace(direction=np.broadcast_to(goal[:, None], (2, state.position.shape[1])))
     level = lambda xy: np.zeros(xy.shape[:-1])  # noqa: E731
     shell = np.zeros((3, 1))
-    return Step(state, state, told, actions, actions, np.array(fallen), 0.002, level, -10.0, shell, *TIMES)
+    return Step(
+        state, state, told, actions, actions, np.array(fallen), 0.002, level, -10.0, shell, *TIMES, lambda: np.zeros(1)
+    )
 
 
 def observed(frame, state, goal, actions):

@@ -43,11 +43,13 @@ def step(yaw=0.0, pitch=0.0, velocity=(0, 0, 0), gyro=(0, 0, 0), wheels=(0, 0, 0
     actions = np.array([more.pop("actions", (0, 0, 0))], float)
     last = np.array([more.pop("last_actions", (0, 0, 0))], float)
     fallen = np.array([more.pop("fallen", False)])
-    level = more.pop("level", 0.0)
+    level, floor = more.pop("level", 0.0), more.pop("floor", -np.inf)
     times = np.array([100]), np.array([4000])
     assert not more
     ground = lambda xy: np.full(xy.shape[:-1], level)  # noqa: E731
-    return Step(robots, robots, told, actions, last, fallen, 0.002, ground, -10.0, SHELL, *times)
+    return Step(
+        robots, robots, told, actions, last, fallen, 0.002, ground, -10.0, SHELL, *times, lambda: np.array([floor])
+    )
 
 
 NORTHWARD = {"yaw": np.pi / 2, "velocity": (-0.1, 0.2, 0)}  # 0.2 m/s along the heading, 0.1 to its left
@@ -109,6 +111,10 @@ def test_every_term_and_every_ending_was_tried():
         ("yaw_rate", 1.0, step(gyro=(0, 3, 0.9)), False),
         ("speed", 0.5, step(velocity=(0.3, 0.39, 9)), False),
         ("speed", 0.5, step(velocity=(0.3, 0.41, 0)), True),
+        ("off_road", 0.0, step(level=0.1, floor=0.08), False),
+        ("off_road", 0.0, step(level=0.1, floor=0.12), True),
+        ("off_road", 0.03, step(level=0.1, floor=0.12), False),
+        ("off_road", 0.0, step(level=-9.0), False),  # ground without a floor
     ],
 )
 def test_an_ending_is_what_it_says(name, limit, record, ends):

@@ -30,10 +30,10 @@ def slopes_deg(heights, grid):
     return np.degrees(np.arctan(np.hypot(*np.gradient(heights, grid.cell))))
 
 
-def reached(free, grid, start):
+def reached(free, grid, start, beside=ROBOT):
     """Which vertices a robot gets to from the start, through vertices that have only free ones around them."""
     blocked = ~free
-    for _ in range(int(ROBOT / grid.cell)):
+    for _ in range(int(beside / grid.cell)):
         grown = blocked.copy()
         grown[1:] |= blocked[:-1]
         grown[:-1] |= blocked[1:]
@@ -271,11 +271,68 @@ def test_lanes_are_as_wide_as_told_with_a_drop_beside_and_lead_on():
     assert 0.05 <= np.ptp(heights) <= 0.0521
 
 
+def test_a_road_is_as_wide_as_told_wherever_it_bends_and_leads_to_both_ends():
+    bends = []
+    for seed in range(8):
+        heights, grid, _ = field("road", {"width": 0.6, "drop": 0.12, "bend": 0.5, "wavelength": 2.0}, seed=seed)
+        assert np.unique(heights.round(4)).tolist() == [0.0, 0.12]
+        road = heights > 0.06
+        at_both_ends = reached(road, grid, (0.0, 0.0))
+        assert at_both_ends[5].any() and at_both_ends[-6].any()
+        far = np.abs(grid.axis) > 0.5  # from the disc around the start
+        # area over the length of its middle line is the width, however it bends
+        middle = np.array([grid.axis[row].mean() for row in road])[far]
+        length = np.hypot(np.diff(middle), grid.cell)[np.diff(np.flatnonzero(far)) == 1].sum()
+        assert road[far].sum() * grid.cell**2 / length == pytest.approx(0.6, rel=0.08)
+        bends.append(np.ptp(middle) / 2)
+    assert 0.33 < min(bends) < 0.45 and 0.45 < max(bends) < 0.53
+    straight_on = [(field("road", seed=seed)[0][170:220, 146] > 0.06).all() for seed in range(8)]
+    assert not any(straight_on)  # from 0.8 to 2.5 m ahead
+
+
+def test_a_stagger_has_pits_in_rows_each_before_a_gap():
+    heights, grid, _ = field("stagger", {"roughness": 0.0})
+    pit = heights < 0.06
+    assert heights[~pit].min() > 0.11 and not pit[np.hypot(grid.x, grid.y) < 0.22].any()
+    # of rows 0.55 m apart, each is shifted by half the distance of its pits
+    rows = [pit[np.abs(grid.axis - 0.55 * (k + 0.5)) < 0.05].any(axis=0) for k in range(2, 6)]
+    for near, behind in pairwise(rows):
+        assert 0.35 < near.mean() < 0.7 and (near & behind).mean() < 0.6 * near.mean()
+    assert np.ptp(field("stagger")[0][~pit]) == pytest.approx(0.02, abs=0.003)
+    for seed in range(4):  # there is a way on, for the ball's point of contact
+        heights, grid, _ = field("stagger", seed=seed)
+        assert reached(heights > 0.07, grid, (0.0, 0.0), beside=0.05)[np.abs(grid.axis - 1.5) < 0.05].any()
+
+
+def test_a_trench_is_crossed_by_its_bridge_alone():
+    heights, grid, _ = field("trench", {"depth": 0.1, "length": 0.4, "bridge": 0.5, "offset": 0.7, "spacing": 1.5})
+    free = heights > 0.05
+    rows = np.flatnonzero(~free.all(axis=1))
+    trenches = np.split(rows, np.flatnonzero(np.diff(rows) > 1) + 1)
+    middles = [np.mean(grid.axis[free[trench[0]]]) for trench in trenches]
+    assert 5 <= len(trenches) <= 8
+    assert all(len(trench) * grid.cell == pytest.approx(0.4, abs=0.03) for trench in trenches)
+    assert all(free[trench[0]].sum() * grid.cell == pytest.approx(0.5, abs=0.03) for trench in trenches)
+    assert all(a * b < 0 and 0.34 < abs(a) < 0.71 for a, b in pairwise(middles))
+    assert reached(free, grid, (0.0, 0.0))[-6].any()
+
+
+@pytest.mark.parametrize("kind", ["pits", "stepping_lanes", "road", "stagger", "trench"])
+@pytest.mark.parametrize("difficulty", [0.3, 1.0])
+def test_the_floor_lies_between_the_ways_and_what_is_off_them(kind, difficulty):
+    pool = TerrainPool(f"{kind}:{difficulty}", num=3)
+    for relief, top, floor in zip(pool.relief, pool.tops, pool.floors, strict=True):
+        heights = relief * top
+        assert 0.02 < (heights < floor).mean() < 0.97
+        assert (np.abs(heights - floor) > 0.2 * top).all()
+    assert (TerrainPool("perlin", num=1).floors == -np.inf).all()
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_longer_fields_of_other_cells_show_the_same_kind(kind):
     """The mean slope does not hang on the side of the field; on its cell only where there are edges."""
     rough = [roughness(pool.relief[0] * pool.tops[0], pool.grid) for pool in (
         TerrainPool(kind, num=1, seed=1), TerrainPool(kind, num=1, seed=1, length=16.0))]  # fmt: skip
-    tolerance = 0.8 if kind in ("bowl", "ramp", "stairs") else 0.35  # level ground around what there is once
+    tolerance = 0.8 if kind in ("bowl", "ramp", "stairs", "road") else 0.35  # level ground around what there is once
     assert rough[1] == pytest.approx(rough[0], rel=tolerance)
     assert TerrainPool(kind, num=1, length=16.0, cell=0.05).grid == Grid.covering(16.0, 0.05)

@@ -105,6 +105,8 @@ class Ground:
     """(size, size) in m (whole numbers become floats), row along y and column along x; only differences count."""
     spawns: Any = field(default=((0.0, 0.0),))
     """(k, 2) places in m from the middle, k >= 1."""
+    floor: float = -np.inf
+    """m, as ``heights`` are: lower ground is off the road, which the ending "off_road" ends episodes for."""
 
     def __post_init__(self) -> None:
         heights = np.asarray(self.heights)
@@ -122,6 +124,8 @@ class Ground:
             spawns = np.empty(0)
         if spawns.ndim != 2 or spawns.shape[1] != 2 or not len(spawns) or not np.isfinite(spawns).all():
             raise SettingsError(f"spawns must be one or more places (x, y) in m, got {self.spawns!r}")
+        if not isinstance(self.floor, (int, float, np.floating)) or np.isnan(self.floor):
+            raise SettingsError(f"floor must be a height in m, got {self.floor!r}")
         object.__setattr__(self, "heights", heights)
         object.__setattr__(self, "spawns", spawns)
 

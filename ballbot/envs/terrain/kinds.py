@@ -8,6 +8,7 @@ from ballbot.envs.terrain.files import File
 from ballbot.envs.terrain.flat import Flat
 from ballbot.envs.terrain.obstacles import Pillars, Pits, Slalom, SteppingLanes
 from ballbot.envs.terrain.perlin import Perlin
+from ballbot.envs.terrain.roads import Road, Stagger, Trench
 from ballbot.envs.terrain.smooth import Bowl, Gradient, Hills, Ramp, Ridges, Rough, Sinusoid, Spiral
 from ballbot.envs.terrain.stepped import Curbs, Stairs, Steps, Terraces
 
@@ -30,6 +31,9 @@ TERRAINS: dict[str, type[Any]] = {
     "pillars": Pillars,
     "slalom": Slalom,
     "stepping_lanes": SteppingLanes,
+    "road": Road,
+    "stagger": Stagger,
+    "trench": Trench,
     "file": File,
 }
 """Name to frozen dataclass (see ``ballbot.envs.terrain.grid.Terrain``); a plugin adds its own, and mixed.py "mixed"."""

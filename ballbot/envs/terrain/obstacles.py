@@ -47,7 +47,7 @@ class Pits:
         pits = discs(grid, places, np.where(dug, radii, 0.0))
         coarse = Grid.covering(grid.length + 1.0, 0.2)
         uneven = scaled(spline(rng.random(coarse.shape), coarse, grid), 0.01 * difficulty)
-        return Ground(uneven - self.depth * difficulty * pits)
+        return Ground(uneven - self.depth * difficulty * pits, floor=-self.depth * difficulty / 2)
 
 
 @dataclass(frozen=True)
@@ -117,13 +117,9 @@ class Slalom:
                 f"gates up to {self.offset * difficulty:g} m to the side and {self.gate:g} m wide end beside the "
                 f"field, which ends {grid.half:g} m from the middle: use a smaller offset or gate, or a longer field"
             )
-        number = int(grid.half / self.spacing) + 1
-        walls = np.arange(-number, number) + 0.5  # the start lies halfway between two
-        side = np.where(np.arange(2 * number) % 2, 1.0, -1.0) * rng.choice((1.0, -1.0))
-        gates = side * rng.uniform(0.5, 1.0, 2 * number) * self.offset * difficulty
-        row = np.clip((grid.axis / self.spacing + number).astype(np.intp), 0, 2 * number - 1)
-        in_wall = np.abs(grid.axis - walls[row] * self.spacing) < self.thickness / 2
-        beside = np.abs(grid.axis - gates[row][:, None]) * difficulty > self.gate / 2
+        away, gates = gaps_in_rows(rng, grid, self.spacing, self.offset)
+        in_wall = away < self.thickness / 2
+        beside = np.abs(grid.axis - (gates * difficulty)[:, None]) * difficulty > self.gate / 2
         return Ground(np.where(in_wall[:, None] & beside, self.height, 0.0))
 
 
@@ -170,7 +166,23 @@ class SteppingLanes:
         relief = heights[row[:, None], lane.astype(np.intp) + lanes]
         gap = np.floor(lane_place).astype(np.intp) + lanes
         bridged = bridges[row[:, None], np.clip(gap, 0, 2 * lanes)]
-        return Ground(np.where(on_lane | bridged, relief, -self.drop * difficulty))
+        return Ground(np.where(on_lane | bridged, relief, -self.drop * difficulty), floor=-self.drop * difficulty / 2)
+
+
+def gaps_in_rows(rng: np.random.Generator, grid: Grid, spacing: float, offset: float) -> tuple[Array, Array]:
+    """Rows across the way, ``spacing`` m apart, the start halfway between two, each with one gap.
+
+    Gaps lie alternately left and right of the straight line, up to ``offset`` m, at least half of it.
+
+    Returns:
+        (size,) m of each vertex along y from the nearest row, and (size,) m along x of that row's gap.
+    """
+    number = int(grid.half / spacing) + 1
+    rows = np.arange(-number, number) + 0.5
+    side = np.where(np.arange(2 * number) % 2, 1.0, -1.0) * rng.choice((1.0, -1.0))
+    gaps = side * rng.uniform(0.5, 1.0, 2 * number) * offset
+    row = np.clip((grid.axis / spacing + number).astype(np.intp), 0, 2 * number - 1)
+    return np.abs(grid.axis - rows[row] * spacing), gaps[row]
 
 
 def staggered(rng: np.random.Generator, grid: Grid, across: float, along: float) -> Array:

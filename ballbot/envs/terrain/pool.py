@@ -58,6 +58,8 @@ class TerrainPool:
     """(num,) from 0 to 1."""
     spawns: list[Array]
     """Of each field (k, 2) places in m at which an episode may begin."""
+    floors: Array
+    """(num,) m above each field's lowest vertex: lower ground is off the road; -inf where none is."""
     grid: Grid
     """Where the vertices are, the same for all."""
 
@@ -93,6 +95,7 @@ class TerrainPool:
         finest = min(float(getattr(member.terrain, "cell", CELL)) for member in members)
         self.grid = Grid.covering(length, finest if cell is None else cell)
         self.tops, self.spawns = np.full(num, LEVEL_TOP), [np.zeros((1, 2))] * num
+        self.floors = np.full(num, -np.inf)
         self.relief = None
         if spec.kind == "flat":
             return
@@ -104,6 +107,7 @@ class TerrainPool:
             ground = make_ground(kind, member, k, split, seed, self.grid, float(self.difficulties[k]))
             self.spawns[k] = ground.spawns
             self.tops[k] = _normalise(ground.heights, self.relief[k])
+            self.floors[k] = ground.floor - float(ground.heights.min())
         if split == "train" and spec.low < spec.high:
             self._warn_of_few_fields([member.kind == "flat" for member in members])
         self._warn_of_slopes([bool(getattr(member.terrain, "rolled", True)) for member in members])

@@ -1,0 +1,13 @@
+"""Worlds that are tasks by a name of their own, with what counts as success there: each is also a Gymnasium id."""
+
+from __future__ import annotations
+
+from typing import Any
+
+TASKS: dict[str, dict[str, Any]] = {
+    "road": {"terrain": "road", "motion": {"distance": 1.2}, "endings": {"off_road": 0.0}},
+    "stagger": {"terrain": "stagger", "motion": {"distance": 1.2}, "endings": {"off_road": 0.0}},
+    "trench": {"terrain": "trench", "motion": {"distance": 1.2}, "endings": {"off_road": 0.0}},
+}
+"""Name -> options of ``WorldConfig``.  Who stays on the ground for 8 s and comes 1.2 m along the goal, has succeeded: a
+robot that goes straight on leaves the ground within the first metre."""

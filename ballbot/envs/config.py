@@ -78,8 +78,9 @@ class WorldConfig:
     endings: Mapping[str, float] = option({}, "task")
     """What else ends an episode as a failure, beside a fall: limits by name."""
 
-    observation: Literal["proprioception", "encoded", "depth"] = option("proprioception", "task")
-    """What the robots sense: their own motion, and what the cameras see, encoded or as images."""
+    observation: Literal["proprioception", "encoded", "depth", "scan"] = option("proprioception", "task")
+    """What the robots sense: their own motion, and what the cameras see, encoded or as images; or, with "scan", the
+    field of that name, the ground around."""
     frame: Literal["body", "world"] = option("body", "task")
     """Axes of what they sense: the robot's own, or the world's."""
     extra_fields: tuple[str, ...] = option((), "task")
@@ -163,6 +164,9 @@ class WorldConfig:
                 raise SettingsError(
                     f"{name}={value!r} must be a mapping of options by name, such as {{'height': 0.02}}"
                 )
+        if self.observation == "scan":
+            self._keep("observation", "proprioception")
+            self._keep("extra_fields", tuple(dict.fromkeys((*self.extra_fields, "scan"))))
         spec = parse_terrain(self.terrain)
         self._keep("ground", _given(build_terrain(spec.kind, self._file(spec) | dict(self.ground)), spec.path))
         told = make_command(self.command, self.motion)
@@ -170,6 +174,12 @@ class WorldConfig:
         self._check_history()
         layout = self.layout()
         self._check_privileged(layout)
+        for name, f in {**layout.fields, **{name: FIELDS[name] for name in self.privileged_fields}}.items():
+            if f.reach >= self.terrain_length / 2 and spec.kind != "flat":
+                raise SettingsError(
+                    f"the field {name!r} tells of ground {f.reach:g} m away, and the ground ends "
+                    f"{self.terrain_length / 2:g} m from its middle: use a larger terrain_length, or another field"
+                )
         if getattr(told, "any_direction", False) and "goal" not in layout.names:
             raise SettingsError(
                 f"motion={{'any_direction': True}} draws goals that robots do not observe with frame={self.frame!r}: "

@@ -43,11 +43,11 @@ POINT_RANGE = 2.0
 SLOPE_REACH = 0.01
 """m to either side of a place at which the ground's height is taken for its slope: within the ball's imprint."""
 
-Turns = Literal["vector", "axial", "motion", "planar", "wheels", "scalar", "spin", "none"]
+Turns = Literal["vector", "axial", "motion", "planar", "wheels", "scalar", "spin", "ring", "none"]
 """How numbers change when the robot, seen from above, turns by a third or is mirrored: as a vector (x, y turn, z
 stays), as an axis to turn about (likewise, and a mirror changes its sign), as a velocity x, y and a yaw rate, as planar
 vectors x, y, one after the other, as numbers of the three wheels, which take each other's places, not at all, as a yaw
-rate (only a mirror changes its sign), or in no way that can be told."""
+rate (only a mirror changes its sign), as numbers of places all around, or in no way that can be told."""
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,9 @@ class Field:
         unit: of each, for the docs and the contract.
         axes: along which they are given, likewise.
         turns: see ``Turns``.
+        ring: of "ring", how many places there are all around, as those of ``scan``; one ring after the other.
         title: what they are; the name of the field if it says that itself.
+        reach: m from the robot to the farthest ground that it is told.
     """
 
     size: int
@@ -69,6 +71,8 @@ class Field:
     axes: str = ""
     turns: Turns = "none"
     title: str = ""
+    ring: int = 0
+    reach: float = 0.0
 
 
 def _velocity(step: Step) -> Array:
@@ -98,6 +102,68 @@ def _slopes(step: Step, *ahead: float) -> Array:
     heights = step.heights((places[:, :, None] + around).transpose(4, 0, 2, 3, 1))  # (n, sides, k, axes)
     slopes = (heights[:, 0] - heights[:, 1]) / (2 * SLOPE_REACH)
     return np.asarray(slopes.reshape(len(slopes), -1).T)
+
+
+RING_START_DEG = 2.5
+"""Of the first place of a ring from the heading, counterclockwise.  So the places of mirrored robots fall on each
+other, too: the planes in which the wheels are mirrored lie 77.5 degrees and sixths of a turn from the heading."""
+
+
+def scan(angles: int = 12, radii: tuple[float, ...] = (0.12, 0.2, 0.3, 0.42, 0.56), most: float = 0.2) -> Field:
+    """Heights of the ground all around, as a perfect eye would tell them: what teachers of those who see are given.
+
+    Another grid is another field::
+
+        FIELDS["far_scan"] = scan(24, (0.15, 0.3, 0.6, 0.9))
+
+    Args:
+        angles: places of each ring, evenly and counterclockwise, the first ``RING_START_DEG`` from the heading; a
+            multiple of 6, so that robots turned by a third and mirrored ones see the same in another order.
+        radii: of the rings, m from the ball's centre.
+        most: m, the greatest height and depth that is told.
+
+    Returns:
+        a field of (rings * angles) heights, m, above the ground under the ball, one ring after the other.
+
+    Raises:
+        SettingsError: impossible angles, radii or most.
+    """
+    if not isinstance(angles, int) or angles < 6 or angles % 6:
+        raise SettingsError(f"angles must be a multiple of 6, such as 12, got {angles!r}")
+    if not radii or not all(0 < radius <= 10 for radius in radii) or not 0 < most < np.inf:
+        raise SettingsError(f"radii must lie between 0 and 10 m, and most above 0, got {radii!r} and {most!r}")
+    places = np.multiply.outer(np.array(radii), _directions(angles)).transpose(1, 0, 2).reshape(2, -1)
+
+    def read(step: Step) -> Array:
+        (c, s), (ahead, left) = step.robots.heading, places[..., None]
+        around = np.stack([c * ahead - s * left, s * ahead + c * left])  # (2, places, n), of the world
+        xy = np.concatenate([np.zeros_like(around[:, :1]), around], axis=1) + step.ball_place[:, None]
+        heights = step.heights(xy.transpose(2, 1, 0)).T
+        return np.clip(heights[1:] - heights[0], -most, most)
+
+    rings = ", ".join(f"{radius:g}" for radius in radii)
+    axes = f"{angles} places counterclockwise, the first {RING_START_DEG:g} degrees from the heading, at {rings} m"
+    title = "height of the ground around above that under the ball, which no sensor tells"
+    return Field(places.shape[1], read, "m", axes, "ring", title, angles, max(radii))
+
+
+def _directions(angles: int) -> Array:
+    """(2, angles) unit vectors to the places of a ring."""
+    turns = np.radians(RING_START_DEG) + 2 * np.pi * np.arange(angles) / angles
+    return np.stack([np.cos(turns), np.sin(turns)])
+
+
+def _reordered(angles: int, plane: Array) -> Array:
+    """(angles, angles) what takes the place of what in a ring if its places are turned or mirrored.
+
+    Raises:
+        SettingsError: they do not fall on each other.
+    """
+    places = _directions(angles)
+    matrix = (places.T @ (plane @ places) > 1 - 1e-6).astype(float)  # 0.08 degrees
+    if not (matrix.sum(axis=0) == 1).all():
+        raise SettingsError(f"a ring of {angles} places does not look the same to a turned or mirrored robot: use 12")
+    return matrix
 
 
 FIELDS: dict[str, Field] = {
@@ -151,6 +217,7 @@ FIELDS: dict[str, Field] = {
         6, lambda s: _slopes(s, 0.05, 0.1, 0.2), "1", "along the heading, to its left; at each of the three places",
         "planar", "slope of the ground 5, 10 and 20 cm ahead on the way to go, which no sensor tells",
     ),
+    "scan": scan(),
     "time_left": Field(
         1, lambda s: s.time_left[None], "s", turns="scalar", title="time until the time limit, which no sensor tells"
     ),
@@ -303,7 +370,8 @@ class Layout:
         for name, f in self.fields.items():
             if f.turns == "none":
                 continue
-            block, at = blocks[f.turns], self.slices[name]
+            block = _reordered(f.ring, plane) if f.turns == "ring" else blocks[f.turns]
+            at = self.slices[name]
             matrix[at, at] = np.kron(np.eye(f.size // len(block)), block)
         return matrix
 

@@ -12,8 +12,9 @@ import pytest
 
 from ballbot import presets
 from ballbot.controllers import robot_symmetry
-from ballbot.envs import BallbotEnv, BallbotVectorEnv, WorldConfig
+from ballbot.envs import BallbotEnv, BallbotVectorEnv, WorldConfig, observations
 from ballbot.envs.model import build_model
+from ballbot.envs.observations import layout_of, scan
 from ballbot.envs.step import BALL_DEPTH
 from ballbot.errors import SettingsError
 from ballbot.evaluation import env_options
@@ -240,3 +241,55 @@ def test_what_the_policy_sees_anyway_is_no_privilege(options, left):
     settings = presets.plain(**options, observation="proprioception")
     assert settings.ppo.value_only == (("privileged",) if left else ())
     assert replace(settings, world=replace(settings.world, privileged_fields=())).ppo.value_only == ()
+
+
+def test_a_scan_is_the_ground_around_as_the_pool_has_it():
+    envs = BallbotVectorEnv(3, **SMALL, terrain="pits", observation="scan", initial_tilt_deg=15)
+    assert envs.config.extra_fields == ("scan",) and envs.config.observation == "proprioception"
+    obs, _ = envs.reset(seed=2)
+    rng = np.random.default_rng(0)
+    for _ in range(3):
+        obs, *_ = envs.step(actions_of(rng, 3))
+    seen = obs[:, envs.layout["scan"]]
+    sims, robots = envs.simulations, envs.simulations.robot_state()
+    ball = sims.qpos[:, sims.addresses.ball_qpos :][:, :2]
+    for i in range(3):
+        heading = np.arctan2(*robots.heading[::-1, i])
+        which = sims.terrain_ids[i : i + 1]
+        below = envs.world.ground.heights(which, ball[i][None])[0]
+        for k, radius in enumerate((0.12, 0.2, 0.3, 0.42, 0.56)):
+            for a in range(12):
+                angle = heading + np.radians(2.5 + 30 * a)
+                place = ball[i] + radius * np.array([np.cos(angle), np.sin(angle)])
+                height = envs.world.ground.heights(which, place[None])[0] - below
+                # the ball is where it was in the step before
+                assert seen[i, 12 * k + a] == pytest.approx(np.clip(height, -0.2, 0.2), abs=2e-3), (i, radius, a)
+    assert np.ptp(seen) > 0.05
+
+
+@pytest.mark.parametrize("side", range(1, 6))
+def test_a_turned_or_mirrored_robot_sees_the_same_scan_in_another_order(side):
+    layout = layout_of("body", ("goal",), ("scan",))
+    matrix = robot_symmetry(layout, mirror=True).observations[side].numpy()
+    block = matrix[layout["scan"], layout["scan"]]
+    assert ((block == 0) | (block == 1)).all() and (block.sum(0) == 1).all() and (block.sum(1) == 1).all()
+    plane = matrix[layout["goal"], layout["goal"]].astype(float)
+    angles = np.radians(2.5 + 30 * np.arange(12))
+    places = np.stack([[r * np.cos(a), r * np.sin(a)] for r in (0.1, 0.2, 0.3, 0.4, 0.5) for a in angles])
+    ground = lambda xy: np.sin(3 * xy[..., 0]) + xy[..., 1] ** 3  # noqa: E731 - seen by the robot as it stands
+    np.testing.assert_allclose(block @ ground(places), ground(places @ plane), atol=1e-3)  # plane.T of each place
+
+
+def test_scans_of_other_grids_are_other_fields(monkeypatch):
+    monkeypatch.setitem(observations.FIELDS, "far_scan", scan(24, (0.5, 1.5), 0.05))
+    envs = BallbotVectorEnv(2, **SMALL, terrain="pillars", extra_fields=("far_scan",), privileged_fields=("scan",))
+    obs, _ = envs.reset(seed=0)
+    assert obs["policy"].shape == (2, 17 + 48) and obs["privileged"].shape == (2, 60)
+    assert np.abs(obs["policy"][:, 17:]).max() == np.float32(0.05)
+    robot_symmetry(envs.layout, mirror=True)
+    wrong: Any = ((10, (0.1,)), (12, ()), (12, (0.0,)), (12.0, (0.1,)))
+    for angles, radii in wrong:
+        with pytest.raises(SettingsError, match=r"angles must be a multiple of 6|radii must lie between"):
+            scan(angles, radii)
+    with pytest.raises(SettingsError, match=r"'far_scan' tells of ground 1.5 m away, and the ground ends 1 m from its"):
+        WorldConfig(extra_fields=("far_scan",), terrain_length=2.0)

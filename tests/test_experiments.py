@@ -462,9 +462,14 @@ def test_setup_check_blames_an_opengl_that_stops_mujoco(check_setup: Any, monkey
     [
         ("maintenance/take_picture.py", ["--seed", "-1"], "--seed must be a"),
         ("plot_training.py", [str(Path(__file__))], "test_experiments.py is not a progress.csv"),
-        ("maintenance/compare_sb3.py", ["--seeds", "-1"], "--seeds must be at least 0"),
-        ("maintenance/compare_sb3.py", ["--seeds", "1", "1"], "each seed once"),
-        ("maintenance/compare_sb3.py", ["--tasks", "Acrobot"], "unknown task 'Acrobot': did you mean 'Acrobot-v1'"),
+        ("maintenance/compare_sb3.py", ["--seeds", "-1"], "--seeds -1 is out of range"),
+        ("maintenance/compare_sb3.py", ["--seeds", "1", "1"], "--seeds needs at least one value, and each once"),
+        (
+            "maintenance/compare_sb3.py",
+            ["--tasks", "Acrobot-v1", "Acrobot-v1"],
+            "--tasks needs at least one value, and each",
+        ),
+        ("maintenance/compare_sb3.py", ["--tasks", "Acrobot"], "--tasks Acrobot is unknown: did you mean 'Acrobot-v1'"),
         ("maintenance/compare_sb3.py", ["--csv", "/no/such/folder/x.csv"], "there is no folder /no/such/folder"),
         ("maintenance/compare_sb3.py", ["--csv", str(EVALUATIONS)], "evaluations.csv is not a table of this script"),
         ("maintenance/compare_integrators.py", ["--starts", "0"], "--starts must be a"),

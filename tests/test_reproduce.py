@@ -185,7 +185,7 @@ def test_damaged_files_are_named_and_nothing_is_lost(reproduce, capsys):
     reproduce.add_rows(path, [evaluation(reproduce, "default_0", "best")])
     path.write_text(whole := path.read_text()[:-20])
     assert reproduce.main(["--studies", "tiny", "--dry-run", "--results", "results"]) == 2
-    assert "results/evaluations.csv has a row with a value too few or too many" in capsys.readouterr().err
+    assert "results/evaluations.csv, line 2: " in capsys.readouterr().err
     assert path.read_text() == whole
     run = reproduce.Run("tiny", 0)
     run.folder.mkdir(parents=True)
@@ -320,7 +320,7 @@ def test_rows_replace_those_of_the_same_evaluation_alone(reproduce, tmp_path):
     found = reproduce.read_rows(path)
     assert len(found) == 3 and changed in found and first[1] in found
     path.write_text("a,b\n1,2\n")
-    with pytest.raises(ValueError, match="other columns"):
+    with pytest.raises(ValueError, match="its columns must be run, policy"):
         reproduce.read_rows(path)
 
 

@@ -19,7 +19,8 @@ from pathlib import Path
 import compare_sb3
 import tyro
 from gym_tasks import SEEDS, TASKS
-from reproduce import EXPERIMENTS, HORIZONS, STUDIES, first_run, read_rows
+from reproduce import HORIZONS, STUDIES, first_run, read_rows
+from shared import EXPERIMENTS, PUBLISHED, TARGET_LENGTH, TARGET_RETURN
 from summarize_runs import Evaluation, read
 
 from ballbot.cli import program
@@ -29,8 +30,6 @@ sys.path.append(str(EXPERIMENTS))
 import plot_training
 
 DOCS = EXPERIMENTS.parent / "docs"
-RETURN_TARGET, LENGTH_TARGET = 85.5, 3950.0
-"""What Salehi 2025 reports as the median of the best evaluations, and a length that leaves no room for falls."""
 FIGURES: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "learning_curves.png": (("default", "blind", "plain", "paper"), ("--bottom", "0")),
     "contact_fix.png": (("plain_blind", "unfixed"), ("--bottom", "0")),
@@ -45,7 +44,7 @@ Row = dict[str, str]
 class Args:
     """Make the tables and figures of docs/results.md."""
 
-    results: Path = DOCS.parent / "results"
+    results: Path = PUBLISHED
     """Folder of the curves and evaluations."""
     page: Path = DOCS / "results.md"
     """Page to rewrite."""
@@ -115,14 +114,14 @@ def median_cells(rows: list[Row]) -> list[str]:
 def reached(evaluations: list[Evaluation]) -> str:
     """When an evaluation first met both targets."""
     for e in evaluations:
-        if e.mean_return >= RETURN_TARGET and e.length >= LENGTH_TARGET:
+        if e.mean_return >= TARGET_RETURN and e.length >= TARGET_LENGTH:
             return f"{e.step / 1e6:.2f}M, {e.minutes:.1f} min"
     return "never"
 
 
 def seeds_table(results: Results, study: str) -> str:
     """Every seed of a study: its evaluations in training, and what its best and its last policy are worth."""
-    head = ["seed", f"{RETURN_TARGET:g} reached", "best in training", "minutes", "policy", *JUDGED_HEAD]
+    head = ["seed", f"{TARGET_RETURN:g} reached", "best in training", "minutes", "policy", *JUDGED_HEAD]
     lines: list[list[str]] = []
     returns, durations, rows = [], [], []
     for seed, path in results.curves(study).items():

@@ -19,7 +19,8 @@ from pathlib import Path
 from typing import Annotated
 
 import tyro
-from reproduce import EXPERIMENTS, JUDGED, MACHINE
+from reproduce import JUDGED
+from shared import EXPERIMENTS, MACHINE
 
 from ballbot.cli import program
 from ballbot.controllers import CONTROLLERS

@@ -392,12 +392,14 @@ def test_the_median_ends_where_the_shortest_run_ends(monkeypatch: pytest.MonkeyP
     np.testing.assert_allclose([low, high], [[0, 2, 6], [15, 20, 30]])
 
 
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])  # as editors on Windows save them
 def test_runs_of_one_config_are_one_group_named_by_what_sets_it_apart(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    encoding: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name, seed, gamma in (("a_0", 0, 0.9), ("a_1", 1, 0.9), ("other", 2, 0.9), ("a_2", 2, 0.99)):
         run_dir = write_run(tmp_path / name / "progress.csv", [100, 200], [1.0, 2.0]).parent
-        (run_dir / "config.json").write_text(json.dumps({"ppo": {"seed": seed, "gamma": gamma}, "env": {"x": 1}}))
+        content = json.dumps({"ppo": {"seed": seed, "gamma": gamma}, "env": {"x": 1}})
+        (run_dir / "config.json").write_text(content, encoding=encoding)
     write_run(tmp_path / "a_3.csv", [100, 200], [1.0, 2.0])
     paths = [tmp_path / name for name in ("a_0", "a_1", "other", "a_2", "a_3.csv")]
     groups = load(monkeypatch, "plot_training").groups_of(paths)

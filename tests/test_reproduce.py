@@ -77,9 +77,12 @@ def test_the_estimate_names_every_run_and_counts_what_is_done(reproduce, capsys,
         (["--studies", "moon"], "--studies moon is unknown: known are blind, "),
         (["--studies", "default", "--seeds", "-1"], "--seeds -1 is out of range"),
         (["--jobs", "-1"], "--jobs must be a"),
+        (["--results", "a.txt"], "--results a.txt: a.txt is a file; give a folder, such as runs/reproduced"),
+        (["--results", "a.txt/b"], "--results a.txt/b: a.txt is a file; give a folder"),
     ],
 )
 def test_what_cannot_be_done_is_named(reproduce, capsys, options, message):
+    Path("a.txt").touch()
     assert reproduce.main([*options, "--dry-run"]) == 2
     assert message in capsys.readouterr().err
 
@@ -118,7 +121,7 @@ def test_a_run_that_was_stopped_goes_on_and_one_that_saved_nothing_begins_again(
 def test_a_row_without_its_checkpoint_is_not_done(reproduce):
     run = reproduce.Run("tiny", 0)
     run.folder.mkdir(parents=True)
-    (run.folder / "config.json").write_text(json.dumps({"ppo": {"total_timesteps": 2000}}))
+    (run.folder / "config.json").write_text(json.dumps({"ppo": {"total_timesteps": 2000}}), encoding="utf-16")
     (run.folder / "progress.csv").write_text("global_step\n2048\n")
     assert run.done() == 0
     save_policy(run.folder / "last.pt")  # after 1234 steps
@@ -332,7 +335,8 @@ def test_a_shipped_policy_is_the_runs_best_with_its_evaluation(scripts, monkeypa
     run = tmp_path / "runs" / "r"
     run.mkdir(parents=True)
     content = save_policy(run / "best.pt").read_bytes()
-    (run / "config.json").write_text(json.dumps({"ppo": {"seed": 7}, "env": {}, "git_commit": "abc"}))
+    settings = json.dumps({"ppo": {"seed": 7}, "env": {}, "git_commit": "abc"})
+    (run / "config.json").write_text(settings, encoding="utf-8-sig")
     assert ship.main([str(run), "--name", "mine"]) == 0
     assert (tmp_path / "policy_mine.pt").read_bytes() == content
     card = json.loads((tmp_path / "policy_mine.json").read_text())

@@ -37,7 +37,7 @@ from ballbot.cli import check_options, program
 from ballbot.cpus import usable_cpus
 from ballbot.ppo import CheckpointError, load_checkpoint
 from ballbot.ppo.run_dir import git_commit, lock_run_dir
-from ballbot.runs import differences, load_settings
+from ballbot.runs import differences, load_settings, read_config
 from ballbot.settings import Range
 
 LOGS = Path("runs") / "reproduce"
@@ -130,6 +130,9 @@ def check(args: Args) -> Args:
         raise ValueError(f"--studies needs at least one of {', '.join(STUDIES)}")
     check_seeds(args.seeds)
     check_options(args)
+    for path in (args.results, *args.results.parents):
+        if path.exists() and not path.is_dir():
+            raise ValueError(f"--results {args.results}: {path} is a file; give a folder, such as {Args.results}")
     return args
 
 
@@ -153,7 +156,7 @@ class Run:
     def done(self) -> float:
         """Share of its steps that are trained and saved."""
         try:
-            total = json.loads((self.folder / "config.json").read_text())["ppo"]["total_timesteps"]
+            total = read_config(self.folder / "config.json")["ppo"]["total_timesteps"]
             with open(self.folder / "progress.csv", newline="") as handle:
                 share = max(int(row["global_step"]) for row in csv.DictReader(handle)) / int(total)
             if share >= 1:  # a row is logged before the checkpoint of its update is there
@@ -299,7 +302,7 @@ def short(commit: str | None) -> str:
 def commit_of(name: str) -> str:
     """The commit that a run was trained with; for what was not trained, the one that judges it."""
     config = Path("runs") / f"reproduce_{name}" / "config.json"
-    return short(json.loads(config.read_text()).get("git_commit") if config.is_file() else git_commit())
+    return short(read_config(config).get("git_commit") if config.is_file() else git_commit())
 
 
 JUDGING_MINUTES = 5.0

@@ -36,6 +36,8 @@ FIGURES: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "ablations.png": (("plain", "plain_blind", "untrained_encoder", "rk4"), ("--bottom", "70")),
 }
 """Learning curves: file in docs/images -> studies to compare, options of plot_training.py."""
+EACH_SEED = ("shipped", "shipped_blind", "default", "blind", "distill", "plain", "paper")
+"""Studies of whose seeds each has its lines in a table of the page."""
 
 Row = dict[str, str]
 
@@ -198,12 +200,15 @@ def horizons_table(results: Results) -> str:
 
 
 def comparison_table(path: Path) -> str:
-    """What compare_sb3.py found: medians over seeds, and what is not there yet."""
+    """What compare_sb3.py found: medians over seeds; and beneath, of which tasks there is nothing yet."""
     rows = compare_sb3.read_rows(path)
     seeds = {row["seed"] for row in rows}
-    lines = []
+    lines, missing = [], []
     for name, task in TASKS.items():
         ours, theirs = compare_sb3.returns_of(rows, name, seeds)
+        if not ours and not theirs:
+            missing.append(name)
+            continue
         cells = []
         for side in (ours, theirs):
             of = "" if len(side) > len(SEEDS) else f" of {len(SEEDS)}"
@@ -212,13 +217,14 @@ def comparison_table(path: Path) -> str:
         cells.append(compare_sb3.in_words(compare_sb3.median_interval(ours, theirs)) if ours and theirs else "")
         recurrent = ", sb3-contrib" if "memory" in task.config else ""
         lines.append([f"{name}{recurrent} ({task.config['total_timesteps']:,})", *cells])
-    return table(["task (steps)", "ballbot", "stable-baselines3", "difference"], lines)
+    found = table(["task (steps)", "ballbot", "stable-baselines3", "difference"], lines)
+    return f"{found}\n\nNot run yet: {', '.join(missing)}." if missing else found
 
 
 def sections(results: Results) -> dict[str, str]:
     """Name of a mark in the page -> what goes behind it."""
     found = {}
-    for study in ("shipped", "shipped_blind", "default", "blind", "distill", "plain", "paper"):
+    for study in EACH_SEED:
         if results.curves(study):
             found[study] = seeds_table(results, study)
     ablations = ["plain", "untrained_encoder", "plain_blind", "rk4", "unfixed"]

@@ -76,6 +76,7 @@ CONTROLLERS = (
     "pid",
     *(f"linear:{speed}" for speed in ("0.2", "0.25", "0.3", "0.35", "0.4")),
     *("observer:0.3", "observer:0.35", "observer", "observer:0.41"),
+    "foresight",
 )
 HORIZONS = {8000: 20, 20_000: 40}
 """Steps for which the policy that comes along is judged too -> side of the ground then, m."""

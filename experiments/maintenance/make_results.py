@@ -299,13 +299,15 @@ def draw_frontier(results: Results, path: Path) -> None:
         [row for seed in results.curves(study) if (row := results.row(f"{study}_{seed}", "last")) is not None]
         for study in ("blind", "plain")
     )
-    linear, observer = (
-        [row for name, row in frontier_rows(results) if name.startswith(kind)] for kind in ("linear", "observer")
+    linear, observer, foresight = (
+        [row for name, row in frontier_rows(results) if name.startswith(kind)]
+        for kind in ("linear", "observer", "foresight")
     )
     shipped = [row] if (row := results.row(first_run("shipped").name, "best")) is not None else []
     for colour, style, label, rows in (
         ("#0072B2", "o-", "linear controller", linear),
         ("#D55E00", "s-", "controller that remembers", observer),
+        ("#E69F00", "D", "controller that is told the slopes", foresight),
         ("#009E73", "^", "from nothing, without cameras", ours),
         ("#CC79A7", "v", "from nothing, without memory", plain),
         ("#000000", "*", "taught, then PPO, by its cameras", shipped),

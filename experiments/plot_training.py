@@ -27,8 +27,10 @@ import tyro
 from numpy.typing import NDArray
 
 from ballbot.cli import check_output, program
+from ballbot.errors import SettingsError
 from ballbot.evaluation.report import COLOURS
 from ballbot.ppo.checkpoint import write_atomic
+from ballbot.runs import read_config
 
 Floats = NDArray[np.float64]
 
@@ -125,10 +127,8 @@ def settings_of(path: Path) -> dict[str, Any] | None:
     if not path.is_dir() and path.name != "progress.csv":
         return None
     try:
-        content = json.loads((folder / "config.json").read_text())
-    except (OSError, ValueError, RecursionError):
-        return None
-    if not isinstance(content, dict):
+        content = read_config(folder / "config.json")
+    except SettingsError:
         return None
     sections = {k: v for k, v in content.items() if k in ("ppo", "env") and isinstance(v, dict)}
     flat = {f"{name}.{key}": value for name, section in sections.items() for key, value in section.items()}

@@ -94,10 +94,18 @@ def test_runs_that_are_written_down_are_not_run_again(
 
 
 def test_tables_of_other_columns_are_refused(compare: ModuleType, tmp_path: Path) -> None:
-    for text in ("task,library,seed,steps,episodes,return,seconds\n", ",".join(compare.COLUMNS) + "\nAcrobot-v1,ball"):
-        (tmp_path / "rows.csv").write_text(text)
-        with pytest.raises(ValueError, match="columns must be task, library, seed"):
-            compare.read_rows(tmp_path / "rows.csv")
+    (tmp_path / "rows.csv").write_text("task,library,seed,steps,episodes,return,seconds\n")
+    with pytest.raises(ValueError, match="its columns must be task, library, seed"):
+        compare.read_rows(tmp_path / "rows.csv")
+
+
+def test_a_line_that_was_cut_off_is_named(
+    compare: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    table = tmp_path / "rows.csv"
+    table.write_text(",".join(compare.COLUMNS) + "\nAcrobot-v1,ball")
+    assert compare.main(["--csv", str(table), "--tasks", "Acrobot-v1"]) == 2
+    assert f"{table}, line 2: it has 2 values, not 10; mend or delete that line" in capsys.readouterr().err
 
 
 def test_a_task_that_needs_another_package_names_it(

@@ -392,12 +392,14 @@ def test_the_median_ends_where_the_shortest_run_ends(monkeypatch: pytest.MonkeyP
     np.testing.assert_allclose([low, high], [[0, 2, 6], [15, 20, 30]])
 
 
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])  # as editors on Windows save them
 def test_runs_of_one_config_are_one_group_named_by_what_sets_it_apart(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    encoding: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name, seed, gamma in (("a_0", 0, 0.9), ("a_1", 1, 0.9), ("other", 2, 0.9), ("a_2", 2, 0.99)):
         run_dir = write_run(tmp_path / name / "progress.csv", [100, 200], [1.0, 2.0]).parent
-        (run_dir / "config.json").write_text(json.dumps({"ppo": {"seed": seed, "gamma": gamma}, "env": {"x": 1}}))
+        content = json.dumps({"ppo": {"seed": seed, "gamma": gamma}, "env": {"x": 1}})
+        (run_dir / "config.json").write_text(content, encoding=encoding)
     write_run(tmp_path / "a_3.csv", [100, 200], [1.0, 2.0])
     paths = [tmp_path / name for name in ("a_0", "a_1", "other", "a_2", "a_3.csv")]
     groups = load(monkeypatch, "plot_training").groups_of(paths)
@@ -462,9 +464,14 @@ def test_setup_check_blames_an_opengl_that_stops_mujoco(check_setup: Any, monkey
     [
         ("maintenance/take_picture.py", ["--seed", "-1"], "--seed must be a"),
         ("plot_training.py", [str(Path(__file__))], "test_experiments.py is not a progress.csv"),
-        ("maintenance/compare_sb3.py", ["--seeds", "-1"], "--seeds must be at least 0"),
-        ("maintenance/compare_sb3.py", ["--seeds", "1", "1"], "each seed once"),
-        ("maintenance/compare_sb3.py", ["--tasks", "Acrobot"], "unknown task 'Acrobot': did you mean 'Acrobot-v1'"),
+        ("maintenance/compare_sb3.py", ["--seeds", "-1"], "--seeds -1 is out of range"),
+        ("maintenance/compare_sb3.py", ["--seeds", "1", "1"], "--seeds needs at least one value, and each once"),
+        (
+            "maintenance/compare_sb3.py",
+            ["--tasks", "Acrobot-v1", "Acrobot-v1"],
+            "--tasks needs at least one value, and each",
+        ),
+        ("maintenance/compare_sb3.py", ["--tasks", "Acrobot"], "--tasks Acrobot is unknown: did you mean 'Acrobot-v1'"),
         ("maintenance/compare_sb3.py", ["--csv", "/no/such/folder/x.csv"], "there is no folder /no/such/folder"),
         ("maintenance/compare_sb3.py", ["--csv", str(EVALUATIONS)], "evaluations.csv is not a table of this script"),
         ("maintenance/compare_integrators.py", ["--starts", "0"], "--starts must be a"),

@@ -20,12 +20,11 @@ same size in its place.
 
 from __future__ import annotations
 
-import csv
 import math
 import sys
 import tempfile
 import time
-from collections.abc import Collection, Sequence
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from functools import partial
 from importlib.metadata import version
@@ -37,14 +36,13 @@ import numpy as np
 import torch
 import tyro
 from gym_tasks import SEEDS, TASKS, config_of, make_envs, wrapper_of
-from reproduce import MACHINE, PUBLISHED
+from shared import MACHINE, PUBLISHED, append_row, check_each_once, check_names, check_seeds, read_table
 
 from ballbot.cli import check_options, check_output, program
 from ballbot.ppo import Agent, PPOConfig, evaluate, train
 from ballbot.ppo.layers import ACTIVATIONS
 from ballbot.ppo.run_dir import git_commit
 from ballbot.ppo.schedules import scheduled_lr
-from ballbot.settings import nearest
 
 if TYPE_CHECKING:
     from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
@@ -210,44 +208,17 @@ def run_one(library: str, task: str, seed: int) -> dict[str, Any]:
 
 COLUMNS = ["task", "library", "seed", "steps", "episodes", "return", "seconds", "versions", "machine", "commit"]
 """The last three were not written down in older rows."""
-
-
-def append_row(path: Path, row: dict[str, Any], columns: Sequence[str] = COLUMNS) -> None:
-    """Write a row beneath those that are there; what others write at the same time stays, too."""
-    with open(path, "a", newline="") as file:
-        writer = csv.DictWriter(file, columns, lineterminator="\n")
-        if file.tell() == 0:
-            writer.writeheader()
-        writer.writerow(row)
-
-
-def read_table(path: Path, columns: Sequence[str]) -> list[dict[str, Any]]:
-    """Rows of a CSV file as they are written, none if there is no such file.
-
-    Raises:
-        ValueError: it is another table.
-    """
-    if not path.exists():
-        return []
-    with open(path, newline="") as file:
-        reader = csv.DictReader(file)
-        rows: list[dict[str, Any]] = list(reader)
-    if reader.fieldnames != list(columns) or any(None in row or None in row.values() for row in rows):
-        raise ValueError(f"columns must be {', '.join(columns)}")
-    return rows
+NUMBERS = {"seed": int, "steps": int, "episodes": int, "return": float, "seconds": float}
+"""Which of them are numbers."""
 
 
 def read_rows(path: Path) -> list[dict[str, Any]]:
     """Rows of earlier runs, none if there is no such file.
 
     Raises:
-        ValueError: it is another table.
+        ValueError: it is another table, or damaged.
     """
-    rows = read_table(path, COLUMNS)
-    for row in rows:
-        row |= {name: int(row[name]) for name in ("seed", "steps", "episodes")}
-        row |= {name: float(row[name]) for name in ("return", "seconds")}
-    return rows
+    return read_table(path, COLUMNS, NUMBERS)
 
 
 def is_current(row: dict[str, Any]) -> bool:
@@ -296,18 +267,13 @@ def returns_of(rows: list[dict[str, Any]], task: str, seeds: Collection[int]) ->
 def main(argv: list[str] | None = None) -> int:
     """Run, print, compare."""
     args = tyro.cli(Args, args=argv, description=__doc__)
-    if unknown := [task for task in args.tasks if task not in TASKS]:
-        raise ValueError(f"unknown task {unknown[0]!r}: {nearest(unknown[0], TASKS)}")
-    if not args.tasks or not args.seeds or len(set(args.seeds)) < len(args.seeds):
-        raise ValueError("--tasks and --seeds need at least one value each, and each seed once")
+    check_names("--tasks", args.tasks, TASKS)
+    check_each_once("--tasks", args.tasks)
+    check_each_once("--seeds", args.seeds)
     check_options(args)
-    if any(seed < 0 for seed in args.seeds):
-        raise ValueError("--seeds must be at least 0")
+    check_seeds(args.seeds)
     check_output(args.csv, "--csv", (".csv",))
-    try:
-        rows = read_rows(args.csv)
-    except (KeyError, ValueError, TypeError, csv.Error) as error:
-        raise ValueError(f"{args.csv} is not a table of this script ({error}); give another --csv") from error
+    rows = read_rows(args.csv)
     for task in args.tasks:
         try:
             make_envs(task, 1).close()
@@ -318,7 +284,7 @@ def main(argv: list[str] | None = None) -> int:
     for job in jobs:
         if job not in done:
             row = run_one(*job)
-            append_row(args.csv, row)
+            append_row(args.csv, row, COLUMNS)
             rows.append(row)
             print(f"{row['task']:27} {row['library']:18} seed {row['seed']}: {row['return']:9.1f}", flush=True)
 

@@ -19,7 +19,8 @@ from pathlib import Path
 import compare_sb3
 import tyro
 from gym_tasks import SEEDS, TASKS
-from reproduce import EXPERIMENTS, HORIZONS, STUDIES, first_run, read_rows
+from reproduce import HORIZONS, STUDIES, first_run, read_rows
+from shared import EXPERIMENTS, PUBLISHED, TARGET_LENGTH, TARGET_RETURN
 from summarize_runs import Evaluation, read
 
 from ballbot.cli import program
@@ -29,14 +30,14 @@ sys.path.append(str(EXPERIMENTS))
 import plot_training
 
 DOCS = EXPERIMENTS.parent / "docs"
-RETURN_TARGET, LENGTH_TARGET = 85.5, 3950.0
-"""What Salehi 2025 reports as the median of the best evaluations, and a length that leaves no room for falls."""
 FIGURES: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "learning_curves.png": (("default", "blind", "plain", "paper"), ("--bottom", "0")),
     "contact_fix.png": (("plain_blind", "unfixed"), ("--bottom", "0")),
     "ablations.png": (("plain", "plain_blind", "untrained_encoder", "rk4"), ("--bottom", "70")),
 }
 """Learning curves: file in docs/images -> studies to compare, options of plot_training.py."""
+EACH_SEED = ("shipped", "shipped_blind", "default", "blind", "distill", "plain", "paper")
+"""Studies of whose seeds each has its lines in a table of the page."""
 
 Row = dict[str, str]
 
@@ -45,7 +46,7 @@ Row = dict[str, str]
 class Args:
     """Make the tables and figures of docs/results.md."""
 
-    results: Path = DOCS.parent / "results"
+    results: Path = PUBLISHED
     """Folder of the curves and evaluations."""
     page: Path = DOCS / "results.md"
     """Page to rewrite."""
@@ -115,14 +116,14 @@ def median_cells(rows: list[Row]) -> list[str]:
 def reached(evaluations: list[Evaluation]) -> str:
     """When an evaluation first met both targets."""
     for e in evaluations:
-        if e.mean_return >= RETURN_TARGET and e.length >= LENGTH_TARGET:
+        if e.mean_return >= TARGET_RETURN and e.length >= TARGET_LENGTH:
             return f"{e.step / 1e6:.2f}M, {e.minutes:.1f} min"
     return "never"
 
 
 def seeds_table(results: Results, study: str) -> str:
     """Every seed of a study: its evaluations in training, and what its best and its last policy are worth."""
-    head = ["seed", f"{RETURN_TARGET:g} reached", "best in training", "minutes", "policy", *JUDGED_HEAD]
+    head = ["seed", f"{TARGET_RETURN:g} reached", "best in training", "minutes", "policy", *JUDGED_HEAD]
     lines: list[list[str]] = []
     returns, durations, rows = [], [], []
     for seed, path in results.curves(study).items():
@@ -199,12 +200,15 @@ def horizons_table(results: Results) -> str:
 
 
 def comparison_table(path: Path) -> str:
-    """What compare_sb3.py found: medians over seeds, and what is not there yet."""
+    """What compare_sb3.py found: medians over seeds; and beneath, of which tasks there is nothing yet."""
     rows = compare_sb3.read_rows(path)
     seeds = {row["seed"] for row in rows}
-    lines = []
+    lines, missing = [], []
     for name, task in TASKS.items():
         ours, theirs = compare_sb3.returns_of(rows, name, seeds)
+        if not ours and not theirs:
+            missing.append(name)
+            continue
         cells = []
         for side in (ours, theirs):
             of = "" if len(side) > len(SEEDS) else f" of {len(SEEDS)}"
@@ -213,13 +217,14 @@ def comparison_table(path: Path) -> str:
         cells.append(compare_sb3.in_words(compare_sb3.median_interval(ours, theirs)) if ours and theirs else "")
         recurrent = ", sb3-contrib" if "memory" in task.config else ""
         lines.append([f"{name}{recurrent} ({task.config['total_timesteps']:,})", *cells])
-    return table(["task (steps)", "ballbot", "stable-baselines3", "difference"], lines)
+    found = table(["task (steps)", "ballbot", "stable-baselines3", "difference"], lines)
+    return f"{found}\n\nNot run yet: {', '.join(missing)}." if missing else found
 
 
 def sections(results: Results) -> dict[str, str]:
     """Name of a mark in the page -> what goes behind it."""
     found = {}
-    for study in ("shipped", "shipped_blind", "default", "blind", "distill", "plain", "paper"):
+    for study in EACH_SEED:
         if results.curves(study):
             found[study] = seeds_table(results, study)
     ablations = ["plain", "untrained_encoder", "plain_blind", "rk4", "unfixed"]
@@ -294,13 +299,15 @@ def draw_frontier(results: Results, path: Path) -> None:
         [row for seed in results.curves(study) if (row := results.row(f"{study}_{seed}", "last")) is not None]
         for study in ("blind", "plain")
     )
-    linear, observer = (
-        [row for name, row in frontier_rows(results) if name.startswith(kind)] for kind in ("linear", "observer")
+    linear, observer, foresight = (
+        [row for name, row in frontier_rows(results) if name.startswith(kind)]
+        for kind in ("linear", "observer", "foresight")
     )
     shipped = [row] if (row := results.row(first_run("shipped").name, "best")) is not None else []
     for colour, style, label, rows in (
         ("#0072B2", "o-", "linear controller", linear),
         ("#D55E00", "s-", "controller that remembers", observer),
+        ("#E69F00", "D", "controller that is told the slopes", foresight),
         ("#009E73", "^", "from nothing, without cameras", ours),
         ("#CC79A7", "v", "from nothing, without memory", plain),
         ("#000000", "*", "taught, then PPO, by its cameras", shipped),

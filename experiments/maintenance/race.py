@@ -23,7 +23,6 @@ whole can be stopped at any time and gone on with.  Exit status 1 if a learner f
 
 from __future__ import annotations
 
-import csv
 import math
 import os
 import statistics
@@ -42,10 +41,20 @@ from typing import Annotated, Any, Literal
 
 import torch
 import tyro
-from compare_sb3 import append_row, read_table
 from racers.cleanrl import check_file, version_of
 from racers.snapshots import MODULES, Job, Snapshot, read_network, read_snapshots, settings_of, start_file
-from reproduce import MACHINE, PUBLISHED, check_names, check_seeds, on_signals
+from shared import (
+    MACHINE,
+    PUBLISHED,
+    TARGET_LENGTH,
+    TARGET_RETURN,
+    append_row,
+    check_each_once,
+    check_names,
+    check_seeds,
+    on_signals,
+    read_table,
+)
 
 from ballbot.cli import check_options, check_output, program
 from ballbot.envs import BallbotVectorEnv
@@ -54,8 +63,6 @@ from ballbot.ppo import load_policy
 from ballbot.ppo.run_dir import git_commit
 from ballbot.settings import Range
 
-TARGET_RETURN, TARGET_LENGTH = 85.5, 3950.0
-"""Of a policy that can do the task: it stays up, and goes where it is told at some speed."""
 TERRAINS, FIRST_TERRAINS = 50, 10
 """Which judge a policy, and which judge it first."""
 MARGIN = 10.0
@@ -119,10 +126,8 @@ def check(args: Args) -> Args:
         ValueError: the message names the option.
     """
     check_names("--learners", args.learners, MODULES)
-    for name in ("learners", "seeds"):
-        values = getattr(args, name)
-        if not values or len(set(values)) < len(values):
-            raise ValueError(f"--{name} needs at least one value, and each once")
+    check_each_once("--learners", args.learners)
+    check_each_once("--seeds", args.seeds)
     check_options(args)
     check_seeds(args.seeds)
     if args.cleanrl is not None:
@@ -287,10 +292,7 @@ def in_words(row: dict[str, Any]) -> str:
 def main(argv: list[str] | None = None) -> int:
     """Race, and print medians."""
     args = check(tyro.cli(Args, args=argv, description=__doc__))
-    try:
-        rows = read_table(args.csv, COLUMNS)
-    except (ValueError, csv.Error) as error:
-        raise ValueError(f"{args.csv} is not a table of this script ({error}); give another --csv") from error
+    rows = read_table(args.csv, COLUMNS)
     why = {learner: missing(learner, args) for learner in args.learners}
     for learner, reason in why.items():
         if reason is not None:

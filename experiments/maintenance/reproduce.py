@@ -16,17 +16,13 @@ results/evaluations.csv holds.  ``make_results.py --results runs/reproduced`` ma
 from __future__ import annotations
 
 import csv
-import io
 import json
 import os
-import platform
 import shutil
-import signal
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -34,17 +30,16 @@ from pathlib import Path
 from typing import Annotated
 
 import tyro
+from shared import EXPERIMENTS, MACHINE, PUBLISHED, check_names, check_seeds, on_signals, read_table, write_table
 from summarize_runs import save_small
 
 from ballbot.cli import check_options, program
 from ballbot.cpus import usable_cpus
 from ballbot.ppo import CheckpointError, load_checkpoint
-from ballbot.ppo.checkpoint import write_atomic
 from ballbot.ppo.run_dir import git_commit, lock_run_dir
-from ballbot.runs import differences, load_settings
-from ballbot.settings import Range, nearest
+from ballbot.runs import differences, load_settings, read_config
+from ballbot.settings import Range
 
-EXPERIMENTS = Path(__file__).resolve().parents[1]
 LOGS = Path("runs") / "reproduce"
 """What the trainings and evaluations print, and the evaluations' files."""
 UNTRAINED = LOGS / "untrained_encoder.pt"
@@ -59,8 +54,6 @@ COLUMNS = (
     "machine", "date",
 )  # fmt: skip
 """Of evaluations.csv; "commit" has trained, "judged_by" judged (not recorded in older rows)."""
-PUBLISHED = EXPERIMENTS.parent / "results"
-MACHINE = f"{platform.machine()}, {usable_cpus()} CPUs"
 
 
 @dataclass(frozen=True)
@@ -83,6 +76,7 @@ CONTROLLERS = (
     "pid",
     *(f"linear:{speed}" for speed in ("0.2", "0.25", "0.3", "0.35", "0.4")),
     *("observer:0.3", "observer:0.35", "observer", "observer:0.41"),
+    "foresight",
 )
 HORIZONS = {8000: 20, 20_000: 40}
 """Steps for which the policy that comes along is judged too -> side of the ground then, m."""
@@ -137,22 +131,10 @@ def check(args: Args) -> Args:
         raise ValueError(f"--studies needs at least one of {', '.join(STUDIES)}")
     check_seeds(args.seeds)
     check_options(args)
+    for path in (args.results, *args.results.parents):
+        if path.exists() and not path.is_dir():
+            raise ValueError(f"--results {args.results}: {path} is a file; give a folder, such as {Args.results}")
     return args
-
-
-def check_names(option: str, names: Iterable[str], known: Iterable[str]) -> None:
-    """ValueError for a name that is not known."""
-    known = tuple(known)
-    for name in names:
-        if name not in known:
-            raise ValueError(f"{option} {name} is unknown: {nearest(name, known)}")
-
-
-def check_seeds(seeds: Iterable[int]) -> None:
-    """ValueError for a seed that is none."""
-    for seed in seeds:
-        if not 0 <= seed < 2**31:
-            raise ValueError(f"--seeds {seed} is out of range: use 0 to {2**31 - 1}")
 
 
 @dataclass(frozen=True)
@@ -175,7 +157,7 @@ class Run:
     def done(self) -> float:
         """Share of its steps that are trained and saved."""
         try:
-            total = json.loads((self.folder / "config.json").read_text())["ppo"]["total_timesteps"]
+            total = read_config(self.folder / "config.json")["ppo"]["total_timesteps"]
             with open(self.folder / "progress.csv", newline="") as handle:
                 share = max(int(row["global_step"]) for row in csv.DictReader(handle)) / int(total)
             if share >= 1:  # a row is logged before the checkpoint of its update is there
@@ -273,21 +255,12 @@ def planned(args: Args) -> list[Run]:
 
 
 def read_rows(path: Path) -> list[dict[str, str]]:
-    """The rows of a CSV file; none if it does not exist.
+    """The evaluations in a file; none if it does not exist.
 
     Raises:
-        ValueError: it has other columns.
+        ValueError: it is another table, or damaged.
     """
-    if not path.is_file():
-        return []
-    with open(path, newline="") as handle:
-        reader = csv.DictReader(handle)
-        rows = list(reader)
-        if tuple(reader.fieldnames or ()) != COLUMNS:
-            raise ValueError(f"{path} has other columns than {', '.join(COLUMNS)}: move it away")
-        if any(None in row or None in row.values() for row in rows):
-            raise ValueError(f"{path} has a row with a value too few or too many: mend it, or move it away")
-    return rows
+    return read_table(path, COLUMNS)
 
 
 def rows_of(judgement: Judgement, commit: str) -> list[dict[str, str]]:
@@ -319,11 +292,7 @@ def keyed(rows: list[dict[str, str]]) -> dict[tuple[str, ...], dict[str, str]]:
 def add_rows(path: Path, rows: list[dict[str, str]]) -> None:
     """Put rows into the file, instead of older ones of the same run, policy, ground, horizon and heading."""
     table = keyed([*read_rows(path), *rows])
-    buffer = io.StringIO(newline="")
-    writer = csv.DictWriter(buffer, COLUMNS, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(table[key] for key in sorted(table))
-    write_atomic(path, buffer.getvalue().encode())
+    write_table(path, COLUMNS, (table[key] for key in sorted(table)))
 
 
 def short(commit: str | None) -> str:
@@ -334,7 +303,7 @@ def short(commit: str | None) -> str:
 def commit_of(name: str) -> str:
     """The commit that a run was trained with; for what was not trained, the one that judges it."""
     config = Path("runs") / f"reproduce_{name}" / "config.json"
-    return short(json.loads(config.read_text()).get("git_commit") if config.is_file() else git_commit())
+    return short(read_config(config).get("git_commit") if config.is_file() else git_commit())
 
 
 JUDGING_MINUTES = 5.0
@@ -475,17 +444,6 @@ def interrupt(number: int, frame: object) -> None:
 def wait_for_them(number: int, frame: object) -> None:
     """What a second signal does: trainings that were cut short would lose an update."""
     print("stopping already: the trainings finish an update and save", file=sys.stderr, flush=True)
-
-
-def on_signals(handler: Callable[[int, object], None]) -> None:
-    """Let the signals that end a program, as far as this system has them, do something else."""
-    for name in ("SIGINT", "SIGTERM", "SIGHUP"):
-        number = getattr(signal, name, None)
-        if number is None or threading.current_thread() is not threading.main_thread():
-            continue
-        if name == "SIGHUP" and signal.getsignal(number) == signal.SIG_IGN:
-            continue  # which is what nohup asks for
-        signal.signal(number, handler)
 
 
 @program

@@ -19,7 +19,8 @@ from pathlib import Path
 from typing import Annotated
 
 import tyro
-from reproduce import EXPERIMENTS, JUDGED, MACHINE
+from reproduce import JUDGED
+from shared import EXPERIMENTS, MACHINE
 
 from ballbot.cli import program
 from ballbot.controllers import CONTROLLERS
@@ -29,7 +30,7 @@ from ballbot.options import plain
 from ballbot.ppo import load_policy
 from ballbot.ppo.checkpoint import write_atomic
 from ballbot.presets import OWN
-from ballbot.runs import load_settings
+from ballbot.runs import load_settings, read_config
 
 sys.path.append(str(EXPERIMENTS))
 import evaluate
@@ -63,7 +64,7 @@ def ship(args: Args) -> None:
         raise ValueError(f"{policy.path} has {len(content)} bytes, more than {LARGEST}: ship a policy-only file")
     if (encoder := policy.metadata.get("encoder")) is not None:
         find_encoder(encoder)  # the one that comes with ballbot, or an error
-    config = json.loads((args.run / "config.json").read_text())
+    config = read_config(args.run / "config.json")
     loaded = load_settings(args.run / "config.json")
     settings = loaded.settings
     with tempfile.TemporaryDirectory() as folder:

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Annotated
 
 import tyro
+from shared import TARGET_LENGTH
 
 from ballbot.cli import check_output, program
 from ballbot.ppo.checkpoint import write_atomic
@@ -30,7 +31,7 @@ class Args:
     """Run folders, or progress.csv files under any name."""
     return_target: float = 88.0
     """Mean return of an evaluation that counts as reached."""
-    length_target: float = 3950.0
+    length_target: float = TARGET_LENGTH
     """Mean length, steps, that counts as reached in the same evaluation."""
     save: Path | None = None
     """Folder for small copies of the curves: the columns that figures and tables need, five significant digits."""

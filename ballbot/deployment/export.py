@@ -65,6 +65,7 @@ class ControlGraph(nn.Module):
     ) -> torch.Tensor | tuple[torch.Tensor, torch.Tensor]:
         """Most likely actions, and of a policy that remembers what it does now."""
         agent = self.agent
+        observation = agent.with_estimates(observation)
         x = agent.normalize(observation)
         if memory is None:
             return agent.env_action(agent.policy_output(x), observation)
@@ -205,7 +206,7 @@ def export_policy(policy: Policy, out: str | Path, encoder: FrozenEncoder | None
         **robot_geometry(),
         "camera": camera,
     }
-    inputs, outputs = {"observation": torch.zeros(2, policy.agent.obs_size)}, ["action"]
+    inputs, outputs = {"observation": torch.zeros(2, policy.agent.told_size)}, ["action"]
     if (memory := policy.agent.new_memory(2)) is not None:
         inputs["memory"] = memory
         outputs.append("next_memory")

@@ -17,6 +17,7 @@ from ballbot.cpus import usable_cpus
 from ballbot.ppo import distributed
 from ballbot.ppo.actions import choices_of, gaussian_entropy, gaussian_logprob
 from ballbot.ppo.config import PPOConfig
+from ballbot.ppo.estimator import Estimator
 from ballbot.ppo.images import ImageReader, number_columns
 from ballbot.ppo.layers import hidden_layers, layer
 from ballbot.ppo.memory import make_cell, unroll
@@ -25,6 +26,8 @@ from ballbot.ppo.spaces import Part, flatten, observation_parts, torch_dtype
 from ballbot.ppo.structure import Structure
 from ballbot.ppo.threads import Aside
 
+ESTIMATOR_SIZE = 192
+"""Of each of an estimator's two hidden layers."""
 LEAST_WORK = 10**7
 """Weights times rows from which on a second thread pays: below, handing over takes as long as what it computes."""
 
@@ -91,10 +94,14 @@ class Agent(nn.Module):
             self.register_buffer("action_high", torch.tensor(action_space.high.flatten(), dtype=dtype))
         else:
             out_size = self.choices.size
-        self.obs_size = sum(part.size for part in self.parts if not part.value_only)
-        """Numbers that the policy sees, the first of an observation."""
-        self.value_size = sum(part.size for part in self.parts)
-        """Numbers of an observation, all of which the value function gets."""
+        self.estimate = structure.estimate
+        estimated = 0 if self.estimate is None else len(self.estimate)
+        self.told_size = sum(part.size for part in self.parts if not part.value_only)
+        """Numbers that the policy is told by the environments, the first of a row."""
+        self.obs_size = self.told_size + estimated
+        """Numbers that the policy sees: those, and behind them what is estimated of them."""
+        self.value_size = sum(part.size for part in self.parts) + estimated
+        """Numbers of a row, all of which the value function gets."""
         self.noise_size = out_size
         structure.check(self.value_size, self.obs_size, None if self.discrete else out_size, config.shared_trunk)
         self.prior = structure.prior
@@ -120,9 +127,12 @@ class Agent(nn.Module):
 
         self.policy_reader = reader([part for part in self.parts if not part.value_only])
         self.value_reader = None if config.shared_trunk else reader(self.parts)
+        if estimated and (self.policy_reader is not None or self.value_reader is not None):
+            raise ValueError("an estimate is of numbers, and images are observed: use an encoder of them")
         policy_inputs = self.obs_size if self.policy_reader is None else self.policy_reader.size
         value_inputs = self.value_size if self.value_reader is None else self.value_reader.size
-        self.register_buffer("numbers", number_columns(self.parts), persistent=False)
+        columns = torch.arange(self.value_size) if estimated else number_columns(self.parts)
+        self.register_buffer("numbers", columns, persistent=False)
         """Columns of a row that are no part of an image: those that are normalised."""
         normalized = config.normalize_observations and len(self.numbers) > 0
         self.normalizer = RunningNormalizer((len(self.numbers),)) if normalized else None
@@ -142,6 +152,9 @@ class Agent(nn.Module):
         cells = [make_cell(size, self.memory_size, generator) for size in sizes if self.memory_size]
         self.memories = nn.ModuleList(cells)
         """Of the policy, and of the value function if it has hidden layers of its own."""
+        self.estimator: Estimator | None = None
+        if self.estimate is not None:
+            self.estimator = Estimator(self.estimate, ESTIMATOR_SIZE, generator)
         self._aside: Aside | None = None
         if not self.discrete:
             self.log_std = nn.Parameter(torch.full((out_size,), math.log(config.initial_std)))
@@ -153,7 +166,15 @@ class Agent(nn.Module):
             ValueError: a key is missing, or an array is not (batch, ...) of its space's shape.
         """
         parts = [part for part in self.parts if whole or not part.value_only]
-        return flatten(parts, obs, self.policy_head.weight.device)
+        return self.with_estimates(flatten(parts, obs, self.policy_head.weight.device))
+
+    def with_estimates(self, told: torch.Tensor) -> torch.Tensor:
+        """Rows of what the environments tell, (batch, told_size or more), and what is estimated of it in its place."""
+        if self.estimator is None:
+            return told
+        with torch.no_grad():
+            estimates = self.estimator(self.estimate, told)
+        return torch.cat([told[:, : self.told_size].float(), estimates, told[:, self.told_size :].float()], dim=1)
 
     @property
     def takes_raw(self) -> bool:

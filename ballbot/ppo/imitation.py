@@ -7,8 +7,8 @@ teacher drives some environments itself at first.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import Any, Protocol
+from dataclasses import dataclass, field, replace
+from typing import Any, ClassVar, Protocol
 
 import numpy as np
 import torch
@@ -32,82 +32,6 @@ class Teacher(Protocol):
 
     def __call__(self, obs: Any, began: NDArray[np.bool_]) -> Any:
         """Actions (n, *action_shape) for what n environments observe; `began` (n,) says where an episode begins."""
-
-
-@dataclass
-class Lessons:
-    """A teacher beside the policy in all environments of this process, for one rollout after the other.
-
-    Args:
-        teacher: says what it would do.
-        agent: who learns.
-        num_envs: environments of this process.
-    """
-
-    teacher: Teacher
-    agent: Agent
-    num_envs: int
-    answers: torch.Tensor = field(init=False)
-    """(num_steps, num_envs, ...) what the policy should have said, as its actions are stored."""
-    share: float = 0.0
-    """Of all environments, how many the teacher drives."""
-    began: NDArray[np.bool_] = field(init=False)
-    """(num_envs,) where an episode begins with the next observation."""
-
-    def __post_init__(self) -> None:
-        self.began = np.ones(self.num_envs, bool)
-
-    def begin(self, storage: Rollout, progress: float) -> None:
-        """Prepare for a rollout after this share of the imitation."""
-        self.answers = torch.zeros_like(storage.actions)
-        self.share = max(1.0 - progress / DRIVES_UNTIL, 0.0)
-
-    def ask(self, step: int, obs: Any, rows: torch.Tensor, action: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
-        """Keep the teacher's answer to the observation of this step, and return who of both drives where.
-
-        Args:
-            step: of the rollout.
-            obs: as the environments gave it.
-            rows: the same, (num_envs, value_size).
-            action: (num_envs, ...) of the policy.
-            noise: (num_envs, noise_size) that it was drawn with.
-
-        Raises:
-            ValueError: the teacher's actions are not finite, or of another shape.
-        """
-        told = torch.as_tensor(np.asarray(self.teacher(obs, self.began), np.float64), device=action.device)
-        answer = self.agent.stored_action(told, rows)
-        if not answer.isfinite().all():
-            raise ValueError(f"the teacher's actions are not finite at step {step} of the rollout")
-        if (choices := self.agent.choices) is not None:
-            most = torch.tensor(choices.counts, device=action.device).reshape(choices.shape) - 1
-            if ((answer < 0) | (answer > most)).any() or (told != told.round()).any():
-                raise ValueError(f"the teacher chose what there is not at step {step} of the rollout: {told.tolist()}")
-        self.answers[step] = answer
-        own = distributed.own_envs(self.num_envs)
-        driven = torch.arange(own.start, own.stop, device=action.device) < self.share * (
-            self.num_envs * distributed.world_size()
-        )
-        if not self.agent.discrete:
-            answer = answer + noise * torch.exp(self.agent.log_std.detach())
-        return torch.where(driven.view(-1, *(1,) * (action.ndim - 1)), answer, action)
-
-    def get_state(self) -> dict[str, Any]:
-        """What the next rollout depends on, for checkpoints."""
-        kept = getattr(self.teacher, "get_state", None)
-        return {"began": self.began, "teacher": None if kept is None else kept()}
-
-    def set_state(self, state: dict[str, Any]) -> None:
-        """Inverse of `get_state`.
-
-        Raises:
-            ValueError: it is of another number of environments.
-        """
-        if np.shape(state["began"]) != self.began.shape:
-            raise ValueError(f"lessons are of {np.shape(state['began'])} environments, expected {self.began.shape}")
-        if (restore := getattr(self.teacher, "set_state", None)) is not None:
-            restore(state["teacher"])
-        self.began = np.asarray(state["began"], bool)
 
 
 def imitation_loss(
@@ -148,3 +72,85 @@ def imitation_loss(
     nothing = torch.zeros_like(loss)
     metrics = torch.stack([loss, difference, value_loss, nothing, nothing, nothing, nothing])
     return loss, metrics.detach()
+
+
+@dataclass
+class Lessons:
+    """A teacher beside the policy in all environments of this process, for one rollout after the other.
+
+    Args:
+        teacher: says what it would do.
+        agent: who learns.
+        num_envs: environments of this process.
+    """
+
+    teacher: Teacher
+    agent: Agent
+    num_envs: int
+    answers: torch.Tensor = field(init=False)
+    """(num_steps, num_envs, ...) what the policy should have said, as its actions are stored."""
+    share: float = 0.0
+    """Of all environments, how many the teacher drives."""
+    began: NDArray[np.bool_] = field(init=False)
+    """(num_envs,) where an episode begins with the next observation."""
+
+    loss: ClassVar[Any] = staticmethod(imitation_loss)
+
+    def __post_init__(self) -> None:
+        self.began = np.ones(self.num_envs, bool)
+
+    def begin(self, storage: Rollout, progress: float) -> None:
+        """Prepare for a rollout after this share of the imitation."""
+        self.answers = torch.zeros_like(storage.actions)
+        self.share = max(1.0 - progress / DRIVES_UNTIL, 0.0)
+
+    def ask(self, step: int, obs: Any, rows: torch.Tensor, action: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
+        """Keep the teacher's answer to the observation of this step, and return who of both drives where.
+
+        Args:
+            step: of the rollout.
+            obs: as the environments gave it.
+            rows: the same, (num_envs, value_size).
+            action: (num_envs, ...) of the policy.
+            noise: (num_envs, noise_size) that it was drawn with.
+
+        Raises:
+            ValueError: the teacher's actions are not finite, or of another shape.
+        """
+        told = torch.as_tensor(np.asarray(self.teacher(obs, self.began), np.float64), device=action.device)
+        answer = self.agent.stored_action(told, rows)
+        if not answer.isfinite().all():
+            raise ValueError(f"the teacher's actions are not finite at step {step} of the rollout")
+        if (choices := self.agent.choices) is not None:
+            most = torch.tensor(choices.counts, device=action.device).reshape(choices.shape) - 1
+            if ((answer < 0) | (answer > most)).any() or (told != told.round()).any():
+                raise ValueError(f"the teacher chose what there is not at step {step} of the rollout: {told.tolist()}")
+        self.answers[step] = answer
+        own = distributed.own_envs(self.num_envs)
+        driven = torch.arange(own.start, own.stop, device=action.device) < self.share * (
+            self.num_envs * distributed.world_size()
+        )
+        if not self.agent.discrete:
+            answer = answer + noise * torch.exp(self.agent.log_std.detach())
+        return torch.where(driven.view(-1, *(1,) * (action.ndim - 1)), answer, action)
+
+    def lesson(self, batch: Rollout) -> Rollout:
+        """The rollout, with the teacher's answers for what was done."""
+        return replace(batch, actions=self.answers)
+
+    def get_state(self) -> dict[str, Any]:
+        """What the next rollout depends on, for checkpoints."""
+        kept = getattr(self.teacher, "get_state", None)
+        return {"began": self.began, "teacher": None if kept is None else kept()}
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        """Inverse of `get_state`.
+
+        Raises:
+            ValueError: it is of another number of environments.
+        """
+        if np.shape(state["began"]) != self.began.shape:
+            raise ValueError(f"lessons are of {np.shape(state['began'])} environments, expected {self.began.shape}")
+        if (restore := getattr(self.teacher, "set_state", None)) is not None:
+            restore(state["teacher"])
+        self.began = np.asarray(state["began"], bool)

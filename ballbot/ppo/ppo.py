@@ -28,7 +28,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 
 import numpy as np
 import torch
@@ -39,7 +38,8 @@ from ballbot.ppo import distributed
 from ballbot.ppo.agent import Agent
 from ballbot.ppo.config import PPOConfig
 from ballbot.ppo.episodes import episode_terms, to_numpy
-from ballbot.ppo.imitation import Lessons, imitation_loss
+from ballbot.ppo.estimator import Estimating
+from ballbot.ppo.imitation import Lessons
 from ballbot.ppo.logger import STEP
 from ballbot.ppo.memory import forget
 from ballbot.ppo.normalizer import masked_moments
@@ -60,7 +60,7 @@ def rollout(
     stopwatch: Stopwatch,
     sample: Callable[..., tuple[torch.Tensor, torch.Tensor]] | None = None,
     measure: bool = False,
-    lessons: Lessons | None = None,
+    lessons: Lessons | Estimating | None = None,
 ) -> dict[int, dict[str, tuple[np.ndarray, np.ndarray]]]:
     """Fill `storage` with num_steps from every environment and move `state` on.
 
@@ -457,8 +457,7 @@ def learn(state: TrainingState, envs: VectorEnv) -> Iterator[tuple[dict[str, flo
         if normalizer is None or normalizer.measured:
             ends = batch.terminated, batch.truncated, batch.final_values, batch.next_value
             advantages, returns = gae(batch.rewards, batch.values, *ends, config.gamma, config.gae_lambda)
-            lesson = batch if lessons is None else replace(batch, actions=lessons.answers)
-            loss = loss_fn if lessons is None else imitation_loss
+            lesson, loss = (batch, loss_fn) if lessons is None else (lessons.lesson(batch), lessons.loss)
             metrics = update(agent, optimizer, lesson, advantages, returns, config, state.generator, loss)
             if lessons is not None:
                 row["imitation/difference"] = metrics.pop("policy_loss")

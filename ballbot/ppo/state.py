@@ -22,6 +22,7 @@ from ballbot.ppo.changes import Changes, changes_since
 from ballbot.ppo.checkpoint import CheckpointError, prune_checkpoints, save_checkpoint, write_atomic
 from ballbot.ppo.config import PPOConfig
 from ballbot.ppo.episodes import EpisodeStatistics
+from ballbot.ppo.estimator import Estimating
 from ballbot.ppo.imitation import Lessons, Teacher
 from ballbot.ppo.normalizer import RewardScaler
 from ballbot.ppo.run_dir import say
@@ -98,7 +99,11 @@ class TrainingState:
         self.generator = torch.Generator(self.device).manual_seed(seed)
         self.episodes = EpisodeStatistics(envs.num_envs, config.action_repeat)
         self.learning_rate = config.learning_rate
-        self.lessons = None if teacher is None else Lessons(teacher, agent, envs.num_envs)
+        self.lessons: Lessons | Estimating | None = None
+        if teacher is not None:
+            self.lessons = Lessons(teacher, agent, envs.num_envs)
+        elif agent.estimate is not None:
+            self.lessons = Estimating(np.ones(envs.num_envs, bool))
         self.global_step = 0
         self.best_return: float | None = None
         self.origin: dict[str, Any] | None = None
@@ -120,7 +125,7 @@ class TrainingState:
 
     @property
     def imitating(self) -> bool:
-        """Whether the policy still learns from its teacher."""
+        """Whether the policy still learns from its teacher, or its estimator."""
         return self.global_step < self.config.imitation_timesteps
 
     @property

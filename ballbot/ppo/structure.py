@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from ballbot.ppo.estimator import Estimate
 from ballbot.ppo.prior import FeedbackPrior
 from ballbot.ppo.symmetry import Symmetry
 
@@ -31,6 +32,9 @@ class Structure:
     action: what the policy does on average tells of the state, of a hill for instance, so the value of an action that
     noise made alike is that of the hill, and the policy learns to avoid it."""
 
+    estimate: Estimate | None = None
+    """What the policy estimates of what the value function alone is told, and sees behind what it is told itself (None:
+    nothing); the sizes above count it.  The network that does so is trained."""
     encoders: Mapping[str, nn.Module] | None = None
     """Key of the observation ("observation" if it is no Dict) -> network of your own, (batch, *shape) -> (batch,
     numbers), that makes the numbers of it, float32; it is copied and not trained.  Checkpoints hold its weights alone:
@@ -53,6 +57,13 @@ class Structure:
         Raises:
             ValueError: one does not; the message names it.
         """
+        if (estimate := self.estimate) is not None:
+            told, beside = obs_size - len(estimate), value_size - obs_size
+            if int(estimate.inputs.max()) >= told or int(estimate.truth.max()) >= beside:
+                raise ValueError(
+                    f"the estimate is of column {int(estimate.truth.max())} from column {int(estimate.inputs.max())}, "
+                    f"and the value function alone is told {beside} numbers, the policy {told}"
+                )
         actions = "discrete" if action_size is None else action_size
         task = f"the task has {value_size} numbers observed and {actions} actions"
         if self.prior is not None and tuple(self.prior.direct.shape) != (action_size, obs_size):
@@ -100,6 +111,7 @@ class Structure:
             state.get("input_scale"),
             Symmetry.from_state(state),
             state.get("value_inputs"),
+            Estimate.from_state(state),
         )
 
 

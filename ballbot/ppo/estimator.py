@@ -1,0 +1,159 @@
+"""A network in front of the policy's own, that estimates from what the policy sees something that it does not.
+
+Where a policy was trained on numbers that no sensor tells, such as the heights of the ground around, and a value
+function still gets these in training, a student sees their estimates instead.  For `PPOConfig.imitation_timesteps` the
+estimator learns what the true numbers are, where the student itself drives; then it stays as it is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from ballbot.ppo.config import PPOConfig
+from ballbot.ppo.layers import hidden_layers, layer
+
+
+class Estimate(nn.Module):
+    """What is estimated, and from what: the part of an `Estimator` that is given, not learned.
+
+    Args:
+        inputs: (k,) which numbers that the policy sees.
+        scale: (k,) factors on them, and (m,) `unit` the size of what is estimated.
+        truth: (m,) which numbers, of those that only the value function sees, are estimated; counted from 0.
+    """
+
+    inputs: torch.Tensor
+    scale: torch.Tensor
+    truth: torch.Tensor
+    unit: torch.Tensor
+
+    def __init__(self, inputs: torch.Tensor, scale: torch.Tensor, truth: torch.Tensor, unit: torch.Tensor) -> None:
+        """Keep what is given.
+
+        Raises:
+            ValueError: shapes do not fit, a number is named twice, or a factor is not above 0 and finite.
+        """
+        super().__init__()
+        given = {"inputs": inputs, "scale": scale, "truth": truth, "unit": unit}
+        for name, like in (("inputs", scale), ("truth", unit)):
+            columns, factors = given[name], torch.as_tensor(like)
+            if columns.ndim != 1 or not len(columns) or columns.shape != factors.shape:
+                raise ValueError(f"an estimate needs as many factors as {name}, one or more, got {len(factors)}")
+            if len(set(columns.tolist())) < len(columns) or columns.min() < 0:
+                raise ValueError(f"{name} of an estimate must be different columns from 0 up, got {columns.tolist()}")
+            if not ((factors > 0) & factors.isfinite()).all():
+                raise ValueError(f"factors of an estimate must be above 0 and finite, got {factors.tolist()}")
+        for name, tensor in given.items():
+            whole = name in ("inputs", "truth")
+            self.register_buffer(name, torch.as_tensor(tensor).to(torch.int64 if whole else torch.float32).clone())
+
+    def __len__(self) -> int:
+        """Numbers that are estimated."""
+        return len(self.truth)
+
+    @classmethod
+    def from_state(cls, state: Mapping[str, torch.Tensor]) -> Estimate | None:
+        """The one in the state dict of an Agent; None: it has none.
+
+        Raises:
+            KeyError, ValueError: what is there is incomplete or does not fit together.
+        """
+        if not any(name.startswith("estimate.") for name in state):
+            return None
+        return cls(*(state[f"estimate.{name}"] for name in ("inputs", "scale", "truth", "unit")))
+
+
+class Estimator(nn.Module):
+    """(batch, seen) numbers that the policy sees, as they are, to (batch, m) estimates.
+
+    Args:
+        estimate: of what, from what; not kept, but for its shapes.
+        hidden_size: of two layers.
+        generator: source of the initial weights.
+    """
+
+    def __init__(self, estimate: Estimate, hidden_size: int, generator: torch.Generator | None) -> None:
+        super().__init__()
+        self.layers = hidden_layers([len(estimate.inputs), hidden_size, hidden_size], "elu", generator)
+        self.head = layer(hidden_size, len(estimate), 0.1, generator)
+
+    def forward(self, estimate: Estimate, rows: torch.Tensor) -> torch.Tensor:
+        """Estimates of rows (batch, seen) and more."""
+        seen = rows.index_select(1, estimate.inputs).float() * estimate.scale
+        found: torch.Tensor = self.head(self.layers(seen)) * estimate.unit
+        return found
+
+
+@dataclass
+class Estimating:
+    """Stands where the lessons of a teacher do, for an agent whose estimator learns: the agent drives by itself.
+
+    Args:
+        began: (num_envs,) where an episode begins with the next observation.
+    """
+
+    began: NDArray[np.bool_]
+
+    def begin(self, storage: Any, progress: float) -> None:
+        """Prepare for a rollout."""
+
+    def ask(self, step: int, obs: Any, rows: torch.Tensor, action: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
+        """The agent's own action."""
+        return action
+
+    def lesson(self, batch: Any) -> Any:
+        """What `estimation_loss` learns from."""
+        return replace(batch, obs=batch.raw_obs)
+
+    @staticmethod
+    def loss(
+        agent: Any,
+        rows: torch.Tensor,
+        actions: torch.Tensor,
+        old_logprobs: torch.Tensor,
+        advantages: torch.Tensor,
+        returns: torch.Tensor,
+        old_values: torch.Tensor,
+        weights: torch.Tensor | None,
+        config: PPOConfig,
+        sequences: tuple[torch.Tensor, torch.Tensor] | None = None,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Stand-in of `ppo_loss` that makes estimates truer; same arguments, but whole observations as they are.
+
+        The value function learns as ever.  "policy_loss", which is logged as "imitation/difference", is the mean
+        squared error in units of the truth's variance: 1 for who always says the mean, 0 for who knows.
+        """
+
+        def mean(x: torch.Tensor) -> torch.Tensor:
+            return x.mean() if weights is None else (x * weights).sum()
+
+        estimate = agent.estimate
+        truth = rows.index_select(1, estimate.truth + agent.obs_size).float() / estimate.unit
+        error = (agent.estimator(estimate, rows) / estimate.unit - truth) ** 2
+        estimation = mean(error.mean(1))
+        x = agent.normalize(rows)
+        memories = agent.recall_rows(x, sequences)
+        values = agent.get_value(x, None if memories is None else memories[:, -1])
+        squared_error = (values - returns) ** 2
+        if agent.value_scale is not None:
+            squared_error = squared_error / agent.value_scale.std**2
+        value_loss = 0.5 * mean(squared_error)
+        loss = estimation + config.vf_coef * value_loss
+        difference = estimation / truth.var(0, correction=0).mean().clamp(min=1e-12)
+        nothing = torch.zeros_like(loss)
+        metrics = torch.stack([loss, difference, value_loss, nothing, nothing, nothing, nothing])
+        return loss, metrics.detach()
+
+    def get_state(self) -> dict[str, Any]:
+        """Nothing that a checkpoint would have to hold."""
+        return {}
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        """Inverse of `get_state`."""

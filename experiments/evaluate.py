@@ -82,9 +82,9 @@ class Args:
     terrain_length: float = 10.0
     """Side of the fields, m; robots start in the middle.  Longer horizons need longer ones."""
     deterministic: bool = True
-    """The most likely action; --no-deterministic (or --stochastic) samples as training does."""
+    """The most likely action; --no-deterministic samples as training does."""
     stochastic: bool = False
-    """The same as --no-deterministic."""
+    """The same as --no-deterministic, which is how it is read."""
     initial_tilt_deg: float = 1.0
     """Largest tilt at the start of an episode, degrees."""
     initial_speed: float = 0.0
@@ -112,6 +112,9 @@ class Args:
     """Threads of PyTorch's networks (0: its choice); other numbers round differently."""
     plugin: PluginFiles = ()
     """Python file that adds grounds, commands or rewards by name; several files, each after its own --plugin."""
+
+    def __post_init__(self) -> None:
+        self.deterministic = self.deterministic and not self.stochastic
 
 
 def check(args: Args) -> Args:
@@ -181,9 +184,7 @@ def evaluate(name: str, args: Args, task: dict[str, Any]) -> tuple[dict[str, Any
     Returns:
         the task, the episodes, and the physics they took place in.
     """
-    candidate = find_candidate(
-        name, encoder=args.encoder, deterministic=args.deterministic and not args.stochastic, seed=args.seed
-    )
+    candidate = find_candidate(name, encoder=args.encoder, deterministic=args.deterministic, seed=args.seed)
     policy, options = candidate.policy, candidate.options
     if policy is not None and policy.path is not None and policy.path.name == "last.pt" and Path(name).is_dir():
         print(f"note: {name} has had no evaluation yet: its last.pt is judged")
@@ -274,7 +275,7 @@ def report(
     notes = [
         f"{args.episodes} episodes each on {ground} ground, seeds from {args.seed}, "
         f"{'' if ground == 'flat' else 'terrains never trained on, '}"
-        f"{'most likely' if args.deterministic and not args.stochastic else 'sampled'} actions.  Mean ± standard "
+        f"{'most likely' if args.deterministic else 'sampled'} actions.  Mean ± standard "
         "deviation [95 % interval of the rate or mean]."
     ]
     try:
@@ -313,7 +314,7 @@ def main(argv: list[str] | None = None) -> int:
             torch.set_num_threads(args.torch_threads)
         names = list(dict.fromkeys([args.checkpoint, *args.compare]))
         start, task = time.perf_counter(), dict[str, Any]()
-        sampled = "" if args.deterministic and not args.stochastic else "with sampled actions "
+        sampled = "" if args.deterministic else "with sampled actions "
         summaries: dict[str, dict[str, Any]] = {}
         found: dict[str, Episodes] = {}
         for name in names:

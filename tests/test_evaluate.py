@@ -76,9 +76,11 @@ def test_actions_are_sampled_if_told_and_failures_are_an_exit_status(tmp_path):
     assert code == 1
     sure = json.loads((tmp_path / "a.json").read_text())
     assert sure["failure_rate"] > 0.2
-    code, _, _ = run(tmp_path, *options, "--stochastic")
-    assert code == 0
-    assert json.loads((tmp_path / "a.json").read_text())["return_mean"] != sure["return_mean"]
+    for flag in ("--stochastic", "--no-deterministic"):
+        done = call("evaluate.py", *options, flag, folder=tmp_path)
+        assert done.returncode == 0 and "with sampled actions" in done.stdout, done
+        content = json.loads((tmp_path / "a.json").read_text())
+        assert content["return_mean"] != sure["return_mean"] and not content["options"]["deterministic"]
 
 
 def test_as_many_failures_as_allowed_are_not_too_many(monkeypatch):

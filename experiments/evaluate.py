@@ -33,9 +33,9 @@ from numpy.typing import NDArray
 from ballbot.cli import check_output, program
 from ballbot.controllers import CONTROLLERS, find_controller
 from ballbot.deployment.shipped import find_policy
-from ballbot.envs import BallbotVectorEnv
+from ballbot.envs import BallbotVectorEnv, WorldConfig
 from ballbot.envs.physics import Physics
-from ballbot.evaluation import Actor, Episodes, find_candidate, in_task, run_episodes, summarize, task_of
+from ballbot.evaluation import Actor, Candidate, Episodes, find_candidate, in_task, run_episodes, summarize, task_of
 from ballbot.evaluation.table import table, table_rows
 from ballbot.options import PluginFiles, kind_options, read_options
 from ballbot.ppo import load_policy
@@ -160,11 +160,18 @@ def sees(name: str) -> bool:
     return load_policy(find_policy(name, CONTROLLERS)).metadata.get("observation") == "encoded"
 
 
-def make_envs(num_envs: int, options: dict[str, Any], args: Args) -> BallbotVectorEnv:
-    """The world that policies are judged in."""
-    return BallbotVectorEnv(
-        num_envs,
-        **options,
+@dataclass(frozen=True)
+class Entry:
+    """Who is judged, and in which world."""
+
+    candidate: Candidate
+    config: WorldConfig
+
+
+def world_of(options: dict[str, Any], args: Args) -> WorldConfig:
+    """The world that a policy with these options is judged in."""
+    return WorldConfig.of(
+        **{name: value for name, value in options.items() if name != "encoder"},
         max_episode_steps=args.horizon,
         tilt_limit_deg=args.tilt_limit_deg,
         integrator=args.integrator,
@@ -174,40 +181,49 @@ def make_envs(num_envs: int, options: dict[str, Any], args: Args) -> BallbotVect
         terrain_length=args.terrain_length,
         initial_tilt_deg=args.initial_tilt_deg,
         initial_speed=args.initial_speed,
-        num_threads=args.num_threads,
     )
 
 
-def evaluate(name: str, args: Args, task: dict[str, Any]) -> tuple[dict[str, Any], Episodes, Physics]:
-    """Run the episodes of one policy in ``task``, or, if that is empty, in what it was trained for.
+def find_entries(args: Args) -> tuple[dict[str, Entry], dict[str, Any]]:
+    """All who are judged, by name, and their task: what the first one was trained for, but for what ``args`` change.
 
-    Returns:
-        the task, the episodes, and the physics they took place in.
+    Raises:
+        BallbotError, ValueError: one of them cannot be loaded, or cannot be told the first one's task.
     """
-    candidate = find_candidate(name, encoder=args.encoder, deterministic=args.deterministic, seed=args.seed)
-    policy, options = candidate.policy, candidate.options
-    if policy is not None and policy.path is not None and policy.path.name == "last.pt" and Path(name).is_dir():
-        print(f"note: {name} has had no evaluation yet: its last.pt is judged")
-    for difference in candidate.differences(tilt_limit_deg=args.tilt_limit_deg, integrator=args.integrator):
-        print(f"note: {name} {difference}")
-    own = task_of(options)
-    task = task or task_of(options, args.terrain, args.command, **kind_options(args))
-    options = in_task(options, task)
-    if args.heading != "trained":
-        options["random_yaw"] = args.heading == "any"
-    elif options.get("random_yaw") is False:
-        print(f"note: {name} was trained with one heading at the start, it is judged with that")
-    if policy is not None:
-        for difference in differences(own, task):
+    entries, task = dict[str, Entry](), dict[str, Any]()
+    for name in dict.fromkeys([args.checkpoint, *args.compare]):
+        candidate = find_candidate(name, encoder=args.encoder, deterministic=args.deterministic, seed=args.seed)
+        policy, options = candidate.policy, candidate.options
+        if policy is not None and policy.path is not None and policy.path.name == "last.pt" and Path(name).is_dir():
+            print(f"note: {name} has had no evaluation yet: its last.pt is judged")
+        for difference in candidate.differences(tilt_limit_deg=args.tilt_limit_deg, integrator=args.integrator):
             print(f"note: {name} {difference}")
-    envs = make_envs(min(args.episodes, MOST_AT_A_TIME), options, args)
+        own = task_of(options)
+        task = task or task_of(options, args.terrain, args.command, **kind_options(args))
+        options = in_task(options, task)
+        if args.heading != "trained":
+            options["random_yaw"] = args.heading == "any"
+        elif options.get("random_yaw") is False:
+            print(f"note: {name} was trained with one heading at the start, it is judged with that")
+        if policy is not None:
+            for difference in differences(own, task):
+                print(f"note: {name} {difference}")
+        entries[name] = Entry(candidate, world_of(options, args))
+    return entries, task
+
+
+def evaluate(entry: Entry, args: Args) -> tuple[Episodes, Physics]:
+    """Run the episodes of one policy; they, and the physics they took place in."""
+    encoder = entry.candidate.options.get("encoder")
+    envs = BallbotVectorEnv(
+        min(args.episodes, MOST_AT_A_TIME), config=entry.config, encoder=encoder, num_threads=args.num_threads
+    )
     try:
         interval = 0 if args.report is None else HISTORY_INTERVAL
-        actor = candidate.make_actor(envs.dt)
-        if args.shuffle_images and options.get("observation") == "encoded":
+        actor = entry.candidate.make_actor(envs.dt)
+        if args.shuffle_images and encoder is not None:
             actor = with_images_of_others(actor, envs.layout.sensed)
-        episodes = run_episodes(envs, actor, args.episodes, args.seed, interval)
-        return task, episodes, envs.simulations
+        return run_episodes(envs, actor, args.episodes, args.seed, interval), envs.simulations
     finally:
         envs.close()
 
@@ -312,16 +328,15 @@ def main(argv: list[str] | None = None) -> int:
     try:
         if args.torch_threads:
             torch.set_num_threads(args.torch_threads)
-        names = list(dict.fromkeys([args.checkpoint, *args.compare]))
-        start, task = time.perf_counter(), dict[str, Any]()
+        entries, task = find_entries(args)  # all of them, before the first one's episodes take minutes
+        start = time.perf_counter()
         sampled = "" if args.deterministic else "with sampled actions "
         summaries: dict[str, dict[str, Any]] = {}
         found: dict[str, Episodes] = {}
-        for name in names:
-            task, episodes, sims = evaluate(name, args, task)  # the others in the first one's
-            found[name] = episodes
-            world = {"terrain": task["terrain"], "command": task.get("command", "goal")}
-            summaries[name] = {"policy": name, **world, **summarize(episodes)}
+        world = {"terrain": task["terrain"], "command": task.get("command", "goal")}
+        for name, entry in entries.items():
+            found[name], sims = evaluate(entry, args)
+            summaries[name] = {"policy": name, **world, **summarize(found[name])}
         try:
             if args.json is not None:
                 write_json(args, summaries)

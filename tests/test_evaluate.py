@@ -171,6 +171,23 @@ def test_bad_input_is_named_and_exits_with_2(tmp_path):
     assert {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()} == before
 
 
+def test_all_are_loaded_and_checked_before_the_first_one_is_judged(tmp_path, monkeypatch):
+    """Who is judged first may take minutes, which a slip in the name of the second must not cost."""
+    metadata: dict[str, Any] = {"command": "velocity", "terrain": "perlin"}
+    save_policy(tmp_path / "velocity.pt", 18, **metadata)
+    save_policy(tmp_path / "remembers.pt", 26, history=[0, 70])
+    monkeypatch.setattr(load(monkeypatch), "run_episodes", None)
+    for other, words in (
+        ("nope", "'nope' is no file"),
+        ("velocity.pt", "what is judged observes 'velocity_command'"),
+        ("remembers.pt", "reaches back 70 steps"),
+    ):
+        options = ["--horizon", 60, "--compare", "pid", other, "--json", "a.json"]
+        done = call("evaluate.py", "observer", *options, folder=tmp_path)
+        assert done.returncode == 2 and words in done.stderr, done
+    assert not (tmp_path / "a.json").exists()
+
+
 def test_images_of_others_change_nothing_else():
     shown = importlib.import_module("evaluate").with_images_of_others(lambda obs, began: obs, 2)
     seen = shown(np.arange(12.0).reshape(3, 4), np.zeros(3, bool))

@@ -291,8 +291,9 @@ def report(
     notes = [
         f"{args.episodes} episodes each on {ground} ground, seeds from {args.seed}, "
         f"{'' if ground == 'flat' else 'terrains never trained on, '}"
-        f"{'most likely' if args.deterministic else 'sampled'} actions.  Mean ± standard "
-        "deviation [95 % interval of the rate or mean]."
+        f"{'most likely' if args.deterministic else 'sampled'} actions"
+        f"{', with shuffled images' if args.shuffle_images else ''}.  Mean ± standard deviation [95 % interval of the "
+        "rate or mean]."
     ]
     try:
         videos = films(args.checkpoint, found[args.checkpoint], sims)
@@ -328,9 +329,11 @@ def main(argv: list[str] | None = None) -> int:
     try:
         if args.torch_threads:
             torch.set_num_threads(args.torch_threads)
-        entries, task = find_entries(args)  # all of them, before the first one's episodes take minutes
         start = time.perf_counter()
-        sampled = "" if args.deterministic else "with sampled actions "
+        entries, task = find_entries(args)  # all of them, before the first one's episodes take minutes
+        ways = [] if args.deterministic else ["sampled actions"]
+        ways += ["shuffled images"] if args.shuffle_images else []
+        how = f"with {' and '.join(ways)} " if ways else ""
         summaries: dict[str, dict[str, Any]] = {}
         found: dict[str, Episodes] = {}
         world = {"terrain": task["terrain"], "command": task.get("command", "goal")}
@@ -344,8 +347,8 @@ def main(argv: list[str] | None = None) -> int:
         finally:  # neither a full disk nor a closed pipe takes both
             print(table(summaries))
         print(
-            f"{args.episodes} episodes each on {task['terrain']} ground {sampled}in {time.perf_counter() - start:.1f} "
-            "s; mean ± standard deviation [95 % interval of the rate or mean]"
+            f"{args.episodes} episodes each on {task['terrain']} ground {how}in {time.perf_counter() - start:.1f} s; "
+            "mean ± standard deviation [95 % interval of the rate or mean]"
         )
         if written:
             print(f"wrote {written}")

@@ -54,9 +54,10 @@ class Settings:
     """m/s along the goal at which a linear controller drives to whose actions the policy adds its own (None: no
     controller, learn from nothing).  It is part of the policy; for --frame body and --command goal."""
     teacher: str | None = None
-    """Whom the policy imitates for the first --imitation-timesteps: "observer", "linear:0.3", a policy that comes
-    along, such as "default", or a run folder or checkpoint, of which the run keeps a copy (None: nobody).  What the
-    teacher observes must be observed in training, if need be by --privileged-fields."""
+    """Whom the policy imitates for the first --imitation-timesteps: a classical controller, "linear", "observer" or
+    "foresight", with a speed in m/s of its own choice, or yours, "linear:0.3"; a policy that comes along, such as
+    "default"; or a run folder or checkpoint.  Of a policy the run keeps a copy (None: nobody).  What the teacher
+    observes must be observed in training, if need be by --privileged-fields."""
     camera_scale: Scale = 0.1
     """Factor on what the networks get of the images, where 1 is as much as of everything else.  With little, robots
     learn to balance as fast as without cameras."""
@@ -189,7 +190,7 @@ STEADY: dict[str, dict[str, float]] = {
     # falls less.  What an action does to the speed shows half a second later, and noise hides it until then.
     "goal": {"tracking": 20.0, "tracking_speed": 0.4, "tracking_lead": 0.4},
 }
-"""Command -> weights in training that differ from these, of policies that remember."""
+"""Command -> weights that replace those of PAID where the policy observes the past."""
 FINALLY: dict[str, dict[str, float]] = {
     # With noise that is small robots go fast, and a fall must cost what it does in the task: there half of an episode,
     # here what two seconds pay.

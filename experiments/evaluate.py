@@ -53,9 +53,9 @@ class Args:
     """Evaluate trained policies."""
 
     checkpoint: Annotated[str, tyro.conf.Positional] = "default"
-    """Checkpoint, run folder (for its best.pt), the name of a policy that comes with ballbot ("default"), or of a
-    classical controller: "pid", which holds the robot upright, "linear", which travels ("linear:0.2" for another target
-    than its own 0.319 m/s), or "observer", which travels and feels slopes (likewise; its own is 0.385 m/s)."""
+    """Checkpoint, run folder (for its best.pt), the name of a policy that comes with ballbot ("default"), or a
+    classical controller: "pid", "linear", "observer", "foresight"; all but pid with a speed in m/s of their own choice,
+    or yours, "linear:0.2"."""
     compare: tuple[str, ...] = ()
     """Others to judge on the same terrains and starts."""
     episodes: Annotated[int, Range(1, 10**6)] = 100
@@ -125,7 +125,7 @@ def check(args: Args) -> Args:
     """
     for name in (args.checkpoint, *args.compare):
         if not name:
-            raise ValueError('a checkpoint is "": give a file, a run folder, pid, linear or observer')
+            raise ValueError(f'a checkpoint is "": give a file, a run folder, or one of {", ".join(CONTROLLERS)}')
     read = [Path(name) for name in (args.checkpoint, *args.compare)]
     if args.json is not None:
         kept = [*read, *(path / name for path in read for name in ("best.pt", "config.json")), args.encoder]

@@ -160,7 +160,7 @@ def test_bad_input_is_named_and_exits_with_2(tmp_path):
         (["default", "--shuffle-images", "--episodes", 1], "needs more robots than --episodes 1"),
         (["p.pt", "--report", "p.pt"], "--report p.pt is a file"),
         (["p.pt", "--report", "p.pt/x"], "--report p.pt/x cannot be made"),
-        ([""], "a checkpoint is"),
+        ([""], "or one of pid, linear, observer, foresight"),
     ]
     for options, words in cases:
         done = call("evaluate.py", *options, folder=tmp_path)

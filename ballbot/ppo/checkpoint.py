@@ -156,12 +156,29 @@ def load_checkpoint(path: str | Path) -> dict[str, Any]:
     Raises:
         CheckpointError: the file is missing, damaged, no checkpoint, or of another format version.
     """
-    path = Path(path)
+    return _load(Path(path))[0]
+
+
+def load_with_content(path: Path) -> tuple[dict[str, Any], bytes]:
+    """A checkpoint, and the content of its file at the same moment: its run may replace it at any time.
+
+    Raises:
+        CheckpointError: as `load_checkpoint`.
+    """
+    return _load(path, whole=True)
+
+
+def _load(path: Path, whole: bool = False) -> tuple[dict[str, Any], bytes]:
+    """What `path` holds; and if the `whole` file is wanted, its bytes."""
     if not path.is_file():
         raise CheckpointError(f"{path} does not exist or is no file; pass a checkpoint (.pt)")
+    content = b""
     try:
         with open(path, "rb") as file:
             state = read_archive(file)
+            if whole:
+                file.seek(0)
+                content = file.read()
     except Exception as error:
         raise CheckpointError(
             f"{path} is damaged or no checkpoint ({type(error).__name__}); "
@@ -175,8 +192,7 @@ def load_checkpoint(path: str | Path) -> dict[str, Any]:
             "use the version of the program that wrote it"
         )
     try:
-        restored: dict[str, Any] = from_plain(state)
-        return restored
+        return from_plain(state), content
     except Exception as error:
         raise CheckpointError(f"{path} is damaged ({error}); pass another checkpoint of the same run") from error
 

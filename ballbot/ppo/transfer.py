@@ -13,7 +13,7 @@ from torch import nn
 
 from ballbot.ppo.agent import Agent
 from ballbot.ppo.changes import differing
-from ballbot.ppo.checkpoint import CheckpointError, load_checkpoint, policy_file
+from ballbot.ppo.checkpoint import CheckpointError, load_with_content, policy_file
 from ballbot.ppo.config import PPOConfig
 from ballbot.ppo.policy import agent_from_state
 from ballbot.ppo.structure import structure_differences
@@ -72,8 +72,8 @@ def read_start(init: InitFrom | str | Path) -> Start:
     """
     init = init if isinstance(init, InitFrom) else InitFrom(init)
     path = policy_file(init.path)
-    state = load_checkpoint(path)
-    return Start(init, path, state, hashlib.sha256(path.read_bytes()).hexdigest())
+    state, content = load_with_content(path)
+    return Start(init, path, state, hashlib.sha256(content).hexdigest())
 
 
 @torch.no_grad()

@@ -58,8 +58,15 @@ class RobotTeacher:
         Raises:
             ValueError: it is of another teacher.
         """
-        if not isinstance(state, dict) or set(state) != set(self._names()):
-            raise ValueError(f"the teacher remembers {', '.join(self._names())}, not {', '.join(map(str, state))}")
+        if not isinstance(state, dict):
+            raise ValueError(f"what a teacher remembers is a dict, got {type(state).__name__}")
+        robots = 0 if isinstance(self._memory, Policy) else -1  # the axis that counts them
+        if sizes := [np.shape(value)[robots] for value in state.values() if np.ndim(value)]:
+            # with its first step, a teacher begins to remember what it does of each
+            self.actor(np.zeros((sizes[0], len(self.columns)), np.float32), np.ones(sizes[0], bool))
+        mine, given = ({name: tuple(np.shape(x)) for name, x in each.items()} for each in (self.get_state(), state))
+        if mine != given:
+            raise ValueError(f"the teacher remembers {mine}, not {given}")
         for name, value in state.items():
             setattr(self._memory, name, value)
 

@@ -24,7 +24,16 @@ from ballbot.ppo import InitFrom, Policy, PPOConfig, load_policy
 from ballbot.ppo.checkpoint import read_small_bytes, run_dir_of
 from ballbot.presets import OWN, Settings
 
-PROVENANCE = {"env_metadata", "init_from", "mujoco", "world_size", "versions", "git_commit", "plugins"}
+PROVENANCE = {
+    "env_metadata",
+    "init_from",
+    "mujoco",
+    "world_size",
+    "versions",
+    "git_commit",
+    "plugins",
+    "teacher_sha256",
+}
 """What the file holds besides settings: where the numbers came from."""
 MAX_CONFIG_BYTES = 2**24
 """Of a config.json; a run's has three thousand."""
@@ -42,19 +51,23 @@ class RunSettings:
     """Threads of the simulations."""
 
 
-def record(settings: Settings, encoder: str | None, num_threads: int) -> dict[str, Any]:
+def record(
+    settings: Settings, encoder: str | None = None, num_threads: int = 0, teacher_sha256: str | None = None
+) -> dict[str, Any]:
     """What a run's config.json says besides the settings of PPO, for ``ballbot.ppo.train``.
 
     Args:
         settings: of the run.
         encoder: file that was asked for; None for ballbot's own.
         num_threads: of the simulations, as asked for.
+        teacher_sha256: of the copy of a teacher that the run keeps; None without.
     """
     return {
         "env": plain(settings.world) | {"encoder": encoder, "num_threads": num_threads},
         **{name: getattr(settings, name) for name in OWN},
         "mujoco": version("mujoco"),
         **({"plugins": plugins.loaded()} if plugins.loaded() else {}),
+        **({} if teacher_sha256 is None else {"teacher_sha256": teacher_sha256}),
     }
 
 
@@ -133,6 +146,15 @@ def recorded_encoder(path: Path) -> str | None:
     """Content hash of the encoder in a run's config.json; None: without cameras, or not readable."""
     encoder = recorded_metadata(path).get("encoder")
     return encoder if isinstance(encoder, str) else None
+
+
+def recorded_teacher(path: Path) -> str | None:
+    """SHA-256 of the teacher's copy by a run's config.json; None: there is no copy, or it is not known."""
+    try:
+        digest = read_config(path).get("teacher_sha256")
+    except SettingsError:
+        return None
+    return digest if isinstance(digest, str) else None
 
 
 def resumed_metadata(settings: Settings, encoder: FrozenEncoder | None, run_dir: Path) -> dict[str, Any]:

@@ -93,6 +93,14 @@ def test_what_another_teacher_remembers_is_refused(tmp_path: Path) -> None:
             find_teacher("observer", config, config.layout(), 0.01).set_state(other)
 
 
+def test_a_controller_is_asked_as_often_as_it_needs_to_be() -> None:
+    config = world(privileged_fields=("slope_ahead",))
+    for name in ("observer", "foresight:0.3"):
+        find_teacher(name, config, config.layout(), 0.066)
+        with pytest.raises(SettingsError, match=r"every 68 ms \(--action-repeat 34\).*use --action-repeat 33 or less"):
+            find_teacher(name, config, config.layout(), 0.068)
+
+
 @pytest.mark.parametrize(
     ("name", "options", "message"),
     [

@@ -71,12 +71,18 @@ def record(
     }
 
 
+def config_file(path: Path) -> Path:
+    """The config.json of a run's folder, or the file itself."""
+    return path / "config.json" if path.is_dir() else path
+
+
 def read_config(path: Path) -> dict[str, Any]:
     """What a run's config.json holds.
 
     Raises:
         SettingsError: the file is missing or no JSON object.
     """
+    path = config_file(path)
     try:
         content = json.loads(read_small_bytes(path, MAX_CONFIG_BYTES))  # in the UTF of its first bytes
     except FileNotFoundError:
@@ -89,12 +95,13 @@ def read_config(path: Path) -> dict[str, Any]:
 
 
 def load_settings(path: Path) -> RunSettings:
-    """The settings in a run's config.json.
+    """The settings in a run's config.json; ``path`` is that file, or the run's folder.
 
     Raises:
         SettingsError: the file is missing, no JSON, has a key this version does not know or a value of the wrong kind.
         PluginError: a plugin that the run was made with is not loaded.
     """
+    path = config_file(path)
     content = read_config(path)
     plugins.require(content.get("plugins", {}), str(path))
     unknown = sorted(set(content) - PROVENANCE - {"ppo", "env", "torch_threads", *OWN})

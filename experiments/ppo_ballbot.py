@@ -50,6 +50,7 @@ from ballbot.ppo.distributed import launched, on_rank_zero
 from ballbot.ppo.tracking import Tracker
 from ballbot.presets import OWN, PRESETS, Settings, told_no_privilege
 from ballbot.runs import (
+    config_file,
     differences,
     init_from,
     load_settings,
@@ -97,7 +98,7 @@ class Job:
     Fields of the observation are matched by name; those that are new weigh 0 at first, and the noise is that of
     --initial-std.  Size and kind of the networks must be those of the policy: --config takes over a run's settings."""
     config: Path | None = None
-    """config.json of another run: its settings become the defaults that the other options change."""
+    """Folder or config.json of another run: its settings become the defaults that the other options change."""
     plugin: PluginFiles = ()
     """Python file that adds grounds, commands, rewards, endings or fields by name, which are options then; several
     files, each after its own --plugin."""
@@ -146,7 +147,7 @@ def parse(argv: list[str] | None = None) -> Args:
     if given.config or given.resume:
         if given.resume and not Path(given.resume).exists():
             raise SettingsError(f"--resume {given.resume} does not exist: give a run folder or a checkpoint in one")
-        path = Path(given.config) if given.config else run_dir_of(Path(given.resume)) / "config.json"
+        path = config_file(Path(given.config) if given.config else run_dir_of(Path(given.resume)))
         default = recorded(path)
         settings = with_kept_teacher(default.settings, path.parent) if given.config else default.settings
         default = Args(replace(settings, world=with_kinds(settings.world, **kinds)), default.job)
@@ -243,6 +244,8 @@ def prepare(argv: list[str] | None) -> tuple[Args, Path]:
     """
     args = parse(argv)
     settings, job = args.settings, args.job
+    if job.init_from == "":
+        raise SettingsError('--init-from "" names nobody: leave it out, or give a run folder, a checkpoint or a name')
     if job.resume and job.init_from:
         raise SettingsError("--resume goes on with a run and --init-from starts a new one: give one of them")
     if job.resume:

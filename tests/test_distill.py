@@ -65,7 +65,7 @@ def test_a_run_keeps_its_teacher_as_it_was(tmp_path, teacher):
     again = run / "checkpoints" / "step_256.pt"
     assert call("distill.py", "--resume", again, folder=tmp_path).returncode == 0
     (tmp_path / "elsewhere").mkdir()
-    done = call("distill.py", "--config", run / "config.json", "--run-name", "second", folder=tmp_path / "elsewhere")
+    done = call("distill.py", "--config", run, "--run-name", "second", folder=tmp_path / "elsewhere")
     assert done.returncode == 0, done.stderr
     second = tmp_path / "elsewhere" / "runs" / "second"
     assert (second / "teacher.pt").read_bytes() == (run / "teacher.pt").read_bytes()

@@ -292,6 +292,7 @@ def test_from_the_command_line(tmp_path: Path) -> None:
         ([*SMALL, "--init-from", "runs/first", "--num-layers", 2], "num_layers (then 3, now 2)"),
         ([*SMALL, "--init-from", "runs/nowhere"], "does not exist"),
         ([*SMALL, "--init-from", "nobody"], "no policy that comes with ballbot"),
+        ([*SMALL, "--init-from", ""], '--init-from "" names nobody'),
     ):
         done = call("ppo_ballbot.py", *options, folder=tmp_path)
         assert done.returncode == 2 and words in done.stderr and done.stderr.count("\n") == 1, done.stderr

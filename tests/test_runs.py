@@ -30,6 +30,15 @@ def test_a_config_is_read_as_editors_of_windows_save_it(tmp_path: Path, content:
     assert read_config(tmp_path / "config.json") == json.loads(TEXT)
 
 
+def test_a_run_folder_stands_for_its_config(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(json.dumps({"ppo": {"seed": 7}}))
+    assert load_settings(tmp_path) == load_settings(tmp_path / "config.json")
+    assert load_settings(tmp_path).settings.ppo.seed == 7
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(SettingsError, match=r"empty/config\.json does not exist"):
+        load_settings(tmp_path / "empty")
+
+
 @pytest.mark.parametrize("content", [codecs.BOM_UTF16_LE, codecs.BOM_UTF16_LE + b"{", b"\xff\x00\x9f", b"{\xff}"])
 def test_what_is_no_text_is_refused(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "config.json").write_bytes(content)

@@ -88,7 +88,8 @@ def test_what_another_teacher_remembers_is_refused(tmp_path: Path) -> None:
     observer = find_teacher("observer", config, config.layout(), 0.01)
     observer(np.zeros((3, 17), np.float32), np.ones(3, bool))
     state = observer.get_state()
-    for other in ({**state, "_z": np.zeros((1, 3))}, {**state, "_elapsed": np.zeros(4)}, teachers[8].get_state(), 3):
+    others: list[Any] = [{**state, "_z": np.zeros((1, 3))}, {**state, "_elapsed": np.zeros(4)}, 3]
+    for other in (*others, teachers[8].get_state()):
         with pytest.raises(ValueError, match="teacher remembers"):
             find_teacher("observer", config, config.layout(), 0.01).set_state(other)
 

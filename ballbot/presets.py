@@ -2,7 +2,7 @@
 
 Whoever trains it from Python takes them from here::
 
-    from ballbot import presets
+    from ballbot import presets, runs
     from ballbot.ppo import Record, train
 
     settings = presets.default(terrain="stairs:0-1", curriculum=True)
@@ -12,7 +12,9 @@ Whoever trains it from Python takes them from here::
         settings.evaluation_envs,
         run_dir="runs/stairs",
         structure=settings.structure(),
-        record=Record(env_metadata=settings.metadata()),
+        record=Record(
+            env_metadata=settings.metadata(), settings=runs.record(settings), shaped_rewards=settings.shaped_rewards
+        ),
     )
 
 ``experiments/ppo_ballbot.py`` is the same from the command line.  docs/tuning.md tells how the numbers were found.
@@ -115,6 +117,13 @@ class Settings:
     def evaluation_world(self) -> WorldConfig:
         """The world of the evaluations in training: the task, on ground that is never trained on."""
         return self.world.task(terrain_split="validation")
+
+    @property
+    def shaped_rewards(self) -> bool:
+        """Whether training pays other rewards than the task does, or for shorter; see ``Record.shaped_rewards``."""
+        world = self.world
+        other = world.paid != world.rewards or bool(world.final_rewards)
+        return other or world.action_limit != 1.0 or world.shortest_episode_steps is not None
 
     def training_envs(self, num_envs: int, **options: Any) -> BallbotVectorEnv:
         """Environments to train in, for ``ballbot.ppo.train``; options of ``BallbotVectorEnv`` beside its config."""

@@ -388,9 +388,7 @@ def main(argv: list[str] | None = None, taught_only: bool = False) -> int:
                     free_metadata=("encoder",) if job.change_encoder else (),
                     settings=kept,
                     files=files,
-                    shaped_rewards=world.paid != world.rewards
-                    or world.action_limit != 1.0
-                    or world.shortest_episode_steps is not None,
+                    shaped_rewards=settings.shaped_rewards,
                 ),
                 hooks=Hooks(teacher, None if tracker is None else tracker.start, tracker, camera),
             )

@@ -241,7 +241,7 @@ def default(**world: Any) -> Settings:
         options |= {"training_rewards": paid | steady, "final_rewards": finally_}
         if steady:
             options["shortest_episode_steps"] = 100
-        if finally_:
+        if finally_ and world.get("final_rewards", finally_):
             options["final_rewards_between"] = (0.3, 0.6)
     settings = plain(**(options | world))
     ppo = replace(

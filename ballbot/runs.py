@@ -249,4 +249,7 @@ def _told(kept: list[str], now: Iterable[str], then: Iterable[str]) -> str:
 def differences(old: Settings, new: Settings) -> dict[str, tuple[Any, Any]]:
     """Name -> values then and now of what differs, of everything that decides a run."""
     then, now = ({**plain(x.world), **{name: getattr(x, name) for name in OWN}, **asdict(x.ppo)} for x in (old, new))
-    return {name: (then[name], now[name]) for name in then if then[name] != now[name]}
+    found = {name: (then[name], now[name]) for name in then if then[name] != now[name]}
+    if not (old.world.final_rewards or new.world.final_rewards):
+        found.pop("final_rewards_between", None)  # nothing changes between them
+    return found

@@ -9,7 +9,7 @@ import torch
 from inprocess import call
 
 from ballbot import presets, runs
-from ballbot.envs import COMMANDS
+from ballbot.envs import COMMANDS, WorldConfig
 from ballbot.envs.commands import Velocity
 from ballbot.ppo import Record, load_checkpoint, train
 
@@ -116,6 +116,9 @@ def test_falls_cost_students_from_the_beginning_what_they_cost_others_in_the_end
     assert presets.distill(training_rewards={"survival": 2}).world.training_rewards == {"survival": 2}
     assert presets.distill(final_rewards={"survival": 3}).world.final_rewards == {"survival": 3}
     assert presets.distill(rewards={"survival": 1}).world.training_rewards == {}
+    between = default.world.final_rewards_between
+    assert presets.distill(final_rewards={"survival": 3}).world.final_rewards_between == between == (0.3, 0.6)
+    assert settings.world.final_rewards_between == WorldConfig().final_rewards_between  # as nothing changes then
 
 
 def test_what_training_pays_otherwise_than_the_task_is_known():

@@ -220,11 +220,11 @@ def init_from(path: str | Path, settings: Settings, encoder: FrozenEncoder | Non
     columns = [column for name, at in new.items() for column in (old[name] if name in like else [None] * len(at))]
     kept = [name for name in now.slices if name in like and name in then.slices]
     told = _told(kept, now.slices, then.slices)
-    if values := _told([name for name in ours if name in like], ours, [name for name in theirs if name not in like]):
-        told += f"; of the value function alone {values}"
+    values = _told([name for name in ours if name in like], ours, [name for name in theirs if name not in like])
+    told += [f"of the value function alone {line}" for line in values]
     if more is None and (unknown := policy.agent.value_size - policy.agent.obs_size):
-        told += f"; {unknown} numbers of the value function alone dropped, as no config.json beside it tells them"
-    return InitFrom(path, columns, told)
+        told.append(f"{unknown} numbers of the value function alone dropped, as no config.json beside it tells them")
+    return InitFrom(path, columns, "\n".join(told))
 
 
 def _seen_by_values_alone(policy: Policy) -> Layout | None:
@@ -238,12 +238,12 @@ def _seen_by_values_alone(policy: Policy) -> Layout | None:
     return layout if size and layout is not None and layout.size == size else None
 
 
-def _told(kept: list[str], now: Iterable[str], then: Iterable[str]) -> str:
+def _told(kept: list[str], now: Iterable[str], then: Iterable[str]) -> list[str]:
     fresh, gone = ([name for name in names if name not in kept] for names in (now, then))
     told = [f"{', '.join(kept)} taken over"] if kept else []
     told += [f"{', '.join(fresh)} new, {'start' if len(fresh) > 1 else 'starts'} at 0"] if fresh else []
     told += [f"{', '.join(gone)} dropped"] if gone else []
-    return "; ".join(told)
+    return told
 
 
 def differences(old: Settings, new: Settings) -> dict[str, tuple[Any, Any]]:

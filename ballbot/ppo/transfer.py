@@ -45,7 +45,7 @@ class InitFrom:
     """For each number of the new observation, first those that the policy sees, then those of the value function alone,
     which number of the old one it is, counted likewise; None for one that is new.  None: both are laid out alike."""
     told: str = ""
-    """What that means, in words, printed when the run starts."""
+    """What that means, in words, printed line by line when the run starts."""
 
 
 @dataclass(frozen=True)
@@ -269,7 +269,7 @@ def _lines(
     fresh = columns.count(None)
     dropped = old.value_size - len(columns) + fresh
     if told := start.init.told:
-        lines.append(f"init-from: {told}")
+        lines += [f"init-from: {line}" for line in told.splitlines()]
     elif fresh or dropped:
         lines.append(f"init-from: of {len(columns)} numbers observed {fresh} are new, start at 0; {dropped} dropped")
     if agent.symmetry is not None and old.symmetry is not None and len(old.symmetry) < len(agent.symmetry):

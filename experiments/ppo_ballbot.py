@@ -162,7 +162,13 @@ def parse(argv: list[str] | None = None) -> Args:
     )
     world = world_config(read.env, default.settings.world)
     world = replace(world, observation="encoded" if read.job.cameras else "proprioception")
-    return Args(Settings(ppo=read.ppo, world=world, **asdict(read.own)), read.job)
+    settings = Settings(ppo=read.ppo, world=world, **asdict(read.own))
+    if "--mirror" in argv and settings.mirror and not (settings.symmetry and world.frame == "body"):
+        raise SettingsError(
+            f"--mirror needs --symmetry and --frame body, got {'--symmetry' if settings.symmetry else '--no-symmetry'} "
+            f"and --frame {world.frame}: leave --mirror out, or change these"
+        )
+    return Args(settings, read.job)
 
 
 def recorded(path: Path) -> Args:

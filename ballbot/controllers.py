@@ -192,7 +192,11 @@ def controlled_fields(name: str) -> tuple[str, ...]:
 
 
 def feedback_prior(
-    layout: Layout, target_speed: float, kp: float = 36.9, kd: float = 1.7, kv: float = 0.766
+    layout: Layout,
+    target_speed: float,
+    kp: float = float(LinearController.kp),
+    kd: float = float(LinearController.kd),
+    kv: float = float(LinearController.kv),
 ) -> FeedbackPrior:
     """The same law for a policy to start from.
 

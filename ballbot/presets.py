@@ -2,7 +2,7 @@
 
 Whoever trains it from Python takes them from here::
 
-    from ballbot import presets
+    from ballbot import presets, runs
     from ballbot.ppo import Record, train
 
     settings = presets.default(terrain="stairs:0-1", curriculum=True)
@@ -12,7 +12,9 @@ Whoever trains it from Python takes them from here::
         settings.evaluation_envs,
         run_dir="runs/stairs",
         structure=settings.structure(),
-        record=Record(env_metadata=settings.metadata()),
+        record=Record(
+            env_metadata=settings.metadata(), settings=runs.record(settings), shaped_rewards=settings.shaped_rewards
+        ),
     )
 
 ``experiments/ppo_ballbot.py`` is the same from the command line.  docs/tuning.md tells how the numbers were found.
@@ -54,9 +56,10 @@ class Settings:
     """m/s along the goal at which a linear controller drives to whose actions the policy adds its own (None: no
     controller, learn from nothing).  It is part of the policy; for --frame body and --command goal."""
     teacher: str | None = None
-    """Whom the policy imitates for the first --imitation-timesteps: "observer", "linear:0.3", a policy that comes
-    along, such as "default", or a run folder or checkpoint, of which the run keeps a copy (None: nobody).  What the
-    teacher observes must be observed in training, if need be by --privileged-fields."""
+    """Whom the policy imitates for the first --imitation-timesteps: a classical controller, "linear", "observer" or
+    "foresight", with a speed in m/s of its own choice, or yours, "linear:0.3"; a policy that comes along, such as
+    "default"; or a run folder or checkpoint.  Of a policy the run keeps a copy (None: nobody).  What the teacher
+    observes must be observed in training, if need be by --privileged-fields."""
     camera_scale: Scale = 0.1
     """Factor on what the networks get of the images, where 1 is as much as of everything else.  With little, robots
     learn to balance as fast as without cameras."""
@@ -114,6 +117,13 @@ class Settings:
     def evaluation_world(self) -> WorldConfig:
         """The world of the evaluations in training: the task, on ground that is never trained on."""
         return self.world.task(terrain_split="validation")
+
+    @property
+    def shaped_rewards(self) -> bool:
+        """Whether training pays other rewards than the task does, or for shorter; see ``Record.shaped_rewards``."""
+        world = self.world
+        other = world.paid != world.rewards or bool(world.final_rewards)
+        return other or world.action_limit != 1.0 or world.shortest_episode_steps is not None
 
     def training_envs(self, num_envs: int, **options: Any) -> BallbotVectorEnv:
         """Environments to train in, for ``ballbot.ppo.train``; options of ``BallbotVectorEnv`` beside its config."""
@@ -189,7 +199,7 @@ STEADY: dict[str, dict[str, float]] = {
     # falls less.  What an action does to the speed shows half a second later, and noise hides it until then.
     "goal": {"tracking": 20.0, "tracking_speed": 0.4, "tracking_lead": 0.4},
 }
-"""Command -> weights in training that differ from these, of policies that remember."""
+"""Command -> weights that replace those of PAID where the policy observes the past."""
 FINALLY: dict[str, dict[str, float]] = {
     # With noise that is small robots go fast, and a fall must cost what it does in the task: there half of an episode,
     # here what two seconds pay.
@@ -231,7 +241,7 @@ def default(**world: Any) -> Settings:
         options |= {"training_rewards": paid | steady, "final_rewards": finally_}
         if steady:
             options["shortest_episode_steps"] = 100
-        if finally_:
+        if finally_ and world.get("final_rewards", finally_):
             options["final_rewards_between"] = (0.3, 0.6)
     settings = plain(**(options | world))
     ppo = replace(

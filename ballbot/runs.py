@@ -24,7 +24,16 @@ from ballbot.ppo import InitFrom, Policy, PPOConfig, load_policy
 from ballbot.ppo.checkpoint import read_small_bytes, run_dir_of
 from ballbot.presets import OWN, Settings
 
-PROVENANCE = {"env_metadata", "init_from", "mujoco", "world_size", "versions", "git_commit", "plugins"}
+PROVENANCE = {
+    "env_metadata",
+    "init_from",
+    "mujoco",
+    "world_size",
+    "versions",
+    "git_commit",
+    "plugins",
+    "teacher_sha256",
+}
 """What the file holds besides settings: where the numbers came from."""
 MAX_CONFIG_BYTES = 2**24
 """Of a config.json; a run's has three thousand."""
@@ -42,20 +51,29 @@ class RunSettings:
     """Threads of the simulations."""
 
 
-def record(settings: Settings, encoder: str | None, num_threads: int) -> dict[str, Any]:
+def record(
+    settings: Settings, encoder: str | None = None, num_threads: int = 0, teacher_sha256: str | None = None
+) -> dict[str, Any]:
     """What a run's config.json says besides the settings of PPO, for ``ballbot.ppo.train``.
 
     Args:
         settings: of the run.
         encoder: file that was asked for; None for ballbot's own.
         num_threads: of the simulations, as asked for.
+        teacher_sha256: of the copy of a teacher that the run keeps; None without.
     """
     return {
         "env": plain(settings.world) | {"encoder": encoder, "num_threads": num_threads},
         **{name: getattr(settings, name) for name in OWN},
         "mujoco": version("mujoco"),
         **({"plugins": plugins.loaded()} if plugins.loaded() else {}),
+        **({} if teacher_sha256 is None else {"teacher_sha256": teacher_sha256}),
     }
+
+
+def config_file(path: Path) -> Path:
+    """The config.json of a run's folder, or the file itself."""
+    return path / "config.json" if path.is_dir() else path
 
 
 def read_config(path: Path) -> dict[str, Any]:
@@ -64,6 +82,7 @@ def read_config(path: Path) -> dict[str, Any]:
     Raises:
         SettingsError: the file is missing or no JSON object.
     """
+    path = config_file(path)
     try:
         content = json.loads(read_small_bytes(path, MAX_CONFIG_BYTES))  # in the UTF of its first bytes
     except FileNotFoundError:
@@ -76,12 +95,13 @@ def read_config(path: Path) -> dict[str, Any]:
 
 
 def load_settings(path: Path) -> RunSettings:
-    """The settings in a run's config.json.
+    """The settings in a run's config.json; ``path`` is that file, or the run's folder.
 
     Raises:
         SettingsError: the file is missing, no JSON, has a key this version does not know or a value of the wrong kind.
         PluginError: a plugin that the run was made with is not loaded.
     """
+    path = config_file(path)
     content = read_config(path)
     plugins.require(content.get("plugins", {}), str(path))
     unknown = sorted(set(content) - PROVENANCE - {"ppo", "env", "torch_threads", *OWN})
@@ -133,6 +153,15 @@ def recorded_encoder(path: Path) -> str | None:
     """Content hash of the encoder in a run's config.json; None: without cameras, or not readable."""
     encoder = recorded_metadata(path).get("encoder")
     return encoder if isinstance(encoder, str) else None
+
+
+def recorded_teacher(path: Path) -> str | None:
+    """SHA-256 of the teacher's copy by a run's config.json; None: there is no copy, or it is not known."""
+    try:
+        digest = read_config(path).get("teacher_sha256")
+    except SettingsError:
+        return None
+    return digest if isinstance(digest, str) else None
 
 
 def resumed_metadata(settings: Settings, encoder: FrozenEncoder | None, run_dir: Path) -> dict[str, Any]:
@@ -191,11 +220,11 @@ def init_from(path: str | Path, settings: Settings, encoder: FrozenEncoder | Non
     columns = [column for name, at in new.items() for column in (old[name] if name in like else [None] * len(at))]
     kept = [name for name in now.slices if name in like and name in then.slices]
     told = _told(kept, now.slices, then.slices)
-    if values := _told([name for name in ours if name in like], ours, [name for name in theirs if name not in like]):
-        told += f"; of the value function alone {values}"
+    values = _told([name for name in ours if name in like], ours, [name for name in theirs if name not in like])
+    told += [f"of the value function alone {line}" for line in values]
     if more is None and (unknown := policy.agent.value_size - policy.agent.obs_size):
-        told += f"; {unknown} numbers of the value function alone dropped, as no config.json beside it tells them"
-    return InitFrom(path, columns, told)
+        told.append(f"{unknown} numbers of the value function alone dropped, as no config.json beside it tells them")
+    return InitFrom(path, columns, "\n".join(told))
 
 
 def _seen_by_values_alone(policy: Policy) -> Layout | None:
@@ -209,15 +238,18 @@ def _seen_by_values_alone(policy: Policy) -> Layout | None:
     return layout if size and layout is not None and layout.size == size else None
 
 
-def _told(kept: list[str], now: Iterable[str], then: Iterable[str]) -> str:
+def _told(kept: list[str], now: Iterable[str], then: Iterable[str]) -> list[str]:
     fresh, gone = ([name for name in names if name not in kept] for names in (now, then))
     told = [f"{', '.join(kept)} taken over"] if kept else []
     told += [f"{', '.join(fresh)} new, {'start' if len(fresh) > 1 else 'starts'} at 0"] if fresh else []
     told += [f"{', '.join(gone)} dropped"] if gone else []
-    return "; ".join(told)
+    return told
 
 
 def differences(old: Settings, new: Settings) -> dict[str, tuple[Any, Any]]:
     """Name -> values then and now of what differs, of everything that decides a run."""
     then, now = ({**plain(x.world), **{name: getattr(x, name) for name in OWN}, **asdict(x.ppo)} for x in (old, new))
-    return {name: (then[name], now[name]) for name in then if then[name] != now[name]}
+    found = {name: (then[name], now[name]) for name in then if then[name] != now[name]}
+    if not (old.world.final_rewards or new.world.final_rewards):
+        found.pop("final_rewards_between", None)  # nothing changes between them
+    return found

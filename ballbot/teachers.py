@@ -5,7 +5,8 @@ A teacher may sense what its student does not: fields of ``privileged_fields``, 
 
 from __future__ import annotations
 
-from dataclasses import fields
+import hashlib
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +21,12 @@ from ballbot.envs.model import build_model
 from ballbot.envs.observations import FIELDS, Layout, layout_of, of_now, whole_row
 from ballbot.errors import SettingsError
 from ballbot.evaluation.trained import trained_encoder, trained_layout, trained_world
-from ballbot.ppo import Policy, load_policy
-from ballbot.ppo.checkpoint import policy_file
+from ballbot.observer import BANDWIDTH, ObserverController
+from ballbot.ppo import CheckpointError, Policy, PPOConfig
+from ballbot.ppo.checkpoint import load_checkpoint, load_with_content, policy_file
+from ballbot.ppo.policy import agent_from_state
 from ballbot.presets import Settings
+from ballbot.runs import recorded_teacher
 
 COPY = "teacher.pt"
 """Name of the file in a run's folder that holds its teacher."""
@@ -35,10 +39,11 @@ class RobotTeacher:
         actor: (n, size) observations, (n,) where episodes begin -> (n, 3) actions.
         columns: which numbers of "policy" and "privileged", side by side, are its observation.
         memory: what of the actor is its memory: the object whose attributes change from step to step.
+        action_repeat: steps of 2 ms for which it held its actions when it learned; None of a controller.
     """
 
-    def __init__(self, actor: Any, columns: NDArray[np.intp], memory: Any) -> None:
-        self.actor, self.columns, self._memory = actor, columns, memory
+    def __init__(self, actor: Any, columns: NDArray[np.intp], memory: Any, action_repeat: int | None = None) -> None:
+        self.actor, self.columns, self._memory, self.action_repeat = actor, columns, memory, action_repeat
 
     def __call__(self, obs: Any, began: NDArray[np.bool_]) -> NDArray[np.float32]:
         """Actions (n, 3) in [-1, 1]."""
@@ -58,8 +63,15 @@ class RobotTeacher:
         Raises:
             ValueError: it is of another teacher.
         """
-        if not isinstance(state, dict) or set(state) != set(self._names()):
-            raise ValueError(f"the teacher remembers {', '.join(self._names())}, not {', '.join(map(str, state))}")
+        if not isinstance(state, dict):
+            raise ValueError(f"what a teacher remembers is a dict, got {type(state).__name__}")
+        robots = 0 if isinstance(self._memory, Policy) else -1  # the axis that counts them
+        if sizes := [np.shape(value)[robots] for value in state.values() if np.ndim(value)]:
+            # with its first step, a teacher begins to remember what it does of each
+            self.actor(np.zeros((sizes[0], len(self.columns)), np.float32), np.ones(sizes[0], bool))
+        mine, given = ({name: tuple(np.shape(x)) for name, x in each.items()} for each in (self.get_state(), state))
+        if mine != given:
+            raise ValueError(f"the teacher remembers {mine}, not {given}")
         for name, value in state.items():
             setattr(self._memory, name, value)
 
@@ -83,8 +95,8 @@ def find_teacher(
         encoder: of the student's cameras, if it sees.
 
     Raises:
-        CheckpointError, EncoderError, SettingsError: there is no such teacher, it was trained for another command, or
-            it observes what training does not.
+        CheckpointError, EncoderError, SettingsError: there is no such teacher, it was trained for another command, it
+            observes what training does not, or is asked too seldom.
     """
     if isinstance(name, str) and (make := find_controller(name)) is not None:
         if world.command != "goal":
@@ -97,9 +109,30 @@ def find_teacher(
                 'teacher "pid" holds the robot upright and goes nowhere: take "observer" or "foresight"'
             )
         actor: Any = make(dt)
+        if isinstance(actor, ObserverController) and dt * BANDWIDTH >= 2:
+            step = float(build_model().opt.timestep)
+            raise SettingsError(
+                f"teacher {name!r} would be asked every {1000 * dt:g} ms (--action-repeat {round(dt / step)}), and is "
+                f"stable below {int(2000 / BANDWIDTH)} ms only: use --action-repeat {int(2 / BANDWIDTH / step)} or "
+                "less, or another teacher"
+            )
         wanted = layout_of("body", ("goal",), controlled_fields(name))
         return RobotTeacher(actor, _columns(name, wanted, layout, world), actor)
-    policy = load_policy(find_policy(name, CONTROLLERS))
+    path = policy_file(find_policy(name, CONTROLLERS))
+    return _trained_teacher(name, path, load_checkpoint(path), world, layout, encoder)
+
+
+def _trained_teacher(
+    name: str | Path,
+    path: Path,
+    state: dict[str, Any],
+    world: WorldConfig,
+    layout: Layout,
+    encoder: FrozenEncoder | None,
+) -> RobotTeacher:
+    """The policy of this name in a checkpoint that was read, see ``find_teacher``."""
+    metadata = state.get("env_metadata")
+    policy = Policy(agent_from_state(state, path), metadata if isinstance(metadata, dict) else {}, 0, path)
     its_world = trained_world(policy)
     if (its_world.command, its_world.motion) != (world.command, world.motion):
         raise SettingsError(
@@ -113,7 +146,8 @@ def find_teacher(
             "train with cameras and that encoder (--encoder FILE), or take a teacher without cameras"
         )
     columns = _columns(str(name), trained_layout(policy, its_world, eyes), layout, world)
-    return RobotTeacher(lambda obs, began: policy.predict(obs, began=began), columns, policy)
+    held = PPOConfig(**state["config"]).action_repeat
+    return RobotTeacher(lambda obs, began: policy.predict(obs, began=began), columns, policy, held)
 
 
 def teacher_of(
@@ -127,7 +161,7 @@ def teacher_of(
         run_dir: of a run that goes on, which holds the copy.
 
     Raises:
-        OSError: its file cannot be read; and as ``find_teacher``.
+        CheckpointError: the copy is gone, damaged, or another than the run began with; and as ``find_teacher``.
     """
     if (name := settings.teacher) is None:
         return None, {}
@@ -135,10 +169,40 @@ def teacher_of(
     world, layout = settings.training_world, settings.layout(encoder)
     if find_controller(name) is not None:
         return find_teacher(name, world, layout, dt, encoder), {}
-    if run_dir is not None:
-        return find_teacher(run_dir / COPY, world, layout, dt, encoder), {}  # the original may have learned on
-    teacher = find_teacher(name, world, layout, dt, encoder)
-    return teacher, {COPY: policy_file(find_policy(name)).read_bytes()}
+    if run_dir is None:
+        path = policy_file(find_policy(name, CONTROLLERS))
+        state, content = load_with_content(path)
+    else:  # the original may have learned on
+        path = run_dir / COPY
+        state, content = _kept(path)
+    return _trained_teacher(name, path, state, world, layout, encoder), {COPY: content}
+
+
+def _kept(copy: Path) -> tuple[dict[str, Any], bytes]:
+    """A run's copy of its teacher, if it is what the run began with."""
+    try:
+        state, content = load_with_content(copy)
+    except CheckpointError as error:
+        what = "is damaged" if copy.exists() else "is gone"
+        raise CheckpointError(f"{copy}, whom this run learns from, {what}: put the original {COPY} back") from error
+    then, now = recorded_teacher(copy.parent / "config.json"), hashlib.sha256(content).hexdigest()
+    if then not in (None, now):
+        raise CheckpointError(
+            f"{copy} is not whom this run began to learn from (SHA-256 then {str(then)[:16]}, now {now[:16]}): put the "
+            f"original {COPY} back"
+        )
+    return state, content
+
+
+def with_kept_teacher(settings: Settings, run_dir: Path) -> Settings:
+    """The settings of a run for another one: its teacher is the copy that it keeps, if it keeps one.
+
+    The original may have moved, or learned on.
+    """
+    copy = run_dir / COPY
+    if settings.teacher is None or find_controller(settings.teacher) is not None or not copy.is_file():
+        return settings
+    return replace(settings, teacher=str(copy))
 
 
 def _told(world: WorldConfig) -> str:

@@ -8,8 +8,7 @@
 
 It is ppo_ballbot.py with other settings to start from (--preset distill): for the first --imitation-timesteps the
 student drives, the teacher says what it would have done, and the student learns that (DAgger; Ross et al. 2011,
-arXiv:1011.0686); from then on it learns from rewards.  By default it observes the past as well, --history 0 10 20 30,
-in which the slope of the ground can be felt.
+arXiv:1011.0686); from then on it learns from rewards.
 """
 
 from __future__ import annotations

@@ -33,9 +33,9 @@ from numpy.typing import NDArray
 from ballbot.cli import check_output, program
 from ballbot.controllers import CONTROLLERS, find_controller
 from ballbot.deployment.shipped import find_policy
-from ballbot.envs import BallbotVectorEnv
+from ballbot.envs import BallbotVectorEnv, WorldConfig
 from ballbot.envs.physics import Physics
-from ballbot.evaluation import Actor, Episodes, find_candidate, in_task, run_episodes, summarize, task_of
+from ballbot.evaluation import Actor, Candidate, Episodes, find_candidate, in_task, run_episodes, summarize, task_of
 from ballbot.evaluation.table import table, table_rows
 from ballbot.options import PluginFiles, kind_options, read_options
 from ballbot.ppo import load_policy
@@ -53,9 +53,9 @@ class Args:
     """Evaluate trained policies."""
 
     checkpoint: Annotated[str, tyro.conf.Positional] = "default"
-    """Checkpoint, run folder (for its best.pt), the name of a policy that comes with ballbot ("default"), or of a
-    classical controller: "pid", which holds the robot upright, "linear", which travels ("linear:0.2" for another target
-    than its own 0.319 m/s), or "observer", which travels and feels slopes (likewise; its own is 0.385 m/s)."""
+    """Checkpoint, run folder (for its best.pt), the name of a policy that comes with ballbot ("default"), or a
+    classical controller: "pid", "linear", "observer", "foresight"; all but pid with a speed in m/s of their own choice,
+    or yours, "linear:0.2"."""
     compare: tuple[str, ...] = ()
     """Others to judge on the same terrains and starts."""
     episodes: Annotated[int, Range(1, 10**6)] = 100
@@ -82,9 +82,9 @@ class Args:
     terrain_length: float = 10.0
     """Side of the fields, m; robots start in the middle.  Longer horizons need longer ones."""
     deterministic: bool = True
-    """The most likely action; --no-deterministic (or --stochastic) samples as training does."""
+    """The most likely action; --no-deterministic samples as training does."""
     stochastic: bool = False
-    """The same as --no-deterministic."""
+    """The same as --no-deterministic, which is how it is read."""
     initial_tilt_deg: float = 1.0
     """Largest tilt at the start of an episode, degrees."""
     initial_speed: float = 0.0
@@ -113,6 +113,9 @@ class Args:
     plugin: PluginFiles = ()
     """Python file that adds grounds, commands or rewards by name; several files, each after its own --plugin."""
 
+    def __post_init__(self) -> None:
+        self.deterministic = self.deterministic and not self.stochastic
+
 
 def check(args: Args) -> Args:
     """The same options, if they are possible.
@@ -122,7 +125,7 @@ def check(args: Args) -> Args:
     """
     for name in (args.checkpoint, *args.compare):
         if not name:
-            raise ValueError('a checkpoint is "": give a file, a run folder, pid, linear or observer')
+            raise ValueError(f'a checkpoint is "": give a file, a run folder, or one of {", ".join(CONTROLLERS)}')
     read = [Path(name) for name in (args.checkpoint, *args.compare)]
     if args.json is not None:
         kept = [*read, *(path / name for path in read for name in ("best.pt", "config.json")), args.encoder]
@@ -157,11 +160,18 @@ def sees(name: str) -> bool:
     return load_policy(find_policy(name, CONTROLLERS)).metadata.get("observation") == "encoded"
 
 
-def make_envs(num_envs: int, options: dict[str, Any], args: Args) -> BallbotVectorEnv:
-    """The world that policies are judged in."""
-    return BallbotVectorEnv(
-        num_envs,
-        **options,
+@dataclass(frozen=True)
+class Entry:
+    """Who is judged, and in which world."""
+
+    candidate: Candidate
+    config: WorldConfig
+
+
+def world_of(options: dict[str, Any], args: Args) -> WorldConfig:
+    """The world that a policy with these options is judged in."""
+    return WorldConfig.of(
+        **{name: value for name, value in options.items() if name != "encoder"},
         max_episode_steps=args.horizon,
         tilt_limit_deg=args.tilt_limit_deg,
         integrator=args.integrator,
@@ -171,42 +181,49 @@ def make_envs(num_envs: int, options: dict[str, Any], args: Args) -> BallbotVect
         terrain_length=args.terrain_length,
         initial_tilt_deg=args.initial_tilt_deg,
         initial_speed=args.initial_speed,
-        num_threads=args.num_threads,
     )
 
 
-def evaluate(name: str, args: Args, task: dict[str, Any]) -> tuple[dict[str, Any], Episodes, Physics]:
-    """Run the episodes of one policy in ``task``, or, if that is empty, in what it was trained for.
+def find_entries(args: Args) -> tuple[dict[str, Entry], dict[str, Any]]:
+    """All who are judged, by name, and their task: what the first one was trained for, but for what ``args`` change.
 
-    Returns:
-        the task, the episodes, and the physics they took place in.
+    Raises:
+        BallbotError, ValueError: one of them cannot be loaded, or cannot be told the first one's task.
     """
-    candidate = find_candidate(
-        name, encoder=args.encoder, deterministic=args.deterministic and not args.stochastic, seed=args.seed
-    )
-    policy, options = candidate.policy, candidate.options
-    if policy is not None and policy.path is not None and policy.path.name == "last.pt" and Path(name).is_dir():
-        print(f"note: {name} has had no evaluation yet: its last.pt is judged")
-    for difference in candidate.differences(tilt_limit_deg=args.tilt_limit_deg, integrator=args.integrator):
-        print(f"note: {name} {difference}")
-    own = task_of(options)
-    task = task or task_of(options, args.terrain, args.command, **kind_options(args))
-    options = in_task(options, task)
-    if args.heading != "trained":
-        options["random_yaw"] = args.heading == "any"
-    elif options.get("random_yaw") is False:
-        print(f"note: {name} was trained with one heading at the start, it is judged with that")
-    if policy is not None:
-        for difference in differences(own, task):
+    entries, task = dict[str, Entry](), dict[str, Any]()
+    for name in dict.fromkeys([args.checkpoint, *args.compare]):
+        candidate = find_candidate(name, encoder=args.encoder, deterministic=args.deterministic, seed=args.seed)
+        policy, options = candidate.policy, candidate.options
+        if policy is not None and policy.path is not None and policy.path.name == "last.pt" and Path(name).is_dir():
+            print(f"note: {name} has had no evaluation yet: its last.pt is judged")
+        for difference in candidate.differences(tilt_limit_deg=args.tilt_limit_deg, integrator=args.integrator):
             print(f"note: {name} {difference}")
-    envs = make_envs(min(args.episodes, MOST_AT_A_TIME), options, args)
+        own = task_of(options)
+        task = task or task_of(options, args.terrain, args.command, **kind_options(args))
+        options = in_task(options, task)
+        if args.heading != "trained":
+            options["random_yaw"] = args.heading == "any"
+        elif options.get("random_yaw") is False:
+            print(f"note: {name} was trained with one heading at the start, it is judged with that")
+        if policy is not None:
+            for difference in differences(own, task):
+                print(f"note: {name} {difference}")
+        entries[name] = Entry(candidate, world_of(options, args))
+    return entries, task
+
+
+def evaluate(entry: Entry, args: Args) -> tuple[Episodes, Physics]:
+    """Run the episodes of one policy; they, and the physics they took place in."""
+    encoder = entry.candidate.options.get("encoder")
+    envs = BallbotVectorEnv(
+        min(args.episodes, MOST_AT_A_TIME), config=entry.config, encoder=encoder, num_threads=args.num_threads
+    )
     try:
         interval = 0 if args.report is None else HISTORY_INTERVAL
-        actor = candidate.make_actor(envs.dt)
-        if args.shuffle_images and options.get("observation") == "encoded":
+        actor = entry.candidate.make_actor(envs.dt)
+        if args.shuffle_images and encoder is not None:
             actor = with_images_of_others(actor, envs.layout.sensed)
-        episodes = run_episodes(envs, actor, args.episodes, args.seed, interval)
-        return task, episodes, envs.simulations
+        return run_episodes(envs, actor, args.episodes, args.seed, interval), envs.simulations
     finally:
         envs.close()
 
@@ -274,8 +291,9 @@ def report(
     notes = [
         f"{args.episodes} episodes each on {ground} ground, seeds from {args.seed}, "
         f"{'' if ground == 'flat' else 'terrains never trained on, '}"
-        f"{'most likely' if args.deterministic and not args.stochastic else 'sampled'} actions.  Mean ± standard "
-        "deviation [95 % interval of the rate or mean]."
+        f"{'most likely' if args.deterministic else 'sampled'} actions"
+        f"{', with shuffled images' if args.shuffle_images else ''}.  Mean ± standard deviation [95 % interval of the "
+        "rate or mean]."
     ]
     try:
         videos = films(args.checkpoint, found[args.checkpoint], sims)
@@ -311,16 +329,17 @@ def main(argv: list[str] | None = None) -> int:
     try:
         if args.torch_threads:
             torch.set_num_threads(args.torch_threads)
-        names = list(dict.fromkeys([args.checkpoint, *args.compare]))
-        start, task = time.perf_counter(), dict[str, Any]()
-        sampled = "" if args.deterministic and not args.stochastic else "with sampled actions "
+        start = time.perf_counter()
+        entries, task = find_entries(args)  # all of them, before the first one's episodes take minutes
+        ways = [] if args.deterministic else ["sampled actions"]
+        ways += ["shuffled images"] if args.shuffle_images else []
+        how = f"with {' and '.join(ways)} " if ways else ""
         summaries: dict[str, dict[str, Any]] = {}
         found: dict[str, Episodes] = {}
-        for name in names:
-            task, episodes, sims = evaluate(name, args, task)  # the others in the first one's
-            found[name] = episodes
-            world = {"terrain": task["terrain"], "command": task.get("command", "goal")}
-            summaries[name] = {"policy": name, **world, **summarize(episodes)}
+        world = {"terrain": task["terrain"], "command": task.get("command", "goal")}
+        for name, entry in entries.items():
+            found[name], sims = evaluate(entry, args)
+            summaries[name] = {"policy": name, **world, **summarize(found[name])}
         try:
             if args.json is not None:
                 write_json(args, summaries)
@@ -328,8 +347,8 @@ def main(argv: list[str] | None = None) -> int:
         finally:  # neither a full disk nor a closed pipe takes both
             print(table(summaries))
         print(
-            f"{args.episodes} episodes each on {task['terrain']} ground {sampled}in {time.perf_counter() - start:.1f} "
-            "s; mean ± standard deviation [95 % interval of the rate or mean]"
+            f"{args.episodes} episodes each on {task['terrain']} ground {how}in {time.perf_counter() - start:.1f} s; "
+            "mean ± standard deviation [95 % interval of the rate or mean]"
         )
         if written:
             print(f"wrote {written}")

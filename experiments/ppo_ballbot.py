@@ -20,6 +20,7 @@ Ctrl-C, SIGTERM or closing the terminal finishes the update under way, saves and
 
 from __future__ import annotations
 
+import hashlib
 import os
 import sys
 import time
@@ -49,16 +50,18 @@ from ballbot.ppo.distributed import launched, on_rank_zero
 from ballbot.ppo.tracking import Tracker
 from ballbot.presets import OWN, PRESETS, Settings, told_no_privilege
 from ballbot.runs import (
+    config_file,
     differences,
     init_from,
     load_settings,
     record,
     recorded_encoder,
     recorded_metadata,
+    recorded_teacher,
     resumed_metadata,
 )
 from ballbot.settings import Range, check_settings
-from ballbot.teachers import teacher_of
+from ballbot.teachers import COPY, RobotTeacher, teacher_of, with_kept_teacher
 from mujoco_patch import ContactFixError
 
 SEVERAL = os.environ.get("WORLD_SIZE", "1") not in ("", "1")
@@ -95,7 +98,7 @@ class Job:
     Fields of the observation are matched by name; those that are new weigh 0 at first, and the noise is that of
     --initial-std.  Size and kind of the networks must be those of the policy: --config takes over a run's settings."""
     config: Path | None = None
-    """config.json of another run: its settings become the defaults that the other options change."""
+    """Folder or config.json of another run: its settings become the defaults that the other options change."""
     plugin: PluginFiles = ()
     """Python file that adds grounds, commands, rewards, endings or fields by name, which are options then; several
     files, each after its own --plugin."""
@@ -144,9 +147,10 @@ def parse(argv: list[str] | None = None) -> Args:
     if given.config or given.resume:
         if given.resume and not Path(given.resume).exists():
             raise SettingsError(f"--resume {given.resume} does not exist: give a run folder or a checkpoint in one")
-        default = recorded(Path(given.config) if given.config else run_dir_of(Path(given.resume)) / "config.json")
-        world = with_kinds(default.settings.world, **kinds)
-        default = Args(replace(default.settings, world=world), default.job)
+        path = config_file(Path(given.config) if given.config else run_dir_of(Path(given.resume)))
+        default = recorded(path)
+        settings = with_kept_teacher(default.settings, path.parent) if given.config else default.settings
+        default = Args(replace(settings, world=with_kinds(settings.world, **kinds)), default.job)
     else:
         default = Args(PRESETS.get(given.preset or "default", PRESETS["default"])(**kinds))
     read = tyro.cli(
@@ -158,7 +162,13 @@ def parse(argv: list[str] | None = None) -> Args:
     )
     world = world_config(read.env, default.settings.world)
     world = replace(world, observation="encoded" if read.job.cameras else "proprioception")
-    return Args(Settings(ppo=read.ppo, world=world, **asdict(read.own)), read.job)
+    settings = Settings(ppo=read.ppo, world=world, **asdict(read.own))
+    if "--mirror" in argv and settings.mirror and not (settings.symmetry and world.frame == "body"):
+        raise SettingsError(
+            f"--mirror needs --symmetry and --frame body, got {'--symmetry' if settings.symmetry else '--no-symmetry'} "
+            f"and --frame {world.frame}: leave --mirror out, or change these"
+        )
+    return Args(settings, read.job)
 
 
 def recorded(path: Path) -> Args:
@@ -240,6 +250,8 @@ def prepare(argv: list[str] | None) -> tuple[Args, Path]:
     """
     args = parse(argv)
     settings, job = args.settings, args.job
+    if job.init_from == "":
+        raise SettingsError('--init-from "" names nobody: leave it out, or give a run folder, a checkpoint or a name')
     if job.resume and job.init_from:
         raise SettingsError("--resume goes on with a run and --init-from starts a new one: give one of them")
     if job.resume:
@@ -314,6 +326,24 @@ def taught(args: Args) -> bool:
     return isinstance(done, int) and done >= args.settings.ppo.imitation_timesteps
 
 
+def load_teacher(
+    args: Args, encoder: FrozenEncoder | None, run_dir: Path
+) -> tuple[RobotTeacher | None, dict[str, bytes], str | None]:
+    """Whom the policy imitates, as far as it still does; what of it the run keeps, and the SHA-256 of that.
+
+    Raises:
+        BallbotError: there is no such teacher, or nothing to go on from.
+    """
+    if taught(args):  # who goes back to an earlier checkpoint needs it again
+        return None, {}, recorded_teacher(run_dir / "config.json")
+    teacher, copies = teacher_of(args.settings, encoder, run_dir if args.job.resume else None)
+    repeat = args.settings.ppo.action_repeat
+    if teacher is not None and teacher.action_repeat not in (None, repeat) and RANK == 0:
+        told = f"note: teacher {args.settings.teacher} was trained with --action-repeat {teacher.action_repeat}"
+        print(f"{told}, and is asked every {repeat} steps here")
+    return teacher, copies, hashlib.sha256(copies[COPY]).hexdigest() if copies else None
+
+
 @partial(program, expected=())
 def main(argv: list[str] | None = None, taught_only: bool = False) -> int:
     """Train, and return the exit status; exit with 2 on bad input, such as no teacher where ``taught_only``."""
@@ -331,7 +361,7 @@ def main(argv: list[str] | None = None, taught_only: bool = False) -> int:
         files = plugins.files() | height_maps.files(settings.world)
         metadata = resumed_metadata(settings, encoder, run_dir) if job.resume else settings.metadata(encoder)
         start = None if job.init_from is None else init_from(find_policy(job.init_from), settings, encoder)
-        teacher, copies = (None, {}) if taught(args) else teacher_of(settings, encoder, run_dir if job.resume else None)
+        teacher, copies, digest = load_teacher(args, encoder, run_dir)
         files |= copies
     except (BallbotError, ValueError, OSError) as error:
         fail(error)
@@ -341,7 +371,7 @@ def main(argv: list[str] | None = None, taught_only: bool = False) -> int:
         options |= {"encoder": encoder, "camera_device": device}
         files[kept_encoder(run_dir, encoder.content_hash).name] = encoder_bytes(encoder)
     world = settings.world
-    kept = record(settings, job.encoder, job.num_threads)
+    kept = record(settings, job.encoder, job.num_threads, digest)
     with ExitStack() as stack:
         try:
             tracker = camera = None
@@ -364,9 +394,7 @@ def main(argv: list[str] | None = None, taught_only: bool = False) -> int:
                     free_metadata=("encoder",) if job.change_encoder else (),
                     settings=kept,
                     files=files,
-                    shaped_rewards=world.paid != world.rewards
-                    or world.action_limit != 1.0
-                    or world.shortest_episode_steps is not None,
+                    shaped_rewards=settings.shaped_rewards,
                 ),
                 hooks=Hooks(teacher, None if tracker is None else tracker.start, tracker, camera),
             )

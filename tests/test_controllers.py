@@ -3,16 +3,20 @@
 
 from __future__ import annotations
 
+import importlib
+
 import numpy as np
 import pytest
 import torch
 
 from ballbot import controllers
-from ballbot.controllers import PID, LinearController, PIDController, feedback_prior, pitch_and_roll
+from ballbot.controllers import CONTROLLERS, PID, LinearController, PIDController, feedback_prior, pitch_and_roll
 from ballbot.envs import BallbotVectorEnv
 from ballbot.envs.model import wheel_shares
 from ballbot.envs.observations import layout_of
 from ballbot.evaluation import run_episodes
+from ballbot.options import field_docs
+from ballbot.presets import Settings
 
 
 @pytest.mark.parametrize("goal", [(0.0, 1.0), (0.6, -0.8)])
@@ -50,6 +54,13 @@ def test_a_prior_is_the_same_law_without_the_slow_start(monkeypatch):
     ).clamp(-1, 1)
     np.testing.assert_allclose(found.numpy(), expected, atol=1e-5)
     assert 0.2 < np.mean(np.abs(expected) < 1) < 0.98
+
+
+def test_every_controller_is_offered_where_one_can_be_named():
+    scripts = [importlib.import_module(name) for name in ("evaluate", "watch")]
+    for docs in (*(field_docs(script.Args)["checkpoint"] for script in scripts), field_docs(Settings)["teacher"]):
+        named = {name for name in CONTROLLERS if f'"{name}"' in docs}
+        assert named == set(CONTROLLERS) - ({"pid"} if "imitates" in docs else set())
 
 
 def test_wheels_share_a_push_as_rolling_turns_them():

@@ -1,6 +1,7 @@
 # mypy: allow-untyped-defs, allow-untyped-calls, allow-incomplete-defs
 """distill.py as a user runs it: one command, exact resumption in every stage, clear errors."""
 
+import json
 import shlex
 import shutil
 
@@ -60,8 +61,47 @@ def test_a_run_keeps_its_teacher_as_it_was(tmp_path, teacher):
     done = distill(tmp_path, *STAGES, "--teacher", tmp_path / "mine", "--run-name", "r")
     assert done.returncode == 0, done.stderr
     shutil.rmtree(tmp_path / "mine")
-    again = tmp_path / "runs" / "r" / "checkpoints" / "step_256.pt"
+    run = tmp_path / "runs" / "r"
+    again = run / "checkpoints" / "step_256.pt"
     assert call("distill.py", "--resume", again, folder=tmp_path).returncode == 0
+    (tmp_path / "elsewhere").mkdir()
+    done = call("distill.py", "--config", run, "--run-name", "second", folder=tmp_path / "elsewhere")
+    assert done.returncode == 0, done.stderr
+    second = tmp_path / "elsewhere" / "runs" / "second"
+    assert (second / "teacher.pt").read_bytes() == (run / "teacher.pt").read_bytes()
+    mine, theirs = (load_checkpoint(folder / "last.pt")["agent"] for folder in (run, second))
+    assert all(torch.equal(mine[key], theirs[key]) for key in mine)
+
+
+def test_a_run_goes_on_with_the_teacher_it_began_with(tmp_path, teacher):
+    """With another one it would not end as without the stop."""
+    assert distill(tmp_path, *STAGES, "--teacher", teacher / "plain", "--run-name", "r").returncode == 0
+    run = tmp_path / "runs" / "r"
+    kept, again = run / "teacher.pt", run / "checkpoints" / "step_256.pt"
+    original = kept.read_bytes()
+    for content, words in (
+        ((teacher / "plain" / "last.pt").read_bytes(), "is not whom this run began to learn from"),
+        (b"damaged", "is damaged"),
+        (None, "is gone"),
+    ):
+        kept.unlink() if content is None else kept.write_bytes(content)
+        done = call("distill.py", "--resume", again, folder=tmp_path)
+        assert done.returncode == 2 and words in done.stderr, done
+        assert done.stderr.endswith("put the original teacher.pt back\n")
+    kept.write_bytes(original)
+    config = json.loads((run / "config.json").read_text())
+    assert len(config.pop("teacher_sha256")) == 64
+    (run / "config.json").write_text(json.dumps(config))  # of an older version
+    done = call("distill.py", "--resume", again, folder=tmp_path)
+    assert done.returncode == 0 and "note: teacher" not in done.stdout, done.stderr
+    assert json.loads((run / "config.json").read_text())["teacher_sha256"]
+
+
+def test_a_teacher_that_held_its_actions_for_longer_is_said(tmp_path, teacher):
+    options = ["--teacher", teacher / "plain", "--action-repeat", 2, "--run-name", "r"]
+    done = distill(tmp_path, *STAGES, *options)
+    assert done.returncode == 0, done.stderr
+    assert "plain was trained with --action-repeat 1, and is asked every 2 steps here\n" in done.stdout
 
 
 def test_a_student_is_judged_and_is_the_start_of_another_run(tmp_path):

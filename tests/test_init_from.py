@@ -49,7 +49,7 @@ def test_a_field_more_weighs_nothing_and_one_less_is_dropped(tmp_path: Path) -> 
     path = save_policy(tmp_path / "p.pt", 18, extra_fields=["yaw_rate"])
     agent, told = started(path, settings(extra_fields=("station",), command="velocity", terrain="stairs:0.3"))
     assert told == (
-        "gravity, gyro, velocity, wheel_speeds, last_action taken over; velocity_command, station new, start at 0; "
+        "gravity, gyro, velocity, wheel_speeds, last_action taken over\nvelocity_command, station new, start at 0\n"
         "goal, yaw_rate dropped"
     )
     # the same robot as both see it, by the slices of facts: what comes before and after the command
@@ -66,7 +66,7 @@ def test_eyes_are_new_or_taken_over_or_dropped(tmp_path: Path) -> None:
     seeing = settings(observation="encoded")
     blind = save_policy(tmp_path / "blind.pt")
     agent, told = started(blind, seeing, encoder)
-    assert told.endswith("last_action taken over; image_0, image_1, image_age new, start at 0")
+    assert told.endswith("last_action taken over\nimage_0, image_1, image_age new, start at 0")
     obs = np.random.default_rng(0).normal(size=(20, 58)).astype(np.float32)
     expected = load_policy(blind).predict(obs[:, :17])
     np.testing.assert_allclose(agent.act(obs).numpy(), expected, rtol=1e-5, atol=1e-5)
@@ -78,7 +78,7 @@ def test_eyes_are_new_or_taken_over_or_dropped(tmp_path: Path) -> None:
     other = load_encoder()
     other.content_hash = "0" * 64
     images = "image_0, image_1, image_age"
-    assert started(eyes, seeing, other)[1].endswith(f"; {images} new, start at 0; {images} dropped")
+    assert started(eyes, seeing, other)[1].endswith(f"\n{images} new, start at 0\n{images} dropped")
 
 
 def test_what_was_learned_with_the_robots_symmetry_is_taken_over_with_it(tmp_path: Path) -> None:
@@ -171,7 +171,7 @@ def test_what_only_the_value_function_sees_comes_and_goes(
     torch.testing.assert_close(agent.act(rows[:, : agent.obs_size]), expected, rtol=1e-5, atol=1e-5)
     everything = "gravity, gyro, velocity, goal, wheel_speeds, last_action taken over"
     change = "taken over" if then is now else "new, start at 0" if now.world.privileged_fields else "dropped"
-    assert told == f"{everything}; of the value function alone slope, time_left {change}"
+    assert told == f"{everything}\nof the value function alone slope, time_left {change}"
     if not now.world.privileged_fields:  # they are as on average now
         for name, at in then.world.privileged_layout().slices.items():  # type: ignore[union-attr]
             facts[name] = np.broadcast_to(old.normalizer.mean[17:][at].float(), facts[name].shape)  # type: ignore[union-attr]
@@ -195,10 +195,10 @@ def test_a_field_goes_from_one_group_to_the_other(tmp_path: Path) -> None:
         if then is inside:
             average["slope"] = np.broadcast_to(old.normalizer.mean[17:19].float(), (30, 2))
             assert told.endswith(
-                "last_action taken over; slope dropped; of the value function alone time_left, slope taken over"
+                "last_action taken over\nslope dropped\nof the value function alone time_left, slope taken over"
             )
         else:
-            assert told.endswith("slope new, starts at 0; of the value function alone time_left taken over")
+            assert told.endswith("slope new, starts at 0\nof the value function alone time_left taken over")
         expected = old.act(as_seen(then, average)[:, : old.obs_size])
         torch.testing.assert_close(agent.act(as_seen(now, facts)[:, : agent.obs_size]), expected, rtol=1e-5, atol=1e-5)
         assert agent.normalizer.measured and agent.normalizer.count == 100
@@ -213,7 +213,7 @@ def test_without_its_run_nobody_knows_what_the_value_function_saw(tmp_path: Path
             (tmp_path / "config.json").write_text(content)
         agent, told = started(path, TOLD)
         assert told.endswith(
-            "of the value function alone slope, time_left new, start at 0; 3 numbers of the value function alone "
+            "of the value function alone slope, time_left new, start at 0\n3 numbers of the value function alone "
             "dropped, as no config.json beside it tells them"
         )
         torch.testing.assert_close(agent.act(rows[:, :17]), load_agent(path).act(rows[:, :17]), rtol=1e-5, atol=1e-5)
@@ -224,9 +224,9 @@ def test_the_past_is_fields_by_name(tmp_path: Path) -> None:
     more = settings(history=(0, 5, 10), history_fields=("velocity", "gravity"), privileged_fields=("slope",))
     facts = facts_of(past, more)
     for then, after, words in (
-        (now, past, "taken over; gravity@10, gyro@10, velocity@10 new, start at 0"),
-        (past, now, "taken over; gravity@10, gyro@10, velocity@10 dropped"),
-        (past, more, "velocity@10, gravity@10 taken over; velocity@5, gravity@5 new, start at 0; gyro@10 dropped; of "),
+        (now, past, "taken over\ngravity@10, gyro@10, velocity@10 new, start at 0"),
+        (past, now, "taken over\ngravity@10, gyro@10, velocity@10 dropped"),
+        (past, more, "velocity@10, gravity@10 taken over\nvelocity@5, gravity@5 new, start at 0\ngyro@10 dropped\nof "),
     ):
         path = recorded(tmp_path / f"{len(words)}", then)
         agent, told = started(path, after)
@@ -269,10 +269,13 @@ def test_from_the_command_line(tmp_path: Path) -> None:
     start = ["--init-from", "runs/first", "--total-timesteps", 512]
     done = call("ppo_ballbot.py", *SMALL, *start, *more, folder=tmp_path)
     assert done.returncode == 0, done.stderr
-    assert (
-        "init-from: gravity, gyro, velocity, goal, wheel_speeds, last_action taken over; yaw_rate new, starts at 0; "
-        "of the value function alone slope new, starts at 0\ninit-from: memory new, starts at 0\n" in done.stdout
+    told = (
+        "gravity, gyro, velocity, goal, wheel_speeds, last_action taken over",
+        "yaw_rate new, starts at 0",
+        "of the value function alone slope new, starts at 0",
+        "memory new, starts at 0",
     )
+    assert "".join(f"init-from: {line}\n" for line in told) in done.stdout
     run = tmp_path / "runs" / "second"
     origin = json.loads((run / "config.json").read_text())["init_from"]
     assert origin["path"] == "runs/first/best.pt"
@@ -284,7 +287,7 @@ def test_from_the_command_line(tmp_path: Path) -> None:
     assert "note: num_envs is 4, was 8" in done.stdout and "note: learning_rate is 0.0001, was 0.001" in done.stdout
     again = load_settings(run / "config.json").settings
     assert init_from(run, again, None).told.endswith(
-        "yaw_rate taken over; of the value function alone slope taken over"
+        "yaw_rate taken over\nof the value function alone slope taken over"
     )
     assert "init_from" not in vars(again)
     for options, words in (
@@ -292,6 +295,7 @@ def test_from_the_command_line(tmp_path: Path) -> None:
         ([*SMALL, "--init-from", "runs/first", "--num-layers", 2], "num_layers (then 3, now 2)"),
         ([*SMALL, "--init-from", "runs/nowhere"], "does not exist"),
         ([*SMALL, "--init-from", "nobody"], "no policy that comes with ballbot"),
+        ([*SMALL, "--init-from", ""], '--init-from "" names nobody'),
     ):
         done = call("ppo_ballbot.py", *options, folder=tmp_path)
         assert done.returncode == 2 and words in done.stderr and done.stderr.count("\n") == 1, done.stderr
@@ -301,7 +305,7 @@ def test_from_the_command_line(tmp_path: Path) -> None:
 def test_the_policy_that_comes_along_is_a_start() -> None:
     encoder = load_encoder()
     agent, told = started(SHIPPED["default"], presets.distill(terrain="stairs:0.2", num_terrains=1), encoder)
-    assert "velocity-30, image_0, image_1, image_age taken over" in told and "start at 0" not in told.split(";")[0]
+    assert "velocity-30, image_0, image_1, image_age taken over" in told and "start at 0" not in told.splitlines()[0]
     obs = torch.randn(50, agent.obs_size)
     torch.testing.assert_close(agent.act(obs), load_agent(SHIPPED["default"]).act(obs), rtol=1e-5, atol=1e-5)
     _, told = started(SHIPPED["default"], presets.plain(terrain="stairs:0.2", num_terrains=1), encoder)

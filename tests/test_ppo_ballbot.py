@@ -39,7 +39,7 @@ from ballbot.ppo import (
     SettingsError,
     load_policy,
 )
-from ballbot.runs import load_settings
+from ballbot.runs import differences, load_settings
 from mujoco_patch import ContactFixError
 
 LIBRARY = Path(__file__).parents[1] / "ballbot"
@@ -290,7 +290,7 @@ def test_the_shipped_policy_was_trained_by_its_command(script):
         world=from_plain(config["env"]),
         **{name: config[name] for name in presets.OWN},
     )
-    assert theirs == settings and card["steps"] <= settings.ppo.total_timesteps * 1.01
+    assert differences(theirs, settings) == {} and card["steps"] <= settings.ppo.total_timesteps * 1.01
     assert script.parse(["--preset", "plain"]).settings == presets.plain() and script.parse([]) == script.Args()
 
 
@@ -303,6 +303,16 @@ def test_without_the_contact_fix_a_run_says_so_and_is_judged_without(tmp_path):
     envs = BallbotVectorEnv(1, **env_options(policy), num_threads=1, num_terrains=1)
     assert not envs.contact_fix
     envs.close()
+
+
+def test_who_takes_the_symmetry_away_need_not_take_the_mirror(script):
+    for options in (
+        ["--no-symmetry"],
+        ["--frame", "world"],
+        ["--mirror", "--no-mirror", "--no-symmetry"],
+        ["--mirror"],
+    ):
+        script.parse(options)
 
 
 def test_options_change_a_preset(script):
@@ -499,6 +509,8 @@ def test_bad_input_is_named_and_exits_with_2(finished, tmp_path):
         ([*SMALL, "--camera-scale", "0"], "camera_scale must be a number from 1e-06 to 100, got 0.0"),
         ([*SMALL, "--camera-scale", "nan"], "camera_scale must be a finite number, got nan"),
         ([*SMALL, "--no-random-yaw"], "--no-random-yaw needs --no-symmetry"),
+        ([*SMALL, "--mirror", "--no-symmetry"], "--mirror needs --symmetry and --frame body, got --no-symmetry"),
+        ([*SMALL, "--mirror", "--frame", "world"], "got --symmetry and --frame world: leave --mirror out"),
         ([*SMALL, "--velocity-scale", "101"], "velocity_scale must be a number from 1e-06 to 100, got 101.0"),
         ([*SMALL, "--action-limit", "2"], "action_limit must be a number from 0.01 to 1, got 2.0"),
         ([*SMALL, "--prior-speed", "3"], "prior_speed must be a number from 0 to 2, got 3.0"),

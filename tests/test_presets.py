@@ -1,7 +1,6 @@
 # mypy: allow-untyped-defs, allow-untyped-calls, allow-incomplete-defs
 """Training from Python by a preset is the same as training from the command line."""
 
-import json
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
@@ -9,10 +8,9 @@ import pytest
 import torch
 from inprocess import call
 
-from ballbot import presets
-from ballbot.envs import COMMANDS
+from ballbot import presets, runs
+from ballbot.envs import COMMANDS, WorldConfig
 from ballbot.envs.commands import Velocity
-from ballbot.options import from_plain
 from ballbot.ppo import Record, load_checkpoint, train
 
 SMALL: dict[str, Any] = {
@@ -43,7 +41,9 @@ def test_python_trains_bit_for_bit_as_the_command_line(world, options, tmp_path)
         lambda n: settings.evaluation_envs(n, num_threads=1),
         run_dir=tmp_path / "python",
         structure=settings.structure(),
-        record=Record(env_metadata=settings.metadata()),
+        record=Record(
+            env_metadata=settings.metadata(), settings=runs.record(settings), shaped_rewards=settings.shaped_rewards
+        ),
     )
     numbers = [x for name, value in SMALL.items() for x in (f"--{name.replace('_', '-')}", value)]
     numbers += ["--no-cameras", "--num-terrains", 2, "--max-episode-steps", 60, "--num-threads", 1]
@@ -55,8 +55,8 @@ def test_python_trains_bit_for_bit_as_the_command_line(world, options, tmp_path)
     for networks in ("agent", "policy"):
         assert ours[networks].keys() == theirs[networks].keys()
         assert all(torch.equal(value, theirs[networks][name]) for name, value in ours[networks].items())
-    recorded = json.loads((tmp_path / "runs" / "shell" / "config.json").read_text())["env"]
-    assert from_plain({k: v for k, v in recorded.items() if k not in ("encoder", "num_threads")}) == settings.world
+    for folder in ("python", "runs/shell"):
+        assert runs.load_settings(tmp_path / folder).settings == settings
 
 
 def test_commands_that_derive_from_another_are_trained_as_it_is(monkeypatch):
@@ -116,3 +116,18 @@ def test_falls_cost_students_from_the_beginning_what_they_cost_others_in_the_end
     assert presets.distill(training_rewards={"survival": 2}).world.training_rewards == {"survival": 2}
     assert presets.distill(final_rewards={"survival": 3}).world.final_rewards == {"survival": 3}
     assert presets.distill(rewards={"survival": 1}).world.training_rewards == {}
+    between = default.world.final_rewards_between
+    assert presets.distill(final_rewards={"survival": 3}).world.final_rewards_between == between == (0.3, 0.6)
+    assert settings.world.final_rewards_between == WorldConfig().final_rewards_between  # as nothing changes then
+
+
+def test_what_training_pays_otherwise_than_the_task_is_known():
+    assert presets.default().shaped_rewards and presets.distill().shaped_rewards
+    assert not presets.paper().shaped_rewards and not presets.paper(rewards={"upright": 1.0}).shaped_rewards
+    for option in (
+        {"training_rewards": {"survival": 2.0}},
+        {"final_rewards": {"survival": 5.0}},
+        {"action_limit": 0.5},
+        {"shortest_episode_steps": 100},
+    ):
+        assert presets.paper(**option).shaped_rewards, option

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 from typing import Any
 
@@ -57,18 +58,48 @@ def test_a_policy_teaches_by_what_only_training_observes(tmp_path: Path) -> None
     drive(envs, find_teacher(path, config, envs.layout, 0.002), lambda rows, began: policy.predict(rows[:, columns]))
 
 
-def test_what_a_teacher_remembers_can_be_restored() -> None:
-    config = world()
+@pytest.mark.parametrize("name", ["observer", "foresight", "remembers.pt"])
+def test_what_a_teacher_remembers_can_be_restored(tmp_path: Path, name: str) -> None:
+    config = world(privileged_fields=("slope_ahead",))
+    gru = {"memory": "gru", "memory_size": 8}
+    save_policy(tmp_path / "remembers.pt", settings=gru, **world().metadata())
     envs = BallbotVectorEnv(3, config=config)
-    one, two = (find_teacher("observer", config, envs.layout, 0.01) for _ in range(2))
+    given: Any = tmp_path / name if name.endswith(".pt") else name
+    one, two = (find_teacher(given, config, envs.layout, 0.01) for _ in range(2))
     obs, _ = envs.reset(seed=0)
     for k in range(30):
         obs = envs.step(one(obs, np.full(3, k == 0)))[0]
-    two.set_state({name: np.copy(value) for name, value in one.get_state().items()})
+    two.set_state(copy.deepcopy(one.get_state()))
     for _ in range(5):
         actions = one(obs, np.zeros(3, bool))
         np.testing.assert_array_equal(actions, two(obs, np.zeros(3, bool)))
         obs = envs.step(actions)[0]
+
+
+def test_what_another_teacher_remembers_is_refused(tmp_path: Path) -> None:
+    config, teachers = world(), {}
+    for size in (4, 8):
+        path = tmp_path / f"{size}.pt"
+        save_policy(path, settings={"memory": "gru", "memory_size": size}, **config.metadata())
+        teachers[size] = find_teacher(path, config, config.layout(), 0.01)
+        teachers[size](np.zeros((3, 17), np.float32), np.ones(3, bool))
+    with pytest.raises(ValueError, match=r"remembers .*\(3, 8\).*, not .*\(3, 4\)"):
+        teachers[8].set_state(teachers[4].get_state())
+    observer = find_teacher("observer", config, config.layout(), 0.01)
+    observer(np.zeros((3, 17), np.float32), np.ones(3, bool))
+    state = observer.get_state()
+    others: list[Any] = [{**state, "_z": np.zeros((1, 3))}, {**state, "_elapsed": np.zeros(4)}, 3]
+    for other in (*others, teachers[8].get_state()):
+        with pytest.raises(ValueError, match="teacher remembers"):
+            find_teacher("observer", config, config.layout(), 0.01).set_state(other)
+
+
+def test_a_controller_is_asked_as_often_as_it_needs_to_be() -> None:
+    config = world(privileged_fields=("slope_ahead",))
+    for name in ("observer", "foresight:0.3"):
+        find_teacher(name, config, config.layout(), 0.066)
+        with pytest.raises(SettingsError, match=r"every 68 ms \(--action-repeat 34\).*use --action-repeat 33 or less"):
+            find_teacher(name, config, config.layout(), 0.068)
 
 
 @pytest.mark.parametrize(

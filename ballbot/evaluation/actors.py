@@ -42,7 +42,7 @@ def find_candidate(name: str, *, encoder: Path | None = None, deterministic: boo
     """The classical controller of this name, or the policy of this name or in this file or run folder.
 
     Args:
-        name: "pid", "linear", "linear:0.2", "observer", "default", or a path.
+        name: one of ``CONTROLLERS``, "linear:0.2", "default", or a path.
         encoder: file of the encoder of a policy that sees; None for the one it was trained with.
         deterministic: a policy takes the most likely action, else it draws as training does.
         seed: of these draws.

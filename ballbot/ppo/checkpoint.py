@@ -151,21 +151,47 @@ def save_checkpoint(paths: list[Path], state: dict[str, Any]) -> None:
 
 
 def load_checkpoint(path: str | Path) -> dict[str, Any]:
-    """Read a checkpoint without running any code from it.
+    """Read a checkpoint, of a run directory best.pt or last.pt as `policy_file`, without running any code from it.
 
     Raises:
         CheckpointError: the file is missing, damaged, no checkpoint, or of another format version.
     """
-    path = Path(path)
+    return _load(policy_file(path))[0]
+
+
+def load_with_content(path: Path) -> tuple[dict[str, Any], bytes]:
+    """A checkpoint, and the content of its file at the same moment: its run may replace it at any time.
+
+    Raises:
+        CheckpointError: as `load_checkpoint`.
+    """
+    return _load(path, whole=True)
+
+
+def _load(path: Path, whole: bool = False) -> tuple[dict[str, Any], bytes]:
+    """What `path` holds; and if the `whole` file is wanted, its bytes."""
     if not path.is_file():
         raise CheckpointError(f"{path} does not exist or is no file; pass a checkpoint (.pt)")
+    if path.suffix == ".onnx":
+        run_dir = run_dir_of(path)
+        here = policy_file(run_dir).exists()
+        raise CheckpointError(
+            f"{path} is an exported graph, which can neither be trained from nor evaluated here; pass the "
+            + (f"run {run_dir}" if here else "run or checkpoint that it was made from")
+        )
+    content = b""
     try:
         with open(path, "rb") as file:
             state = read_archive(file)
+            if whole:
+                file.seek(0)
+                content = file.read()
     except Exception as error:
+        last = path.with_name("last.pt")
+        other = f"pass {last}" if path.name == "best.pt" and last.exists() else "pass another one of the same run"
         raise CheckpointError(
-            f"{path} is damaged or no checkpoint ({type(error).__name__}); "
-            "pass another one of the same run, or the run directory to take the newest that can be read"
+            f"{path} is damaged or no checkpoint ({type(error).__name__}); {other} (--resume takes of a run directory "
+            "the newest that can be read)"
         ) from error
     if not isinstance(state, dict) or "format_version" not in state:
         raise CheckpointError(f"{path} was not written by ballbot.ppo (no format_version); pass a checkpoint of a run")
@@ -175,8 +201,7 @@ def load_checkpoint(path: str | Path) -> dict[str, Any]:
             "use the version of the program that wrote it"
         )
     try:
-        restored: dict[str, Any] = from_plain(state)
-        return restored
+        return from_plain(state), content
     except Exception as error:
         raise CheckpointError(f"{path} is damaged ({error}); pass another checkpoint of the same run") from error
 
@@ -213,7 +238,10 @@ def find_checkpoint(path: str | Path) -> tuple[Path, dict[str, Any]]:
         steps = sorted(path.glob("checkpoints/step_*.pt"), key=_step_of, reverse=True)
         candidates = [p for p in [path / "last.pt", *steps] if p.is_file()]
         if not candidates:
-            raise CheckpointError(f"{path} holds no checkpoint (last.pt or checkpoints/step_<N>.pt); start a new run")
+            raise CheckpointError(
+                f"{path} holds no checkpoint (last.pt or checkpoints/step_<N>.pt); start a new run under another name, "
+                "or delete this one first"
+            )
     for i, candidate in enumerate(candidates):
         try:
             state = load_checkpoint(candidate)

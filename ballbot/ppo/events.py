@@ -98,7 +98,7 @@ class EventFile:
         Raises:
             OSError: they cannot be written.
         """
-        self._add(hparams_pb(_flat(values), trial_id=run), 0)
+        self._add(hparams_pb(_flat(values), trial_id=_written(run)), 0)
 
     def _add(self, summary: Summary, step: int) -> None:
         append(self.path, _record(Event(summary=summary, step=step, wall_time=time.time())))
@@ -117,5 +117,10 @@ def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
         if isinstance(value, Mapping):
             found |= _flat(value, f"{prefix}{name}.")
         else:
-            found[f"{prefix}{name}"] = value if isinstance(value, (bool, int, float, str)) else str(value)
+            found[f"{prefix}{name}"] = value if isinstance(value, (bool, int, float)) else _written(str(value))
     return found
+
+
+def _written(text: str) -> str:
+    """Text in which what cannot be written in UTF-8, as names that the locale does not know, stands as escapes."""
+    return text.encode(errors="backslashreplace").decode()

@@ -48,9 +48,11 @@ def create_run_dir(run_dir: Path, resuming: bool) -> None:
         if checkpoints.is_dir() and any(checkpoints.iterdir()):
             traces.append("checkpoints")
         if traces and not resuming:
+            remedy = "delete it, unless it is still training: it holds no checkpoint to continue from"
+            if (run_dir / "last.pt").exists() or any(checkpoints.glob("step_*.pt")):
+                remedy = f"continue it: --resume {run_dir} (in Python resume={str(run_dir)!r})"
             raise RunDirectoryError(
-                f"{run_dir} already holds a run ({', '.join(traces)}); choose another name, "
-                f"or continue it: --resume {run_dir} (in Python resume={str(run_dir)!r})"
+                f"{run_dir} already holds a run ({', '.join(traces)}); choose another name, or {remedy}"
             )
         (run_dir / "checkpoints").mkdir(parents=True, exist_ok=True)
         probe = run_dir / f".write_test_{os.getpid()}"

@@ -13,7 +13,7 @@ from torch import nn
 
 from ballbot.ppo.agent import Agent
 from ballbot.ppo.changes import differing
-from ballbot.ppo.checkpoint import CheckpointError, load_checkpoint, policy_file
+from ballbot.ppo.checkpoint import CheckpointError, load_with_content, policy_file
 from ballbot.ppo.config import PPOConfig
 from ballbot.ppo.policy import agent_from_state
 from ballbot.ppo.structure import structure_differences
@@ -45,7 +45,7 @@ class InitFrom:
     """For each number of the new observation, first those that the policy sees, then those of the value function alone,
     which number of the old one it is, counted likewise; None for one that is new.  None: both are laid out alike."""
     told: str = ""
-    """What that means, in words, printed when the run starts."""
+    """What that means, in words, printed line by line when the run starts."""
 
 
 @dataclass(frozen=True)
@@ -72,8 +72,8 @@ def read_start(init: InitFrom | str | Path) -> Start:
     """
     init = init if isinstance(init, InitFrom) else InitFrom(init)
     path = policy_file(init.path)
-    state = load_checkpoint(path)
-    return Start(init, path, state, hashlib.sha256(path.read_bytes()).hexdigest())
+    state, content = load_with_content(path)
+    return Start(init, path, state, hashlib.sha256(content).hexdigest())
 
 
 @torch.no_grad()
@@ -269,7 +269,7 @@ def _lines(
     fresh = columns.count(None)
     dropped = old.value_size - len(columns) + fresh
     if told := start.init.told:
-        lines.append(f"init-from: {told}")
+        lines += [f"init-from: {line}" for line in told.splitlines()]
     elif fresh or dropped:
         lines.append(f"init-from: of {len(columns)} numbers observed {fresh} are new, start at 0; {dropped} dropped")
     if agent.symmetry is not None and old.symmetry is not None and len(old.symmetry) < len(agent.symmetry):

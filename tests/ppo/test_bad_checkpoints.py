@@ -13,7 +13,7 @@ import pytest
 import torch
 from toy import run
 
-from ballbot.ppo import CheckpointError, RunDirectoryError, load_agent, load_checkpoint
+from ballbot.ppo import CheckpointError, RunDirectoryError, load_agent, load_checkpoint, load_policy
 from ballbot.ppo.checkpoint import find_checkpoint, save_checkpoint, write_atomic
 
 PARTS = ["config", "ranks", "agent", "optimizer", "policy", "spaces", "global_step", "best_return", "learning_rate"]
@@ -33,9 +33,26 @@ class TestBadFiles:
     def test_missing(self, tmp_path: Path) -> None:
         with pytest.raises(CheckpointError, match="does not exist"):
             load_checkpoint(tmp_path / "no.pt")
-        with pytest.raises(CheckpointError, match="holds no checkpoint"):
+        with pytest.raises(CheckpointError, match=r"holds no checkpoint .* under another name, or delete this one"):
             run(tmp_path / "r", resume=tmp_path)
         assert not (tmp_path / "r").exists()
+
+    def test_what_to_pass_instead_is_named(self, finished: Path, tmp_path: Path) -> None:
+        for name in ("last.pt", "best.pt"):
+            shutil.copy(finished / name, tmp_path)
+        (tmp_path / "best.pt").write_bytes(b"cut")
+        for given in (tmp_path, tmp_path / "best.pt"):
+            with pytest.raises(CheckpointError, match=r"best\.pt is damaged .*; pass .*/last\.pt \("):
+                load_policy(given)
+        (tmp_path / "policy.onnx").touch()
+        with pytest.raises(CheckpointError, match=f"is an exported graph, .*; pass the run {tmp_path}$"):
+            load_policy(tmp_path / "policy.onnx")
+        (tmp_path / "last.pt").unlink()
+        with pytest.raises(CheckpointError, match=r"best\.pt is damaged .*; pass another one of the same run \("):
+            load_policy(tmp_path)
+        (tmp_path / "best.pt").unlink()
+        with pytest.raises(CheckpointError, match=r"is an exported graph, .* that it was made from"):
+            load_policy(tmp_path / "policy.onnx")
 
     @pytest.mark.parametrize("keep", [0, 1, 100, 0.5, 0.99])
     def test_truncated(self, finished: Path, tmp_path: Path, keep: float) -> None:

@@ -15,6 +15,7 @@ from tensorboard.plugins.hparams import api_pb2, backend_context, get_experiment
 from toy import BATCH, TOY, PointEnv, curve, run
 
 from ballbot.ppo import PPOConfig, Record, train
+from ballbot.ppo.events import EventFile
 
 
 def table(folder: Path) -> tuple[set[str], dict[str, Any]]:
@@ -67,3 +68,10 @@ def test_a_resumed_run_stays_one_row(tmp_path: Path) -> None:
     assert rows["a"][0]["learning_rate"].number_value == pytest.approx(3e-4)  # of the start
     run(tmp_path / "a", resume=tmp_path / "a" / "checkpoints" / f"step_{4 * BATCH}.pt")  # back to a point before
     assert table(tmp_path)[1].keys() == {"a"}
+
+
+def test_names_that_are_no_text_are_written_as_escapes(tmp_path: Path) -> None:
+    """As of files, where Python's locale is C."""
+    events = EventFile(tmp_path)
+    events.settings({"teacher": "runs/\udcfc"}, "\udcc3\udcbc")
+    assert b"runs/\\udcfc" in events.path.read_bytes() and b"\\udcc3\\udcbc" in events.path.read_bytes()

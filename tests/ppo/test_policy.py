@@ -7,7 +7,7 @@ import pytest
 import torch
 from policies import save_policy
 
-from ballbot.ppo import CheckpointError, load_agent, load_policy
+from ballbot.ppo import CheckpointError, load_agent, load_checkpoint, load_policy
 
 
 def test_one_observation_and_many_give_the_agents_actions(tmp_path):
@@ -67,6 +67,7 @@ def test_bad_input_is_named(tmp_path):
 
 
 def test_a_run_folder_stands_for_its_policy(finished):
+    assert load_checkpoint(finished)["global_step"] == load_checkpoint(finished / "best.pt")["global_step"]
     agent, best = load_agent(finished), load_agent(finished / "best.pt")
     assert all(torch.equal(value, best.state_dict()[name]) for name, value in agent.state_dict().items())
     with pytest.raises(CheckpointError, match=r"best\.pt does not exist"):

@@ -71,7 +71,10 @@ class TestRunDirectory:
         trace = tmp_path / "r" / name
         trace.parent.mkdir(parents=True)
         trace.write_text("precious")
-        with pytest.raises(RunDirectoryError, match="already holds a run"):
+        remedy = (
+            "continue it: --resume" if trace.stem in ("last", "step_64") else "delete it, unless it is still training"
+        )
+        with pytest.raises(RunDirectoryError, match=f"already holds a run .*; choose another name, or {remedy}"):
             run(tmp_path / "r")
         assert trace.read_text() == "precious"
 

@@ -30,7 +30,7 @@ def train(job: Job, folder: Path, began: float) -> list[Snapshot]:
             settings.training_envs,
             run_dir=run_dir,
             structure=settings.structure(),
-            record=Record(env_metadata=settings.metadata(), shaped_rewards=True),
+            record=Record(env_metadata=settings.metadata(), shaped_rewards=settings.shaped_rewards),
             hooks=Hooks(on_log=lambda row: snapshots.tick(int(row[STEP]))),
             console=False,
         )

@@ -220,7 +220,7 @@ def feedback_prior(
     return FeedbackPrior(-shares @ tilt, kp * shares, lean, torch.full((2,), PRIOR_LEAN))
 
 
-def robot_symmetry(layout: Layout, privileged: Layout | None = None, mirror: bool = False) -> Symmetry:
+def robot_symmetry(layout: Layout, *behind: Layout | None, mirror: bool = False) -> Symmetry:
     """The robot's symmetry: three equal wheels, so that turned by 0, 120 or 240 degrees it is the same robot.
 
     And, as long as wheels do not slip, in a mirror: they sit askew, so that it looks different there, but what they do
@@ -230,7 +230,7 @@ def robot_symmetry(layout: Layout, privileged: Layout | None = None, mirror: boo
 
     Args:
         layout: of the observation, in ``frame="body"``.
-        privileged: of what only the value function sees, which follows in a row.
+        behind: of what follows in a row: what the policy estimates, and what only the value function sees.
         mirror: see the mirror images of the three sides too.
 
     Raises:
@@ -247,7 +247,7 @@ def robot_symmetry(layout: Layout, privileged: Layout | None = None, mirror: boo
             what = "turned by 120°" if sign > 0 else "mirrored"
             raise ValueError(f"{what}, the wheels do not take each other's places: their shares are {shares}")
         wheels = sign * swap
-        parts = [part.turned(plane, wheels) for part in (layout, privileged) if part is not None]
+        parts = [part.turned(plane, wheels) for part in (layout, *behind) if part is not None]
         whole = np.zeros((sum(map(len, parts)),) * 2)
         for part, end in zip(parts, np.cumsum([len(part) for part in parts]), strict=True):
             whole[end - len(part) : end, end - len(part) : end] = part

@@ -35,6 +35,7 @@ from ballbot.envs import COMMANDS, BallbotVectorEnv, WorldConfig
 from ballbot.envs.observations import Layout, of_now
 from ballbot.errors import SettingsError
 from ballbot.ppo import PPOConfig, Structure
+from ballbot.ppo.estimator import Estimate
 from ballbot.settings import Range, check_settings
 
 Scale = Annotated[float, Range(1e-6, 100)]
@@ -60,6 +61,10 @@ class Settings:
     "foresight", with a speed in m/s of its own choice, or yours, "linear:0.3"; a policy that comes along, such as
     "default"; or a run folder or checkpoint.  Of a policy the run keeps a copy (None: nobody).  What the teacher
     observes must be observed in training, if need be by --privileged-fields."""
+    estimates: tuple[str, ...] = ()
+    """Which of the --privileged-fields, such as scan, the policy sees estimates of, made of what its cameras see.  For
+    the first --imitation-timesteps a network learns them from what the fields are, where the policy itself drives; with
+    --init-from a policy that was told these fields goes on with estimates instead."""
     camera_scale: Scale = 0.1
     """Factor on what the networks get of the images, where 1 is as much as of everything else.  With little, robots
     learn to balance as fast as without cameras."""
@@ -93,7 +98,8 @@ class Settings:
             object.__setattr__(self, "ppo", ppo)
         if self.teacher == "":
             raise SettingsError('--teacher "" names nobody: leave it out, or give a controller or a run')
-        if (self.teacher is None) != (self.ppo.imitation_timesteps == 0):
+        self._check_estimates()
+        if (self.teacher is None) != (self.ppo.imitation_timesteps == 0) and not self.estimates:
             raise SettingsError(
                 f"--teacher {self.teacher} and --imitation-timesteps {self.ppo.imitation_timesteps} belong together: "
                 "give both, or none"
@@ -107,6 +113,22 @@ class Settings:
                 f"--prior-speed {self.prior_speed} needs --frame body and --command goal, which its controller reads: "
                 "use them, or --prior-speed None"
             )
+
+    def _check_estimates(self) -> None:
+        """Refuse estimates of what nobody is told, or beside a teacher."""
+        given = self.estimates
+        if not isinstance(given, (tuple, list)) or len(set(given)) < len(given):
+            raise SettingsError(f"estimates={given!r} must be a tuple of names, each once")
+        object.__setattr__(self, "estimates", tuple(given))
+        for name in given:
+            if name not in self.world.privileged_fields:
+                raise SettingsError(
+                    f"--estimates {name} is not among the --privileged-fields, which tell its truth: add it there"
+                )
+        if given and self.world.observation != "encoded":
+            raise SettingsError(f"--estimates {' '.join(given)} are made of images: leave --no-cameras out")
+        if given and self.teacher is not None:
+            raise SettingsError(f"--estimates are learned without a --teacher: leave {self.teacher} out")
 
     @property
     def training_world(self) -> WorldConfig:
@@ -138,6 +160,8 @@ class Settings:
         found = self.world.metadata()
         if self.prior_speed is not None:
             found["prior_speed"] = self.prior_speed
+        if self.estimates:
+            found["estimates"] = list(self.estimates)
         if self.world.observation == "encoded":
             found["encoder"] = (load_encoder() if encoder is None else encoder).content_hash
         if plugins.loaded():
@@ -154,11 +178,32 @@ class Settings:
             images = ((load_encoder() if encoder is None else encoder).architecture.embedding_size,) * CAMERAS
         return world.layout(images)
 
+    @property
+    def estimated_layout(self) -> Layout | None:
+        """Which numbers of what the policy estimates, behind what it sees, are what; None: it estimates nothing."""
+        return Layout(self.estimates) if self.estimates else None
+
+    def _estimate(self, layout: Layout) -> Estimate | None:
+        """What the policy estimates, and from which numbers that it sees."""
+        privileged = self.world.privileged_layout()
+        if not self.estimates or privileged is None:
+            return None
+        scales = {name: scale for name, scale in ESTIMATED_FROM.items() if name in layout.slices}
+        scales |= {name: 1.0 for name in layout.slices if name.startswith("image_") and name not in scales}
+        columns = {name: torch.arange(layout.size)[layout[name]] for name in scales}
+        truth = torch.cat([torch.arange(privileged.size)[privileged[name]] for name in self.estimates])
+        return Estimate(
+            torch.cat(list(columns.values())),
+            torch.cat([torch.full((len(at),), scales[name]) for name, at in columns.items()]),
+            truth,
+            torch.full((len(truth),), ESTIMATE_UNIT),
+        )
+
     def structure(self, encoder: FrozenEncoder | None = None) -> Structure:
         """What is built into the policy: controller, symmetry, and how much the networks get of what."""
         layout, body = self.layout(encoder), self.world.frame == "body"
-        privileged = self.world.privileged_layout()  # what it tells follows in a row
-        size = layout.size + (0 if privileged is None else privileged.size)
+        behind = self.estimated_layout, self.world.privileged_layout()  # what these tell follows in a row
+        size = layout.size + sum(part.size for part in behind if part is not None)
         scale, value_inputs = torch.ones(size), torch.ones(size, dtype=torch.bool)
         scale[layout.sensed : layout.size] = self.camera_scale
         for name, at in layout.slices.items():
@@ -171,8 +216,9 @@ class Settings:
         return Structure(
             prior=None if self.prior_speed is None else feedback_prior(layout, self.prior_speed),
             input_scale=None if (scale == 1).all() else scale,
-            symmetry=robot_symmetry(layout, privileged, self.mirror) if self.symmetry and body else None,
+            symmetry=robot_symmetry(layout, *behind, mirror=self.mirror) if self.symmetry and body else None,
             value_inputs=None if self.value_sees_action else value_inputs,
+            estimate=self._estimate(layout),
         )
 
 
@@ -190,6 +236,11 @@ PAID: dict[str, dict[str, float]] = {
 """Command -> weights in training that differ from the task's; of those that derive from it too."""
 CAMERAS = 2
 """Of the robot."""
+ESTIMATED_FROM = {"gravity": 10.0, "gyro": 1.0, "velocity": 4.0, "image_age": 30.0}
+"""Field -> factor, of what is used beside the images, so that all are of about one size: how the robot leans, and how
+it has moved since."""
+ESTIMATE_UNIT = 0.1
+"""Size of what is estimated: m of heights."""
 OWN = tuple(f.name for f in fields(Settings) if f.name not in ("ppo", "world"))
 """Names of what decides how a policy is built besides the settings of PPO and of the world."""
 

@@ -16,7 +16,7 @@ from ballbot import plugins
 from ballbot.encoders import FrozenEncoder
 from ballbot.encoders.frozen import kept_encoder
 from ballbot.envs import WorldConfig
-from ballbot.envs.observations import Layout, whole_row
+from ballbot.envs.observations import ESTIMATED, Layout, whole_row
 from ballbot.errors import SettingsError
 from ballbot.evaluation.trained import trained_encoder, trained_layout, trained_world
 from ballbot.options import from_plain, plain
@@ -212,15 +212,25 @@ def init_from(path: str | Path, settings: Settings, encoder: FrozenEncoder | Non
     eyes = trained_encoder(policy)
     then, now = trained_layout(policy, world, eyes), settings.layout(encoder)
     more, beside = _seen_by_values_alone(policy), settings.world.privileged_layout()
+    estimated = Layout(tuple(policy.metadata.get("estimates", ())))
     theirs, ours = ([] if layout is None else list(layout.slices) for layout in (more, beside))
-    old, new = whole_row(then, more), whole_row(now, beside)
+    old, new = whole_row(then, more, estimated), whole_row(now, beside, settings.estimated_layout)
     same_eyes = eyes is not None and encoder is not None and eyes.content_hash == encoder.content_hash
-    like = [name for name, at in new.items() if len(old.get(name, ())) == len(at)]
-    like = [name for name in like if same_eyes or not name.startswith("image_")]
-    columns = [column for name, at in new.items() for column in (old[name] if name in like else [None] * len(at))]
-    kept = [name for name in now.slices if name in like and name in then.slices]
-    told = _told(kept, now.slices, then.slices)
-    values = _told([name for name in ours if name in like], ours, [name for name in theirs if name not in like])
+    like: dict[str, str] = {}  # new -> old
+    for name, at in new.items():
+        truth = name.removeprefix(ESTIMATED)
+        others = [truth] if name != truth and truth in then.slices else []  # what was told is estimated now
+        others += [f"{ESTIMATED}{name}"] if name in now.slices else []  # or the other way round
+        for source in (name, *others):
+            if len(old.get(source, ())) == len(at) and source not in like.values():
+                if same_eyes or not name.startswith("image_"):
+                    like[name] = source
+                break
+    columns = [column for name, at in new.items() for column in (old[like[name]] if name in like else [None] * len(at))]
+    seen, saw = ([name for name in row if name not in alone] for row, alone in ((new, ours), (old, theirs)))
+    kept = [name for name in seen if like.get(name) in saw]
+    told = _told(kept, seen, [name for name in saw if name not in [like[name] for name in kept]])
+    values = _told([name for name in ours if name in like], ours, [x for x in theirs if x not in like.values()])
     told += [f"of the value function alone {line}" for line in values]
     if more is None and (unknown := policy.agent.value_size - policy.agent.obs_size):
         told.append(f"{unknown} numbers of the value function alone dropped, as no config.json beside it tells them")

@@ -432,11 +432,21 @@ def _field(name: str) -> Field:
     return replace(found, read=_not_sensed, title=title) if steps else found
 
 
-def whole_row(layout: Layout, beside: Layout | None) -> dict[str, range]:
-    """Field -> its numbers, of what the policy observes and, behind it in a row, what only the value function does."""
-    found = {name: range(at.start, at.stop) for name, at in layout.slices.items()}
-    if beside is not None:
-        found |= {name: range(layout.size + at.start, layout.size + at.stop) for name, at in beside.slices.items()}
+ESTIMATED = "estimated "
+"""Before the name of a field that is an estimate in a row."""
+
+
+def whole_row(layout: Layout, beside: Layout | None, estimates: Layout | None = None) -> dict[str, range]:
+    """Field -> its numbers, of what the policy observes and, behind it in a row, what it estimates of what follows.
+
+    That is what only the value function observes.
+    """
+    found: dict[str, range] = {}
+    end = 0
+    for prefix, part in (("", layout), (ESTIMATED, estimates), ("", beside)):
+        if part is not None:
+            found |= {f"{prefix}{name}": range(end + at.start, end + at.stop) for name, at in part.slices.items()}
+            end += part.size
     return found
 
 

@@ -1,0 +1,115 @@
+# mypy: allow-untyped-defs, allow-untyped-calls, allow-incomplete-defs
+"""A policy that was told the ground around goes on with what its cameras let it estimate: commands, files, errors."""
+
+import shlex
+import shutil
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from inprocess import call
+
+from ballbot import presets
+from ballbot.deployment import runtime
+from ballbot.deployment.export import export_policy
+from ballbot.envs import BallbotVectorEnv
+from ballbot.errors import SettingsError
+from ballbot.evaluation import env_options
+from ballbot.ppo import load_agent, load_checkpoint, load_policy
+
+SMALL = shlex.split(
+    "--terrain road --num-terrains 4 --num-envs 4 --num-steps 16 --minibatch-size 32 --hidden-size 16 --num-threads 1 "
+    "--max-episode-steps 60 --eval-episodes 2 --eval-interval 512 --checkpoint-interval 64 --keep-checkpoints 30 "
+    "--action-repeat 1"
+)
+STUDENT = shlex.split("--privileged-fields slope scan --estimates scan --imitation-timesteps 384 --total-timesteps 640")
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    """A policy that is told the scan, and a student that estimates it."""
+    folder = tmp_path_factory.mktemp("runs")
+    teacher = ["--no-cameras", "--extra-fields", "scan", "--total-timesteps", 256, "--run-name", "teacher"]
+    done = call("ppo_ballbot.py", *SMALL, *teacher, folder=folder)
+    assert done.returncode == 0, done.stderr
+    student = [*STUDENT, "--init-from", "runs/teacher", "--run-name", "student"]
+    done = call("ppo_ballbot.py", *SMALL, *student, folder=folder)
+    assert done.returncode == 0, done.stderr
+    lines = [line for line in done.stdout.splitlines() if line.startswith("init-from")]
+    assert any("last_action" in line and "estimated scan taken over" in line for line in lines), lines
+    assert "init-from: image_0, image_1, image_age new, start at 0" in lines
+    assert "init-from: of the value function alone scan new, starts at 0" in lines
+    return folder / "runs"
+
+
+def test_the_student_has_its_teachers_networks_and_learns_to_estimate(runs):
+    student, teacher = (load_checkpoint(runs / name / "last.pt")["agent"] for name in ("student", "teacher"))
+    assert not any(name.startswith("estimat") for name in teacher)
+    assert student["policy_head.weight"].shape == teacher["policy_head.weight"].shape
+    first = load_checkpoint(runs / "student" / "checkpoints" / "step_64.pt")["agent"]
+    taught, ended = (load_checkpoint(runs / "student" / "checkpoints" / f"step_{n}.pt")["agent"] for n in (384, 640))
+    name = "estimator.head.weight"
+    assert not torch.equal(first[name], taught[name]) and torch.equal(taught[name], ended[name])
+    assert torch.equal(first["policy_head.weight"], taught["policy_head.weight"])
+    assert not torch.equal(taught["policy_head.weight"], ended["policy_head.weight"])
+
+
+@pytest.mark.parametrize("step", [256, 512])
+def test_a_student_goes_on_bit_for_bit(runs, tmp_path, step):
+    wanted = load_checkpoint(runs / "student" / "last.pt")["agent"]
+    shutil.copytree(runs / "student", tmp_path / "runs" / "again")
+    again = tmp_path / "runs" / "again"
+    done = call("ppo_ballbot.py", "--resume", again / "checkpoints" / f"step_{step}.pt", folder=tmp_path)
+    assert done.returncode == 0, done.stderr
+    found = load_checkpoint(again / "last.pt")["agent"]
+    assert all(torch.equal(wanted[key], found[key]) for key in wanted)
+
+
+def test_it_is_judged_exported_and_started_from_as_any_other(runs, tmp_path):
+    done = call("evaluate.py", runs / "student", "--episodes", 2, "--horizon", 60, folder=tmp_path)
+    assert done.returncode in (0, 1) and "off_road" not in done.stderr, done.stderr
+    policy = load_policy(runs / "student" / "last.pt")
+    options = env_options(policy)
+    export_policy(policy, tmp_path / "student.onnx", options.get("encoder"))
+    graph = runtime.Controller(tmp_path / "student.onnx").control
+    envs = BallbotVectorEnv(4, **options, num_terrains=4, num_threads=1)
+    obs, _ = envs.reset(seed=0)
+    for _ in range(40):
+        actions = policy.predict(obs)
+        np.testing.assert_allclose(graph.run(None, {"observation": obs})[0], actions, atol=1e-5)
+        obs, *_ = envs.step(actions)
+    envs.close()
+    more = ["--privileged-fields", "scan", "--estimates", "scan", "--init-from", runs / "student"]
+    done = call("ppo_ballbot.py", *SMALL, *more, "--total-timesteps", 128, "--run-name", "more", folder=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "image_0, image_1, image_age, estimated scan taken over" in done.stdout
+    then, now = (load_agent(path) for path in (runs / "student", tmp_path / "runs" / "more"))
+    assert then.estimator is not None and now.estimator is not None
+    torch.testing.assert_close(then.estimator.head.weight, now.estimator.head.weight)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ("--estimates scan", "--estimates scan is not among the --privileged-fields"),
+        ("--estimates scan --privileged-fields scan --no-cameras", "are made of images: leave --no-cameras out"),
+        ("--estimates scan scan --privileged-fields scan", "must be a tuple of names, each once"),
+        (
+            "--estimates scan --privileged-fields scan --teacher foresight --imitation-timesteps 384",
+            "learned without a --teacher",
+        ),
+        ("--imitation-timesteps 384", "belong together"),
+    ],
+)
+def test_what_cannot_be_estimated_is_refused(tmp_path, options, message):
+    done = call("ppo_ballbot.py", *SMALL, *options.split(), folder=tmp_path)
+    assert done.returncode == 2 and message in done.stderr and not (tmp_path / "runs").exists(), done.stderr
+
+
+def test_python_says_the_same():
+    settings = presets.default(terrain="road", privileged_fields=("scan",))
+    wrong: Any = "scan"
+    with pytest.raises(SettingsError, match="must be a tuple"):
+        replace(settings, estimates=wrong)

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+from ballbot.errors import SettingsError
+from ballbot.settings import nearest
+
 TASKS: dict[str, dict[str, Any]] = {
     "road": {"terrain": "road", "motion": {"distance": 1.2}, "endings": {"off_road": 0.0}},
     "stagger": {"terrain": "stagger", "motion": {"distance": 1.2}, "endings": {"off_road": 0.0}},
@@ -11,3 +14,14 @@ TASKS: dict[str, dict[str, Any]] = {
 }
 """Name -> options of ``WorldConfig``.  Who stays on the ground for 8 s and comes 1.2 m along the goal, has succeeded: a
 robot that goes straight on leaves the ground within the first metre."""
+
+
+def find_task(name: str) -> dict[str, Any]:
+    """The options of a task.
+
+    Raises:
+        SettingsError: there is none of this name.
+    """
+    if name not in TASKS:
+        raise SettingsError(f"--task {name} is unknown: {nearest(name, TASKS)}")
+    return dict(TASKS[name])

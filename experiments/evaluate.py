@@ -41,6 +41,7 @@ from ballbot.options import PluginFiles, kind_options, read_options
 from ballbot.ppo import load_policy
 from ballbot.ppo.checkpoint import write_atomic
 from ballbot.settings import Range
+from ballbot.tasks import find_task
 
 HISTORY_INTERVAL = 20
 """Steps between two points of a plot, and two frames of a film: 40 ms, 25 frames a second."""
@@ -66,6 +67,9 @@ class Args:
     """Kind of the ground, with its difficulty after a colon, "stairs:0.4", "mixed:0-1", or a height map (default: what
     the policy was trained on; perlin for classical controllers).  The kind's own options are --ground.height and so on:
     --terrain stairs --help lists them."""
+    task: str | None = None
+    """Task of a name of its own to judge by, "road", "stagger" or "trench": ground, what is a fall, and how far to come
+    (default: what the policy was trained for)."""
     command: str | None = None
     """What the robots are told, if it can be told by what the policy observes (default: what it was trained for).  Its
     own options are --motion.max-speed and so on: --command velocity --help lists them."""
@@ -199,7 +203,8 @@ def find_entries(args: Args) -> tuple[dict[str, Entry], dict[str, Any]]:
         for difference in candidate.differences(tilt_limit_deg=args.tilt_limit_deg, integrator=args.integrator):
             print(f"note: {name} {difference}")
         own = task_of(options)
-        task = task or task_of(options, args.terrain, args.command, **kind_options(args))
+        named = {} if args.task is None else {"terrain": "perlin"} | find_task(args.task)
+        task = task or task_of(named or options, args.terrain, args.command, **kind_options(args))
         options = in_task(options, task)
         if args.heading != "trained":
             options["random_yaw"] = args.heading == "any"

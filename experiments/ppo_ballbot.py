@@ -61,6 +61,7 @@ from ballbot.runs import (
     resumed_metadata,
 )
 from ballbot.settings import Range, check_settings
+from ballbot.tasks import find_task
 from ballbot.teachers import COPY, RobotTeacher, teacher_of, with_kept_teacher
 from mujoco_patch import ContactFixError
 
@@ -81,6 +82,9 @@ class Job:
     num_threads: Annotated[int, Range(0, 1024)] = 0
     """Threads that step the simulations (0: every CPU, shared among the processes of torchrun); results do not depend
     on it."""
+    task: str | None = None
+    """Task of a name of its own, "road", "stagger" or "trench": ground, what is a fall, and how far to come.  Options
+    of the world change it."""
     run_name: str | None = None
     """Folder under runs/ (default: terrain, seed and time)."""
     preset: Literal["default", "plain", "paper", "distill"] = "default"
@@ -135,9 +139,11 @@ def parse(argv: list[str] | None = None) -> Args:
         PluginError: a plugin cannot.
     """
     argv = sys.argv[1:] if argv is None else argv
-    given = peek(argv, "config", "resume", "preset", "terrain", "command")
+    given = peek(argv, "config", "resume", "preset", "task", "terrain", "command")
     if given.preset and (given.config or given.resume):
         raise SettingsError("--preset starts from its settings, --config and --resume from a run's: give one of them")
+    if given.task and (given.config or given.resume):
+        raise SettingsError("--task starts from its world, --config and --resume from a run's: give one of them")
     if given.config and given.resume:
         raise SettingsError("--config starts a new run and --resume continues an old one: give one of them")
     for name, instead in MOVED.items():
@@ -152,6 +158,7 @@ def parse(argv: list[str] | None = None) -> Args:
         settings = with_kept_teacher(default.settings, path.parent) if given.config else default.settings
         default = Args(replace(settings, world=with_kinds(settings.world, **kinds)), default.job)
     else:
+        kinds = {**(find_task(given.task) if given.task else {}), **kinds}
         default = Args(PRESETS.get(given.preset or "default", PRESETS["default"])(**kinds))
     read = tyro.cli(
         _options(default),

@@ -115,6 +115,16 @@ def test_commands_are_judged_by_what_they_measure(tmp_path):
     assert "NaN" not in (tmp_path / "a.json").read_text()
 
 
+def test_a_task_is_judged_by_its_name(tmp_path):
+    out = tmp_path / "x.json"
+    options = ["linear:0.3", "--task", "road", "--episodes", 4, "--num-terrains", 4, "--json", out]
+    done = call("evaluate.py", *options, folder=tmp_path)
+    assert done.returncode == 0 and "of these by off road" in done.stdout, done.stdout + done.stderr
+    found = json.loads(out.read_text())
+    assert found["terrain"] == "road" and found["success_rate"] < 1 and found["measure_travelled_mean"] > 0
+    assert found["ending_off_road_rate"] == sum(e["ending"] == "off_road" for e in found["per_episode"]) / 4 > 0
+
+
 def test_one_episode_has_no_spread(tmp_path):
     code, out, _ = run(tmp_path, "pid", *SHORT, "--episodes", 1, "--json", "a.json")
     assert code == 0 and re.search(r"^return +\d+\.\d ± - \[-, -\]$", out, re.MULTILINE), out

@@ -40,6 +40,7 @@ from ballbot.ppo import (
     load_policy,
 )
 from ballbot.runs import differences, load_settings
+from ballbot.tasks import TASKS
 from mujoco_patch import ContactFixError
 
 LIBRARY = Path(__file__).parents[1] / "ballbot"
@@ -691,3 +692,14 @@ def test_help_explains_every_option(tmp_path):
         assert len(doc) > 10, f"{name} has no docstring"
         assert re.search(rf"{option}[ ,|]", text), option
         assert doc[:40] in text, (option, doc)
+
+
+def test_a_task_is_the_world_to_start_from(script):
+    settings = script.parse(["--task", "road", "--no-cameras", "--terrain", "road:0.5"]).settings
+    assert settings == presets.default(**TASKS["road"] | {"terrain": "road:0.5", "observation": "proprioception"})
+    for options, message in (
+        (["--task", "raod"], "--task raod is unknown: did you mean 'road'"),
+        (["--task", "road", "--resume", "x"], "--task starts from its world"),
+    ):
+        with pytest.raises(SettingsError, match=message):
+            script.parse(options)

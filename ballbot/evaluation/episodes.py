@@ -61,6 +61,8 @@ class Episodes:
     """N m, of any wheel."""
     energy: Floats
     """J, that the motors put in or took out: the integral of |torque x wheel speed|."""
+    endings: dict[str, NDArray[np.bool_]] = field(default_factory=dict)
+    """Of failures other than falls, by name, whether that is how each episode ended."""
     measures: dict[str, Floats] = field(default_factory=dict)
     """What the command says of itself at the end of each episode; NaN where it has nothing to say."""
     targets: list[Floats] = field(default_factory=list)
@@ -101,6 +103,7 @@ def run_episodes(
     )
     names = [name for name in infos.get("measures", ()) if not name.startswith("_")]
     measures = np.full((len(names), num_episodes), np.nan)
+    endings = {name: np.zeros(num_episodes, bool) for name in envs.config.endings}
     targets = [np.empty((0, 2))] * (num_episodes if isinstance(told.command, (Point, Path)) else 0)
     began, torques = np.ones(n, bool), np.zeros((n, 3))
     while (running := episode < num_episodes).any():
@@ -133,6 +136,8 @@ def run_episodes(
             for i in np.flatnonzero(began & running):
                 k = episode[i]
                 outcomes[k] = next(name for name in OUTCOMES if name in infos and infos[name][i])
+                for name, ended in endings.items():
+                    ended[k] = infos[name][i]
                 terms[:, k] = [infos["reward_terms"][name][i] for name in envs.world.terms]
                 measures[:, k] = [infos["measures"][name][i] for name in names]
                 if targets:
@@ -165,6 +170,7 @@ def run_episodes(
         torque_rms=np.sqrt(means[4]),
         torque_max=highest[1],
         energy=sums[5],
+        endings=endings,
         measures=dict(zip(names, measures, strict=True)),
         targets=targets,
         history=[log.arrays() for log in logs],
@@ -205,7 +211,8 @@ def summarize(episodes: Episodes) -> dict[str, Any]:
 
     Returns:
         ``episodes``, then ``success_rate``, ``failure_rate``, ``out_of_bounds_rate``, ``diverged_rate``,
-        ``missed_rate`` (shares, with Wilson intervals ``..._ci95``), and ``..._mean``, ``..._std`` (of the sample) and
+        ``missed_rate`` (shares, with Wilson intervals ``..._ci95``), likewise ``ending_..._rate`` of each failure that
+        is no fall, and ``..._mean``, ``..._std`` (of the sample) and
         ``..._ci95`` (bootstrap) of return, length in steps, speeds in m/s, tilts in degrees, torques in N m, energy in
         J, each reward term (``reward_...``) and each of the command's measures (``measure_...``), and ``per_episode``,
         a dict each.  Episodes of which there is nothing to say, None in ``per_episode``, do not enter a mean;
@@ -214,10 +221,11 @@ def summarize(episodes: Episodes) -> dict[str, Any]:
     """
     count = len(episodes.outcomes)
     summary: dict[str, Any] = {"episodes": count}
-    for outcome in OUTCOMES:
-        hits = episodes.outcomes.count(outcome)
-        summary[f"{outcome}_rate"] = hits / count
-        summary[f"{outcome}_rate_ci95"] = wilson_interval(hits, count)
+    shares = {outcome: episodes.outcomes.count(outcome) for outcome in OUTCOMES}
+    shares |= {f"ending_{name}": int(ended.sum()) for name, ended in episodes.endings.items()}
+    for name, hits in shares.items():
+        summary[f"{name}_rate"] = hits / count
+        summary[f"{name}_rate_ci95"] = wilson_interval(hits, count)
     quantities = {
         "return": episodes.returns,
         "length": episodes.lengths.astype(np.float64),
@@ -243,6 +251,7 @@ def summarize(episodes: Episodes) -> dict[str, Any]:
             "seed": int(episodes.seeds[k]),
             "terrain_id": int(episodes.terrain_ids[k]),
             "outcome": episodes.outcomes[k],
+            "ending": next((name for name, ended in episodes.endings.items() if ended[k]), None),
             **{name: values[k].item() if np.isfinite(values[k]) else None for name, values in quantities.items()},
         }
         for k in range(count)

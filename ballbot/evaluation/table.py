@@ -11,6 +11,7 @@ RATES = tuple(f"{outcome}_rate" for outcome in OUTCOMES)
 ROWS = (
     ("success_rate", "success", "{:.0%}"),
     ("failure_rate", "fell", "{:.0%}"),
+    ("ending_", "  of these by ", "{:.0%}"),
     ("missed_rate", "missed what it was told", "{:.0%}"),
     ("out_of_bounds_rate", "left the terrain", "{:.0%}"),
     ("return", "return", "{:.1f}"),
@@ -33,6 +34,7 @@ MEASURES = {
     "arrived": "there at the end",
     "arrival_time": "time of arrival, s",
     "reached": "share of the points reached",
+    "travelled": "way along the goal, m",
     "off_path": "distance from the path, rms, m",
 }
 """Titles of what ballbot's commands measure; others have their names."""
@@ -45,7 +47,11 @@ def rows_of(summaries: dict[str, dict[str, Any]]) -> list[tuple[str, str, str]]:
     to_a_goal = all(s["command"] == "goal" for s in summaries.values())
     rows = []
     for key, title, form in ROWS:
-        if key == "missed_rate" and to_a_goal:
+        if key == "missed_rate" and to_a_goal and "measure_arrived" not in quantities:
+            continue
+        if key == "ending_":
+            names = dict.fromkeys(k for k in told if k.startswith(key) and k.endswith("_rate"))
+            rows += [(name, title + name[len(key) : -len("_rate")].replace("_", " "), form) for name in names]
             continue
         if key in RATES or key in quantities:
             rows.append((key, title if to_a_goal else title.replace("the goal", "the way told"), form))
@@ -63,7 +69,8 @@ def table_rows(summaries: dict[str, dict[str, Any]]) -> list[tuple[str, list[str
     for key, title, form in rows_of(summaries):
         row = []
         for summary in summaries.values():
-            numbers = [summary[key]] if key in RATES else [summary.get(f"{key}_{x}") for x in ("mean", "std")]
+            share = key in RATES or key.startswith("ending_")
+            numbers = [summary.get(key)] if share else [summary.get(f"{key}_{x}") for x in ("mean", "std")]
             numbers += summary.get(f"{key}_ci95") or (None, None)
             *value, low, high = ("-" if x is None else form.format(x) for x in numbers)
             few = summary.get(f"{key}_count", summary["episodes"])

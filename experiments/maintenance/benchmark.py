@@ -377,6 +377,9 @@ def cameras(args: Args) -> Iterator[Figure]:
     for num_envs in dict.fromkeys((10, args.num_envs)):
         named = {f"{num_envs} environments, {name}": kwargs for name, kwargs in options.items()}
         yield from compare_envs("cameras", replace(args, num_envs=num_envs), named)
+    grounds = ("perlin", "road", "stagger", "pits", "stairs")
+    seen = {f"{kind} ground, encoded": options["encoded"] | {"terrain": kind, "num_terrains": 16} for kind in grounds}
+    yield from compare_envs("cameras", args, seen)
 
 
 def images(args: Args, robots: int) -> Iterator[Figure]:

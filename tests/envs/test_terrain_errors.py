@@ -11,6 +11,7 @@ import pytest
 from ballbot.envs.terrain import TERRAINS, Ground, TerrainPool, TerrainSpec, parse_terrain, steepest_deg
 from ballbot.errors import SettingsError
 from ballbot.settings import Range, check_value
+from ballbot.tasks import TASKS
 
 
 @pytest.mark.parametrize(("text", "spec"), [
@@ -119,9 +120,9 @@ def test_a_mixture_has_as_many_fields_of_each_kind_as_its_weight_says():
     assert TerrainPool("mixed", {"kinds": "perlin hills"}, num=1).grid.size == 293
 
 
-def test_the_default_mixture_holds_every_kind_but_files():
+def test_the_default_mixture_holds_every_kind_but_files_and_tasks():
     pool = TerrainPool("mixed:0.1", num=24, cell=0.1)
-    assert set(pool.kinds) == set(TERRAINS) - {"file", "mixed"}
+    assert set(pool.kinds) == set(TERRAINS) - {"file", "mixed"} - {task["terrain"] for task in TASKS.values()}
     assert set(pool.kind_ids) == set(range(len(pool.kinds)))
 
 

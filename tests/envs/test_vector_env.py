@@ -681,7 +681,7 @@ def test_actions_outside_the_range_are_clipped(make):
         (
             {"observation": "smell"},
             ValueError,
-            "observation must be one of 'proprioception', 'encoded', 'depth', got 'smell'",
+            "observation must be one of 'proprioception', 'encoded', 'depth', 'scan', got 'smell'",
         ),
         ({"frame": "wheel"}, ValueError, "frame must be one of 'body', 'world', got 'wheel'"),
         ({"integrator": "rk4"}, ValueError, "integrator must be one of .*'RK4', got 'rk4'"),

@@ -38,7 +38,8 @@ class Mixed:
         "perlin:3 flat hills ramp gradient sinusoid ridges bowl spiral rough steps terraces stairs curbs pits pillars "
         "slalom stepping_lanes"
     )
-    """Names with weights (1 where none is said) and options: "perlin:2 stairs(height=0.005,form=up) pits:0.5"."""
+    """Names with weights (1 where none is said) and options: "perlin:2 stairs(height=0.005,form=up) pits:0.5".  By
+    default all but those that are tasks of their own, such as road."""
 
     def __post_init__(self) -> None:
         check_settings(self)

@@ -60,9 +60,9 @@ class BallbotVectorEnv(VectorEnv[Any, NDArray[Any], NDArray[Any]]):
     step of 2 ms (500 Hz).  Finite actions outside the range are clipped.
 
     **Observations**, float32: see ``ballbot.envs.observations``.  "proprioception" is (num_envs, 17) unless told
-    otherwise; ``layout`` says which numbers are what.  "encoded" adds an embedding of each camera's latest image and
-    the images' age in s.  "depth" is a dict of "proprioception", "depth" (num_envs, 2, 64, 64) in m and "image_age"
-    (num_envs, 1) in s.  With ``privileged_fields`` it is a dict of "policy", the same as without, and "privileged",
+    otherwise; ``layout`` says which numbers are what.  "scan" adds the field of that name, "encoded" an embedding of
+    each camera's latest image and the images' age in s.  "depth" is a dict of "proprioception", "depth" (num_envs, 2,
+    64, 64) in m and "image_age" (num_envs, 1) in s.  With ``privileged_fields`` it is a dict of "policy", the same as without, and "privileged",
     those fields; that of "depth" has the key "privileged" more.
 
     **Rewards**, float64: see ``ballbot.envs.rewards``.
@@ -81,8 +81,9 @@ class BallbotVectorEnv(VectorEnv[Any, NDArray[Any], NDArray[Any]]):
     **Infos**, arrays over simulations: ``position`` (x, y of the base, m), ``tilt_deg``, ``terrain_id``, ``success``
     (reached the time limit, be it a staggered one, and did what it was told), ``failure`` (fell, or one of
     ``endings``, which are there by their names too), ``out_of_bounds``, ``diverged``, and ``reward_terms``: a dict of
-    each of the task's terms, weighted and summed over the episode so far.  Commands other than a goal add ``missed``
-    (reached the time limit and did not do what it was told), and they and the curriculum ``measures``: a dict of what
+    each of the task's terms, weighted and summed over the episode so far.  Commands other than a goal, and a goal with
+    a ``distance``, add ``missed`` (reached the time limit and did not do what it was told), and they and the curriculum
+    ``measures``: a dict of what
     they say of themselves, NaN where there is nothing to say; the curriculum as episodes begin and end.  All are yours.
 
     **Seeds.**  Every simulation has its own random stream; ``reset(seed=s)`` seeds simulation i with s + i, so that

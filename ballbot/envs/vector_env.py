@@ -59,11 +59,11 @@ class BallbotVectorEnv(VectorEnv[Any, NDArray[Any], NDArray[Any]]):
     **Actions**, (num_envs, 3) floats in [-1, 1]: action a applies a torque of -10 a N m to each wheel's axle for one
     step of 2 ms (500 Hz).  Finite actions outside the range are clipped.
 
-    **Observations**, float32: see ``ballbot.envs.observations``.  "proprioception" is (num_envs, 17) unless told
-    otherwise; ``layout`` says which numbers are what.  "scan" adds the field of that name, "encoded" an embedding of
-    each camera's latest image and the images' age in s.  "depth" is a dict of "proprioception", "depth" (num_envs, 2,
-    64, 64) in m and "image_age" (num_envs, 1) in s.  With ``privileged_fields`` it is a dict of "policy", the same as without, and "privileged",
-    those fields; that of "depth" has the key "privileged" more.
+    **Observations**, float32: see ``ballbot.envs.observations``. "proprioception" is (num_envs, 17) unless told
+    otherwise; ``layout`` says which numbers are what. "scan" adds the field of that name, "encoded" an embedding of
+    each camera's latest image and the images' age in s. "depth" is a dict of "proprioception", "depth" (num_envs, 2,
+    64, 64) in m and "image_age" (num_envs, 1) in s. With ``privileged_fields`` it is a dict of "policy", the same as
+    without, and "privileged", those fields; that of "depth" has the key "privileged" more.
 
     **Rewards**, float64: see ``ballbot.envs.rewards``.
 

@@ -213,10 +213,11 @@ def summarize(episodes: Episodes) -> dict[str, Any]:
         ``episodes``, then ``success_rate``, ``failure_rate``, ``out_of_bounds_rate``, ``diverged_rate``,
         ``missed_rate`` (shares, with Wilson intervals ``..._ci95``), likewise ``ending_..._rate`` of each failure that
         is no fall, and ``..._mean``, ``..._std`` (of the sample) and ``..._ci95`` (bootstrap) of return, length in
-        steps, speeds in m/s, tilts in degrees, torques in N m, energy in J, each reward term (``reward_...``) and each of the command's measures (``measure_...``), and ``per_episode``,
-        a dict each.  Episodes of which there is nothing to say, None in ``per_episode``, do not enter a mean;
-        ``measure_..._count`` says of how many it is.  A single episode has no spread: its ``..._std`` and
-        ``..._ci95`` of means are None, and of none the ``..._mean`` is None too.
+        steps, speeds in m/s, tilts in degrees, torques in N m, energy in J, each reward term (``reward_...``) and each
+        of the command's measures (``measure_...``), and ``per_episode``, a dict each. Episodes of which there is
+        nothing to say, None in ``per_episode``, do not enter a mean; ``measure_..._count`` says of how many it is. A
+        single episode has no spread: its ``..._std`` and ``..._ci95`` of means are None, and of none the ``..._mean``
+        is None too.
     """
     count = len(episodes.outcomes)
     summary: dict[str, Any] = {"episodes": count}

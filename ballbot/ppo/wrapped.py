@@ -7,6 +7,7 @@ from functools import partial
 from typing import Any
 
 import numpy as np
+from gymnasium.spaces import Box
 from gymnasium.vector import AsyncVectorEnv, SyncVectorEnv, VectorEnv, VectorWrapper
 from gymnasium.vector.utils import create_empty_array
 
@@ -54,7 +55,8 @@ def check_eval_envs(envs: VectorEnv, training: VectorEnv, agent: Agent) -> None:
     """Raise ValueError unless a policy learned in `training` environments can be judged in these."""
     autoreset_mode(envs)
     own, theirs = envs.single_action_space, training.single_action_space
-    if own != theirs:
+    alike = own.shape == theirs.shape if isinstance(own, Box) and isinstance(theirs, Box) else own == theirs
+    if not alike:  # wrappers may bound actions otherwise
         raise SettingsError(f"make_eval_envs returned environments with actions {own}, training's have {theirs}")
     try:
         agent.flatten(create_empty_array(envs.single_observation_space, 1, np.zeros))

@@ -108,7 +108,8 @@ def test_a_graph_acts_as_its_policy(exported, name):
         BallbotVectorEnv(4, **options, **WORLD), lambda o, _: graph.run(None, {"observation": o})[0], 4, 0
     )
     ours = run_episodes(BallbotVectorEnv(4, **options, **WORLD), lambda o, _: policy.predict(o), 4, 0)
-    np.testing.assert_allclose(theirs.returns, ours.returns, atol=1e-3)
+    # what a machine rounds in each action grows until the robot falls
+    np.testing.assert_allclose(theirs.returns, ours.returns, rtol=1e-3, atol=1e-3)
 
 
 @pytest.fixture(scope="module")
@@ -404,7 +405,7 @@ def test_graphs_of_the_first_contract_still_drive(tmp_path):
 
 def test_every_field_that_comes_with_ballbot_is_read_but_what_no_sensor_tells():
     unsensed = {name for name, field in FIELDS.items() if "no sensor tells" in field.title}
-    assert unsensed == {"slope", "slope_ahead", "time_left"}
+    assert unsensed == {"slope", "slope_ahead", "scan", "time_left"}
     assert set(FIELDS) - set(runtime.READERS) == unsensed
 
 

@@ -195,6 +195,7 @@ def find_entries(args: Args) -> tuple[dict[str, Entry], dict[str, Any]]:
         BallbotError, ValueError: one of them cannot be loaded, or cannot be told the first one's task.
     """
     entries, task = dict[str, Entry](), dict[str, Any]()
+    named = None if args.task is None else find_task(args.task)
     for name in dict.fromkeys([args.checkpoint, *args.compare]):
         candidate = find_candidate(name, encoder=args.encoder, deterministic=args.deterministic, seed=args.seed)
         policy, options = candidate.policy, candidate.options
@@ -203,7 +204,6 @@ def find_entries(args: Args) -> tuple[dict[str, Entry], dict[str, Any]]:
         for difference in candidate.differences(tilt_limit_deg=args.tilt_limit_deg, integrator=args.integrator):
             print(f"note: {name} {difference}")
         own = task_of(options)
-        named = {} if args.task is None else {"terrain": "perlin"} | find_task(args.task)
         task = task or task_of(named or options, args.terrain, args.command, **kind_options(args))
         options = in_task(options, task)
         if args.heading != "trained":

@@ -273,7 +273,8 @@ VECTORISED static void search(const float* restrict heights, int n, Vector o, in
 //
 //   heights      (terrains, n, n) m
 //   steepest     (terrains,) slope of the steepest triangle, m per cell
-//   tile_tops    (terrains, tiles, tiles) m, highest vertex of each tile, its edge included
+//   tile_tops    (terrains, tiles, tiles) m, highest vertex of each tile, its edge included; null, and the next one,
+//                where no field has cliffs
 //   tile_steeps  (terrains, tiles, tiles) slope of the steepest triangle of each, m per cell
 //   tilts_x, _y  (groups,) slope of the ground around each origin, m per cell
 //   terrains     (groups,) each in range
@@ -287,11 +288,16 @@ EXPORT void height_rays_meet(int32_t n, const float* heights, const float* steep
   int tiles = (n - 2) / TILE + 1;
   for (int64_t g = 0; g < groups; g++) {
     int64_t first_tile = terrains[g] * tiles * tiles;
-    Field field = {heights + terrains[g] * n * n, n, tile_tops + first_tile, tile_steeps + first_tile, tiles};
+    Field field = {heights + terrains[g] * n * n, n, 0, 0, tiles};
+    if (tile_tops) {
+      field.tile_tops = tile_tops + first_tile;
+      field.tile_steepest = tile_steeps + first_tile;
+    }
     Vector o = {origins[3 * g], origins[3 * g + 1], origins[3 * g + 2]};
     float rate, tilt_x = tilts_x[g], tilt_y = tilts_y[g], steep = steepest[terrains[g]];
     float clearance = above(&field, o, o, &rate);
-    int outside = beside(&field, o), buried = clearance <= 0.0f && !outside, in_tiles = steep > CLIFF && !outside;
+    int outside = beside(&field, o), buried = clearance <= 0.0f && !outside;
+    int in_tiles = tile_tops && steep > CLIFF && !outside;
     for (int64_t start = 0; start < rays; start += BLOCK) {
       const float *dx = directions + 3 * g * rays + start, *dy = dx + rays, *dz = dy + rays;
       const float* limit = limits + g * rays + start;

@@ -49,6 +49,8 @@ FREE_STEPS = 4
 """Steps through free air before a grazing ray is followed from edge to edge."""
 WINDOW = 8
 """Edges of each of the three directions that are looked at together."""
+CLIFF = 0.03
+"""m per cell: a field with steeper places is searched tile by tile, where rays are compiled."""
 TILE = 4
 """Cells along the side of a tile, of those in which the compiled rays search ground with cliffs."""
 
@@ -83,10 +85,12 @@ class HeightFields:
         steepness = below.maximum(above).sqrt()
         self._steepest = steepness.amax(dim=(1, 2))
         """(num_terrains,) slope of the steepest triangle, m per cell."""
-        if library is not None:
+        self._tiles: list[Tensor | None] = [None, None]
+        """(num_terrains, tiles, tiles) highest vertex in m, slope of the steepest triangle in m per cell; None where no
+        field has cliffs, or nothing is compiled."""
+        if library is not None and bool((self._steepest > CLIFF).any()):
             # the vertices along their edges belong to both tiles
             self._tiles = [_highest(heights, TILE + 1).contiguous(), _highest(steepness, TILE).contiguous()]
-            """(num_terrains, tiles, tiles) highest vertex in m, slope of the steepest triangle in m per cell."""
 
     def meet(self, origin: Tensor, direction: Tensor, terrain_ids: Tensor, limit: Tensor, reach: float) -> Tensor:
         """The smallest t in [0, limit] at which each ray is on or below the ground; ``limit`` where there is none.
@@ -150,7 +154,7 @@ class HeightFields:
         origin, direction, limit = (x.to("cpu", torch.float32).contiguous() for x in (origin, direction, limit))
         tilt = self._tilt(origin.T[:2], terrain_ids * self.vertices**2)
         arrays = (self._heights, self._steepest, *self._tiles, *tilt, terrain_ids, origin, direction, limit, met)
-        addresses = [ctypes.c_void_p(x.data_ptr()) for x in arrays]
+        addresses = [ctypes.c_void_p(None if x is None else x.data_ptr()) for x in arrays]
         library.height_rays_meet(self.vertices, *addresses, groups, rays)
         return met
 

@@ -8,15 +8,10 @@ estimator learns what the true numbers are, where the student itself drives; the
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
-from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import nn
 
-from ballbot.ppo.config import PPOConfig
 from ballbot.ppo.layers import hidden_layers, layer
 
 
@@ -89,71 +84,3 @@ class Estimator(nn.Module):
         seen = rows.index_select(1, estimate.inputs).float() * estimate.scale
         found: torch.Tensor = self.head(self.layers(seen)) * estimate.unit
         return found
-
-
-@dataclass
-class Estimating:
-    """Stands where the lessons of a teacher do, for an agent whose estimator learns: the agent drives by itself.
-
-    Args:
-        began: (num_envs,) where an episode begins with the next observation.
-    """
-
-    began: NDArray[np.bool_]
-
-    def begin(self, storage: Any, progress: float) -> None:
-        """Prepare for a rollout."""
-
-    def ask(self, step: int, obs: Any, rows: torch.Tensor, action: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
-        """The agent's own action."""
-        return action
-
-    def lesson(self, batch: Any) -> Any:
-        """What `estimation_loss` learns from."""
-        return replace(batch, obs=batch.raw_obs)
-
-    @staticmethod
-    def loss(
-        agent: Any,
-        rows: torch.Tensor,
-        actions: torch.Tensor,
-        old_logprobs: torch.Tensor,
-        advantages: torch.Tensor,
-        returns: torch.Tensor,
-        old_values: torch.Tensor,
-        weights: torch.Tensor | None,
-        config: PPOConfig,
-        sequences: tuple[torch.Tensor, torch.Tensor] | None = None,
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Stand-in of `ppo_loss` that makes estimates truer; same arguments, but whole observations as they are.
-
-        The value function learns as ever.  "policy_loss", which is logged as "imitation/difference", is the mean
-        squared error in units of the truth's variance: 1 for who always says the mean, 0 for who knows.
-        """
-
-        def mean(x: torch.Tensor) -> torch.Tensor:
-            return x.mean() if weights is None else (x * weights).sum()
-
-        estimate = agent.estimate
-        truth = rows.index_select(1, estimate.truth + agent.obs_size).float() / estimate.unit
-        error = (agent.estimator(estimate, rows) / estimate.unit - truth) ** 2
-        estimation = mean(error.mean(1))
-        x = agent.normalize(rows)
-        memories = agent.recall_rows(x, sequences)
-        values = agent.get_value(x, None if memories is None else memories[:, -1])
-        squared_error = (values - returns) ** 2
-        if agent.value_scale is not None:
-            squared_error = squared_error / agent.value_scale.std**2
-        value_loss = 0.5 * mean(squared_error)
-        loss = estimation + config.vf_coef * value_loss
-        difference = estimation / truth.var(0, correction=0).mean().clamp(min=1e-12)
-        nothing = torch.zeros_like(loss)
-        metrics = torch.stack([loss, difference, value_loss, nothing, nothing, nothing, nothing])
-        return loss, metrics.detach()
-
-    def get_state(self) -> dict[str, Any]:
-        """Nothing that a checkpoint would have to hold."""
-        return {}
-
-    def set_state(self, state: dict[str, Any]) -> None:
-        """Inverse of `get_state`."""

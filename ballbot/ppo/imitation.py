@@ -3,6 +3,8 @@
 For `PPOConfig.imitation_timesteps` the policy drives, the teacher says what it would have done there, and the policy
 learns that; the value function learns as ever, so that PPO can take over. As what a new policy does leads nowhere, the
 teacher drives some environments itself at first.
+
+A policy with an estimator learns meanwhile what is true of what it estimates, by itself: `Estimating`.
 """
 
 from __future__ import annotations
@@ -32,6 +34,12 @@ class Teacher(Protocol):
 
     def __call__(self, obs: Any, began: NDArray[np.bool_]) -> Any:
         """Actions (n, *action_shape) for what n environments observe; `began` (n,) says where an episode begins."""
+
+
+def squared_error(agent: Agent, values: torch.Tensor, returns: torch.Tensor) -> torch.Tensor:
+    """Of values (batch,), in the units in which the value function learns; not clipped."""
+    error = (values - returns) ** 2
+    return error if agent.value_scale is None else error / agent.value_scale.std**2
 
 
 def imitation_loss(
@@ -64,10 +72,7 @@ def imitation_loss(
         policy_loss = mean((0.5 * squared * torch.exp(-2 * agent.log_std.detach())).sum(-1))
     else:
         policy_loss = difference = -mean(agent.choices.logprob(answers, output))
-    squared_error = (value - returns) ** 2
-    if agent.value_scale is not None:
-        squared_error = squared_error / agent.value_scale.std**2
-    value_loss = 0.5 * mean(squared_error)
+    value_loss = 0.5 * mean(squared_error(agent, value, returns))
     loss = policy_loss + config.vf_coef * value_loss
     nothing = torch.zeros_like(loss)
     metrics = torch.stack([loss, difference, value_loss, nothing, nothing, nothing, nothing])
@@ -154,3 +159,71 @@ class Lessons:
         if (restore := getattr(self.teacher, "set_state", None)) is not None:
             restore(state["teacher"])
         self.began = np.asarray(state["began"], bool)
+
+
+def estimation_loss(
+    agent: Agent,
+    rows: torch.Tensor,
+    actions: torch.Tensor,
+    old_logprobs: torch.Tensor,
+    advantages: torch.Tensor,
+    returns: torch.Tensor,
+    old_values: torch.Tensor,
+    weights: torch.Tensor | None,
+    config: PPOConfig,
+    sequences: tuple[torch.Tensor, torch.Tensor] | None = None,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Stand-in of `ppo_loss` that makes estimates truer; same arguments, but whole observations as they are.
+
+    The value function learns as ever.  "policy_loss", which is logged as "imitation/difference", is the mean
+    squared error in units of the truth's variance: 1 for who always says the mean, 0 for who knows.
+    """
+
+    def mean(x: torch.Tensor) -> torch.Tensor:
+        return x.mean() if weights is None else (x * weights).sum()
+
+    estimate = agent.estimate
+    assert estimate is not None and agent.estimator is not None
+    truth = rows.index_select(1, estimate.truth + agent.obs_size).float() / estimate.unit
+    error = (agent.estimator(estimate, rows) / estimate.unit - truth) ** 2
+    estimation = mean(error.mean(1))
+    x = agent.normalize(rows)
+    memories = agent.recall_rows(x, sequences)
+    values = agent.get_value(x, None if memories is None else memories[:, -1])
+    value_loss = 0.5 * mean(squared_error(agent, values, returns))
+    loss = estimation + config.vf_coef * value_loss
+    difference = estimation / truth.var(0, correction=0).mean().clamp(min=1e-12)
+    nothing = torch.zeros_like(loss)
+    metrics = torch.stack([loss, difference, value_loss, nothing, nothing, nothing, nothing])
+    return loss, metrics.detach()
+
+
+@dataclass
+class Estimating:
+    """Stands where the lessons of a teacher do, for an agent whose estimator learns: the agent drives by itself.
+
+    Args:
+        began: (num_envs,) where an episode begins with the next observation.
+    """
+
+    began: NDArray[np.bool_]
+
+    def begin(self, storage: Rollout, progress: float) -> None:
+        """Prepare for a rollout."""
+
+    def ask(self, step: int, obs: Any, rows: torch.Tensor, action: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
+        """The agent's own action."""
+        return action
+
+    def lesson(self, batch: Rollout) -> Rollout:
+        """What `estimation_loss` learns from."""
+        return replace(batch, obs=batch.raw_obs)
+
+    loss: ClassVar[Any] = staticmethod(estimation_loss)
+
+    def get_state(self) -> dict[str, Any]:
+        """Nothing that a checkpoint would have to hold."""
+        return {}
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        """Inverse of `get_state`."""

@@ -38,8 +38,7 @@ from ballbot.ppo import distributed
 from ballbot.ppo.agent import Agent
 from ballbot.ppo.config import PPOConfig
 from ballbot.ppo.episodes import episode_terms, to_numpy
-from ballbot.ppo.estimator import Estimating
-from ballbot.ppo.imitation import Lessons
+from ballbot.ppo.imitation import Estimating, Lessons
 from ballbot.ppo.logger import STEP
 from ballbot.ppo.memory import forget
 from ballbot.ppo.normalizer import masked_moments

@@ -22,8 +22,7 @@ from ballbot.ppo.changes import Changes, changes_since
 from ballbot.ppo.checkpoint import CheckpointError, prune_checkpoints, save_checkpoint, write_atomic
 from ballbot.ppo.config import PPOConfig
 from ballbot.ppo.episodes import EpisodeStatistics
-from ballbot.ppo.estimator import Estimating
-from ballbot.ppo.imitation import Lessons, Teacher
+from ballbot.ppo.imitation import Estimating, Lessons, Teacher
 from ballbot.ppo.normalizer import RewardScaler
 from ballbot.ppo.run_dir import say
 from ballbot.ppo.spaces import describe_spaces, shape_of, to_device

@@ -7,7 +7,8 @@ towards the goal, the lean that is missing for a torque:
     torque = -(kp (tilt - lean) + kd rate)   shared among the wheels as rolling would turn them
 
 ``ObserverController`` of ``ballbot.observer`` travels too, and remembers: it feels the slope of the ground, and leans
-against it.  ``ForesightController`` is told the slopes ahead as well, which no sensor of the robot tells.
+against it.  ``ForesightController`` is told the slopes ahead as well, which no sensor of the robot tells, and
+``InformedController``, which steers around drops, the heights all around.
 
 All others read the observation of ``frame="body"`` and nothing else, as a policy does.
 ``experiments/maintenance/fit_gains.py`` found the gains of the second.
@@ -18,13 +19,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from typing import ClassVar
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from ballbot.envs.model import wheel_shares
-from ballbot.envs.observations import Layout
+from ballbot.envs.observations import SCAN_ANGLES, SCAN_RADII, Layout, ring_directions
 from ballbot.errors import SettingsError
 from ballbot.observer import ForesightController, ObserverController
 from ballbot.ppo import FeedbackPrior, Symmetry
@@ -147,6 +149,40 @@ class LinearController:
         return np.clip(actions, -1.0, 1.0).astype(np.float32)
 
 
+@dataclass
+class InformedController(LinearController):
+    """The same law for who is told the ground around, and goes where that is level, along the goal as far as may be.
+
+    It plans nothing: of the places on the inner rings of ``scan``, those with a drop or a wall close their direction,
+    and it goes to the mean of the open ones, which count the more the nearer they are to the goal.
+
+    Args:
+        step: m by which ground may differ from that under the ball.
+        reach: m to which a direction must be open.
+        focus: how much more directions count that are nearer to the goal: exp(focus cos) of the angle between.
+    """
+
+    extra_fields: ClassVar[tuple[str, ...]] = ("scan",)
+    """What it reads besides, behind the 17 numbers of ``frame="body"``."""
+
+    target_speed: NDArray[np.float64] | float = 0.25
+    step: float = 0.04
+    reach: float = 0.5
+    focus: float = 4.0
+
+    def __call__(self, observations: NDArray[np.float32], began: NDArray[np.bool_]) -> NDArray[np.float32]:
+        """Actions (n, 3) for observations (n, 77): those of ``frame="body"`` and ``scan``."""
+        places = ring_directions(SCAN_ANGLES)
+        goal, heights = observations[:, 9:11], observations[:, 17:].reshape(len(observations), -1, SCAN_ANGLES)
+        near = np.array(SCAN_RADII) <= self.reach
+        is_open = (np.abs(heights[:, near]) <= self.step).all(axis=1)
+        way = (is_open * np.exp(self.focus * (goal @ places))) @ places.T
+        length = np.linalg.norm(way, axis=1, keepdims=True)
+        told = observations[:, :17].copy()
+        told[:, 9:11] = np.where(length > 0, way / np.maximum(length, 1e-9), 0.0)  # closed all around: stay
+        return super().__call__(told, began)
+
+
 Controller = PIDController | LinearController | ObserverController
 
 CONTROLLERS: dict[str, Callable[..., Controller]] = {
@@ -154,6 +190,7 @@ CONTROLLERS: dict[str, Callable[..., Controller]] = {
     "linear": LinearController,
     "observer": ObserverController,
     "foresight": ForesightController,
+    "informed": InformedController,
 }
 """Name -> controller."""
 

@@ -26,13 +26,14 @@ from ballbot.envs import COMMANDS, ENDINGS, REWARDS, TERRAINS, WorldConfig
 from ballbot.envs.changes import outdated
 from ballbot.envs.config import paid_in_older
 from ballbot.envs.rewards import reward_settings
+from ballbot.envs.rig import CameraRig
 from ballbot.envs.terrain import parse_terrain
 from ballbot.errors import SettingsError
 from ballbot.settings import check_value, default_of, nearest
 
 HIDDEN = ("observation", "terrain_split", "stagger_first_episodes", "action_repeat", "stagger_cameras")
 """Fields of ``WorldConfig`` that the programs set themselves."""
-SECTIONS = ("ground", "motion", "rewards", "training_rewards", "final_rewards", "endings")
+SECTIONS = ("ground", "motion", "rig", "rewards", "training_rewards", "final_rewards", "endings")
 """Fields of it that are several options each."""
 KINDS = {"terrain": "ground", "command": "motion"}
 """Options that name a kind -> the section of that kind's own options."""
@@ -108,6 +109,16 @@ def _kind_rows(name: str, kind: Any) -> list[tuple[str, Any, str, Any]]:
     ]
 
 
+def _rig_rows(given: Mapping[str, Any]) -> list[tuple[str, Any, Any]]:
+    """Name, annotation and default of each option of a camera rig."""
+    hints, docs = get_type_hints(CameraRig, include_extras=True), field_docs(CameraRig)
+    rows: list[tuple[str, Any, Any]] = []
+    for f in fields(CameraRig):
+        hinted = tyro.conf.arg(help=docs[f.name], help_behavior_hint=f"(default: the two arms, else {default_of(f)})")
+        rows.append((f.name, Annotated[hints[f.name] | None, hinted], field(default=given.get(f.name))))
+    return rows
+
+
 def _section(name: str, config: WorldConfig) -> Any:
     """The options of one section with their defaults, or None if there are none."""
     rows: list[tuple[str, Any, Any]] = []
@@ -116,6 +127,8 @@ def _section(name: str, config: WorldConfig) -> Any:
         kind = _kind(name, config.terrain if name == "ground" else config.command)
         for key, hint, text, default in _kind_rows(name, kind):
             rows.append((key, explained(hint, text), field(default=given.get(key, default))))
+    elif name == "rig":
+        rows = _rig_rows(given)
     elif name == "endings":
         for key, ending in ENDINGS.items():
             rows.append((key, explained(float | None, first_line(ending)), field(default=given.get(key))))
@@ -151,7 +164,7 @@ def peek(argv: list[str] | None, *options: str) -> argparse.Namespace:
     return given
 
 
-def read_options(cls: type[Args], argv: list[str] | None, description: str | None) -> Args:
+def read_options(cls: type[Args], argv: list[str] | None, description: str | None, rig: bool = False) -> Args:
     """A program's options, from its command line, checked.
 
     Plugins are loaded first (those of installed packages, and of ``--plugin``).  A program with ``--terrain`` or
@@ -161,6 +174,7 @@ def read_options(cls: type[Args], argv: list[str] | None, description: str | Non
         cls: dataclass of the options.
         argv: None for the command line.
         description: what ``--help`` begins with.
+        rig: take the options of the robot's cameras too: ``rig_options`` returns what was given.
 
     Raises:
         SettingsError: an option is out of range, or needs another one.
@@ -177,6 +191,9 @@ def read_options(cls: type[Args], argv: list[str] | None, description: str | Non
                     raise SettingsError(f"{argument} is an option of a kind: add --{option} with its name")
         elif (section := _optional_section(name, kind)) is not None:
             rows.append((name, type(section), field(default=section)))
+    if rig:
+        section = make_dataclass("Rig", _rig_rows({}), frozen=True)
+        rows.append(("rig", section, field(default=section())))
     made = make_dataclass(cls.__name__, rows, bases=(cls,)) if rows else cls
     args: Args = tyro.cli(made, args=argv, description=description)
     check_options(args)
@@ -204,6 +221,12 @@ def kind_options(args: Any) -> dict[str, Any]:
         for name, section in sections.items()
         if section is not None
     }
+
+
+def rig_options(args: Any) -> dict[str, Any]:
+    """Options of the cameras that ``read_options`` was given, as ``WorldConfig.rig`` takes them."""
+    section = getattr(args, "rig", None)
+    return {} if section is None else {key: value for key, value in asdict(section).items() if value is not None}
 
 
 def world_config(options: Any, config: WorldConfig) -> WorldConfig:

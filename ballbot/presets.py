@@ -57,14 +57,15 @@ class Settings:
     """m/s along the goal at which a linear controller drives to whose actions the policy adds its own (None: no
     controller, learn from nothing).  It is part of the policy; for --frame body and --command goal."""
     teacher: str | None = None
-    """Whom the policy imitates for the first --imitation-timesteps: a classical controller, "linear", "observer" or
-    "foresight", with a speed in m/s of its own choice, or yours, "linear:0.3"; a policy that comes along, such as
-    "default"; or a run folder or checkpoint.  Of a policy the run keeps a copy (None: nobody).  What the teacher
-    observes must be observed in training, if need be by --privileged-fields."""
+    """Whom the policy imitates for the first --imitation-timesteps: a classical controller, "linear", "observer",
+    "foresight" or "informed", with a speed in m/s of its own choice, or yours, "linear:0.3"; a policy that comes along,
+    such as "default"; or a run folder or checkpoint.  Of a policy the run keeps a copy (None: nobody).  What the
+    teacher observes must be observed in training, if need be by --privileged-fields."""
     estimates: tuple[str, ...] = ()
-    """Which of the --privileged-fields, such as scan, the policy sees estimates of, made of what its cameras see.  For
-    the first --imitation-timesteps a network learns them from what the fields are, where the policy itself drives; with
-    --init-from a policy that was told these fields goes on with estimates instead."""
+    """Which of the --privileged-fields, such as scan, the policy sees estimates of, made of what its cameras see, or
+    without cameras of how it moves.  For the first --imitation-timesteps a network learns them from what the fields
+    are, where the policy itself drives; with --init-from a policy that was told these fields goes on with estimates
+    instead."""
     camera_scale: Scale = 0.1
     """Factor on what the networks get of the images, where 1 is as much as of everything else.  With little, robots
     learn to balance as fast as without cameras."""
@@ -125,8 +126,11 @@ class Settings:
                 raise SettingsError(
                     f"--estimates {name} is not among the --privileged-fields, which tell its truth: add it there"
                 )
-        if given and self.world.observation != "encoded":
-            raise SettingsError(f"--estimates {' '.join(given)} are made of images: leave --no-cameras out")
+        if given and self.world.observation != "encoded" and self.world.frame != "body":
+            raise SettingsError(
+                f"--estimates {' '.join(given)} are made of images, or with --frame body of how the robot moves: leave "
+                "--no-cameras out, or use that frame"
+            )
         if given and self.teacher is not None:
             raise SettingsError(f"--estimates are learned without a --teacher: leave {self.teacher} out")
 
@@ -175,7 +179,7 @@ class Settings:
         world = self.world
         images: tuple[int, ...] = ()
         if world.observation == "encoded":
-            images = ((load_encoder() if encoder is None else encoder).architecture.embedding_size,) * CAMERAS
+            images = ((load_encoder() if encoder is None else encoder).architecture.embedding_size,) * world.num_cameras
         return world.layout(images)
 
     @property
@@ -188,7 +192,7 @@ class Settings:
         privileged = self.world.privileged_layout()
         if not self.estimates or privileged is None:
             return None
-        scales = {name: scale for name, scale in ESTIMATED_FROM.items() if name in layout.slices}
+        scales = {name: ESTIMATED_FROM[of_now(name)[0]] for name in layout.slices if of_now(name)[0] in ESTIMATED_FROM}
         scales |= {name: 1.0 for name in layout.slices if name.startswith("image_") and name not in scales}
         columns = {name: torch.arange(layout.size)[layout[name]] for name in scales}
         truth = torch.cat([torch.arange(privileged.size)[privileged[name]] for name in self.estimates])
@@ -234,11 +238,9 @@ PAID: dict[str, dict[str, float]] = {
     "velocity": {"velocity": 2.0, "velocity_width": 0.1, "velocity_error": 8.0},
 }
 """Command -> weights in training that differ from the task's; of those that derive from it too."""
-CAMERAS = 2
-"""Of the robot."""
 ESTIMATED_FROM = {"gravity": 10.0, "gyro": 1.0, "velocity": 4.0, "image_age": 30.0}
 """Field -> factor, of what is used beside the images, so that all are of about one size: how the robot leans, and how
-it has moved since."""
+it has moved since; of the past too, where that is observed."""
 ESTIMATE_UNIT = 0.1
 """Size of what is estimated: m of heights."""
 OWN = tuple(f.name for f in fields(Settings) if f.name not in ("ppo", "world"))
@@ -421,5 +423,36 @@ def distill(**world: Any) -> Settings:
     return replace(settings, ppo=ppo, teacher="observer", goal_scale=1.0, mirror=False)
 
 
-PRESETS: dict[str, Callable[..., Settings]] = {"default": default, "plain": plain, "paper": paper, "distill": distill}
+def told(**world: Any) -> Settings:
+    """Those of a policy without cameras that is told the ground around, ``scan``: the teacher of one that sees.
+
+    Args:
+        **world: options of ``WorldConfig`` that differ.
+    """
+    options: dict[str, Any] = {"observation": "proprioception", "extra_fields": ("scan",)}
+    settings = plain(**(options | world))
+    ppo = replace(settings.ppo, total_timesteps=2_000_000)
+    return replace(settings, ppo=ppo)
+
+
+def sees(**world: Any) -> Settings:
+    """Those of the same policy with cameras, ``--init-from`` the one of ``told``: it learns to estimate the scan.
+
+    Args:
+        **world: options of ``WorldConfig`` that differ.
+    """
+    settings = told(**({"observation": "encoded", "extra_fields": (), "privileged_fields": ("scan",)} | world))
+    steps = 1_000_000
+    ppo = replace(settings.ppo, total_timesteps=steps, imitation_timesteps=steps, initial_std=0.3, final_std=None)
+    return replace(settings, ppo=ppo, estimates=("scan",))
+
+
+PRESETS: dict[str, Callable[..., Settings]] = {
+    "default": default,
+    "plain": plain,
+    "paper": paper,
+    "distill": distill,
+    "told": told,
+    "sees": sees,
+}
 """Name -> settings to start from."""

@@ -3,6 +3,7 @@
     python experiments/collect_depth.py --out data/depth --num-images 200000
     python experiments/collect_depth.py --out data/depth --policy random pid runs/perlin_0/best.pt
     python experiments/collect_depth.py --out data/depth --num-images 400000     # goes on where it stopped
+    python experiments/collect_depth.py --out data/wide --terrain mixed --rig.number 3 --rig.tilt-deg 30
 
 Robots act at random, by PID control, or as a trained policy does, in blocks that take turns.  Ctrl-C loses at most the
 block under way; the same command goes on, and ends with the same images as a run never stopped.
@@ -33,7 +34,7 @@ from ballbot.envs import BallbotVectorEnv
 from ballbot.envs.model import view_digest
 from ballbot.envs.observations import layout_of
 from ballbot.evaluation import trained_layout, trained_world
-from ballbot.options import PluginFiles, kind_options, read_options
+from ballbot.options import PluginFiles, kind_options, read_options, rig_options
 from ballbot.ppo import CheckpointError, RunDirectoryError, load_policy
 from ballbot.ppo.checkpoint import policy_file
 from ballbot.ppo.run_dir import lock_run_dir
@@ -180,6 +181,7 @@ def collect(args: Args) -> DepthDataset:
             camera_interval=args.interval,
             terrain=args.terrain,
             **kind_options(args),
+            rig=rig_options(args),
             num_terrains=args.num_terrains,
             terrain_seed=args.terrain_seed,
             initial_tilt_deg=args.initial_tilt_deg,
@@ -267,7 +269,7 @@ def fill(
 def main(argv: list[str] | None = None) -> int:
     """Collect, and return the exit status."""
     try:
-        data = collect(check(read_options(Args, argv, __doc__)))
+        data = collect(check(read_options(Args, argv, __doc__, rig=True)))
     except MemoryError as error:
         raise MemoryError(f"{error}; use fewer --num-envs") from error
     except KeyboardInterrupt:

@@ -87,9 +87,10 @@ class Job:
     of the world change it."""
     run_name: str | None = None
     """Folder under runs/ (default: terrain, seed and time)."""
-    preset: Literal["default", "plain", "paper", "distill"] = "default"
+    preset: Literal["default", "plain", "paper", "distill", "told", "sees"] = "default"
     """Settings to start from, which the other options change: ours, those of version 0.2 (without memory), those of
-    Salehi 2025 (arXiv:2505.18417), or those of distill.py."""
+    Salehi 2025 (arXiv:2505.18417), those of distill.py, or those of a policy that is told the ground around and of the
+    one that, with --init-from the first, sees it."""
     resume: Path | None = None
     """Run folder or checkpoint to continue, with its own settings.  May be changed: --total-timesteps, how often to
     evaluate and save, the learning rate and its schedule, --num-envs, --num-steps, --minibatch-size, --device, and by
@@ -159,7 +160,8 @@ def parse(argv: list[str] | None = None) -> Args:
         default = Args(replace(settings, world=with_kinds(settings.world, **kinds)), default.job)
     else:
         kinds = {**(find_task(given.task) if given.task else {}), **kinds}
-        default = Args(PRESETS.get(given.preset or "default", PRESETS["default"])(**kinds))
+        settings = PRESETS.get(given.preset or "default", PRESETS["default"])(**kinds)
+        default = Args(settings, Job(cameras=settings.world.observation == "encoded"))
     read = tyro.cli(
         _options(default),
         args=argv,

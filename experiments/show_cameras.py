@@ -2,6 +2,7 @@
 
     python experiments/show_cameras.py --out cameras.png
     python experiments/show_cameras.py --tilt-deg 8 --encoder encoder.pt
+    python experiments/show_cameras.py --terrain road --rig.number 3 --rig.tilt-deg 30
 
 The robot from outside, both depth images as the environment casts them, MuJoCo's own beside them, the difference, and
 what an encoder's numbers still know of them.  Needs OpenGL and matplotlib (pip install matplotlib).
@@ -24,7 +25,7 @@ from ballbot.encoders import load_encoder
 from ballbot.envs import BallbotVectorEnv
 from ballbot.envs.model import build_model
 from ballbot.envs.rendering import choose_opengl
-from ballbot.options import PluginFiles, kind_options, read_options
+from ballbot.options import PluginFiles, kind_options, read_options, rig_options
 from ballbot.settings import Range
 
 BALL_SLICES = 128
@@ -55,12 +56,12 @@ class Args:
 
 
 def mujocos_depth(model: mujoco.MjModel, data: mujoco.MjData, size: int) -> NDArray[np.float32]:
-    """MuJoCo's (2, size, size) depth images, clipped to 1 m."""
+    """MuJoCo's (cameras, size, size) depth images, clipped to 1 m."""
     choose_opengl()
     images = []
     with mujoco.Renderer(model, size, size) as renderer:
         renderer.enable_depth_rendering()
-        for camera in ("cam_0", "cam_1"):
+        for camera in (name for i in range(model.ncam) if (name := model.camera(i).name).startswith("cam_")):
             renderer.update_scene(data, camera=camera)
             images.append(renderer.render().copy())
     return np.clip(np.stack(images), 0.0, 1.0)
@@ -79,6 +80,7 @@ def show(args: Args) -> str:
         observation="depth",
         terrain=args.terrain,
         **kind_options(args),
+        rig=rig_options(args),
         num_terrains=16,
         terrain_split=args.terrain_split,
         camera_resolution=(args.size, args.size),
@@ -98,9 +100,10 @@ def show(args: Args) -> str:
     picture = pictures[0][:, 80:560]  # the middle of 640 columns, a square
 
     if relief is None:
-        model = build_model()
+        model = build_model(rig=sims.rig)
     else:
-        model = build_model(relief[terrain][None], tops=sims.ground.tops[[terrain]], length=sims.ground.grid.length)
+        ground = sims.ground
+        model = build_model(relief[terrain][None], tops=ground.tops[[terrain]], length=ground.grid.length, rig=sims.rig)
     model.vis.global_.offwidth = model.vis.global_.offheight = max(args.size, 64)  # MuJoCo draws nothing larger
     model.vis.quality.numslices = model.vis.quality.numstacks = BALL_SLICES
     data = mujoco.MjData(model)
@@ -110,14 +113,18 @@ def show(args: Args) -> str:
     gap = np.abs(cast - drawn)
 
     columns = ["depth, m", "MuJoCo's renderer, m", "difference, mm"]
-    rows: list[list[NDArray[Any]]] = [[cast[i], drawn[i], 1e3 * gap[i]] for i in range(2)]
+    rows: list[list[NDArray[Any]]] = [[cast[i], drawn[i], 1e3 * gap[i]] for i in range(len(cast))]
     if encoder is not None:
         decoded = encoder.decode(encoder(torch.from_numpy(cast)[:, None]))[:, 0].numpy()
         columns.append(f"from {encoder.architecture.embedding_size} numbers, m")
         for row, image in zip(rows, decoded, strict=True):
             row.append(image)
     figure, axes = plt.subplots(
-        2, len(columns) + 2, figsize=(2.6 * (len(columns) + 2), 5.2), layout="constrained", squeeze=False
+        len(cast),
+        len(columns) + 2,
+        figsize=(2.6 * (len(columns) + 2), 2.6 * len(cast)),
+        layout="constrained",
+        squeeze=False,
     )
     for axis in axes[:, :2].flat:
         axis.remove()
@@ -145,14 +152,16 @@ def show(args: Args) -> str:
     ]
     if encoder is not None:
         lines.append(f"what the encoder loses: {1e3 * np.sqrt(np.square(decoded - cast).mean()):.1f} mm rms")
-    lines += [f"note: camera {i} is below the ground, where it sees 0 m" for i in range(2) if not cast[i].any()]
+    lines += [
+        f"note: camera {i} is below the ground, where it sees 0 m" for i, image in enumerate(cast) if not image.any()
+    ]
     return "\n".join(lines)
 
 
 @program
 def main(argv: list[str] | None = None) -> int:
     """Draw, and return the exit status."""
-    args = read_options(Args, argv, __doc__)
+    args = read_options(Args, argv, __doc__, rig=True)
     check_output(args.out, "--out", (".png", ".svg", ".pdf"))
     print(show(args))
     return 0

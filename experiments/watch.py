@@ -41,7 +41,7 @@ class Args:
 
     checkpoint: Annotated[str, tyro.conf.Positional] = "default"
     """Checkpoint, run folder (for its best.pt), the name of a policy that comes with ballbot ("default"), or a
-    classical controller: "pid", "linear", "observer", "foresight"; all but pid with a speed in m/s of their own choice,
+    classical controller: "pid", "linear", "observer", "foresight", "informed"; all but pid with a speed of choice, m/s,
     or yours, "linear:0.2"."""
     record: Path | None = None
     """Video to write, .mp4 or .gif, instead of opening a window."""

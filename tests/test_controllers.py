@@ -10,13 +10,24 @@ import pytest
 import torch
 
 from ballbot import controllers
-from ballbot.controllers import CONTROLLERS, PID, LinearController, PIDController, feedback_prior, pitch_and_roll
+from ballbot.controllers import (
+    CONTROLLERS,
+    PID,
+    InformedController,
+    LinearController,
+    PIDController,
+    controlled_fields,
+    feedback_prior,
+    find_controller,
+    pitch_and_roll,
+)
 from ballbot.envs import BallbotVectorEnv
 from ballbot.envs.model import wheel_shares
 from ballbot.envs.observations import layout_of
 from ballbot.evaluation import run_episodes
 from ballbot.options import field_docs
 from ballbot.presets import Settings
+from ballbot.tasks import find_task
 
 
 @pytest.mark.parametrize("goal", [(0.0, 1.0), (0.6, -0.8)])
@@ -96,3 +107,32 @@ def test_pid_forgets_the_past_of_robots_whose_episode_begins():
         found = controller(observations[k], np.array(began))
     np.testing.assert_array_equal(found[1], fresh(observations[2], np.array([True, True]))[1])
     assert (found[0] != fresh(observations[2], np.array([False, False]))[0]).any()
+
+
+def test_who_is_told_the_ground_steers_around_a_drop_and_stops_when_there_is_no_way():
+    controller, blind = InformedController(0.002), LinearController(0.002, target_speed=0.25)
+    seen = np.zeros((3, 77), np.float32)
+    seen[:, 2], seen[:, 9], seen[:2, 6] = -1, 1, 0.25  # upright, the goal ahead, whither the first two roll
+    scan = seen[:, 17:].reshape(3, 5, 12)
+    scan[1, :4, [11, 0, 1]] = -0.15  # a drop ahead, and to the right beyond the heading
+    scan[2] = -0.15
+    began = np.ones(3, bool)
+    for _ in range(600):
+        actions, straight = controller(seen, began), blind(seen[:, :17], began)
+        began = np.zeros(3, bool)
+    told = controller._elapsed
+    assert told.shape == (3,) and (told > 1).all()
+    np.testing.assert_allclose(actions[0], straight[0], atol=0.02)  # level ground: the law itself
+    assert np.abs(actions[1] - straight[1]).max() > 0.05
+    np.testing.assert_allclose(actions[2], 0, atol=1e-6)
+
+
+def test_who_is_told_the_ground_stays_on_a_road_that_who_is_not_leaves():
+    task = find_task("road")
+    options = {"num_terrains": 8, "terrain_split": "validation", "num_threads": 1, "max_episode_steps": 2500}
+    left = {}
+    for name in ("linear:0.25", "informed:0.25"):
+        envs = BallbotVectorEnv(8, extra_fields=controlled_fields(name), **task, **options)
+        episodes = run_episodes(envs, find_controller(name)(envs.dt), 8, 0)
+        left[name] = int(episodes.endings["off_road"].sum())
+    assert left["informed:0.25"] <= 1 and left["linear:0.25"] >= 5

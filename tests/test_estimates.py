@@ -90,11 +90,33 @@ def test_it_is_judged_exported_and_started_from_as_any_other(runs, tmp_path):
     torch.testing.assert_close(then.estimator.head.weight, now.estimator.head.weight)
 
 
+def test_without_cameras_what_is_estimated_is_made_of_how_the_robot_moves():
+    world = {"observation": "proprioception", "privileged_fields": ("slope",), "history": (0, 10), "command": "goal"}
+    settings = replace(presets.plain(**world), estimates=("slope",))
+    layout, estimate = settings.layout(), settings.structure().estimate
+    used = {name for name, at in layout.slices.items() if set(range(layout.size)[at]) <= set(estimate.inputs.tolist())}
+    assert used == {"gravity", "gyro", "velocity", "gravity@10", "gyro@10", "velocity@10"}
+
+
+def test_presets_of_who_is_told_and_who_sees_have_the_same_networks():
+    told, sees = presets.told(terrain="road"), presets.sees(terrain="road")
+    assert told.world.observation == "proprioception" and "scan" in told.layout().names
+    assert sees.world.observation == "encoded" and sees.estimates == ("scan",)
+    for name in ("hidden_size", "num_layers", "activation", "linear_skip", "normalize_observations", "action_repeat"):
+        assert getattr(told.ppo, name) == getattr(sees.ppo, name)
+    for name in ("goal_scale", "velocity_scale", "camera_scale", "symmetry", "mirror", "value_sees_action"):
+        assert getattr(told, name) == getattr(sees, name)
+    assert told.world.training_rewards == sees.world.training_rewards
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
         ("--estimates scan", "--estimates scan is not among the --privileged-fields"),
-        ("--estimates scan --privileged-fields scan --no-cameras", "are made of images: leave --no-cameras out"),
+        (
+            "--estimates scan --privileged-fields scan --no-cameras --frame world --no-symmetry",
+            "are made of images, or with --frame body of how the robot moves",
+        ),
         ("--estimates scan scan --privileged-fields scan", "must be a tuple of names, each once"),
         (
             "--estimates scan --privileged-fields scan --teacher foresight --imitation-timesteps 384",

@@ -158,6 +158,35 @@ def test_runs_are_planned_once_and_first_seeds_first(reproduce):
     assert [run.name for run in runs] == ["tiny_0", "default_0", "tiny_3", "default_3"]
 
 
+def test_a_study_that_starts_from_another_waits_for_it(reproduce, monkeypatch, capsys, tmp_path):
+    judge_little(monkeypatch, reproduce)
+    study = reproduce.Study("goes on", tuple(TINY), range(2), 1, after="tiny", judged=("--tilt-limit-deg", "19"))
+    monkeypatch.setitem(reproduce.STUDIES, "after", study)
+    planned = reproduce.planned(reproduce.check(reproduce.Args(studies=("after",), seeds=(0, 1))))
+    assert [run.name for run in planned] == ["tiny_0", "tiny_1", "after_0", "after_1"]
+    options = ["--studies", "after", "--seeds", "1", "--jobs", "2", "--results", "results"]
+    assert reproduce.main(options) == 0
+    assert "init-from: runs/reproduce_tiny_1/last.pt" in (tmp_path / "runs/reproduce/after_1.log").read_text()
+    rows = reproduce.read_rows(tmp_path / "results" / "evaluations.csv")
+    assert [row["run"] for row in rows] == ["after_1", "after_1", "tiny_1", "tiny_1"]
+    command = (tmp_path / "runs/reproduce/after_1_4000.json").read_text()
+    assert json.loads(command)["options"]["tilt_limit_deg"] == 19
+
+
+def test_who_starts_from_what_failed_fails_and_nobody_waits_for_ever(reproduce, monkeypatch, capsys, tmp_path):
+    monkeypatch.setitem(reproduce.STUDIES, "tiny", reproduce.Study("impossible", (*TINY, "--gamma", "2"), range(1), 1))
+    monkeypatch.setitem(reproduce.STUDIES, "after", reproduce.Study("goes on", tuple(TINY), range(1), 1, after="tiny"))
+    assert reproduce.main(["--studies", "after", "--jobs", "2", "--results", "results"]) == 1
+    assert "tiny_0.log" in (err := capsys.readouterr().err) and "after_0.log" in err
+
+
+def test_seeing_policies_are_judged_by_images_of_others_too(reproduce):
+    whole, shuffled = reproduce.judgements(reproduce.Run("road_sees", 3))
+    assert shuffled.name == "road_sees_shuffled_3" and shuffled.trained == whole.trained == "road_sees_3"
+    assert "--shuffle-images" in shuffled.command() and "--shuffle-images" not in whole.command()
+    assert shuffled.policies == (str(reproduce.Run("road_sees", 3).folder / "last.pt"),)
+
+
 def test_longer_evaluations_that_are_missing_are_made_up_for(reproduce, monkeypatch, tmp_path):
     done = []
     monkeypatch.setattr(reproduce.Run, "done", lambda self: 1.0)

@@ -32,6 +32,7 @@ from ballbot.envs import commands
 from ballbot.envs.config import WorldConfig, make_command
 from ballbot.envs.model import build_model
 from ballbot.envs.physics import MOTOR_TORQUE
+from ballbot.envs.rig import REFERENCE, CameraRig, rig_of
 from ballbot.evaluation.trained import trained_layout, trained_world
 from ballbot.ppo import Agent, Policy
 from ballbot.ppo.checkpoint import write_atomic
@@ -86,8 +87,11 @@ class CameraGraph(nn.Module):
         return embeddings
 
 
-def robot_geometry() -> dict[str, Any]:
+def robot_geometry(rig: CameraRig | None = None) -> dict[str, Any]:
     """Where wheels and cameras are on the upright robot, for the contract.
+
+    Args:
+        rig: of the cameras; None: the reference's.
 
     Returns:
         "wheels" and "cameras", lists in the order of torques and images.  All along the base's axes, from its origin,
@@ -95,7 +99,7 @@ def robot_geometry() -> dict[str, Any]:
         about (right-handed); "center" of a camera, "optical_axis", and "up", the direction from the last row of the
         image to the first.
     """
-    model = build_model()
+    model = build_model(rig=rig)
     data = mujoco.MjData(model)
     mujoco.mj_forward(model, data)  # in the MJCF's own pose, the base's axes are the world's
     origin = data.body("base").xpos
@@ -108,7 +112,7 @@ def robot_geometry() -> dict[str, Any]:
         for i in range(3)
     ]
     cameras = []
-    for i in range(2):
+    for i in range(REFERENCE if rig is None else rig.number):
         _right, up, back = data.camera(f"cam_{i}").xmat.reshape(3, 3).T
         center = data.camera(f"cam_{i}").xpos - origin
         cameras.append({"center": listed(center), "optical_axis": listed(-back), "up": listed(up)})
@@ -203,7 +207,7 @@ def export_policy(policy: Policy, out: str | Path, encoder: FrozenEncoder | None
         "tilt_limit_deg": world.tilt_limit_deg,
         "longest_hold": LONGEST_HOLD,
         "lost_after": LOST_AFTER,
-        **robot_geometry(),
+        **robot_geometry(rig_of(world.rig)),
         "camera": camera,
     }
     inputs, outputs = {"observation": torch.zeros(2, policy.agent.told_size)}, ["action"]

@@ -25,6 +25,7 @@ from torch.nn.functional import pad
 from ballbot.encoders.autoencoder import Architecture, Autoencoder
 from ballbot.encoders.dataset import DatasetError, DepthDataset
 from ballbot.encoders.frozen import FrozenEncoder, load_encoder, save_encoder
+from ballbot.encoders.surroundings import Surroundings, leans, scans, views
 from ballbot.ppo.checkpoint import CheckpointError, load_checkpoint, remove_parts, save_checkpoint
 from ballbot.ppo.events import EventFile
 from ballbot.ppo.run_dir import lock_run_dir
@@ -66,6 +67,9 @@ class PretrainConfig:
     """Numbers that stand for an image."""
     channels: tuple[int, ...] = (32, 32)
     """Of each convolution."""
+    scan_weight: Annotated[float, Range(0, 1e6)] = 0.0
+    """What it counts, beside the mean squared error of the images, that a small network can tell the heights of the
+    ground around (the field scan) from what all cameras of a robot make of it (0: nothing)."""
     bf16: bool = False
     """Multiply in bfloat16: faster on CPUs that can (AMX), slower on those that cannot."""
 
@@ -146,8 +150,12 @@ def _pretrain(
     torch.manual_seed(config.seed)
     networks = Autoencoder(architecture)
     networks.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    optimizer = torch.optim.Adam(networks.parameters(), config.lr)
+    around = _Around(data, config) if config.scan_weight else None
+    parameters = [*networks.parameters(), *(around.network.parameters() if around else ())]
+    optimizer = torch.optim.Adam(parameters, config.lr)
     described: dict[str, Any] = {"config": {**asdict(config), "channels": list(config.channels)}, "data": data.card}
+    if around is None:  # which older trainings do not name
+        del described["config"]["scan_weight"]
     checkpoint, epoch, best, since = log_dir / "training.pt", 0, math.inf, 0
     if resume:
         if not checkpoint.exists():
@@ -165,6 +173,8 @@ def _pretrain(
             )
         try:
             networks.load_state_dict(state["networks"])
+            if around is not None:
+                around.network.load_state_dict(state["around"])
             restore_optimizer(optimizer, state["optimizer"])
             epoch, since = operator.index(state["epoch"]), operator.index(state["since"])
             best, baselines = float(state["best"]), Baselines(**{k: float(v) for k, v in state["baselines"].items()})
@@ -200,6 +210,8 @@ def _pretrain(
             "since": since,
             "baselines": asdict(baselines),
         }
+        if around is not None:
+            state["around"] = around.network.state_dict()
         save_checkpoint([checkpoint], state)
 
     if not resume:
@@ -212,10 +224,12 @@ def _pretrain(
     if epoch >= config.epochs or since >= config.patience:
         say(f"nothing is left to do after epoch {epoch}: more needs more epochs, or more patience")
     events = EventFile(log_dir, purge_step=epoch + 1)
-    steps = len(training) // config.batch_size
+    together = 1 if around is None else around.cameras
+    firsts, per_step = training[::together], max(config.batch_size // together, 1)
+    steps = len(firsts) // per_step
     start, first = time.perf_counter(), epoch
     while epoch < config.epochs and since < config.patience:
-        order = np.random.default_rng((config.seed, epoch)).permutation(training)
+        order = np.random.default_rng((config.seed, epoch)).permutation(firsts)
         networks.train()
         total = torch.zeros(())
         for step in range(steps):
@@ -223,29 +237,40 @@ def _pretrain(
             cosine = (1 + math.cos(math.pi * progress)) / 2
             for group in optimizer.param_groups:
                 group["lr"] = config.lr * (LAST_LEARNING_RATE + (1 - LAST_LEARNING_RATE) * cosine)
-            images = _batch(data, np.sort(order[step * config.batch_size : (step + 1) * config.batch_size]))
+            seen = np.sort(order[step * per_step : (step + 1) * per_step])
+            images = _batch(data, (seen[:, None] + np.arange(together)).ravel())
             with torch.autocast("cpu", torch.bfloat16, enabled=config.bf16):
-                decoded = networks(images)
-            loss = (decoded - images).square().mean()
+                embeddings = networks.encoder(images)
+                decoded = networks.decoder(embeddings)
+            loss = drawn = (decoded - images).square().mean()
+            if around is not None:
+                loss = drawn + config.scan_weight * around.error(embeddings, seen)
             optimizer.zero_grad()
             torch.autograd.backward(loss)
             optimizer.step()
-            total += loss.detach()
+            total += drawn.detach()
         epoch += 1
         error = validate(networks, data, validation, config.batch_size)
         if not math.isfinite(error):
             raise DivergedError(f"the validation error is {error} after epoch {epoch}: lower lr and start anew")
-        since = 0 if error < best else since + 1
         curves = {"train": float(total) / steps, "validation": error, **asdict(baselines)}
+        told = ""
+        if around is not None:
+            curves["scan"] = around.validate(networks, validation)
+            told = f", {1e3 * curves['scan'] ** 0.5:.1f} mm of the ground around"
+        worth = error + config.scan_weight * curves.get("scan", 0.0)
+        since = 0 if worth < best else since + 1
         try:
             events.scalars({f"mse/{name}": value for name, value in curves.items()}, epoch)
             if (picture := _png(_compare(networks, data, validation))) is not None:
                 events.image("reconstructions", *picture, epoch)
         except OSError as problem:  # a curve is no reason to lose the epoch
             say(f"warning: curves of epoch {epoch} not written ({problem.strerror})")
-        if error < best:
-            best = error
+        if worth < best:
+            best = worth
             card = described | {"epoch": epoch, "validation_mse_m2": error, "baselines_mse_m2": asdict(baselines)}
+            if around is not None:
+                card["validation_scan_mse_m2"] = curves["scan"]
             card["images"] = {"training": len(training), "validation": len(validation)}
             save_encoder(out, FrozenEncoder(networks, data.max_depth, card))
         save()
@@ -253,11 +278,44 @@ def _pretrain(
         left = spent / (epoch - first) * (config.epochs - epoch)
         say(
             f"epoch {epoch:3d} of {config.epochs}: root mean square error in training "
-            f"{1e3 * (float(total) / steps) ** 0.5:.2f} mm, validation {1e3 * error**0.5:.2f} mm"
+            f"{1e3 * (float(total) / steps) ** 0.5:.2f} mm, validation {1e3 * error**0.5:.2f} mm{told}"
             f"{' (best)' if since == 0 else ''}, {(epoch - first) * len(training) / spent:,.0f} images/s, "
             f"left {left:,.0f} s"
         )
     return load_encoder(out)
+
+
+class _Around:
+    """The network that tells the ground around from embeddings, and the truth that it learns from.
+
+    Raises:
+        DatasetError, SettingsError: the data set does not tell what ground it shows.
+    """
+
+    def __init__(self, data: DepthDataset, config: PretrainConfig) -> None:
+        whole = views(data, np.arange(len(data)))
+        self.cameras = whole.shape[1]
+        self.network = Surroundings(self.cameras * config.embedding_size)
+        self._data, self._batch_size = data, config.batch_size
+        self._truth = torch.from_numpy(scans(data, whole[:, 0]))
+        self._leans = torch.from_numpy(leans(data, whole[:, 0]))
+
+    def error(self, embeddings: torch.Tensor, firsts: Indices) -> torch.Tensor:
+        """Mean squared error, m², of what is told of views by (images, size) embeddings; their first images."""
+        rows = firsts // self.cameras
+        told = self.network(embeddings.reshape(len(rows), -1), self._leans[rows])
+        return (told - self._truth[rows]).square().mean()
+
+    @torch.no_grad()
+    def validate(self, networks: Autoencoder, part: Indices) -> float:
+        """The same of all views of a part."""
+        networks.eval()
+        firsts, total = part[:: self.cameras], 0.0
+        for start in range(0, len(firsts), self._batch_size):
+            seen = firsts[start : start + self._batch_size]
+            images = _batch(self._data, (seen[:, None] + np.arange(self.cameras)).ravel())
+            total += float(self.error(networks.encoder(images), seen)) * len(seen)
+        return total / len(firsts)
 
 
 def _differences(content: dict[str, Any], described: dict[str, Any]) -> list[str]:

@@ -14,11 +14,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from ballbot.encoders.dataset import DatasetError, DepthDataset
+from ballbot.encoders.dataset import DepthDataset
 from ballbot.encoders.frozen import FrozenEncoder
 from ballbot.encoders.pretrain import principal_components
-from ballbot.envs.step import rotation_matrix
-from ballbot.envs.terrain import MAX_HEIGHT, TERRAIN_LENGTH, TerrainPool, make_terrain
+from ballbot.encoders.surroundings import heights, rotations, views
 
 Floats = NDArray[np.float64]
 Indices = NDArray[np.int64]
@@ -62,15 +61,15 @@ def probe(data: DepthDataset, encoder: FrozenEncoder, validation: float = 0.15, 
     rng = np.random.default_rng(seed)
     parts = []
     for part in data.split_by_terrain(validation, seed):
-        views = _views(data, part)
-        parts.append(np.sort(rng.choice(views, min(MOST_VIEWS, len(views)), replace=False, axis=0), axis=0))
+        found = views(data, part)
+        parts.append(np.sort(rng.choice(found, min(MOST_VIEWS, len(found)), replace=False, axis=0), axis=0))
     size = encoder.architecture.embedding_size
     fitted = torch.from_numpy(data.images(parts[0].ravel())).flatten(1)
     mean, axes = principal_components(fitted, size)
     values: dict[str, list[Floats]] = {"tilt": [], "embeddings": [], "principal components": []}
     for part in parts:
         images = torch.from_numpy(data.images(part.ravel()))
-        values["tilt"].append(_rotations(data, part[:, 0])[:, 2, :2])  # the world's upward direction in the base
+        values["tilt"].append(rotations(data, part[:, 0])[:, 2, :2])  # the world's upward direction in the base
         values["embeddings"].append(encoder(images[:, None]).reshape(len(part), -1).double().numpy())
         components = (images.flatten(1) - mean) @ axes
         values["principal components"].append(components.reshape(len(part), -1).double().numpy())
@@ -97,60 +96,13 @@ def ground_ahead(data: DepthDataset, indices: Indices, in_base: tuple[float, flo
         DatasetError: the data set does not say which terrains it shows.
         SettingsError: they are of a kind that is not known here.
     """
-    try:
-        terrain = data.card["provenance"]["terrain"]
-        split, terrain_seed = terrain["split"], int(terrain["seed"])
-        kind, options, count = terrain.get("kind"), terrain.get("ground", {}), int(terrain.get("count", 1))
-    except (KeyError, TypeError, ValueError) as error:
-        raise DatasetError(f"{data.folder} does not say which terrains it shows ({error}): collect again") from error
-    records = data.records[indices]
-    direction = (_rotations(data, indices) @ np.array([*in_base, 0.0]))[:, :2]
+    direction = (rotations(data, indices) @ np.array([*in_base, 0.0]))[:, :2]
     direction /= np.linalg.norm(direction, axis=1, keepdims=True)
-    ball = records["ball"][:, :2].astype(np.float64)
+    ball = data.records["ball"][indices, :2].astype(np.float64)
     places = np.concatenate([[0.0], *([d - SPAN / 2, d, d + SPAN / 2] for d in DISTANCES)])
-    points = ball[:, None] + places[:, None] * direction[:, None]
-    heights = np.empty(points.shape[:2])
-    if kind is not None or options:
-        pool = TerrainPool(str(kind or "perlin"), options, num=count, split=split, seed=terrain_seed)
-        heights[:] = pool.heights(records["terrain"], points)
-    for i in np.unique(records["terrain"]) if kind is None and not options else ():
-        field = MAX_HEIGHT * make_terrain(int(i), split=split, seed=terrain_seed).astype(np.float64)
-        rows = records["terrain"] == i
-        heights[rows] = interpolate(field, points[rows])
-    under, ahead = heights[:, :1], heights[:, 1:].reshape(len(points), len(DISTANCES), 3)
+    found = heights(data, indices, ball[:, None] + places[:, None] * direction[:, None])
+    under, ahead = found[:, :1], found[:, 1:].reshape(len(found), len(DISTANCES), 3)
     return ahead[..., 1] - under, (ahead[..., 2] - ahead[..., 0]) / SPAN
-
-
-def interpolate(field: Floats, points: Floats) -> Floats:
-    """Bilinear heights of (..., 2) points x, y in m; beyond the edge, as at the edge."""
-    last = len(field) - 1
-    place = np.clip((points / TERRAIN_LENGTH + 0.5) * last, 0, last - 1e-9)
-    cell = place.astype(np.int64)
-    (column, row), (u, v) = np.moveaxis(cell, -1, 0), np.moveaxis(place - cell, -1, 0)
-    near = (1 - u) * field[row, column] + u * field[row, column + 1]
-    far = (1 - u) * field[row + 1, column] + u * field[row + 1, column + 1]
-    heights: Floats = (1 - v) * near + v * far
-    return heights
-
-
-def _views(data: DepthDataset, part: Indices) -> Indices:
-    """(views, cameras) images of one robot at one time, which follow each other."""
-    camera, base = data.records["camera"][part], data.records["base"][part]
-    count = int(camera.max()) + 1
-    views = part[: len(part) // count * count].reshape(-1, count)
-    same = (base[: views.size].reshape(-1, count, 7) == base[: views.size : count, None]).all()
-    if len(part) != views.size or not same or (camera.reshape(-1, count) != np.arange(count)).any():
-        raise DatasetError(
-            f"{data.folder}: the images of the {count} cameras of a robot do not follow each other, as those of "
-            "collect_depth.py do; collect again"
-        )
-    return views
-
-
-def _rotations(data: DepthDataset, indices: Indices) -> Floats:
-    """(k, 3, 3) base to world."""
-    quaternion = data.records["base"][indices, 3:].T.astype(np.float64)
-    return rotation_matrix(quaternion / np.linalg.norm(quaternion, axis=0)).transpose(2, 0, 1)
 
 
 def _r_squared(fitted_on: Floats, tested_on: Floats, fitted: Floats, tested: Floats) -> tuple[float, ...]:

@@ -14,6 +14,8 @@ from ballbot.envs.checks import check_direction
 from ballbot.envs.commands import COMMANDS, ONE_OF_TWO
 from ballbot.envs.observations import CAMERA_INTERVAL, FIELDS, Layout, layout_of
 from ballbot.envs.rewards import REWARDS, check_endings, check_weights, needed, paid_terms, refuse_idle
+from ballbot.envs.rig import REFERENCE, rig_of
+from ballbot.envs.rig import plain as plain_rig
 from ballbot.envs.terrain import MAX_TERRAIN_LENGTH, TERRAIN_LENGTH, TERRAINS, parse_terrain
 from ballbot.envs.terrain.spec import build_terrain
 from ballbot.errors import SettingsError
@@ -101,6 +103,8 @@ class WorldConfig:
     """Steps from an image to the next; 6 are 83.3 Hz."""
     camera_resolution: tuple[int, int] | None = option(None, "task")
     """(height, width) of the images in pixels (None: the MJCF's, 64 x 64)."""
+    rig: Mapping[str, Any] = option({}, "task")
+    """Cameras at equal angles around the robot instead of the reference's two: options of ``CameraRig`` by name."""
     stagger_cameras: bool = option(False, "run")
     """Take the images of different robots at different steps instead of all at once."""
 
@@ -158,7 +162,7 @@ class WorldConfig:
                     what += f": ({value!r},)"
                 raise SettingsError(f"{name}={value!r} must be {what}")
             object.__setattr__(self, name, tuple(value))
-        for name in ("ground", "motion"):
+        for name in ("ground", "motion", "rig"):
             value = getattr(self, name)
             if not isinstance(value, Mapping) or not all(isinstance(key, str) for key in value):
                 raise SettingsError(
@@ -171,6 +175,7 @@ class WorldConfig:
         self._keep("ground", _given(build_terrain(spec.kind, self._file(spec) | dict(self.ground)), spec.path))
         told = make_command(self.command, self.motion)
         self._keep("motion", _given(told))
+        self._keep("rig", plain_rig(rig_of(self.rig)))
         self._check_history()
         layout = self.layout()
         self._check_privileged(layout)
@@ -287,7 +292,12 @@ class WorldConfig:
         """
         told = make_command(self.command, self.motion).fields
         past = self.history, self.history_fields, self.history_changes
-        return layout_of(self.frame, told, self.extra_fields, images, *past)
+        return layout_of(self.frame, told, self.extra_fields, images, *past, rig_of(self.rig))
+
+    @property
+    def num_cameras(self) -> int:
+        """Of each robot."""
+        return int(self.rig.get("number", REFERENCE))
 
     def privileged_layout(self) -> Layout | None:
         """Which numbers of what only the value function sees are what; None if it sees what the policy does."""

@@ -15,6 +15,7 @@ import numpy as np
 from mujoco.batch import Batch
 from numpy.typing import NDArray
 
+from ballbot.envs.rig import CameraRig, mount
 from ballbot.envs.terrain import MAX_HEIGHT, field_length
 from mujoco_patch import ContactFixError
 from mujoco_patch.self_check import AXLE_FRICTION, DRIVE_FRICTION
@@ -70,6 +71,7 @@ def build_model(
     integrator: str = "Euler",
     tops: NDArray[np.float64] | None = None,
     length: float | None = None,
+    rig: CameraRig | None = None,
 ) -> mujoco.MjModel:
     """Compile the robot with its ground.
 
@@ -79,6 +81,7 @@ def build_model(
         integrator: "Euler", "implicitfast" or "RK4".
         tops: (num_terrains,) m, what a height of 1 stands for; None: the reference's 0.1 m.
         length: side of the fields, m; None: 10 m with 293 vertices a side and longer with more.
+        rig: its cameras; None: those of the reference.
 
     Returns:
         The model.  Height field k is shown by ``geom_dataid[ground] = k``.
@@ -105,6 +108,8 @@ def build_model(
         ground.type = mujoco.mjtGeom.mjGEOM_HFIELD
         # the highest, because MuJoCo takes the bounds of the ground from the one that it is compiled with
         ground.hfieldname = f"terrain_{int(np.argmax(tops))}"
+    if rig is not None:
+        mount(spec, rig)
     model = spec.compile()
     if heights is not None:  # afterwards: as userdata, they would be copied number by number
         model.hfield_data[:] = heights.ravel()

@@ -30,6 +30,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ballbot.envs.parts import call, refuse_nan
+from ballbot.envs.rig import CameraRig
 from ballbot.envs.step import Array, Step, rotation_vector
 from ballbot.errors import SettingsError
 from ballbot.settings import nearest
@@ -109,7 +110,15 @@ RING_START_DEG = 2.5
 other, too: the planes in which the wheels are mirrored lie 77.5 degrees and sixths of a turn from the heading."""
 
 
-def scan(angles: int = 12, radii: tuple[float, ...] = (0.12, 0.2, 0.3, 0.42, 0.56), most: float = 0.2) -> Field:
+SCAN_ANGLES = 12
+"""Places of each ring of the field "scan"."""
+SCAN_RADII = (0.12, 0.2, 0.3, 0.42, 0.56)
+"""m from the ball's centre, of its rings."""
+SCAN_MOST = 0.2
+"""m, the greatest height and depth that it tells."""
+
+
+def scan(angles: int = SCAN_ANGLES, radii: tuple[float, ...] = SCAN_RADII, most: float = SCAN_MOST) -> Field:
     """Heights of the ground all around, as a perfect eye would tell them: what teachers of those who see are given.
 
     Another grid is another field::
@@ -132,7 +141,7 @@ def scan(angles: int = 12, radii: tuple[float, ...] = (0.12, 0.2, 0.3, 0.42, 0.5
         raise SettingsError(f"angles must be a multiple of 6, such as 12, got {angles!r}")
     if not radii or not all(0 < radius <= 10 for radius in radii) or not 0 < most < np.inf:
         raise SettingsError(f"radii must lie between 0 and 10 m, and most above 0, got {radii!r} and {most!r}")
-    places = np.multiply.outer(np.array(radii), _directions(angles)).transpose(1, 0, 2).reshape(2, -1)
+    places = np.multiply.outer(np.array(radii), ring_directions(angles)).transpose(1, 0, 2).reshape(2, -1)
 
     def read(step: Step) -> Array:
         (c, s), (ahead, left) = step.robots.heading, places[..., None]
@@ -147,7 +156,7 @@ def scan(angles: int = 12, radii: tuple[float, ...] = (0.12, 0.2, 0.3, 0.42, 0.5
     return Field(places.shape[1], read, "m", axes, "ring", title, angles, max(radii))
 
 
-def _directions(angles: int) -> Array:
+def ring_directions(angles: int) -> Array:
     """(2, angles) unit vectors to the places of a ring."""
     turns = np.radians(RING_START_DEG) + 2 * np.pi * np.arange(angles) / angles
     return np.stack([np.cos(turns), np.sin(turns)])
@@ -159,11 +168,15 @@ def _reordered(angles: int, plane: Array) -> Array:
     Raises:
         SettingsError: they do not fall on each other.
     """
-    places = _directions(angles)
-    matrix = (places.T @ (plane @ places) > 1 - 1e-6).astype(float)  # 0.08 degrees
+    matrix = _moved(ring_directions(angles), plane)
     if not (matrix.sum(axis=0) == 1).all():
         raise SettingsError(f"a ring of {angles} places does not look the same to a turned or mirrored robot: use 12")
     return matrix
+
+
+def _moved(directions: Array, plane: Array) -> Array:
+    """(k, k) which of (2, k) unit vectors, turned or mirrored, takes which one's place; rows of nobody's are 0."""
+    return np.asarray((directions.T @ (plane @ directions) > 1 - 1e-6).astype(float))  # 0.08 degrees
 
 
 FIELDS: dict[str, Field] = {
@@ -262,10 +275,12 @@ class Layout:
         names: of the fields, in order; "gravity@10" is "gravity" of 10 steps ago, "gravity-10" its change since.
         images: sizes of the embeddings of each camera's image, which follow, with the images' age as the last number;
             empty without.
+        rig: of these cameras; None: the reference's, which are not all alike.
     """
 
     names: tuple[str, ...]
     images: tuple[int, ...] = ()
+    rig: CameraRig | None = None
     fields: dict[str, Field] = field(init=False, repr=False, compare=False)
     """Name -> field, of the images too; what ``FIELDS`` held when this was made."""
     slices: dict[str, slice] = field(init=False, repr=False, compare=False)
@@ -291,7 +306,8 @@ class Layout:
         for camera, size in enumerate(self.images):
             fields[f"image_{camera}"] = Field(size, _not_sensed, title=f"embedding of camera {camera}")
         if self.images:
-            fields["image_age"] = Field(1, _not_sensed, "s", title="age of the images")
+            turns: Turns = "none" if self.rig is None else "scalar"
+            fields["image_age"] = Field(1, _not_sensed, "s", turns=turns, title="age of the images")
         slices, at = {}, 0
         for name, f in fields.items():
             slices[name], at = slice(at, at + f.size), at + f.size
@@ -346,7 +362,7 @@ class Layout:
             plane: (2, 2) what becomes of x and y: a rotation, or a reflection.
             wheels: (3, 3) what becomes of the wheels' numbers.
 
-        Numbers that have no counterpart there, such as images, become 0.
+        Numbers that have no counterpart there, such as images that no other camera would see, become 0.
 
         Raises:
             SettingsError: the frame is not the robot's own.
@@ -373,6 +389,9 @@ class Layout:
             block = _reordered(f.ring, plane) if f.turns == "ring" else blocks[f.turns]
             at = self.slices[name]
             matrix[at, at] = np.kron(np.eye(f.size // len(block)), block)
+        if self.rig is not None and self.images and sign > 0:  # a mirror's images are none of a camera's
+            seen = slice(self.sensed, self.sensed + sum(self.images))
+            matrix[seen, seen] = np.kron(_moved(self.rig.directions, plane), np.eye(self.images[0]))
         return matrix
 
     def table(self) -> list[dict[str, Any]]:
@@ -391,6 +410,7 @@ def layout_of(
     history: Iterable[int] = (0,),
     history_fields: Iterable[str] = (),
     changes: bool = False,
+    rig: CameraRig | None = None,
 ) -> Layout:
     """The layout of an observation.
 
@@ -402,6 +422,7 @@ def layout_of(
         history: steps ago, rising from 0, of which fields are observed.
         history_fields: which ones; empty: those of ``frame`` before the command's.
         changes: observe how much they have changed since.
+        rig: see ``Layout``.
 
     Raises:
         SettingsError: a field that does not exist, or twice the same, or one of the past alone.
@@ -420,7 +441,7 @@ def layout_of(
         if kept.count(name) > 1:
             raise SettingsError(f"history_fields names {name!r} twice: leave one out")
     sign = SINCE if changes else THEN
-    return Layout((*now, *(f"{name}{sign}{steps}" for steps in history if steps for name in kept)), images)
+    return Layout((*now, *(f"{name}{sign}{steps}" for steps in history if steps for name in kept)), images, rig)
 
 
 def _field(name: str) -> Field:

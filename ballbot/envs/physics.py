@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from ballbot.cpus import usable_cpus
 from ballbot.envs.checks import check_state_array
 from ballbot.envs.model import Addresses, build_model, rolling_wheel_speeds, settled_poses
+from ballbot.envs.rig import CameraRig
 from ballbot.envs.step import RobotState, rotation_matrix
 from ballbot.envs.terrain import TerrainPool
 
@@ -39,13 +40,24 @@ class Physics:
         ground: what they stand on, a field each.
         integrator: see ``ballbot.envs.model.INTEGRATORS``.
         num_threads: threads that step them; 0 takes every CPU this process may use.
+        rig: their cameras; None: those of the reference.
     """
 
-    def __init__(self, num: int, ground: TerrainPool, *, integrator: str, num_threads: int) -> None:
-        self.ground = ground
+    def __init__(
+        self,
+        num: int,
+        ground: TerrainPool,
+        *,
+        integrator: str,
+        num_threads: int,
+        rig: CameraRig | None = None,
+    ) -> None:
+        self.ground, self.rig = ground, rig
         self.num = num
-        self.model = build_model(ground.relief, integrator=integrator, tops=ground.tops, length=ground.grid.length)
-        self.plane = self.model if ground.relief is None else build_model(integrator=integrator)
+        self.model = build_model(
+            ground.relief, integrator=integrator, tops=ground.tops, length=ground.grid.length, rig=rig
+        )
+        self.plane = self.model if ground.relief is None else build_model(integrator=integrator, rig=rig)
         """The same robot on a plane, where its wheels can be measured whatever the ground is like."""
         threads = num_threads or usable_cpus()
         counts = [len(spawns) for spawns in ground.spawns]

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ballbot.envs.model import build_model
+from ballbot.envs.rig import CameraRig
 
 WIDTH, HEIGHT = 640, 480
 """Pixels of a picture: the usual size of Gymnasium's MuJoCo tasks' big pictures, within the model's frame buffer."""
@@ -65,10 +66,11 @@ class Renderer:
     Args:
         mode: "rgb_array" or "human".
         on_key: called by the viewer, in a thread of its own, with the code (GLFW's) of each key that is pressed.
+        rig: cameras of the robot; None: the reference's.
     """
 
-    def __init__(self, mode: str, on_key: Callable[[int], None] | None = None) -> None:
-        self._mode, self._on_key = mode, on_key
+    def __init__(self, mode: str, on_key: Callable[[int], None] | None = None, rig: CameraRig | None = None) -> None:
+        self._mode, self._on_key, self._rig = mode, on_key, rig
         self._model: mujoco.MjModel | None = None
         self._data: mujoco.MjData | None = None
         self._window: Any = None  # mujoco.Renderer, or the viewer's handle
@@ -93,7 +95,9 @@ class Renderer:
         heights, top, length = (None, 0.0, None) if ground is None else ground
         if self._model is None or self._data is None:
             tops = np.array([top])
-            self._model = build_model(None if heights is None else heights[None], tops=tops, length=length)
+            self._model = build_model(
+                None if heights is None else heights[None], tops=tops, length=length, rig=self._rig
+            )
             self._data = mujoco.MjData(self._model)
             self._window = self._open(self._model, self._data)
             self._shown = heights

@@ -27,6 +27,7 @@ from ballbot.envs.parts import numbers, refuse_nan
 from ballbot.envs.physics import MOTOR_TORQUE, Physics
 from ballbot.envs.random_streams import new_stream, second_stream
 from ballbot.envs.rewards import ENDINGS, make_term, paid_terms
+from ballbot.envs.rig import check_cameras, rig_of
 from ballbot.envs.shell import shell_of
 from ballbot.envs.step import Array, Bools, RobotState, Step
 from ballbot.envs.terrain import TerrainPool, parse_terrain
@@ -69,7 +70,11 @@ class World:
             length=config.terrain_length,
             cell=config.terrain_cell,
         )
-        self.physics = Physics(num, self.ground, integrator=config.integrator, num_threads=num_threads)
+        self.physics = Physics(
+            num, self.ground, integrator=config.integrator, num_threads=num_threads, rig=rig_of(config.rig)
+        )
+        if config.rig:
+            check_cameras(self.physics.plane)
         if config.contact_fix:
             check_wheel_contacts(self.physics.plane)
         self.step_seconds = float(self.physics.model.opt.timestep)

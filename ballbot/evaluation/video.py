@@ -100,7 +100,8 @@ def replay(sims: Physics, poses: NDArray[np.float64], terrain_id: int) -> Iterat
         RuntimeError: no OpenGL.
     """
     pool = sims.ground
-    cameras, renderer = DepthCamera(sims.model, pool.relief, tops=pool.tops), Renderer("rgb_array")
+    cameras = DepthCamera(sims.model, pool.relief, tops=pool.tops)
+    renderer = Renderer("rgb_array", rig=sims.rig)
     ground = None
     if pool.relief is not None:
         ground = pool.relief[terrain_id], float(pool.tops[terrain_id]), pool.grid.length
@@ -130,9 +131,11 @@ def with_insets(picture: Frame, depths: NDArray[np.float32]) -> Frame:
     for i, depth in enumerate(depths):
         rows, columns = (np.arange(INSET) * size // INSET for size in depth.shape)
         grey = (255 * (1 - np.sqrt(depth[rows][:, columns]))).astype(np.uint8)  # most of what is seen is near
-        left = MARGIN if i else picture.shape[1] - INSET - MARGIN  # camera 0 looks in from the right
-        framed[MARGIN - 2 : MARGIN + INSET + 2, left - 2 : left + INSET + 2] = 255
-        framed[MARGIN : MARGIN + INSET, left : left + INSET] = grey[..., None]
+        down, across = divmod(i, 4)  # camera 0 looks in from the right
+        column, top = across // 2 * (INSET + MARGIN), MARGIN + down * (INSET + MARGIN)
+        left = MARGIN + column if i % 2 else picture.shape[1] - column - INSET - MARGIN
+        framed[top - 2 : top + INSET + 2, left - 2 : left + INSET + 2] = 255
+        framed[top : top + INSET, left : left + INSET] = grey[..., None]
     return framed
 
 

@@ -19,8 +19,9 @@ from pathlib import Path
 import compare_sb3
 import tyro
 from gym_tasks import SEEDS, TASKS
-from reproduce import HORIZONS, STUDIES, first_run, read_rows
+from reproduce import first_run, read_rows
 from shared import EXPERIMENTS, PUBLISHED, TARGET_LENGTH, TARGET_RETURN
+from studies import HORIZONS, STUDIES
 from summarize_runs import Evaluation, read
 
 from ballbot.cli import program

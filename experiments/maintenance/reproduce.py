@@ -26,11 +26,13 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
 import tyro
 from shared import EXPERIMENTS, MACHINE, PUBLISHED, check_names, check_seeds, on_signals, read_table, write_table
+from studies import CLASSICAL, HORIZONS, SHUFFLED, STUDIES, UNTRAINED, Study, folder_of
 from summarize_runs import save_small
 
 from ballbot.cli import check_options, program
@@ -42,66 +44,17 @@ from ballbot.settings import Range
 
 LOGS = Path("runs") / "reproduce"
 """What the trainings and evaluations print, and the evaluations' files."""
-UNTRAINED = LOGS / "untrained_encoder.pt"
-"""An encoder that has learned nothing; made when a study needs it."""
 JUDGED = (
     "return_mean", "return_ci95", "length_mean", "success_rate", "success_rate_ci95", "failure_rate",
     "out_of_bounds_rate", "speed_along_goal_mean", "speed_along_goal_ci95", "tilt_max_deg_mean",
+    "ending_off_road_rate", "travelled_mean",
 )  # fmt: skip
-"""What is kept of an evaluation."""
+"""What is kept of an evaluation; the last two where the task has them."""
 COLUMNS = (
     "run", "policy", "terrain", "horizon", "terrain_length", "heading", "episodes", *JUDGED, "commit", "judged_by",
     "machine", "date",
 )  # fmt: skip
 """Of evaluations.csv; "commit" has trained, "judged_by" judged (not recorded in older rows)."""
-
-
-@dataclass(frozen=True)
-class Study:
-    """Runs that differ in nothing but their seed."""
-
-    what: str
-    options: tuple[str, ...]
-    """Of experiments/ppo_ballbot.py."""
-    seeds: range
-    minutes: float
-    """A run takes on one core of the machine that docs/results.md names, with another run beside it."""
-
-    def command(self, seed: int) -> list[str]:
-        """Options of experiments/ppo_ballbot.py for a new run."""
-        return [*self.options, "--seed", str(seed), "--num-threads", "1", "--torch-threads", "1"]
-
-
-CONTROLLERS = (
-    "pid",
-    *(f"linear:{speed}" for speed in ("0.2", "0.25", "0.3", "0.35", "0.4")),
-    *("observer:0.3", "observer:0.35", "observer", "observer:0.41"),
-    "foresight",
-)
-HORIZONS = {8000: 20, 20_000: 40}
-"""Steps for which the policy that comes along is judged too -> side of the ground then, m."""
-BLIND = ("--no-cameras",)
-PLAIN = ("--preset", "plain")
-RANDOM = (*PLAIN, "--encoder", str(UNTRAINED))
-FORESIGHT = (
-    *("--preset", "distill", "--teacher", "foresight", "--imitation-timesteps", "3000000"),
-    *("--total-timesteps", "5000000", "--eval-interval", "500000", "--eval-episodes", "200"),
-)
-FRESH = range(5, 10)
-"""Seeds that had no part in finding the default settings, as 0, 1 and 10 to 15 had."""
-STUDIES: dict[str, Study] = {
-    "shipped": Study("the policy that comes along", FORESIGHT, range(10, 11), 40),
-    "shipped_blind": Study("the same without cameras", (*FORESIGHT, *BLIND), range(10, 11), 25),
-    "default": Study("the default settings", (), FRESH, 25),
-    "blind": Study("the default settings without cameras", BLIND, FRESH, 14),
-    "distill": Study("learned from the controller that remembers", ("--preset", "distill", *BLIND), FRESH, 5),
-    "paper": Study("the settings of Salehi 2025", ("--preset", "paper"), range(5), 60),
-    "plain": Study("without memory", PLAIN, range(5), 20),
-    "plain_blind": Study("without memory and cameras", (*PLAIN, *BLIND), range(3), 11),
-    "unfixed": Study("without these and the contact fix", (*PLAIN, *BLIND, "--no-contact-fix"), range(3), 10),
-    "untrained_encoder": Study("without memory, by a random encoder", RANDOM, range(3), 20),
-    "rk4": Study("without memory and cameras, by RK4", (*PLAIN, *BLIND, "--integrator", "RK4"), range(3), 30),
-}
 
 
 @dataclass
@@ -152,7 +105,7 @@ class Run:
     @property
     def folder(self) -> Path:
         """Where it is trained."""
-        return Path("runs") / f"reproduce_{self.name}"
+        return folder_of(self.study, self.seed)
 
     def done(self) -> float:
         """Share of its steps that are trained and saved."""
@@ -206,6 +159,10 @@ class Judgement:
     terrain_length: int = 10
     random_yaw: bool = True
     """Robots start with any heading, else with the world's."""
+    options: tuple[str, ...] = ()
+    """Of evaluate.py, besides."""
+    trained: str = ""
+    """Name of the run that made the policies; empty: nothing was trained."""
 
     @property
     def file(self) -> Path:
@@ -218,6 +175,7 @@ class Judgement:
         ground = ["--horizon", str(self.horizon), "--terrain-length", str(self.terrain_length)]
         command = [sys.executable, str(EXPERIMENTS / "evaluate.py"), first, *ground, "--num-threads", "1"]
         command += [] if self.random_yaw else ["--heading", "world"]
+        command += self.options
         return [*command, "--json", str(self.file), *(["--compare", *others] if others else [])]
 
     def done(self, rows: list[dict[str, str]]) -> bool:
@@ -242,16 +200,28 @@ def judgements(run: Run) -> list[Judgement]:
     The reference's robots start with one heading, in training and in evaluation.
     """
     best, last = (str(run.folder / name) for name in ("best.pt", "last.pt"))
-    found = [Judgement(run.name, (best, last), random_yaw=run.study != "paper")]
+    study: Study = STUDIES[run.study]
+    judged = partial(Judgement, options=study.judged, trained=run.name)
+    found = [judged(run.name, (best, last), random_yaw=run.study != "paper")]
     if run == first_run("shipped"):
-        found += [Judgement(run.name, (best,), horizon, length) for horizon, length in HORIZONS.items()]
+        found += [judged(run.name, (best,), horizon, length) for horizon, length in HORIZONS.items()]
+    if study.shuffled:
+        name = f"{run.study}_shuffled_{run.seed}"
+        found.append(judged(name, (last,), options=(*study.judged, *SHUFFLED)))
     return found
 
 
 def planned(args: Args) -> list[Run]:
-    """First seeds first, so that every study has one early; each once."""
+    """First seeds first, so that every study has one early; each once, after those that it starts from."""
     found = [Run(name, seed) for name in args.studies for seed in (args.seeds or STUDIES[name].seeds)]
-    return sorted(dict.fromkeys(found), key=lambda run: run.seed)
+    whole = [each for run in found for each in (*before(run), run)]
+    return sorted(dict.fromkeys(whole), key=lambda run: (run.seed + len(before(run)), len(before(run))))
+
+
+def before(run: Run) -> list[Run]:
+    """Those that must have been trained before, first ones first."""
+    after = STUDIES[run.study].after
+    return [] if after is None else [*before(Run(after, run.seed)), Run(after, run.seed)]
 
 
 def read_rows(path: Path) -> list[dict[str, str]]:
@@ -273,6 +243,9 @@ def rows_of(judgement: Judgement, commit: str) -> list[dict[str, str]]:
         row |= {"heading": "any" if judgement.random_yaw else "world", "judged_by": short(git_commit())}
         row |= {key: str(options[key]) for key in ("horizon", "terrain_length", "episodes")}
         for key in JUDGED:
+            if key not in summary:
+                row[key] = ""
+                continue
             numbers = summary[key] if isinstance(summary[key], list) else [summary[key]]
             row[key] = " ".join(f"{number:.5g}" for number in numbers)
         rows.append(row)
@@ -301,7 +274,7 @@ def short(commit: str | None) -> str:
 
 
 def commit_of(name: str) -> str:
-    """The commit that a run was trained with; for what was not trained, the one that judges it."""
+    """The commit that a run was trained with; without a name, for what was not trained, the one that judges it."""
     config = Path("runs") / f"reproduce_{name}" / "config.json"
     return short(read_config(config).get("git_commit") if config.is_file() else git_commit())
 
@@ -313,7 +286,8 @@ JUDGING_MINUTES = 5.0
 def estimate(runs: list[Run], others: list[Judgement], results: Path, jobs: int) -> str:
     """What is done, and how long the rest takes."""
     rows = read_rows(results / "evaluations.csv")
-    lines, left = [], [JUDGING_MINUTES * len(other.policies) / 2 for other in others if not other.done(rows)]
+    lines: list[str] = []
+    left = [JUDGING_MINUTES * len(other.policies) / 2 for other in others if not other.done(rows)]
     for name in dict.fromkeys(run.study for run in runs):
         mine = [run for run in runs if run.study == name]
         shares, times = [], []
@@ -341,11 +315,15 @@ class Reproduction:
         self._stopping = threading.Event()
         self._children: set[subprocess.Popen[bytes]] = set()
         self._failed: list[str] = []
+        self._trained: dict[Run, threading.Event] = {}
 
     def carry_out(self, run: Run) -> None:
         """Train, keep the curve, judge; what is done already is left out."""
         if all(self._judged(judgement) for judgement in judgements(run)):
             return  # perhaps elsewhere: the curve is there too
+        for other in before(run):  # planned earlier, so that it runs already
+            if other in self._trained:
+                self._trained[other].wait()
         if run.done() < 1:
             if run.folder.is_dir() and not run.begun():  # it stopped before anything was saved
                 lock = lock_run_dir(run.folder)  # or is starting now
@@ -355,6 +333,8 @@ class Reproduction:
             self._say(f"{run.name}: training")
             if not self._call(run.train_command(), LOGS / f"{run.name}.log"):
                 return
+        if run in self._trained:
+            self._trained[run].set()
         save_small(run.folder, self.results, run.name)
         self._say(f"{run.name}: trained; judging")
         for judgement in judgements(run):
@@ -364,7 +344,7 @@ class Reproduction:
         """Judge policies and keep the rows, if that was not done."""
         if self._judged(judgement) or not self._call(judgement.command(), judgement.file.with_suffix(".log")):
             return
-        rows = rows_of(judgement, commit_of(judgement.name))
+        rows = rows_of(judgement, commit_of(judgement.trained))
         with self._writing:
             add_rows(self.evaluations, rows)
         published = {} if self.results.resolve() == PUBLISHED else keyed(read_rows(PUBLISHED / "evaluations.csv"))
@@ -376,8 +356,16 @@ class Reproduction:
 
     def all(self, runs: list[Run], others: list[Judgement]) -> int:
         """Carry out runs and other judgements, and return the exit status."""
+        self._trained = {run: threading.Event() for run in runs}
+
+        def carry_out(run: Run) -> None:
+            try:
+                self.carry_out(run)
+            finally:
+                self._trained[run].set()  # who waits for it fails by itself if it did not come about
+
         with ThreadPoolExecutor(self.jobs) as pool:
-            futures = [pool.submit(self.carry_out, run) for run in runs]
+            futures = [pool.submit(carry_out, run) for run in runs]
             futures += [pool.submit(self.judge, judgement) for judgement in others]
             try:
                 for future in futures:
@@ -451,7 +439,11 @@ def main(argv: list[str] | None = None) -> int:
     """Estimate, train, judge, and return the exit status."""
     args = check(tyro.cli(Args, args=argv, description=__doc__))
     jobs, runs = args.jobs or usable_cpus(), planned(args)
-    others = [Judgement("controllers", CONTROLLERS)] if {"default", "blind"} & set(args.studies) else []
+    others = [
+        Judgement(each.name, each.controllers, options=each.judged)
+        for each in CLASSICAL
+        if each.beside & set(args.studies)
+    ]
     print(estimate(runs, others, args.results, jobs), flush=True)
     if args.dry_run:
         return 0

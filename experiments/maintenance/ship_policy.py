@@ -85,7 +85,7 @@ def ship(args: Args) -> None:
             "terrain": summary["terrain"],
             "episodes": summary["options"]["episodes"],
             "machine": MACHINE,
-            **{key: summary[key] for key in JUDGED},
+            **{key: summary[key] for key in JUDGED if key in summary},
         },
         "config": {
             "ppo": asdict(settings.ppo),

@@ -1,0 +1,111 @@
+"""Which trainings docs/results.md reports, and who is judged beside what they learned: lists for ``reproduce.py``."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+UNTRAINED = Path("runs") / "reproduce" / "untrained_encoder.pt"
+"""An encoder that has learned nothing; made when a study needs it."""
+SHUFFLED = ("--shuffle-images",)
+ON_THE_ROAD = ("--task", "road")
+MANY = ("--episodes", "200", "--num-terrains", "200")
+
+
+@dataclass(frozen=True)
+class Study:
+    """Runs that differ in nothing but their seed."""
+
+    what: str
+    options: tuple[str, ...]
+    """Of experiments/ppo_ballbot.py."""
+    seeds: range
+    minutes: float
+    """A run takes on one core of the machine that docs/results.md names, with another run beside it."""
+    after: str | None = None
+    """Study whose last policy of the same seed a run starts from."""
+    judged: tuple[str, ...] = ()
+    """Options of experiments/evaluate.py with which its policies are judged."""
+    shuffled: bool = False
+    """Whether its last policy is judged with the images of other robots too."""
+
+    def command(self, seed: int) -> list[str]:
+        """Options of experiments/ppo_ballbot.py for a new run."""
+        start = [] if self.after is None else ["--init-from", str(folder_of(self.after, seed) / "last.pt")]
+        return [*self.options, *start, "--seed", str(seed), "--num-threads", "1", "--torch-threads", "1"]
+
+
+def folder_of(study: str, seed: int) -> Path:
+    """Where a run is trained."""
+    return Path("runs") / f"reproduce_{study}_{seed}"
+
+
+HORIZONS = {8000: 20, 20_000: 40}
+"""Steps for which the policy that comes along is judged too -> side of the ground then, m."""
+BLIND = ("--no-cameras",)
+PLAIN = ("--preset", "plain")
+BY_RANDOM = ("--encoder", str(UNTRAINED))
+FORESIGHT = (
+    *("--preset", "distill", "--teacher", "foresight", "--imitation-timesteps", "3000000"),
+    *("--total-timesteps", "5000000", "--eval-interval", "500000", "--eval-episodes", "200"),
+)
+SEES = (*ON_THE_ROAD, "--preset", "sees")
+FRESH = range(5, 10)
+"""Seeds that had no part in finding the default settings, as 0, 1 and 10 to 15 had."""
+STUDIES: dict[str, Study] = {
+    "shipped": Study("the policy that comes along", FORESIGHT, range(10, 11), 40),
+    "shipped_blind": Study("the same without cameras", (*FORESIGHT, *BLIND), range(10, 11), 25),
+    "default": Study("the default settings", (), FRESH, 25),
+    "blind": Study("the default settings without cameras", BLIND, FRESH, 14),
+    "distill": Study("learned from the controller that remembers", ("--preset", "distill", *BLIND), FRESH, 5),
+    "paper": Study("the settings of Salehi 2025", ("--preset", "paper"), range(5), 60),
+    "plain": Study("without memory", PLAIN, range(5), 20),
+    "plain_blind": Study("without memory and cameras", (*PLAIN, *BLIND), range(3), 11),
+    "unfixed": Study("without these and the contact fix", (*PLAIN, *BLIND, "--no-contact-fix"), range(3), 10),
+    "untrained_encoder": Study("without memory, by a random encoder", (*PLAIN, *BY_RANDOM), range(3), 20),
+    "rk4": Study("without memory and cameras, by RK4", (*PLAIN, *BLIND, "--integrator", "RK4"), range(3), 30),
+    "road_told": Study(
+        "road, told the ground around", (*ON_THE_ROAD, "--preset", "told"), range(5), 10, judged=MANY
+    ),
+    "road_sees": Study("road, sees it", SEES, range(5), 8, after="road_told", judged=MANY, shuffled=True),
+    "road_by_random": Study(
+        "road, sees it by a random encoder", (*SEES, *BY_RANDOM), range(5), 8, after="road_told", judged=MANY
+    ),
+    "road_guesses": Study(
+        "road, guesses it without cameras", (*SEES, *BLIND), range(5), 6, after="road_told", judged=MANY
+    ),
+    "road_blind": Study(
+        "road, the default settings without cameras", (*ON_THE_ROAD, *BLIND), range(5), 20, judged=MANY
+    ),
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Classical:
+    """Controllers that are judged side by side, if one of some studies is asked for."""
+
+    name: str
+    controllers: tuple[str, ...]
+    beside: frozenset[str]
+    judged: tuple[str, ...] = ()
+    """Options of experiments/evaluate.py."""
+
+
+CLASSICAL = (
+    Classical(
+        "controllers",
+        (
+            "pid",
+            *(f"linear:{speed}" for speed in ("0.2", "0.25", "0.3", "0.35", "0.4")),
+            *("observer:0.3", "observer:0.35", "observer", "observer:0.41"),
+            "foresight",
+        ),
+        frozenset(("default", "blind")),
+    ),
+    Classical(
+        "road_controllers",
+        ("linear:0.25", "observer:0.25", "informed:0.25"),
+        frozenset(name for name in STUDIES if name.startswith("road_")),
+        (*ON_THE_ROAD, *MANY),
+    ),
+)

@@ -1,0 +1,164 @@
+# mypy: allow-untyped-defs, allow-untyped-calls, allow-incomplete-defs
+"""Cameras around the robot: where they are, what they see, and that three of them share the robot's symmetry."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import mujoco
+import numpy as np
+import pytest
+import torch
+
+from ballbot import presets
+from ballbot.controllers import robot_symmetry
+from ballbot.encoders import load_encoder
+from ballbot.envs import BallbotVectorEnv, WorldConfig
+from ballbot.envs.model import build_model, physics_digest, view_digest
+from ballbot.envs.rig import CameraRig, rig_of
+from ballbot.errors import SettingsError
+from ballbot.options import from_plain, plain
+
+ROOT = Path(__file__).parents[2]
+
+
+def poses(model: mujoco.MjModel, number: int) -> list[tuple[np.ndarray, np.ndarray]]:
+    """(place from the base, axes as columns: right, up, back) of each camera of the upright robot."""
+    data = mujoco.MjData(model)
+    mujoco.mj_forward(model, data)
+    origin = data.body("base").xpos
+    return [(data.camera(f"cam_{i}").xpos - origin, data.camera(f"cam_{i}").xmat.reshape(3, 3)) for i in range(number)]
+
+
+@pytest.mark.parametrize("tilt", [-30.0, 0.0, 40.0])
+def test_cameras_are_where_the_options_say(tilt):
+    rig = CameraRig(number=4, start_deg=30, reach=0.2, height=-0.05, tilt_deg=tilt, fov_deg=70)
+    model = build_model(rig=rig)
+    found = poses(model, 4)
+    assert model.ncam == 5 and model.cam_fovy[1:].tolist() == [70] * 4  # and the one that follows
+    for i, (place, axes) in enumerate(found):
+        turn = np.radians(30 + 90 * i)
+        outward = np.array([np.cos(turn), np.sin(turn), 0])
+        np.testing.assert_allclose(place, 0.2 * outward + [0, 0, -0.05], atol=1e-9)
+        look, up = -axes[:, 2], axes[:, 1]
+        t = np.radians(tilt)
+        np.testing.assert_allclose(look, np.sin(t) * outward - [0, 0, np.cos(t)], atol=1e-9)
+        assert up @ outward > 0 and np.linalg.det(axes) == pytest.approx(1)
+
+
+def test_an_arm_weighs_what_the_references_do():
+    old, new = build_model(), build_model(rig=CameraRig(reach=0.17320508))
+    assert new.body("camera_arm_2").mass[0] == pytest.approx(old.body("camera_arm_0").mass[0], rel=1e-6)
+    assert physics_digest(old) != physics_digest(new) and view_digest(old) != view_digest(new)
+    assert physics_digest(build_model(rig=None)) == physics_digest(old)
+
+
+def test_images_of_a_turned_robot_are_those_of_the_next_camera():
+    rig = {"number": 3}
+    envs = BallbotVectorEnv(2, observation="depth", terrain="road", num_terrains=1, num_threads=1, rig=rig)
+    assert envs.cameras is not None
+    envs.reset(seed=0)
+    yaw = 0.4
+    for i, turn in enumerate((0.0, -2 * np.pi / 3)):
+        envs.simulations.place(i, 0, yaw=yaw + turn, tilt=0.0, tilt_axis=0.0)
+    envs.cameras.take(np.arange(2), envs.simulations.robot_state())
+    images = torch.from_numpy(envs.cameras.latest)
+    assert images[0].std(dim=0).max() > 0.01  # they see different ground
+    # the robot is not quite its own image: arms and wheels are placed to a few millionths
+    np.testing.assert_allclose(images[1], images[0].roll(1, dims=0), atol=2e-3)
+
+    encoder = load_encoder()
+    layout = WorldConfig(observation="encoded", rig=rig).layout((encoder.architecture.embedding_size,) * 3)
+    symmetry = robot_symmetry(layout)
+    assert symmetry.seen.all(dim=1).tolist() == [True] * 3 and (symmetry.observations != 0).any(-1).all()
+    rows = torch.zeros(2, layout.size)
+    for row, seen in zip(rows, images, strict=True):
+        row[layout.sensed : -1] = encoder(seen[:, None]).flatten()
+    turned = symmetry.observations[1] @ rows[0]
+    np.testing.assert_allclose(turned, rows[1], atol=0.05)
+    assert (turned - rows[0]).abs().max() > 0.2
+
+
+def test_images_have_no_counterpart_in_a_mirror_or_of_four_cameras():
+    one = (20,)
+    three = WorldConfig(observation="encoded", rig={"number": 3}).layout(one * 3)
+    seen = (robot_symmetry(three, mirror=True).observations != 0).any(-1)[:, three.sensed : -1]
+    assert seen.all(1).tolist() == [True] * 3 + [False] * 3
+    four = WorldConfig(observation="encoded", rig={"number": 4}).layout(one * 4)
+    seen = (robot_symmetry(four).observations != 0).any(-1)[:, four.sensed : -1]
+    assert seen.any(1).tolist() == [True, False, False]
+    six = WorldConfig(observation="encoded", rig={"number": 6}).layout(one * 6)
+    assert (robot_symmetry(six).observations != 0).any(-1).all()
+
+
+def test_a_rig_is_part_of_the_task_and_comes_back():
+    world = WorldConfig(observation="encoded", rig={"tilt_deg": 20})
+    assert world.rig == {
+        "number": 3, "start_deg": 90.0, "reach": 0.17, "height": -0.06, "tilt_deg": 20.0, "fov_deg": 90.0,
+    }  # fmt: skip
+    assert world.num_cameras == 3 and WorldConfig().num_cameras == 2
+    assert WorldConfig.from_metadata(world.metadata()) == world
+    assert from_plain(plain(world)) == world
+    assert not any(key.startswith("rig") for key in WorldConfig().metadata())
+    assert presets.plain(rig={"number": 3}).layout().images == (20,) * 3
+
+
+@pytest.mark.parametrize(
+    ("rig", "message"),
+    [
+        ({"nummer": 3}, "rig has no option 'nummer': did you mean 'number'"),
+        ({"number": 0}, "rig: number must be a whole number from 1 to 12, got 0"),
+        ({"number": 2.5}, "rig: number must be a whole number, got 2.5"),
+        ({"fov_deg": 180}, "rig: fov_deg must be a number from 10 to 150, got 180"),
+        ({"tilt_deg": float("nan")}, "rig: tilt_deg must be a finite number"),
+        ([3], r"rig=\[3\] must be a mapping of options by name"),
+    ],
+)
+def test_impossible_rigs_are_refused(rig, message):
+    with pytest.raises(SettingsError, match=message):
+        WorldConfig(rig=rig)
+
+
+@pytest.mark.parametrize(
+    ("rig", "what"),
+    [
+        ({"reach": 0.08}, "the ballast"),
+        ({"reach": 0.1, "height": 0.2}, "the tower"),
+        ({"reach": 0.06, "height": -0.2}, "the ball"),
+        ({"height": -0.235}, "the ground"),
+    ],
+)
+def test_cameras_that_would_see_nothing_are_refused(rig, what):
+    with pytest.raises(SettingsError, match=f"camera 0 of the rig is within {what}, at .* another rig reach or height"):
+        BallbotVectorEnv(1, rig=rig, terrain="flat")
+
+
+def test_no_rig_are_the_references_two():
+    assert rig_of({}) is None
+    envs = BallbotVectorEnv(1, observation="depth", num_terrains=1, num_threads=1)
+    assert envs.cameras is not None and envs.cameras.num == 2
+
+
+def test_a_state_of_another_rig_is_not_accepted():
+    first, second = (
+        BallbotVectorEnv(1, observation="depth", num_terrains=1, num_threads=1, rig={"tilt_deg": tilt})
+        for tilt in (20.0, 25.0)
+    )
+    first.reset(seed=0), second.reset(seed=0)
+    with pytest.raises(ValueError, match=r"rig|view"):
+        second.set_state(first.get_state())
+
+
+def test_a_command_line_of_a_rig(tmp_path):
+    experiments = ROOT / "experiments"
+    few = "--total-timesteps 80 --num-envs 2 --num-steps 4 --minibatch-size 4 --num-terrains 2 --num-threads 1"
+    for line in (
+        f"ppo_ballbot.py --preset plain --rig.number 3 --rig.tilt-deg 35 {few} --run-name wide",
+        "evaluate.py runs/wide/last.pt --episodes 2 --horizon 20",
+    ):
+        script, *options = line.split()
+        command = [sys.executable, str(experiments / script), *options]
+        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr

@@ -4,6 +4,7 @@
     python experiments/collect_depth.py --out data/depth --policy random pid runs/perlin_0/best.pt
     python experiments/collect_depth.py --out data/depth --num-images 400000     # goes on where it stopped
     python experiments/collect_depth.py --out data/wide --terrain mixed --rig.number 3 --rig.tilt-deg 30
+    python experiments/collect_depth.py --out data/road --terrain road --policy random informed:0.25
 
 Robots act at random, by PID control, or as a trained policy does, in blocks that take turns.  Ctrl-C loses at most the
 block under way; the same command goes on, and ends with the same images as a run never stopped.
@@ -28,11 +29,10 @@ from numpy.typing import NDArray
 
 import ballbot
 from ballbot.cli import program
-from ballbot.controllers import PIDController
+from ballbot.controllers import PIDController, controlled_fields, find_controller
 from ballbot.encoders.dataset import RECORD, DatasetError, DepthDataset
-from ballbot.envs import BallbotVectorEnv
+from ballbot.envs import BallbotVectorEnv, WorldConfig
 from ballbot.envs.model import view_digest
-from ballbot.envs.observations import layout_of
 from ballbot.evaluation import trained_layout, trained_world
 from ballbot.options import PluginFiles, kind_options, read_options, rig_options
 from ballbot.ppo import CheckpointError, RunDirectoryError, load_policy
@@ -42,6 +42,8 @@ from ballbot.settings import Range
 
 Policy = Callable[[dict[str, NDArray[np.float32]], NDArray[np.bool_]], NDArray[np.float32]]
 """(observations, which episodes have just begun) -> actions."""
+Driver = Callable[[BallbotVectorEnv, int], Policy]
+"""(environment, seed) -> a policy in it."""
 
 TAKES = 40
 """Times in a block that images are taken: long enough to leave the start, short enough to lose little."""
@@ -57,7 +59,8 @@ class Args:
     """Images to have in the end, of all cameras together; rounded up to whole blocks of 80 for each of --num-envs.
     An image takes 8 kB."""
     policy: tuple[str, ...] = ("random", "pid")
-    """Who drives, taking turns: "random", "pid", or checkpoints or run folders of policies trained without cameras."""
+    """Who drives, taking turns: "random", "pid", a classical controller such as "informed:0.25", or checkpoints or run
+    folders of policies trained without cameras."""
     num_envs: int = 64
     """Robots at a time."""
     num_terrains: Annotated[int, Range(1, 4096)] = 256
@@ -106,29 +109,64 @@ def pid_policy(envs: BallbotVectorEnv, seed: int) -> Policy:
     return lambda obs, began: controller(obs["proprioception"], began)
 
 
-def trained_policy(path: Path) -> tuple[str, Callable[[BallbotVectorEnv, int], Policy]]:
-    """The frame a checkpoint's policy observes in, and what makes it drive.
+def controlled(name: str, made: Callable[[float], Any]) -> tuple[dict[str, Any], Driver]:
+    """What a classical controller observes, and what makes it drive."""
+
+    def drive(envs: BallbotVectorEnv, seed: int) -> Policy:
+        controller = made(envs.dt)
+        return lambda obs, began: np.asarray(controller(obs["proprioception"], began), np.float32)
+
+    return {"extra_fields": controlled_fields(name)}, drive
+
+
+OBSERVED = ("frame", "extra_fields", "history", "history_fields", "history_changes")
+"""Options of the world that decide what a policy of command goal observes."""
+
+
+def trained_policy(path: Path) -> tuple[dict[str, Any], Driver]:
+    """What a checkpoint's policy observes, as options of the environment, and what makes it drive.
 
     Raises:
         CheckpointError: no such checkpoint, or its policy observes something else than collecting offers.
         SettingsError, PluginError: it is not one of Ballbot-v0's, or a plugin of its is missing.
     """
     policy = load_policy(path)
-    if policy.metadata.get("observation") != "proprioception":
+    if policy.metadata.get("observation") != "proprioception" or policy.metadata.get("estimates"):
         raise CheckpointError(
             f"{path} was trained with observation {policy.metadata.get('observation')!r}: use a policy without cameras"
         )
-    names, frame = trained_layout(policy, world := trained_world(policy)).names, world.frame
-    if names != (offered := layout_of(frame, ("goal",), ()).names):
+    world = trained_world(policy)
+    options = {name: getattr(world, name) for name in OBSERVED}
+    names = trained_layout(policy, world).names
+    if names != (offered := WorldConfig(**options).layout().names):
         raise CheckpointError(
             f"{path} observes {', '.join(names)}, and what collects images offers {', '.join(offered)}: use a policy "
-            "of command goal, without extra fields"
+            "of command goal"
         )
 
     def drive(envs: BallbotVectorEnv, seed: int) -> Policy:
         return lambda obs, began: policy.predict(obs["proprioception"], began=began)
 
-    return frame, drive
+    return options, drive
+
+
+def driver_of(name: str) -> tuple[dict[str, Any], Driver]:
+    """Options of the environment in which somebody drives, and what makes it drive.
+
+    Raises:
+        ValueError, CheckpointError: there is nobody of this name, or no policy without cameras.
+    """
+    known = {"random": random_policy, "pid": pid_policy}
+    if name in known:
+        return {}, known[name]
+    if (made := find_controller(name)) is not None:
+        return controlled(name, made)
+    if not Path(name).exists():
+        raise ValueError(
+            f"--policy {name}: use random, pid, a classical controller such as informed:0.25, or a checkpoint that "
+            "exists"
+        )
+    return trained_policy(Path(name))
 
 
 def file_hash(path: Path) -> str:
@@ -167,30 +205,28 @@ def collect(args: Args) -> DepthDataset:
         DatasetError: the folder holds a data set made in another way.
         ValueError, CheckpointError, ContactFixError, OSError: an option, a checkpoint, the physics or the disk.
     """
-    drivers: list[tuple[str, Callable[[BallbotVectorEnv, int], Policy]]] = []
-    for name in args.policy:
-        if name not in ("random", "pid") and not Path(name).exists():
-            raise ValueError(f"--policy {name}: use random, pid, or a checkpoint that exists")
-        known = {"random": random_policy, "pid": pid_policy}
-        drivers.append(("body", known[name]) if name in known else trained_policy(Path(name)))
-    envs = {
-        frame: BallbotVectorEnv(
-            args.num_envs,
-            observation="depth",
-            frame=frame,
-            camera_interval=args.interval,
-            terrain=args.terrain,
-            **kind_options(args),
-            rig=rig_options(args),
-            num_terrains=args.num_terrains,
-            terrain_seed=args.terrain_seed,
-            initial_tilt_deg=args.initial_tilt_deg,
-            initial_speed=args.initial_speed,
-            num_threads=args.num_threads,
-        )
-        for frame, _ in drivers
-    }
-    cameras = next(iter(envs.values())).cameras
+    drivers: list[tuple[BallbotVectorEnv, Driver]] = []
+    envs: dict[str, BallbotVectorEnv] = {}
+    for options, make in map(driver_of, args.policy):
+        key = str(WorldConfig(**options).fingerprint())  # those who observe alike drive in the same
+        if key not in envs:
+            envs[key] = BallbotVectorEnv(
+                args.num_envs,
+                observation="depth",
+                camera_interval=args.interval,
+                terrain=args.terrain,
+                **kind_options(args),
+                rig=rig_options(args),
+                num_terrains=args.num_terrains,
+                terrain_seed=args.terrain_seed,
+                initial_tilt_deg=args.initial_tilt_deg,
+                initial_speed=args.initial_speed,
+                num_threads=args.num_threads,
+                **options,
+            )
+        drivers.append((envs[key], make))
+    first = drivers[0][0]
+    cameras = first.cameras
     assert cameras is not None
     count, height, width = cameras.shape
     ground = {"split": "train", "seed": args.terrain_seed, "count": args.num_terrains, **kind_options(args)}
@@ -205,9 +241,9 @@ def collect(args: Args) -> DepthDataset:
         "takes_per_block": TAKES,
         "initial_tilt_deg": args.initial_tilt_deg,
         "initial_speed": args.initial_speed,
-        "checkpoints": {p: file_hash(Path(p)) for p in args.policy if p not in ("random", "pid")},
+        "checkpoints": {p: file_hash(Path(p)) for p in args.policy if Path(p).exists()},
         "cameras": count,
-        "view": view_digest(next(iter(envs.values())).simulations.model),
+        "view": view_digest(first.simulations.model),
         "ballbot": ballbot.__version__,
         "mujoco": version("mujoco"),
     }
@@ -217,7 +253,7 @@ def collect(args: Args) -> DepthDataset:
     except RunDirectoryError as error:
         raise DatasetError(str(error)) from error
     try:
-        return fill(args, drivers, envs, provenance, (count, height, width))
+        return fill(args, drivers, provenance, (count, height, width))
     finally:
         if lock is not None:
             os.close(lock)
@@ -225,12 +261,11 @@ def collect(args: Args) -> DepthDataset:
 
 def fill(
     args: Args,
-    drivers: list[tuple[str, Callable[[BallbotVectorEnv, int], Policy]]],
-    envs: dict[str, BallbotVectorEnv],
+    drivers: list[tuple[BallbotVectorEnv, Driver]],
     provenance: dict[str, Any],
     shape: tuple[int, int, int],
 ) -> DepthDataset:
-    """Collect block after block; each driver is a frame of observation, and what makes its policy."""
+    """Collect block after block; each driver is a world, and what makes a policy in it."""
     count, height, width = shape
     if (args.out / "card.json").exists() and len(data := DepthDataset(args.out)):
         old = data.card["provenance"]
@@ -253,9 +288,9 @@ def fill(
         )
     start = time.perf_counter()
     for block in range(first, blocks):
-        frame, make = drivers[block % len(drivers)]
+        envs, make = drivers[block % len(drivers)]
         seed = int(np.random.SeedSequence((args.seed, block)).generate_state(1)[0])
-        data.append(*collect_block(envs[frame], make(envs[frame], seed), seed, block))
+        data.append(*collect_block(envs, make(envs, seed), seed, block))
         speed = (block + 1 - first) * size / (time.perf_counter() - start)
         left = (blocks - block - 1) * size / speed
         print(

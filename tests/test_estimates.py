@@ -94,6 +94,7 @@ def test_without_cameras_what_is_estimated_is_made_of_how_the_robot_moves():
     world = {"observation": "proprioception", "privileged_fields": ("slope",), "history": (0, 10), "command": "goal"}
     settings = replace(presets.plain(**world), estimates=("slope",))
     layout, estimate = settings.layout(), settings.structure().estimate
+    assert estimate is not None
     used = {name for name, at in layout.slices.items() if set(range(layout.size)[at]) <= set(estimate.inputs.tolist())}
     assert used == {"gravity", "gyro", "velocity", "gravity@10", "gyro@10", "velocity@10"}
 

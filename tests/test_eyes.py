@@ -91,6 +91,17 @@ def test_a_run_folder_drives_as_its_policy_does(tmp_path):
     np.testing.assert_array_equal(DepthDataset(tmp_path / "folder").stored, DepthDataset(tmp_path / "file").stored)
 
 
+def test_who_is_told_the_ground_drives_beside_who_is_not_and_other_cameras_look_on(tmp_path):
+    options = [*COLLECT, "--terrain", "road", "--rig.number", 3, "--policy", "informed:0.25", "random"]
+    done = run(tmp_path, "collect_depth.py", *options, "--num-images", 2 * 40 * 2 * 3, "--out", "road")
+    assert done.returncode == 0, done.stderr
+    data = DepthDataset(tmp_path / "road")
+    assert len(data) == 2 * 40 * 2 * 3 and set(data.records["camera"]) == {0, 1, 2}
+    assert data.card["provenance"]["cameras"] == 3 and data.card["provenance"]["terrain"]["kind"] == "road"
+    done = run(tmp_path, "collect_depth.py", *COLLECT, "--policy", "nobody", "--out", "other")
+    assert done.returncode == 2 and "a classical controller such as informed:0.25" in done.stderr
+
+
 def test_records_say_where_each_image_was_taken(folder):
     data = DepthDataset(folder / "whole")
     assert set(data.records["terrain"]) <= set(range(4)) and len(set(data.records["terrain"])) > 1
@@ -145,7 +156,7 @@ def test_bad_input_is_refused_by_name(folder, tmp_path):
         ("collect_depth.py", ["--num-envs", 0], "num_envs=0 is out of range"),
         ("collect_depth.py", ["--interval", 0], "--interval must be a"),
         ("collect_depth.py", ["--seed", -1], "--seed must be a"),
-        ("collect_depth.py", ["--policy", "none.pt"], "--policy none.pt: use random, pid, or a checkpoint that exists"),
+        ("collect_depth.py", ["--policy", "none.pt"], "--policy none.pt: use random, pid, a classical controller"),
         ("collect_depth.py", ["--policy", tmp_path / "policy.pt"], "damaged or no checkpoint"),
         ("pretrain_encoder.py", ["--data", "nowhere"], "no card.json"),
         ("pretrain_encoder.py", ["--data", "empty"], "no card.json"),

@@ -8,7 +8,7 @@ import pytest
 from ballbot.encoders import Architecture, Autoencoder, DatasetError, DepthDataset, FrozenEncoder
 from ballbot.encoders.dataset import RECORD
 from ballbot.encoders.probe import DIRECTIONS, DISTANCES, _r_squared, ground_ahead, probe
-from ballbot.encoders.surroundings import interpolate, leans, scans
+from ballbot.encoders.surroundings import interpolate
 from ballbot.envs import BallbotVectorEnv
 from ballbot.envs.depth_camera import pixel_directions
 from ballbot.envs.step import rotation_matrix
@@ -93,26 +93,6 @@ def test_slopes_are_those_of_heights(taken):
         low, high = interpolate(field, ends)
         assert slope[i, 2] == pytest.approx((high - low) / 0.1, abs=1e-5)
     np.testing.assert_allclose(ground_ahead(data, indices, (3.0, -4.0))[0], height)
-
-
-def test_the_scan_of_a_view_is_what_its_robot_would_be_told(tmp_path):
-    options = {"terrain": "road:0.6", "ground": {"drop": 0.1}, "num_terrains": 3, "terrain_seed": 5, "num_threads": 1}
-    envs = BallbotVectorEnv(4, observation="depth", extra_fields=("scan",), initial_tilt_deg=15, **options)
-    card = {"terrain": {"split": "train", "seed": 5, "count": 3, "kind": "road:0.6", "ground": {"drop": 0.1}}}
-    data = DepthDataset.create(tmp_path / "d", (64, 64), 1.0, card)
-    obs, _ = envs.reset(seed=3)
-    for _ in range(150):
-        obs, *_ = envs.step(np.tile(np.float32([0.3, -0.1, 0.2]), (4, 1)))
-    records, sims = np.zeros((4, 2), RECORD), envs.simulations
-    records["terrain"], records["camera"] = sims.terrain_ids[:, None], np.arange(2)
-    base, ball = sims.addresses.base_qpos, sims.addresses.ball_qpos
-    records["base"], records["ball"] = sims.qpos[:, None, base : base + 7], sims.qpos[:, None, ball : ball + 3]
-    data.append(obs["depth"].reshape(-1, 64, 64), records.ravel())
-    told = obs["proprioception"][:, envs.layout["scan"]]
-    found = scans(data, np.arange(0, 8, 2))
-    # the ball lies where the base says to a millimetre: places at an edge may differ
-    assert told.min() < -0.05 and (np.abs(found - told) < 2e-3).mean() > 0.98
-    np.testing.assert_allclose(leans(data, np.arange(0, 8, 2)), -obs["proprioception"][:, :2], atol=1e-5)
 
 
 def test_r_squared_is_of_ground_the_line_was_not_fitted_to():

@@ -1,4 +1,4 @@
-"""Say what an encoder's numbers know of the ground ahead: height and slope, by linear probes.
+"""Say what an encoder's numbers know of the ground: height and slope ahead by linear probes, heights all around too.
 
     python experiments/probe_encoder.py --data data/depth --encoder encoder.pt
     python experiments/probe_encoder.py --data data/depth                          # the one that comes with ballbot
@@ -18,7 +18,8 @@ import tyro
 from ballbot.cli import program
 from ballbot.encoders import load_encoder
 from ballbot.encoders.dataset import DepthDataset
-from ballbot.encoders.probe import DISTANCES, probe
+from ballbot.encoders.probe import DISTANCES, probe, probe_around
+from ballbot.envs.observations import SCAN_RADII
 
 FEW_IMAGES = 20_000
 
@@ -51,6 +52,10 @@ def main(argv: list[str] | None = None) -> int:
     for result in probes:
         for name, values in (("height", result.height), ("slope", result.slope)):
             print(f"| {name} {result.direction} from {result.inputs} | {' | '.join(f'{x:.2f}' for x in values)} |")
+    print(f"\n| R² of heights all around at | {' | '.join(f'{r} m' for r in SCAN_RADII)} |")
+    print("|---|" + "---|" * len(SCAN_RADII))
+    for found in probe_around(data, encoder, validation, seed):
+        print(f"| from {found.inputs}, by a {found.by} | {' | '.join(f'{x:.2f}' for x in found.height)} |")
     return 0
 
 

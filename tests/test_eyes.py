@@ -129,7 +129,8 @@ def test_an_encoder_is_probed_on_a_data_set(folder):
     done = run(folder, "probe_encoder.py", "--data", "whole")
     assert done.returncode == 0, done.stderr
     lines = done.stdout.splitlines()
-    assert len(lines) == 2 + 2 * 2 * 5 and all(line.count("|") == 7 for line in lines)
+    assert len(lines) == 2 + 2 * 2 * 5 + 1 + 2 + 3 * 2 and {line.count("|") for line in lines} == {7, 0}
+    assert sum(line.startswith("| from embeddings and tilt, by a network") for line in lines) == 1
     assert sum("slope ahead from embeddings and tilt" in line for line in lines) == 1
 
 

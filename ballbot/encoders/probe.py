@@ -1,4 +1,4 @@
-"""What embeddings know of the ground: linear probes.
+"""What embeddings know of the ground: probes by lines, and by small networks.
 
 A line is fitted from the numbers to the height and the slope of the ground a few distances from the ball, on some
 terrains, and its R² is measured on others: 1 where the numbers tell all, 0 where they tell no more than the mean.  What
@@ -9,15 +9,18 @@ probed with it and without, and principal components, as many, are probed beside
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import nn
 
 from ballbot.encoders.dataset import DepthDataset
 from ballbot.encoders.frozen import FrozenEncoder
 from ballbot.encoders.pretrain import principal_components
-from ballbot.encoders.surroundings import heights, rotations, views
+from ballbot.encoders.surroundings import heights, rotations, scans, views
+from ballbot.envs.observations import SCAN_RADII
 
 Floats = NDArray[np.float64]
 Indices = NDArray[np.int64]
@@ -30,6 +33,12 @@ SPAN = 0.1
 """m, over which a slope is measured: three cells of the height field."""
 MOST_VIEWS = 20_000
 """Views to fit on, and to test on: plenty for a few dozen coefficients."""
+HIDDEN_SIZE = 128
+"""Of a probing network's two layers."""
+EPOCHS, BATCH = 40, 256
+"""How long it learns, by Adam."""
+UNIT = 0.1
+"""m, of the heights that it is told."""
 
 
 @dataclass(frozen=True)
@@ -46,6 +55,18 @@ class Probe:
     """Of the ground, in that direction."""
 
 
+@dataclass(frozen=True)
+class AroundProbe:
+    """R² of what is told of the heights all around, the field ``scan``, one for each of ``SCAN_RADII``."""
+
+    inputs: str
+    """What it is told from."""
+    by: str
+    """"line" or "network"."""
+    height: tuple[float, ...]
+    """On terrains that it was not fitted on, of all places of a ring together."""
+
+
 def probe(data: DepthDataset, encoder: FrozenEncoder, validation: float = 0.15, seed: int = 0) -> list[Probe]:
     """Probe an encoder, and principal components.
 
@@ -58,6 +79,36 @@ def probe(data: DepthDataset, encoder: FrozenEncoder, validation: float = 0.15, 
     Raises:
         DatasetError: fewer than two terrains, unknown ones, or images of several cameras do not follow each other.
     """
+    parts, values = _look(data, encoder, validation, seed)
+    probes = []
+    for direction, in_base in DIRECTIONS.items():
+        before, after = (ground_ahead(data, part, in_base) for part in parts)
+        for name, (fitted_on, tested_on) in sorted(values.items()):
+            height, slope = (_r_squared(fitted_on, tested_on, before[k], after[k]) for k in range(2))
+            probes.append(Probe(name, direction, height, slope))
+    return probes
+
+
+def probe_around(
+    data: DepthDataset, encoder: FrozenEncoder, validation: float = 0.15, seed: int = 0
+) -> list[AroundProbe]:
+    """Probe what is known of the ground all around, by lines and by small networks; arguments as of ``probe``."""
+    parts, values = _look(data, encoder, validation, seed)
+    before, after = (scans(data, part).astype(np.float64) for part in parts)
+    probes = []
+    for name in ("tilt", "embeddings and tilt", "principal components and tilt"):
+        fitted_on, tested_on = values[name]
+        for by, fit in (("line", _line), ("network", partial(_network, seed=seed))):
+            left, whole = after - fit(fitted_on, before, tested_on), after - before.mean(0)
+            rings = [(x**2).reshape(len(x), len(SCAN_RADII), -1).sum((0, 2)) for x in (left, whole)]
+            probes.append(AroundProbe(name, by, tuple((1 - rings[0] / np.maximum(rings[1], 1e-12)).tolist())))
+    return probes
+
+
+def _look(
+    data: DepthDataset, encoder: FrozenEncoder, validation: float, seed: int
+) -> tuple[list[Indices], dict[str, list[Floats]]]:
+    """First images of the views to fit on and to test on, and the numbers of both that something is told from."""
     rng = np.random.default_rng(seed)
     parts = []
     for part in data.split_by_terrain(validation, seed):
@@ -75,13 +126,7 @@ def probe(data: DepthDataset, encoder: FrozenEncoder, validation: float = 0.15, 
         values["principal components"].append(components.reshape(len(part), -1).double().numpy())
     for name in ("embeddings", "principal components"):
         values[f"{name} and tilt"] = [np.hstack(x) for x in zip(values[name], values["tilt"], strict=True)]
-    probes = []
-    for direction, in_base in DIRECTIONS.items():
-        before, after = (ground_ahead(data, part[:, 0], in_base) for part in parts)
-        for name, (fitted_on, tested_on) in sorted(values.items()):
-            height, slope = (_r_squared(fitted_on, tested_on, before[k], after[k]) for k in range(2))
-            probes.append(Probe(name, direction, height, slope))
-    return probes
+    return [part[:, 0] for part in parts], values
 
 
 def ground_ahead(data: DepthDataset, indices: Indices, in_base: tuple[float, float]) -> tuple[Floats, Floats]:
@@ -107,7 +152,35 @@ def ground_ahead(data: DepthDataset, indices: Indices, in_base: tuple[float, flo
 
 def _r_squared(fitted_on: Floats, tested_on: Floats, fitted: Floats, tested: Floats) -> tuple[float, ...]:
     """R² of each column of ``tested`` as a line in ``tested_on``, which is fitted to others."""
-    before, after = (np.hstack([x, np.ones((len(x), 1))]) for x in (fitted_on, tested_on))
-    line = np.linalg.lstsq(before, fitted, rcond=None)[0]
-    left, whole = tested - after @ line, tested - fitted.mean(0)
+    left, whole = tested - _line(fitted_on, fitted, tested_on), tested - fitted.mean(0)
     return tuple((1 - (left**2).sum(0) / (whole**2).sum(0)).tolist())
+
+
+def _line(inputs: Floats, targets: Floats, others: Floats) -> Floats:
+    """What a line fitted to targets says of others."""
+    before, after = (np.hstack([x, np.ones((len(x), 1))]) for x in (inputs, others))
+    return np.asarray(after @ np.linalg.lstsq(before, targets, rcond=None)[0])
+
+
+def _network(inputs: Floats, targets: Floats, others: Floats, seed: int) -> Floats:
+    """What a small network fitted to targets says of others."""
+    middle, width = inputs.mean(0), inputs.std(0) + 1e-6
+    x, z = (torch.from_numpy((values - middle) / width).float() for values in (inputs, others))
+    y = torch.from_numpy(targets / UNIT).float()
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        sizes = (x.shape[1], HIDDEN_SIZE, HIDDEN_SIZE, y.shape[1])
+        layers = [layer for k in range(3) for layer in (nn.Linear(sizes[k], sizes[k + 1]), nn.ELU())]
+        network = nn.Sequential(*layers[:-1])
+    optimizer = torch.optim.Adam(network.parameters(), 1e-3)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, EPOCHS)
+    rng = np.random.default_rng(seed)
+    for _ in range(EPOCHS):
+        for rows in np.array_split(rng.permutation(len(x)), max(len(x) // BATCH, 1)):
+            loss = (network(x[rows]) - y[rows]).square().mean()
+            optimizer.zero_grad()
+            torch.autograd.backward(loss)
+            optimizer.step()
+        schedule.step()
+    with torch.no_grad():
+        return np.asarray(network(z).double().numpy() * UNIT)

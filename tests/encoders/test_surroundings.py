@@ -3,14 +3,17 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
-from ballbot.encoders import DatasetError, DepthDataset
+from ballbot.encoders import Architecture, Autoencoder, DatasetError, DepthDataset, FrozenEncoder
 from ballbot.encoders.dataset import RECORD
 from ballbot.encoders.pretrain import PretrainConfig, pretrain
+from ballbot.encoders.probe import _line, _network, probe_around
 from ballbot.encoders.surroundings import leans, scans
 from ballbot.envs import BallbotVectorEnv
 
@@ -95,3 +98,26 @@ def test_what_does_not_tell_its_ground_cannot_be_asked_for_it(taken, tmp_path):
     other.append(data.images(np.arange(len(data))), data.records)
     with pytest.raises(DatasetError, match="does not say which terrains it shows"):
         pretrain(other, PretrainConfig(scan_weight=1.0, **QUICK), tmp_path / "e.pt", tmp_path / "log")
+
+
+def test_probes_of_the_ground_around_are_of_lines_and_networks(taken):
+    data, _ = taken
+    torch.manual_seed(0)
+    encoder = FrozenEncoder(Autoencoder(Architecture(16, 16, 12, (8, 8))))
+    found = probe_around(data, encoder, 0.25)
+    assert [(probe.inputs, probe.by) for probe in found] == [
+        (name, by)
+        for name in ("tilt", "embeddings and tilt", "principal components and tilt")
+        for by in ("line", "network")
+    ]
+    assert all(len(probe.height) == 5 and max(probe.height) <= 1 for probe in found)
+
+
+def test_a_network_finds_what_a_line_cannot():
+    rng = np.random.default_rng(0)
+    before, after = rng.normal(size=(2, 3000, 3))
+    bent, to_tell = (0.1 * np.abs(x[:, :2]) for x in (before, after))
+    left = [
+        ((fit(before, bent, after) - to_tell) ** 2).mean() / to_tell.var() for fit in (_line, partial(_network, seed=0))
+    ]
+    assert left[0] > 0.95 and left[1] < 0.05

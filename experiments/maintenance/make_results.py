@@ -114,6 +114,43 @@ def median_cells(rows: list[Row]) -> list[str]:
     return [form.format(middle[name]).replace("%", " %") for name, form in MEDIANS.items()]
 
 
+ON_THE_ROAD = {
+    "success_rate": ("arrives", "{:.0%}"),
+    "ending_off_road_rate": ("leaves the road", "{:.0%}"),
+    "failure_rate": ("falls or leaves it", "{:.0%}"),
+    "travelled_mean": ("m along the goal", "{:.2f}"),
+    "speed_along_goal_mean": ("m/s along the goal", "{:.2f}"),
+}
+"""Columns of evaluations, what the page calls them, and how they are written."""
+
+
+def road_table(results: Results) -> str:
+    """Who crosses the road: controllers, and of what is learned the last policies, the median over seeds and all."""
+    found = {
+        f"{row['policy'].replace(':', ', ')} m/s": [row] for row in results.rows if row["run"] == "road_controllers"
+    }
+    for study in (name for name in STUDIES if name.startswith("road_")):
+        for what, name in (
+            (STUDIES[study].what, study),
+            (f"{STUDIES[study].what}, of another robot", f"{study}_shuffled"),
+        ):
+            runs = [results.row(f"{name}_{seed}", "last") for seed in STUDIES[study].seeds]
+            if rows := [row for row in runs if row is not None]:
+                found[what.removeprefix("road, ")] = rows
+    lines = []
+    for what, rows in found.items():
+        cells = []
+        for column, (_, form) in ON_THE_ROAD.items():
+            values = sorted(float(row[column]) for row in rows if row[column])
+            if not values:
+                cells.append("")
+                continue
+            low, middle, high = (form.format(x) for x in (values[0], statistics.median(values), values[-1]))
+            cells.append((middle if len(rows) == 1 else f"{middle} ({low} to {high})").replace("%", " %"))
+        lines.append([what, str(len(rows)), *cells])
+    return table(["who", "seeds", *(title for title, _ in ON_THE_ROAD.values())], lines)
+
+
 def reached(evaluations: list[Evaluation]) -> str:
     """When an evaluation first met both targets."""
     for e in evaluations:
@@ -235,6 +272,8 @@ def sections(results: Results) -> dict[str, str]:
         found["frontier"] = frontier_table(results)
     if (compared := results.folder / "compare_sb3.csv").is_file():
         found["compare_sb3"] = comparison_table(compared)
+    if any(row["run"].startswith("road_") for row in results.rows):
+        found["road"] = road_table(results)
     if any(row["horizon"] in map(str, HORIZONS) for row in results.rows):
         found["horizons"] = horizons_table(results)
     return found

@@ -143,7 +143,7 @@ def show(args: Args) -> str:
                 axis.set_ylabel(f"camera {i}")
             if i == 0:
                 axis.set_title(columns[k], fontsize=10)
-            else:
+            if i == len(rows) - 1:
                 figure.colorbar(shown, ax=axis, orientation="horizontal", fraction=0.05)
     figure.savefig(args.out, dpi=110)
     within = 100 * (gap < 2e-3).mean()

@@ -153,8 +153,9 @@ class LinearController:
 class InformedController(LinearController):
     """The same law for who is told the ground around, and goes where that is level, along the goal as far as may be.
 
-    It plans nothing: of the places on the inner rings of ``scan``, those with a drop or a wall close their direction,
-    and it goes to the mean of the open ones, which count the more the nearer they are to the goal.
+    It plans nothing: of the places on the inner rings of ``scan``, those with a drop or a wall close their direction.
+    It takes the open one that is nearest to the goal, and goes to the mean of it and of the open ones next to it, and
+    next to these, which count the more the nearer they are to the goal.
 
     Args:
         step: m by which ground may differ from that under the ball.
@@ -175,8 +176,15 @@ class InformedController(LinearController):
         places = ring_directions(SCAN_ANGLES)
         goal, heights = observations[:, 9:11], observations[:, 17:].reshape(len(observations), -1, SCAN_ANGLES)
         near = np.array(SCAN_RADII) <= self.reach
-        is_open = (np.abs(heights[:, near]) <= self.step).all(axis=1)
-        way = (is_open * np.exp(self.focus * (goal @ places))) @ places.T
+        is_open = np.logical_and.reduce(np.abs(heights[:, near]) <= self.step, axis=1)
+        robots, steps = np.arange(len(goal)), np.arange(1, SCAN_ANGLES)
+        best = np.where(is_open, goal @ places, -np.inf).argmax(axis=1)
+        beside = np.zeros_like(is_open)
+        beside[robots, best] = is_open[robots, best]
+        for side in (1, -1):
+            order = (best[:, None] + side * steps) % SCAN_ANGLES
+            beside[robots[:, None], order] |= np.logical_and.accumulate(is_open[robots[:, None], order], axis=1)
+        way = (beside * np.exp(self.focus * (goal @ places))) @ places.T
         length = np.linalg.norm(way, axis=1, keepdims=True)
         told = observations[:, :17].copy()
         told[:, 9:11] = np.where(length > 0, way / np.maximum(length, 1e-9), 0.0)  # closed all around: stay
@@ -262,8 +270,9 @@ def robot_symmetry(layout: Layout, *behind: Layout | None, mirror: bool = False)
 
     And, as long as wheels do not slip, in a mirror: they sit askew, so that it looks different there, but what they do
     depends on the ways that they push, which lie as their own images.  Mirrored is the way that wheel 0 pushes; the
-    wheels turn backwards, and the two others take each other's places.  The two camera arms, 4 % of the mass, break
-    the symmetry a little, and what the cameras see has no counterpart on the other sides.
+    wheels turn backwards, and the two others take each other's places.  What the reference's two cameras see has no
+    counterpart on the other sides, and their arms, 4 % of the mass, break the symmetry a little; cameras of a rig take
+    each other's places where its angles allow, but not in a mirror.
 
     Args:
         layout: of the observation, in ``frame="body"``.

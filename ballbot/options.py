@@ -114,7 +114,9 @@ def _rig_rows(given: Mapping[str, Any]) -> list[tuple[str, Any, Any]]:
     hints, docs = get_type_hints(CameraRig, include_extras=True), field_docs(CameraRig)
     rows: list[tuple[str, Any, Any]] = []
     for f in fields(CameraRig):
-        hinted = tyro.conf.arg(help=docs[f.name], help_behavior_hint=f"(default: the two arms, else {default_of(f)})")
+        hinted = tyro.conf.arg(
+            help=docs[f.name], help_behavior_hint=f"(default: two arms, with others {default_of(f)})"
+        )
         rows.append((f.name, Annotated[hints[f.name] | None, hinted], field(default=given.get(f.name))))
     return rows
 
@@ -240,6 +242,8 @@ def world_config(options: Any, config: WorldConfig) -> WorldConfig:
         value = getattr(options, f.name)
         if f.name in SECTIONS:
             value = {g.name: x for g in fields(value) if (x := getattr(value, g.name)) is not None}
+            if f.name == "rig" and config.rig and "number" not in value:
+                value = {}  # --rig.number None goes back to the two arms
         changes[f.name] = value
     return replace(config, **changes)
 

@@ -216,6 +216,7 @@ def init_from(path: str | Path, settings: Settings, encoder: FrozenEncoder | Non
     theirs, ours = ([] if layout is None else list(layout.slices) for layout in (more, beside))
     old, new = whole_row(then, more, estimated), whole_row(now, beside, settings.estimated_layout)
     same_eyes = eyes is not None and encoder is not None and eyes.content_hash == encoder.content_hash
+    same_eyes &= world.rig == settings.world.rig
     like: dict[str, str] = {}  # new -> old
     for name, at in new.items():
         truth = name.removeprefix(ESTIMATED)

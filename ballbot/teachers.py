@@ -19,6 +19,7 @@ from ballbot.encoders import FrozenEncoder
 from ballbot.envs.config import WorldConfig
 from ballbot.envs.model import build_model
 from ballbot.envs.observations import FIELDS, Layout, layout_of, of_now, whole_row
+from ballbot.envs.rig import described
 from ballbot.errors import SettingsError
 from ballbot.evaluation.trained import trained_encoder, trained_layout, trained_world
 from ballbot.observer import BANDWIDTH, ObserverController
@@ -144,6 +145,11 @@ def _trained_teacher(
         raise SettingsError(
             f"teacher {name} sees by the encoder {eyes.content_hash[:16]}, and training observes no images by it: "
             "train with cameras and that encoder (--encoder FILE), or take a teacher without cameras"
+        )
+    if eyes is not None and its_world.rig != world.rig:
+        raise SettingsError(
+            f"teacher {name} looks through cameras at other places ({described(its_world.rig)}) than its student "
+            f"({described(world.rig)}): train with the same --rig"
         )
     columns = _columns(str(name), trained_layout(policy, its_world, eyes), layout, world)
     held = PPOConfig(**state["config"]).action_repeat

@@ -109,6 +109,10 @@ def pid_policy(envs: BallbotVectorEnv, seed: int) -> Policy:
     return lambda obs, began: controller(obs["proprioception"], began)
 
 
+KNOWN: dict[str, Driver] = {"random": random_policy, "pid": pid_policy}
+"""Who drives by no policy."""
+
+
 def controlled(name: str, made: Callable[[float], Any]) -> tuple[dict[str, Any], Driver]:
     """What a classical controller observes, and what makes it drive."""
 
@@ -131,7 +135,9 @@ def trained_policy(path: Path) -> tuple[dict[str, Any], Driver]:
         SettingsError, PluginError: it is not one of Ballbot-v0's, or a plugin of its is missing.
     """
     policy = load_policy(path)
-    if policy.metadata.get("observation") != "proprioception" or policy.metadata.get("estimates"):
+    if estimated := policy.metadata.get("estimates"):
+        raise CheckpointError(f"{path} estimates {', '.join(estimated)}: use the policy that was told it")
+    if policy.metadata.get("observation") != "proprioception":
         raise CheckpointError(
             f"{path} was trained with observation {policy.metadata.get('observation')!r}: use a policy without cameras"
         )
@@ -150,15 +156,19 @@ def trained_policy(path: Path) -> tuple[dict[str, Any], Driver]:
     return options, drive
 
 
+def is_file(name: str) -> bool:
+    """Whether somebody who drives is a policy from a file."""
+    return name not in KNOWN and find_controller(name) is None
+
+
 def driver_of(name: str) -> tuple[dict[str, Any], Driver]:
     """Options of the environment in which somebody drives, and what makes it drive.
 
     Raises:
         ValueError, CheckpointError: there is nobody of this name, or no policy without cameras.
     """
-    known = {"random": random_policy, "pid": pid_policy}
-    if name in known:
-        return {}, known[name]
+    if name in KNOWN:
+        return {}, KNOWN[name]
     if (made := find_controller(name)) is not None:
         return controlled(name, made)
     if not Path(name).exists():
@@ -241,9 +251,10 @@ def collect(args: Args) -> DepthDataset:
         "takes_per_block": TAKES,
         "initial_tilt_deg": args.initial_tilt_deg,
         "initial_speed": args.initial_speed,
-        "checkpoints": {p: file_hash(Path(p)) for p in args.policy if Path(p).exists()},
+        "checkpoints": {p: file_hash(Path(p)) for p in args.policy if is_file(p)},
         "cameras": count,
         "view": view_digest(first.simulations.model),
+        **({"rig": dict(first.config.rig)} if first.config.rig else {}),
         "ballbot": ballbot.__version__,
         "mujoco": version("mujoco"),
     }

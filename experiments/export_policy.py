@@ -254,13 +254,15 @@ def compare(policy: Policy, options: dict[str, Any], beside: Beside, args: Args)
     print(f"control graph, one robot, one core: median {median:.0f} us, 99.9th percentile {slow:.0f} us")
     if encoder is not None and controller.camera is not None:
         rng, a = np.random.default_rng(args.seed), encoder.architecture
-        images = rng.uniform(0, encoder.max_depth, (2, 1, a.height, a.width)).astype(np.float32)
+        images = rng.uniform(
+            0, encoder.max_depth, (controller.contract["camera"]["shape"][0], 1, a.height, a.width)
+        ).astype(np.float32)
         embeddings = controller.camera.run(None, {"depth": images})[0]
         difference_of_images = float(np.abs(embeddings - encoder(torch.from_numpy(images)).numpy()).max())
         camera = controller.camera
         median, slow = microseconds(lambda: camera.run(None, {"depth": images}), 2_000)
         print(f"largest difference of an embedding: {difference_of_images:.1e}")
-        print(f"camera graph, both cameras, one core: median {median:.0f} us, 99.9th percentile {slow:.0f} us")
+        print(f"camera graph, {len(images)} cameras, one core: median {median:.0f} us, 99.9th percentile {slow:.0f} us")
         difference = max(difference, difference_of_images)
     beside_it = drive_beside(policy, options, beside, args)
     print(f"largest difference of an action of the controller that drives a robot: {beside_it:.1e}")

@@ -40,6 +40,7 @@ from ballbot.deployment.shipped import find_policy
 from ballbot.encoders import EncoderError, FrozenEncoder, load_encoder
 from ballbot.encoders.frozen import encoder_bytes, kept_encoder
 from ballbot.envs import BallbotVectorEnv
+from ballbot.envs.rig import described
 from ballbot.errors import BallbotError, SettingsError
 from ballbot.evaluation.video import film_maker
 from ballbot.options import PluginFiles, field_docs, peek, plain, with_kinds, world_config, world_options
@@ -276,6 +277,12 @@ def prepare(argv: list[str] | None) -> tuple[Args, Path]:
                 f"--{option.replace('_', '-')} is {now}, but {job.resume} was trained with {then}: leave it out, or "
                 f"start a new run from its networks: --init-from {job.resume}"
             )
+    only = settings.estimates and settings.ppo.imitation_timesteps >= settings.ppo.total_timesteps
+    if only and not (job.resume or job.init_from):
+        raise SettingsError(
+            f"--estimates {' '.join(settings.estimates)} go before a policy that knows what to do with them, and this "
+            "one would learn nothing but estimates: add --init-from RUN, of one that was told (--preset told)"
+        )
     if job.encoder is not None and not job.cameras:
         raise SettingsError(
             f"--encoder {job.encoder} is for policies that see, and this one does not (--no-cameras, or the "
@@ -310,6 +317,8 @@ def load_eyes(args: Args) -> FrozenEncoder:
         if old is None:
             raise
         raise EncoderError(f"{error}; {source} asks for the encoder {old[:16]}, --encoder takes its file") from error
+    if RANK == 0 and (trained := rig_seen(encoder)) not in (None, rig := dict(args.settings.world.rig)):
+        print(f"note: the encoder has learned what {described(trained)} see, and looks through {described(rig)}")
     if args.job.resume and not args.job.change_encoder:
         path, state = find_checkpoint(args.job.resume)
         old = (state.get("env_metadata") or {}).get("encoder", old)
@@ -321,6 +330,14 @@ def load_eyes(args: Args) -> FrozenEncoder:
     elif args.job.config and old not in (None, encoder.content_hash) and RANK == 0:
         print(f"note: {source} is of the encoder {str(old)[:16]}, this run sees by {encoder.content_hash[:16]}")
     return encoder
+
+
+def rig_seen(encoder: FrozenEncoder) -> dict[str, Any] | None:
+    """Options of the cameras that an encoder was trained by; None: it does not say."""
+    data = encoder.card.get("data")
+    provenance = data.get("provenance") if isinstance(data, dict) else None
+    rig = provenance.get("rig", {}) if isinstance(provenance, dict) and "policies" in provenance else None
+    return rig if isinstance(rig, dict) else None
 
 
 def taught(args: Args) -> bool:

@@ -18,7 +18,7 @@ import tyro
 from ballbot.cli import program
 from ballbot.encoders import load_encoder
 from ballbot.encoders.dataset import DepthDataset
-from ballbot.encoders.probe import DISTANCES, probe, probe_around
+from ballbot.encoders.probe import DISTANCES, probe
 from ballbot.envs.observations import SCAN_RADII
 
 FEW_IMAGES = 20_000
@@ -46,7 +46,7 @@ def main(argv: list[str] | None = None) -> int:
         raise ValueError(f"the encoder's card is damaged (validation {validation!r}, seed {seed!r}): copy it again")
     if len(data) < FEW_IMAGES:
         print(f"note: {len(data):,} images are too few to say much: collect {FEW_IMAGES:,}", file=sys.stderr)
-    probes = probe(data, encoder, validation, seed)
+    probes, around = probe(data, encoder, validation, seed)
     print(f"| R² at | {' | '.join(f'{d} m' for d in DISTANCES)} |")
     print("|---|" + "---|" * len(DISTANCES))
     for result in probes:
@@ -54,7 +54,7 @@ def main(argv: list[str] | None = None) -> int:
             print(f"| {name} {result.direction} from {result.inputs} | {' | '.join(f'{x:.2f}' for x in values)} |")
     print(f"\n| R² of heights all around at | {' | '.join(f'{r} m' for r in SCAN_RADII)} |")
     print("|---|" + "---|" * len(SCAN_RADII))
-    for found in probe_around(data, encoder, validation, seed):
+    for found in around:
         print(f"| from {found.inputs}, by a {found.by} | {' | '.join(f'{x:.2f}' for x in found.height)} |")
     return 0
 

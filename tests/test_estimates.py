@@ -118,6 +118,10 @@ def test_presets_of_who_is_told_and_who_sees_have_the_same_networks():
             "--estimates scan --privileged-fields scan --no-cameras --frame world --no-symmetry",
             "are made of images, or with --frame body of how the robot moves",
         ),
+        (
+            "--estimates scan --privileged-fields scan --imitation-timesteps 384 --total-timesteps 384",
+            "would learn nothing but estimates: add --init-from RUN",
+        ),
         ("--estimates scan scan --privileged-fields scan", "must be a tuple of names, each once"),
         (
             "--estimates scan --privileged-fields scan --teacher foresight --imitation-timesteps 384",

@@ -97,7 +97,10 @@ def test_who_is_told_the_ground_drives_beside_who_is_not_and_other_cameras_look_
     assert done.returncode == 0, done.stderr
     data = DepthDataset(tmp_path / "road")
     assert len(data) == 2 * 40 * 2 * 3 and set(data.records["camera"]) == {0, 1, 2}
-    assert data.card["provenance"]["cameras"] == 3 and data.card["provenance"]["terrain"]["kind"] == "road"
+    assert (
+        data.card["provenance"]["rig"]["number"] == data.card["provenance"]["cameras"] == 3
+        and data.card["provenance"]["terrain"]["kind"] == "road"
+    )
     done = run(tmp_path, "collect_depth.py", *COLLECT, "--policy", "nobody", "--out", "other")
     assert done.returncode == 2 and "a classical controller such as informed:0.25" in done.stderr
 

@@ -177,7 +177,56 @@ def test_who_starts_from_what_failed_fails_and_nobody_waits_for_ever(reproduce, 
     monkeypatch.setitem(reproduce.STUDIES, "tiny", reproduce.Study("impossible", (*TINY, "--gamma", "2"), range(1), 1))
     monkeypatch.setitem(reproduce.STUDIES, "after", reproduce.Study("goes on", tuple(TINY), range(1), 1, after="tiny"))
     assert reproduce.main(["--studies", "after", "--jobs", "2", "--results", "results"]) == 1
-    assert "tiny_0.log" in (err := capsys.readouterr().err) and "after_0.log" in err
+    assert "tiny_0.log" in (err := capsys.readouterr().err) and "after_0, which starts from tiny_0" in err
+
+
+def test_nobody_starts_from_what_is_half_trained(reproduce, monkeypatch, capsys):
+    monkeypatch.setitem(reproduce.STUDIES, "after", reproduce.Study("goes on", tuple(TINY), range(1), 1, after="tiny"))
+    run = reproduce.Run("tiny", 0)
+    run.folder.mkdir(parents=True)
+    (run.folder / "config.json").write_text(json.dumps({"ppo": {"total_timesteps": 4000}}))
+    (run.folder / "progress.csv").write_text("global_step\n1234\n")
+    save_policy(run.folder / "last.pt")  # after 1234 steps
+    called = []
+    monkeypatch.setattr(reproduce.Run, "changed_setting", lambda self: None)
+    monkeypatch.setattr(reproduce.Reproduction, "_call", lambda self, command, log: called.append(log.stem))
+    assert reproduce.main(["--studies", "after", "--jobs", "2", "--results", "results"]) == 1
+    assert called == ["tiny_0"]
+    assert "after_0, which starts from tiny_0, whose training did not end" in capsys.readouterr().err
+
+
+def test_who_is_judged_elsewhere_is_trained_for_those_that_start_from_it(reproduce, monkeypatch, tmp_path):
+    monkeypatch.setitem(reproduce.STUDIES, "after", reproduce.Study("goes on", tuple(TINY), range(1), 1, after="tiny"))
+    (tmp_path / "results").mkdir()
+    reproduce.add_rows(
+        tmp_path / "results" / "evaluations.csv",
+        [evaluation(reproduce, "tiny_0", policy) for policy in ("best", "last")],
+    )
+    called = []
+    monkeypatch.setattr(reproduce.Reproduction, "_call", lambda self, command, log: called.append(log.stem))
+    assert reproduce.main(["--studies", "after", "--jobs", "1", "--results", "results"]) == 1
+    assert called == ["tiny_0"]
+    called.clear()
+    assert reproduce.main(["--studies", "tiny", "--seeds", "0", "--jobs", "1", "--results", "results"]) == 0
+    assert called == []
+
+
+def test_the_table_of_the_road_goes_to_its_own_page(scripts, reproduce, tmp_path):
+    make_results = scripts("make_results")
+    (tmp_path / "results").mkdir()
+    numbers = {"ending_off_road_rate": "0.02", "failure_rate": "0.02", "travelled_mean": "1.7"}
+    rows = [evaluation(reproduce, f"road_sees_{seed}", "last", **numbers) for seed in (0, 1)]
+    rows += [evaluation(reproduce, "road_sees_shuffled_0", "last", success_rate="0.05", **numbers)]
+    rows += [evaluation(reproduce, "road_controllers", "informed:0.25", **numbers)]
+    reproduce.add_rows(tmp_path / "results" / "evaluations.csv", rows)
+    page, seeing = tmp_path / "results.md", tmp_path / "seeing.md"
+    page.write_text("nothing")
+    seeing.write_text("<!-- table: road -->\n<!-- end -->\n")
+    assert make_results.main(["--results", str(tmp_path / "results"), "--page", str(page)]) == 0
+    found = seeing.read_text()
+    assert "| sees it | 2 | 99 % (99 % to 99 %) | 2 % (2 % to 2 %) |" in found
+    assert "| sees it, by the images of another robot | 1 | 5 % |" in found
+    assert "| informed, 0.25 m/s | 1 | 99 % |" in found
 
 
 def test_seeing_policies_are_judged_by_images_of_others_too(reproduce):

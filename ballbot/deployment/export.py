@@ -97,7 +97,7 @@ def robot_geometry(rig: CameraRig | None = None) -> dict[str, Any]:
         "wheels" and "cameras", lists in the order of torques and images.  All along the base's axes, from its origin,
         lengths in m: "center" of a wheel's rolling surface and "axle", the unit vector that its speed and torque turn
         about (right-handed); "center" of a camera, "optical_axis", and "up", the direction from the last row of the
-        image to the first.
+        image to the first; and "fov_deg", its field of view from there to there.
     """
     model = build_model(rig=rig)
     data = mujoco.MjData(model)
@@ -115,7 +115,8 @@ def robot_geometry(rig: CameraRig | None = None) -> dict[str, Any]:
     for i in range(REFERENCE if rig is None else rig.number):
         _right, up, back = data.camera(f"cam_{i}").xmat.reshape(3, 3).T
         center = data.camera(f"cam_{i}").xpos - origin
-        cameras.append({"center": listed(center), "optical_axis": listed(-back), "up": listed(up)})
+        fov = float(model.cam_fovy[model.camera(f"cam_{i}").id])
+        cameras.append({"center": listed(center), "optical_axis": listed(-back), "up": listed(up), "fov_deg": fov})
     return {"wheels": wheels, "cameras": cameras}
 
 

@@ -154,8 +154,6 @@ def _pretrain(
     parameters = [*networks.parameters(), *(around.network.parameters() if around else ())]
     optimizer = torch.optim.Adam(parameters, config.lr)
     described: dict[str, Any] = {"config": {**asdict(config), "channels": list(config.channels)}, "data": data.card}
-    if around is None:  # which older trainings do not name
-        del described["config"]["scan_weight"]
     checkpoint, epoch, best, since = log_dir / "training.pt", 0, math.inf, 0
     if resume:
         if not checkpoint.exists():
@@ -326,7 +324,10 @@ def _differences(content: dict[str, Any], described: dict[str, Any]) -> list[str
             return {name: value}
         return {k: v for key, x in value.items() for k, v in flat(x, f"{name}.{key}".lstrip(".")).items()}
 
-    old, new = (flat({key: x.get(key) for key in described}) for x in (content, described))
+    # older trainings do not name what they did not have
+    old, new = (
+        {"config.scan_weight": 0.0} | flat({key: x.get(key) for key in described}) for x in (content, described)
+    )
     names = [n for n in {**old, **new} if n not in ("config.epochs", "config.patience")]
     return [f"{n} was {old.get(n)!r}, is {new.get(n)!r}" for n in names if old.get(n) != new.get(n)]
 

@@ -33,6 +33,8 @@ SPAN = 0.1
 """m, over which a slope is measured: three cells of the height field."""
 MOST_VIEWS = 20_000
 """Views to fit on, and to test on: plenty for a few dozen coefficients."""
+MOST_FITTED = 2 * MOST_VIEWS
+"""Images that principal components are fitted to."""
 HIDDEN_SIZE = 128
 """Of a probing network's two layers."""
 EPOCHS, BATCH = 40, 256
@@ -67,8 +69,10 @@ class AroundProbe:
     """On terrains that it was not fitted on, of all places of a ring together."""
 
 
-def probe(data: DepthDataset, encoder: FrozenEncoder, validation: float = 0.15, seed: int = 0) -> list[Probe]:
-    """Probe an encoder, and principal components.
+def probe(
+    data: DepthDataset, encoder: FrozenEncoder, validation: float = 0.15, seed: int = 0
+) -> tuple[list[Probe], list[AroundProbe]]:
+    """Probe an encoder, and principal components: ahead and beside by lines, all around by small networks too.
 
     Args:
         data: images, with the terrains they show.
@@ -80,6 +84,11 @@ def probe(data: DepthDataset, encoder: FrozenEncoder, validation: float = 0.15, 
         DatasetError: fewer than two terrains, unknown ones, or images of several cameras do not follow each other.
     """
     parts, values = _look(data, encoder, validation, seed)
+    return _probe_ahead(data, parts, values), probe_around(data, parts, values, seed)
+
+
+def _probe_ahead(data: DepthDataset, parts: list[Indices], values: dict[str, list[Floats]]) -> list[Probe]:
+    """What lines tell of height and slope in two directions."""
     probes = []
     for direction, in_base in DIRECTIONS.items():
         before, after = (ground_ahead(data, part, in_base) for part in parts)
@@ -90,10 +99,16 @@ def probe(data: DepthDataset, encoder: FrozenEncoder, validation: float = 0.15, 
 
 
 def probe_around(
-    data: DepthDataset, encoder: FrozenEncoder, validation: float = 0.15, seed: int = 0
+    data: DepthDataset, parts: list[Indices], values: dict[str, list[Floats]], seed: int = 0
 ) -> list[AroundProbe]:
-    """Probe what is known of the ground all around, by lines and by small networks; arguments as of ``probe``."""
-    parts, values = _look(data, encoder, validation, seed)
+    """What lines and small networks tell of the ground all around.
+
+    Args:
+        data: images, with the terrains they show.
+        parts: first images of views to fit on, and to test on.
+        values: of both parts, (views, numbers) "tilt", "embeddings and tilt", "principal components and tilt".
+        seed: of the networks.
+    """
     before, after = (scans(data, part).astype(np.float64) for part in parts)
     probes = []
     for name in ("tilt", "embeddings and tilt", "principal components and tilt"):
@@ -115,7 +130,10 @@ def _look(
         found = views(data, part)
         parts.append(np.sort(rng.choice(found, min(MOST_VIEWS, len(found)), replace=False, axis=0), axis=0))
     size = encoder.architecture.embedding_size
-    fitted = torch.from_numpy(data.images(parts[0].ravel())).flatten(1)
+    some = parts[0].ravel()
+    if len(some) > MOST_FITTED:
+        some = np.sort(rng.choice(some, MOST_FITTED, replace=False))
+    fitted = torch.from_numpy(data.images(some)).flatten(1)
     mean, axes = principal_components(fitted, size)
     values: dict[str, list[Floats]] = {"tilt": [], "embeddings": [], "principal components": []}
     for part in parts:

@@ -301,13 +301,14 @@ class Layout:
                 raise SettingsError(f"the observation has no field {name!r}: {nearest(str(name), FIELDS)}")
             if self.names.count(name) > 1:
                 raise SettingsError(f"the field {name!r} is observed twice: leave one out of extra_fields")
+        if self.images and self.rig is not None and len(self.images) != self.rig.number:
+            raise SettingsError(f"images are of {len(self.images)} cameras, and the rig has {self.rig.number}")
         fields = {name: _field(name) for name in self.names}
         object.__setattr__(self, "sensed", sum(f.size for f in fields.values()))
         for camera, size in enumerate(self.images):
             fields[f"image_{camera}"] = Field(size, _not_sensed, title=f"embedding of camera {camera}")
         if self.images:
-            turns: Turns = "none" if self.rig is None else "scalar"
-            fields["image_age"] = Field(1, _not_sensed, "s", turns=turns, title="age of the images")
+            fields["image_age"] = Field(1, _not_sensed, "s", title="age of the images")
         slices, at = {}, 0
         for name, f in fields.items():
             slices[name], at = slice(at, at + f.size), at + f.size
@@ -390,8 +391,10 @@ class Layout:
             at = self.slices[name]
             matrix[at, at] = np.kron(np.eye(f.size // len(block)), block)
         if self.rig is not None and self.images and sign > 0:  # a mirror's images are none of a camera's
-            seen = slice(self.sensed, self.sensed + sum(self.images))
-            matrix[seen, seen] = np.kron(_moved(self.rig.directions, plane), np.eye(self.images[0]))
+            moved, seen = _moved(self.rig.directions, plane), slice(self.sensed, self.size - 1)
+            if moved.any():
+                matrix[seen, seen] = np.kron(moved, np.eye(self.images[0]))
+                matrix[-1, -1] = 1.0  # their age
         return matrix
 
     def table(self) -> list[dict[str, Any]]:

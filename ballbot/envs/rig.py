@@ -44,7 +44,7 @@ class CameraRig:
     reach: Annotated[float, Range(0.05, 1)] = 0.17
     """Of the cameras from the robot's axis, m."""
     height: Annotated[float, Range(-0.5, 1)] = -0.06
-    """Of the cameras above the base's origin, m, which is 0.24 m above level ground."""
+    """Of the cameras above the base's origin, m, which is 0.217 m above level ground at rest."""
     tilt_deg: Annotated[float, Range(-90, 90)] = 30.0
     """Of the optical axes outward from straight down, degrees; the reference's are tilted 30 degrees inward."""
     fov_deg: Annotated[float, Range(10, 150)] = 90.0
@@ -84,9 +84,7 @@ def mount(spec: mujoco.MjSpec, rig: CameraRig) -> None:
     base, arms = spec.body("base"), list[mujoco.MjsBody]()
     while (arm := spec.body(f"camera_arm_{len(arms)}")) is not None:
         arms.append(arm)
-    height, width = 64, 64
-    if arms:
-        width, height = arms[0].cameras[0].resolution
+    width, height = arms[0].cameras[0].resolution
     for arm in arms:
         spec.delete(arm)
     tilt = np.radians(rig.tilt_deg)
@@ -109,16 +107,18 @@ def mount(spec: mujoco.MjSpec, rig: CameraRig) -> None:
 
 
 def check_cameras(model: mujoco.MjModel) -> None:
-    """Refuse cameras that see nothing: within the robot, the ball or the ground.
+    """Refuse cameras that see nothing, within the robot, the ball or the ground, and arms that touch these.
+
+    Args:
+        model: a robot with a rig, on a plane.
 
     Raises:
-        SettingsError: one is; the message says where it is, and within what.
+        SettingsError: one does; the message says which, and what is in the way.
     """
     data = mujoco.MjData(model)
     mujoco.mj_resetDataKeyframe(model, data, model.key("settled").id)
     mujoco.mj_forward(model, data)
-    number = 0
-    while f"cam_{number}" in (names := [model.camera(i).name for i in range(model.ncam)]):
+    for number in range(sum(model.camera(i).name.startswith("cam_") for i in range(model.ncam))):
         eye = data.camera(f"cam_{number}").xpos
         if (within := _around(model, data, eye, number)) is not None:
             place = ", ".join(f"{x:.3f}" for x in eye - data.body("base").xpos)
@@ -126,9 +126,14 @@ def check_cameras(model: mujoco.MjModel) -> None:
                 f"camera {number} of the rig is within {within}, at ({place}) m from the base's origin: choose another "
                 "rig reach or height"
             )
-        number += 1
-    if not number:
-        raise SettingsError(f"the robot has no camera: there are {names}")
+    for contact in data.contact:
+        names = [model.geom(geom).name for geom in (contact.geom1, contact.geom2)]
+        if arms := [name for name in names if name.startswith("camera_arm_")]:
+            other = next((name for name in names if name not in arms), names[0])
+            raise SettingsError(
+                f"arm {arms[0].removeprefix('camera_arm_')} of the rig touches the {other.replace('_', ' ')}: choose "
+                "another rig reach or height"
+            )
 
 
 def _around(model: mujoco.MjModel, data: mujoco.MjData, eye: Array, number: int) -> str | None:
@@ -152,3 +157,8 @@ def _around(model: mujoco.MjModel, data: mujoco.MjData, eye: Array, number: int)
 def plain(rig: CameraRig | None) -> dict[str, Any]:
     """Every option of a rig as plain values, so that one at its defaults is told from none."""
     return {} if rig is None else asdict(rig)
+
+
+def described(options: Mapping[str, Any]) -> str:
+    """A rig by its options, in words."""
+    return ", ".join(f"{name} {value}" for name, value in options.items()) or "the two cameras of the reference"

@@ -27,6 +27,8 @@ INSET = 132
 """Pixels along a side of a depth view in the corner."""
 MARGIN = 8
 """Pixels around it."""
+MOST_INSETS = 6
+"""Of cameras: more do not fit beside the robot."""
 TRAINING_FPS = 10
 """Frames a second of films made while training."""
 TRAINING_SECONDS = 10
@@ -126,14 +128,13 @@ def what_is_seen(
 
 
 def with_insets(picture: Frame, depths: NDArray[np.float32]) -> Frame:
-    """The picture with (cameras, height, width) depths, 0 to 1 m, in its upper corners; near is bright."""
+    """The picture with (cameras, height, width) depths, 0 to 1 m, of six at most, along its sides; near is bright."""
     framed = picture.copy()
-    for i, depth in enumerate(depths):
+    for i, depth in enumerate(depths[:MOST_INSETS]):
         rows, columns = (np.arange(INSET) * size // INSET for size in depth.shape)
         grey = (255 * (1 - np.sqrt(depth[rows][:, columns]))).astype(np.uint8)  # most of what is seen is near
-        down, across = divmod(i, 4)  # camera 0 looks in from the right
-        column, top = across // 2 * (INSET + MARGIN), MARGIN + down * (INSET + MARGIN)
-        left = MARGIN + column if i % 2 else picture.shape[1] - column - INSET - MARGIN
+        top = MARGIN + i // 2 * (INSET + MARGIN)  # camera 0 looks in from the right
+        left = MARGIN if i % 2 else picture.shape[1] - INSET - MARGIN
         framed[top - 2 : top + INSET + 2, left - 2 : left + INSET + 2] = 255
         framed[top : top + INSET, left : left + INSET] = grey[..., None]
     return framed

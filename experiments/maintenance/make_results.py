@@ -132,7 +132,7 @@ def road_table(results: Results) -> str:
     for study in (name for name in STUDIES if name.startswith("road_")):
         for what, name in (
             (STUDIES[study].what, study),
-            (f"{STUDIES[study].what}, of another robot", f"{study}_shuffled"),
+            (f"{STUDIES[study].what}, by the images of another robot", f"{study}_shuffled"),
         ):
             runs = [results.row(f"{name}_{seed}", "last") for seed in STUDIES[study].seeds]
             if rows := [row for row in runs if row is not None]:
@@ -272,8 +272,6 @@ def sections(results: Results) -> dict[str, str]:
         found["frontier"] = frontier_table(results)
     if (compared := results.folder / "compare_sb3.csv").is_file():
         found["compare_sb3"] = comparison_table(compared)
-    if any(row["run"].startswith("road_") for row in results.rows):
-        found["road"] = road_table(results)
     if any(row["horizon"] in map(str, HORIZONS) for row in results.rows):
         found["horizons"] = horizons_table(results)
     return found
@@ -392,6 +390,8 @@ def main(argv: list[str] | None = None) -> int:
     args = tyro.cli(Args, args=argv, description=__doc__)
     results = Results(args.results)
     pages = {args.page: sections(results)}
+    if any(row["run"].startswith("road_") for row in results.rows):
+        pages[args.page.with_name("seeing.md")] = {"road": road_table(results)}
     if (tried := args.results / "reliability.csv").is_file():
         pages[args.page.with_name("reliability.md")] = {"reliability": reliability_table(tried)}
     for page, found in pages.items():

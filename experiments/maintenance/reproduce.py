@@ -16,6 +16,7 @@ results/evaluations.csv holds.  ``make_results.py --results runs/reproduced`` ma
 from __future__ import annotations
 
 import csv
+import hashlib
 import json
 import os
 import shutil
@@ -44,12 +45,14 @@ from ballbot.settings import Range
 
 LOGS = Path("runs") / "reproduce"
 """What the trainings and evaluations print, and the evaluations' files."""
+OF_SOME_TASKS = ("ending_off_road_rate", "travelled_mean")
+"""What is kept of an evaluation where the task has it."""
 JUDGED = (
     "return_mean", "return_ci95", "length_mean", "success_rate", "success_rate_ci95", "failure_rate",
     "out_of_bounds_rate", "speed_along_goal_mean", "speed_along_goal_ci95", "tilt_max_deg_mean",
-    "ending_off_road_rate", "travelled_mean",
+    *OF_SOME_TASKS,
 )  # fmt: skip
-"""What is kept of an evaluation; the last two where the task has them."""
+"""What is kept of an evaluation."""
 COLUMNS = (
     "run", "policy", "terrain", "horizon", "terrain_length", "heading", "episodes", *JUDGED, "commit", "judged_by",
     "machine", "date",
@@ -145,6 +148,12 @@ class Run:
         found = load_settings(self.folder / "config.json").settings
         for name, (then, now) in differences(found, wanted).items():
             return f"{name} is {then} there and {now} here"
+        began = read_config(self.folder / "config.json").get("init_from")
+        for other in before(self)[-1:]:
+            path = other.folder / "last.pt"
+            now = hashlib.sha256(path.read_bytes()).hexdigest() if other.done() >= 1 else None
+            if isinstance(began, dict) and now not in (None, began.get("sha256")):
+                return f"it began from another {path} than there is now"
         return None
 
 
@@ -243,7 +252,7 @@ def rows_of(judgement: Judgement, commit: str) -> list[dict[str, str]]:
         row |= {"heading": "any" if judgement.random_yaw else "world", "judged_by": short(git_commit())}
         row |= {key: str(options[key]) for key in ("horizon", "terrain_length", "episodes")}
         for key in JUDGED:
-            if key not in summary:
+            if key not in summary and key in OF_SOME_TASKS:
                 row[key] = ""
                 continue
             numbers = summary[key] if isinstance(summary[key], list) else [summary[key]]
@@ -319,11 +328,15 @@ class Reproduction:
 
     def carry_out(self, run: Run) -> None:
         """Train, keep the curve, judge; what is done already is left out."""
-        if all(self._judged(judgement) for judgement in judgements(run)):
+        if all(self._judged(judgement) for judgement in judgements(run)) and (run.done() >= 1 or not self._needed(run)):
             return  # perhaps elsewhere: the curve is there too
         for other in before(run):  # planned earlier, so that it runs already
             if other in self._trained:
                 self._trained[other].wait()
+            if other.done() < 1:
+                if not self._stopping.is_set():
+                    self._failed.append(f"{run.name}, which starts from {other.name}, whose training did not end")
+                return
         if run.done() < 1:
             if run.folder.is_dir() and not run.begun():  # it stopped before anything was saved
                 lock = lock_run_dir(run.folder)  # or is starting now
@@ -339,6 +352,11 @@ class Reproduction:
         self._say(f"{run.name}: trained; judging")
         for judgement in judgements(run):
             self.judge(judgement)
+
+    def _needed(self, run: Run) -> bool:
+        """Whether another that is planned, and neither trained nor judged, starts from it."""
+        others = [other for other in self._trained if run in before(other) and other.done() < 1]
+        return any(not self._judged(judgement) for other in others for judgement in judgements(other))
 
     def judge(self, judgement: Judgement) -> None:
         """Judge policies and keep the rows, if that was not done."""

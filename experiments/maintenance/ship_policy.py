@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Annotated
 
 import tyro
-from reproduce import JUDGED
+from reproduce import JUDGED, OF_SOME_TASKS
 from shared import EXPERIMENTS, MACHINE
 
 from ballbot.cli import program
@@ -85,7 +85,7 @@ def ship(args: Args) -> None:
             "terrain": summary["terrain"],
             "episodes": summary["options"]["episodes"],
             "machine": MACHINE,
-            **{key: summary[key] for key in JUDGED if key in summary},
+            **{key: summary[key] for key in JUDGED if key in summary or key not in OF_SOME_TASKS},
         },
         "config": {
             "ppo": asdict(settings.ppo),

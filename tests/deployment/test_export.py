@@ -326,6 +326,7 @@ def test_the_contract_and_the_docs_say_where_wheels_and_cameras_are(exported):
         _right, up, back = (rotation.T @ data.camera(f"cam_{i}").xmat.reshape(3, 3)).T
         np.testing.assert_allclose(camera["center"], rotation.T @ (data.camera(f"cam_{i}").xpos - base.xpos), atol=1e-5)
         np.testing.assert_allclose([camera["optical_axis"], camera["up"]], [-back, up], atol=1e-5)
+        assert camera.pop("fov_deg") == 90.0
         assert f"| camera {i} | {' | '.join(map(shown, camera.values()))} |" in page
 
 

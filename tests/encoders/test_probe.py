@@ -106,7 +106,8 @@ def test_r_squared_is_of_ground_the_line_was_not_fitted_to():
 
 def test_every_encoder_can_be_probed(taken):
     data, _ = taken
-    probes = probe(data, FrozenEncoder(Autoencoder(Architecture())), validation=0.5)
+    probes, around = probe(data, FrozenEncoder(Autoencoder(Architecture())), validation=0.5)
+    assert {len(found.height) for found in around} == {5} and len(around) == 6
     assert len(probes) == 2 * 5 and {p.direction for p in probes} == set(DIRECTIONS)
     assert all(len(p.height) == len(p.slope) == len(DISTANCES) for p in probes)
 

@@ -10,12 +10,13 @@ import numpy as np
 import pytest
 import torch
 
-from ballbot.encoders import Architecture, Autoencoder, DatasetError, DepthDataset, FrozenEncoder
+from ballbot.encoders import DatasetError, DepthDataset
 from ballbot.encoders.dataset import RECORD
 from ballbot.encoders.pretrain import PretrainConfig, pretrain
 from ballbot.encoders.probe import _line, _network, probe_around
 from ballbot.encoders.surroundings import leans, scans
 from ballbot.envs import BallbotVectorEnv
+from ballbot.ppo import CheckpointError
 
 WORLD: dict[str, Any] = {
     "terrain": "road",
@@ -88,8 +89,20 @@ def test_an_encoder_that_is_asked_for_the_ground_around_learns_it_and_resumes_to
     again = pretrain(data, asked, tmp_path / "part.pt", tmp_path / "part", resume=True, say=said.append)
     assert again.content_hash == whole.content_hash
     alone = pretrain(data, PretrainConfig(**QUICK), tmp_path / "alone.pt", tmp_path / "alone", say=said.append)
-    assert "validation_scan_mse_m2" not in alone.card and "scan_weight" not in alone.card["config"]
-    assert alone.content_hash != whole.content_hash
+    assert "validation_scan_mse_m2" not in alone.card and alone.card["config"]["scan_weight"] == 0
+    errors = [scan_error(data, encoder) for encoder in (whole, alone)]
+    assert errors[0] < 0.9 * errors[1]
+    with pytest.raises(CheckpointError, match=r"config.scan_weight was 1.0, is 0.0"):
+        pretrain(data, PretrainConfig(**QUICK), tmp_path / "part.pt", tmp_path / "part", resume=True, say=said.append)
+
+
+def scan_error(data, encoder):
+    """Share of the variance of the ground around that a line does not know from an encoder's numbers."""
+    part, other = (at[::2] for at in data.split_by_terrain(0.25, 0))
+    seen = [encoder(torch.from_numpy(data.images(np.r_[at, at + 1]))[:, None]).double().numpy() for at in (part, other)]
+    x, z = (np.hstack(np.split(values, 2)) for values in seen)
+    y = scans(data, other)
+    return ((_line(x, scans(data, part).astype(np.float64), z) - y) ** 2).mean() / y.var(0).mean()
 
 
 def test_what_does_not_tell_its_ground_cannot_be_asked_for_it(taken, tmp_path):
@@ -100,17 +113,20 @@ def test_what_does_not_tell_its_ground_cannot_be_asked_for_it(taken, tmp_path):
         pretrain(other, PretrainConfig(scan_weight=1.0, **QUICK), tmp_path / "e.pt", tmp_path / "log")
 
 
-def test_probes_of_the_ground_around_are_of_lines_and_networks(taken):
-    data, _ = taken
-    torch.manual_seed(0)
-    encoder = FrozenEncoder(Autoencoder(Architecture(16, 16, 12, (8, 8))))
-    found = probe_around(data, encoder, 0.25)
-    assert [(probe.inputs, probe.by) for probe in found] == [
-        (name, by)
-        for name in ("tilt", "embeddings and tilt", "principal components and tilt")
-        for by in ("line", "network")
-    ]
-    assert all(len(probe.height) == 5 and max(probe.height) <= 1 for probe in found)
+def test_probes_tell_the_ground_around_from_what_knows_it_alone(taken):
+    data, told = taken
+    part, other = data.split_by_terrain(0.25, 0)
+    parts = [part[::2], other[::2]]  # first images of views
+    rng = np.random.default_rng(0)
+    knows = [np.hstack([told[at // 2, :60], told[at // 2, 60:]]).astype(np.float64) for at in parts]
+    noise = [rng.normal(size=(len(at), 20)) for at in parts]
+    tilt = [told[at // 2, 60:].astype(np.float64) for at in parts]
+    values = {"tilt": tilt, "embeddings and tilt": knows, "principal components and tilt": noise}
+    found = {(probe.inputs, probe.by): probe.height for probe in probe_around(data, parts, values)}
+    assert list(found) == [(name, by) for name in values for by in ("line", "network")]
+    for by in ("line", "network"):
+        assert min(found["embeddings and tilt", by][1:]) > 0.7
+        assert max(found["principal components and tilt", by][1:]) < 0.2
 
 
 def test_a_network_finds_what_a_line_cannot():

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -87,7 +88,7 @@ def test_images_have_no_counterpart_in_a_mirror_or_of_four_cameras():
     seen = (robot_symmetry(three, mirror=True).observations != 0).any(-1)[:, three.sensed : -1]
     assert seen.all(1).tolist() == [True] * 3 + [False] * 3
     four = WorldConfig(observation="encoded", rig={"number": 4}).layout(one * 4)
-    seen = (robot_symmetry(four).observations != 0).any(-1)[:, four.sensed : -1]
+    seen = (robot_symmetry(four).observations != 0).any(-1)[:, four.sensed :]  # the images' age too
     assert seen.any(1).tolist() == [True, False, False]
     six = WorldConfig(observation="encoded", rig={"number": 6}).layout(one * 6)
     assert (robot_symmetry(six).observations != 0).any(-1).all()
@@ -127,12 +128,23 @@ def test_impossible_rigs_are_refused(rig, message):
         ({"reach": 0.08}, "the ballast"),
         ({"reach": 0.1, "height": 0.2}, "the tower"),
         ({"reach": 0.06, "height": -0.2}, "the ball"),
-        ({"height": -0.235}, "the ground"),
+        ({"height": -0.21}, "the ground"),
     ],
 )
 def test_cameras_that_would_see_nothing_are_refused(rig, what):
     with pytest.raises(SettingsError, match=f"camera 0 of the rig is within {what}, at .* another rig reach or height"):
         BallbotVectorEnv(1, rig=rig, terrain="flat")
+
+
+@pytest.mark.parametrize("height", [-0.12, -0.15])
+def test_arms_that_touch_the_ball_are_refused(height):
+    with pytest.raises(SettingsError, match=r"arm 0 of the rig touches the ball: choose another rig reach or height"):
+        BallbotVectorEnv(1, rig={"height": height}, terrain="flat")
+
+
+def test_a_layout_is_of_the_rigs_cameras():
+    with pytest.raises(SettingsError, match="images are of 2 cameras, and the rig has 3"):
+        WorldConfig(rig={"number": 3}).layout((20, 20))
 
 
 def test_no_rig_are_the_references_two():
@@ -153,12 +165,22 @@ def test_a_state_of_another_rig_is_not_accepted():
 
 def test_a_command_line_of_a_rig(tmp_path):
     experiments = ROOT / "experiments"
+    said: list[str] = []
     few = "--total-timesteps 80 --num-envs 2 --num-steps 4 --minibatch-size 4 --num-terrains 2 --num-threads 1"
     for line in (
         f"ppo_ballbot.py --preset plain --rig.number 3 --rig.tilt-deg 35 {few} --run-name wide",
         "evaluate.py runs/wide/last.pt --episodes 2 --horizon 20",
+        f"ppo_ballbot.py --config runs/wide --rig.number None {few} --run-name two",
+        f"ppo_ballbot.py --config runs/wide --init-from runs/wide --rig.tilt-deg 20 {few} --run-name other",
     ):
         script, *options = line.split()
         command = [sys.executable, str(experiments / script), *options]
         done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
         assert done.returncode == 0, done.stderr
+        said.append(done.stdout)
+    assert (
+        "note: the encoder has learned what the two cameras of the reference see, and looks through number 3" in said[0]
+    )
+    assert json.loads((tmp_path / "runs/wide/config.json").read_text())["env"]["rig"]["tilt_deg"] == 35
+    assert json.loads((tmp_path / "runs/two/config.json").read_text())["env"]["rig"] == {}
+    assert "image_0, image_1, image_2, image_age new, start at 0" in said[3]  # other places, other images

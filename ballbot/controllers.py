@@ -154,8 +154,8 @@ class InformedController(LinearController):
     """The same law for who is told the ground around, and goes where that is level, along the goal as far as may be.
 
     It plans nothing: of the places on the inner rings of ``scan``, those with a drop or a wall close their direction.
-    It takes the open one that is nearest to the goal, and goes to the mean of it and of the open ones next to it, and
-    next to these, which count the more the nearer they are to the goal.
+    It takes the open one that is nearest to the goal, and goes to the mean of it and of the two next on either side as
+    far as they are open, which count the more the nearer they are to the goal.
 
     Args:
         step: m by which ground may differ from that under the ball.
@@ -177,7 +177,7 @@ class InformedController(LinearController):
         goal, heights = observations[:, 9:11], observations[:, 17:].reshape(len(observations), -1, SCAN_ANGLES)
         near = np.array(SCAN_RADII) <= self.reach
         is_open = np.logical_and.reduce(np.abs(heights[:, near]) <= self.step, axis=1)
-        robots, steps = np.arange(len(goal)), np.arange(1, SCAN_ANGLES)
+        robots, steps = np.arange(len(goal)), np.arange(1, 3)
         best = np.where(is_open, goal @ places, -np.inf).argmax(axis=1)
         beside = np.zeros_like(is_open)
         beside[robots, best] = is_open[robots, best]

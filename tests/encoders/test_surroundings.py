@@ -118,15 +118,16 @@ def test_probes_tell_the_ground_around_from_what_knows_it_alone(taken):
     part, other = data.split_by_terrain(0.25, 0)
     parts = [part[::2], other[::2]]  # first images of views
     rng = np.random.default_rng(0)
-    knows = [np.hstack([told[at // 2, :60], told[at // 2, 60:]]).astype(np.float64) for at in parts]
+    knows = [scans(data, at).astype(np.float64) for at in parts]
     noise = [rng.normal(size=(len(at), 20)) for at in parts]
     tilt = [told[at // 2, 60:].astype(np.float64) for at in parts]
     values = {"tilt": tilt, "embeddings and tilt": knows, "principal components and tilt": noise}
     found = {(probe.inputs, probe.by): probe.height for probe in probe_around(data, parts, values)}
     assert list(found) == [(name, by) for name in values for by in ("line", "network")]
-    for by in ("line", "network"):
-        assert min(found["embeddings and tilt", by][1:]) > 0.7
-        assert max(found["principal components and tilt", by][1:]) < 0.2
+    assert min(found["embeddings and tilt", "line"][1:]) > 0.99
+    for by in ("line", "network"):  # which has few views here to learn from
+        known, unknown = (found[f"{name} and tilt", by][1:] for name in ("embeddings", "principal components"))
+        assert np.mean(known) > np.mean(unknown) + 0.3
 
 
 def test_a_network_finds_what_a_line_cannot():

@@ -4,14 +4,12 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
-from pathlib import Path
 
 import mujoco
 import numpy as np
 import pytest
 import torch
+from inprocess import call
 
 from ballbot import presets
 from ballbot.controllers import robot_symmetry
@@ -21,8 +19,6 @@ from ballbot.envs.model import build_model, physics_digest, view_digest
 from ballbot.envs.rig import CameraRig, rig_of
 from ballbot.errors import SettingsError
 from ballbot.options import from_plain, plain
-
-ROOT = Path(__file__).parents[2]
 
 
 def poses(model: mujoco.MjModel, number: int) -> list[tuple[np.ndarray, np.ndarray]]:
@@ -164,9 +160,9 @@ def test_a_state_of_another_rig_is_not_accepted():
 
 
 def test_a_command_line_of_a_rig(tmp_path):
-    experiments = ROOT / "experiments"
     said: list[str] = []
     few = "--total-timesteps 80 --num-envs 2 --num-steps 4 --minibatch-size 4 --num-terrains 2 --num-threads 1"
+    few += " --eval-episodes 2 --max-episode-steps 40"
     for line in (
         f"ppo_ballbot.py --preset plain --rig.number 3 --rig.tilt-deg 35 {few} --run-name wide",
         "evaluate.py runs/wide/last.pt --episodes 2 --horizon 20",
@@ -174,8 +170,7 @@ def test_a_command_line_of_a_rig(tmp_path):
         f"ppo_ballbot.py --config runs/wide --init-from runs/wide --rig.tilt-deg 20 {few} --run-name other",
     ):
         script, *options = line.split()
-        command = [sys.executable, str(experiments / script), *options]
-        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+        done = call(script, *options, folder=tmp_path)
         assert done.returncode == 0, done.stderr
         said.append(done.stdout)
     assert (

@@ -453,7 +453,7 @@ def sees(**world: Any) -> Settings:
     """
     settings = told(**({"observation": "encoded", "extra_fields": (), "privileged_fields": ("scan",)} | world))
     steps = 1_000_000
-    ppo = replace(settings.ppo, total_timesteps=steps, imitation_timesteps=steps, initial_std=0.3, final_std=None)
+    ppo = replace(settings.ppo, total_timesteps=steps, imitation_timesteps=steps, initial_std=0.2, final_std=None)
     return replace(settings, ppo=ppo, estimates=("scan",))
 
 

@@ -99,26 +99,40 @@ def _kind(name: str, kind: str) -> Any:
     return TERRAINS[parse_terrain(kind).kind] if name == "ground" else COMMANDS[kind]
 
 
+def _field_rows(cls: Any) -> list[tuple[str, Any, str, Any]]:
+    """Name, annotation, explanation and default of each option of a dataclass."""
+    hints, docs = get_type_hints(cls, include_extras=True), field_docs(cls)
+    return [(f.name, hints[f.name], docs.get(f.name, ""), default_of(f)) for f in fields(cls) if f.init]
+
+
 def _kind_rows(name: str, kind: Any) -> list[tuple[str, Any, str, Any]]:
-    """Name, annotation, explanation and default of each option of a kind of ground or command."""
-    hints, docs = get_type_hints(kind, include_extras=True), field_docs(kind)
+    """The same of a kind of ground or command."""
+    return [row for row in _field_rows(kind) if not (name == "ground" and row[0] == "path")]
+
+
+def _optional_rows(
+    rows: list[tuple[str, Any, str, Any]], otherwise: str, given: Mapping[str, Any]
+) -> list[tuple[str, Any, Any]]:
+    """Rows of a dataclass whose options may be left out, None by default.
+
+    Args:
+        rows: of ``_field_rows``.
+        otherwise: what holds without, before the option's own default.
+        given: values instead of None, by name.
+    """
     return [
-        (f.name, hints[f.name], docs.get(f.name, ""), default_of(f))
-        for f in fields(kind)
-        if f.init and not (name == "ground" and f.name == "path")
+        (
+            key,
+            Annotated[hint | None, tyro.conf.arg(help=text, help_behavior_hint=f"(default: {otherwise} {default})")],
+            field(default=given.get(key)),
+        )
+        for key, hint, text, default in rows
     ]
 
 
 def _rig_rows(given: Mapping[str, Any]) -> list[tuple[str, Any, Any]]:
     """Name, annotation and default of each option of a camera rig."""
-    hints, docs = get_type_hints(CameraRig, include_extras=True), field_docs(CameraRig)
-    rows: list[tuple[str, Any, Any]] = []
-    for f in fields(CameraRig):
-        hinted = tyro.conf.arg(
-            help=docs[f.name], help_behavior_hint=f"(default: two arms, with others {default_of(f)})"
-        )
-        rows.append((f.name, Annotated[hints[f.name] | None, hinted], field(default=given.get(f.name))))
-    return rows
+    return _optional_rows(_field_rows(CameraRig), "two arms, with others", given)
 
 
 def _section(name: str, config: WorldConfig) -> Any:
@@ -208,10 +222,7 @@ def _optional_section(name: str, kind: str) -> Any:
         found = _kind(name, kind)
     except (SettingsError, KeyError):  # said where the world is made
         return None
-    rows: list[tuple[str, Any, Any]] = []
-    for key, hint, text, default in _kind_rows(name, found):
-        hinted = tyro.conf.arg(help=text, help_behavior_hint=f"(default: as trained, else {default})")
-        rows.append((key, Annotated[hint | None, hinted], field(default=None)))
+    rows = _optional_rows(_kind_rows(name, found), "as trained, else", {})
     return make_dataclass(name.title(), rows, frozen=True)() if rows else None
 
 

@@ -25,6 +25,7 @@ from ballbot.encoders import load_encoder
 from ballbot.envs import BallbotVectorEnv
 from ballbot.envs.model import build_model
 from ballbot.envs.rendering import choose_opengl
+from ballbot.envs.rig import camera_names
 from ballbot.options import PluginFiles, kind_options, read_options, rig_options
 from ballbot.settings import Range
 
@@ -61,7 +62,7 @@ def mujocos_depth(model: mujoco.MjModel, data: mujoco.MjData, size: int) -> NDAr
     images = []
     with mujoco.Renderer(model, size, size) as renderer:
         renderer.enable_depth_rendering()
-        for camera in (name for i in range(model.ncam) if (name := model.camera(i).name).startswith("cam_")):
+        for camera in camera_names(model):
             renderer.update_scene(data, camera=camera)
             images.append(renderer.render().copy())
     return np.clip(np.stack(images), 0.0, 1.0)

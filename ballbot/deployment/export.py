@@ -32,7 +32,7 @@ from ballbot.envs import commands
 from ballbot.envs.config import WorldConfig, make_command
 from ballbot.envs.model import build_model
 from ballbot.envs.physics import MOTOR_TORQUE
-from ballbot.envs.rig import REFERENCE, CameraRig, rig_of
+from ballbot.envs.rig import CameraRig, camera_names, rig_of
 from ballbot.evaluation.trained import trained_layout, trained_world
 from ballbot.ppo import Agent, Policy
 from ballbot.ppo.checkpoint import write_atomic
@@ -112,10 +112,10 @@ def robot_geometry(rig: CameraRig | None = None) -> dict[str, Any]:
         for i in range(3)
     ]
     cameras = []
-    for i in range(REFERENCE if rig is None else rig.number):
-        _right, up, back = data.camera(f"cam_{i}").xmat.reshape(3, 3).T
-        center = data.camera(f"cam_{i}").xpos - origin
-        fov = float(model.cam_fovy[model.camera(f"cam_{i}").id])
+    for name in camera_names(model):
+        _right, up, back = data.camera(name).xmat.reshape(3, 3).T
+        center = data.camera(name).xpos - origin
+        fov = float(model.cam_fovy[model.camera(name).id])
         cameras.append({"center": listed(center), "optical_axis": listed(-back), "up": listed(up), "fov_deg": fov})
     return {"wheels": wheels, "cameras": cameras}
 

@@ -296,7 +296,7 @@ class _Around:
         self.network = Surroundings(self.cameras * config.embedding_size)
         self._data, self._batch_size = data, config.batch_size
         self._truth = torch.from_numpy(scans(data, whole[:, 0]))
-        self._leans = torch.from_numpy(leans(data, whole[:, 0]))
+        self._leans = torch.from_numpy(leans(data, whole[:, 0])).float()
 
     def error(self, embeddings: torch.Tensor, firsts: Indices) -> torch.Tensor:
         """Mean squared error, m², of what is told of views by (images, size) embeddings; their first images."""

@@ -19,7 +19,7 @@ from torch import nn
 from ballbot.encoders.dataset import DepthDataset
 from ballbot.encoders.frozen import FrozenEncoder
 from ballbot.encoders.pretrain import principal_components
-from ballbot.encoders.surroundings import heights, rotations, scans, views
+from ballbot.encoders.surroundings import heights, leans, rotations, scans, views
 from ballbot.envs.observations import SCAN_RADII
 
 Floats = NDArray[np.float64]
@@ -138,7 +138,7 @@ def _look(
     values: dict[str, list[Floats]] = {"tilt": [], "embeddings": [], "principal components": []}
     for part in parts:
         images = torch.from_numpy(data.images(part.ravel()))
-        values["tilt"].append(rotations(data, part[:, 0])[:, 2, :2])  # the world's upward direction in the base
+        values["tilt"].append(leans(data, part[:, 0]))
         values["embeddings"].append(encoder(images[:, None]).reshape(len(part), -1).double().numpy())
         components = (images.flatten(1) - mean) @ axes
         values["principal components"].append(components.reshape(len(part), -1).double().numpy())

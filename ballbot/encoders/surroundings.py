@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from ballbot.encoders.dataset import DatasetError, DepthDataset
-from ballbot.envs.observations import SCAN_ANGLES, SCAN_MOST, SCAN_RADII, ring_directions
+from ballbot.envs.observations import SCAN_ANGLES, SCAN_MOST, SCAN_RADII, places_around, ring_places
 from ballbot.envs.step import rotation_matrix
 from ballbot.envs.terrain import MAX_HEIGHT, TERRAIN_LENGTH, TerrainPool, make_terrain
 
@@ -95,18 +95,15 @@ def scans(data: DepthDataset, indices: Indices) -> NDArray[np.float32]:
     Raises:
         DatasetError, SettingsError: as ``heights``.
     """
-    ahead = rotations(data, indices)[:, :2, 0]
-    c, s = (ahead / np.linalg.norm(ahead, axis=1, keepdims=True)).T[..., None]
-    x, y = np.multiply.outer(np.array(SCAN_RADII), ring_directions(SCAN_ANGLES)).transpose(1, 0, 2).reshape(2, -1)
-    around = np.stack([c * x - s * y, s * x + c * y], axis=-1)  # (k, places, 2), of the world
-    ball = data.records["ball"][indices, :2].astype(np.float64)
-    found = heights(data, indices, np.concatenate([np.zeros_like(around[:, :1]), around], axis=1) + ball[:, None])
+    ahead = rotations(data, indices)[:, :2, 0].T
+    ball = data.records["ball"][indices, :2].T.astype(np.float64)
+    found = heights(data, indices, places_around(ring_places(), ahead / np.linalg.norm(ahead, axis=0), ball))
     return np.clip(found[:, 1:] - found[:, :1], -SCAN_MOST, SCAN_MOST).astype(np.float32)
 
 
-def leans(data: DepthDataset, indices: Indices) -> NDArray[np.float32]:
+def leans(data: DepthDataset, indices: Indices) -> Floats:
     """(k, 2) how the robots lean that took these images: the world's upward direction along the base's x and y."""
-    return rotations(data, indices)[:, 2, :2].astype(np.float32)
+    return rotations(data, indices)[:, 2, :2]
 
 
 class Surroundings(nn.Module):

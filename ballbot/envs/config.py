@@ -7,7 +7,7 @@ are the default left out.  An option that is added later, and changes nothing by
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields, is_dataclass, replace
+from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
 from typing import Annotated, Any, Literal
 
 from ballbot.envs.checks import check_direction
@@ -15,7 +15,6 @@ from ballbot.envs.commands import COMMANDS, ONE_OF_TWO
 from ballbot.envs.observations import CAMERA_INTERVAL, FIELDS, Layout, layout_of
 from ballbot.envs.rewards import REWARDS, check_endings, check_weights, needed, paid_terms, refuse_idle
 from ballbot.envs.rig import REFERENCE, rig_of
-from ballbot.envs.rig import plain as plain_rig
 from ballbot.envs.terrain import MAX_TERRAIN_LENGTH, TERRAIN_LENGTH, TERRAINS, parse_terrain
 from ballbot.envs.terrain.spec import build_terrain
 from ballbot.errors import SettingsError
@@ -175,7 +174,8 @@ class WorldConfig:
         self._keep("ground", _given(build_terrain(spec.kind, self._file(spec) | dict(self.ground)), spec.path))
         told = make_command(self.command, self.motion)
         self._keep("motion", _given(told))
-        self._keep("rig", plain_rig(rig_of(self.rig)))
+        rig = rig_of(self.rig)
+        self._keep("rig", {} if rig is None else asdict(rig))  # all of it: one at its defaults is not none
         self._check_history()
         layout = self.layout()
         self._check_privileged(layout)

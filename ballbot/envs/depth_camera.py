@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 
 from ballbot.envs.checks import check_count, check_number
 from ballbot.envs.height_rays import HeightFields
+from ballbot.envs.rig import is_inside
 
 Tensor = torch.Tensor
 Array = NDArray[np.float64]
@@ -204,14 +205,13 @@ def robot_depth(model: mujoco.MjModel, data: mujoco.MjData, eye: Array, directio
     """
     depth = np.full(len(directions), np.inf)
     base = model.body("base").id
-    forth, back = np.array([1.0, 0.0, 0.0]), np.array([-1.0, 0.0, 0.0])
     for geom in range(model.ngeom):
         if model.body_rootid[model.geom_bodyid[geom]] != base or model.geom_group[geom] >= DRAWN_GROUPS:
             continue
         shape = data.geom_xpos[geom], data.geom_xmat[geom], model.geom_size[geom]
         kind = int(model.geom_type[geom])
-        if all(mujoco.mju_rayGeom(*shape, eye, way, kind) >= 0 for way in (forth, back)):
-            continue  # convex, and both ways lead to its surface: the eye is inside
+        if is_inside(eye, *shape, kind):
+            continue
         # few rays come near a part
         centre, reach = data.geom_xpos[geom] - eye, model.geom_rbound[geom]
         beside = np.linalg.norm(np.cross(directions, centre), axis=1) / np.linalg.norm(directions, axis=1)

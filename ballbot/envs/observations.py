@@ -141,19 +141,35 @@ def scan(angles: int = SCAN_ANGLES, radii: tuple[float, ...] = SCAN_RADII, most:
         raise SettingsError(f"angles must be a multiple of 6, such as 12, got {angles!r}")
     if not radii or not all(0 < radius <= 10 for radius in radii) or not 0 < most < np.inf:
         raise SettingsError(f"radii must lie between 0 and 10 m, and most above 0, got {radii!r} and {most!r}")
-    places = np.multiply.outer(np.array(radii), ring_directions(angles)).transpose(1, 0, 2).reshape(2, -1)
+    places = ring_places(angles, radii)
 
     def read(step: Step) -> Array:
-        (c, s), (ahead, left) = step.robots.heading, places[..., None]
-        around = np.stack([c * ahead - s * left, s * ahead + c * left])  # (2, places, n), of the world
-        xy = np.concatenate([np.zeros_like(around[:, :1]), around], axis=1) + step.ball_place[:, None]
-        heights = step.heights(xy.transpose(2, 1, 0)).T
+        heights = step.heights(places_around(places, step.robots.heading, step.ball_place)).T
         return np.clip(heights[1:] - heights[0], -most, most)
 
     rings = ", ".join(f"{radius:g}" for radius in radii)
     axes = f"{angles} places counterclockwise, the first {RING_START_DEG:g} degrees from the heading, at {rings} m"
     title = "height of the ground around above that under the ball, which no sensor tells"
     return Field(places.shape[1], read, "m", axes, "ring", title, angles, max(radii))
+
+
+def ring_places(angles: int = SCAN_ANGLES, radii: tuple[float, ...] = SCAN_RADII) -> Array:
+    """(2, rings * angles) places of a scan, m along the heading and to its left of the ball, a ring after the other."""
+    return np.multiply.outer(np.array(radii), ring_directions(angles)).transpose(1, 0, 2).reshape(2, -1)
+
+
+def places_around(places: Array, heading: Array, ball: Array) -> Array:
+    """(n, 1 + k, 2) the world's x and y, m, under the balls of n robots, and of k places around each.
+
+    Args:
+        places: (2, k) of ``ring_places``.
+        heading: (2, n) unit vectors.
+        ball: (2, n) m.
+    """
+    (c, s), (ahead, left) = heading, places[..., None]
+    around = np.stack([c * ahead - s * left, s * ahead + c * left])
+    xy = np.concatenate([np.zeros_like(around[:, :1]), around], axis=1) + ball[:, None]
+    return xy.transpose(2, 1, 0)
 
 
 def ring_directions(angles: int) -> Array:

@@ -7,7 +7,7 @@ robot whose cameras look outward, which the robot's symmetry takes into account.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields
 from typing import Annotated, Any
 
 import mujoco
@@ -118,8 +118,8 @@ def check_cameras(model: mujoco.MjModel) -> None:
     data = mujoco.MjData(model)
     mujoco.mj_resetDataKeyframe(model, data, model.key("settled").id)
     mujoco.mj_forward(model, data)
-    for number in range(sum(model.camera(i).name.startswith("cam_") for i in range(model.ncam))):
-        eye = data.camera(f"cam_{number}").xpos
+    for number, camera in enumerate(camera_names(model)):
+        eye = data.camera(camera).xpos
         if (within := _around(model, data, eye, number)) is not None:
             place = ", ".join(f"{x:.3f}" for x in eye - data.body("base").xpos)
             raise SettingsError(
@@ -147,16 +147,27 @@ def _around(model: mujoco.MjModel, data: mujoco.MjData, eye: Array, number: int)
         centre, turn = data.geom_xpos[geom], data.geom_xmat[geom]
         if np.linalg.norm(eye - centre) > model.geom_rbound[geom] + LENS:
             continue
-        size = model.geom_size[geom] + LENS
-        ways = (np.array([1.0, 0.0, 0.0]), np.array([-1.0, 0.0, 0.0]))
-        if all(mujoco.mju_rayGeom(centre, turn, size, eye, way, kind) >= 0 for way in ways):
+        if is_inside(eye, centre, turn, model.geom_size[geom] + LENS, kind):
             return f"the {name.removesuffix('_look').replace('_', ' ')}"
     return None
 
 
-def plain(rig: CameraRig | None) -> dict[str, Any]:
-    """Every option of a rig as plain values, so that one at its defaults is told from none."""
-    return {} if rig is None else asdict(rig)
+def is_inside(eye: Array, centre: Array, turn: Array, size: Array, kind: int) -> bool:
+    """Whether a point is within a convex part: both ways along a line lead to its surface.
+
+    Args:
+        eye: (3,) the point, m.
+        centre: (3,) of the part, m.
+        turn: (9,) its rotation.
+        size: (3,) as MuJoCo's ``geom_size``.
+        kind: its ``mjtGeom``.
+    """
+    return all(mujoco.mju_rayGeom(centre, turn, size, eye, np.array([way, 0.0, 0.0]), kind) >= 0 for way in (1.0, -1.0))
+
+
+def camera_names(model: mujoco.MjModel, prefix: str = "cam_") -> list[str]:
+    """Of the robot's depth cameras, in order."""
+    return [name for i in range(model.ncam) if (name := model.camera(i).name).startswith(prefix)]
 
 
 def described(options: Mapping[str, Any]) -> str:

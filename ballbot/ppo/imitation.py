@@ -10,6 +10,7 @@ A policy with an estimator learns meanwhile what is true of what it estimates, b
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any, ClassVar, Protocol
 
 import numpy as np
@@ -42,6 +43,16 @@ def squared_error(agent: Agent, values: torch.Tensor, returns: torch.Tensor) -> 
     return error if agent.value_scale is None else error / agent.value_scale.std**2
 
 
+def mean_of(weights: torch.Tensor | None, x: torch.Tensor) -> torch.Tensor:
+    """Of samples (batch,), by these weights, which add up to 1; None: all alike."""
+    return x.mean() if weights is None else (x * weights).sum()
+
+
+def lesson_metrics(loss: torch.Tensor, difference: torch.Tensor, value_loss: torch.Tensor) -> torch.Tensor:
+    """What `ppo_loss` tells beside its loss, where what PPO alone has is 0."""
+    return torch.stack([loss, difference, value_loss, *[torch.zeros_like(loss)] * 4]).detach()
+
+
 def imitation_loss(
     agent: Agent,
     obs: torch.Tensor,
@@ -60,10 +71,7 @@ def imitation_loss(
     as "imitation/difference", is the mean squared difference from the teacher, or, of choices, minus the
     log-probability of its answers.  The value error is not clipped: `value_clip_range` is PPO's.
     """
-
-    def mean(x: torch.Tensor) -> torch.Tensor:
-        return x.mean() if weights is None else (x * weights).sum()
-
+    mean = partial(mean_of, weights)
     output, value = agent.outputs(obs, agent.recall_rows(obs, sequences))
     if agent.choices is None:
         squared = (output - answers) ** 2
@@ -74,9 +82,7 @@ def imitation_loss(
         policy_loss = difference = -mean(agent.choices.logprob(answers, output))
     value_loss = 0.5 * mean(squared_error(agent, value, returns))
     loss = policy_loss + config.vf_coef * value_loss
-    nothing = torch.zeros_like(loss)
-    metrics = torch.stack([loss, difference, value_loss, nothing, nothing, nothing, nothing])
-    return loss, metrics.detach()
+    return loss, lesson_metrics(loss, difference, value_loss)
 
 
 @dataclass
@@ -178,11 +184,7 @@ def estimation_loss(
     The value function learns as ever.  "policy_loss", which is logged as "imitation/difference", is the mean
     squared error in units of the truth's variance: 1 for who always says the mean, 0 for who knows.
     """
-
-    def mean(x: torch.Tensor) -> torch.Tensor:
-        return x.mean() if weights is None else (x * weights).sum()
-
-    estimate = agent.estimate
+    mean, estimate = partial(mean_of, weights), agent.estimate
     assert estimate is not None and agent.estimator is not None
     truth = rows.index_select(1, estimate.truth + agent.obs_size).float() / estimate.unit
     error = (agent.estimator(estimate, rows) / estimate.unit - truth) ** 2
@@ -193,9 +195,7 @@ def estimation_loss(
     value_loss = 0.5 * mean(squared_error(agent, values, returns))
     loss = estimation + config.vf_coef * value_loss
     difference = estimation / truth.var(0, correction=0).mean().clamp(min=1e-12)
-    nothing = torch.zeros_like(loss)
-    metrics = torch.stack([loss, difference, value_loss, nothing, nothing, nothing, nothing])
-    return loss, metrics.detach()
+    return loss, lesson_metrics(loss, difference, value_loss)
 
 
 @dataclass

@@ -114,7 +114,7 @@ def median_cells(rows: list[Row]) -> list[str]:
     return [form.format(middle[name]).replace("%", " %") for name, form in MEDIANS.items()]
 
 
-ON_THE_ROAD = {
+ROAD_COLUMNS = {
     "success_rate": ("arrives", "{:.0%}"),
     "ending_off_road_rate": ("leaves the road", "{:.0%}"),
     "failure_rate": ("falls or leaves it", "{:.0%}"),
@@ -140,7 +140,7 @@ def road_table(results: Results) -> str:
     lines = []
     for what, rows in found.items():
         cells = []
-        for column, (_, form) in ON_THE_ROAD.items():
+        for column, (_, form) in ROAD_COLUMNS.items():
             values = sorted(float(row[column]) for row in rows if row[column])
             if not values:
                 cells.append("")
@@ -148,7 +148,7 @@ def road_table(results: Results) -> str:
             low, middle, high = (form.format(x) for x in (values[0], statistics.median(values), values[-1]))
             cells.append((middle if len(rows) == 1 else f"{middle} ({low} to {high})").replace("%", " %"))
         lines.append([what, str(len(rows)), *cells])
-    return table(["who", "seeds", *(title for title, _ in ON_THE_ROAD.values())], lines)
+    return table(["who", "seeds", *(title for title, _ in ROAD_COLUMNS.values())], lines)
 
 
 def reached(evaluations: list[Evaluation]) -> str:

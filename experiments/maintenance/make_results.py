@@ -37,7 +37,7 @@ FIGURES: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "ablations.png": (("plain", "plain_blind", "untrained_encoder", "rk4"), ("--bottom", "70")),
 }
 """Learning curves: file in docs/images -> studies to compare, options of plot_training.py."""
-EACH_SEED = ("shipped", "shipped_blind", "default", "blind", "distill", "plain", "paper")
+EACH_SEED = ("shipped", "shipped_blind", "default", "blind", "gru", "distill", "plain", "paper")
 """Studies of whose seeds each has its lines in a table of the page."""
 
 Row = dict[str, str]

@@ -108,6 +108,8 @@ class Args:
     """Share of episodes without success up to which the exit status is 0."""
     report: Path | None = None
     """Folder for report.html, a page with plots and, where OpenGL and the extra "video" are, films."""
+    paths: Path | None = None
+    """File for a picture of where they went, over the ground, .png or .svg."""
     json: Path | None = None
     """File for all numbers, each episode's too."""
     num_threads: int = 0
@@ -144,6 +146,10 @@ def check(args: Args) -> Args:
         except OSError as error:
             raise ValueError(f"--report {args.report} cannot be made ({error.strerror}): give another one") from error
         check_output(args.report / "report.html", "--report")
+    if args.paths is not None:
+        if importlib.util.find_spec("matplotlib") is None:
+            raise ImportError("--paths needs matplotlib: pip install matplotlib")
+        check_output(args.paths, "--paths", (".png", ".svg"))
     if args.encoder is not None or args.shuffle_images:
         option = "--shuffle-images" if args.encoder is None else f"--encoder {args.encoder}"
         if not any(sees(name) for name in (args.checkpoint, *args.compare)):
@@ -224,7 +230,7 @@ def evaluate(entry: Entry, args: Args) -> tuple[Episodes, Physics]:
         min(args.episodes, MOST_AT_A_TIME), config=entry.config, encoder=encoder, num_threads=args.num_threads
     )
     try:
-        interval = 0 if args.report is None else HISTORY_INTERVAL
+        interval = 0 if args.report is None and args.paths is None else HISTORY_INTERVAL
         actor = entry.candidate.make_actor(envs.dt)
         if args.shuffle_images and encoder is not None:
             actor = with_images_of_others(actor, envs.layout.sensed)
@@ -315,7 +321,7 @@ def write_json(args: Args, summaries: dict[str, dict[str, Any]]) -> None:
     """Write all numbers, and the options they follow from."""
     assert args.json is not None
     first, *others = summaries.values()
-    options = {k: v for k, v in asdict(args).items() if k not in ("json", "report", "num_threads")}
+    options = {k: v for k, v in asdict(args).items() if k not in ("json", "report", "paths", "num_threads")}
     content = {**first, "options": options, "compared": others}
     write_atomic(args.json, (json.dumps(content, indent=2, default=str) + "\n").encode())
 
@@ -359,6 +365,11 @@ def main(argv: list[str] | None = None) -> int:
             print(f"wrote {written}")
         if args.report is not None:
             report(args, str(task["terrain"]), summaries, found, sims)
+        if args.paths is not None:
+            from ballbot.evaluation.report import write_paths
+
+            write_paths(args.paths, found, sims.ground)
+            print(f"wrote {args.paths}")
     except KeyboardInterrupt:
         print(f"stopped; {f'only {written}' if written else 'nothing'} was written", file=sys.stderr)
         return 130

@@ -169,6 +169,7 @@ def test_bad_input_is_named_and_exits_with_2(tmp_path):
         (["p.pt", "--shuffle-images"], "--shuffle-images is for policies that see"),
         (["default", "--shuffle-images", "--episodes", 1], "needs more robots than --episodes 1"),
         (["p.pt", "--report", "p.pt"], "--report p.pt is a file"),
+        (["p.pt", "--paths", "a.pdf"], "--paths a.pdf must end in .png"),
         (["p.pt", "--report", "p.pt/x"], "--report p.pt/x cannot be made"),
         ([""], "or one of pid, linear, observer, foresight"),
     ]
@@ -209,11 +210,13 @@ def test_who_sees_drives_otherwise_by_the_images_of_others(tmp_path, monkeypatch
     for name, options in {
         "own": (),
         "others": ("--shuffle-images", "--report", "report"),
-        "blind": ("--compare", "pid"),
+        "blind": ("--compare", "pid", "--paths", "paths.svg"),
     }.items():
         done = call("evaluate.py", "default", *SHORT, *options, "--json", f"{name}.json", folder=tmp_path)
         assert done.returncode == 0 and ("with shuffled images" in done.stdout) == (name == "others"), done
     assert ", with shuffled images." in (tmp_path / "report" / "report.html").read_text()
+    drawn = (tmp_path / "paths.svg").read_text()
+    assert ">default<" in drawn and ">pid<" in drawn and "perlin" in drawn
     own, others, blind = (json.loads((tmp_path / f"{name}.json").read_text()) for name in ("own", "others", "blind"))
     assert own["return_mean"] == blind["return_mean"] != others["return_mean"]
 

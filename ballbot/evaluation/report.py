@@ -73,7 +73,7 @@ def write_report(
         (
             f"Where the robots went, from above; {_whither(episodes)} A dot is the start, a cross a fall. "
             + ("" if ground.relief is None else f"The {GROUNDS} grounds of the most episodes; light is high."),
-            _trajectories(episodes, ground),
+            _svg(_trajectories(episodes, ground)),
         ),
         (
             "Tilt and torque of a wheel over time; each line is an episode, the thick one their median while at "
@@ -98,6 +98,29 @@ def write_report(
         + "</body></html>\n"
     )
     write_atomic(path, page.encode())
+
+
+def write_paths(path: Path, episodes: dict[str, Episodes], ground: TerrainPool) -> None:
+    """Draw where robots went, over the ground, into a .png or .svg file; as the page does, but on white.
+
+    Args:
+        path: file to write.
+        episodes: of each policy, with their history.
+        ground: that they took place on.
+
+    Raises:
+        ImportError: the extra "plots" is not installed.
+        OSError: the file cannot be written.
+    """
+    figure = _trajectories(episodes, ground)
+    from matplotlib import pyplot as plt
+
+    figure.patch.set(facecolor="white", alpha=1.0)
+    content = io.BytesIO()
+    with plt.rc_context({"svg.fonttype": "none", "svg.hashsalt": "ballbot"}):
+        figure.savefig(content, format=path.suffix[1:], dpi=110)
+    plt.close(figure)
+    write_atomic(path, content.getvalue())
 
 
 def _video(caption: str, content: bytes) -> str:
@@ -172,7 +195,7 @@ def _whither(episodes: dict[str, Episodes]) -> str:
     return "the goal is upward." if all(np.isfinite(e.speed_along_goal).all() for e in episodes.values()) else ""
 
 
-def _trajectories(episodes: dict[str, Episodes], ground: TerrainPool) -> str:
+def _trajectories(episodes: dict[str, Episodes], ground: TerrainPool) -> Any:
     first = next(iter(episodes.values()))
     counts = np.bincount(first.terrain_ids[: len(first.history)])
     fields = [int(i) for i in np.argsort(-counts, kind="stable")[:GROUNDS] if counts[i]]
@@ -211,8 +234,8 @@ def _trajectories(episodes: dict[str, Episodes], ground: TerrainPool) -> str:
     axes[0].set(ylabel="y, m")
     for name, colour, _ in _named(episodes):
         axes[0].plot([], [], color=colour, label=name if len(name) <= 40 else f"...{name[-37:]}")
-    axes[0].legend(frameon=False, loc="upper left", labelcolor=INK, fontsize=8)
-    return _svg(figure)
+    figure.legend(frameon=False, loc="outside lower center", labelcolor=INK, fontsize=8, ncols=len(episodes))
+    return figure
 
 
 def _part(heights: NDArray[np.float32], reach: float, length: float) -> NDArray[np.float32]:

@@ -30,9 +30,10 @@ import torch
 
 from ballbot import height_maps, plugins
 from ballbot.controllers import feedback_prior, robot_symmetry
-from ballbot.encoders import FrozenEncoder, load_encoder
+from ballbot.encoders import FrozenEncoder, encoder_file, load_encoder
 from ballbot.envs import COMMANDS, BallbotVectorEnv, WorldConfig
 from ballbot.envs.observations import Layout, of_now
+from ballbot.envs.rig import rig_of
 from ballbot.errors import SettingsError
 from ballbot.ppo import PPOConfig, Structure
 from ballbot.ppo.estimator import Estimate
@@ -167,7 +168,7 @@ class Settings:
         if self.estimates:
             found["estimates"] = list(self.estimates)
         if self.world.observation == "encoded":
-            found["encoder"] = (load_encoder() if encoder is None else encoder).content_hash
+            found["encoder"] = (self.own_encoder() if encoder is None else encoder).content_hash
         if plugins.loaded():
             found["plugins"] = plugins.loaded()
         if maps := height_maps.digests(self.world):
@@ -179,8 +180,13 @@ class Settings:
         world = self.world
         images: tuple[int, ...] = ()
         if world.observation == "encoded":
-            images = ((load_encoder() if encoder is None else encoder).architecture.embedding_size,) * world.num_cameras
+            one = (self.own_encoder() if encoder is None else encoder).architecture.embedding_size
+            images = (one,) * world.num_cameras
         return world.layout(images)
+
+    def own_encoder(self) -> FrozenEncoder:
+        """What comes with ballbot for these cameras."""
+        return load_encoder(encoder_file(rig_of(self.world.rig)))
 
     @property
     def estimated_layout(self) -> Layout | None:
@@ -449,11 +455,15 @@ def told(**world: Any) -> Settings:
 def sees(**world: Any) -> Settings:
     """Those of the same policy with cameras, ``--init-from`` the one of ``told``: it learns to estimate the scan.
 
+    Three cameras look outward: the reference's two see the ground up to 0.2 m from the ball, and a road's next bend is
+    further away.
+
     Args:
         **world: options of ``WorldConfig`` that differ.
     """
-    settings = told(**({"observation": "encoded", "extra_fields": (), "privileged_fields": ("scan",)} | world))
-    steps = 1_000_000
+    eyes: dict[str, Any] = {"observation": "encoded", "rig": {"number": 3}}
+    settings = told(**(eyes | {"extra_fields": (), "privileged_fields": ("scan",)} | world))
+    steps = 600_000
     ppo = replace(settings.ppo, total_timesteps=steps, imitation_timesteps=steps, initial_std=0.2, final_std=None)
     return replace(settings, ppo=ppo, estimates=("scan",))
 

@@ -37,10 +37,10 @@ from ballbot import height_maps, plugins
 from ballbot.cli import program
 from ballbot.cpus import usable_cpus
 from ballbot.deployment.shipped import find_policy
-from ballbot.encoders import EncoderError, FrozenEncoder, load_encoder
+from ballbot.encoders import EncoderError, FrozenEncoder, encoder_file, load_encoder
 from ballbot.encoders.frozen import encoder_bytes, kept_encoder
 from ballbot.envs import BallbotVectorEnv
-from ballbot.envs.rig import described
+from ballbot.envs.rig import alike, described, rig_of
 from ballbot.errors import BallbotError, SettingsError
 from ballbot.evaluation.video import film_maker
 from ballbot.options import PluginFiles, field_docs, peek, plain, with_kinds, world_config, world_options
@@ -311,14 +311,17 @@ def load_eyes(args: Args) -> FrozenEncoder:
     """
     source = args.job.config or (run_dir_of(args.job.resume) / "config.json" if args.job.resume else None)
     old = None if source is None else recorded_encoder(source)
+    rig = rig_of(args.settings.world.rig)
     try:
-        encoder = load_encoder(args.job.encoder, "cuda" if args.settings.ppo.device.startswith("cuda") else "cpu")
+        device = "cuda" if args.settings.ppo.device.startswith("cuda") else "cpu"
+        encoder = load_encoder(args.job.encoder or encoder_file(rig), device)
     except EncoderError as error:
         if old is None:
             raise
         raise EncoderError(f"{error}; {source} asks for the encoder {old[:16]}, --encoder takes its file") from error
-    if RANK == 0 and (trained := rig_seen(encoder)) not in (None, rig := dict(args.settings.world.rig)):
-        print(f"note: the encoder has learned what {described(trained)} see, and looks through {described(rig)}")
+    if RANK == 0 and (seen := rig_seen(encoder)) is not None and not alike(rig_of(seen), rig):
+        now = described(args.settings.world.rig)
+        print(f"note: the encoder has learned what {described(seen)} see, and looks through {now}")
     if args.job.resume and not args.job.change_encoder:
         path, state = find_checkpoint(args.job.resume)
         old = (state.get("env_metadata") or {}).get("encoder", old)

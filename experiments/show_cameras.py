@@ -21,11 +21,11 @@ import torch
 from numpy.typing import NDArray
 
 from ballbot.cli import check_output, program
-from ballbot.encoders import load_encoder
+from ballbot.encoders import encoder_file, load_encoder
 from ballbot.envs import BallbotVectorEnv
 from ballbot.envs.model import build_model
 from ballbot.envs.rendering import choose_opengl
-from ballbot.envs.rig import camera_names
+from ballbot.envs.rig import camera_names, rig_of
 from ballbot.options import PluginFiles, kind_options, read_options, rig_options
 from ballbot.settings import Range
 
@@ -75,13 +75,14 @@ def show(args: Args) -> str:
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
-    encoder = load_encoder(args.encoder) if args.encoder or args.size == 64 else None
+    rig = rig_options(args)
+    encoder = load_encoder(args.encoder or encoder_file(rig_of(rig))) if args.encoder or args.size == 64 else None
     envs = BallbotVectorEnv(
         1,
         observation="depth",
         terrain=args.terrain,
         **kind_options(args),
-        rig=rig_options(args),
+        rig=rig,
         num_terrains=16,
         terrain_split=args.terrain_split,
         camera_resolution=(args.size, args.size),

@@ -233,7 +233,16 @@ def test_seeing_policies_are_judged_by_images_of_others_too(reproduce):
     whole, shuffled = reproduce.judgements(reproduce.Run("road_sees", 3))
     assert shuffled.name == "road_sees_shuffled_3" and shuffled.trained == whole.trained == "road_sees_3"
     assert "--shuffle-images" in shuffled.command() and "--shuffle-images" not in whole.command()
-    assert shuffled.policies == (str(reproduce.Run("road_sees", 3).folder / "last.pt"),)
+    assert shuffled.policies == whole.policies == (str(reproduce.Run("road_sees", 3).folder / "last.pt"),)
+
+
+def test_a_student_needs_its_teacher_by_the_option_that_takes_it(scripts):
+    studies = scripts("studies").STUDIES
+    teacher = str(Path("runs/reproduce_road_told_2/last.pt"))
+    for study, option in (("road_sees", "--init-from"), ("road_imitates", "--teacher")):
+        command = studies[study].command(2)
+        assert command[command.index(option) + 1] == teacher
+    assert "--init-from" not in studies["road_imitates"].command(2) + studies["road_told"].command(2)
 
 
 def test_longer_evaluations_that_are_missing_are_made_up_for(reproduce, monkeypatch, tmp_path):

@@ -11,7 +11,7 @@ Hand a trained encoder to the environment::
 
 from ballbot.encoders.autoencoder import Architecture, Autoencoder
 from ballbot.encoders.dataset import DatasetError, DepthDataset
-from ballbot.encoders.frozen import EncoderError, FrozenEncoder, find_encoder, load_encoder, save_encoder
+from ballbot.encoders.frozen import EncoderError, FrozenEncoder, encoder_file, find_encoder, load_encoder, save_encoder
 
 __all__ = [
     "Architecture",
@@ -20,6 +20,7 @@ __all__ = [
     "DepthDataset",
     "EncoderError",
     "FrozenEncoder",
+    "encoder_file",
     "find_encoder",
     "load_encoder",
     "save_encoder",

@@ -20,13 +20,17 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_linear_bn_eval
 
 from ballbot.encoders.autoencoder import Architecture, Autoencoder
 from ballbot.encoders.dataset import MAX_DEPTH
+from ballbot.envs.rig import CameraRig, alike
 from ballbot.errors import BallbotError
 from ballbot.ppo.archive import read_archive
 from ballbot.ppo.checkpoint import run_dir_of, write_atomic
 
 FORMAT_VERSION = 1
-DEFAULT_ENCODER = Path(__file__).parents[1] / "assets" / "encoder.pt"
+ASSETS = Path(__file__).parents[1] / "assets"
+DEFAULT_ENCODER = ASSETS / "encoder.pt"
 """What comes with ballbot: 20 numbers an image of 64 x 64, see its card and docs/results.md."""
+OUTWARD_ENCODER = ASSETS / "encoder_outward.pt"
+"""The same of cameras that look outward as those of a ``CameraRig`` with its defaults do: see docs/seeing.md."""
 BATCH = 8
 """Images encoded together, always: matrix products round differently for other numbers of rows, and an image must give
 the same numbers whether one robot or a thousand look."""
@@ -135,20 +139,30 @@ def kept_encoder(run_dir: str | Path, content_hash: str) -> Path:
 
 
 def find_encoder(content_hash: str, checkpoint: str | Path | None = None) -> FrozenEncoder:
-    """The encoder with this hash: kept in the run of this checkpoint, or the one that comes with ballbot.
+    """The encoder with this hash: kept in the run of this checkpoint, or one that comes with ballbot.
 
     Raises:
         EncoderError: it is neither.
     """
     run_dir = Path() if checkpoint is None else run_dir_of(checkpoint)
     kept = kept_encoder(run_dir, content_hash)
-    encoder = load_encoder(kept if checkpoint is not None and kept.is_file() else None)
-    if encoder.content_hash != content_hash:
-        raise EncoderError(
-            f"this policy was trained with the encoder {content_hash[:16]}, which {run_dir} does not keep and which is "
-            "not the one that comes with ballbot: give its file by --encoder"
-        )
-    return encoder
+    for path in [kept] if checkpoint is not None and kept.is_file() else [DEFAULT_ENCODER, OUTWARD_ENCODER]:
+        encoder = load_encoder(path)
+        if encoder.content_hash == content_hash:
+            return encoder
+    raise EncoderError(
+        f"this policy was trained with the encoder {content_hash[:16]}, which {run_dir} does not keep and which "
+        "does not come with ballbot: give its file by --encoder"
+    )
+
+
+def encoder_file(rig: CameraRig | None) -> Path:
+    """Of what comes with ballbot: the encoder that has learned what these cameras see, or the reference's.
+
+    Args:
+        rig: their arrangement; None are the reference's two.
+    """
+    return OUTWARD_ENCODER if alike(rig, CameraRig()) else DEFAULT_ENCODER
 
 
 def save_encoder(path: str | Path, encoder: FrozenEncoder) -> None:
@@ -184,7 +198,7 @@ def load_encoder(path: str | Path | None = None, device: str | torch.device = "c
     """The frozen encoder in a file that ``pretrain_encoder.py`` wrote.
 
     Args:
-        path: the file; None takes the encoder that comes with ballbot.
+        path: the file; None takes the encoder that comes with ballbot for the reference's cameras.
         device: where its weights are put.
 
     Raises:

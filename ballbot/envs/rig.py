@@ -7,7 +7,7 @@ robot whose cameras look outward, which the robot's symmetry takes into account.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Annotated, Any
 
 import mujoco
@@ -74,6 +74,13 @@ def rig_of(options: Mapping[str, Any]) -> CameraRig | None:
         return CameraRig(**options) if options else None
     except SettingsError as error:
         raise SettingsError(f"rig: {error}") from error
+
+
+def alike(one: CameraRig | None, other: CameraRig | None) -> bool:
+    """Whether a camera of one sees what a camera of the other would in its place, however many there are."""
+    if one is None or other is None:
+        return one is other
+    return replace(one, number=other.number, start_deg=other.start_deg) == other
 
 
 def mount(spec: mujoco.MjSpec, rig: CameraRig) -> None:

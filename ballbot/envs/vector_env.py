@@ -95,8 +95,8 @@ class BallbotVectorEnv(VectorEnv[Any, NDArray[Any], NDArray[Any]]):
         num_threads: threads that step the simulations; 0 takes every CPU this process may use.  Results do not depend
             on it.
         encoder: for observation="encoded": any function of (k, 1, height, width) float32 images, depth in m from 0 to
-            1, that returns (k, size) embeddings, or the file of a trained encoder; None takes the one that comes with
-            ballbot, ``ballbot.encoders.load_encoder()``.
+            1, that returns (k, size) embeddings, or the file of a trained encoder; None takes what comes with ballbot
+            for these cameras, ``ballbot.encoders.encoder_file``.
         camera_device: "cpu" or "cuda", where images are cast and encoded.
         render_mode: "rgb_array", "human" (MuJoCo's viewer, simulation 0) or None.
         autoreset_mode: "same_step", "next_step" or "disabled", or one of ``gymnasium.vector.AutoresetMode``.

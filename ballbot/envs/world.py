@@ -147,9 +147,9 @@ class World:
         from ballbot.envs.cameras import Cameras  # needs PyTorch, which the world alone does without
 
         if isinstance(encoder, (str, Path)) or (self.config.observation == "encoded" and encoder is None):
-            from ballbot.encoders import load_encoder
+            from ballbot.encoders import encoder_file, load_encoder
 
-            encoder = load_encoder(encoder, device)
+            encoder = load_encoder(encoder_file(rig_of(self.config.rig)) if encoder is None else encoder, device)
         return Cameras(
             self.physics,
             encoder=encoder,

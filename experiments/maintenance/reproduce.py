@@ -211,7 +211,8 @@ def judgements(run: Run) -> list[Judgement]:
     best, last = (str(run.folder / name) for name in ("best.pt", "last.pt"))
     study: Study = STUDIES[run.study]
     judged = partial(Judgement, options=study.judged, trained=run.name)
-    found = [judged(run.name, (best, last), random_yaw=run.study != "paper")]
+    both = (best, last) if study.best else (last,)
+    found = [judged(run.name, both, random_yaw=run.study != "paper")]
     if run == first_run("shipped"):
         found += [judged(run.name, (best,), horizon, length) for horizon, length in HORIZONS.items()]
     if study.shuffled:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 UNTRAINED = Path("runs") / "reproduce" / "untrained_encoder.pt"
 """An encoder that has learned nothing; made when a study needs it."""
@@ -23,7 +24,11 @@ class Study:
     minutes: float
     """A run takes on one core of the machine that docs/results.md names, with another run beside it."""
     after: str | None = None
-    """Study whose last policy of the same seed a run starts from."""
+    """Study whose last policy of the same seed a run needs."""
+    start: str = "--init-from"
+    """Option that takes that policy."""
+    best: bool = True
+    """Whether its best policies are judged beside the last ones."""
     judged: tuple[str, ...] = ()
     """Options of experiments/evaluate.py with which its policies are judged."""
     shuffled: bool = False
@@ -31,7 +36,7 @@ class Study:
 
     def command(self, seed: int) -> list[str]:
         """Options of experiments/ppo_ballbot.py for a new run."""
-        start = [] if self.after is None else ["--init-from", str(folder_of(self.after, seed) / "last.pt")]
+        start = [] if self.after is None else [self.start, str(folder_of(self.after, seed) / "last.pt")]
         return [*self.options, *start, "--seed", str(seed), "--num-threads", "1", "--torch-threads", "1"]
 
 
@@ -50,6 +55,8 @@ FORESIGHT = (
     *("--total-timesteps", "5000000", "--eval-interval", "500000", "--eval-episodes", "200"),
 )
 SEES = (*ON_THE_ROAD, "--preset", "sees")
+CROSSING: dict[str, Any] = {"judged": MANY, "best": False}
+"""Of studies of the road, of whose policies the last ones are judged, on twice as many terrains."""
 FRESH = range(5, 10)
 """Seeds that had no part in finding the default settings, as 0, 1 and 10 to 15 had."""
 STUDIES: dict[str, Study] = {
@@ -65,18 +72,29 @@ STUDIES: dict[str, Study] = {
     "unfixed": Study("without these and the contact fix", (*PLAIN, *BLIND, "--no-contact-fix"), range(3), 10),
     "untrained_encoder": Study("without memory, by a random encoder", (*PLAIN, *BY_RANDOM), range(3), 20),
     "rk4": Study("without memory and cameras, by RK4", (*PLAIN, *BLIND, "--integrator", "RK4"), range(3), 30),
-    "road_told": Study(
-        "road, told the ground around", (*ON_THE_ROAD, "--preset", "told"), range(5), 10, judged=MANY
+    "road_told": Study("road, told the ground around", (*ON_THE_ROAD, "--preset", "told"), range(5), 10, **CROSSING),
+    "road_sees": Study("road, sees it", SEES, range(5), 8, after="road_told", shuffled=True, **CROSSING),
+    "road_tuned": Study(
+        "road, sees it, and goes on by PPO", (*SEES, "--total-timesteps", "1600000"), range(5), 20,
+        after="road_told", **CROSSING,
     ),
-    "road_sees": Study("road, sees it", SEES, range(5), 8, after="road_told", judged=MANY, shuffled=True),
+    "road_imitates": Study(
+        "road, sees it, and learned to act as who is told",
+        (*ON_THE_ROAD, "--preset", "distill", "--privileged-fields", "scan", "--rig.number", "3"), range(5), 20,
+        after="road_told", start="--teacher", **CROSSING,
+    ),
+    "road_by_two": Study(
+        "road, sees it by the reference's two cameras", (*SEES, "--rig.number", "None"), range(5), 7,
+        after="road_told", **CROSSING,
+    ),
     "road_by_random": Study(
-        "road, sees it by a random encoder", (*SEES, *BY_RANDOM), range(5), 8, after="road_told", judged=MANY
+        "road, sees it by a random encoder", (*SEES, *BY_RANDOM), range(5), 8, after="road_told", **CROSSING,
     ),
     "road_guesses": Study(
-        "road, guesses it without cameras", (*SEES, *BLIND), range(5), 6, after="road_told", judged=MANY
+        "road, guesses it without cameras", (*SEES, *BLIND), range(5), 6, after="road_told", **CROSSING,
     ),
     "road_blind": Study(
-        "road, the default settings without cameras", (*ON_THE_ROAD, *BLIND), range(5), 20, judged=MANY
+        "road, the default settings without cameras", (*ON_THE_ROAD, *BLIND), range(5), 20, **CROSSING,
     ),
 }  # fmt: skip
 

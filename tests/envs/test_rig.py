@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import closing
 
 import mujoco
 import numpy as np
@@ -13,7 +14,8 @@ from inprocess import call
 
 from ballbot import presets
 from ballbot.controllers import robot_symmetry
-from ballbot.encoders import load_encoder
+from ballbot.encoders import encoder_file, find_encoder, load_encoder
+from ballbot.encoders.frozen import DEFAULT_ENCODER, OUTWARD_ENCODER
 from ballbot.envs import BallbotVectorEnv, WorldConfig
 from ballbot.envs.model import build_model, physics_digest, view_digest
 from ballbot.envs.rig import CameraRig, rig_of
@@ -157,6 +159,20 @@ def test_a_state_of_another_rig_is_not_accepted():
     first.reset(seed=0), second.reset(seed=0)
     with pytest.raises(ValueError, match=r"rig|view"):
         second.set_state(first.get_state())
+
+
+def test_cameras_look_through_the_encoder_that_has_learned_what_they_see():
+    assert encoder_file(None) == DEFAULT_ENCODER
+    assert encoder_file(CameraRig(number=4, start_deg=10)) == OUTWARD_ENCODER  # each sees no other thing than of three
+    assert encoder_file(CameraRig(tilt_deg=29)) == encoder_file(CameraRig(fov_deg=80)) == DEFAULT_ENCODER
+    outward = load_encoder(OUTWARD_ENCODER)
+    assert rig_of(outward.card["data"]["provenance"]["rig"]) == CameraRig()
+    assert find_encoder(outward.content_hash).content_hash == outward.content_hash
+    wide = presets.plain(observation="encoded", rig={"number": 6}, num_terrains=1)
+    assert wide.metadata()["encoder"] == outward.content_hash
+    with closing(wide.evaluation_envs(1, num_threads=1)) as envs:
+        assert envs.reset(seed=0)[0].shape == (1, wide.layout().size)
+        assert envs.cameras is not None and envs.cameras.state_options()["encoder"] == outward.content_hash
 
 
 def test_a_command_line_of_a_rig(tmp_path):

@@ -260,9 +260,9 @@ STEADY: dict[str, dict[str, float]] = {
 }
 """Command -> weights that replace those of PAID where the policy observes the past."""
 CAREFUL: dict[str, dict[str, float]] = {
-    # who must go aside in a bend loses little of what pays over so wide a range; near a lower speed robots learn to
-    # stand at the start, or to go through bends straight on
-    "goal": {"tracking_speed": 0.8, "tracking_lead": 0.4},
+    # who must go aside in a bend loses little of what pays over so wide a range; near a lower speed, or for less,
+    # robots learn to stand at the start, or creep
+    "goal": {"tracking": 12.0, "tracking_speed": 0.8, "tracking_lead": 0.4},
 }
 """Likewise, where the ground around is told and one false step ends the episode."""
 FINALLY: dict[str, dict[str, float]] = {

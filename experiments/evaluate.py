@@ -149,7 +149,8 @@ def check(args: Args) -> Args:
     if args.paths is not None:
         if importlib.util.find_spec("matplotlib") is None:
             raise ImportError("--paths needs matplotlib: pip install matplotlib")
-        check_output(args.paths, "--paths", (".png", ".svg"))
+        maps = [args.terrain, kind_options(args).get("ground", {}).get("path")]
+        check_output(args.paths, "--paths", (".png", ".svg"), keep=[Path(path) for path in maps if path])
     if args.encoder is not None or args.shuffle_images:
         option = "--shuffle-images" if args.encoder is None else f"--encoder {args.encoder}"
         if not any(sees(name) for name in (args.checkpoint, *args.compare)):

@@ -37,7 +37,7 @@ from ballbot import height_maps, plugins
 from ballbot.cli import program
 from ballbot.cpus import usable_cpus
 from ballbot.deployment.shipped import find_policy
-from ballbot.encoders import EncoderError, FrozenEncoder, encoder_file, load_encoder
+from ballbot.encoders import EncoderError, FrozenEncoder, encoder_file, find_encoder, load_encoder
 from ballbot.encoders.frozen import encoder_bytes, kept_encoder
 from ballbot.envs import BallbotVectorEnv
 from ballbot.envs.rig import alike, described, rig_of
@@ -76,10 +76,10 @@ class Job:
     """What to do with the settings: the options that are not recorded as part of them."""
 
     cameras: bool = True
-    """See the ground by two depth cameras, through a frozen encoder.  Without, training takes a quarter less time."""
+    """See the ground by depth cameras, through a frozen encoder.  Without, training takes a quarter less time."""
     encoder: str | None = None
-    """File of the encoder (pretrain_encoder.py writes one; default: the one that comes with ballbot).  The run keeps a
-    copy."""
+    """File of the encoder (pretrain_encoder.py writes one; default: the one that comes with ballbot for these
+    cameras).  The run keeps a copy."""
     num_threads: Annotated[int, Range(0, 1024)] = 0
     """Threads that step the simulations (0: every CPU, shared among the processes of torchrun); results do not depend
     on it."""
@@ -312,16 +312,21 @@ def load_eyes(args: Args) -> FrozenEncoder:
     source = args.job.config or (run_dir_of(args.job.resume) / "config.json" if args.job.resume else None)
     old = None if source is None else recorded_encoder(source)
     rig = rig_of(args.settings.world.rig)
+    device = "cuda" if args.settings.ppo.device.startswith("cuda") else "cpu"
     try:
-        device = "cuda" if args.settings.ppo.device.startswith("cuda") else "cpu"
-        encoder = load_encoder(args.job.encoder or encoder_file(rig), device)
+        if args.job.resume and args.job.encoder is None and old is not None and not args.job.change_encoder:
+            encoder = find_encoder(old, args.job.resume).to(device)
+        else:
+            encoder = load_encoder(encoder_file(rig) if args.job.encoder is None else args.job.encoder, device)
     except EncoderError as error:
         if old is None:
             raise
         raise EncoderError(f"{error}; {source} asks for the encoder {old[:16]}, --encoder takes its file") from error
     if RANK == 0 and (seen := rig_seen(encoder)) is not None and not alike(rig_of(seen), rig):
         now = described(args.settings.world.rig)
-        print(f"note: the encoder has learned what {described(seen)} see, and looks through {now}")
+        own = alike(rig_of(rig_seen(load_encoder(encoder_file(rig))) or {}), rig)
+        remedy = ": --encoder None takes the one that comes along for these" if own else ""
+        print(f"note: the encoder has learned what {described(seen)} see, and looks through {now}{remedy}")
     if args.job.resume and not args.job.change_encoder:
         path, state = find_checkpoint(args.job.resume)
         old = (state.get("env_metadata") or {}).get("encoder", old)
@@ -340,7 +345,10 @@ def rig_seen(encoder: FrozenEncoder) -> dict[str, Any] | None:
     data = encoder.card.get("data")
     provenance = data.get("provenance") if isinstance(data, dict) else None
     rig = provenance.get("rig", {}) if isinstance(provenance, dict) and "policies" in provenance else None
-    return rig if isinstance(rig, dict) else None
+    try:
+        return None if not isinstance(rig, dict) else rig if rig_of(rig) else {}
+    except SettingsError:  # of another version
+        return None
 
 
 def taught(args: Args) -> bool:

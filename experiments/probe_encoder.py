@@ -16,10 +16,11 @@ from pathlib import Path
 import tyro
 
 from ballbot.cli import program
-from ballbot.encoders import load_encoder
+from ballbot.encoders import encoder_file, load_encoder
 from ballbot.encoders.dataset import DepthDataset
 from ballbot.encoders.probe import DISTANCES, probe
 from ballbot.envs.observations import SCAN_RADII
+from ballbot.envs.rig import rig_of
 
 FEW_IMAGES = 20_000
 
@@ -31,15 +32,16 @@ class Args:
     data: Path = Path("data/depth")
     """Folder of a data set."""
     encoder: Path | None = None
-    """File of the encoder (default: the one that comes with ballbot)."""
+    """File of the encoder (default: the one that comes with ballbot for the cameras of the data)."""
 
 
 @program
 def main(argv: list[str] | None = None) -> int:
     """Probe, and return the exit status."""
     args = tyro.cli(Args, args=argv, description=__doc__)
-    encoder = load_encoder(args.encoder)
-    config, data = encoder.card.get("config"), DepthDataset(args.data)
+    data = DepthDataset(args.data)
+    encoder = load_encoder(args.encoder or encoder_file(rig_of(data.card["provenance"].get("rig") or {})))
+    config = encoder.card.get("config")
     config = config if isinstance(config, dict) else {}
     validation, seed = config.get("validation", 0.15), config.get("seed", 0)
     if not (isinstance(validation, float) and 0 < validation < 1 and type(seed) is int and seed >= 0):

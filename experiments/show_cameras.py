@@ -40,7 +40,7 @@ class Args:
     out: Path = Path("cameras.png")
     """Picture to write."""
     encoder: Path | None = None
-    """Encoder whose reconstructions are shown (default: the one that comes with ballbot)."""
+    """Encoder whose reconstructions are shown (default: the one that comes along for these cameras)."""
     seed: int = 0
     """Of the terrain, the heading and the direction of the tilt."""
     tilt_deg: Annotated[float, Range(-180, 180)] = 3.0

@@ -46,7 +46,8 @@ class World:
         num: how many.
         config: what world.
         num_threads: threads that step them; 0 takes every CPU this process may use.
-        encoder: of the images, for observation="encoded"; or the file of one; None: the one that comes with ballbot.
+        encoder: of the images, for observation="encoded"; or the file of one; None: what comes with ballbot for
+            these cameras.
         camera_device: "cpu" or "cuda", where images are cast and encoded.
     """
 

@@ -116,9 +116,10 @@ def write_paths(path: Path, episodes: dict[str, Episodes], ground: TerrainPool) 
     from matplotlib import pyplot as plt
 
     figure.patch.set(facecolor="white", alpha=1.0)
+    png = path.suffix.lower() == ".png"
     content = io.BytesIO()
     with plt.rc_context({"svg.fonttype": "none", "svg.hashsalt": "ballbot"}):
-        figure.savefig(content, format=path.suffix[1:], dpi=110)
+        figure.savefig(content, format=path.suffix[1:].lower(), dpi=110, metadata={} if png else {"Date": None})
     plt.close(figure)
     write_atomic(path, content.getvalue())
 
@@ -234,7 +235,7 @@ def _trajectories(episodes: dict[str, Episodes], ground: TerrainPool) -> Any:
     axes[0].set(ylabel="y, m")
     for name, colour, _ in _named(episodes):
         axes[0].plot([], [], color=colour, label=name if len(name) <= 40 else f"...{name[-37:]}")
-    figure.legend(frameon=False, loc="outside lower center", labelcolor=INK, fontsize=8, ncols=len(episodes))
+    figure.legend(frameon=False, loc="outside lower center", labelcolor=INK, fontsize=8, ncols=min(len(episodes), 3))
     return figure
 
 

@@ -8,9 +8,10 @@
 
 A study is a preset or one change of it, trained with several seeds.  Its runs are runs/reproduce_<study>_<seed>.
 Ctrl-C stops; the same command goes on where they stopped.  When a run ends, its curve goes to
-runs/reproduced/<study>_<seed>.csv, and its best and its last policy are judged on 100 terrains that neither training
-nor any choice has used: a row each in runs/reproduced/evaluations.csv, and a line that says what this repository's
-results/evaluations.csv holds.  ``make_results.py --results runs/reproduced`` makes tables and figures.
+runs/reproduced/<study>_<seed>.csv, and its best and its last policy, of the studies of the road the last alone, are
+judged on terrains that neither training nor any choice has used: a row each in runs/reproduced/evaluations.csv, and a
+line that says what this repository's results/evaluations.csv holds.  ``make_results.py --results runs/reproduced``
+makes tables and figures.
 """
 
 from __future__ import annotations
@@ -148,11 +149,12 @@ class Run:
         found = load_settings(self.folder / "config.json").settings
         for name, (then, now) in differences(found, wanted).items():
             return f"{name} is {then} there and {now} here"
-        began = read_config(self.folder / "config.json").get("init_from")
+        config = read_config(self.folder / "config.json")
+        began = {"sha256": config.get("teacher_sha256"), **(config.get("init_from") or {})}
         for other in before(self)[-1:]:
             path = other.folder / "last.pt"
             now = hashlib.sha256(path.read_bytes()).hexdigest() if other.done() >= 1 else None
-            if isinstance(began, dict) and now not in (None, began.get("sha256")):
+            if began["sha256"] is not None and now not in (None, began["sha256"]):
                 return f"it began from another {path} than there is now"
         return None
 
@@ -204,7 +206,7 @@ def first_run(study: str) -> Run:
 
 
 def judgements(run: Run) -> list[Judgement]:
-    """How a run is judged: its best and its last policy, and that which comes along for longer too.
+    """How a run is judged: its best policy, if its study wants it, and its last, and what comes along for longer too.
 
     The reference's robots start with one heading, in training and in evaluation.
     """

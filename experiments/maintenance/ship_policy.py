@@ -16,7 +16,7 @@ import sys
 import tempfile
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import tyro
 from reproduce import JUDGED, OF_SOME_TASKS
@@ -35,7 +35,7 @@ from ballbot.runs import load_settings, read_config
 sys.path.append(str(EXPERIMENTS))
 import evaluate
 
-LARGEST = 1_000_000
+LARGEST = 2_000_000
 """Bytes of a policy that everybody downloads."""
 
 
@@ -47,6 +47,11 @@ class Args:
     """Its run folder."""
     name: str = "default"
     """How evaluate.py and the others will call it."""
+
+
+def where_from(origin: dict[str, Any]) -> dict[str, Any]:
+    """What a run's config.json says of the policy that it began from, without folders of this machine."""
+    return {"run": Path(origin["path"]).resolve().parent.name, "step": origin["step"], "sha256": origin["sha256"]}
 
 
 def ship(args: Args) -> None:
@@ -63,7 +68,7 @@ def ship(args: Args) -> None:
     if len(content) > LARGEST:
         raise ValueError(f"{policy.path} has {len(content)} bytes, more than {LARGEST}: ship a policy-only file")
     if (encoder := policy.metadata.get("encoder")) is not None:
-        find_encoder(encoder)  # the one that comes with ballbot, or an error
+        find_encoder(encoder)  # one that comes with ballbot, or an error
     config = read_config(args.run / "config.json")
     loaded = load_settings(args.run / "config.json")
     settings = loaded.settings
@@ -78,6 +83,7 @@ def ship(args: Args) -> None:
         "steps": policy.step,
         "seed": settings.ppo.seed,
         "commit": config.get("git_commit"),
+        **({"init_from": where_from(config["init_from"])} if config.get("init_from") else {}),
         "versions": {**(config.get("versions") or {}), "mujoco": config.get("mujoco")},
         "sha256": hashlib.sha256(content).hexdigest(),
         "evaluation": {

@@ -55,6 +55,8 @@ FORESIGHT = (
     *("--total-timesteps", "5000000", "--eval-interval", "500000", "--eval-episodes", "200"),
 )
 SEES = (*ON_THE_ROAD, "--preset", "sees")
+UNSEEN = range(1, 6)
+"""Seeds that had no part in finding the settings of the road, as 0 and 10 had."""
 CROSSING: dict[str, Any] = {"judged": MANY, "best": False}
 """Of studies of the road, of whose policies the last ones are judged, on twice as many terrains."""
 FRESH = range(5, 10)
@@ -64,7 +66,7 @@ STUDIES: dict[str, Study] = {
     "shipped_blind": Study("the same without cameras", (*FORESIGHT, *BLIND), range(10, 11), 25),
     "default": Study("the default settings", (), FRESH, 25),
     "blind": Study("the default settings without cameras", BLIND, FRESH, 14),
-    "gru": Study("the same with a GRU for a memory", (*BLIND, "--history", "0", "--memory", "gru"), range(5, 8), 25),
+    "gru": Study("the same with a GRU for a memory", (*BLIND, "--history", "0", "--memory", "gru"), range(5, 8), 35),
     "distill": Study("learned from the controller that remembers", ("--preset", "distill", *BLIND), FRESH, 5),
     "paper": Study("the settings of Salehi 2025", ("--preset", "paper"), range(5), 60),
     "plain": Study("without memory", PLAIN, range(5), 20),
@@ -72,29 +74,29 @@ STUDIES: dict[str, Study] = {
     "unfixed": Study("without these and the contact fix", (*PLAIN, *BLIND, "--no-contact-fix"), range(3), 10),
     "untrained_encoder": Study("without memory, by a random encoder", (*PLAIN, *BY_RANDOM), range(3), 20),
     "rk4": Study("without memory and cameras, by RK4", (*PLAIN, *BLIND, "--integrator", "RK4"), range(3), 30),
-    "road_told": Study("road, told the ground around", (*ON_THE_ROAD, "--preset", "told"), range(5), 10, **CROSSING),
-    "road_sees": Study("road, sees it", SEES, range(5), 8, after="road_told", shuffled=True, **CROSSING),
+    "road_told": Study("road, told the ground around", (*ON_THE_ROAD, "--preset", "told"), UNSEEN, 10, **CROSSING),
+    "road_sees": Study("road, sees it", SEES, UNSEEN, 8, after="road_told", shuffled=True, **CROSSING),
     "road_tuned": Study(
-        "road, sees it, and goes on by PPO", (*SEES, "--total-timesteps", "1600000"), range(5), 20,
+        "road, sees it, and goes on by PPO", (*SEES, "--total-timesteps", "1600000"), UNSEEN, 20,
         after="road_told", **CROSSING,
     ),
     "road_imitates": Study(
         "road, sees it, and learned to act as who is told",
-        (*ON_THE_ROAD, "--preset", "distill", "--privileged-fields", "scan", "--rig.number", "3"), range(5), 20,
+        (*ON_THE_ROAD, "--preset", "distill", "--privileged-fields", "scan", "--rig.number", "3"), UNSEEN, 20,
         after="road_told", start="--teacher", **CROSSING,
     ),
     "road_by_two": Study(
-        "road, sees it by the reference's two cameras", (*SEES, "--rig.number", "None"), range(5), 7,
+        "road, sees it by the reference's two cameras", (*SEES, "--rig.number", "None"), UNSEEN, 7,
         after="road_told", **CROSSING,
     ),
     "road_by_random": Study(
-        "road, sees it by a random encoder", (*SEES, *BY_RANDOM), range(5), 8, after="road_told", **CROSSING,
+        "road, sees it by a random encoder", (*SEES, *BY_RANDOM), UNSEEN, 8, after="road_told", **CROSSING,
     ),
     "road_guesses": Study(
-        "road, guesses it without cameras", (*SEES, *BLIND), range(5), 6, after="road_told", **CROSSING,
+        "road, guesses it without cameras", (*SEES, *BLIND), UNSEEN, 6, after="road_told", **CROSSING,
     ),
     "road_blind": Study(
-        "road, the default settings without cameras", (*ON_THE_ROAD, *BLIND), range(5), 20, **CROSSING,
+        "road, the default settings without cameras", (*ON_THE_ROAD, *BLIND), UNSEEN, 20, **CROSSING,
     ),
 }  # fmt: skip
 

@@ -21,6 +21,7 @@ from ballbot.envs.model import build_model, physics_digest, view_digest
 from ballbot.envs.rig import CameraRig, rig_of
 from ballbot.errors import SettingsError
 from ballbot.options import from_plain, plain
+from ballbot.runs import read_config
 
 
 def poses(model: mujoco.MjModel, number: int) -> list[tuple[np.ndarray, np.ndarray]]:
@@ -184,8 +185,13 @@ def test_a_command_line_of_a_rig(tmp_path):
         "evaluate.py runs/wide/last.pt --episodes 2 --horizon 20",
         f"ppo_ballbot.py --config runs/wide --rig.number None {few} --run-name two",
         f"ppo_ballbot.py --config runs/wide --init-from runs/wide --rig.tilt-deg 20 {few} --run-name other",
+        f"ppo_ballbot.py --config runs/wide --rig.tilt-deg 30 {few} --run-name kept",
+        f"ppo_ballbot.py --config runs/wide --rig.tilt-deg 30 --encoder None {few} --run-name own",
+        "ppo_ballbot.py --resume runs/wide --total-timesteps 160",
     ):
         script, *options = line.split()
+        if "--resume" in options:  # the copy is gone, and the same comes along
+            next((tmp_path / "runs/wide").glob("encoder_*.pt")).unlink()
         done = call(script, *options, folder=tmp_path)
         assert done.returncode == 0, done.stderr
         said.append(done.stdout)
@@ -195,3 +201,7 @@ def test_a_command_line_of_a_rig(tmp_path):
     assert json.loads((tmp_path / "runs/wide/config.json").read_text())["env"]["rig"]["tilt_deg"] == 35
     assert json.loads((tmp_path / "runs/two/config.json").read_text())["env"]["rig"] == {}
     assert "image_0, image_1, image_2, image_age new, start at 0" in said[3]  # other places, other images
+    remedy = "--encoder None takes the one that comes along for these"
+    assert [remedy in out for out in said] == [False, False, False, False, True, False, False]
+    encoders = [read_config(tmp_path / "runs" / name)["env_metadata"]["encoder"] for name in ("kept", "own")]
+    assert encoders == [load_encoder(path).content_hash for path in (DEFAULT_ENCODER, OUTWARD_ENCODER)]

@@ -9,6 +9,7 @@ import json
 import math
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from ballbot.deployment.shipped import SHIPPED, find_policy, read_card
@@ -41,9 +42,10 @@ def test_a_card_says_what_the_file_holds(name):
     assert card["sha256"] == hashlib.sha256(SHIPPED[name].read_bytes()).hexdigest()
     PPOConfig(**card["config"]["ppo"])
     assert card["config"]["env"]["frame"] == policy.metadata["frame"]
-    assert card["evaluation"]["episodes"] == 100 and card["evaluation"]["terrain"] == "perlin"
+    assert card["evaluation"]["episodes"] == 100
+    assert card["evaluation"]["terrain"] == card["config"]["env"].get("terrain", "perlin")
     assert all(math.isfinite(x) for x in card["evaluation"]["return_ci95"])
-    assert SHIPPED[name].stat().st_size < 1_000_000
+    assert SHIPPED[name].stat().st_size < 2_000_000
 
 
 def test_the_default_policy_travels():
@@ -55,6 +57,23 @@ def test_the_default_policy_travels():
     envs.close()
     assert found.outcomes == ["success"] * 4
     assert found.speed_along_goal.mean() > 0.1  # 3 s, the start included
+
+
+def test_the_policy_of_the_road_follows_it():
+    policy = load_policy(find_policy("road"))
+    options = {**env_options(policy), "terrain_split": "eval", "terrain_seed": 1, "num_terrains": 6}
+    envs = BallbotVectorEnv(6, **options)
+    own = run_episodes(envs, lambda obs, began: policy.predict(obs), 6, seed=0)
+    assert own.outcomes.count("success") >= 5, own.outcomes
+
+    def mistaken(obs: np.ndarray, began: np.ndarray) -> np.ndarray:
+        """By what another robot sees."""
+        sensed = envs.layout.sensed
+        return policy.predict(np.concatenate([obs[:, :sensed], np.roll(obs[:, sensed:], 1, axis=0)], axis=1))
+
+    others = run_episodes(envs, mistaken, 6, seed=0)
+    envs.close()
+    assert others.outcomes.count("success") <= 3, others.outcomes
 
 
 def test_scripts_without_an_argument_use_it(script, capsys, tmp_path):

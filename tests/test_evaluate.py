@@ -123,6 +123,7 @@ def test_a_task_is_judged_by_its_name(tmp_path):
     found = json.loads(out.read_text())
     assert found["terrain"] == "road" and found["success_rate"] < 1 and found["measure_travelled_mean"] > 0
     assert found["ending_off_road_rate"] == sum(e["ending"] == "off_road" for e in found["per_episode"]) / 4 > 0
+    assert set(importlib.import_module("reproduce").JUDGED) <= found.keys()
 
 
 def test_one_episode_has_no_spread(tmp_path):

@@ -214,7 +214,7 @@ def test_who_is_judged_elsewhere_is_trained_for_those_that_start_from_it(reprodu
 def test_the_table_of_the_road_goes_to_its_own_page(scripts, reproduce, tmp_path):
     make_results = scripts("make_results")
     (tmp_path / "results").mkdir()
-    numbers = {"ending_off_road_rate": "0.02", "failure_rate": "0.02", "travelled_mean": "1.7"}
+    numbers = {"ending_off_road_rate": "0.02", "failure_rate": "0.02", "measure_travelled_mean": "1.7"}
     rows = [evaluation(reproduce, f"road_sees_{seed}", "last", **numbers) for seed in (0, 1)]
     rows += [evaluation(reproduce, "road_sees_shuffled_0", "last", success_rate="0.05", **numbers)]
     rows += [evaluation(reproduce, "road_controllers", "informed:0.25", **numbers)]
@@ -224,9 +224,9 @@ def test_the_table_of_the_road_goes_to_its_own_page(scripts, reproduce, tmp_path
     seeing.write_text("<!-- table: road -->\n<!-- end -->\n")
     assert make_results.main(["--results", str(tmp_path / "results"), "--page", str(page)]) == 0
     found = seeing.read_text()
-    assert "| sees it | 2 | 99 % (99 % to 99 %) | 2 % (2 % to 2 %) |" in found
-    assert "| sees it, by the images of another robot | 1 | 5 % |" in found
-    assert "| informed, 0.25 m/s | 1 | 99 % |" in found
+    assert "| sees it | 2 | 99.0 % (99.0 % to 99.0 %) | 2.0 % (2.0 % to 2.0 %) |" in found
+    assert "| sees it, by the images of another robot | 1 | 5.0 % |" in found
+    assert "| informed, 0.25 m/s | 1 | 99.0 % |" in found
 
 
 def test_seeing_policies_are_judged_by_images_of_others_too(reproduce):

@@ -115,10 +115,10 @@ def median_cells(rows: list[Row]) -> list[str]:
 
 
 ROAD_COLUMNS = {
-    "success_rate": ("arrives", "{:.0%}"),
-    "ending_off_road_rate": ("leaves the road", "{:.0%}"),
-    "failure_rate": ("falls or leaves it", "{:.0%}"),
-    "travelled_mean": ("m along the goal", "{:.2f}"),
+    "success_rate": ("arrives", "{:.1%}"),
+    "ending_off_road_rate": ("leaves the road", "{:.1%}"),
+    "failure_rate": ("falls or leaves it", "{:.1%}"),
+    "measure_travelled_mean": ("m along the goal", "{:.2f}"),
     "speed_along_goal_mean": ("m/s along the goal", "{:.2f}"),
 }
 """Columns of evaluations, what the page calls them, and how they are written."""

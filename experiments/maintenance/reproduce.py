@@ -46,7 +46,7 @@ from ballbot.settings import Range
 
 LOGS = Path("runs") / "reproduce"
 """What the trainings and evaluations print, and the evaluations' files."""
-OF_SOME_TASKS = ("ending_off_road_rate", "travelled_mean")
+OF_SOME_TASKS = ("ending_off_road_rate", "measure_travelled_mean")
 """What is kept of an evaluation where the task has it."""
 JUDGED = (
     "return_mean", "return_ci95", "length_mean", "success_rate", "success_rate_ci95", "failure_rate",

@@ -215,8 +215,8 @@ def test_the_table_of_the_road_goes_to_its_own_page(scripts, reproduce, tmp_path
     make_results = scripts("make_results")
     (tmp_path / "results").mkdir()
     numbers = {"ending_off_road_rate": "0.02", "failure_rate": "0.02", "measure_travelled_mean": "1.7"}
-    rows = [evaluation(reproduce, f"road_sees_{seed}", "last", **numbers) for seed in (0, 1)]
-    rows += [evaluation(reproduce, "road_sees_shuffled_0", "last", success_rate="0.05", **numbers)]
+    rows = [evaluation(reproduce, f"road_sees_{seed}", "last", **numbers) for seed in (1, 2)]
+    rows += [evaluation(reproduce, "road_sees_shuffled_1", "last", success_rate="0.05", **numbers)]
     rows += [evaluation(reproduce, "road_controllers", "informed:0.25", **numbers)]
     reproduce.add_rows(tmp_path / "results" / "evaluations.csv", rows)
     page, seeing = tmp_path / "results.md", tmp_path / "seeing.md"

@@ -33,7 +33,6 @@ from ballbot.controllers import feedback_prior, robot_symmetry
 from ballbot.encoders import FrozenEncoder, encoder_file, load_encoder
 from ballbot.envs import COMMANDS, BallbotVectorEnv, WorldConfig
 from ballbot.envs.observations import Layout, of_now
-from ballbot.envs.rig import rig_of
 from ballbot.errors import SettingsError
 from ballbot.ppo import PPOConfig, Structure
 from ballbot.ppo.estimator import Estimate
@@ -186,7 +185,7 @@ class Settings:
 
     def own_encoder(self) -> FrozenEncoder:
         """What comes with ballbot for these cameras."""
-        return load_encoder(encoder_file(rig_of(self.world.rig)))
+        return load_encoder(encoder_file(self.world.rig))
 
     @property
     def estimated_layout(self) -> Layout | None:

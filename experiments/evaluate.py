@@ -136,19 +136,18 @@ def check(args: Args) -> Args:
     if args.json is not None:
         kept = [*read, *(path / name for path in read for name in ("best.pt", "config.json")), args.encoder]
         check_output(args.json, "--json", (".json",), keep=kept)
+    for option in ("report", "paths"):
+        if getattr(args, option) is not None and importlib.util.find_spec("matplotlib") is None:
+            raise ImportError(f"--{option} needs matplotlib: pip install matplotlib")
     if args.report is not None:
         if args.report.exists() and not args.report.is_dir():
             raise ValueError(f"--report {args.report} is a file: give a folder, for report.html")
-        if importlib.util.find_spec("matplotlib") is None:
-            raise ImportError("--report needs matplotlib: pip install matplotlib")
         try:
             args.report.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise ValueError(f"--report {args.report} cannot be made ({error.strerror}): give another one") from error
         check_output(args.report / "report.html", "--report")
     if args.paths is not None:
-        if importlib.util.find_spec("matplotlib") is None:
-            raise ImportError("--paths needs matplotlib: pip install matplotlib")
         maps = [args.terrain, kind_options(args).get("ground", {}).get("path")]
         check_output(args.paths, "--paths", (".png", ".svg"), keep=[Path(path) for path in maps if path])
     if args.encoder is not None or args.shuffle_images:

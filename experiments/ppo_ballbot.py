@@ -38,7 +38,7 @@ from ballbot.cli import program
 from ballbot.cpus import usable_cpus
 from ballbot.deployment.shipped import find_policy
 from ballbot.encoders import EncoderError, FrozenEncoder, encoder_file, find_encoder, load_encoder
-from ballbot.encoders.frozen import encoder_bytes, kept_encoder
+from ballbot.encoders.frozen import LEARNED, encoder_bytes, kept_encoder
 from ballbot.envs import BallbotVectorEnv
 from ballbot.envs.rig import alike, described, rig_of
 from ballbot.errors import BallbotError, SettingsError
@@ -311,22 +311,21 @@ def load_eyes(args: Args) -> FrozenEncoder:
     """
     source = args.job.config or (run_dir_of(args.job.resume) / "config.json" if args.job.resume else None)
     old = None if source is None else recorded_encoder(source)
-    rig = rig_of(args.settings.world.rig)
+    rig = args.settings.world.rig
     device = "cuda" if args.settings.ppo.device.startswith("cuda") else "cpu"
     try:
         if args.job.resume and args.job.encoder is None and old is not None and not args.job.change_encoder:
-            encoder = find_encoder(old, args.job.resume).to(device)
+            encoder = find_encoder(old, args.job.resume, device)
         else:
             encoder = load_encoder(encoder_file(rig) if args.job.encoder is None else args.job.encoder, device)
     except EncoderError as error:
         if old is None:
             raise
         raise EncoderError(f"{error}; {source} asks for the encoder {old[:16]}, --encoder takes its file") from error
-    if RANK == 0 and (seen := rig_seen(encoder)) is not None and not alike(rig_of(seen), rig):
-        now = described(args.settings.world.rig)
-        own = alike(rig_of(rig_seen(load_encoder(encoder_file(rig))) or {}), rig)
+    if RANK == 0 and (seen := rig_seen(encoder)) is not None and not alike(seen, rig):
+        own = any(alike(learned, rig) for learned in LEARNED.values())
         remedy = ": --encoder None takes the one that comes along for these" if own else ""
-        print(f"note: the encoder has learned what {described(seen)} see, and looks through {now}{remedy}")
+        print(f"note: the encoder has learned what {described(seen)} see, and looks through {described(rig)}{remedy}")
     if args.job.resume and not args.job.change_encoder:
         path, state = find_checkpoint(args.job.resume)
         old = (state.get("env_metadata") or {}).get("encoder", old)
@@ -345,10 +344,13 @@ def rig_seen(encoder: FrozenEncoder) -> dict[str, Any] | None:
     data = encoder.card.get("data")
     provenance = data.get("provenance") if isinstance(data, dict) else None
     rig = provenance.get("rig", {}) if isinstance(provenance, dict) and "policies" in provenance else None
+    if not isinstance(rig, dict):
+        return None
     try:
-        return None if not isinstance(rig, dict) else rig if rig_of(rig) else {}
+        rig_of(rig)
     except SettingsError:  # of another version
         return None
+    return rig
 
 
 def taught(args: Args) -> bool:

@@ -20,7 +20,6 @@ from ballbot.encoders import encoder_file, load_encoder
 from ballbot.encoders.dataset import DepthDataset
 from ballbot.encoders.probe import DISTANCES, probe
 from ballbot.envs.observations import SCAN_RADII
-from ballbot.envs.rig import rig_of
 
 FEW_IMAGES = 20_000
 
@@ -40,7 +39,7 @@ def main(argv: list[str] | None = None) -> int:
     """Probe, and return the exit status."""
     args = tyro.cli(Args, args=argv, description=__doc__)
     data = DepthDataset(args.data)
-    encoder = load_encoder(args.encoder or encoder_file(rig_of(data.card["provenance"].get("rig") or {})))
+    encoder = load_encoder(args.encoder or encoder_file(data.card["provenance"].get("rig") or {}))
     config = encoder.card.get("config")
     config = config if isinstance(config, dict) else {}
     validation, seed = config.get("validation", 0.15), config.get("seed", 0)

@@ -25,7 +25,7 @@ from ballbot.encoders import encoder_file, load_encoder
 from ballbot.envs import BallbotVectorEnv
 from ballbot.envs.model import build_model
 from ballbot.envs.rendering import choose_opengl
-from ballbot.envs.rig import camera_names, rig_of
+from ballbot.envs.rig import camera_names
 from ballbot.options import PluginFiles, kind_options, read_options, rig_options
 from ballbot.settings import Range
 
@@ -76,7 +76,7 @@ def show(args: Args) -> str:
     import matplotlib.pyplot as plt
 
     rig = rig_options(args)
-    encoder = load_encoder(args.encoder or encoder_file(rig_of(rig))) if args.encoder or args.size == 64 else None
+    encoder = load_encoder(args.encoder or encoder_file(rig)) if args.encoder or args.size == 64 else None
     envs = BallbotVectorEnv(
         1,
         observation="depth",

@@ -121,7 +121,7 @@ def test_who_is_told_the_ground_steers_around_a_drop_and_stops_when_there_is_no_
     for _ in range(600):
         actions, straight = controller(seen, began), blind(seen[:, :17], began)
         began = np.zeros(3, bool)
-    np.testing.assert_allclose(actions[0], straight[0], atol=0.05)  # level ground: the law itself
+    np.testing.assert_allclose(actions[0], straight[0], atol=0.025)  # the law itself; places lie 2.5 degrees off
     assert np.abs(actions[1] - straight[1]).max() > 0.05
     np.testing.assert_allclose(actions[2], 0, atol=1e-6)
 

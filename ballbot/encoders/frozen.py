@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Self
@@ -20,17 +21,18 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_linear_bn_eval
 
 from ballbot.encoders.autoencoder import Architecture, Autoencoder
 from ballbot.encoders.dataset import MAX_DEPTH
-from ballbot.envs.rig import CameraRig, alike
+from ballbot.envs.rig import alike
 from ballbot.errors import BallbotError
 from ballbot.ppo.archive import read_archive
 from ballbot.ppo.checkpoint import run_dir_of, write_atomic
 
 FORMAT_VERSION = 1
-ASSETS = Path(__file__).parents[1] / "assets"
-DEFAULT_ENCODER = ASSETS / "encoder.pt"
+DEFAULT_ENCODER = Path(__file__).parents[1] / "assets" / "encoder.pt"
 """What comes with ballbot: 20 numbers an image of 64 x 64, see its card and docs/results.md."""
-OUTWARD_ENCODER = ASSETS / "encoder_outward.pt"
+OUTWARD_ENCODER = DEFAULT_ENCODER.with_name("encoder_outward.pt")
 """The same of cameras that look outward as those of a ``CameraRig`` with its defaults do: see docs/seeing.md."""
+LEARNED: dict[Path, dict[str, Any]] = {DEFAULT_ENCODER: {}, OUTWARD_ENCODER: {"number": 3}}
+"""Encoder that comes with ballbot -> options of the cameras whose images it has learned."""
 BATCH = 8
 """Images encoded together, always: matrix products round differently for other numbers of rows, and an image must give
 the same numbers whether one robot or a thousand look."""
@@ -138,16 +140,19 @@ def kept_encoder(run_dir: str | Path, content_hash: str) -> Path:
     return Path(run_dir) / f"encoder_{content_hash[:16]}.pt"
 
 
-def find_encoder(content_hash: str, checkpoint: str | Path | None = None) -> FrozenEncoder:
+def find_encoder(
+    content_hash: str, checkpoint: str | Path | None = None, device: str | torch.device = "cpu"
+) -> FrozenEncoder:
     """The encoder with this hash: kept in the run of this checkpoint, or one that comes with ballbot.
 
     Raises:
         EncoderError: it is neither.
+        ValueError: no such device here.
     """
     run_dir = Path() if checkpoint is None else run_dir_of(checkpoint)
     kept = kept_encoder(run_dir, content_hash)
-    for path in [kept] if checkpoint is not None and kept.is_file() else [DEFAULT_ENCODER, OUTWARD_ENCODER]:
-        encoder = load_encoder(path)
+    for path in [kept] if checkpoint is not None and kept.is_file() else LEARNED:
+        encoder = load_encoder(path, device)
         if encoder.content_hash == content_hash:
             return encoder
     raise EncoderError(
@@ -156,13 +161,16 @@ def find_encoder(content_hash: str, checkpoint: str | Path | None = None) -> Fro
     )
 
 
-def encoder_file(rig: CameraRig | None) -> Path:
+def encoder_file(rig: Mapping[str, Any]) -> Path:
     """Of what comes with ballbot: the encoder that has learned what these cameras see, or the reference's.
 
     Args:
-        rig: their arrangement; None are the reference's two.
+        rig: options of a ``CameraRig``, as ``WorldConfig.rig``; none are the reference's two.
+
+    Raises:
+        SettingsError: they are no such options.
     """
-    return OUTWARD_ENCODER if alike(rig, CameraRig()) else DEFAULT_ENCODER
+    return next((path for path, learned in LEARNED.items() if alike(learned, rig)), DEFAULT_ENCODER)
 
 
 def save_encoder(path: str | Path, encoder: FrozenEncoder) -> None:

@@ -76,11 +76,16 @@ def rig_of(options: Mapping[str, Any]) -> CameraRig | None:
         raise SettingsError(f"rig: {error}") from error
 
 
-def alike(one: CameraRig | None, other: CameraRig | None) -> bool:
-    """Whether a camera of one sees what a camera of the other would in its place, however many there are."""
-    if one is None or other is None:
-        return one is other
-    return replace(one, number=other.number, start_deg=other.start_deg) == other
+def alike(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+    """Whether a camera of one rig sees what one of the other would in its place, however many there are.
+
+    Raises:
+        SettingsError: as ``rig_of``, whose options both are.
+    """
+    rig, other_rig = rig_of(one), rig_of(other)
+    if rig is None or other_rig is None:
+        return rig is other_rig
+    return replace(rig, number=other_rig.number, start_deg=other_rig.start_deg) == other_rig
 
 
 def mount(spec: mujoco.MjSpec, rig: CameraRig) -> None:

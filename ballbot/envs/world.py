@@ -150,7 +150,7 @@ class World:
         if isinstance(encoder, (str, Path)) or (self.config.observation == "encoded" and encoder is None):
             from ballbot.encoders import encoder_file, load_encoder
 
-            encoder = load_encoder(encoder_file(rig_of(self.config.rig)) if encoder is None else encoder, device)
+            encoder = load_encoder(encoder_file(self.config.rig) if encoder is None else encoder, device)
         return Cameras(
             self.physics,
             encoder=encoder,

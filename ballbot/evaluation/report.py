@@ -113,15 +113,8 @@ def write_paths(path: Path, episodes: dict[str, Episodes], ground: TerrainPool) 
         OSError: the file cannot be written.
     """
     figure = _trajectories(episodes, ground)
-    from matplotlib import pyplot as plt
-
     figure.patch.set(facecolor="white", alpha=1.0)
-    png = path.suffix.lower() == ".png"
-    content = io.BytesIO()
-    with plt.rc_context({"svg.fonttype": "none", "svg.hashsalt": "ballbot"}):
-        figure.savefig(content, format=path.suffix[1:].lower(), dpi=110, metadata={} if png else {"Date": None})
-    plt.close(figure)
-    write_atomic(path, content.getvalue())
+    write_atomic(path, _saved(figure, path.suffix[1:], dpi=110))
 
 
 def _video(caption: str, content: bytes) -> str:
@@ -153,15 +146,20 @@ def _figure(columns: int, height: float = 3.4) -> tuple[Any, Any]:
     return figure, axes[0]
 
 
-def _svg(figure: Any) -> str:
-    import matplotlib
+def _saved(figure: Any, kind: str, **options: Any) -> bytes:
+    """Content of a file of this kind, "svg" or "png", the same each time; the figure is closed."""
     from matplotlib import pyplot as plt
 
-    buffer = io.StringIO()
-    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "ballbot"}):
-        figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
+    content = io.BytesIO()
+    told = {"Date": None, "Creator": None} if kind == "svg" else {}
+    with plt.rc_context({"svg.fonttype": "none", "svg.hashsalt": "ballbot"}):
+        figure.savefig(content, format=kind, metadata=told, **options)
     plt.close(figure)
-    text = buffer.getvalue().replace(INK, "currentColor")
+    return content.getvalue()
+
+
+def _svg(figure: Any) -> str:
+    text = _saved(figure, "svg", transparent=True).decode().replace(INK, "currentColor")
     text = text[text.index("<svg") :]
     # several figures share a page: their ids must differ, and nothing may point outside
     prefix = f"f{hashlib.sha256(text.encode()).hexdigest()[:8]}"

@@ -150,11 +150,11 @@ class Run:
         for name, (then, now) in differences(found, wanted).items():
             return f"{name} is {then} there and {now} here"
         config = read_config(self.folder / "config.json")
-        began = {"sha256": config.get("teacher_sha256"), **(config.get("init_from") or {})}
+        began = (config.get("init_from") or {}).get("sha256") or config.get("teacher_sha256")
         for other in before(self)[-1:]:
             path = other.folder / "last.pt"
             now = hashlib.sha256(path.read_bytes()).hexdigest() if other.done() >= 1 else None
-            if began["sha256"] is not None and now not in (None, began["sha256"]):
+            if began is not None and now not in (None, began):
                 return f"it began from another {path} than there is now"
         return None
 

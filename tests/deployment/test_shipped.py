@@ -9,7 +9,6 @@ import json
 import math
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from ballbot.deployment.shipped import SHIPPED, find_policy, read_card
@@ -45,7 +44,8 @@ def test_a_card_says_what_the_file_holds(name):
     assert card["evaluation"]["episodes"] == 100
     assert card["evaluation"]["terrain"] == card["config"]["env"].get("terrain", "perlin")
     assert all(math.isfinite(x) for x in card["evaluation"]["return_ci95"])
-    assert SHIPPED[name].stat().st_size < 2_000_000
+    # what is estimated is turned and mirrored too, by matrices of a megabyte
+    assert SHIPPED[name].stat().st_size < (1_000_000 if policy.agent.estimate is None else 2_000_000)
 
 
 def test_the_default_policy_travels():
@@ -63,16 +63,14 @@ def test_the_policy_of_the_road_follows_it():
     policy = load_policy(find_policy("road"))
     options = {**env_options(policy), "terrain_split": "eval", "terrain_seed": 1, "num_terrains": 6}
     envs = BallbotVectorEnv(6, **options)
-    own = run_episodes(envs, lambda obs, began: policy.predict(obs), 6, seed=0)
-    assert own.outcomes.count("success") >= 5, own.outcomes
 
-    def mistaken(obs: np.ndarray, began: np.ndarray) -> np.ndarray:
-        """By what another robot sees."""
-        sensed = envs.layout.sensed
-        return policy.predict(np.concatenate([obs[:, :sensed], np.roll(obs[:, sensed:], 1, axis=0)], axis=1))
+    def act(obs, began):
+        return policy.predict(obs)
 
-    others = run_episodes(envs, mistaken, 6, seed=0)
+    mistaken = importlib.import_module("evaluate").with_images_of_others(act, envs.layout.sensed)
+    own, others = (run_episodes(envs, actor, 6, seed=0) for actor in (act, mistaken))
     envs.close()
+    assert own.outcomes.count("success") >= 5, own.outcomes
     assert others.outcomes.count("success") <= 3, others.outcomes
 
 

@@ -163,9 +163,9 @@ def test_a_state_of_another_rig_is_not_accepted():
 
 
 def test_cameras_look_through_the_encoder_that_has_learned_what_they_see():
-    assert encoder_file(None) == DEFAULT_ENCODER
-    assert encoder_file(CameraRig(number=4, start_deg=10)) == OUTWARD_ENCODER  # each sees no other thing than of three
-    assert encoder_file(CameraRig(tilt_deg=29)) == encoder_file(CameraRig(fov_deg=80)) == DEFAULT_ENCODER
+    assert encoder_file({}) == DEFAULT_ENCODER
+    assert encoder_file({"number": 4, "start_deg": 10}) == OUTWARD_ENCODER  # each sees no other thing than of three
+    assert encoder_file({"tilt_deg": 29}) == encoder_file({"fov_deg": 80}) == DEFAULT_ENCODER
     outward = load_encoder(OUTWARD_ENCODER)
     assert rig_of(outward.card["data"]["provenance"]["rig"]) == CameraRig()
     assert find_encoder(outward.content_hash).content_hash == outward.content_hash

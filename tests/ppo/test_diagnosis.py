@@ -79,15 +79,13 @@ def test_nothing_is_said_at_the_start_and_nothing_twice_in_a_row():
 def test_published_runs_get_no_hints_but_where_time_goes(path):
     with open(path, newline="") as file:
         rows = [{k: float(v) for k, v in row.items() if v} for row in csv.DictReader(file)]
-    # in these training pays more than the task, for shorter
-    limits = {"default": 0.03, "blind": 0.03, "gru": 0.03, "road_told": 0.02, "road_sees": 0.02}
     study = path.stem.rpartition("_")[0]
-    config = PPOConfig(total_timesteps=int(rows[-1]["global_step"]), target_kl=limits.get(study, 0.01))
-    diagnosis = Diagnosis(config, shaped_rewards=study in limits)
+    shaped = study in ("default", "blind", "gru", "road_told", "road_sees")  # training pays more, for shorter
+    diagnosis = Diagnosis(PPOConfig(total_timesteps=int(rows[-1]["global_step"])), shaped_rewards=shaped)
     found = [text for row in rows for text in diagnosis.examine(row)]
     found = [text for text in found if "time goes to" not in text]
-    if study == "gru":  # of which one is right: it ends lower than with a history
-        assert all("changes by a KL divergence of" in text for text in found)
+    if study == "gru":  # of which it is true: it ends lower than with a history
+        assert found and all("changes by a KL divergence of" in text for text in found)
     else:
         assert found == []
 

@@ -59,7 +59,7 @@ def test_contact_fix_comes_with_its_sources_and_explanation(name: str) -> None:
     [
         ("ballbot", ["torch", "mujoco", "ballbot.envs", "ballbot.ppo"]),
         ("ballbot.envs", ["torch", "ballbot.ppo"]),
-        ("ballbot.ppo", ["mujoco", "ballbot.envs", "mujoco_patch"]),
+        ("ballbot.ppo", ["mujoco", "ballbot.envs", "mujoco_patch", "torch._dynamo"]),
         ("mujoco_patch", ["torch", "ballbot", "gymnasium"]),
     ],
 )

@@ -250,7 +250,8 @@ class Agent(nn.Module):
         inputs = [seen.reshape(steps, rows, seen.shape[-1]) for seen in features]
         start = memories[:, first:].transpose(0, 1).reshape(len(inputs), rows, self.memory_size)
         began = began.repeat_interleave(math.prod(self.memory_shape[:-1]), dim=1)
-        after: torch.Tensor = unroll(list(self.memories[first:]), inputs, start, began)
+        cells: list[Any] = list(self.memories[first:])
+        after = unroll(cells, inputs, start, began)
         return after.view(steps, len(inputs), batch, *self.memory_shape).transpose(1, 2)
 
     def recall_rows(self, x: torch.Tensor, sequences: tuple[torch.Tensor, torch.Tensor] | None) -> torch.Tensor | None:

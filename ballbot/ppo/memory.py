@@ -26,7 +26,6 @@ def forget(memory: torch.Tensor, began: torch.Tensor) -> torch.Tensor:
     return memory.masked_fill(began.view(-1, *(1,) * (memory.ndim - 1)), 0.0)
 
 
-@torch.compiler.disable  # type: ignore[untyped-decorator]  # a loop of hundreds of steps would be compiled step by step
 def unroll(
     cells: Sequence[nn.GRUCell], inputs: Sequence[torch.Tensor], start: torch.Tensor, began: torch.Tensor
 ) -> torch.Tensor:
@@ -41,6 +40,15 @@ def unroll(
     Returns:
         (steps, cells, rows, size)
     """
+    if not torch.compiler.is_compiling():
+        return _unroll(cells, inputs, start, began)
+    # Else this loop of hundreds of steps would be compiled step by step.  Not as a decorator: `disable` imports a
+    # compiler, which takes a second or two.
+    memories: torch.Tensor = torch.compiler.disable(_unroll)(cells, inputs, start, began)  # type: ignore[no-untyped-call]
+    return memories
+
+
+def _unroll(cells: Any, inputs: Any, start: torch.Tensor, began: torch.Tensor) -> torch.Tensor:
     projected = [nn.functional.linear(x, c.weight_ih, c.bias_ih) for c, x in zip(cells, inputs, strict=True)]
     weight = torch.stack([cell.weight_hh for cell in cells])
     bias = torch.stack([cell.bias_hh for cell in cells]).unsqueeze(1)

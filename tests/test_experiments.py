@@ -73,7 +73,7 @@ def test_help_explains_every_option(script: str, monkeypatch: pytest.MonkeyPatch
 # -- balance_pid.py ------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("integrator", ["Euler", "implicitfast", "RK4"])
+@pytest.mark.parametrize("integrator", ["Euler", pytest.param("implicitfast", marks=pytest.mark.slow), "RK4"])
 def test_pid_balances_with_aligned_contacts(integrator: str) -> None:
     done = launch("balance_pid.py", "--steps", "3000", "--num-envs", "4", "--integrator", integrator)
     assert done.returncode == 0, done.stdout + done.stderr

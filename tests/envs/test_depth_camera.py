@@ -142,7 +142,7 @@ print("median", np.median(errors), "within", (errors < 2e-3).mean())
 """
 
 
-@pytest.mark.parametrize(("slices", "least"), [(28, 0.98), (128, 0.999)])
+@pytest.mark.parametrize(("slices", "least"), [pytest.param(28, 0.98, marks=pytest.mark.slow), (128, 0.999)])
 def test_images_agree_with_mujocos_renderer(slices, least):
     """MuJoCo draws the ball as a polyhedron, by default of 28 slices, too coarse for the ball's edge in the images."""
     said = []

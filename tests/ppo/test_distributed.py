@@ -68,7 +68,7 @@ def torchrun(run_dir: Path, resume: str = "", processes: int = 2, **changes: Any
 
 
 @pytest.mark.fault("torchrun with two ranks, stopped and resumed: the same bits")
-@pytest.mark.parametrize("per_step", [False, True])
+@pytest.mark.parametrize("per_step", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_ranks_end_alike_and_resume_to_the_last_bit(tmp_path: Path, per_step: bool) -> None:
     whole = tmp_path / "whole"
     options: dict[str, Any] = {
@@ -133,7 +133,9 @@ def test_two_processes_learn_what_one_does(tmp_path: Path, options: dict[str, An
 
 
 @pytest.mark.parametrize(
-    "options", [{"value_only": ["age"]}, {"value_only": ["age"], "memory": "gru"}], ids=["value only", "memory"]
+    "options",
+    [pytest.param({"value_only": ["age"]}, marks=pytest.mark.slow), {"value_only": ["age"], "memory": "gru"}],
+    ids=["value only", "memory"],
 )
 def test_ranks_of_other_agents_end_alike_and_resume_to_the_last_bit(tmp_path: Path, options: dict[str, Any]) -> None:
     whole = tmp_path / "whole"

@@ -17,7 +17,9 @@ def pendulum(num_envs: int) -> VectorEnv:
     return SyncVectorEnv(make, autoreset_mode=AutoresetMode.SAME_STEP)
 
 
-@pytest.mark.parametrize("mode", [AutoresetMode.SAME_STEP, AutoresetMode.NEXT_STEP])
+@pytest.mark.parametrize(
+    "mode", [pytest.param(AutoresetMode.SAME_STEP, marks=pytest.mark.slow), AutoresetMode.NEXT_STEP]
+)
 def test_cartpole_is_solved(tmp_path: Path, mode: AutoresetMode) -> None:
     config = PPOConfig(
         total_timesteps=60_000,

@@ -94,7 +94,7 @@ def free_port() -> int:
 
 
 @pytest.mark.fault("one of two ranks killed (SIGKILL): the other one says so and ends")
-@pytest.mark.parametrize("victim", [0, 1])
+@pytest.mark.parametrize("victim", [0, pytest.param(1, marks=pytest.mark.slow)])
 def test_a_rank_whose_partner_is_killed_says_so_in_a_line(tmp_path: Path, victim: int) -> None:
     """Without torchrun's agent, which may stop the other one before it notices."""
     meet = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
@@ -114,7 +114,7 @@ def test_a_rank_whose_partner_is_killed_says_so_in_a_line(tmp_path: Path, victim
 
 
 @pytest.mark.fault("a rank of torchrun killed (SIGKILL), and the run resumed")
-@pytest.mark.parametrize("rank", [0, 1])
+@pytest.mark.parametrize("rank", [pytest.param(0, marks=pytest.mark.slow), 1])
 def test_a_rank_that_is_killed_ends_the_others_and_what_was_saved_is_there(tmp_path: Path, rank: int) -> None:
     launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     program = start("ppo_ballbot", [*TRAINING, "--total-timesteps", "100000000"], tmp_path, launcher)

@@ -7,6 +7,7 @@ import os
 import signal
 import threading
 import time
+from collections.abc import Iterator
 from types import FrameType, TracebackType
 from typing import Any
 
@@ -59,6 +60,23 @@ class StopSignal:
         for number, handler in self._previous.items():
             signal.signal(number, handler)
         self._previous.clear()
+
+
+@contextlib.contextmanager
+def ending_children_ourselves() -> Iterator[None]:
+    """Processes that begin within this `with` block get no SIGINT or SIGHUP, which a terminal sends to all of its own.
+
+    Else environments in processes of their own, as of Gymnasium's AsyncVectorEnv, would die amid the update that
+    `StopSignal` lets come to its end.
+    """
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGHUP})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _say(text: str) -> None:

@@ -282,7 +282,9 @@ def _leaves(space: gym.Space[Any], path: tuple[str, ...]) -> Iterator[tuple[tupl
     """Path and space of each part of an observation."""
     if isinstance(space, gs.Dict):
         for key, inner in space.spaces.items():
-            yield from _leaves(inner, (*path, str(key)))
+            if not isinstance(key, str):
+                raise TypeError(f"keys of a Dict observation must be strings, got {key!r} in {space}: rename it")
+            yield from _leaves(inner, (*path, key))
     elif isinstance(space, (gs.Box, gs.Discrete, gs.MultiDiscrete, gs.MultiBinary)):
         yield path, space
     else:

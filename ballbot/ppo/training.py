@@ -33,7 +33,7 @@ from ballbot.ppo.checkpoint import (
 from ballbot.ppo.config import PPOConfig
 from ballbot.ppo.diagnosis import Diagnosis
 from ballbot.ppo.episodes import evaluate
-from ballbot.ppo.interrupt import StopSignal
+from ballbot.ppo.interrupt import StopSignal, ending_children_ourselves
 from ballbot.ppo.logger import Logger
 from ballbot.ppo.ppo import learn, make_optimizer
 from ballbot.ppo.record import Film, Hooks, Record
@@ -138,11 +138,12 @@ def train(
         stack.enter_context(torch_threads(config.torch_threads))
         config = replace(config, torch_threads=torch.get_num_threads())
         seed_everything(seed + rank, config.torch_deterministic and device.type == "cuda")
-        envs = stack.enter_context(closing(make_envs(config.num_envs // world_size)))
-        check_envs(envs, config.num_envs // world_size, config)
         eval_envs = None
-        if rank == 0 and make_eval_envs is not None:
-            eval_envs = stack.enter_context(closing(make_eval_envs(config.eval_episodes)))
+        with ending_children_ourselves():
+            envs = stack.enter_context(closing(make_envs(config.num_envs // world_size)))
+            check_envs(envs, config.num_envs // world_size, config)
+            if rank == 0 and make_eval_envs is not None:
+                eval_envs = stack.enter_context(closing(make_eval_envs(config.eval_episodes)))
         # Again: however many numbers the constructors drew, learning starts from the same random states.
         seed_everything(seed + rank, config.torch_deterministic and device.type == "cuda")
         weights = torch.Generator().manual_seed(config.seed)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from typing import Any
 
 import numpy as np
+from gymnasium import Wrapper
 from gymnasium.spaces import Box
 from gymnasium.vector import AsyncVectorEnv, SyncVectorEnv, VectorEnv, VectorWrapper
 from gymnasium.vector.utils import create_empty_array
@@ -81,7 +82,21 @@ def action_repeat(envs: VectorEnv) -> int:
         held.append((type(layer).__name__, int(getattr(layer, "action_repeat", 1))))
         layer = layer.env
     repeat = int(layer.action_repeat) if hasattr(layer, "action_repeat") else _held_within(layer)
-    held = [(name, steps) for name, steps in (*held, (type(layer).__name__, repeat)) if steps != 1]
+    return _refuse_several([*held, (type(layer).__name__, repeat)])
+
+
+def _holds(layer: Any) -> Iterator[tuple[str, int]]:
+    """Name of each layer of a single environment, and the steps for which it says that it holds an action."""
+    while True:
+        yield type(layer).__name__, int(getattr(layer, "action_repeat", 1))
+        if not isinstance(layer, Wrapper):
+            return
+        layer = layer.env
+
+
+def _refuse_several(layers: Iterable[tuple[str, int]]) -> int:
+    """The steps for which the one of these layers holds an action that does, else 1."""
+    held = [(name, steps) for name, steps in layers if steps != 1]
     if len(held) > 1:
         told = " and ".join(f"{name} for {steps} steps" for name, steps in held)
         raise SettingsError(f"{told} hold actions, one within the other, and steps cannot be counted: let one do it")
@@ -92,6 +107,8 @@ def _held_within(layer: Any) -> int:
     """What the single environments of a vector environment say, which has them; else 1."""
     if not isinstance(layer, (SyncVectorEnv, AsyncVectorEnv)):
         return 1
+    for env in getattr(layer, "envs", ()):  # of AsyncVectorEnv's, which are elsewhere, only the outermost layer tells
+        _refuse_several(_holds(env))
     known = layer.call("has_wrapper_attr", "action_repeat")
     if not any(known):
         return 1
@@ -150,4 +167,6 @@ def why_not_exact(envs: VectorEnv) -> str | None:
         layer = layer.env
     if isinstance(layer, VectorWrapper):
         return f"the wrapper {type(layer).__name__} may remember something, and has no get_state and set_state"
+    if isinstance(layer, (SyncVectorEnv, AsyncVectorEnv)):
+        return f"{type(layer).__name__} has no get_state and set_state, whatever its environments have"
     return "these environments have no get_state and set_state"

@@ -186,15 +186,26 @@ run(path, Slow, resume=path if len(sys.argv) > 3 else None, checkpoint_interval=
 """
 
 
+ASYNC = """
+import gymnasium as gym
+def make(num_envs):
+    mode = gym.vector.AutoresetMode.SAME_STEP
+    return gym.vector.AsyncVectorEnv([lambda: gym.make("Pendulum-v1")] * num_envs, autoreset_mode=mode)
+"""
+
+
 class TestSignals:
-    def start(self, run_dir: Path, delay: float = 0.01, rows: int = 3) -> subprocess.Popen[str]:
-        script = SLOW_SCRIPT.format(toy=str(Path(__file__).parent))
+    def start(
+        self, run_dir: Path, delay: float = 0.01, rows: int = 3, script: str = SLOW_SCRIPT
+    ) -> subprocess.Popen[str]:
+        script = script.format(toy=str(Path(__file__).parent))
         process = subprocess.Popen(
             [sys.executable, "-c", script, str(run_dir), str(delay)],
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
             env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])},
+            start_new_session=True,
         )
         for _ in range(600):
             curve = run_dir / "progress.csv"
@@ -222,6 +233,16 @@ class TestSignals:
         mine = [{k: v for k, v in row.items() if not k.startswith(drop)} for row in curve(tmp_path / "r")]
         assert mine == strip
         assert_same_weights(tmp_path / "r" / "last.pt", finished / "last.pt")
+
+    def test_environments_in_processes_of_their_own_outlive_ctrl_c(self, tmp_path: Path) -> None:
+        """A terminal sends Ctrl-C to all processes."""
+        script = SLOW_SCRIPT.replace("run(path, Slow,", "run(path, make,").replace("path = Path", ASYNC + "path = Path")
+        process = self.start(tmp_path / "r", script=script)
+        os.killpg(process.pid, signal.SIGINT)
+        output, _ = process.communicate(timeout=60)
+        assert process.returncode == 130, output
+        assert "Traceback" not in output, output
+        assert load_checkpoint(tmp_path / "r" / "last.pt")["global_step"] > 0
 
     def test_a_signal_counts_though_nobody_reads_the_answer(self, monkeypatch: pytest.MonkeyPatch) -> None:
         def closed(*_: Any) -> int:

@@ -322,7 +322,7 @@ def default(**world: Any) -> Settings:
 
 
 def plain(**world: Any) -> Settings:
-    """Those of version 0.2, of a policy without memory.
+    """Those of a policy without memory, from before the default ones.
 
     Args:
         **world: options of ``WorldConfig`` that differ.

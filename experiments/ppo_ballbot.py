@@ -76,7 +76,7 @@ class Job:
     """What to do with the settings: the options that are not recorded as part of them."""
 
     cameras: bool = True
-    """See the ground by depth cameras, through a frozen encoder.  Without, training takes a quarter less time."""
+    """See the ground by depth cameras, through a frozen encoder.  Without, training takes half the time."""
     encoder: str | None = None
     """File of the encoder (pretrain_encoder.py writes one; default: the one that comes with ballbot for these
     cameras).  The run keeps a copy."""
@@ -89,7 +89,7 @@ class Job:
     run_name: str | None = None
     """Folder under runs/ (default: terrain, seed and time)."""
     preset: Literal["default", "plain", "paper", "distill", "told", "sees"] = "default"
-    """Settings to start from, which the other options change: ours, those of version 0.2 (without memory), those of
+    """Settings to start from, which the other options change: ours, those from before memory, those of
     Salehi 2025 (arXiv:2505.18417), those of distill.py, or those of a policy that is told the ground around and of the
     one that, with --init-from the first, sees it."""
     resume: Path | None = None

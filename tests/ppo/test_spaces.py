@@ -299,6 +299,8 @@ def test_what_cannot_be_handled_is_named() -> None:
         assert str(space) in str(error.value)
     with pytest.raises(TypeError, match=r"actions must be a Box of floats, .* got Box\(0, 9, \(2,\), int64\)"):
         Agent(OBS2, gs.Box(0, 9, (2,), np.int64), small_config())
+    with pytest.raises(TypeError, match="must be strings, got 0"):
+        Agent(gs.Dict({0: OBS2}), BOX1, small_config())  # type: ignore[dict-item]
     with pytest.raises(TypeError, match="at least one number"):
         Agent(gs.Box(-1, 1, (0,)), BOX1, small_config())
     with pytest.raises(ValueError, match="cnn_channels are given, and no image"):

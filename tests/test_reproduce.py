@@ -383,7 +383,21 @@ def test_the_page_has_a_place_for_every_table_and_figure(scripts, reproduce, tmp
         + "".join(f"CartPole-v1,{name},{seed},100000,100,{len(name) + seed}.0,1,,,\n" for name, seed in pairs)
         + "Acrobot-v1,ballbot,0,200000,100,-80.0,1,,,\nAcrobot-v1,ballbot,1,7,100,-80.0,1,,,\n"  # 7 steps: another
     )
+    race = scripts("race")
+    common = dict.fromkeys(race.COLUMNS, "") | {"hyperparameters": "ours", "length": "4000", "cameras": "False"}
+    times = {"ballbot": ("60.4", "50", "71.6"), "rsl_rl": ("", "", "400")}
+    for learner, reached in times.items():
+        for seconds in reached:
+            row = {"learner": learner, "seconds_to_target": seconds, "seconds": "600", "return": "86.25"}
+            race.append_row(tmp_path / "race.csv", common | row, race.COLUMNS)
+    seeing = {"learner": "cleanrl", "hyperparameters": "own", "cameras": "True", "seconds": "601", "return": "70"}
+    race.append_row(tmp_path / "race.csv", common | seeing, race.COLUMNS)
     found = make_results.sections(make_results.Results(tmp_path))
+    assert found["race"].splitlines()[2:] == [
+        "| ballbot | without | 3 | 60 | 60, 50, 72 | 600 | 86.2 | 4000 |",
+        "| rsl_rl | without | 3 | never | never, never, 400 | 600 | 86.2 | 4000 |",
+        "| cleanrl, its own settings | with | 1 | never | never | 601 | 70.0 | 4000 |",
+    ]
     compared = "9.0 [8.0, 10.0] (2 of 5 seeds) | 19.0 [18.0, 20.0] (2 of 5 seeds) | -10.0 [-12.0, -8.0] |"
     assert f"| CartPole-v1 (100,000) | {compared}" in found["compare_sb3"]
     assert (

@@ -11,16 +11,18 @@ from __future__ import annotations
 
 import csv
 import io
+import math
 import statistics
 import sys
 from dataclasses import dataclass
 from pathlib import Path
 
 import compare_sb3
+import race
 import tyro
 from gym_tasks import SEEDS, TASKS
 from reproduce import first_run, read_rows
-from shared import EXPERIMENTS, PUBLISHED, TARGET_LENGTH, TARGET_RETURN
+from shared import EXPERIMENTS, PUBLISHED, TARGET_LENGTH, TARGET_RETURN, read_table
 from studies import HORIZONS, STUDIES
 from summarize_runs import Evaluation, read
 
@@ -259,6 +261,27 @@ def comparison_table(path: Path) -> str:
     return f"{found}\n\nNot run yet: {', '.join(missing)}." if missing else found
 
 
+def race_table(path: Path) -> str:
+    """What race.py found: a line for each learner, with cameras and without."""
+    groups: dict[tuple[str, str, str], list[Row]] = {}
+    for row in sorted(read_table(path, race.COLUMNS), key=lambda row: row["cameras"] == "True"):
+        groups.setdefault((row["cameras"], row["learner"], row["hyperparameters"]), []).append(row)
+    lines = []
+    for (cameras, learner, settings), rows in groups.items():
+        times = [float(row["seconds_to_target"] or math.inf) for row in rows]
+        told = ["never" if math.isinf(time) else f"{time:.0f}" for time in (statistics.median(times), *times)]
+        last = [f"{statistics.median(float(row[name]) for row in rows):{form}}" for name, form in LAST]
+        named = learner + ("" if settings == "ours" else ", its own settings")
+        seen = "with" if cameras == "True" else "without"
+        lines.append([named, seen, str(len(rows)), told[0], ", ".join(told[1:]), *last])
+    head = ["learner", "cameras", "seeds", "s to 85.5, median", "each", "after s", "return", "length"]
+    return table(head, lines)
+
+
+LAST = (("seconds", ".0f"), ("return", ".1f"), ("length", ".0f"))
+"""Of a race's last policy: name in its file, and how it is shown."""
+
+
 def sections(results: Results) -> dict[str, str]:
     """Name of a mark in the page -> what goes behind it."""
     found = {}
@@ -272,6 +295,8 @@ def sections(results: Results) -> dict[str, str]:
         found["frontier"] = frontier_table(results)
     if (compared := results.folder / "compare_sb3.csv").is_file():
         found["compare_sb3"] = comparison_table(compared)
+    if (raced := results.folder / "race.csv").is_file():
+        found["race"] = race_table(raced)
     if any(row["horizon"] in map(str, HORIZONS) for row in results.rows):
         found["horizons"] = horizons_table(results)
     return found

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
 import numpy as np
-from gymnasium import Wrapper
+from gymnasium import Env, Wrapper
 from gymnasium.spaces import Box
 from gymnasium.vector import AsyncVectorEnv, SyncVectorEnv, VectorEnv, VectorWrapper
 from gymnasium.vector.utils import create_empty_array
@@ -67,36 +67,21 @@ def check_eval_envs(envs: VectorEnv, training: VectorEnv, agent: Agent) -> None:
         ) from error
 
 
-def action_repeat(envs: VectorEnv) -> int:
+def action_repeat(envs: Env[Any, Any] | VectorEnv) -> int:
     """Steps for which environments hold an action: what the one layer says that says something, else 1.
 
-    Looks beneath wrappers, and into the single environments of Gymnasium's SyncVectorEnv and AsyncVectorEnv.
+    Looks beneath wrappers, and into the single environments of Gymnasium's SyncVectorEnv and AsyncVectorEnv; of the
+    latter's, which are elsewhere, only the outermost layer tells.
 
     Raises:
         SettingsError: single environments differ in it, or several layers hold actions, of which who counts how many
             steps there are in all is not known.
     """
-    layer: Any = envs
-    held: list[tuple[str, int]] = []
-    while isinstance(layer, VectorWrapper):
-        held.append((type(layer).__name__, int(getattr(layer, "action_repeat", 1))))
-        layer = layer.env
-    repeat = int(layer.action_repeat) if hasattr(layer, "action_repeat") else _held_within(layer)
-    return _refuse_several([*held, (type(layer).__name__, repeat)])
-
-
-def _holds(layer: Any) -> Iterator[tuple[str, int]]:
-    """Name of each layer of a single environment, and the steps for which it says that it holds an action."""
-    while True:
-        yield type(layer).__name__, int(getattr(layer, "action_repeat", 1))
-        if not isinstance(layer, Wrapper):
-            return
-        layer = layer.env
-
-
-def _refuse_several(layers: Iterable[tuple[str, int]]) -> int:
-    """The steps for which the one of these layers holds an action that does, else 1."""
-    held = [(name, steps) for name, steps in layers if steps != 1]
+    layers: list[Any] = [envs]
+    while isinstance(layers[-1], (Wrapper, VectorWrapper)):
+        layers.append(layers[-1].env)
+    repeats = [int(x.action_repeat) if hasattr(x, "action_repeat") else _held_within(x) for x in layers]
+    held = [(type(x).__name__, steps) for x, steps in zip(layers, repeats, strict=True) if steps != 1]
     if len(held) > 1:
         told = " and ".join(f"{name} for {steps} steps" for name, steps in held)
         raise SettingsError(f"{told} hold actions, one within the other, and steps cannot be counted: let one do it")
@@ -105,14 +90,12 @@ def _refuse_several(layers: Iterable[tuple[str, int]]) -> int:
 
 def _held_within(layer: Any) -> int:
     """What the single environments of a vector environment say, which has them; else 1."""
-    if not isinstance(layer, (SyncVectorEnv, AsyncVectorEnv)):
+    if isinstance(layer, SyncVectorEnv):
+        found = {action_repeat(env) for env in layer.envs}
+    elif isinstance(layer, AsyncVectorEnv) and any(known := layer.call("has_wrapper_attr", "action_repeat")):
+        found = {int(held) for held in layer.get_attr("action_repeat")} if all(known) else set()
+    else:
         return 1
-    for env in getattr(layer, "envs", ()):  # of AsyncVectorEnv's, which are elsewhere, only the outermost layer tells
-        _refuse_several(_holds(env))
-    known = layer.call("has_wrapper_attr", "action_repeat")
-    if not any(known):
-        return 1
-    found = {int(held) for held in layer.get_attr("action_repeat")} if all(known) else set()
     if len(found) != 1:
         raise SettingsError("the training environments hold an action for different numbers of steps: make them equal")
     return found.pop()

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import csv
 import io
-import math
 import statistics
 import sys
 from dataclasses import dataclass
@@ -268,12 +267,20 @@ def race_table(path: Path) -> str:
         groups.setdefault((row["cameras"], row["learner"], row["hyperparameters"]), []).append(row)
     lines = []
     for (cameras, learner, settings), rows in groups.items():
-        times = [float(row["seconds_to_target"] or math.inf) for row in rows]
-        told = ["never" if math.isinf(time) else f"{time:.0f}" for time in (statistics.median(times), *times)]
+        times = [race.seconds_of(row) for row in rows]
         last = [f"{statistics.median(float(row[name]) for row in rows):{form}}" for name, form in LAST]
         named = learner + ("" if settings == "ours" else ", its own settings")
         seen = "with" if cameras == "True" else "without"
-        lines.append([named, seen, str(len(rows)), told[0], ", ".join(told[1:]), *last])
+        lines.append(
+            [
+                named,
+                seen,
+                str(len(rows)),
+                race.shown(statistics.median_high(times)),
+                ", ".join(map(race.shown, times)),
+                *last,
+            ]
+        )
     head = ["learner", "cameras", "seeds", "s to 85.5, median", "each", "after s", "return", "length"]
     return table(head, lines)
 

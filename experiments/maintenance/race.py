@@ -281,6 +281,16 @@ def installed(package: str) -> str:
         return ""
 
 
+def seconds_of(row: dict[str, Any]) -> float:
+    """From the start of the process until a policy could do the task; inf: none could."""
+    return float(row["seconds_to_target"] or math.inf)
+
+
+def shown(seconds: float, digits: int = 0) -> str:
+    """Seconds, for people."""
+    return "never" if math.isinf(seconds) else f"{seconds:.{digits}f}"
+
+
 def in_words(row: dict[str, Any]) -> str:
     """A row, for people."""
     when = f"after {row['seconds_to_target']} s" if row["seconds_to_target"] != "" else "never"
@@ -320,10 +330,9 @@ def main(argv: list[str] | None = None) -> int:
     print(f"\n{'':18} median s to {TARGET_RETURN}  runs that reached it")
     for learner in dict.fromkeys(job.learner for job in jobs):
         keys = [key_of(vars(job)) for job in jobs if job.learner == learner]
-        times = [float(done[key]["seconds_to_target"] or math.inf) for key in keys if key in done]
-        median = statistics.median_high(times) if times else math.inf
-        shown = "never" if math.isinf(median) else f"{median:.1f}"
-        print(f"{learner:18} {shown:>16}  {sum(map(math.isfinite, times))} of {len(times)}")
+        times = [seconds_of(done[key]) for key in keys if key in done]
+        median = shown(statistics.median_high(times) if times else math.inf, 1)
+        print(f"{learner:18} {median:>16}  {sum(map(math.isfinite, times))} of {len(times)}")
     return int(failed)
 
 

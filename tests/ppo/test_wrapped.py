@@ -55,11 +55,12 @@ class TestActionRepeat:
             action_repeat(Forgets(HoldsItself(Holds(2))))
 
     def test_so_are_several_of_single_environments(self) -> None:
-        def make() -> Any:
-            return Single(gym.wrappers.ClipAction(Single(gym.make("Pendulum-v1"), 5)), 4)
+        def make(outer: int) -> Any:
+            return Single(gym.wrappers.ClipAction(Single(gym.make("Pendulum-v1"), 5)), outer)
 
         with pytest.raises(SettingsError, match="Single for 4 steps and Single for 5 steps hold actions"):
-            action_repeat(SyncVectorEnv([make]))
+            action_repeat(SyncVectorEnv([lambda: make(4)]))
+        assert action_repeat(SyncVectorEnv([lambda: make(1)])) == 5
 
     @pytest.mark.parametrize("kind", [SyncVectorEnv, AsyncVectorEnv])
     def test_is_found_in_single_environments(self, kind: Any) -> None:

@@ -41,7 +41,6 @@ def test_cartpole_is_solved(tmp_path: Path, mode: AutoresetMode) -> None:
     assert result["return_mean"] >= 475  # the threshold Gymnasium calls solved; 500 is the most there is
 
 
-@pytest.mark.slow
 def test_pendulum_swings_up(tmp_path: Path) -> None:
     """Continuous actions, episodes that are only ever truncated, scaled rewards."""
     config = PPOConfig(

@@ -159,7 +159,7 @@ def test_a_training_killed_again_and_again_ends_as_one_never_killed(
 ) -> None:
     options = [*TRAINING, *([] if cameras else ["--no-cameras"])]
     written = ("a checkpoint", "progress.csv", "TensorBoard's events", *(["an encoder"] if cameras else []))
-    hit = kill_training(programs, tmp_path, "ppo_ballbot", options, int(cameras), 120 if torture else 3, written)
+    hit = kill_training(programs, tmp_path, "ppo_ballbot", options, int(cameras), 120 if torture else 6, written)
     tell(tally, f"training {'with' if cameras else 'without'} cameras", hit, written)
 
 
@@ -191,7 +191,7 @@ def test_a_training_that_remembers_more_ends_as_one_never_killed(
     stages = {"imitation", "the change", "PPO"} if script == "distill" and torture else set()
     written = ("a checkpoint", "progress.csv", "TensorBoard's events")
     hit = kill_training(
-        programs, tmp_path, script, options, 4 + list(REMEMBERING).index(what), 17 if torture else 1, written, stages
+        programs, tmp_path, script, options, 4 + list(REMEMBERING).index(what), 17 if torture else 2, written, stages
     )
     early = load_checkpoint(tmp_path / "whole" / "runs" / "run" / "checkpoints" / f"step_{SIZE}.pt")
     assert remembered(early["ranks"][0]) is not None
@@ -220,7 +220,7 @@ def test_a_collection_killed_again_and_again_ends_as_one_never_killed(
     assert done.code == 0, done.output
     written = ("images", "records", "a card")
     kill, hit, rounds = moments(2, done.operations // 2, 3.0, written), Counter[str](), 0
-    while hit.total() < (60 if torture else 2):
+    while hit.total() < (60 if torture else 3):
         rounds += 1
         folder = tmp_path / f"round{rounds}"
         folder.mkdir()
@@ -250,7 +250,7 @@ def test_a_pretraining_killed_again_and_again_ends_as_one_never_killed(
     assert done.code == 0, done.output
     written = ("a checkpoint", "an encoder", "TensorBoard's events")
     kill, hit, rounds = moments(3, done.operations // 2, 3.0, written), Counter[str](), 0
-    while hit.total() < (60 if torture else 2):
+    while hit.total() < (60 if torture else 3):
         rounds += 1
         folder = tmp_path / f"round{rounds}"
         folder.mkdir()

@@ -214,7 +214,7 @@ class TestState:
     def test_is_none_where_there_is_none_beneath(self) -> None:
         envs = past_of(cartpole(2))
         assert state_holder(envs) is None
-        assert why_not_exact(envs) == "these environments have no get_state and set_state"
+        assert why_not_exact(envs) == "SyncVectorEnv has no get_state and set_state, whatever its environments have"
         with pytest.raises(TypeError, match=r"cannot be saved: it, or a wrapper within, has no get_state\(\)"):
             envs.get_state()
 

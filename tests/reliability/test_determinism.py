@@ -78,7 +78,8 @@ def test_a_process_of_its_own_and_one_rank_of_torchrun(
     tmp_path: Path, once: dict[str, Any], launcher: list[str]
 ) -> None:
     command = [sys.executable, *launcher, str(EXPERIMENTS / "ppo_ballbot.py"), *TRAINING, "--num-threads", "1"]
-    subprocess.run(command, cwd=tmp_path, check=True, capture_output=True)
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
     assert_equal(load_checkpoint(tmp_path / "runs" / "run" / "last.pt"), once)
 
 

@@ -64,7 +64,7 @@ def test_policies_are_compared_on_the_same_episodes(tmp_path):
         assert [e["terrain_id"] for e in other["per_episode"]] == [e["terrain_id"] for e in episodes]
     assert others[1]["success_rate"] == 1.0  # the PID stands for 80 steps
 
-    run(tmp_path, *options, "--json", "b.json")
+    assert call("evaluate.py", *options, "--json", "b.json", folder=tmp_path).returncode == 0
     again = json.loads((tmp_path / "b.json").read_text())
     assert again["per_episode"] == episodes and again["compared"] == others
 
@@ -72,8 +72,7 @@ def test_policies_are_compared_on_the_same_episodes(tmp_path):
 def test_actions_are_sampled_if_told_and_failures_are_an_exit_status(tmp_path):
     save_policy(tmp_path / "p.pt", gain=300.0)  # drives at full power, somewhere
     options = ["p.pt", *SHORT, "--horizon", 600, "--json", "a.json"]
-    code, _, _ = run(tmp_path, *options, "--max-failures", 0.2)
-    assert code == 1
+    assert call("evaluate.py", *options, "--max-failures", 0.2, folder=tmp_path).returncode == 1
     sure = json.loads((tmp_path / "a.json").read_text())
     assert sure["failure_rate"] > 0.2
     for flag in ("--stochastic", "--no-deterministic"):
@@ -100,8 +99,9 @@ def test_commands_are_judged_by_what_they_measure(tmp_path):
     upright = ["--initial-tilt-deg", 0.01, "--tilt-limit-deg", 45]  # who does nothing stands for 1.5 s, as errors count
     options = ["v.pt", "--compare", "other.pt", *SHORT, "--horizon", 900, "--json", "a.json", "--terrain", "hills:0.1"]
     options += upright
-    code, out, err = run(tmp_path, *options)
-    assert code == 0, err
+    done = call("evaluate.py", *options, folder=tmp_path)
+    assert done.returncode == 0, done.stderr
+    out = done.stdout
     assert "note: other.pt was trained on flat ground, it is judged on hills:0.1 ground" in out
     assert "note: other.pt was trained with motion {'max_speed': 0.1}, it is judged with {'max_speed': 0.2}" in out
     assert re.search(r"^error of the velocity, rms, m/s +", out, re.MULTILINE), out
@@ -127,8 +127,9 @@ def test_a_task_is_judged_by_its_name(tmp_path):
 
 
 def test_one_episode_has_no_spread(tmp_path):
-    code, out, _ = run(tmp_path, "pid", *SHORT, "--episodes", 1, "--json", "a.json")
-    assert code == 0 and re.search(r"^return +\d+\.\d ± - \[-, -\]$", out, re.MULTILINE), out
+    done = call("evaluate.py", "pid", *SHORT, "--episodes", 1, "--json", "a.json", folder=tmp_path)
+    out = done.stdout
+    assert done.returncode == 0 and re.search(r"^return +\d+\.\d ± - \[-, -\]$", out, re.MULTILINE), done
     assert re.search(r"^success +100% \[21%, 100%\]$", out, re.MULTILINE), out
     content = json.loads((tmp_path / "a.json").read_text())
     assert content["return_std"] is None and content["return_ci95"] is None

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import os
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -12,7 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from toy import BATCH, TOY, PointEnv, curve
+from ranks import SETTINGS, forked, torchrun
+from toy import BATCH, PointEnv, curve
 
 from ballbot.ppo import PPOConfig, load_checkpoint, train
 from ballbot.ppo.distributed import distributed_setup
@@ -21,50 +19,6 @@ from ballbot.ppo.state import training_seed
 pytestmark = pytest.mark.skipif(
     not torch.distributed.is_available() or sys.platform != "linux", reason="needs gloo and torchrun"
 )
-
-# Every process writes down what it ends with; argv: run directory, settings, what to resume or "".
-SCRIPT = """
-import atexit, json, os, sys
-atexit.register(lambda: os.write(2, b"threads at exit: %d\\n" % len(os.listdir("/proc/self/task"))))
-sys.path.insert(0, {toy!r})
-import torch
-torch.set_num_threads(1)
-from pathlib import Path
-from toy import PointEnv, SplitEnv, cartpole
-from gymnasium.vector import AutoresetMode
-from ballbot.ppo import PPOConfig, train
-from ballbot.ppo.distributed import rank
-run_dir, settings, resume = Path(sys.argv[1]), json.loads(sys.argv[2]), sys.argv[3] or None
-fail_rank, cartpole_mode = settings.pop("fail_rank", None), settings.pop("cartpole_mode", None)
-seen = []
-class Env(PointEnv):
-    def _out(self, x):
-        if self.num_envs == 2 and fail_rank is None:
-            seen.append(torch.from_numpy(x.copy()))
-        return super()._out(x)
-    def step(self, actions):
-        if rank() == fail_rank and len(self.received) > 20:
-            raise ValueError("the simulator of one process broke")
-        return super().step(actions)
-make, make_eval = Env, PointEnv
-if settings.get("value_only"):
-    make = make_eval = SplitEnv
-if cartpole_mode is not None:
-    make = make_eval = lambda num_envs: cartpole(num_envs, AutoresetMode[cartpole_mode])
-result = train(PPOConfig(**settings), make, make_eval, run_dir=run_dir, resume=resume, console=False)
-found = {{"agent": result.agent.state_dict(), "step": result.global_step, "seen": seen}}
-torch.save(found, run_dir.parent / f"rank{{rank()}}.pt")
-"""
-SETTINGS = TOY | {"total_timesteps": 6 * BATCH, "eval_interval": 10**6, "normalize_rewards": True}
-
-
-def torchrun(run_dir: Path, resume: str = "", processes: int = 2, **changes: Any) -> subprocess.CompletedProcess[str]:
-    script = run_dir.parent / "script.py"
-    script.write_text(SCRIPT.format(toy=str(Path(__file__).parent)))
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
-    command += [str(script), str(run_dir), json.dumps(SETTINGS | changes), resume]
-    env = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2]), "OMP_NUM_THREADS": "1"}
-    return subprocess.run(command, capture_output=True, text=True, timeout=120, env=env)
 
 
 @pytest.mark.fault("torchrun with two ranks, stopped and resumed: the same bits")
@@ -123,8 +77,7 @@ def test_two_processes_learn_what_one_does(tmp_path: Path, options: dict[str, An
     """Up to the order in which sums over steps are rounded."""
     agents = []
     for processes in (1, 2):
-        done = torchrun(tmp_path / f"run{processes}", processes=processes, **options)
-        assert done.returncode == 0, done.stderr
+        forked(tmp_path / f"run{processes}", processes=processes, **options)
         agents.append(torch.load(tmp_path / "rank0.pt", weights_only=True)["agent"])
     begun = load_checkpoint(tmp_path / "run1" / "checkpoints" / f"step_{2 * BATCH}.pt")["agent"]
     for key, learned in agents[0].items():
@@ -139,11 +92,9 @@ def test_two_processes_learn_what_one_does(tmp_path: Path, options: dict[str, An
 )
 def test_ranks_of_other_agents_end_alike_and_resume_to_the_last_bit(tmp_path: Path, options: dict[str, Any]) -> None:
     whole = tmp_path / "whole"
-    done = torchrun(whole, **options)
-    assert done.returncode == 0, done.stderr
+    forked(whole, **options)
     agents = [torch.load(tmp_path / f"rank{i}.pt", weights_only=True)["agent"] for i in range(2)]
-    again = torchrun(whole, resume=str(whole / "checkpoints" / f"step_{2 * BATCH}.pt"), **options)
-    assert again.returncode == 0, again.stderr
+    forked(whole, resume=str(whole / "checkpoints" / f"step_{2 * BATCH}.pt"), **options)
     agents += [torch.load(tmp_path / f"rank{i}.pt", weights_only=True)["agent"] for i in range(2)]
     for key, expected in agents[0].items():
         assert all(torch.equal(agent[key], expected) for agent in agents[1:]), key

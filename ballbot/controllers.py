@@ -8,7 +8,8 @@ towards the goal, the lean that is missing for a torque:
 
 ``ObserverController`` of ``ballbot.observer`` travels too, and remembers: it feels the slope of the ground, and leans
 against it.  ``ForesightController`` is told the slopes ahead as well, which no sensor of the robot tells, and
-``InformedController``, which steers around drops, the heights all around.
+``InformedController``, which steers around drops, the heights all around.  ``LQRController`` of ``ballbot.lqr`` has
+gains that are computed from the robot's masses and shape.
 
 All others read the observation of ``frame="body"`` and nothing else, as a policy does.
 ``experiments/maintenance/fit_gains.py`` found the gains of the second.
@@ -28,6 +29,7 @@ from numpy.typing import NDArray
 from ballbot.envs.model import wheel_shares
 from ballbot.envs.observations import SCAN_ANGLES, SCAN_RADII, Layout, ring_directions
 from ballbot.errors import SettingsError
+from ballbot.lqr import LQRController
 from ballbot.observer import ForesightController, ObserverController
 from ballbot.ppo import FeedbackPrior, Symmetry
 
@@ -191,11 +193,12 @@ class InformedController(LinearController):
         return super().__call__(told, began)
 
 
-Controller = PIDController | LinearController | ObserverController
+Controller = PIDController | LinearController | ObserverController | LQRController
 
 CONTROLLERS: dict[str, Callable[..., Controller]] = {
     "pid": PIDController,
     "linear": LinearController,
+    "lqr": LQRController,
     "observer": ObserverController,
     "foresight": ForesightController,
     "informed": InformedController,

@@ -118,6 +118,7 @@ CLASSICAL = (
         (
             "pid",
             *(f"linear:{speed}" for speed in ("0.2", "0.25", "0.3", "0.35", "0.4")),
+            "lqr",
             *("observer:0.3", "observer:0.35", "observer", "observer:0.41"),
             "foresight",
         ),

@@ -1,0 +1,90 @@
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from ballbot.controllers import find_controller
+from ballbot.envs import BallbotVectorEnv
+from ballbot.envs.model import build_model
+from ballbot.evaluation import run_episodes
+from ballbot.lqr import TRAVEL, LQRController, gains_of, regulator, rolling_model
+from ballbot.observer import ROLLING
+
+MODEL = rolling_model(build_model())
+
+
+def test_wheels_cannot_change_what_gravity_alone_changes() -> None:
+    """z = rate + ROLLING speed, of ballbot.observer, which a rigid robot of these masses changes by 33 / s² and rad."""
+    for axis in range(2):
+        change, pull = (x[2 + axis] + ROLLING * x[4 + axis] for x in (MODEL.a, MODEL.b))
+        assert change[axis] == pytest.approx(33.0, rel=0.02)
+        assert np.abs(change[2:]).max() < 0.01 * np.abs(MODEL.a[2:, 2:]).max()
+        assert np.abs(pull).max() < 0.01 * np.abs(MODEL.b).max()
+
+
+def test_the_other_sides_are_as_the_first() -> None:
+    turn = np.kron(np.eye(3), [[-0.5, -np.sqrt(0.75)], [np.sqrt(0.75), -0.5]])
+    turned = turn @ MODEL.a @ turn.T
+    np.testing.assert_allclose(turned, MODEL.a, atol=0.02 * np.abs(MODEL.a).max())  # arms of cameras differ
+
+
+def test_what_is_held_is_what_many_short_steps_do() -> None:
+    a, b = MODEL.held_for(0.01)
+    state, torques = np.array([0.02, -0.01, 0.1, 0.0, 0.05, -0.1]), np.array([0.3, -0.1, 0.2])
+    expected = state.copy()
+    for _ in range(100_000):
+        expected = expected + 1e-7 * (MODEL.a @ expected + MODEL.b @ torques)
+    np.testing.assert_allclose(a @ state + b @ torques, expected, atol=1e-6)
+
+
+def test_no_other_gains_cost_less() -> None:
+    a, b = MODEL.held_for(0.002)
+    q, r = np.diag([1.0, 1, 0.1, 0.1, 10, 10]), np.eye(3)
+    best = regulator(a, b, q, r)
+    starts = np.random.default_rng(0).normal(size=(6, 8))
+
+    def cost(gains: NDArray[np.float64]) -> float:
+        x, total = starts, 0.0
+        for _ in range(4000):
+            u = -gains @ x
+            total += float(np.einsum("in,ij,jn", x, q, x) + (u**2).sum())
+            x = a @ x + b @ u
+        return total
+
+    least = cost(best)
+    for seed in range(5):
+        other = best * (1 + 0.05 * np.random.default_rng(seed).normal(size=best.shape))
+        assert least < cost(other) < np.inf
+
+
+def test_who_cannot_be_brought_to_rest_is_refused() -> None:
+    a, b = MODEL.held_for(0.002)
+    with pytest.raises(ValueError, match="do its motors reach the ball"):
+        regulator(a, np.zeros_like(b), np.eye(6), np.eye(3))
+
+
+def test_a_speed_is_held_against_the_wheels_damping() -> None:
+    gains = gains_of(MODEL, 0.002)
+    a, b = MODEL.held_for(0.002)
+    moving = np.array([0, 0, 0, 0, 0.2, -0.1])
+    after = a @ moving + b @ (-10.0 * gains.travel @ moving[TRAVEL])
+    np.testing.assert_allclose(after, moving, atol=1e-9)
+
+
+@pytest.mark.parametrize("action_repeat", [1, 5])
+def test_it_travels_over_uneven_ground_without_having_been_tuned(action_repeat: int) -> None:
+    options: dict[str, Any] = {
+        "num_terrains": 12,
+        "terrain_split": "validation",
+        "num_threads": 1,
+        "max_episode_steps": 2000,
+    }
+    envs = BallbotVectorEnv(12, terrain="perlin", action_repeat=action_repeat, **options)
+    make = find_controller("lqr:0.3")
+    assert make is not None and isinstance(make(0.002), LQRController)
+    episodes = run_episodes(envs, make(envs.dt), 12, 0)
+    assert episodes.outcomes == ["success"] * 12
+    assert episodes.speed_along_goal.mean() > 0.12

@@ -449,3 +449,11 @@ def test_a_shipped_policy_is_the_runs_best_with_its_evaluation(scripts, monkeypa
     assert ship.main([str(run), "--name", "../mine"]) == 2
     assert "--name" in capsys.readouterr().err
     assert ship.main([str(tmp_path / "nowhere")]) == 2
+
+
+def test_of_controllers_only_those_are_judged_that_were_not(reproduce):
+    asked = reproduce.Judgement("controllers", ("pid", "linear:0.3", "lqr"))
+    rows = [{"run": "controllers", "policy": policy, "horizon": "4000"} for policy in ("linear:0.3", "pid")]
+    rows += [{"run": "another", "policy": "lqr", "horizon": "4000"}]
+    assert asked.left(rows) == ("lqr",) and not asked.done(rows)
+    assert asked.done([*rows, {"run": "controllers", "policy": "lqr", "horizon": "4000"}])

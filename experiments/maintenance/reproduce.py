@@ -27,7 +27,7 @@ import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Annotated
@@ -189,10 +189,14 @@ class Judgement:
         command += self.options
         return [*command, "--json", str(self.file), *(["--compare", *others] if others else [])]
 
+    def left(self, rows: list[dict[str, str]]) -> tuple[str, ...]:
+        """Policies whose rows are not there."""
+        there = {row["policy"] for row in rows if row["run"] == self.name and row["horizon"] == str(self.horizon)}
+        return tuple(policy for policy in self.policies if row_name(policy) not in there)
+
     def done(self, rows: list[dict[str, str]]) -> bool:
         """Whether its rows are there."""
-        there = {row["policy"] for row in rows if row["run"] == self.name and row["horizon"] == str(self.horizon)}
-        return {row_name(policy) for policy in self.policies} <= there
+        return not self.left(rows)
 
 
 def row_name(policy: str) -> str:
@@ -460,11 +464,9 @@ def main(argv: list[str] | None = None) -> int:
     """Estimate, train, judge, and return the exit status."""
     args = check(tyro.cli(Args, args=argv, description=__doc__))
     jobs, runs = args.jobs or usable_cpus(), planned(args)
-    others = [
-        Judgement(each.name, each.controllers, options=each.judged)
-        for each in CLASSICAL
-        if each.beside & set(args.studies)
-    ]
+    rows, asked = read_rows(args.results / "evaluations.csv"), set(args.studies)
+    others = [Judgement(each.name, each.controllers, options=each.judged) for each in CLASSICAL if each.beside & asked]
+    others = [replace(each, policies=each.left(rows)) for each in others if not each.done(rows)]
     print(estimate(runs, others, args.results, jobs), flush=True)
     if args.dry_run:
         return 0

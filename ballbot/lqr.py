@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ballbot.envs.model import Addresses, build_model, rolling_wheel_speeds
-from ballbot.envs.physics import MOTOR_TORQUE
+from ballbot.envs.step import BALL_DEPTH
 
 Array = NDArray[np.float64]
 
@@ -29,7 +29,7 @@ LEAN, LEANING, TRAVEL = slice(0, 2), slice(2, 4), slice(4, 6)
 START_TIME = 1.0
 """s, in which the target rises from 0."""
 SPEED_WEIGHT = 10.0
-"""What a missing m/s costs, squared, where a wheel's full torque costs 1: a third of a m/s as much as that torque.  With
+"""What a missing m/s costs, squared, where a wheel's full torque costs 1: a third of a m/s as much as that torque.  At
 100 robots of other shapes begin to tremble, as contacts are soft, and this one drives no better."""
 
 
@@ -38,13 +38,15 @@ class RollingModel:
     """How a ballbot moves near upright: d state / dt = a state + b torques.
 
     The state is (6,): lean of the body in rad, its change in rad/s, and travel of the ball in m/s, each along the
-    base's x and y.  Torques are those of the wheels, N m.
+    base's x and y.  Torques are those on the wheels' axles, N m.
     """
 
     a: Array
     """(6, 6), in SI units."""
     b: Array
     """(6, wheels), in SI units."""
+    torque: float
+    """N m that each motor has."""
 
     def held_for(self, dt: float) -> tuple[Array, Array]:
         """The same from one call to the next, dt in s later, torques held between (Van Loan 1978)."""
@@ -90,7 +92,22 @@ def rolling_model(model: mujoco.MjModel) -> RollingModel:
     a[2:, LEAN] = inverse @ falls
     a[2:, 2:] = -inverse @ free.T @ (model.dof_damping[:, None] * free)
     b[2:] = inverse @ free[driven].T
-    return RollingModel(a, b)
+    return RollingModel(a, b, float(model.actuator_ctrlrange[0, 1]))
+
+
+def recoverable_lean(model: RollingModel) -> float:
+    """Lean in rad from which a robot that stands still can be brought back, in the direction in which that is least.
+
+    Beyond it the motors' whole torque, given for ever, does not stop the fall: what grows of the state, z, grows by
+    growth z + push torque, and a lean is lost once growth z is more than any torques push (Åström and Murray 2008).
+    """
+    growths, modes = np.linalg.eig(model.a.T)
+    unstable = np.argsort(growths.real)[-2:]
+    growth, modes = growths.real[unstable].mean(), modes[:, unstable].real
+    push, leans = modes.T @ model.b * model.torque, modes.T[:, LEAN]
+    turns = np.linspace(0, 2 * np.pi, 360, endpoint=False)
+    sides = np.linalg.solve(leans.T, np.stack([np.cos(turns), np.sin(turns)]))  # z along which each lean is 1
+    return float(np.abs(push.T @ sides).sum(axis=0).min() / growth)
 
 
 def regulator(a: Array, b: Array, q: Array, r: Array) -> Array:
@@ -126,7 +143,7 @@ class Gains:
 def gains_of(model: RollingModel, dt: float, speed_weight: float = SPEED_WEIGHT) -> Gains:
     """The gains with which actions, given every dt in s, cost least together with what is missing of the speed."""
     a, b = model.held_for(dt)
-    b = b * MOTOR_TORQUE
+    b = b * -model.torque  # the reference's sign
     cost = np.zeros((6, 6))
     cost[TRAVEL, TRAVEL] = np.eye(2) * speed_weight
     hold = np.linalg.lstsq(b, (np.eye(6) - a)[:, TRAVEL], rcond=None)[0]
@@ -146,23 +163,28 @@ class LQRController:
     Args:
         dt: seconds between two calls.
         target_speed: m/s along the goal.  It is missed by what the ground takes, as the controller does not remember.
+        gains: of the robot, for this dt; None: those of the robot that comes along.
+        ball_depth: m from the base's origin down to the ball's centre.
     """
 
     dt: float
     target_speed: float = 0.32
+    gains: Gains | None = None
+    ball_depth: float = BALL_DEPTH
 
     def __post_init__(self) -> None:
-        self._gains = own_gains(self.dt)
+        self._gains = own_gains(self.dt) if self.gains is None else self.gains
         self._elapsed: Array | float = 0.0
 
     def __call__(self, observations: NDArray[np.float32], began: NDArray[np.bool_]) -> NDArray[np.float32]:
-        """Actions (n, 3) for observations (n, 17) of ``frame="body"``; ``began`` (n,) marks first steps of episodes."""
+        """Actions (n, wheels) for observations (n, 17) of ``frame="body"``; ``began`` marks first steps of episodes."""
         self._elapsed = np.where(began, 0.0, self._elapsed + self.dt)
         x = observations.T.astype(np.float64)
         down, rate, velocity, goal = x[0:3], x[3:6], x[6:8], x[9:11]
         target = self.target_speed * np.minimum(self._elapsed / START_TIME, 1.0) * goal
         # small angles: the body's axes x and y lean forward where gravity, seen from the body, has a part along them
-        deviation = np.concatenate([down[:2], [rate[1], -rate[0]], velocity - target])
+        leaning = np.stack([rate[1], -rate[0]])
+        deviation = np.concatenate([down[:2], leaning, velocity - self.ball_depth * leaning - target])
         actions = self._gains.travel @ target - self._gains.state @ deviation
         return np.clip(actions, -1.0, 1.0).T.astype(np.float32)
 

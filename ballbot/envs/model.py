@@ -47,22 +47,28 @@ class Addresses:
     base_qvel: int  # 6: linear velocity in the world, angular velocity in the body
     ball_qpos: int
     ball_qvel: int
-    wheel_qvel: tuple[int, int, int]
+    wheel_qvel: tuple[int, ...]
     ground_geom: int
 
     @classmethod
     def of(cls, model: mujoco.MjModel) -> Addresses:
         """Look up the addresses in a compiled model."""
         base, ball = model.joint("base_free").id, model.joint("ball_free").id
-        wheels = [int(model.jnt_dofadr[model.joint(f"wheel_{i}").id]) for i in range(3)]
+        wheels = [int(model.jnt_dofadr[model.joint(f"wheel_{i}").id]) for i in range(num_wheels(model))]
         return cls(
             base_qpos=int(model.jnt_qposadr[base]),
             base_qvel=int(model.jnt_dofadr[base]),
             ball_qpos=int(model.jnt_qposadr[ball]),
             ball_qvel=int(model.jnt_dofadr[ball]),
-            wheel_qvel=(wheels[0], wheels[1], wheels[2]),
+            wheel_qvel=tuple(wheels),
             ground_geom=model.geom("ground").id,
         )
+
+
+def num_wheels(model: mujoco.MjModel) -> int:
+    """How many there are: joints named wheel_0, wheel_1 and so on."""
+    names = {model.joint(i).name for i in range(model.njnt)}
+    return next(i for i in range(model.njnt + 1) if f"wheel_{i}" not in names)
 
 
 def build_model(
@@ -205,7 +211,7 @@ def _settled_wheel_contacts(
     """The robot in the keyframe "settled", and the number of each wheel's contact with the ball.
 
     Args:
-        model: the robot.
+        model: the robot, with wheels of one solid each.
         wheel_speeds: (3,) rad/s at which the wheels turn there; None: they do not.
 
     Raises:
@@ -216,10 +222,9 @@ def _settled_wheel_contacts(
     if wheel_speeds is not None:
         data.qvel[list(Addresses.of(model).wheel_qvel)] = wheel_speeds
     mujoco.mj_forward(model, data)
-    ball, found = model.geom("ball").id, []
-    for wheel in range(3):
-        geom = model.geom(f"wheel_{wheel}").id
-        contacts = [i for i, c in enumerate(data.contact) if {c.geom1, c.geom2} == {geom, ball}]
+    found = []
+    for wheel in range(num_wheels(model)):
+        contacts = _contacts_of(model, data, wheel)
         if len(contacts) != 1:
             raise ValueError(
                 f"wheel_{wheel} has {len(contacts)} contacts with the ball in the keyframe 'settled', expected 1: mend "
@@ -227,6 +232,39 @@ def _settled_wheel_contacts(
             )
         found += contacts
     return data, found
+
+
+def _contacts_of(model: mujoco.MjModel, data: mujoco.MjData, wheel: int) -> list[int]:
+    """The numbers of the contacts of the ball with a wheel, or with the rollers on it."""
+    ball, body = model.geom("ball").id, int(model.jnt_bodyid[model.joint(f"wheel_{wheel}").id])
+
+    def is_of_it(geom: int) -> bool:
+        of = int(model.geom_bodyid[geom])
+        return body in (of, int(model.body_parentid[of]))
+
+    pairs = [(int(contact.geom1), int(contact.geom2)) for contact in data.contact]
+    return [i for i, pair in enumerate(pairs) if ball in pair and any(is_of_it(g) for g in pair if g != ball)]
+
+
+def _settled_touches(model: mujoco.MjModel) -> tuple[mujoco.MjData, list[NDArray[np.float64]]]:
+    """The robot in the keyframe "settled", and where each wheel touches the ball, (3,) m: the middle, if in several.
+
+    Raises:
+        ValueError: a wheel does not touch the ball.
+    """
+    data = mujoco.MjData(model)
+    mujoco.mj_resetDataKeyframe(model, data, model.key("settled").id)
+    mujoco.mj_forward(model, data)
+    touches = []
+    for wheel in range(num_wheels(model)):
+        places = [data.contact[i].pos for i in _contacts_of(model, data, wheel)]
+        if not places:
+            raise ValueError(
+                f"wheel_{wheel} has 0 contacts with the ball in the keyframe 'settled', expected 1 or more: mend the "
+                "keyframe or the geometry"
+            )
+        touches.append(np.mean(places, axis=0))
+    return data, touches
 
 
 def check_wheel_contacts(model: mujoco.MjModel) -> None:
@@ -255,8 +293,9 @@ def check_wheel_contacts(model: mujoco.MjModel) -> None:
                 f"wheel_{wheel} grips the ball with friction {friction.tolist()} along and across a direction whose "
                 f"cosine to its axle is {alignment:.4f}, expected {wanted.tolist()} and 1: {remedy}"
             )
-    for wheel, speed in product(range(3), (-SPUN, SPUN)):
-        data, contacts = _settled_wheel_contacts(model, np.eye(3)[wheel] * speed)
+    wheels = len(contacts)
+    for wheel, speed in product(range(wheels), (-SPUN, SPUN)):
+        data, contacts = _settled_wheel_contacts(model, np.eye(wheels)[wheel] * speed)
         contact, axle = data.contact[contacts[wheel]], _tangential_axle(model, data, wheel, contacts[wheel])
         mujoco.mj_contactForce(model, data, contacts[wheel], force)
         pull = contact.frame.reshape(3, 3).T @ force[:3] / force[0]
@@ -280,23 +319,22 @@ def rolling_wheel_speeds(model: mujoco.MjModel) -> NDArray[np.float64]:
     """Wheel speeds at which the upright robot rolls along without the wheels slipping across their axles.
 
     Returns:
-        (3, 2) matrix: rad/s of each wheel per m/s of travel along the base's x and y.
+        (wheels, 2) matrix: rad/s of each wheel per m/s of travel along the base's x and y.
 
     Raises:
-        ValueError: a wheel does not touch the ball in exactly one contact.
+        ValueError: a wheel does not touch the ball.
     """
-    data, contacts = _settled_wheel_contacts(model)
+    data, touches = _settled_touches(model)
     ball, radius = data.geom("ball").xpos, float(model.geom("ball").size[0])
-    speeds = np.empty((3, 2))
-    for wheel, number in enumerate(contacts):
-        contact = data.contact[number]
+    speeds = np.empty((len(touches), 2))
+    for wheel, touch in enumerate(touches):
         joint = model.joint(f"wheel_{wheel}").id
-        axle, arm = data.xaxis[joint], contact.pos - data.xanchor[joint]
+        axle, arm = data.xaxis[joint], touch - data.xanchor[joint]
         rim = np.cross(axle, arm)  # velocity of the rim at the contact per rad/s, seen from the base
         for column, travel in enumerate(np.eye(3)[:2]):
             # The ball's centre moves with the base, so the base sees it spin in place, at travel / radius.
             spin = np.cross([0.0, 0.0, 1.0], travel) / radius
-            speeds[wheel, column] = np.cross(spin, contact.pos - ball) @ rim / (rim @ rim)
+            speeds[wheel, column] = np.cross(spin, touch - ball) @ rim / (rim @ rim)
     return speeds
 
 
@@ -321,9 +359,8 @@ def motor_limits(model: mujoco.MjModel) -> tuple[float, float]:
     fastest = free_wheel_speed(model)
     headings = np.linspace(0, 2 * np.pi, 72, endpoint=False)
     wheels = rolling_wheel_speeds(model) @ np.stack([np.cos(headings), np.sin(headings)])
-    data, contacts = _settled_wheel_contacts(model)
-    contact = data.contact[contacts[0]]
+    data, touches = _settled_touches(model)
     number = model.joint("wheel_0").id
-    rim = np.cross(data.xaxis[number], contact.pos - data.xanchor[number])
-    spun = np.cross([0.0, 0.0, 1.0], contact.pos - data.geom("ball").xpos)
+    rim = np.cross(data.xaxis[number], touches[0] - data.xanchor[number])
+    spun = np.cross([0.0, 0.0, 1.0], touches[0] - data.geom("ball").xpos)
     return fastest / float(np.abs(wheels).max()), fastest * float(rim @ rim) / abs(float(spun @ rim))

@@ -1,0 +1,258 @@
+"""Ballbots by their numbers: from the radius of the ball to the torque of the motors, a MuJoCo model.
+
+    model = RobotConfig(ball_radius=0.115, ball_mass=3.0, body_mass=13.4, wheels=4, wheel_model="rollers").compile()
+
+The wheels stand around the ball's top at equal angles, each in a vertical plane through the ball's centre in which its
+axle lies too.  Two models of an omniwheel are there.  "capsule" is the reference's: one solid that slips along its axle
+by its coefficients of friction, for which MuJoCo's contacts must be aligned (``mujoco_patch``).  "rollers" are two rows
+of freely turning barrels, as real ones have, which need nothing of the kind.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from importlib.resources import files
+from typing import Annotated, Literal
+
+import mujoco
+import numpy as np
+from numpy.typing import NDArray
+
+from ballbot.errors import SettingsError
+from ballbot.settings import Range, check_settings
+from mujoco_patch.self_check import AXLE_FRICTION, DRIVE_FRICTION
+
+Array = NDArray[np.float64]
+
+BARREL = 0.24
+"""Half the thickness of a roller in the middle, as a share of the wheel's radius; it bulges as the wheel's rim does."""
+ROW = 0.16
+"""How far the two rows of rollers are from the wheel's middle, likewise."""
+HUB = 0.6
+"""Share of a wheel's mass that does not turn with the rollers."""
+BALANCED = 1e-6
+"""m/s² that base and ball may have at rest."""
+
+
+@dataclass(frozen=True)
+class RobotConfig:
+    """A ballbot, in m, kg, s, N and degrees.  Its body's origin is the ball's centre, as it stands upright.
+
+    Raises:
+        SettingsError: (a ValueError) a value is of another kind or out of range, or parts are within each other.
+    """
+
+    ball_radius: Annotated[float, Range(0.02, 0.5)] = 0.09
+    """Of the ball, m."""
+    ball_mass: Annotated[float, Range(0.01, 100)] = 0.17
+    """Of the ball, kg."""
+    ball_inertia_factor: Annotated[float, Range(0.2, 0.7)] = 0.4
+    """Moment of inertia of the ball by its mass and radius squared: 0.4 is solid, 0.67 a thin shell."""
+    body_mass: Annotated[float, Range(0.1, 500)] = 3.6
+    """Of all but ball and wheels, kg."""
+    body_height: Annotated[float, Range(0.01, 3)] = 0.15
+    """Of the body's centre of mass above the ball's centre, m."""
+    body_inertia: tuple[float, float, float] = (0.064, 0.064, 0.022)
+    """Moments of inertia of the body about its centre of mass, along x, y and z, kg m²."""
+    body_radius: Annotated[float, Range(0.01, 1)] = 0.11
+    """Of the cylinder that collides with the ground, m."""
+    body_top: Annotated[float, Range(0.05, 4)] = 0.47
+    """Of that cylinder above the ball's centre, m; it begins above the wheels."""
+    wheels: Literal[3, 4] = 3
+    """How many drive the ball."""
+    zenith_deg: Annotated[float, Range(20, 80)] = 45.0
+    """Where wheels touch the ball, degrees from its top."""
+    azimuth_deg: Annotated[float, Range(-360, 360)] = 257.5
+    """Direction of the first wheel from the body's x axis, degrees counterclockwise; the others follow that way."""
+    wheel_radius: Annotated[float, Range(0.002, 0.2)] = 0.025
+    """Of the wheels, m."""
+    wheel_width: Annotated[float, Range(0.002, 0.3)] = 0.04
+    """Of the wheels along their axles, m."""
+    wheel_mass: Annotated[float, Range(0.001, 20)] = 0.09
+    """Of each wheel, kg."""
+    wheel_armature: Annotated[float, Range(0, 1)] = 0.005
+    """Moment of inertia of a motor as its wheel feels it, behind the gear, kg m²."""
+    wheel_damping: Annotated[float, Range(0, 100)] = 0.8
+    """Torque that a wheel and its motor lose by each rad/s, N m s."""
+    torque_limit: Annotated[float, Range(0.001, 1000)] = 10.0
+    """Of a motor on its wheel's axle, N m."""
+    wheel_model: Literal["capsule", "rollers"] = "capsule"
+    """One solid with friction of its own along the axle and across it, or two rows of rollers that turn freely."""
+    rollers: Annotated[int, Range(4, 24)] = 6
+    """In each row of a wheel of rollers."""
+    roller_damping: Annotated[float, Range(0, 1e-4)] = 1e-6
+    """Torque that a roller loses by each rad/s, N m s; 1e-4 takes 3 % of the drive of a wheel of 25 mm."""
+
+    def __post_init__(self) -> None:
+        check_settings(self)
+        inertia = self.body_inertia
+        if not isinstance(inertia, (tuple, list)) or len(inertia) != 3:
+            raise SettingsError(f"body_inertia={inertia!r} must be three moments of inertia, about x, y and z, kg m²")
+        x, y, z = (float(value) for value in inertia)
+        object.__setattr__(self, "body_inertia", (x, y, z))
+        if not (min(x, y, z) > 0 and x + y >= z and y + z >= x and z + x >= y):
+            raise SettingsError(
+                f"body_inertia={(x, y, z)} belongs to no body: each is above 0 and at most the sum of the two others"
+            )
+        if self.body_top <= self.body_bottom:
+            raise SettingsError(
+                f"body_top={self.body_top:g} is within the wheels, which reach {self.body_bottom:g} m above the ball's "
+                "centre: use more"
+            )
+        between = 2 * np.sin(np.pi / self.wheels) * np.sin(np.radians(self.zenith_deg))
+        if (apart := (self.ball_radius + self.wheel_radius) * between) < 2 * self.wheel_radius:
+            raise SettingsError(
+                f"wheel_radius={self.wheel_radius:g}: the middles of {self.wheels} such wheels at zenith_deg="
+                f"{self.zenith_deg:g} are {apart:.3f} m apart, so they are within each other: use smaller wheels, or a "
+                "larger zenith_deg"
+            )
+
+    @property
+    def body_bottom(self) -> float:
+        """Of the body's cylinder above the ball's centre, m: just above ball and wheels."""
+        middle = (self.ball_radius + self.wheel_radius) * np.cos(np.radians(self.zenith_deg))
+        reach = self.wheel_radius * np.cos(np.radians(self.zenith_deg)) + self.wheel_width / 2
+        return float(max(self.ball_radius, middle + reach)) * 1.02
+
+    def wheel_axes(self, wheel: int) -> tuple[Array, Array]:
+        """(3,) unit vectors from the ball's centre to where a wheel touches it, and along the wheel's axle."""
+        turn, zenith = np.radians(self.azimuth_deg) + 2 * np.pi * wheel / self.wheels, np.radians(self.zenith_deg)
+        outward, up = np.array([np.cos(turn), np.sin(turn), 0.0]), np.array([0.0, 0.0, 1.0])
+        return np.sin(zenith) * outward + np.cos(zenith) * up, np.cos(zenith) * outward - np.sin(zenith) * up
+
+    def spec(self) -> mujoco.MjSpec:
+        """The robot on a plane, in the world of the reference's MJCF, named as it is there."""
+        spec = mujoco.MjSpec.from_string((files("ballbot.assets") / "ballbot.xml").read_text(encoding="utf-8"))
+        for part in (*spec.keys, *spec.pairs, *spec.actuators, *spec.sensors, spec.body("base"), spec.body("ball")):
+            spec.delete(part)
+        self._add_ball(spec)
+        base = self._add_body(spec)
+        for wheel in range(self.wheels):
+            self._add_wheel(spec, base, wheel)
+        return spec
+
+    def compile(self) -> mujoco.MjModel:
+        """The model, with the keyframe "settled": upright and at rest, its weight carried by its soft contacts.
+
+        Raises:
+            SettingsError: it does not come to rest so.
+        """
+        spec = self.spec()
+        spec.add_key(name="settled", qpos=settled(spec.compile()))
+        return spec.compile()
+
+    def _add_ball(self, spec: mujoco.MjSpec) -> None:
+        inertia = self.ball_inertia_factor * self.ball_mass * self.ball_radius**2
+        ball = spec.worldbody.add_body(
+            name="ball", pos=[0, 0, self.ball_radius], mass=self.ball_mass, inertia=[inertia] * 3, ipos=[0, 0, 0],
+            iquat=[1, 0, 0, 0], explicitinertial=True,
+        )  # fmt: skip
+        ball.add_freejoint(name="ball_free")
+        ball.add_geom(
+            name="ball", type=mujoco.mjtGeom.mjGEOM_SPHERE, size=[self.ball_radius, 0, 0], mass=0, material="ball"
+        )
+
+    def _add_body(self, spec: mujoco.MjSpec) -> mujoco.MjsBody:
+        base = spec.worldbody.add_body(
+            name="base", pos=[0, 0, self.ball_radius], mass=self.body_mass, inertia=list(self.body_inertia),
+            ipos=[0, 0, self.body_height], iquat=[1, 0, 0, 0], explicitinertial=True,
+        )  # fmt: skip
+        base.add_freejoint(name="base_free")
+        half, middle = (self.body_top - self.body_bottom) / 2, (self.body_top + self.body_bottom) / 2
+        base.add_geom(
+            name="tower", type=mujoco.mjtGeom.mjGEOM_CYLINDER, size=[self.body_radius, half, 0], pos=[0, 0, middle],
+            mass=0, material="tower",
+        )  # fmt: skip
+        base.add_site(name="imu")
+        sensor, site = mujoco.mjtSensor.mjSENS_GYRO, mujoco.mjtObj.mjOBJ_SITE
+        spec.add_sensor(name="imu_gyro", type=sensor, objtype=site, objname="imu")
+        return base
+
+    def _add_wheel(self, spec: mujoco.MjSpec, base: mujoco.MjsBody, wheel: int) -> None:
+        normal, axle = self.wheel_axes(wheel)
+        name = f"wheel_{wheel}"
+        middle = (self.ball_radius + self.wheel_radius) * normal
+        body = base.add_body(name=name, pos=list(middle), quat=_z_along(axle))
+        body.add_joint(
+            name=name, type=mujoco.mjtJoint.mjJNT_HINGE, axis=[0, 0, 1], armature=self.wheel_armature,
+            damping=self.wheel_damping,
+        )  # fmt: skip
+        if self.wheel_model == "capsule":
+            body.add_geom(
+                name=name, type=mujoco.mjtGeom.mjGEOM_CAPSULE, size=[self.wheel_radius, self.wheel_width / 2, 0],
+                mass=self.wheel_mass, contype=0, conaffinity=0, material="tyre",
+            )  # fmt: skip
+            _let_touch(spec, name, (AXLE_FRICTION, DRIVE_FRICTION))
+        else:
+            self._add_rollers(spec, body, name)
+        motor = spec.add_actuator(name=f"motor_{wheel}", target=name, trntype=mujoco.mjtTrn.mjTRN_JOINT)
+        motor.set_to_motor()
+        motor.ctrlrange, motor.ctrllimited = [-self.torque_limit, self.torque_limit], True
+
+    def _add_rollers(self, spec: mujoco.MjSpec, body: mujoco.MjsBody, wheel: str) -> None:
+        radius, thick = self.wheel_radius, BARREL * self.wheel_radius
+        body.add_geom(
+            name=f"{wheel}_hub", type=mujoco.mjtGeom.mjGEOM_CYLINDER, size=[0.6 * radius, 0.4 * self.wheel_width, 0],
+            mass=HUB * self.wheel_mass, contype=0, conaffinity=0, material="tyre",
+        )  # fmt: skip
+        for row in range(2):
+            for number in range(self.rollers):
+                turn, name = 2 * np.pi * (number + row / 2) / self.rollers, f"{wheel}_roller_{row}_{number}"
+                outward = np.array([np.cos(turn), np.sin(turn), 0.0])
+                place = (radius - thick) * outward + [0.0, 0.0, (2 * row - 1) * ROW * radius]
+                roller = body.add_body(name=name, pos=list(place), quat=_z_along([-outward[1], outward[0], 0.0]))
+                roller.add_joint(
+                    name=name, type=mujoco.mjtJoint.mjJNT_HINGE, axis=[0, 0, 1], damping=self.roller_damping
+                )
+                roller.add_geom(
+                    name=name, type=mujoco.mjtGeom.mjGEOM_ELLIPSOID,
+                    size=[thick, thick, np.sqrt(radius * thick)],  # so that it bulges in the middle as the rim does
+                    mass=(1 - HUB) * self.wheel_mass / (2 * self.rollers), contype=0, conaffinity=0, material="rim",
+                )  # fmt: skip
+                _let_touch(spec, name, (DRIVE_FRICTION, DRIVE_FRICTION))
+
+
+def settled(model: mujoco.MjModel) -> Array:
+    """(nq,) the pose in which a robot rests upright on a plane: Newton's method on what base and ball fall by.
+
+    Raises:
+        SettingsError: there is none near the one that it was compiled in.
+    """
+    data = mujoco.MjData(model)
+    joints = [model.joint(name) for name in ("base_free", "ball_free")]
+    heights = [int(joint.qposadr[0]) + 2 for joint in joints]
+    falling = [int(joint.dofadr[0]) + 2 for joint in joints]
+
+    def falls(lower: Array) -> Array:
+        mujoco.mj_resetData(model, data)
+        data.qpos[heights] -= lower
+        mujoco.mj_forward(model, data)
+        return data.qacc[falling].copy()
+
+    lower, small = np.array([0.004, 0.003]), 1e-6 * np.eye(2)
+    for _ in range(100):
+        wrong = falls(lower)
+        if np.abs(wrong).max() <= BALANCED:
+            return data.qpos.copy()
+        slopes = np.stack([falls(lower + way) - falls(lower - way) for way in small], axis=1) / (2 * small[0, 0])
+        if abs(np.linalg.det(slopes)) < 1e-9:  # in the air
+            lower = lower + 5e-4
+            continue
+        lower = lower - np.clip(np.linalg.solve(slopes, wrong), -5e-4, 5e-4)
+    raise SettingsError(
+        f"the robot does not come to rest upright: base and ball still fall by {np.abs(wrong).max():.2g} m/s²; do its "
+        "wheels touch the ball, and nothing else?"
+    )
+
+
+def _let_touch(spec: mujoco.MjSpec, geom: str, friction: tuple[float, float]) -> None:
+    """Let a part of a wheel touch the ball, and nothing else."""
+    pair = spec.add_pair(name=geom, geomname1="ball", geomname2=geom, condim=3)
+    pair.friction = [*friction, 0.0, 0.0, 0.0]
+
+
+def _z_along(way: Array | list[float]) -> list[float]:
+    """A quaternion that turns the z axis there."""
+    quat = np.empty(4)
+    mujoco.mju_quatZ2Vec(quat, np.asarray(way, np.float64))
+    return list(quat)

@@ -1,0 +1,149 @@
+from __future__ import annotations
+
+from typing import Any
+
+import mujoco
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from ballbot.envs.model import Addresses, check_wheel_contacts, num_wheels, rolling_wheel_speeds
+from ballbot.envs.robot import RobotConfig, settled
+from ballbot.errors import SettingsError
+from ballbot.lqr import LQRController, gains_of, recoverable_lean, rolling_model
+from mujoco_patch import ensure
+
+MODELS = ("capsule", "rollers")
+
+
+@pytest.fixture(autouse=True)
+def _aligned_contacts() -> None:
+    ensure()
+
+
+def drawn(seed: int, **options: Any) -> RobotConfig:
+    """A robot at random: a ball of 5 to 15 cm, 1 to 26 kg, three or four wheels 38 to 52 degrees from its top."""
+    rng = np.random.default_rng(seed)
+    ball, mass = rng.uniform(0.05, 0.15), np.exp(rng.uniform(0, np.log(26)))
+    height, wheel = ball * rng.uniform(1.5, 4), ball * rng.uniform(0.25, 0.5)
+    inertia = mass * (height * rng.uniform(0.3, 0.7)) ** 2
+    return RobotConfig(
+        ball_radius=ball, ball_mass=mass * rng.uniform(0.05, 0.3), body_mass=mass, body_height=height,
+        body_inertia=(inertia, inertia, inertia / 4), body_radius=1.1 * ball, body_top=2.5 * height + wheel,
+        wheels=4 if rng.integers(2) else 3, zenith_deg=rng.uniform(38, 52), azimuth_deg=rng.uniform(0, 360),
+        wheel_radius=wheel, wheel_width=1.6 * wheel, wheel_mass=0.02 * mass, wheel_armature=0.2 * mass * wheel**2,
+        wheel_damping=0.02 * mass * wheel, torque_limit=0.35 * 9.81 * mass * height * wheel / ball, **options,
+    )  # fmt: skip
+
+
+def driven(model: mujoco.MjModel, target: float, lean: float, seconds: float) -> tuple[float, NDArray[np.float64]]:
+    """Let the computed controller drive a robot that leans at first; returns how far it leaned in the last second, and
+    its velocity along its own x and y then, in the mean."""
+    at, data = Addresses.of(model), mujoco.MjData(model)
+    mujoco.mj_resetDataKeyframe(model, data, model.key("settled").id)
+    middle = data.qpos[at.ball_qpos : at.ball_qpos + 3].copy()
+    turn = np.array([np.cos(lean / 2), -np.sin(lean / 2) * np.sin(0.7), np.sin(lean / 2) * np.cos(0.7), 0.0])
+    moved = np.empty(3)
+    mujoco.mju_rotVecQuat(moved, data.qpos[at.base_qpos : at.base_qpos + 3] - middle, turn)
+    data.qpos[at.base_qpos : at.base_qpos + 3] = middle + moved
+    data.qpos[at.base_qpos + 3 : at.base_qpos + 7] = turn
+    dt = float(model.opt.timestep)
+    control = LQRController(dt, target, gains_of(rolling_model(model), dt), ball_depth=0.0)
+    steps, leans, speeds = int(seconds / dt), [], []
+    for step in range(steps):
+        matrix = np.empty(9)
+        mujoco.mju_quat2Mat(matrix, data.qpos[at.base_qpos + 3 : at.base_qpos + 7])
+        turned = matrix.reshape(3, 3)
+        c, s = turned[:2, 0] / np.linalg.norm(turned[:2, 0])
+        x, y, z = data.qvel[at.base_qvel : at.base_qvel + 3]
+        seen = np.zeros((1, 17), np.float32)
+        seen[0, :6] = *-turned[2], *data.qvel[at.base_qvel + 3 : at.base_qvel + 6]
+        seen[0, 6:11] = c * x + s * y, c * y - s * x, z, 1.0, 0.0
+        data.ctrl[:] = -model.actuator_ctrlrange[:, 1] * control(seen, np.array([step == 0]))[0]
+        mujoco.mj_step(model, data)
+        leans.append(np.degrees(np.arccos(np.clip(turned[2, 2], -1, 1))))
+        speeds.append(seen[0, 6:8].astype(float))
+        if leans[-1] > 30:
+            return 90.0, np.zeros(2)
+    late = round(1 / dt)
+    return float(np.max(leans[-late:])), np.asarray(np.mean(speeds[-late:], axis=0))
+
+
+@pytest.mark.parametrize("wheel_model", MODELS)
+@pytest.mark.parametrize("seed", range(5))
+def test_robots_drawn_at_random_stand_and_travel_by_gains_that_are_computed(seed: int, wheel_model: Any) -> None:
+    robot = drawn(seed, wheel_model=wheel_model)
+    model = robot.compile()
+    lean, velocity = driven(model, 0.15, np.radians(2.0), 3.0)
+    assert lean < 1.0
+    np.testing.assert_allclose(velocity, [0.15, 0.0], atol=0.06)
+
+
+@pytest.mark.parametrize("wheel_model", MODELS)
+@pytest.mark.parametrize("wheels", [3, 4])
+def test_a_robot_is_what_its_numbers_say(wheels: Any, wheel_model: Any) -> None:
+    robot = RobotConfig(wheels=wheels, wheel_model=wheel_model, azimuth_deg=30.0)
+    model = robot.compile()
+    data = mujoco.MjData(model)
+    mujoco.mj_resetDataKeyframe(model, data, model.key("settled").id)
+    mujoco.mj_forward(model, data)
+    assert num_wheels(model) == model.nu == wheels
+    assert np.abs(data.qacc).max() < 1e-3
+    whole = robot.ball_mass + robot.body_mass + wheels * robot.wheel_mass
+    assert float(model.body_subtreemass[0]) == pytest.approx(whole)
+    np.testing.assert_allclose(data.qfrc_constraint[[2, 8]].sum(), 9.81 * whole, rtol=1e-3)
+    for number in range(wheels):
+        normal, axle = robot.wheel_axes(number)
+        joint = model.joint(f"wheel_{number}").id
+        np.testing.assert_allclose(data.xaxis[joint], axle, atol=1e-6)
+        place = data.xanchor[joint] - data.geom("ball").xpos
+        np.testing.assert_allclose(place / np.linalg.norm(place), normal, atol=0.02)
+        assert normal @ axle == pytest.approx(0) and normal[2] == pytest.approx(np.cos(np.radians(45)))
+    speeds = rolling_wheel_speeds(model)
+    # the ball's surface at the wheels goes by as fast as the ball travels, times the cosine of the zenith angle
+    largest = np.cos(np.radians(45.0)) / robot.wheel_radius
+    np.testing.assert_allclose(np.linalg.norm(speeds, axis=1), largest, rtol=0.1)
+    if wheel_model == "capsule":
+        check_wheel_contacts(model)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_both_models_of_a_wheel_are_the_same_robot_to_the_controller(seed: int) -> None:
+    one, other = (rolling_model(drawn(seed, wheel_model=wheel_model).compile()) for wheel_model in MODELS)
+    np.testing.assert_allclose(one.a, other.a, atol=0.12 * np.abs(one.a).max())
+    np.testing.assert_allclose(one.b, other.b, atol=0.12 * np.abs(one.b).max())
+
+
+def test_a_lean_can_be_recovered_from_as_far_as_the_torque_goes() -> None:
+    leans = [recoverable_lean(rolling_model(RobotConfig(torque_limit=torque).compile())) for torque in (1.0, 2.0)]
+    assert leans[1] == pytest.approx(2 * leans[0], rel=1e-6)
+    model = RobotConfig(torque_limit=2.0).compile()
+    assert driven(model, 0.0, 0.6 * leans[1], 3.0)[0] < 1.0
+    assert driven(model, 0.0, 1.3 * leans[1], 3.0)[0] == 90.0
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"ball_radius": -0.1}, "ball_radius must be a number from 0.02 to 0.5, got -0.1"),
+        ({"body_mass": float("nan")}, "body_mass must be a finite number"),
+        ({"wheels": 5}, "wheels must be one of 3, 4"),
+        ({"body_inertia": (0.1, 0.1)}, "must be three moments of inertia"),
+        ({"body_inertia": (0.1, 0.1, 0.3)}, "belongs to no body"),
+        ({"wheel_radius": 0.2}, "within each other: use smaller wheels"),
+        ({"body_top": 0.1}, "body_top=0.1 is within the wheels"),
+        ({"wheel_model": "mecanum"}, "wheel_model must be one of 'capsule', 'rollers'"),
+    ],
+)
+def test_impossible_robots_are_refused_by_name(options: dict[str, Any], words: str) -> None:
+    with pytest.raises(SettingsError, match=words):
+        RobotConfig(**options)
+
+
+def test_a_robot_whose_ball_floats_does_not_settle() -> None:
+    robot = RobotConfig()
+    spec = robot.spec()
+    for pair in spec.pairs:
+        spec.delete(pair)
+    with pytest.raises(SettingsError, match="does not come to rest upright"):
+        settled(spec.compile())

@@ -12,6 +12,7 @@ is therefore tried in the simulation (tests/test_lqr.py).
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 
@@ -64,7 +65,7 @@ def rolling_model(model: mujoco.MjModel) -> RollingModel:
         model: the robot, on a plane, upright in its keyframe "settled".
 
     Raises:
-        ValueError: a wheel does not touch the ball in exactly one contact.
+        ValueError: a wheel does not touch the ball.
     """
     at, wheels = Addresses.of(model), rolling_wheel_speeds(model)
     data = mujoco.MjData(model)
@@ -98,16 +99,34 @@ def rolling_model(model: mujoco.MjModel) -> RollingModel:
 def recoverable_lean(model: RollingModel) -> float:
     """Lean in rad from which a robot that stands still can be brought back, in the direction in which that is least.
 
-    Beyond it the motors' whole torque, given for ever, does not stop the fall: what grows of the state, z, grows by
-    growth z + push torque, and a lean is lost once growth z is more than any torques push (Åström and Murray 2008).
+    Beyond it the motors' whole torque does not stop the fall.  What grows of the state, z, follows z' = growth z + push
+    torque, and what can be brought to 0 is all that -push torque, weakened by the growth until then, adds up to (Sontag
+    1984).  Of the small leans that the model is meant for, the sine is the angle; what it says beyond counts as 90
+    degrees.
+
+    Returns:
+        from 0 to pi / 2; pi / 2 of a robot that does not fall by itself.
     """
     growths, modes = np.linalg.eig(model.a.T)
-    unstable = np.argsort(growths.real)[-2:]
-    growth, modes = growths.real[unstable].mean(), modes[:, unstable].real
-    push, leans = modes.T @ model.b * model.torque, modes.T[:, LEAN]
-    turns = np.linspace(0, 2 * np.pi, 360, endpoint=False)
-    sides = np.linalg.solve(leans.T, np.stack([np.cos(turns), np.sin(turns)]))  # z along which each lean is 1
-    return float(np.abs(push.T @ sides).sum(axis=0).min() / growth)
+    grows = growths.real > 1e-6 * np.abs(growths).max()
+    if not grows.any():
+        return np.pi / 2
+    # a real basis of what grows: modes that grow as fast as each other may come as complex pairs
+    basis = np.linalg.svd(np.hstack([modes[:, grows].real, modes[:, grows].imag]))[0][:, : grows.sum()].T
+    growth, push, leans = basis @ model.a @ basis.T, basis @ model.b * model.torque, basis[:, LEAN]
+    sides = np.eye(1)
+    if len(basis) > 1:
+        turns = np.linspace(0, np.pi, 1440, endpoint=False)
+        kinks = np.arctan2(push[0], -push[1])  # where a wheel pushes along, and the reach of all has its corners
+        sides = np.stack([f(np.concatenate([turns, kinks])) for f in (np.cos, np.sin)])
+    step = 0.01 / np.abs(growths[grows]).max()
+    later, reach = _exponential(-growth * step), np.zeros(sides.shape[1])
+    weaker = np.eye(len(basis)) - growth * step / 2  # the middle of each step
+    for _ in range(round(20 / (step * growths.real[grows].min()))):
+        reach += np.abs(sides.T @ weaker @ push).sum(axis=1) * step
+        weaker = weaker @ later
+    least = (reach / np.maximum(np.linalg.norm(leans.T @ sides, axis=0), 1e-300)).min()
+    return float(min(least, np.pi / 2))
 
 
 def regulator(a: Array, b: Array, q: Array, r: Array) -> Array:
@@ -119,15 +138,18 @@ def regulator(a: Array, b: Array, q: Array, r: Array) -> Array:
         ValueError: it has no solution: what q counts cannot be brought to rest.
     """
     way, gain, cost, unit = a, b @ np.linalg.solve(r, b.T), q, np.eye(len(a))
-    for _ in range(100):
-        shared = np.linalg.inv(unit + gain @ cost)
-        more = way.T @ cost @ shared @ way
-        gain, cost, way = gain + way @ shared @ gain @ way.T, cost + more, way @ shared @ way
-        if not np.abs(cost).max() < 1e100:
-            break
-        if np.abs(more).max() <= 1e-12 * np.abs(cost).max():
-            return np.asarray(np.linalg.solve(r + b.T @ cost @ b, b.T @ cost @ a))
-    raise ValueError("the robot cannot be brought to rest: do its motors reach the ball, in both directions?")
+    with suppress(np.linalg.LinAlgError), np.errstate(all="ignore"):  # numbers beyond what floats tell apart
+        for _ in range(100):
+            shared = np.linalg.inv(unit + gain @ cost)
+            more = way.T @ cost @ shared @ way
+            gain, cost, way = gain + way @ shared @ gain @ way.T, cost + more, way @ shared @ way
+            if not np.abs(cost).max() < 1e100:
+                break
+            if np.abs(more).max() <= 1e-12 * np.abs(cost).max():
+                found = np.asarray(np.linalg.solve(r + b.T @ cost @ b, b.T @ cost @ a))
+                if np.abs(np.linalg.eigvals(a - b @ found)).max() < 1:
+                    return found
+    raise ValueError("the robot cannot be brought to rest: do its motors reach the ball, and with enough torque?")
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,17 @@ from ballbot.controllers import find_controller
 from ballbot.envs import BallbotVectorEnv
 from ballbot.envs.model import build_model
 from ballbot.evaluation import run_episodes
-from ballbot.lqr import TRAVEL, LQRController, gains_of, regulator, rolling_model
+from ballbot.lqr import (
+    LEAN,
+    LEANING,
+    TRAVEL,
+    LQRController,
+    RollingModel,
+    gains_of,
+    recoverable_lean,
+    regulator,
+    rolling_model,
+)
 from ballbot.observer import ROLLING
 
 MODEL = rolling_model(build_model())
@@ -28,7 +38,10 @@ def test_wheels_cannot_change_what_gravity_alone_changes() -> None:
 def test_the_other_sides_are_as_the_first() -> None:
     turn = np.kron(np.eye(3), [[-0.5, -np.sqrt(0.75)], [np.sqrt(0.75), -0.5]])
     turned = turn @ MODEL.a @ turn.T
-    np.testing.assert_allclose(turned, MODEL.a, atol=0.02 * np.abs(MODEL.a).max())  # arms of cameras differ
+    for row in (LEAN, LEANING, TRAVEL):
+        for column in (LEAN, LEANING, TRAVEL):
+            block = MODEL.a[row, column]
+            np.testing.assert_allclose(turned[row, column], block, atol=0.02 * np.abs(block).max())  # two arms differ
 
 
 def test_what_is_held_is_what_many_short_steps_do() -> None:
@@ -64,6 +77,32 @@ def test_who_cannot_be_brought_to_rest_is_refused() -> None:
     a, b = MODEL.held_for(0.002)
     with pytest.raises(ValueError, match="do its motors reach the ball"):
         regulator(a, np.zeros_like(b), np.eye(6), np.eye(3))
+    with pytest.raises(ValueError, match="do its motors reach the ball"):
+        regulator(a, b, np.zeros((6, 6)), np.eye(3))  # for nothing, nothing is done
+
+
+def test_what_hardly_counts_is_brought_to_rest_too() -> None:
+    a, b = np.array([[1.001, 0.0], [1e-7, 0.001]]), np.array([[1.0], [0.0]])
+    gains = regulator(a, b, np.diag([0.0, 10.0]), np.eye(1))
+    assert np.abs(np.linalg.eigvals(a - b @ gains)).max() < 1
+
+
+def test_a_lean_that_can_be_recovered_is_where_a_pendulum_says() -> None:
+    """Of lean'' = growth² lean - push u along each axis, |u| <= 1: push / growth², but for who falls along one only."""
+
+    def pendulum(growths: tuple[float, float], push: float = 0.5, twist: float = 0.0) -> float:
+        a, b = np.zeros((6, 6)), np.zeros((6, 2))
+        a[LEAN, LEANING], a[LEANING, LEAN] = np.eye(2), np.diag(np.sign(growths) * np.square(growths))
+        a[2, 1], a[3, 0] = twist, -twist  # makes the modes a complex pair
+        a[TRAVEL, TRAVEL] = -np.eye(2)
+        b[LEANING] = push * np.eye(2)
+        return recoverable_lean(RollingModel(a, b, 1.0))
+
+    assert pendulum((4.0, 4.0)) == pytest.approx(0.5 / 16, rel=0.01)
+    assert pendulum((4.0, 4.0), twist=1e-9) == pytest.approx(0.5 / 16, rel=0.01)
+    assert pendulum((2.0, 4.0)) == pytest.approx(0.5 / 16, rel=0.01)
+    assert pendulum((2.0, -4.0)) == pytest.approx(0.5 / 4, rel=0.01)
+    assert pendulum((-2.0, -4.0)) == np.pi / 2 == pendulum((4.0, 4.0), 50.0)
 
 
 def test_a_speed_is_held_against_the_wheels_damping() -> None:

@@ -66,9 +66,19 @@ class Addresses:
 
 
 def num_wheels(model: mujoco.MjModel) -> int:
-    """How many there are: joints named wheel_0, wheel_1 and so on."""
+    """How many there are: joints named wheel_0, wheel_1 and so on.
+
+    Raises:
+        ValueError: there are more motors, or fewer.
+    """
     names = {model.joint(i).name for i in range(model.njnt)}
-    return next(i for i in range(model.njnt + 1) if f"wheel_{i}" not in names)
+    found = next(i for i in range(model.njnt + 1) if f"wheel_{i}" not in names)
+    if found != model.nu:
+        raise ValueError(
+            f"the model has {model.nu} motors and joints wheel_0 to wheel_{model.nu - 1} are expected, of which "
+            f"wheel_{found} is the first that does not fit: name them so"
+        )
+    return found
 
 
 def build_model(
@@ -212,7 +222,7 @@ def _settled_wheel_contacts(
 
     Args:
         model: the robot, with wheels of one solid each.
-        wheel_speeds: (3,) rad/s at which the wheels turn there; None: they do not.
+        wheel_speeds: (wheels,) rad/s at which the wheels turn there; None: they do not.
 
     Raises:
         ValueError: a wheel does not touch the ball in exactly one contact.

@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ballbot.errors import SettingsError
-from ballbot.settings import Range, check_settings
+from ballbot.settings import Range, check_settings, check_value
 from mujoco_patch.self_check import AXLE_FRICTION, DRIVE_FRICTION
 
 Array = NDArray[np.float64]
@@ -31,7 +31,12 @@ ROW = 0.16
 HUB = 0.6
 """Share of a wheel's mass that does not turn with the rollers."""
 BALANCED = 1e-6
-"""m/s² that base and ball may have at rest."""
+"""m/s² by which base and ball may rise or fall at rest."""
+MOST_SUNK = 0.1
+"""Share of the ball's radius by which it may sink into the ground.  MuJoCo's contacts are as stiff as what they hold is
+heavy, and a light ball below a heavy body sinks deep."""
+CLEAR = 0.05
+"""Share of the ball's radius that the body stays above what is below it, as wheels give way under its weight."""
 
 
 @dataclass(frozen=True)
@@ -67,7 +72,7 @@ class RobotConfig:
     wheel_radius: Annotated[float, Range(0.002, 0.2)] = 0.025
     """Of the wheels, m."""
     wheel_width: Annotated[float, Range(0.002, 0.3)] = 0.04
-    """Of the wheels along their axles, m."""
+    """Of the wheels along their axles, m: of a capsule between its round ends, or of a hub with rollers, nearly."""
     wheel_mass: Annotated[float, Range(0.001, 20)] = 0.09
     """Of each wheel, kg."""
     wheel_armature: Annotated[float, Range(0, 1)] = 0.005
@@ -88,31 +93,33 @@ class RobotConfig:
         inertia = self.body_inertia
         if not isinstance(inertia, (tuple, list)) or len(inertia) != 3:
             raise SettingsError(f"body_inertia={inertia!r} must be three moments of inertia, about x, y and z, kg m²")
-        x, y, z = (float(value) for value in inertia)
+        x, y, z = (float(check_value("body_inertia", value, Annotated[float, Range(1e-9, 1e5)])) for value in inertia)
         object.__setattr__(self, "body_inertia", (x, y, z))
-        if not (min(x, y, z) > 0 and x + y >= z and y + z >= x and z + x >= y):
+        if not (x + y >= z and y + z >= x and z + x >= y):
             raise SettingsError(
-                f"body_inertia={(x, y, z)} belongs to no body: each is above 0 and at most the sum of the two others"
+                f"body_inertia={(x, y, z)} belongs to no body: each is at most the sum of the two others"
             )
         if self.body_top <= self.body_bottom:
             raise SettingsError(
                 f"body_top={self.body_top:g} is within the wheels, which reach {self.body_bottom:g} m above the ball's "
                 "centre: use more"
             )
-        between = 2 * np.sin(np.pi / self.wheels) * np.sin(np.radians(self.zenith_deg))
-        if (apart := (self.ball_radius + self.wheel_radius) * between) < 2 * self.wheel_radius:
+        zenith, middle = np.radians(self.zenith_deg), self.ball_radius + self.wheel_radius
+        inner = middle * np.sin(zenith) - self.wheel_width / 2 * np.cos(zenith)  # of the axles' ends, from the vertical
+        if (apart := 2 * np.sin(np.pi / self.wheels) * inner) < 2 * self.wheel_radius:
             raise SettingsError(
-                f"wheel_radius={self.wheel_radius:g}: the middles of {self.wheels} such wheels at zenith_deg="
-                f"{self.zenith_deg:g} are {apart:.3f} m apart, so they are within each other: use smaller wheels, or a "
-                "larger zenith_deg"
+                f"wheel_radius={self.wheel_radius:g} and wheel_width={self.wheel_width:g}: the inner ends of the axles "
+                f"of {self.wheels} such wheels at zenith_deg={self.zenith_deg:g} are {max(apart, 0.0):.3f} m apart, so "
+                "wheels are within each other: use smaller ones, or a larger zenith_deg"
             )
 
     @property
     def body_bottom(self) -> float:
         """Of the body's cylinder above the ball's centre, m: just above ball and wheels."""
-        middle = (self.ball_radius + self.wheel_radius) * np.cos(np.radians(self.zenith_deg))
-        reach = self.wheel_radius * np.cos(np.radians(self.zenith_deg)) + self.wheel_width / 2
-        return float(max(self.ball_radius, middle + reach)) * 1.02
+        zenith = np.radians(self.zenith_deg)
+        middle = (self.ball_radius + self.wheel_radius) * np.cos(zenith)
+        top = middle + self.wheel_width / 2 * np.sin(zenith) + self.wheel_radius
+        return float(max(self.ball_radius, top)) + CLEAR * self.ball_radius
 
     def wheel_axes(self, wheel: int) -> tuple[Array, Array]:
         """(3,) unit vectors from the ball's centre to where a wheel touches it, and along the wheel's axle."""
@@ -132,14 +139,30 @@ class RobotConfig:
         return spec
 
     def compile(self) -> mujoco.MjModel:
-        """The model, with the keyframe "settled": upright and at rest, its weight carried by its soft contacts.
+        """The model, with the keyframe "settled": upright, at heights at which its soft contacts carry its weight.
 
         Raises:
-            SettingsError: it does not come to rest so.
+            SettingsError: there is no such pose, the ball sinks deep into the ground, or the body touches something.
         """
         spec = self.spec()
         spec.add_key(name="settled", qpos=settled(spec.compile()))
-        return spec.compile()
+        model = spec.compile()
+        data = mujoco.MjData(model)
+        mujoco.mj_resetDataKeyframe(model, data, model.key("settled").id)
+        mujoco.mj_forward(model, data)
+        ball, ground = model.geom("ball").id, model.geom("ground").id
+        for contact in data.contact:
+            geoms = {int(contact.geom1), int(contact.geom2)}
+            if geoms == {ball, ground} and -contact.dist > MOST_SUNK * self.ball_radius:
+                raise SettingsError(
+                    f"the ball sinks {-1000 * contact.dist:.0f} mm into the ground: MuJoCo's contacts are as stiff as "
+                    f"the ball is heavy, and body_mass={self.body_mass:g} is {self.body_mass / self.ball_mass:.0f} "
+                    f"times ball_mass={self.ball_mass:g}; use a heavier ball, or a lighter body"
+                )
+            if ball not in geoms or model.geom("tower").id in geoms:
+                names = " and ".join(model.geom(geom).name for geom in geoms)
+                raise SettingsError(f"at rest {names} touch: use other radii, or a larger zenith_deg")
+        return model
 
     def _add_ball(self, spec: mujoco.MjSpec) -> None:
         inertia = self.ball_inertia_factor * self.ball_mass * self.ball_radius**2
@@ -172,7 +195,7 @@ class RobotConfig:
         normal, axle = self.wheel_axes(wheel)
         name = f"wheel_{wheel}"
         middle = (self.ball_radius + self.wheel_radius) * normal
-        body = base.add_body(name=name, pos=list(middle), quat=_z_along(axle))
+        body = base.add_body(name=name, pos=list(middle), quat=_turned(-normal, axle))
         body.add_joint(
             name=name, type=mujoco.mjtJoint.mjJNT_HINGE, axis=[0, 0, 1], armature=self.wheel_armature,
             damping=self.wheel_damping,
@@ -200,7 +223,8 @@ class RobotConfig:
                 turn, name = 2 * np.pi * (number + row / 2) / self.rollers, f"{wheel}_roller_{row}_{number}"
                 outward = np.array([np.cos(turn), np.sin(turn), 0.0])
                 place = (radius - thick) * outward + [0.0, 0.0, (2 * row - 1) * ROW * radius]
-                roller = body.add_body(name=name, pos=list(place), quat=_z_along([-outward[1], outward[0], 0.0]))
+                along = np.array([-outward[1], outward[0], 0.0])
+                roller = body.add_body(name=name, pos=list(place), quat=_turned(outward, along))
                 roller.add_joint(
                     name=name, type=mujoco.mjtJoint.mjJNT_HINGE, axis=[0, 0, 1], damping=self.roller_damping
                 )
@@ -213,7 +237,7 @@ class RobotConfig:
 
 
 def settled(model: mujoco.MjModel) -> Array:
-    """(nq,) the pose in which a robot rests upright on a plane: Newton's method on what base and ball fall by.
+    """(nq,) the upright pose on a plane in which neither base nor ball rises or falls, by Newton's method.
 
     Raises:
         SettingsError: there is none near the one that it was compiled in.
@@ -234,14 +258,16 @@ def settled(model: mujoco.MjModel) -> Array:
         wrong = falls(lower)
         if np.abs(wrong).max() <= BALANCED:
             return data.qpos.copy()
+        if not np.isfinite(wrong).all():
+            break
         slopes = np.stack([falls(lower + way) - falls(lower - way) for way in small], axis=1) / (2 * small[0, 0])
         if abs(np.linalg.det(slopes)) < 1e-9:  # in the air
             lower = lower + 5e-4
             continue
         lower = lower - np.clip(np.linalg.solve(slopes, wrong), -5e-4, 5e-4)
     raise SettingsError(
-        f"the robot does not come to rest upright: base and ball still fall by {np.abs(wrong).max():.2g} m/s²; do its "
-        "wheels touch the ball, and nothing else?"
+        f"the robot does not come to rest upright: base and ball still rise or fall by {np.abs(wrong).max():.2g} m/s²; "
+        "do its wheels touch the ball, and does that weigh enough beside what it carries?"
     )
 
 
@@ -251,8 +277,8 @@ def _let_touch(spec: mujoco.MjSpec, geom: str, friction: tuple[float, float]) ->
     pair.friction = [*friction, 0.0, 0.0, 0.0]
 
 
-def _z_along(way: Array | list[float]) -> list[float]:
-    """A quaternion that turns the z axis there."""
+def _turned(x: Array, z: Array) -> list[float]:
+    """The quaternion of a frame whose x and z axes point there."""
     quat = np.empty(4)
-    mujoco.mju_quatZ2Vec(quat, np.asarray(way, np.float64))
+    mujoco.mju_mat2Quat(quat, np.stack([x, np.cross(z, x), z], axis=1).ravel())
     return list(quat)

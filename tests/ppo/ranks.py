@@ -13,6 +13,7 @@ import os
 import socket
 import subprocess
 import sys
+from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Any
 
@@ -47,10 +48,15 @@ def forked(run_dir: Path, resume: str = "", processes: int = 2, **changes: Any) 
     for index in range(processes):
         variables = {name: str(value) for name, value in (shared | {"RANK": index, "LOCAL_RANK": index}).items()}
         ranks.append(context.Process(target=learn, args=(run_dir, SETTINGS | changes, resume, variables), daemon=True))
-    for process in ranks:
-        process.start()
-    for process in ranks:
-        process.join(TIMEOUT)
+    try:
+        for process in ranks:
+            process.start()
+        while any(process.exitcode is None for process in ranks):
+            wait([process.sentinel for process in ranks if process.exitcode is None], TIMEOUT)
+            assert not any(process.exitcode for process in ranks)  # the others would wait for one that is gone
+    finally:
+        for process in ranks:
+            process.kill()
     assert [process.exitcode for process in ranks] == [0] * processes  # what they said is on standard error
 
 

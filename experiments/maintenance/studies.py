@@ -67,7 +67,7 @@ STUDIES: dict[str, Study] = {
     "default": Study("the default settings", (), FRESH, 25),
     "blind": Study("the default settings without cameras", BLIND, FRESH, 14),
     "gru": Study("the same with a GRU for a memory", (*BLIND, "--history", "0", "--memory", "gru"), range(5, 8), 35),
-    "distill": Study("learned from the controller that remembers", ("--preset", "distill", *BLIND), FRESH, 5),
+    "distill": Study("learned from the controller that remembers", ("--preset", "distill", *BLIND), FRESH, 10),
     "paper": Study("the settings of Salehi 2025", ("--preset", "paper"), range(5), 60),
     "plain": Study("without memory", PLAIN, range(5), 20),
     "plain_blind": Study("without memory and cameras", (*PLAIN, *BLIND), range(3), 11),

@@ -15,6 +15,7 @@ from __future__ import annotations
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
+from typing import Self
 
 import mujoco
 import numpy as np
@@ -180,7 +181,7 @@ def own_gains(dt: float) -> Gains:
 
 @dataclass
 class LQRController:
-    """Drives along the goal by gains that are computed.
+    """Drives along the goal by gains that are computed, of the robot that comes along or (``of``) of another.
 
     Args:
         dt: seconds between two calls.
@@ -194,12 +195,31 @@ class LQRController:
     gains: Gains | None = None
     ball_depth: float = BALL_DEPTH
 
+    @classmethod
+    def of(cls, model: mujoco.MjModel, dt: float, target_speed: float = 0.32) -> Self:
+        """The controller of another robot.
+
+        Args:
+            model: on a plane, upright in its keyframe "settled", as ``RobotConfig.compile`` makes it.
+            dt: seconds between two calls.
+            target_speed: m/s along the goal.
+        """
+        pose, at = model.key("settled").qpos, Addresses.of(model)
+        depth = float(pose[at.base_qpos + 2] - pose[at.ball_qpos + 2])
+        return cls(dt, target_speed, gains_of(rolling_model(model), dt), depth)
+
     def __post_init__(self) -> None:
-        self._gains = own_gains(self.dt) if self.gains is None else self.gains
+        if self.gains is None:
+            self.gains = own_gains(self.dt)
         self._elapsed: Array | float = 0.0
 
     def __call__(self, observations: NDArray[np.float32], began: NDArray[np.bool_]) -> NDArray[np.float32]:
-        """Actions (n, wheels) for observations (n, 17) of ``frame="body"``; ``began`` marks first steps of episodes."""
+        """Actions (n, wheels) for observations of ``frame="body"``; ``began`` (n,) marks first steps of episodes.
+
+        Of the observation it reads the first 11 numbers: gravity, gyro, velocity and goal.  An action of a is a torque
+        of -a times the motor's limit, as the environments apply it.
+        """
+        assert self.gains is not None
         self._elapsed = np.where(began, 0.0, self._elapsed + self.dt)
         x = observations.T.astype(np.float64)
         down, rate, velocity, goal = x[0:3], x[3:6], x[6:8], x[9:11]
@@ -207,7 +227,7 @@ class LQRController:
         # small angles: the body's axes x and y lean forward where gravity, seen from the body, has a part along them
         leaning = np.stack([rate[1], -rate[0]])
         deviation = np.concatenate([down[:2], leaning, velocity - self.ball_depth * leaning - target])
-        actions = self._gains.travel @ target - self._gains.state @ deviation
+        actions = self.gains.travel @ target - self.gains.state @ deviation
         return np.clip(actions, -1.0, 1.0).T.astype(np.float32)
 
 

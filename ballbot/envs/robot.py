@@ -1,11 +1,16 @@
 """Ballbots by their numbers: from the radius of the ball to the torque of the motors, a MuJoCo model.
 
+    from ballbot.envs.robot import RobotConfig
+    from ballbot.lqr import LQRController
+
     model = RobotConfig(ball_radius=0.115, ball_mass=3.0, body_mass=13.4, wheels=4, wheel_model="rollers").compile()
+    control = LQRController.of(model, dt=model.opt.timestep, target_speed=0.2)
 
 The wheels stand around the ball's top at equal angles, each in a vertical plane through the ball's centre in which its
 axle lies too.  Two models of an omniwheel are there.  "capsule" is the reference's: one solid that slips along its axle
-by its coefficients of friction, for which MuJoCo's contacts must be aligned (``mujoco_patch``).  "rollers" are two rows
-of freely turning barrels, as real ones have, which need nothing of the kind.
+by its coefficients of friction, for which MuJoCo's contacts must be aligned: ``compile`` sees to it for this process
+(``mujoco_patch.ensure``).  "rollers" are two rows of freely turning barrels, as real ones have, which need nothing of
+the kind.
 """
 
 from __future__ import annotations
@@ -20,6 +25,7 @@ from numpy.typing import NDArray
 
 from ballbot.errors import SettingsError
 from ballbot.settings import Range, check_settings, check_value
+from mujoco_patch import ensure
 from mujoco_patch.self_check import AXLE_FRICTION, DRIVE_FRICTION
 
 Array = NDArray[np.float64]
@@ -143,7 +149,10 @@ class RobotConfig:
 
         Raises:
             SettingsError: there is no such pose, the ball sinks deep into the ground, or the body touches something.
+            ContactFixError: the contacts of capsules cannot be aligned here.
         """
+        if self.wheel_model == "capsule":
+            ensure()
         spec = self.spec()
         spec.add_key(name="settled", qpos=settled(spec.compile()))
         model = spec.compile()

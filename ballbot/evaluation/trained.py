@@ -37,7 +37,10 @@ def trained_world(policy: Policy) -> WorldConfig:
     metadata = policy.metadata
     plugins.require(metadata.get("plugins", {}), str(policy.path))
     if metadata.get("observation") not in ("proprioception", "encoded"):
-        raise SettingsError("this policy was not trained on Ballbot-v0: its checkpoint does not say what it observes")
+        raise SettingsError(
+            f"{policy.path} does not say what its policy observes: it was not trained on Ballbot-v0, or without "
+            "record=Record(env_metadata=...), as ballbot.presets shows"
+        )
     for name in ("frame", "terrain", *(["encoder"] if metadata["observation"] == "encoded" else [])):
         if not isinstance(metadata.get(name), str):
             raise SettingsError(

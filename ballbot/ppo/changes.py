@@ -80,6 +80,9 @@ def changes_since(
     refused += [f"env_metadata {text}" for text in differing(meant, means, fixed)]
     built, build = state["agent"], to_plain(agent.state_dict())
     refused += structure_differences(built, build)
+    scales = {name for name in built.keys() & build.keys() if name.endswith("_reader.scales")}  # 1 / 255 for bytes
+    if any(built[name].tolist() != build[name].tolist() for name in scales):
+        refused.append("images of bytes are now floats, or floats bytes")
     if refused:
         raise CheckpointError(
             f"{path} was written with other settings: {'; '.join(refused)}. Resume with the old ones, or start a new "

@@ -161,6 +161,8 @@ def evaluate(
         ValueError: `num_episodes` is no multiple of `envs.num_envs`, or the environments do not reset themselves.
         RuntimeError: an episode does not end.
     """
+    if not isinstance(agent, Agent):
+        raise TypeError(f"agent is a {type(agent).__name__}, and must be what load_agent returns")
     autoreset_mode(envs)
     n = envs.num_envs
     if num_episodes < 1 or num_episodes % n:

@@ -122,6 +122,11 @@ def train(
     env_metadata = dict(record.env_metadata)
     if hooks.teacher is not None and config.imitation_timesteps == 0:
         raise SettingsError("Hooks.teacher is given, and imitation_timesteps = 0: say how long the policy imitates it")
+    if not callable(make_envs):
+        raise TypeError(
+            f"make_envs is a {type(make_envs).__name__}, and must be a function that makes environments: "
+            "lambda num_envs: gym.make_vec(id, num_envs)"
+        )
     if resume is not None and init_from is not None:
         raise SettingsError("resume goes on with a run and init_from starts a new one: give one of them")
     start = None if init_from is None else distributed.on_rank_zero(lambda: read_start(init_from))

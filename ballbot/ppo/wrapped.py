@@ -39,7 +39,12 @@ be imported.  Those that take a function are not among them: it may remember som
 
 
 def check_envs(envs: VectorEnv, num_envs: int, config: PPOConfig) -> None:
-    """Raise ValueError unless training environments are as they were asked for."""
+    """Raise unless training environments are as they were asked for: ValueError, or TypeError if they are none."""
+    if not isinstance(envs, VectorEnv):
+        raise TypeError(
+            f"make_envs({num_envs}) returned {type(envs).__name__}, which is no vector environment: return "
+            "gym.make_vec(id, num_envs), or another gymnasium.vector.VectorEnv"
+        )
     if envs.num_envs != num_envs:
         raise ValueError(
             f"make_envs({num_envs}) returned {envs.num_envs} environments; it must return as many as it is asked for"

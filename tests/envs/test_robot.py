@@ -10,15 +10,9 @@ from numpy.typing import NDArray
 from ballbot.envs.model import Addresses, check_wheel_contacts, num_wheels, rolling_wheel_speeds
 from ballbot.envs.robot import RobotConfig, settled
 from ballbot.errors import SettingsError
-from ballbot.lqr import LQRController, gains_of, recoverable_lean, rolling_model
-from mujoco_patch import ensure
+from ballbot.lqr import LQRController, recoverable_lean, rolling_model
 
 MODELS = ("capsule", "rollers")
-
-
-@pytest.fixture(autouse=True)
-def _aligned_contacts() -> None:
-    ensure()
 
 
 def drawn(seed: int, **options: Any) -> RobotConfig:
@@ -48,7 +42,7 @@ def driven(model: mujoco.MjModel, target: float, lean: float, seconds: float) ->
     data.qpos[at.base_qpos : at.base_qpos + 3] = middle + moved
     data.qpos[at.base_qpos + 3 : at.base_qpos + 7] = turn
     dt = float(model.opt.timestep)
-    control = LQRController(dt, target, gains_of(rolling_model(model), dt), ball_depth=0.0)
+    control = LQRController.of(model, dt, target)
     steps, leans, speeds = int(seconds / dt), [], []
     for step in range(steps):
         matrix = np.empty(9)

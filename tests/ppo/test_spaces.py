@@ -240,6 +240,18 @@ def test_images_are_learned_from_and_runs_go_on_exactly(tmp_path: Path, options:
     assert torch.equal(a, b)
 
 
+def test_images_of_floats_do_not_go_on_as_bytes(tmp_path: Path) -> None:
+    class Floats(Sides):
+        def __init__(self, num_envs: int) -> None:
+            super().__init__(num_envs)
+            image = gs.Box(0.0, 255.0, self.shape, np.float32)
+            self.single_observation_space = gs.Dict({"image": image, "noise": gs.Box(-np.inf, np.inf, (1,))})
+
+    run(tmp_path / "run", Sides, **CNN, total_timesteps=640)
+    with pytest.raises(CheckpointError, match="images of bytes are now floats, or floats bytes"):
+        run(tmp_path / "run", Floats, resume=tmp_path / "run", **CNN, total_timesteps=640)
+
+
 def brightness(scale: float) -> nn.Module:
     """Two numbers of an image: how bright each half of it is."""
     layer = nn.Linear(72, 2)

@@ -19,7 +19,7 @@ from gymnasium.vector import VectorEnv
 from toy import BATCH, TOY, PointEnv, cartpole, curve
 
 from ballbot.errors import SettingsError
-from ballbot.ppo import PPOConfig, TrainResult, load_checkpoint, train
+from ballbot.ppo import PPOConfig, TrainResult, evaluate, load_checkpoint, train
 from ballbot.ppo.training import seed_everything
 
 Make = Callable[[int], VectorEnv]
@@ -266,3 +266,13 @@ class TestHeldActions:
             run(tmp_path / "r", Holds, PointEnv, action_repeat=2)
         with pytest.raises(ValueError, match="action_repeat = 2, but the training environments hold an action for 1"):
             run(tmp_path / "r", PointEnv, PointEnv, action_repeat=2)
+
+
+def test_what_makes_no_vector_environment_is_refused_in_words(tmp_path: Path) -> None:
+    config = PPOConfig(**TOY)
+    with pytest.raises(TypeError, match=r"make_envs is a PointEnv, and must be a function"):
+        train(config, PointEnv(4), run_dir=tmp_path / "a")  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match=r"returned .*, which is no vector environment: return gym.make_vec"):
+        train(config, lambda num_envs: gym.make("CartPole-v1"), run_dir=tmp_path / "b")  # type: ignore[arg-type,return-value]
+    with pytest.raises(TypeError, match="agent is a str, and must be what load_agent returns"):
+        evaluate("runs/pole", PointEnv(4), 4, 0)  # type: ignore[arg-type]

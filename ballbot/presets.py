@@ -2,10 +2,13 @@
 
 Whoever trains it from Python takes them from here::
 
+    from dataclasses import replace
+
     from ballbot import presets, runs
     from ballbot.ppo import Record, train
 
-    settings = presets.default(terrain="stairs:0-1", curriculum=True)
+    settings = presets.default(terrain="stairs:0-1", curriculum=True)  # without cameras: observation="proprioception"
+    settings = replace(settings, ppo=replace(settings.ppo, total_timesteps=1_000_000))
     train(
         settings.ppo,
         settings.training_envs,

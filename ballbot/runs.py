@@ -107,6 +107,10 @@ def load_settings(path: Path) -> RunSettings:
     unknown = sorted(set(content) - PROVENANCE - {"ppo", "env", "torch_threads", *OWN})
     if unknown:
         raise SettingsError(f'{path} has the unknown key {unknown[0]!r}: settings belong under "ppo" or "env"')
+    if "versions" in content and "env" not in content:  # written by a run, not by hand
+        raise SettingsError(
+            f"{path} is of a run on other environments than Ballbot-v0: give the config.json of one on it"
+        )
     sections = {name: content.get(name, {}) for name in ("ppo", "env")}
     for name, section in sections.items():
         if not isinstance(section, dict):

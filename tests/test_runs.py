@@ -52,3 +52,10 @@ def test_what_is_no_text_is_refused(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "config.json").write_bytes(content)
     with pytest.raises(SettingsError, match=r"config\.json cannot be read as JSON"):
         load_settings(tmp_path / "config.json")
+
+
+def test_settings_of_a_run_on_other_environments_are_refused(tmp_path: Path) -> None:
+    run = {"ppo": {"seed": 7}, "env_metadata": {}, "versions": {"torch": "2.13.0"}, "world_size": 1}
+    (tmp_path / "config.json").write_text(json.dumps(run))
+    with pytest.raises(SettingsError, match="is of a run on other environments than Ballbot-v0"):
+        load_settings(tmp_path)

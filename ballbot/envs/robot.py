@@ -92,7 +92,7 @@ class RobotConfig:
     rollers: Annotated[int, Range(4, 24)] = 6
     """In each row of a wheel of rollers."""
     roller_damping: Annotated[float, Range(0, 1e-4)] = 1e-6
-    """Torque that a roller loses by each rad/s, N m s; 1e-4 takes 3 % of the drive of a wheel of 25 mm."""
+    """Torque that a roller loses by each rad/s, N m s; much of it takes some of the wheel's drive."""
 
     def __post_init__(self) -> None:
         check_settings(self)

@@ -173,7 +173,7 @@ def test_bad_input_is_named_and_exits_with_2(tmp_path):
         (["p.pt", "--report", "p.pt"], "--report p.pt is a file"),
         (["p.pt", "--paths", "a.pdf"], "--paths a.pdf must end in .png"),
         (["p.pt", "--report", "p.pt/x"], "--report p.pt/x cannot be made"),
-        ([""], "or one of pid, linear, observer, foresight"),
+        ([""], "or one of pid, linear, lqr, observer, foresight"),
     ]
     for options, words in cases:
         done = call("evaluate.py", *options, folder=tmp_path)

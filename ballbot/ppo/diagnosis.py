@@ -103,6 +103,8 @@ def _little_exploration(d: Diagnosis, recent: Rows) -> str | None:
 
 
 def _poor_values(d: Diagnosis, recent: Rows) -> str | None:
+    if recent[-1][STEP] <= d.config.imitation_timesteps:
+        return None  # nobody goes by them yet, and among drivers who are all good there is little to explain
     explained = _mean(recent, "losses/explained_variance")
     if explained is not None and explained < 0:
         return (

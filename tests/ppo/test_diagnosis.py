@@ -2,6 +2,7 @@
 """Hints come for what they name, once in a while, and never in the runs whose results are published."""
 
 import csv
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -59,6 +60,12 @@ def test_each_trouble_is_told_with_metric_and_setting(changes, metric, setting):
     assert metric in found[0][1] and setting in found[0][1] and found[0][1].startswith("hint: ")
 
 
+def test_values_are_not_judged_while_a_teacher_is_imitated():
+    changes = {"losses/explained_variance": -0.2}
+    assert len(hints(changes)) == 1
+    assert hints(changes, config=replace(CONFIG, imitation_timesteps=CONFIG.total_timesteps)) == []
+
+
 def test_no_improvement_is_told_when_a_quarter_is_over():
     found = hints({"charts/episodic_return": 15.0})
     assert len(found) == 1 and "check the environment first" in found[0][1]
@@ -80,8 +87,10 @@ def test_published_runs_get_no_hints_but_where_time_goes(path):
     with open(path, newline="") as file:
         rows = [{k: float(v) for k, v in row.items() if v} for row in csv.DictReader(file)]
     study = path.stem.rpartition("_")[0]
-    shaped = study in ("default", "blind", "gru", "road_told", "road_sees")  # training pays more, for shorter
-    diagnosis = Diagnosis(PPOConfig(total_timesteps=int(rows[-1]["global_step"])), shaped_rewards=shaped)
+    taught, steps = study in ("distill", "road_sees"), int(rows[-1]["global_step"])
+    shaped = taught or study in ("default", "blind", "gru", "road_told")  # training pays more, for shorter
+    config = PPOConfig(total_timesteps=steps, imitation_timesteps=steps if taught else 0)
+    diagnosis = Diagnosis(config, shaped_rewards=shaped)
     found = [text for row in rows for text in diagnosis.examine(row)]
     found = [text for text in found if "time goes to" not in text]
     if study == "gru":  # of which it is true: it ends lower than with a history

@@ -29,7 +29,7 @@ from numpy.typing import NDArray
 from ballbot.envs.model import wheel_shares
 from ballbot.envs.observations import SCAN_ANGLES, SCAN_RADII, Layout, ring_directions
 from ballbot.errors import SettingsError
-from ballbot.lqr import LQRController
+from ballbot.lqr import START_TIME, LQRController
 from ballbot.observer import ForesightController, ObserverController
 from ballbot.ppo import FeedbackPrior, Symmetry
 
@@ -41,8 +41,6 @@ MAX_LEAN = 0.15
 """rad.  What the robot leans on purpose; it lies at 0.35."""
 PRIOR_LEAN = 0.1
 """rad.  The same without the slow start."""
-START_TIME = 1.0
-"""s, in which the target rises from 0."""
 
 
 @dataclass

@@ -19,9 +19,10 @@ from typing import Self
 
 import mujoco
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
-from ballbot.envs.model import Addresses, build_model, rolling_wheel_speeds
+from ballbot.envs.model import Addresses, at_rest, build_model, rolling_wheel_speeds
 from ballbot.envs.step import BALL_DEPTH
 
 Array = NDArray[np.float64]
@@ -55,7 +56,7 @@ class RollingModel:
         states, wheels = self.b.shape
         whole = np.zeros((states + wheels,) * 2)
         whole[:states] = np.hstack([self.a, self.b]) * dt
-        grown = _exponential(whole)
+        grown = torch.matrix_exp(torch.from_numpy(whole)).numpy()
         return grown[:states, :states], grown[:states, states:]
 
 
@@ -68,16 +69,12 @@ def rolling_model(model: mujoco.MjModel) -> RollingModel:
     Raises:
         ValueError: a wheel does not touch the ball.
     """
-    at, wheels = Addresses.of(model), rolling_wheel_speeds(model)
-    data = mujoco.MjData(model)
-    mujoco.mj_resetDataKeyframe(model, data, model.key("settled").id)
-    mujoco.mj_forward(model, data)
-    radius, ball = float(model.geom("ball").size[0]), data.geom("ball").xpos
-    base = model.body(int(model.jnt_bodyid[model.joint("base_free").id]))
+    at, wheels, data = Addresses.of(model), rolling_wheel_speeds(model), at_rest(model)
+    radius, ball, base = float(model.geom("ball").size[0]), data.geom("ball").xpos, model.body("base").id
     free = np.zeros((model.nv, 4))  # MuJoCo's velocities, of leaning and travelling along x and y
     for axis, way in enumerate(np.eye(3)[:2]):
         turn, travel = np.cross([0.0, 0.0, 1.0], way), 2 + axis  # what leans or rolls along a way turns about the next
-        free[at.base_qvel : at.base_qvel + 3, axis] = np.cross(turn, data.xpos[base.id] - ball)
+        free[at.base_qvel : at.base_qvel + 3, axis] = np.cross(turn, data.xpos[base] - ball)
         free[at.base_qvel + 3 : at.base_qvel + 6, axis] = turn
         free[at.base_qvel : at.base_qvel + 3, travel] = free[at.ball_qvel : at.ball_qvel + 3, travel] = way
         free[at.ball_qvel + 3 : at.ball_qvel + 6, travel] = turn / radius
@@ -86,9 +83,9 @@ def rolling_model(model: mujoco.MjModel) -> RollingModel:
     mass = np.zeros((model.nv, model.nv))
     mujoco.mj_fullM(model, data, mass)
     inverse = np.linalg.inv(free.T @ mass @ free)
-    above = float(data.subtree_com[base.id, 2] - ball[2])
+    above = float(data.subtree_com[base, 2] - ball[2])
     falls = np.zeros((4, 2))
-    falls[:2] = np.eye(2) * model.body_subtreemass[base.id] * -model.opt.gravity[2] * above
+    falls[:2] = np.eye(2) * model.body_subtreemass[base] * -model.opt.gravity[2] * above
     a, b = np.zeros((6, 6)), np.zeros((6, len(driven)))
     a[LEAN, LEANING] = np.eye(2)
     a[2:, LEAN] = inverse @ falls
@@ -121,7 +118,7 @@ def recoverable_lean(model: RollingModel) -> float:
         kinks = np.arctan2(push[0], -push[1])  # where a wheel pushes along, and the reach of all has its corners
         sides = np.stack([f(np.concatenate([turns, kinks])) for f in (np.cos, np.sin)])
     step = 0.01 / np.abs(growths[grows]).max()
-    later, reach = _exponential(-growth * step), np.zeros(sides.shape[1])
+    later, reach = torch.matrix_exp(torch.from_numpy(-growth * step)).numpy(), np.zeros(sides.shape[1])
     weaker = np.eye(len(basis)) - growth * step / 2  # the middle of each step
     for _ in range(round(20 / (step * growths.real[grows].min()))):
         reach += np.abs(sides.T @ weaker @ push).sum(axis=1) * step
@@ -229,13 +226,3 @@ class LQRController:
         deviation = np.concatenate([down[:2], leaning, velocity - self.ball_depth * leaning - target])
         actions = self.gains.travel @ target - self.gains.state @ deviation
         return np.clip(actions, -1.0, 1.0).T.astype(np.float32)
-
-
-def _exponential(x: Array) -> Array:
-    """(n, n) matrix exponential, by scaling and squaring."""
-    halvings = max(int(np.ceil(np.log2(max(np.abs(x).sum(axis=1).max(), 1e-12)))), 0) + 4
-    term = found = np.eye(len(x))
-    for order in range(1, 14):
-        term = term @ x / (order * 2.0**halvings)
-        found = found + term
-    return np.asarray(np.linalg.matrix_power(found, 2**halvings))

@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 
 from ballbot.envs.checks import check_count, check_number
 from ballbot.envs.height_rays import HeightFields
+from ballbot.envs.model import at_rest
 from ballbot.envs.rig import is_inside
 
 Tensor = torch.Tensor
@@ -78,9 +79,7 @@ class DepthCamera:
         except (RuntimeError, AssertionError) as error:
             raise ValueError(f"device={device!r} cannot be used ({error}): use 'cpu', or 'cuda' with a GPU") from error
 
-        data = mujoco.MjData(model)
-        mujoco.mj_resetDataKeyframe(model, data, model.key("settled").id)
-        mujoco.mj_forward(model, data)
+        data = at_rest(model)
         base = data.body("base")
         base_to_world = base.xmat.reshape(3, 3)
         positions, axes, pixels, own = [], [], [], []

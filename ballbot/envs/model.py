@@ -76,7 +76,7 @@ def num_wheels(model: mujoco.MjModel) -> int:
     if found != model.nu:
         raise ValueError(
             f"the model has {model.nu} motors and joints wheel_0 to wheel_{model.nu - 1} are expected, of which "
-            f"wheel_{found} is the first that does not fit: name them so"
+            f"wheel_{min(found, model.nu)} is the first that does not fit: name them so"
         )
     return found
 
@@ -159,6 +159,21 @@ def _digest(fields: list[tuple[Any, str]]) -> str:
     return digest.hexdigest()[:16]
 
 
+def at_rest(model: mujoco.MjModel, wheel_speeds: NDArray[np.float64] | None = None) -> mujoco.MjData:
+    """A robot in its keyframe "settled", with all that MuJoCo derives from that, contacts too.
+
+    Args:
+        model: the robot.
+        wheel_speeds: (wheels,) rad/s at which its wheels turn there; None: they do not.
+    """
+    data = mujoco.MjData(model)
+    mujoco.mj_resetDataKeyframe(model, data, model.key("settled").id)
+    if wheel_speeds is not None:
+        data.qvel[list(Addresses.of(model).wheel_qvel)] = wheel_speeds
+    mujoco.mj_forward(model, data)
+    return data
+
+
 def settled_poses(
     model: mujoco.MjModel,
     spawns: Sequence[NDArray[np.float64]] | None = None,
@@ -227,12 +242,7 @@ def _settled_wheel_contacts(
     Raises:
         ValueError: a wheel does not touch the ball in exactly one contact.
     """
-    data = mujoco.MjData(model)
-    mujoco.mj_resetDataKeyframe(model, data, model.key("settled").id)
-    if wheel_speeds is not None:
-        data.qvel[list(Addresses.of(model).wheel_qvel)] = wheel_speeds
-    mujoco.mj_forward(model, data)
-    found = []
+    data, found = at_rest(model, wheel_speeds), []
     for wheel in range(num_wheels(model)):
         contacts = _contacts_of(model, data, wheel)
         if len(contacts) != 1:
@@ -262,10 +272,7 @@ def _settled_touches(model: mujoco.MjModel) -> tuple[mujoco.MjData, list[NDArray
     Raises:
         ValueError: a wheel does not touch the ball.
     """
-    data = mujoco.MjData(model)
-    mujoco.mj_resetDataKeyframe(model, data, model.key("settled").id)
-    mujoco.mj_forward(model, data)
-    touches = []
+    data, touches = at_rest(model), []
     for wheel in range(num_wheels(model)):
         places = [data.contact[i].pos for i in _contacts_of(model, data, wheel)]
         if not places:

@@ -23,6 +23,7 @@ import mujoco
 import numpy as np
 from numpy.typing import NDArray
 
+from ballbot.envs.model import at_rest
 from ballbot.errors import SettingsError
 from ballbot.settings import Range, check_settings, check_value
 from mujoco_patch import ensure
@@ -156,11 +157,8 @@ class RobotConfig:
         spec = self.spec()
         spec.add_key(name="settled", qpos=settled(spec.compile()))
         model = spec.compile()
-        data = mujoco.MjData(model)
-        mujoco.mj_resetDataKeyframe(model, data, model.key("settled").id)
-        mujoco.mj_forward(model, data)
         ball, ground = model.geom("ball").id, model.geom("ground").id
-        for contact in data.contact:
+        for contact in at_rest(model).contact:
             geoms = {int(contact.geom1), int(contact.geom2)}
             if geoms == {ball, ground} and -contact.dist > MOST_SUNK * self.ball_radius:
                 raise SettingsError(

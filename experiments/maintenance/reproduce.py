@@ -303,7 +303,7 @@ def estimate(runs: list[Run], others: list[Judgement], results: Path, jobs: int)
     """What is done, and how long the rest takes."""
     rows = read_rows(results / "evaluations.csv")
     lines: list[str] = []
-    left = [JUDGING_MINUTES * len(other.policies) / 2 for other in others if not other.done(rows)]
+    left = [JUDGING_MINUTES * len(other.policies) / 2 for other in others]
     for name in dict.fromkeys(run.study for run in runs):
         mine = [run for run in runs if run.study == name]
         shares, times = [], []

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from ballbot.envs.model import Addresses, check_wheel_contacts, num_wheels, rolling_wheel_speeds
+from ballbot.envs.model import Addresses, at_rest, check_wheel_contacts, num_wheels, rolling_wheel_speeds
 from ballbot.envs.robot import RobotConfig, settled
 from ballbot.errors import SettingsError
 from ballbot.lqr import LQRController, recoverable_lean, rolling_model
@@ -78,9 +78,7 @@ def test_robots_drawn_at_random_stand_and_travel_by_gains_that_are_computed(seed
 def test_a_robot_is_what_its_numbers_say(wheels: Any, rollers: int, wheel_model: Any) -> None:
     robot = RobotConfig(wheels=wheels, wheel_model=wheel_model, rollers=rollers)
     model = robot.compile()
-    data = mujoco.MjData(model)
-    mujoco.mj_resetDataKeyframe(model, data, model.key("settled").id)
-    mujoco.mj_forward(model, data)
+    data = at_rest(model)
     assert num_wheels(model) == model.nu == wheels
     assert np.abs(data.qacc[[0, 1, 2, 3, 4, 5]]).max() < 0.02 and np.abs(data.qacc).max() < 0.5
     whole = robot.ball_mass + robot.body_mass + wheels * robot.wheel_mass

@@ -52,7 +52,8 @@ def forked(run_dir: Path, resume: str = "", processes: int = 2, **changes: Any) 
         for process in ranks:
             process.start()
         while any(process.exitcode is None for process in ranks):
-            wait([process.sentinel for process in ranks if process.exitcode is None], TIMEOUT)
+            running = [process.sentinel for process in ranks if process.exitcode is None]
+            assert wait(running, TIMEOUT), f"no process ended within {TIMEOUT:g} s"
             assert not any(process.exitcode for process in ranks)  # the others would wait for one that is gone
     finally:
         for process in ranks:

@@ -26,10 +26,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from ballbot.envs.model import wheel_shares
+from ballbot.envs.config import WorldConfig
+from ballbot.envs.mechanics import LEAN, LEANING, TRAVEL, reference
 from ballbot.envs.observations import SCAN_ANGLES, SCAN_RADII, Layout, ring_directions
 from ballbot.errors import SettingsError
-from ballbot.lqr import START_TIME, LQRController
+from ballbot.lqr import START_TIME, Gains, LQRController
 from ballbot.observer import ForesightController, ObserverController
 from ballbot.ppo import FeedbackPrior, Symmetry
 
@@ -41,6 +42,8 @@ MAX_LEAN = 0.15
 """rad.  What the robot leans on purpose; it lies at 0.35."""
 PRIOR_LEAN = 0.1
 """rad.  The same without the slow start."""
+ALIKE = 1e-6
+"""How far shares of wheels that stand alike may differ."""
 
 
 @dataclass
@@ -145,7 +148,7 @@ class LinearController:
         # small angles: the body's axes x and y lean forward where gravity, seen from the body, has a part along them
         ahead = self.kp * (down[0] - lean[0]) + self.kd * rate[1]
         left = self.kp * (down[1] - lean[1]) - self.kd * rate[0]
-        actions = -np.stack([ahead, left]).T @ wheel_shares().T
+        actions = -np.stack([ahead, left]).T @ reference().shares.T
         return np.clip(actions, -1.0, 1.0).astype(np.float32)
 
 
@@ -231,6 +234,30 @@ def find_controller(name: str) -> Callable[[float], Controller] | None:
     return partial(made, target_speed=speed)
 
 
+def make_controller(make: Callable[..., Controller], dt: float, world: WorldConfig) -> Controller:
+    """What ``find_controller`` found, for the robot of a world.
+
+    Args:
+        make: of it.
+        dt: seconds between two calls.
+        world: of the robot.
+
+    Raises:
+        SettingsError: its gains are those of another robot.
+    """
+    robot = world.robot_config
+    if robot.is_reference:
+        return make(dt)
+    kind = getattr(make, "func", make)
+    if kind is not LQRController:
+        name = next(name for name, made in CONTROLLERS.items() if made is kind)
+        raise SettingsError(
+            f'controller "{name}" has gains for the robot "reference": take "lqr", whose gains are computed for each, '
+            "or that robot"
+        )
+    return make(dt, robot=robot.compile())
+
+
 def controlled_fields(name: str) -> tuple[str, ...]:
     """Fields that the controller of this name reads besides those of ``frame="body"`` and command "goal"."""
     fields: tuple[str, ...] = getattr(CONTROLLERS[name.partition(":")[0]], "extra_fields", ())
@@ -255,7 +282,7 @@ def feedback_prior(
         kd: the same.
         kv: the same.
     """
-    shares = torch.from_numpy(wheel_shares())  # (3, 2)
+    shares = torch.from_numpy(reference().shares)  # (3, 2)
     down, rate, velocity, goal = (layout[name].start for name in ("gravity", "gyro", "velocity", "goal"))
     tilt = torch.zeros(2, layout.size, dtype=torch.float64)
     tilt[0, down], tilt[0, rate + 1] = kp, kd
@@ -266,8 +293,39 @@ def feedback_prior(
     return FeedbackPrior(-shares @ tilt, kp * shares, lean, torch.full((2,), PRIOR_LEAN))
 
 
-def robot_symmetry(layout: Layout, *behind: Layout | None, mirror: bool = False) -> Symmetry:
+def computed_prior(layout: Layout, target_speed: float, gains: Gains, ball_depth: float) -> FeedbackPrior:
+    """The same of a robot whose gains are computed.
+
+    Args:
+        layout: of the observation, with the fields of ``frame="body"`` and command "goal".
+        target_speed: m/s along the goal.
+        gains: of ``ballbot.lqr``.
+        ball_depth: m from the base's origin down to the ball's centre.
+    """
+    down, rate, velocity, goal = (layout[name].start for name in ("gravity", "gyro", "velocity", "goal"))
+    size, wheels = layout.size, len(gains.state)
+    tilt, leaning, missing, hold = (np.zeros((2, size)) for _ in range(4))
+    tilt[0, down] = tilt[1, down + 1] = 1.0
+    leaning[0, rate + 1], leaning[1, rate] = 1.0, -1.0
+    hold[0, goal] = hold[1, goal + 1] = target_speed
+    missing[0, velocity] = missing[1, velocity + 1] = -1.0
+    by_tilt, by_leaning, by_travel = gains.state[:, LEAN], gains.state[:, LEANING], gains.state[:, TRAVEL]
+    direct = gains.travel @ hold - by_tilt @ tilt - (by_leaning - ball_depth * by_travel) @ leaning
+    lean = np.linalg.pinv(by_tilt) @ by_travel @ (missing + hold)
+    assert direct.shape == (wheels, size)
+    return FeedbackPrior(*map(torch.from_numpy, (direct, by_tilt, lean, np.full(2, PRIOR_LEAN))))
+
+
+TURNS = {3: np.array([[-0.5, -np.sqrt(0.75)], [np.sqrt(0.75), -0.5]]), 4: np.array([[0.0, -1.0], [1.0, 0.0]])}
+"""Wheels -> the turn after which they stand as before."""
+
+
+def robot_symmetry(
+    layout: Layout, *behind: Layout | None, mirror: bool = False, shares: Array | None = None
+) -> Symmetry:
     """The robot's symmetry: three equal wheels, so that turned by 0, 120 or 240 degrees it is the same robot.
+
+    With four it is the same turned by 0, 90, 180 or 270 degrees.
 
     And, as long as wheels do not slip, in a mirror: they sit askew, so that it looks different there, but what they do
     depends on the ways that they push, which lie as their own images.  Mirrored is the way that wheel 0 pushes; the
@@ -278,20 +336,21 @@ def robot_symmetry(layout: Layout, *behind: Layout | None, mirror: bool = False)
     Args:
         layout: of the observation, in ``frame="body"``.
         behind: of what follows in a row: what the policy estimates, and what only the value function sees.
-        mirror: see the mirror images of the three sides too.
+        mirror: see the mirror images of these sides too.
+        shares: (wheels, 2) how the wheels turn, see ``Mechanics.shares``; None: those of the reference's robot.
 
     Raises:
         ValueError: the wheels are not alike, so there is no such symmetry.
     """
-    shares = wheel_shares()
+    shares = reference().shares if shares is None else shares
 
     def seen(plane: Array) -> tuple[Array, Array]:
         """Matrices of observations and actions, of a turn or a mirror."""
         sign = np.sign(np.linalg.det(plane))  # in a mirror wheels turn backwards
         # what wheel i does when the robot rolls along a turned way, wheel j does along the way itself
-        swap = np.isclose((sign * shares @ plane)[:, None], shares[None], atol=1e-6).all(axis=2).astype(float)
+        swap = np.isclose((sign * shares @ plane)[:, None], shares[None], atol=ALIKE).all(axis=2).astype(float)
         if not (swap.sum(axis=0) == 1).all():
-            what = "turned by 120°" if sign > 0 else "mirrored"
+            what = f"turned by {360 // len(shares)}°" if sign > 0 else "mirrored"
             raise ValueError(f"{what}, the wheels do not take each other's places: their shares are {shares}")
         wheels = sign * swap
         parts = [part.turned(plane, wheels) for part in (layout, *behind) if part is not None]
@@ -300,9 +359,11 @@ def robot_symmetry(layout: Layout, *behind: Layout | None, mirror: bool = False)
             whole[end - len(part) : end, end - len(part) : end] = part
         return whole, wheels
 
-    turned, swap = seen(np.array([[-0.5, -np.sqrt(0.75)], [np.sqrt(0.75), -0.5]]))
-    observations = [np.eye(len(turned)), turned, turned @ turned]
-    actions = [np.eye(3), swap, swap @ swap]
+    turned, swap = seen(TURNS[len(shares)])
+    observations, actions = [np.eye(len(turned))], [np.eye(len(shares))]
+    for _ in range(len(shares) - 1):
+        observations.append(observations[-1] @ turned)
+        actions.append(actions[-1] @ swap)
     if mirror:
         way = shares[0] / np.linalg.norm(shares[0])
         image, wheels = seen(np.eye(2) - 2 * np.outer(way, way))

@@ -13,22 +13,18 @@ is therefore tried in the simulation (tests/test_lqr.py).
 from __future__ import annotations
 
 from contextlib import suppress
-from dataclasses import dataclass
-from functools import cache
-from typing import Self
+from dataclasses import dataclass, field
 
 import mujoco
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from ballbot.envs.model import Addresses, at_rest, build_model, rolling_wheel_speeds
-from ballbot.envs.step import BALL_DEPTH
+from ballbot.envs.mechanics import LEAN, TRAVEL, Mechanics, RollingModel, rolling_model
+from ballbot.envs.model import build_model
 
 Array = NDArray[np.float64]
 
-LEAN, LEANING, TRAVEL = slice(0, 2), slice(2, 4), slice(4, 6)
-"""Where things are in the model's state, each along the base's x and y."""
 START_TIME = 1.0
 """s, in which the target rises from 0."""
 SPEED_WEIGHT = 10.0
@@ -36,62 +32,13 @@ SPEED_WEIGHT = 10.0
 100 robots of other shapes begin to tremble, as contacts are soft, and this one drives no better."""
 
 
-@dataclass(frozen=True)
-class RollingModel:
-    """How a ballbot moves near upright: d state / dt = a state + b torques.
-
-    The state is (6,): lean of the body in rad, its change in rad/s, and travel of the ball in m/s, each along the
-    base's x and y.  Torques are those on the wheels' axles, N m.
-    """
-
-    a: Array
-    """(6, 6), in SI units."""
-    b: Array
-    """(6, wheels), in SI units."""
-    torque: float
-    """N m that each motor has."""
-
-    def held_for(self, dt: float) -> tuple[Array, Array]:
-        """The same from one call to the next, dt in s later, torques held between (Van Loan 1978)."""
-        states, wheels = self.b.shape
-        whole = np.zeros((states + wheels,) * 2)
-        whole[:states] = np.hstack([self.a, self.b]) * dt
-        grown = torch.matrix_exp(torch.from_numpy(whole)).numpy()
-        return grown[:states, :states], grown[:states, states:]
-
-
-def rolling_model(model: mujoco.MjModel) -> RollingModel:
-    """What the masses, shapes and joints of a robot make of it.
-
-    Args:
-        model: the robot, on a plane, upright in its keyframe "settled".
-
-    Raises:
-        ValueError: a wheel does not touch the ball.
-    """
-    at, wheels, data = Addresses.of(model), rolling_wheel_speeds(model), at_rest(model)
-    radius, ball, base = float(model.geom("ball").size[0]), data.geom("ball").xpos, model.body("base").id
-    free = np.zeros((model.nv, 4))  # MuJoCo's velocities, of leaning and travelling along x and y
-    for axis, way in enumerate(np.eye(3)[:2]):
-        turn, travel = np.cross([0.0, 0.0, 1.0], way), 2 + axis  # what leans or rolls along a way turns about the next
-        free[at.base_qvel : at.base_qvel + 3, axis] = np.cross(turn, data.xpos[base] - ball)
-        free[at.base_qvel + 3 : at.base_qvel + 6, axis] = turn
-        free[at.base_qvel : at.base_qvel + 3, travel] = free[at.ball_qvel : at.ball_qvel + 3, travel] = way
-        free[at.ball_qvel + 3 : at.ball_qvel + 6, travel] = turn / radius
-    driven = list(at.wheel_qvel)
-    free[driven] = np.hstack([-radius * wheels, wheels])  # a body that leans is to its wheels a ball that rolls back
-    mass = np.zeros((model.nv, model.nv))
-    mujoco.mj_fullM(model, data, mass)
-    inverse = np.linalg.inv(free.T @ mass @ free)
-    above = float(data.subtree_com[base, 2] - ball[2])
-    falls = np.zeros((4, 2))
-    falls[:2] = np.eye(2) * model.body_subtreemass[base] * -model.opt.gravity[2] * above
-    a, b = np.zeros((6, 6)), np.zeros((6, len(driven)))
-    a[LEAN, LEANING] = np.eye(2)
-    a[2:, LEAN] = inverse @ falls
-    a[2:, 2:] = -inverse @ free.T @ (model.dof_damping[:, None] * free)
-    b[2:] = inverse @ free[driven].T
-    return RollingModel(a, b, float(model.actuator_ctrlrange[0, 1]))
+def held_for(model: RollingModel, dt: float) -> tuple[Array, Array]:
+    """(6, 6) and (6, wheels), from one call to the next, dt in s later, torques held between (Van Loan 1978)."""
+    states, wheels = model.b.shape
+    whole = np.zeros((states + wheels,) * 2)
+    whole[:states] = np.hstack([model.a, model.b]) * dt
+    grown = torch.matrix_exp(torch.from_numpy(whole)).numpy()
+    return grown[:states, :states], grown[:states, states:]
 
 
 def recoverable_lean(model: RollingModel) -> float:
@@ -162,7 +109,7 @@ class Gains:
 
 def gains_of(model: RollingModel, dt: float, speed_weight: float = SPEED_WEIGHT) -> Gains:
     """The gains with which actions, given every dt in s, cost least together with what is missing of the speed."""
-    a, b = model.held_for(dt)
+    a, b = held_for(model, dt)
     b = b * -model.torque  # the reference's sign
     cost = np.zeros((6, 6))
     cost[TRAVEL, TRAVEL] = np.eye(2) * speed_weight
@@ -170,44 +117,26 @@ def gains_of(model: RollingModel, dt: float, speed_weight: float = SPEED_WEIGHT)
     return Gains(regulator(a, b, cost, np.eye(b.shape[1])), np.asarray(hold))
 
 
-@cache
-def own_gains(dt: float) -> Gains:
-    """Those of the robot that comes along."""
-    return gains_of(rolling_model(build_model()), dt)
-
-
 @dataclass
 class LQRController:
-    """Drives along the goal by gains that are computed, of the robot that comes along or (``of``) of another.
+    """Drives along the goal by gains that are computed.
 
     Args:
         dt: seconds between two calls.
         target_speed: m/s along the goal.  It is missed by what the ground takes, as the controller does not remember.
-        gains: of the robot, for this dt; None: those of the robot that comes along.
-        ball_depth: m from the base's origin down to the ball's centre.
+        robot: on a plane, upright in its keyframe "settled", as ``RobotConfig.compile`` makes it; None: the
+            reference's.
     """
 
     dt: float
     target_speed: float = 0.32
-    gains: Gains | None = None
-    ball_depth: float = BALL_DEPTH
-
-    @classmethod
-    def of(cls, model: mujoco.MjModel, dt: float, target_speed: float = 0.32) -> Self:
-        """The controller of another robot.
-
-        Args:
-            model: on a plane, upright in its keyframe "settled", as ``RobotConfig.compile`` makes it.
-            dt: seconds between two calls.
-            target_speed: m/s along the goal.
-        """
-        pose, at = model.key("settled").qpos, Addresses.of(model)
-        depth = float(pose[at.base_qpos + 2] - pose[at.ball_qpos + 2])
-        return cls(dt, target_speed, gains_of(rolling_model(model), dt), depth)
+    robot: mujoco.MjModel | None = field(default=None, repr=False)
+    gains: Gains = field(init=False, repr=False)
+    ball_depth: float = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
-        if self.gains is None:
-            self.gains = own_gains(self.dt)
+        model = build_model() if self.robot is None else self.robot
+        self.gains, self.ball_depth = gains_of(rolling_model(model), self.dt), Mechanics.of(model).ball_depth
         self._elapsed: Array | float = 0.0
 
     def __call__(self, observations: NDArray[np.float32], began: NDArray[np.bool_]) -> NDArray[np.float32]:
@@ -216,7 +145,6 @@ class LQRController:
         Of the observation it reads the first 11 numbers: gravity, gyro, velocity and goal.  An action of a is a torque
         of -a times the motor's limit, as the environments apply it.
         """
-        assert self.gains is not None
         self._elapsed = np.where(began, 0.0, self._elapsed + self.dt)
         x = observations.T.astype(np.float64)
         down, rate, velocity, goal = x[0:3], x[3:6], x[6:8], x[9:11]

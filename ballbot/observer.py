@@ -25,8 +25,8 @@ from typing import ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from ballbot.envs.model import build_model, free_wheel_speed, rolling_wheel_speeds, wheel_shares
-from ballbot.envs.step import BALL_DEPTH
+from ballbot.envs.mechanics import free_wheel_speed, reference, rolling_wheel_speeds
+from ballbot.envs.model import build_model
 
 Array = NDArray[np.float64]
 
@@ -98,14 +98,14 @@ class ObserverController:
         # small angles: the body's axes x and y lean forward where gravity, seen from the body, has a part along them
         tilt, tilting = down[:2], np.stack([rate[1], -rate[0]])
         travel = velocity[:2] - (down * velocity).sum(axis=0) * tilt  # without what is vertical
-        self._observe(tilt, tilting + ROLLING * (travel - BALL_DEPTH * tilting), rate[2], began)
+        self._observe(tilt, tilting + ROLLING * (travel - reference().ball_depth * tilting), rate[2], began)
         along, target = self._aim(goal, began)
         across = np.stack([-along[1], along[0]])
         ahead, aside = self._slopes(along, across)
         lean = self._lean(self.kv[0] * (target - _dot(travel, along)), ahead) * along
         lean += self._lean(-self.kv[1] * _dot(travel, across), aside) * across
         push = self.kp * (tilt - lean) + self.kd * tilting + self.feedforward * actions_per_speed() * target * along
-        actions = -wheel_shares() @ push
+        actions = -reference().shares @ push
         actions -= self.evening * (actions.max(axis=0) + actions.min(axis=0)) / 2
         return np.clip(actions, -1.0, 1.0).T.astype(np.float32)
 
@@ -125,7 +125,7 @@ class ObserverController:
         self._elapsed = np.where(began, 0.0, self._elapsed + self.dt)
         length = np.sqrt(_dot(goal, goal))
         along = np.where(length > 1e-6, goal / np.maximum(length, 1e-6), np.array([[1.0], [0.0]]))
-        wheels = wheel_shares() @ along
+        wheels = reference().shares @ along
         # Motors that spin the ball about the vertical as well, so that the fastest wheels ahead and back are alike.
         limit = 2 / (actions_per_speed() * (wheels.max(axis=0) - wheels.min(axis=0)))
         asked = self._wish(self.target_speed + self.use_of_limit * (limit - USUAL_LIMIT), along)

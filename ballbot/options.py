@@ -27,16 +27,19 @@ from ballbot.envs.changes import outdated
 from ballbot.envs.config import paid_in_older
 from ballbot.envs.rewards import reward_settings
 from ballbot.envs.rig import CameraRig
+from ballbot.envs.robot import ROBOTS
 from ballbot.envs.terrain import parse_terrain
 from ballbot.errors import SettingsError
 from ballbot.settings import check_value, default_of, nearest
 
 HIDDEN = ("observation", "terrain_split", "stagger_first_episodes", "action_repeat", "stagger_cameras")
 """Fields of ``WorldConfig`` that the programs set themselves."""
-SECTIONS = ("ground", "motion", "rig", "rewards", "training_rewards", "final_rewards", "endings")
+SECTIONS = ("ground", "build", "motion", "rig", "rewards", "training_rewards", "final_rewards", "endings")
 """Fields of it that are several options each."""
-KINDS = {"terrain": "ground", "command": "motion"}
+KINDS = {"terrain": "ground", "robot": "build", "command": "motion"}
 """Options that name a kind -> the section of that kind's own options."""
+SPELLED = {"build": "robot"}
+"""Section -> what stands before the dot of its options, if not its name."""
 PluginFiles = tyro.conf.UseAppendAction[tuple[Path, ...]]
 """Type of the option ``--plugin FILE``, which may be given several times."""
 Args = TypeVar("Args")
@@ -88,26 +91,35 @@ def world_options(config: WorldConfig) -> Any:
         if f.name in SECTIONS:
             section = _section(f.name, config)
             if section is not None:
-                rows.append((f.name, type(section), field(default=section)))
+                rows.append(_spelled(f.name, section))
             continue
         rows.append((f.name, explained(hints[f.name], docs[f.name]), field(default=getattr(config, f.name))))
     return make_dataclass("World", rows, frozen=True)()
 
 
-def _kind(name: str, kind: str) -> Any:
-    """The dataclass of a kind of ground or command, by its section's name."""
-    return TERRAINS[parse_terrain(kind).kind] if name == "ground" else COMMANDS[kind]
+def _spelled(name: str, section: Any) -> tuple[str, Any, Any]:
+    """A row of a section."""
+    hint = type(section)
+    return name, Annotated[hint, tyro.conf.arg(name=SPELLED[name])] if name in SPELLED else hint, field(default=section)
 
 
 def _field_rows(cls: Any) -> list[tuple[str, Any, str, Any]]:
-    """Name, annotation, explanation and default of each option of a dataclass."""
-    hints, docs = get_type_hints(cls, include_extras=True), field_docs(cls)
-    return [(f.name, hints[f.name], docs.get(f.name, ""), default_of(f)) for f in fields(cls) if f.init]
+    """Name, annotation, explanation and default of each option of a dataclass, or of an instance of one."""
+    kind = cls if isinstance(cls, type) else type(cls)
+    hints, docs = get_type_hints(kind, include_extras=True), field_docs(kind)
+    return [
+        (f.name, hints[f.name], docs.get(f.name, ""), default_of(f) if kind is cls else getattr(cls, f.name))
+        for f in fields(kind)
+        if f.init
+    ]
 
 
-def _kind_rows(name: str, kind: Any) -> list[tuple[str, Any, str, Any]]:
-    """The same of a kind of ground or command."""
-    return [row for row in _field_rows(kind) if not (name == "ground" and row[0] == "path")]
+def _kind_rows(name: str, kind: str) -> list[tuple[str, Any, str, Any]]:
+    """The same of a kind of ground or command, or of a robot, by its section's name."""
+    if name == "build":
+        return _field_rows(ROBOTS[kind])
+    cls = TERRAINS[parse_terrain(kind).kind] if name == "ground" else COMMANDS[kind]
+    return [row for row in _field_rows(cls) if not (name == "ground" and row[0] == "path")]
 
 
 def _optional_rows(
@@ -139,9 +151,8 @@ def _section(name: str, config: WorldConfig) -> Any:
     """The options of one section with their defaults, or None if there are none."""
     rows: list[tuple[str, Any, Any]] = []
     given: Mapping[str, Any] = getattr(config, name)
-    if name in ("ground", "motion"):
-        kind = _kind(name, config.terrain if name == "ground" else config.command)
-        for key, hint, text, default in _kind_rows(name, kind):
+    if (kind := next((option for option, its in KINDS.items() if its == name), None)) is not None:
+        for key, hint, text, default in _kind_rows(name, getattr(config, kind)):
             rows.append((key, explained(hint, text), field(default=given.get(key, default))))
     elif name == "rig":
         rows = _rig_rows(given)
@@ -203,10 +214,10 @@ def read_options(cls: type[Args], argv: list[str] | None, description: str | Non
         name, kind = KINDS[option], getattr(given, option)
         if kind is None:
             for argument in sys.argv[1:] if argv is None else argv:
-                if argument.startswith(f"--{name}."):
+                if argument.startswith(f"--{SPELLED.get(name, name)}."):
                     raise SettingsError(f"{argument} is an option of a kind: add --{option} with its name")
         elif (section := _optional_section(name, kind)) is not None:
-            rows.append((name, type(section), field(default=section)))
+            rows.append(_spelled(name, section))
     if rig:
         section = make_dataclass("Rig", _rig_rows({}), frozen=True)
         rows.append(("rig", section, field(default=section())))
@@ -219,10 +230,10 @@ def read_options(cls: type[Args], argv: list[str] | None, description: str | Non
 def _optional_section(name: str, kind: str) -> Any:
     """The options of a kind of ground or command, None by default; None if it has none, or does not exist."""
     try:
-        found = _kind(name, kind)
+        found = _kind_rows(name, kind)
     except (SettingsError, KeyError):  # said where the world is made
         return None
-    rows = _optional_rows(_kind_rows(name, found), "as trained, else", {})
+    rows = _optional_rows(found, "as trained, else", {})
     return make_dataclass(name.title(), rows, frozen=True)() if rows else None
 
 
@@ -259,15 +270,19 @@ def world_config(options: Any, config: WorldConfig) -> WorldConfig:
     return replace(config, **changes)
 
 
-def with_kinds(config: WorldConfig, terrain: str | None = None, command: str | None = None) -> WorldConfig:
-    """A config with another kind of ground or command, whose options, and rewards, are then that kind's own.
+def with_kinds(
+    config: WorldConfig, terrain: str | None = None, command: str | None = None, robot: str | None = None
+) -> WorldConfig:
+    """A config with another kind of ground or command, or robot, whose options, and rewards, are then its own.
 
     Raises:
         SettingsError: there is none of this name.
     """
-    old = outdated(config.terrain, config.command, to_terrain=terrain, to_command=command)
+    before = config.terrain, config.command, config.robot
+    old = outdated(*before, to_terrain=terrain, to_command=command, to_robot=robot)
     changes: dict[str, Any] = {f.name: default_of(f) for f in fields(WorldConfig) if f.name in old}
-    changes |= {name: kind for name, kind in (("terrain", terrain), ("command", command)) if kind is not None}
+    kinds = {"terrain": terrain, "command": command, "robot": robot}
+    changes |= {name: kind for name, kind in kinds.items() if kind is not None}
     return replace(config, **changes)
 
 

@@ -32,12 +32,14 @@ from typing import Annotated, Any
 import torch
 
 from ballbot import height_maps, plugins
-from ballbot.controllers import feedback_prior, robot_symmetry
+from ballbot.controllers import computed_prior, feedback_prior, robot_symmetry
 from ballbot.encoders import FrozenEncoder, encoder_file, load_encoder
 from ballbot.envs import COMMANDS, BallbotVectorEnv, WorldConfig
+from ballbot.envs.mechanics import Mechanics, rolling_model
 from ballbot.envs.observations import Layout, of_now
 from ballbot.errors import SettingsError
-from ballbot.ppo import PPOConfig, Structure
+from ballbot.lqr import gains_of
+from ballbot.ppo import FeedbackPrior, PPOConfig, Structure
 from ballbot.ppo.estimator import Estimate
 from ballbot.settings import Range, check_settings
 
@@ -193,7 +195,7 @@ class Settings:
     @property
     def estimated_layout(self) -> Layout | None:
         """Which numbers of what the policy estimates, behind what it sees, are what; None: it estimates nothing."""
-        return Layout(self.estimates) if self.estimates else None
+        return Layout(self.estimates, wheels=self.world.robot_config.wheels) if self.estimates else None
 
     def _estimate(self, layout: Layout) -> Estimate | None:
         """What the policy estimates, and from which numbers that it sees."""
@@ -211,6 +213,17 @@ class Settings:
             torch.full((len(truth),), ESTIMATE_UNIT),
         )
 
+    def _prior(self, layout: Layout) -> FeedbackPrior | None:
+        """The controller that the policy adds to."""
+        if self.prior_speed is None:
+            return None
+        robot = self.world.robot_config
+        if robot.is_reference:
+            return feedback_prior(layout, self.prior_speed)
+        model = robot.compile()
+        gains = gains_of(rolling_model(model), self.ppo.action_repeat * float(model.opt.timestep))
+        return computed_prior(layout, self.prior_speed, gains, Mechanics.of(model).ball_depth)
+
     def structure(self, encoder: FrozenEncoder | None = None) -> Structure:
         """What is built into the policy: controller, symmetry, and how much the networks get of what."""
         layout, body = self.layout(encoder), self.world.frame == "body"
@@ -225,10 +238,14 @@ class Settings:
             if origin == "goal":
                 scale[at] = self.goal_scale
             value_inputs[at] = origin != "last_action"
+        symmetry = None
+        if self.symmetry and body:
+            shares = Mechanics.of(self.world.robot_config.compile()).shares
+            symmetry = robot_symmetry(layout, *behind, mirror=self.mirror, shares=shares)
         return Structure(
-            prior=None if self.prior_speed is None else feedback_prior(layout, self.prior_speed),
+            prior=self._prior(layout),
             input_scale=None if (scale == 1).all() else scale,
-            symmetry=robot_symmetry(layout, *behind, mirror=self.mirror) if self.symmetry and body else None,
+            symmetry=symmetry,
             value_inputs=None if self.value_sees_action else value_inputs,
             estimate=self._estimate(layout),
         )

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ballbot.controllers import CONTROLLERS, PIDController, controlled_fields, find_controller
+from ballbot.controllers import CONTROLLERS, PIDController, controlled_fields, find_controller, make_controller
 from ballbot.deployment.shipped import find_policy
 from ballbot.encoders import FrozenEncoder
 from ballbot.envs.config import WorldConfig
@@ -109,7 +109,7 @@ def find_teacher(
             raise SettingsError(
                 'teacher "pid" holds the robot upright and goes nowhere: take "observer" or "foresight"'
             )
-        actor: Any = make(dt)
+        actor: Any = make_controller(make, dt, world)
         if isinstance(actor, ObserverController) and dt * BANDWIDTH >= 2:
             step = float(build_model().opt.timestep)
             raise SettingsError(

@@ -29,7 +29,7 @@ from numpy.typing import NDArray
 
 import ballbot
 from ballbot.cli import program
-from ballbot.controllers import PIDController, controlled_fields, find_controller
+from ballbot.controllers import PIDController, controlled_fields, find_controller, make_controller
 from ballbot.encoders.dataset import RECORD, DatasetError, DepthDataset
 from ballbot.envs import BallbotVectorEnv, WorldConfig
 from ballbot.envs.model import view_digest
@@ -98,7 +98,7 @@ def check(args: Args) -> Args:
 def random_policy(envs: BallbotVectorEnv, seed: int) -> Policy:
     """Actions drawn anew at every step, around a push that lasts for a block."""
     rng = np.random.default_rng(seed)
-    push = rng.normal(0, 0.1, (envs.num_envs, 3))
+    push = rng.normal(0, 0.1, envs.world.actions.shape)
     return lambda obs, began: np.clip(push + rng.normal(0, 0.3, push.shape), -1, 1).astype(np.float32)
 
 
@@ -117,7 +117,7 @@ def controlled(name: str, made: Callable[[float], Any]) -> tuple[dict[str, Any],
     """What a classical controller observes, and what makes it drive."""
 
     def drive(envs: BallbotVectorEnv, seed: int) -> Policy:
-        controller = made(envs.dt)
+        controller = make_controller(made, envs.dt, envs.config)
         return lambda obs, began: np.asarray(controller(obs["proprioception"], began), np.float32)
 
     return {"extra_fields": controlled_fields(name)}, drive

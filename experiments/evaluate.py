@@ -70,6 +70,9 @@ class Args:
     task: str | None = None
     """Task of a name of its own to judge by, "road", "stagger" or "trench": ground, what is a fall, and how far to come
     (default: what the policy was trained for)."""
+    robot: str | None = None
+    """Which ballbot drives (default: the one that the policy was trained for).  --robot.ball-radius and so on change
+    its numbers: --robot rollers --help lists them."""
     command: str | None = None
     """What the robots are told, if it can be told by what the policy observes (default: what it was trained for).  Its
     own options are --motion.max-speed and so on: --command velocity --help lists them."""
@@ -210,7 +213,7 @@ def find_entries(args: Args) -> tuple[dict[str, Entry], dict[str, Any]]:
         for difference in candidate.differences(tilt_limit_deg=args.tilt_limit_deg, integrator=args.integrator):
             print(f"note: {name} {difference}")
         own = task_of(options)
-        task = task or task_of(named or options, args.terrain, args.command, **kind_options(args))
+        task = task or task_of(named or options, args.terrain, args.command, robot=args.robot, **kind_options(args))
         options = in_task(options, task)
         if args.heading != "trained":
             options["random_yaw"] = args.heading == "any"
@@ -231,7 +234,7 @@ def evaluate(entry: Entry, args: Args) -> tuple[Episodes, Physics]:
     )
     try:
         interval = 0 if args.report is None and args.paths is None else HISTORY_INTERVAL
-        actor = entry.candidate.make_actor(envs.dt)
+        actor = entry.candidate.make_actor(envs)
         if args.shuffle_images and encoder is not None:
             actor = with_images_of_others(actor, envs.layout.sensed)
         return run_episodes(envs, actor, args.episodes, args.seed, interval), envs.simulations

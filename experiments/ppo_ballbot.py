@@ -43,7 +43,7 @@ from ballbot.envs import BallbotVectorEnv
 from ballbot.envs.rig import alike, described, rig_of
 from ballbot.errors import BallbotError, SettingsError
 from ballbot.evaluation.video import film_maker
-from ballbot.options import PluginFiles, field_docs, peek, plain, with_kinds, world_config, world_options
+from ballbot.options import KINDS, PluginFiles, field_docs, peek, plain, with_kinds, world_config, world_options
 from ballbot.ppo import DivergedError, Hooks, LostContactError, Record, distributed_setup, train
 from ballbot.ppo.checkpoint import find_checkpoint, run_dir_of
 from ballbot.ppo.diagnosis import out_of_memory
@@ -141,7 +141,7 @@ def parse(argv: list[str] | None = None) -> Args:
         PluginError: a plugin cannot.
     """
     argv = sys.argv[1:] if argv is None else argv
-    given = peek(argv, "config", "resume", "preset", "task", "terrain", "command")
+    given = peek(argv, "config", "resume", "preset", "task", *KINDS)
     if given.preset and (given.config or given.resume):
         raise SettingsError("--preset starts from its settings, --config and --resume from a run's: give one of them")
     if given.task and (given.config or given.resume):
@@ -151,7 +151,7 @@ def parse(argv: list[str] | None = None) -> Args:
     for name, instead in MOVED.items():
         if any(argument.split("=")[0] == name for argument in argv):
             raise SettingsError(f"{name} is now one of the rewards of training: {instead}")
-    kinds = {name: getattr(given, name) for name in ("terrain", "command") if getattr(given, name) is not None}
+    kinds = {name: getattr(given, name) for name in KINDS if getattr(given, name) is not None}
     if given.config or given.resume:
         if given.resume and not Path(given.resume).exists():
             raise SettingsError(f"--resume {given.resume} does not exist: give a run folder or a checkpoint in one")

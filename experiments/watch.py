@@ -49,6 +49,9 @@ class Args:
     """Kind of the ground, with its difficulty after a colon, "stairs:0.4", or a height map (default: what the policy
     was trained on; perlin for classical controllers).  The kind's own options are --ground.height and so on: --terrain
     stairs --help lists them."""
+    robot: str | None = None
+    """Which ballbot (default: the one that the policy was trained for).  --robot.ball-radius and so on change its
+    numbers: --robot rollers --help lists them."""
     command: str | None = None
     """What the robot is told, if it can be told by what the policy observes (default: what it was trained for).  Its
     own options are --motion.max-speed and so on: --command velocity --help lists them."""
@@ -78,7 +81,7 @@ def make(args: Args) -> tuple[BallbotVectorEnv, Actor]:
     options = candidate.options
     if args.encoder is not None and options["observation"] != "encoded":
         raise ValueError(f"--encoder {args.encoder} is for policies that see, this one does not: leave it out")
-    options = in_task(options, task_of(options, args.terrain, args.command, **kind_options(args)))
+    options = in_task(options, task_of(options, args.terrain, args.command, robot=args.robot, **kind_options(args)))
     envs = BallbotVectorEnv(
         1,
         **options,
@@ -90,7 +93,7 @@ def make(args: Args) -> tuple[BallbotVectorEnv, Actor]:
         num_threads=1,
         render_mode="human" if args.record is None else "rgb_array",
     )
-    return envs, candidate.make_actor(envs.dt)
+    return envs, candidate.make_actor(envs)
 
 
 def show(envs: BallbotVectorEnv, actor: Actor, args: Args) -> None:

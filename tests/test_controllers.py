@@ -23,7 +23,7 @@ from ballbot.controllers import (
     pitch_and_roll,
 )
 from ballbot.envs import BallbotVectorEnv
-from ballbot.envs.model import wheel_shares
+from ballbot.envs.mechanics import reference
 from ballbot.envs.observations import layout_of
 from ballbot.evaluation import run_episodes
 from ballbot.options import field_docs
@@ -76,7 +76,7 @@ def test_every_controller_is_offered_where_one_can_be_named():
 
 
 def test_wheels_share_a_push_as_rolling_turns_them():
-    shares = wheel_shares()
+    shares = reference().shares
     assert shares.shape == (3, 2)
     assert np.abs(shares).max() == 1.0
     np.testing.assert_allclose(shares.sum(axis=0), 0.0, atol=1e-6)  # three wheels a third of a turn apart
@@ -130,7 +130,7 @@ def bearing(controller, seen):
     """rad, from the body's x axis: where it is bound for, by the lean that it asks for."""
     still = np.array([seen])
     still[:, 6:9] = 0
-    lean = np.linalg.lstsq(wheel_shares(), -controller(still, np.zeros(1, bool))[0], rcond=None)[0]
+    lean = np.linalg.lstsq(reference().shares, -controller(still, np.zeros(1, bool))[0], rcond=None)[0]
     return float(np.arctan2(-lean[1], -lean[0]))
 
 

@@ -8,19 +8,10 @@ from numpy.typing import NDArray
 
 from ballbot.controllers import find_controller
 from ballbot.envs import BallbotVectorEnv
+from ballbot.envs.mechanics import LEAN, LEANING, TRAVEL, RollingModel, rolling_model
 from ballbot.envs.model import build_model
 from ballbot.evaluation import run_episodes
-from ballbot.lqr import (
-    LEAN,
-    LEANING,
-    TRAVEL,
-    LQRController,
-    RollingModel,
-    gains_of,
-    recoverable_lean,
-    regulator,
-    rolling_model,
-)
+from ballbot.lqr import LQRController, gains_of, held_for, recoverable_lean, regulator
 from ballbot.observer import ROLLING
 
 MODEL = rolling_model(build_model())
@@ -45,7 +36,7 @@ def test_the_other_sides_are_as_the_first() -> None:
 
 
 def test_what_is_held_is_what_many_short_steps_do() -> None:
-    a, b = MODEL.held_for(0.01)
+    a, b = held_for(MODEL, 0.01)
     state, torques = np.array([0.02, -0.01, 0.1, 0.0, 0.05, -0.1]), np.array([0.3, -0.1, 0.2])
     expected = state.copy()
     for _ in range(100_000):
@@ -54,7 +45,7 @@ def test_what_is_held_is_what_many_short_steps_do() -> None:
 
 
 def test_no_other_gains_cost_less() -> None:
-    a, b = MODEL.held_for(0.002)
+    a, b = held_for(MODEL, 0.002)
     q, r = np.diag([1.0, 1, 0.1, 0.1, 10, 10]), np.eye(3)
     best = regulator(a, b, q, r)
     starts = np.random.default_rng(0).normal(size=(6, 8))
@@ -74,7 +65,7 @@ def test_no_other_gains_cost_less() -> None:
 
 
 def test_who_cannot_be_brought_to_rest_is_refused() -> None:
-    a, b = MODEL.held_for(0.002)
+    a, b = held_for(MODEL, 0.002)
     with pytest.raises(ValueError, match="do its motors reach the ball"):
         regulator(a, np.zeros_like(b), np.eye(6), np.eye(3))
     with pytest.raises(ValueError, match="do its motors reach the ball"):
@@ -107,7 +98,7 @@ def test_a_lean_that_can_be_recovered_is_where_a_pendulum_says() -> None:
 
 def test_a_speed_is_held_against_the_wheels_damping() -> None:
     gains = gains_of(MODEL, 0.002)
-    a, b = MODEL.held_for(0.002)
+    a, b = held_for(MODEL, 0.002)
     moving = np.array([0, 0, 0, 0, 0.2, -0.1])
     after = a @ moving + b @ (-10.0 * gains.travel @ moving[TRAVEL])
     np.testing.assert_allclose(after, moving, atol=1e-9)

@@ -11,7 +11,8 @@ import pytest
 
 from ballbot.controllers import LinearController, PIDController, controlled_fields, find_controller
 from ballbot.envs import BallbotVectorEnv
-from ballbot.envs.model import build_model, free_wheel_speed, motor_limits, rolling_wheel_speeds
+from ballbot.envs.mechanics import free_wheel_speed, motor_limits, rolling_wheel_speeds
+from ballbot.envs.model import build_model
 from ballbot.errors import SettingsError
 from ballbot.evaluation import run_episodes
 from ballbot.observer import GROWTH, ForesightController, ObserverController, actions_per_speed

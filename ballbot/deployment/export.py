@@ -30,9 +30,11 @@ import ballbot
 from ballbot.encoders import FrozenEncoder
 from ballbot.envs import commands
 from ballbot.envs.config import WorldConfig, make_command
-from ballbot.envs.model import build_model
-from ballbot.envs.physics import MOTOR_TORQUE
+from ballbot.envs.mechanics import Mechanics
+from ballbot.envs.model import build_model, has_rollers, num_wheels
+from ballbot.envs.observations import wheel_names
 from ballbot.envs.rig import CameraRig, camera_names, rig_of
+from ballbot.envs.robot import RobotConfig
 from ballbot.evaluation.trained import trained_layout, trained_world
 from ballbot.ppo import Agent, Policy
 from ballbot.ppo.checkpoint import write_atomic
@@ -87,11 +89,12 @@ class CameraGraph(nn.Module):
         return embeddings
 
 
-def robot_geometry(rig: CameraRig | None = None) -> dict[str, Any]:
+def robot_geometry(rig: CameraRig | None = None, robot: RobotConfig | None = None) -> dict[str, Any]:
     """Where wheels and cameras are on the upright robot, for the contract.
 
     Args:
         rig: of the cameras; None: the reference's.
+        robot: None: the reference's.
 
     Returns:
         "wheels" and "cameras", lists in the order of torques and images.  All along the base's axes, from its origin,
@@ -99,17 +102,23 @@ def robot_geometry(rig: CameraRig | None = None) -> dict[str, Any]:
         about (right-handed); "center" of a camera, "optical_axis", and "up", the direction from the last row of the
         image to the first; and "fov_deg", its field of view from there to there.
     """
-    model = build_model(rig=rig)
+    model = build_model(rig=rig, robot=robot)
     data = mujoco.MjData(model)
     mujoco.mj_forward(model, data)  # in the MJCF's own pose, the base's axes are the world's
-    origin = data.body("base").xpos
+    origin, depth = data.body("base").xpos, Mechanics.of(model).ball_depth
 
     def listed(vector: NDArray[np.float64]) -> list[float]:
         return [round(float(x), 6) + 0.0 for x in vector]
 
+    def middle(wheel: int) -> NDArray[np.float64]:
+        joint = data.joint(f"wheel_{wheel}")
+        if not has_rollers(model, wheel):
+            return np.asarray(data.geom(f"wheel_{wheel}").xpos - origin)
+        anchor = joint.xanchor - origin
+        return np.asarray(anchor + ([0, 0, -depth] - anchor) @ joint.xaxis * joint.xaxis)
+
     wheels = [
-        {"center": listed(data.geom(f"wheel_{i}").xpos - origin), "axle": listed(data.joint(f"wheel_{i}").xaxis)}
-        for i in range(3)
+        {"center": listed(middle(i)), "axle": listed(data.joint(f"wheel_{i}").xaxis)} for i in range(num_wheels(model))
     ]
     cameras = []
     for name in camera_names(model):
@@ -192,23 +201,26 @@ def export_policy(policy: Policy, out: str | Path, encoder: FrozenEncoder | None
         }
         image = torch.zeros(2, 1, a.height, a.width)
         graphs.append((path, _graph(CameraGraph(encoder), {"depth": image}, ["embedding"], contract)))
-    told = command_contract(world)
+    told, robot = command_contract(world), world.robot_config
+    geometry = robot_geometry(rig_of(world.rig), robot)
+    wheels = len(geometry["wheels"])
     contract = {
         "kind": "control",
         "ballbot": ballbot.__version__,
+        "robot": {"name": world.robot, **world.build},
         "frame": world.frame,
         "trained_on": world.terrain,
         "trained_steps": policy.step,
         "input": {"name": "observation", "fields": layout.table()},
-        "output": {"name": "action", "size": 3, "range": [-1.0, 1.0], "axes": "wheels 0, 1, 2"},
-        "torque_per_action": MOTOR_TORQUE,
+        "output": {"name": "action", "size": wheels, "range": [-1.0, 1.0], "axes": wheel_names(wheels)},
+        "torque_per_action": -robot.torque_limit,
         "period": PERIOD,
         "command": told,
         "goal": told.get("trained"),
         "tilt_limit_deg": world.tilt_limit_deg,
         "longest_hold": LONGEST_HOLD,
         "lost_after": LOST_AFTER,
-        **robot_geometry(rig_of(world.rig)),
+        **geometry,
         "camera": camera,
     }
     inputs, outputs = {"observation": torch.zeros(2, policy.agent.told_size)}, ["action"]

@@ -51,11 +51,12 @@ PLAUSIBLE = {
     "orientation": (4, 1.1),
     "angular_velocity": (3, 100.0),
     "velocity": (3, 20.0),
-    "wheel_speeds": (3, 1000.0),
+    "wheel_speeds": (0, 1000.0),
     "goal": (2, 1.1),
     "position": (2, 1e5),
 }
-"""Size of each sensor's value, and the largest number, in its unit, that is no fault."""
+"""Size of each sensor's value, 0: as many as the robot has wheels, and the largest number, in its unit, that is no
+fault."""
 LARGEST_COMMAND = 1e5
 """In its unit: a larger number is a fault.  Velocities beyond those of the training are shortened to them."""
 NEEDS_POSITION = ("station", "target", "next_target")
@@ -78,7 +79,7 @@ class Sensors:
     velocity: Floats
     """(3,) m/s, of the base's origin, along the world's axes."""
     wheel_speeds: Floats
-    """(3,) rad/s, about the wheels' axles, in the order of the torques."""
+    """(wheels,) rad/s, about the wheels' axles, in the order of the torques."""
     goal: Floats | None = None
     """(2,) unit vector of the direction of travel, along the world's x and y; for policies that are told a goal."""
     command: Floats | None = None
@@ -173,6 +174,8 @@ class Controller:
         """Sensors without which it does not drive."""
         if any(name in self.fields and name not in (readers or {}) for name in NEEDS_POSITION):
             self.needs.append("position")
+        self.wheels = int(self.contract.get("output", {}).get("size", 3))
+        """How many."""
         self._warm_up()
         self.reset()
 
@@ -181,7 +184,7 @@ class Controller:
         self.status = "ok"
         """"ok", "no image", "stale image", "no command", "no position", "sensors held", "sensors lost", "fallen" or
         "policy failed"; see docs/deployment.md."""
-        self.last_action = np.zeros(3, np.float32)
+        self.last_action = np.zeros(self.wheels, np.float32)
         """Of the step before."""
         self.rotation = np.eye(3)
         """Base to world, of what is observed."""
@@ -210,7 +213,7 @@ class Controller:
     def decide(
         self, observation: NDArray[np.float32], memory: NDArray[np.float32] | None = None
     ) -> tuple[NDArray[np.float32], NDArray[np.float32] | None]:
-        """What the graph alone makes of observations (n, size): actions (n, 3), and what it remembers then.
+        """What the graph alone makes of observations (n, size): actions (n, wheels), and what it remembers then.
 
         Args:
             observation: of n robots.
@@ -242,9 +245,9 @@ class Controller:
         self._age = 0.0
 
     def act(self, sensors: Sensors) -> NDArray[np.float64]:
-        """Torques, (3,) N m, for the next 2 ms; zeros when it is not safe to drive, see ``status``."""
+        """Torques, (wheels,) N m, for the next 2 ms; zeros when it is not safe to drive, see ``status``."""
         good = self._check(sensors)
-        action = np.zeros(3, np.float32)
+        action = np.zeros(self.wheels, np.float32)
         if good is not None:
             observation = self.observe(good)
             actions, memory = self.decide(observation[None], self._memory)
@@ -254,7 +257,7 @@ class Controller:
                 self._memory = memory
                 self._past.append(self._now)
             else:
-                self.status, action, good = "policy failed", np.zeros(3, np.float32), None
+                self.status, action, good = "policy failed", np.zeros(self.wheels, np.float32), None
         if good is None and self._past:  # time passes, and nothing better is known
             self._past.append(self._past[-1])
         self.last_action = action
@@ -356,7 +359,8 @@ class Controller:
         """A copy of a sensor's value, or None where it is none."""
         value: Any = getattr(sensors, name, None)
         if name != "command":
-            return _numbers(value, *PLAUSIBLE[name])
+            size, most = PLAUSIBLE[name]
+            return _numbers(value, size or self.wheels, most)
         how, limit = self.contract["command"], LARGEST_COMMAND
         if "points" in how:  # of a path; it may have fewer
             try:

@@ -1,20 +1,30 @@
-"""What does not outlive a change of the kind of ground or command."""
+"""What does not outlive a change of the kind of ground or command, or of the robot."""
 
 from __future__ import annotations
 
 from ballbot.envs.terrain import parse_terrain
 
 
-def outdated(terrain: str, command: str, *, to_terrain: str | None = None, to_command: str | None = None) -> set[str]:
-    """Options of a ``WorldConfig`` that belonged to the old kind of ground or command, and say nothing of the new one.
+def outdated(
+    terrain: str,
+    command: str,
+    robot: str = "reference",
+    *,
+    to_terrain: str | None = None,
+    to_command: str | None = None,
+    to_robot: str | None = None,
+) -> set[str]:
+    """Options of a ``WorldConfig`` that belonged to the old kind of ground, command or robot, and not to the new one.
 
     A terrain of another difficulty is of the same kind.
 
     Args:
         terrain: before.
         command: before.
+        robot: before.
         to_terrain: afterwards; None: the same.
         to_command: likewise.
+        to_robot: likewise.
 
     Raises:
         SettingsError: there is no such terrain.
@@ -24,4 +34,6 @@ def outdated(terrain: str, command: str, *, to_terrain: str | None = None, to_co
         names |= {"ground", "terrain_cell"}
     if to_command not in (None, command):
         names |= {"motion", "rewards", "training_rewards", "final_rewards"}
+    if to_robot not in (None, robot):
+        names |= {"build", "rig"}
     return names

@@ -46,12 +46,12 @@ def check_direction(name: str, value: Any) -> NDArray[np.float64]:
     return np.asarray(vector / length)
 
 
-def check_actions(actions: Any, num_envs: int, limit: float) -> NDArray[np.float64]:
-    """(num_envs, 3) actions, clipped to +-limit; TypeError unless floats, ValueError for other shapes, NaN and inf."""
+def check_actions(actions: Any, shape: tuple[int, int], limit: float) -> NDArray[np.float64]:
+    """(num_envs, motors) actions, clipped to +-limit; TypeError unless floats, ValueError of other shapes or NaN."""
     actions = np.asarray(actions)
-    if actions.shape != (num_envs, 3):
+    if actions.shape != shape:
         raise ValueError(
-            f"actions have shape {actions.shape}, expected ({num_envs}, 3): one row a simulation, one column a motor"
+            f"actions have shape {actions.shape}, expected {shape}: one row a simulation, one column a motor"
         )
     if actions.dtype.kind != "f":
         raise TypeError(f"actions have dtype {actions.dtype}, expected floats in [-1, 1]: use .astype(np.float32)")

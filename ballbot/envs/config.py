@@ -15,6 +15,7 @@ from ballbot.envs.commands import COMMANDS, ONE_OF_TWO
 from ballbot.envs.observations import CAMERA_INTERVAL, FIELDS, Layout, layout_of
 from ballbot.envs.rewards import REWARDS, check_endings, check_weights, needed, paid_terms, refuse_idle
 from ballbot.envs.rig import REFERENCE, rig_of
+from ballbot.envs.robot import ROBOTS, RobotConfig, changes_of, robot_of
 from ballbot.envs.terrain import MAX_TERRAIN_LENGTH, TERRAIN_LENGTH, TERRAINS, parse_terrain
 from ballbot.envs.terrain.spec import build_terrain
 from ballbot.errors import SettingsError
@@ -62,6 +63,11 @@ class WorldConfig:
     """Base seed of the terrains."""
     curriculum: bool = option(False, "training")
     """Begin on the easiest ground of the pool, and go on to what is harder as robots succeed; each kind by itself."""
+
+    robot: str = option("reference", "task")
+    """Which ballbot: one of ``ROBOTS`` by name, or the ``RobotConfig`` of one."""
+    build: Mapping[str, Any] = option({}, "task")
+    """Numbers of that robot that are others, by name: fields of ``RobotConfig``."""
 
     command: str = option("goal", "task")
     """What the robots are told: "goal" (a direction to travel), "velocity", "point", "path"."""
@@ -139,6 +145,9 @@ class WorldConfig:
         for name, options, registry in (("terrain", "ground", TERRAINS), ("command", "motion", COMMANDS)):
             if not isinstance(getattr(self, name), str):
                 self._spell_out(name, options, registry)
+        if isinstance(self.robot, RobotConfig):
+            self._keep("build", changes_of(self.robot, RobotConfig()) | dict(self.build))
+            self._keep("robot", "reference")
         for name in ("terrain_length", "tilt_limit_deg", "initial_tilt_deg", "initial_speed", "action_limit"):
             if isinstance(value := getattr(self, name), int) and not isinstance(value, bool):
                 object.__setattr__(self, name, float(value))
@@ -161,7 +170,7 @@ class WorldConfig:
                     what += f": ({value!r},)"
                 raise SettingsError(f"{name}={value!r} must be {what}")
             object.__setattr__(self, name, tuple(value))
-        for name in ("ground", "motion", "rig"):
+        for name in ("ground", "motion", "rig", "build"):
             value = getattr(self, name)
             if not isinstance(value, Mapping) or not all(isinstance(key, str) for key in value):
                 raise SettingsError(
@@ -174,7 +183,11 @@ class WorldConfig:
         self._keep("ground", _given(build_terrain(spec.kind, self._file(spec) | dict(self.ground)), spec.path))
         told = make_command(self.command, self.motion)
         self._keep("motion", _given(told))
+        robot = self.robot_config
+        self._keep("build", changes_of(robot, ROBOTS[self.robot]))
         rig = rig_of(self.rig)
+        if rig is None and not robot.is_reference and self.observation in ("encoded", "depth"):
+            rig = robot.eyes
         self._keep("rig", {} if rig is None else asdict(rig))  # all of it: one at its defaults is not none
         self._check_history()
         layout = self.layout()
@@ -292,7 +305,12 @@ class WorldConfig:
         """
         told = make_command(self.command, self.motion).fields
         past = self.history, self.history_fields, self.history_changes
-        return layout_of(self.frame, told, self.extra_fields, images, *past, rig_of(self.rig))
+        return layout_of(self.frame, told, self.extra_fields, images, *past, rig_of(self.rig), self.robot_config.wheels)
+
+    @property
+    def robot_config(self) -> RobotConfig:
+        """How the robot is made."""
+        return robot_of(self.robot, self.build)
 
     @property
     def num_cameras(self) -> int:
@@ -301,7 +319,8 @@ class WorldConfig:
 
     def privileged_layout(self) -> Layout | None:
         """Which numbers of what only the value function sees are what; None if it sees what the policy does."""
-        return Layout(self.privileged_fields) if self.privileged_fields else None
+        wheels = self.robot_config.wheels
+        return Layout(self.privileged_fields, wheels=wheels) if self.privileged_fields else None
 
     @property
     def has_one_difficulty(self) -> bool:

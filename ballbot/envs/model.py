@@ -5,10 +5,9 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache
 from importlib.resources import files
 from itertools import product
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import mujoco
 import numpy as np
@@ -19,6 +18,9 @@ from ballbot.envs.rig import CameraRig, mount
 from ballbot.envs.terrain import MAX_HEIGHT, field_length
 from mujoco_patch import ContactFixError
 from mujoco_patch.self_check import AXLE_FRICTION, DRIVE_FRICTION
+
+if TYPE_CHECKING:
+    from ballbot.envs.robot import RobotConfig
 
 INTEGRATORS = {
     "Euler": mujoco.mjtIntegrator.mjINT_EULER,
@@ -81,6 +83,12 @@ def num_wheels(model: mujoco.MjModel) -> int:
     return found
 
 
+def reference_spec(assets: str = "") -> mujoco.MjSpec:
+    """The reference's robot, on a plane, in a world with these assets more, as MJCF."""
+    text = (files("ballbot.assets") / "ballbot.xml").read_text(encoding="utf-8")
+    return mujoco.MjSpec.from_string(text.replace("</asset>", f"{assets}</asset>"))
+
+
 def build_model(
     heights: NDArray[np.float32] | None = None,
     *,
@@ -88,8 +96,9 @@ def build_model(
     tops: NDArray[np.float64] | None = None,
     length: float | None = None,
     rig: CameraRig | None = None,
+    robot: RobotConfig | None = None,
 ) -> mujoco.MjModel:
-    """Compile the robot with its ground.
+    """Compile a robot with its ground.
 
     Args:
         heights: (num_terrains, n, n) float32 in [0, 1], one height field each (see ballbot.envs.terrain), of which the
@@ -98,6 +107,7 @@ def build_model(
         tops: (num_terrains,) m, what a height of 1 stands for; None: the reference's 0.1 m.
         length: side of the fields, m; None: 10 m with 293 vertices a side and longer with more.
         rig: its cameras; None: those of the reference.
+        robot: which; None: the reference's.
 
     Returns:
         The model.  Height field k is shown by ``geom_dataid[ground] = k``.
@@ -107,7 +117,7 @@ def build_model(
     """
     if integrator not in INTEGRATORS:
         raise ValueError(f"integrator={integrator!r} is unknown: use one of {', '.join(map(repr, INTEGRATORS))}")
-    text = (files("ballbot.assets") / "ballbot.xml").read_text(encoding="utf-8")
+    fields = ""
     if heights is not None:
         nrow, ncol = heights.shape[1:]
         half = float(field_length(nrow) if length is None else length) / 2
@@ -116,8 +126,7 @@ def build_model(
         fields = "".join(
             f'<hfield name="terrain_{k}" nrow="{nrow}" ncol="{ncol}" size="{size}"/>' for k, size in enumerate(sizes)
         )
-        text = text.replace("</asset>", f"{fields}</asset>")
-    spec = mujoco.MjSpec.from_string(text)
+    spec = reference_spec(fields) if robot is None else robot.spec(fields)
     spec.option.integrator = INTEGRATORS[integrator]
     if heights is not None and tops is not None:
         ground = spec.geom("ground")
@@ -244,7 +253,7 @@ def _settled_wheel_contacts(
     """
     data, found = at_rest(model, wheel_speeds), []
     for wheel in range(num_wheels(model)):
-        contacts = _contacts_of(model, data, wheel)
+        contacts = wheel_contacts(model, data, wheel)
         if len(contacts) != 1:
             raise ValueError(
                 f"wheel_{wheel} has {len(contacts)} contacts with the ball in the keyframe 'settled', expected 1: mend "
@@ -254,34 +263,30 @@ def _settled_wheel_contacts(
     return data, found
 
 
-def _contacts_of(model: mujoco.MjModel, data: mujoco.MjData, wheel: int) -> list[int]:
+def has_rollers(model: mujoco.MjModel, wheel: int) -> bool:
+    """Whether a wheel carries bodies that turn on it, instead of being one solid."""
+    own = int(model.jnt_bodyid[model.joint(f"wheel_{wheel}").id])
+    for body in model.jnt_bodyid:
+        of = int(model.body_parentid[body])
+        while of not in (0, own):
+            of = int(model.body_parentid[of])
+        if of == own != body:
+            return True
+    return False
+
+
+def wheel_contacts(model: mujoco.MjModel, data: mujoco.MjData, wheel: int) -> list[int]:
     """The numbers of the contacts of the ball with a wheel, or with the rollers on it."""
     ball, body = model.geom("ball").id, int(model.jnt_bodyid[model.joint(f"wheel_{wheel}").id])
 
     def is_of_it(geom: int) -> bool:
         of = int(model.geom_bodyid[geom])
-        return body in (of, int(model.body_parentid[of]))
+        while of not in (0, body):
+            of = int(model.body_parentid[of])
+        return of == body
 
     pairs = [(int(contact.geom1), int(contact.geom2)) for contact in data.contact]
     return [i for i, pair in enumerate(pairs) if ball in pair and any(is_of_it(g) for g in pair if g != ball)]
-
-
-def _settled_touches(model: mujoco.MjModel) -> tuple[mujoco.MjData, list[NDArray[np.float64]]]:
-    """The robot in the keyframe "settled", and where each wheel touches the ball, (3,) m: the middle, if in several.
-
-    Raises:
-        ValueError: a wheel does not touch the ball.
-    """
-    data, touches = at_rest(model), []
-    for wheel in range(num_wheels(model)):
-        places = [data.contact[i].pos for i in _contacts_of(model, data, wheel)]
-        if not places:
-            raise ValueError(
-                f"wheel_{wheel} has 0 contacts with the ball in the keyframe 'settled', expected 1 or more: mend the "
-                "keyframe or the geometry"
-            )
-        touches.append(np.mean(places, axis=0))
-    return data, touches
 
 
 def check_wheel_contacts(model: mujoco.MjModel) -> None:
@@ -330,54 +335,3 @@ def _tangential_axle(model: mujoco.MjModel, data: mujoco.MjData, wheel: int, con
     normal, axle = data.contact[contact].frame[:3], data.xaxis[model.joint(f"wheel_{wheel}").id]
     along = axle - normal * (axle @ normal)
     return np.asarray(along / np.linalg.norm(along))
-
-
-def rolling_wheel_speeds(model: mujoco.MjModel) -> NDArray[np.float64]:
-    """Wheel speeds at which the upright robot rolls along without the wheels slipping across their axles.
-
-    Returns:
-        (wheels, 2) matrix: rad/s of each wheel per m/s of travel along the base's x and y.
-
-    Raises:
-        ValueError: a wheel does not touch the ball.
-    """
-    data, touches = _settled_touches(model)
-    ball, radius = data.geom("ball").xpos, float(model.geom("ball").size[0])
-    speeds = np.empty((len(touches), 2))
-    for wheel, touch in enumerate(touches):
-        joint = model.joint(f"wheel_{wheel}").id
-        axle, arm = data.xaxis[joint], touch - data.xanchor[joint]
-        rim = np.cross(axle, arm)  # velocity of the rim at the contact per rad/s, seen from the base
-        for column, travel in enumerate(np.eye(3)[:2]):
-            # The ball's centre moves with the base, so the base sees it spin in place, at travel / radius.
-            spin = np.cross([0.0, 0.0, 1.0], travel) / radius
-            speeds[wheel, column] = np.cross(spin, touch - ball) @ rim / (rim @ rim)
-    return speeds
-
-
-@cache
-def wheel_shares() -> NDArray[np.float64]:
-    """(3, 2): how fast each wheel turns when the robot rolls along its x and its y axis, 1 for the fastest."""
-    speeds = rolling_wheel_speeds(build_model())
-    return speeds / np.abs(speeds).max()
-
-
-def free_wheel_speed(model: mujoco.MjModel) -> float:
-    """rad/s at which a wheel's damping takes all of its motor's torque."""
-    return float(model.actuator_ctrlrange[0, 1] / model.joint("wheel_0").damping[0])
-
-
-def motor_limits(model: mujoco.MjModel) -> tuple[float, float]:
-    """What the motors reach, where a wheel's damping takes all of their torque.
-
-    Returns:
-        m/s of travel in every direction, and rad/s about the vertical against a ball that stands still.
-    """
-    fastest = free_wheel_speed(model)
-    headings = np.linspace(0, 2 * np.pi, 72, endpoint=False)
-    wheels = rolling_wheel_speeds(model) @ np.stack([np.cos(headings), np.sin(headings)])
-    data, touches = _settled_touches(model)
-    number = model.joint("wheel_0").id
-    rim = np.cross(data.xaxis[number], touches[0] - data.xanchor[number])
-    spun = np.cross([0.0, 0.0, 1.0], touches[0] - data.geom("ball").xpos)
-    return fastest / float(np.abs(wheels).max()), fastest * float(rim @ rim) / abs(float(spun @ rim))

@@ -47,7 +47,8 @@ SLOPE_REACH = 0.01
 Turns = Literal["vector", "axial", "motion", "planar", "wheels", "scalar", "spin", "ring", "none"]
 """How numbers change when the robot, seen from above, turns by a third or is mirrored: as a vector (x, y turn, z
 stays), as an axis to turn about (likewise, and a mirror changes its sign), as a velocity x, y and a yaw rate, as planar
-vectors x, y, one after the other, as numbers of the three wheels, which take each other's places, not at all, as a yaw
+vectors x, y, one after the other, as numbers of the wheels, three of them in
+``FIELDS``, which take each other's places, not at all, as a yaw
 rate (only a mirror changes its sign), as numbers of places all around, or in no way that can be told."""
 
 
@@ -292,11 +293,13 @@ class Layout:
         images: sizes of the embeddings of each camera's image, which follow, with the images' age as the last number;
             empty without.
         rig: of these cameras; None: the reference's, which are not all alike.
+        wheels: of the robot.
     """
 
     names: tuple[str, ...]
     images: tuple[int, ...] = ()
     rig: CameraRig | None = None
+    wheels: int = 3
     fields: dict[str, Field] = field(init=False, repr=False, compare=False)
     """Name -> field, of the images too; what ``FIELDS`` held when this was made."""
     slices: dict[str, slice] = field(init=False, repr=False, compare=False)
@@ -319,7 +322,7 @@ class Layout:
                 raise SettingsError(f"the field {name!r} is observed twice: leave one out of extra_fields")
         if self.images and self.rig is not None and len(self.images) != self.rig.number:
             raise SettingsError(f"images are of {len(self.images)} cameras, and the rig has {self.rig.number}")
-        fields = {name: _field(name) for name in self.names}
+        fields = {name: _field(name, self.wheels) for name in self.names}
         object.__setattr__(self, "sensed", sum(f.size for f in fields.values()))
         for camera, size in enumerate(self.images):
             fields[f"image_{camera}"] = Field(size, _not_sensed, title=f"embedding of camera {camera}")
@@ -377,7 +380,7 @@ class Layout:
 
         Args:
             plane: (2, 2) what becomes of x and y: a rotation, or a reflection.
-            wheels: (3, 3) what becomes of the wheels' numbers.
+            wheels: (wheels, wheels) what becomes of the wheels' numbers.
 
         Numbers that have no counterpart there, such as images that no other camera would see, become 0.
 
@@ -430,6 +433,7 @@ def layout_of(
     history_fields: Iterable[str] = (),
     changes: bool = False,
     rig: CameraRig | None = None,
+    wheels: int = 3,
 ) -> Layout:
     """The layout of an observation.
 
@@ -442,6 +446,7 @@ def layout_of(
         history_fields: which ones; empty: those of ``frame`` before the command's.
         changes: observe how much they have changed since.
         rig: see ``Layout``.
+        wheels: likewise.
 
     Raises:
         SettingsError: a field that does not exist, or twice the same, or one of the past alone.
@@ -460,13 +465,21 @@ def layout_of(
         if kept.count(name) > 1:
             raise SettingsError(f"history_fields names {name!r} twice: leave one out")
     sign = SINCE if changes else THEN
-    return Layout((*now, *(f"{name}{sign}{steps}" for steps in history if steps for name in kept)), images, rig)
+    return Layout((*now, *(f"{name}{sign}{steps}" for steps in history if steps for name in kept)), images, rig, wheels)
 
 
-def _field(name: str) -> Field:
-    """The field of this name, of now or the past."""
+def wheel_names(wheels: int) -> str:
+    """The axes of a number a wheel."""
+    return f"wheels {', '.join(map(str, range(wheels)))}"
+
+
+def _field(name: str, wheels: int) -> Field:
+    """The field of this name, of now or the past, of a robot with so many wheels."""
     origin, steps = of_now(name)
     found = FIELDS[origin]
+    if found.turns == "wheels" and wheels != 3:
+        axes = found.axes.replace(wheel_names(3), wheel_names(wheels))
+        found = replace(found, size=found.size // 3 * wheels, axes=axes)
     when = f"{STEP_MS * steps} ms"
     title = f"{found.title or origin.replace('_', ' ')}, {f'change in {when}' if is_change(name) else f'{when} ago'}"
     return replace(found, read=_not_sensed, title=title) if steps else found

@@ -7,7 +7,7 @@ lag one step behind; so everything above this file is computed from ``RobotState
 from __future__ import annotations
 
 import os
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import mujoco
 import numpy as np
@@ -16,20 +16,23 @@ from numpy.typing import NDArray
 
 from ballbot.cpus import usable_cpus
 from ballbot.envs.checks import check_state_array
-from ballbot.envs.model import Addresses, build_model, rolling_wheel_speeds, settled_poses
+from ballbot.envs.mechanics import Mechanics
+from ballbot.envs.model import Addresses, build_model, settled_poses
 from ballbot.envs.rig import CameraRig
 from ballbot.envs.step import RobotState, rotation_matrix
 from ballbot.envs.terrain import TerrainPool
 
+if TYPE_CHECKING:
+    from ballbot.envs.robot import RobotConfig
+
 Array = NDArray[np.float64]
 Bools = NDArray[np.bool_]
 
-MOTOR_TORQUE = -10.0
-"""N m on a wheel's axle per unit of action (the reference's sign)."""
-EDGE_MARGIN = 0.15
-"""m: the ball's radius and the lean of the base at the tilt limit; nearer to the edge the robot counts as off it."""
+MOST_LEAN = np.radians(20.0)
+"""rad, of the robot at the edge of its ground."""
 MAX_PLAUSIBLE_SPEED = 1e3
-"""m/s and rad/s.  Full torque spins a free wheel at 12.5 rad/s: a thousand is a broken simulation, not a fast robot."""
+"""m/s and rad/s.  Full torque spins the reference's free wheels at 12.5 rad/s: a thousand is a broken simulation, not a
+fast robot."""
 
 
 class Physics:
@@ -41,6 +44,7 @@ class Physics:
         integrator: see ``ballbot.envs.model.INTEGRATORS``.
         num_threads: threads that step them; 0 takes every CPU this process may use.
         rig: their cameras; None: those of the reference.
+        robot: how they are made; None: as the reference.
     """
 
     def __init__(
@@ -51,13 +55,14 @@ class Physics:
         integrator: str,
         num_threads: int,
         rig: CameraRig | None = None,
+        robot: RobotConfig | None = None,
     ) -> None:
-        self.ground, self.rig = ground, rig
+        self.ground, self.rig, self.robot = ground, rig, robot
         self.num = num
         self.model = build_model(
-            ground.relief, integrator=integrator, tops=ground.tops, length=ground.grid.length, rig=rig
+            ground.relief, integrator=integrator, tops=ground.tops, length=ground.grid.length, rig=rig, robot=robot
         )
-        self.plane = self.model if ground.relief is None else build_model(integrator=integrator, rig=rig)
+        self.plane = self.model if ground.relief is None else build_model(integrator=integrator, rig=rig, robot=robot)
         """The same robot on a plane, where its wheels can be measured whatever the ground is like."""
         threads = num_threads or usable_cpus()
         counts = [len(spawns) for spawns in ground.spawns]
@@ -67,8 +72,7 @@ class Physics:
         """Of each terrain (spawns, nq) upright poses at rest."""
         self._half_length = np.inf if ground.relief is None else ground.grid.half
         self.addresses = Addresses.of(self.model)
-        self._wheel_speeds = rolling_wheel_speeds(self.plane)
-        self._ball_radius = float(self.model.geom("ball").size[0])
+        self.mechanics = Mechanics.of(self.plane)
         threads = min(threads, num)
         self.batch = Batch(self.model, num, threads)
         self._process = os.getpid() if threads > 1 else None
@@ -91,10 +95,10 @@ class Physics:
     @property
     def reach(self) -> float:
         """How far along x and y from the centre, in m, a robot is off the ground; infinite on a plane."""
-        return self._half_length - EDGE_MARGIN
+        return self._half_length - self.mechanics.margin(MOST_LEAN)
 
     def step(self, torques: Array) -> Bools | None:
-        """Apply (num, 3) torques, N m about the wheels' axles, for one time step.
+        """Apply (num, wheels) torques, N m about the wheels' axles, for one time step.
 
         Returns:
             (num,) mask of simulations that diverged, or None if all are sound.  A diverged one is put back to a finite
@@ -166,9 +170,9 @@ class Physics:
         vx, vy = velocity
         spin, roll = self.addresses.base_qvel, self.addresses.ball_qvel
         self.qvel[sim, spin : spin + 2] = self.qvel[sim, roll : roll + 2] = vx, vy
-        self.qvel[sim, roll + 3 : roll + 5] = -vy / self._ball_radius, vx / self._ball_radius
+        self.qvel[sim, roll + 3 : roll + 5] = -vy / self.mechanics.ball_radius, vx / self.mechanics.ball_radius
         ahead, left = np.cos(yaw) * vx + np.sin(yaw) * vy, np.cos(yaw) * vy - np.sin(yaw) * vx
-        self.qvel[sim, list(self.addresses.wheel_qvel)] = self._wheel_speeds @ (ahead, left)
+        self.qvel[sim, list(self.addresses.wheel_qvel)] = self.mechanics.rolling @ (ahead, left)
         self._show(np.array([sim]), np.array([terrain_id]))
 
     def push(self, sim: int, forces: Array) -> None:

@@ -19,6 +19,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, is_dataclass
+from functools import reduce
 from typing import Annotated, Any, ClassVar
 
 import numpy as np
@@ -48,9 +49,9 @@ def needs(*commands: str) -> Callable[[Term], Term]:
 
 
 def _squared(rows: Array) -> Array:
-    """(n,) squared lengths of (n, 3) rows, added in one order: the same bits for one robot as for many."""
-    a, b, c = rows.T
-    return np.asarray((a * a + c * c) + b * b)
+    """(n,) squared lengths of (n, k) rows, added in one order: the same bits for one robot as for many."""
+    columns = rows.T
+    return reduce(np.add, (x * x for x in (columns[0], *columns[:0:-1])))
 
 
 def progress(step: Step) -> Array:
@@ -83,8 +84,8 @@ class Tracking:
         """(n,) rewards."""
         velocity = step.robots.velocity[:2]
         if self.lead:
-            velocity = step.robots.steady_velocity
-            velocity = velocity + self.lead / step.dt * (velocity - step.before.steady_velocity)
+            velocity = step.steady_velocity(step.robots)
+            velocity = velocity + self.lead / step.dt * (velocity - step.steady_velocity(step.before))
         missing = np.minimum(np.maximum(velocity, -MAX_REWARDED_SPEED), MAX_REWARDED_SPEED)
         missing -= self.speed * step.command.direction
         squared = missing[0] ** 2 + missing[1] ** 2
@@ -184,8 +185,8 @@ def torque(step: Step) -> Array:
 
 def power(step: Step) -> Array:
     """What the motors put in or take out, W, as a penalty."""
-    a, b, c = np.abs(step.torques.T) * np.abs(step.robots.wheel_speeds)
-    return np.asarray(-UNIT * (a + b + c))
+    each = np.abs(step.torques.T) * np.abs(step.robots.wheel_speeds)
+    return np.asarray(-UNIT * reduce(np.add, each))
 
 
 def yaw_spin(step: Step) -> Array:

@@ -22,6 +22,8 @@ RISE = 0.1
 """m by which an arm is higher where it meets the robot's axis than at its camera, as the reference's are."""
 LENS = 0.015
 """m around a camera in which there is nothing but its own arm."""
+RESOLUTION = (64, 64)
+"""Pixels of their images."""
 REFERENCE = 2
 """Cameras of the reference, and of a robot that names no rig."""
 
@@ -96,7 +98,7 @@ def mount(spec: mujoco.MjSpec, rig: CameraRig) -> None:
     base, arms = spec.body("base"), list[mujoco.MjsBody]()
     while (arm := spec.body(f"camera_arm_{len(arms)}")) is not None:
         arms.append(arm)
-    width, height = arms[0].cameras[0].resolution
+    width, height = arms[0].cameras[0].resolution if arms else RESOLUTION
     for arm in arms:
         spec.delete(arm)
     tilt = np.radians(rig.tilt_deg)

@@ -1,10 +1,13 @@
 """Ballbots by their numbers: from the radius of the ball to the torque of the motors, a MuJoCo model.
 
-    from ballbot.envs.robot import RobotConfig
+    from ballbot.envs.robot import ROBOTS, RobotConfig
     from ballbot.lqr import LQRController
 
-    model = RobotConfig(ball_radius=0.115, ball_mass=3.0, body_mass=13.4, wheels=4, wheel_model="rollers").compile()
-    control = LQRController.of(model, dt=model.opt.timestep, target_speed=0.2)
+    ROBOTS["mine"] = RobotConfig(ball_radius=0.115, ball_mass=3.0, body_mass=13.4, wheels=4, wheel_model="rollers")
+    model = ROBOTS["mine"].compile()
+    control = LQRController(model.opt.timestep, target_speed=0.2, robot=model)
+
+``gym.make_vec("Ballbot-v0", 64, robot="mine")`` is the world with that robot, and so is ``--robot mine`` of a plugin.
 
 The wheels stand around the ball's top at equal angles, each in a vertical plane through the ball's centre in which its
 axle lies too.  Two models of an omniwheel are there.  "capsule" is the reference's: one solid that slips along its axle
@@ -15,17 +18,19 @@ the kind.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from importlib.resources import files
-from typing import Annotated, Literal
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from functools import cache
+from typing import Annotated, Any, Literal
 
 import mujoco
 import numpy as np
 from numpy.typing import NDArray
 
-from ballbot.envs.model import at_rest
+from ballbot.envs.model import reference_spec
+from ballbot.envs.rig import CameraRig
 from ballbot.errors import SettingsError
-from ballbot.settings import Range, check_settings, check_value
+from ballbot.settings import Range, check_settings, check_value, nearest
 from mujoco_patch import ensure
 from mujoco_patch.self_check import AXLE_FRICTION, DRIVE_FRICTION
 
@@ -48,7 +53,10 @@ CLEAR = 0.05
 
 @dataclass(frozen=True)
 class RobotConfig:
-    """A ballbot, in m, kg, s, N and degrees.  Its body's origin is the ball's centre, as it stands upright.
+    """A ballbot, in m, kg, s, N and degrees; with the numbers as they are, that of Salehi 2025 (arXiv:2505.18417).
+
+    That one is ballbot/assets/ballbot.xml itself, with its two camera arms.  With another wheel model it is the same
+    but for its wheels; with another number of the others, a robot built of these numbers, without the arms.
 
     Raises:
         SettingsError: (a ValueError) a value is of another kind or out of range, or parts are within each other.
@@ -56,18 +64,20 @@ class RobotConfig:
 
     ball_radius: Annotated[float, Range(0.02, 0.5)] = 0.09
     """Of the ball, m."""
-    ball_mass: Annotated[float, Range(0.01, 100)] = 0.17
+    ball_mass: Annotated[float, Range(0.01, 100)] = 0.168
     """Of the ball, kg."""
     ball_inertia_factor: Annotated[float, Range(0.2, 0.7)] = 0.4
     """Moment of inertia of the ball by its mass and radius squared: 0.4 is solid, 0.67 a thin shell."""
-    body_mass: Annotated[float, Range(0.1, 500)] = 3.6
+    body_mass: Annotated[float, Range(0.1, 500)] = 3.585
     """Of all but ball and wheels, kg."""
-    body_height: Annotated[float, Range(0.01, 3)] = 0.15
+    body_height: Annotated[float, Range(0.01, 3)] = 0.1469
     """Of the body's centre of mass above the ball's centre, m."""
-    body_inertia: tuple[float, float, float] = (0.064, 0.064, 0.022)
+    body_inertia: tuple[float, float, float] = (0.0331, 0.0344, 0.0242)
     """Moments of inertia of the body about its centre of mass, along x, y and z, kg m²."""
     body_radius: Annotated[float, Range(0.01, 1)] = 0.11
     """Of the cylinder that collides with the ground, m."""
+    imu_height: Annotated[float, Range(0, 3)] = 0.1315
+    """Of the body's origin above the ball's centre, m: there its velocity is sensed."""
     body_top: Annotated[float, Range(0.05, 4)] = 0.47
     """Of that cylinder above the ball's centre, m; it begins above the wheels."""
     wheels: Literal[3, 4] = 3
@@ -80,7 +90,7 @@ class RobotConfig:
     """Of the wheels, m."""
     wheel_width: Annotated[float, Range(0.002, 0.3)] = 0.04
     """Of the wheels along their axles, m: of a capsule between its round ends, or of a hub with rollers, nearly."""
-    wheel_mass: Annotated[float, Range(0.001, 20)] = 0.09
+    wheel_mass: Annotated[float, Range(0.001, 20)] = 0.0893
     """Of each wheel, kg."""
     wheel_armature: Annotated[float, Range(0, 1)] = 0.005
     """Moment of inertia of a motor as its wheel feels it, behind the gear, kg m²."""
@@ -134,42 +144,62 @@ class RobotConfig:
         outward, up = np.array([np.cos(turn), np.sin(turn), 0.0]), np.array([0.0, 0.0, 1.0])
         return np.sin(zenith) * outward + np.cos(zenith) * up, np.cos(zenith) * outward - np.sin(zenith) * up
 
-    def spec(self) -> mujoco.MjSpec:
-        """The robot on a plane, in the world of the reference's MJCF, named as it is there."""
-        spec = mujoco.MjSpec.from_string((files("ballbot.assets") / "ballbot.xml").read_text(encoding="utf-8"))
-        for part in (*spec.keys, *spec.pairs, *spec.actuators, *spec.sensors, spec.body("base"), spec.body("ball")):
+    @property
+    def eyes(self) -> CameraRig:
+        """Cameras for a robot of this size that has none: three, where the reference has its outward ones."""
+        scale = self.ball_radius / RobotConfig().ball_radius
+        return CameraRig(
+            number=3,
+            reach=round(float(np.clip(max(0.17 * scale, self.body_radius + 0.04), 0.05, 1)), 3),
+            height=round(float(np.clip(0.0715 * scale - self.imu_height, -0.5, 1)), 4),
+        )
+
+    @property
+    def is_reference(self) -> bool:
+        """Whether it is the reference's robot but, at most, for its wheels."""
+        return self == replace(
+            RobotConfig(), wheel_model=self.wheel_model, rollers=self.rollers, roller_damping=self.roller_damping
+        )
+
+    def spec(self, assets: str = "") -> mujoco.MjSpec:
+        """The robot on a plane, in the world of the reference's MJCF, named as it is there, with these assets more.
+
+        It has the keyframe "settled": upright, at heights at which its soft contacts carry its weight.
+
+        Raises:
+            SettingsError: there is no such pose, the ball sinks deep into the ground, or the body touches something.
+        """
+        if self.is_reference and self.wheel_model == "capsule":
+            return reference_spec(assets)
+        spec = self._unsettled(assets)
+        spec.add_key(name="settled", qpos=_settled_pose(self))
+        return spec
+
+    def compile(self) -> mujoco.MjModel:
+        """The model of that.
+
+        Raises:
+            SettingsError: as ``spec``.
+            ContactFixError: the contacts of capsules cannot be aligned here.
+        """
+        if self.wheel_model == "capsule":
+            ensure()
+        return self.spec().compile()
+
+    def _unsettled(self, assets: str = "") -> mujoco.MjSpec:
+        """The same without the keyframe."""
+        spec = reference_spec(assets)
+        spec.delete(spec.keys[0])
+        if self.is_reference:
+            self._put_on_rollers(spec)
+            return spec
+        for part in (*spec.pairs, *spec.actuators, *spec.sensors, spec.body("base"), spec.body("ball")):
             spec.delete(part)
         self._add_ball(spec)
         base = self._add_body(spec)
         for wheel in range(self.wheels):
             self._add_wheel(spec, base, wheel)
         return spec
-
-    def compile(self) -> mujoco.MjModel:
-        """The model, with the keyframe "settled": upright, at heights at which its soft contacts carry its weight.
-
-        Raises:
-            SettingsError: there is no such pose, the ball sinks deep into the ground, or the body touches something.
-            ContactFixError: the contacts of capsules cannot be aligned here.
-        """
-        if self.wheel_model == "capsule":
-            ensure()
-        spec = self.spec()
-        spec.add_key(name="settled", qpos=settled(spec.compile()))
-        model = spec.compile()
-        ball, ground = model.geom("ball").id, model.geom("ground").id
-        for contact in at_rest(model).contact:
-            geoms = {int(contact.geom1), int(contact.geom2)}
-            if geoms == {ball, ground} and -contact.dist > MOST_SUNK * self.ball_radius:
-                raise SettingsError(
-                    f"the ball sinks {-1000 * contact.dist:.0f} mm into the ground: MuJoCo's contacts are as stiff as "
-                    f"the ball is heavy, and body_mass={self.body_mass:g} is {self.body_mass / self.ball_mass:.0f} "
-                    f"times ball_mass={self.ball_mass:g}; use a heavier ball, or a lighter body"
-                )
-            if ball not in geoms or model.geom("tower").id in geoms:
-                names = " and ".join(model.geom(geom).name for geom in geoms)
-                raise SettingsError(f"at rest {names} touch: use other radii, or a larger zenith_deg")
-        return model
 
     def _add_ball(self, spec: mujoco.MjSpec) -> None:
         inertia = self.ball_inertia_factor * self.ball_mass * self.ball_radius**2
@@ -184,11 +214,22 @@ class RobotConfig:
 
     def _add_body(self, spec: mujoco.MjSpec) -> mujoco.MjsBody:
         base = spec.worldbody.add_body(
-            name="base", pos=[0, 0, self.ball_radius], mass=self.body_mass, inertia=list(self.body_inertia),
-            ipos=[0, 0, self.body_height], iquat=[1, 0, 0, 0], explicitinertial=True,
+            name="base", pos=[0, 0, self.ball_radius + self.imu_height], mass=self.body_mass,
+            inertia=list(self.body_inertia), ipos=[0, 0, self.body_height - self.imu_height], iquat=[1, 0, 0, 0],
+            explicitinertial=True,
         )  # fmt: skip
         base.add_freejoint(name="base_free")
-        half, middle = (self.body_top - self.body_bottom) / 2, (self.body_top + self.body_bottom) / 2
+        base.add_light(
+            name="sun", mode=mujoco.mjtCamLight.mjCAMLIGHT_TRACKCOM, type=mujoco.mjtLightType.mjLIGHT_DIRECTIONAL,
+            pos=[-2, -3, 6], dir=[0.35, 0.5, -1], diffuse=[0.7, 0.69, 0.66], specular=[0.25] * 3, castshadow=True,
+        )  # fmt: skip
+        size = self.body_top + self.ball_radius  # of the reference 0.56 m
+        base.add_camera(
+            name="follow", mode=mujoco.mjtCamLight.mjCAMLIGHT_TRACKCOM, fovy=42,
+            pos=list(size / 0.56 * np.array([0.85, -0.85, 0.38])), quat=_turned([0.707, 0.707, 0], [0.72, -0.72, 0.27]),
+        )  # fmt: skip
+        half = (self.body_top - self.body_bottom) / 2
+        middle = (self.body_top + self.body_bottom) / 2 - self.imu_height
         base.add_geom(
             name="tower", type=mujoco.mjtGeom.mjGEOM_CYLINDER, size=[self.body_radius, half, 0], pos=[0, 0, middle],
             mass=0, material="tower",
@@ -201,7 +242,7 @@ class RobotConfig:
     def _add_wheel(self, spec: mujoco.MjSpec, base: mujoco.MjsBody, wheel: int) -> None:
         normal, axle = self.wheel_axes(wheel)
         name = f"wheel_{wheel}"
-        middle = (self.ball_radius + self.wheel_radius) * normal
+        middle = (self.ball_radius + self.wheel_radius) * normal - [0, 0, self.imu_height]
         body = base.add_body(name=name, pos=list(middle), quat=_turned(-normal, axle))
         body.add_joint(
             name=name, type=mujoco.mjtJoint.mjJNT_HINGE, axis=[0, 0, 1], armature=self.wheel_armature,
@@ -214,16 +255,42 @@ class RobotConfig:
             )  # fmt: skip
             _let_touch(spec, name, (AXLE_FRICTION, DRIVE_FRICTION))
         else:
-            self._add_rollers(spec, body, name)
+            self._add_rollers(spec, body, name, self.wheel_radius, self.wheel_width, self.wheel_mass)
         motor = spec.add_actuator(name=f"motor_{wheel}", target=name, trntype=mujoco.mjtTrn.mjTRN_JOINT)
         motor.set_to_motor()
         motor.ctrlrange, motor.ctrllimited = [-self.torque_limit, self.torque_limit], True
 
-    def _add_rollers(self, spec: mujoco.MjSpec, body: mujoco.MjsBody, wheel: str) -> None:
-        radius, thick = self.wheel_radius, BARREL * self.wheel_radius
+    def _put_on_rollers(self, spec: mujoco.MjSpec) -> None:
+        """Put rollers in the place of the reference's capsules, about the axles of its joints."""
+        model = spec.compile()
+        data = mujoco.MjData(model)
+        mujoco.mj_kinematics(model, data)
+        ball = data.body("base").xpos - [0, 0, self.imu_height]
+        for wheel in range(self.wheels):
+            name = f"wheel_{wheel}"
+            joint, body, geom = data.joint(name), spec.body(name), model.geom(name)
+            middle = joint.xanchor + (ball - joint.xanchor) @ joint.xaxis * joint.xaxis  # nearest to the ball
+            turn = data.body(name).xmat.reshape(3, 3).T
+            radius, half, _ = geom.size
+            mass = float(model.body_mass[geom.bodyid[0]])
+            for part in (spec.geom(name), spec.geom(f"rim_{wheel}_look"), spec.pair(name)):
+                spec.delete(part)
+            rim = body.add_body(
+                name=f"{name}_rim", pos=list(turn @ (middle - data.body(name).xpos)),
+                quat=_turned(turn @ (ball - middle) / np.linalg.norm(ball - middle), turn @ joint.xaxis),
+            )  # fmt: skip
+            self._add_rollers(spec, rim, name, float(radius), 2 * float(half), mass)
+        spec.body("ball").pos[2] = self.ball_radius
+        spec.body("base").pos[2] = self.ball_radius + self.imu_height
+
+    def _add_rollers(
+        self, spec: mujoco.MjSpec, body: mujoco.MjsBody, wheel: str, radius: float, width: float, weighs: float
+    ) -> None:
+        """A hub and its rollers, about a body's z axis."""
+        thick = BARREL * radius
         body.add_geom(
-            name=f"{wheel}_hub", type=mujoco.mjtGeom.mjGEOM_CYLINDER, size=[0.6 * radius, 0.4 * self.wheel_width, 0],
-            mass=HUB * self.wheel_mass, contype=0, conaffinity=0, material="tyre",
+            name=f"{wheel}_hub", type=mujoco.mjtGeom.mjGEOM_CYLINDER, size=[0.6 * radius, 0.4 * width, 0],
+            mass=HUB * weighs, contype=0, conaffinity=0, material="tyre",
         )  # fmt: skip
         for row in range(2):
             for number in range(self.rollers):
@@ -238,9 +305,61 @@ class RobotConfig:
                 roller.add_geom(
                     name=name, type=mujoco.mjtGeom.mjGEOM_ELLIPSOID,
                     size=[thick, thick, np.sqrt(radius * thick)],  # so that it bulges in the middle as the rim does
-                    mass=(1 - HUB) * self.wheel_mass / (2 * self.rollers), contype=0, conaffinity=0, material="rim",
+                    mass=(1 - HUB) * weighs / (2 * self.rollers), contype=0, conaffinity=0, material="rim",
                 )  # fmt: skip
                 _let_touch(spec, name, (DRIVE_FRICTION, DRIVE_FRICTION))
+
+
+ROBOTS: dict[str, RobotConfig] = {
+    "reference": RobotConfig(),
+    "rollers": RobotConfig(wheel_model="rollers"),
+}
+"""Name -> robot.  Yours may be added."""
+
+
+def robot_of(name: str, numbers: Mapping[str, Any]) -> RobotConfig:
+    """The robot of this name, with these numbers in the place of its own.
+
+    Raises:
+        SettingsError: there is no such robot or number, or a number cannot be used.
+    """
+    if name not in ROBOTS:
+        raise SettingsError(f"robot={name!r} is unknown: {nearest(str(name), ROBOTS)}")
+    known = [f.name for f in fields(RobotConfig)]
+    for key in numbers:
+        if key not in known:
+            raise SettingsError(f"robot {name!r} has no number {key!r}: {nearest(str(key), known)}")
+    try:
+        return replace(ROBOTS[name], **numbers)
+    except SettingsError as error:
+        raise SettingsError(f"robot {name!r}: {error}") from error
+
+
+def changes_of(robot: RobotConfig, other: RobotConfig) -> dict[str, Any]:
+    """The numbers of a robot that are not another's, by name."""
+    return {f.name: x for f in fields(robot) if (x := getattr(robot, f.name)) != getattr(other, f.name)}
+
+
+@cache
+def _settled_pose(robot: RobotConfig) -> Array:
+    """(nq,) the pose of the keyframe "settled", see ``RobotConfig.spec``."""
+    model = robot._unsettled().compile()
+    data = mujoco.MjData(model)
+    data.qpos[:] = settled(model)
+    mujoco.mj_forward(model, data)
+    ball, ground = model.geom("ball").id, model.geom("ground").id
+    for contact in data.contact:
+        geoms = {int(contact.geom1), int(contact.geom2)}
+        if geoms == {ball, ground} and -contact.dist > MOST_SUNK * robot.ball_radius:
+            raise SettingsError(
+                f"the ball sinks {-1000 * contact.dist:.0f} mm into the ground: MuJoCo's contacts are as stiff as "
+                f"the ball is heavy, and body_mass={robot.body_mass:g} is {robot.body_mass / robot.ball_mass:.0f} "
+                f"times ball_mass={robot.ball_mass:g}; use a heavier ball, or a lighter body"
+            )
+        if ball not in geoms or model.geom("tower").id in geoms:
+            names = " and ".join(model.geom(geom).name for geom in geoms)
+            raise SettingsError(f"at rest {names} touch: use other radii, or a larger zenith_deg")
+    return data.qpos.copy()
 
 
 def settled(model: mujoco.MjModel) -> Array:
@@ -284,8 +403,8 @@ def _let_touch(spec: mujoco.MjSpec, geom: str, friction: tuple[float, float]) ->
     pair.friction = [*friction, 0.0, 0.0, 0.0]
 
 
-def _turned(x: Array, z: Array) -> list[float]:
+def _turned(x: Array | Sequence[float], z: Array | Sequence[float]) -> list[float]:
     """The quaternion of a frame whose x and z axes point there."""
-    quat = np.empty(4)
+    quat, (x, z) = np.empty(4), (np.array(axis) / np.linalg.norm(axis) for axis in (x, z))
     mujoco.mju_mat2Quat(quat, np.stack([x, np.cross(z, x), z], axis=1).ravel())
     return list(quat)

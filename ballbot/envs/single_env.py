@@ -112,14 +112,14 @@ class BallbotEnv(gym.Env[Any, NDArray[Any]]):
         return one_of(observations, 0), first_of(infos)
 
     def step(self, action: NDArray[Any]) -> tuple[Any, float, bool, bool, dict[str, Any]]:
-        """Advance by ``dt`` seconds with (3,) finite floats, clipped to [-1, 1].
+        """Advance by ``dt`` seconds with (wheels,) finite floats, clipped to [-1, 1].
 
         Raises:
             ValueError, TypeError: an action of another shape or dtype, or not finite.
         """
         action = np.asarray(action)
-        if action.shape != (3,):
-            raise ValueError(f"action has shape {action.shape}, expected (3,): one number a motor")
+        if action.shape != self.action_space.shape:
+            raise ValueError(f"action has shape {action.shape}, expected {self.action_space.shape}: one number a motor")
         observations, rewards, terminated, truncated, infos = self._envs.advance(action[None])
         if self.render_mode == "human":
             self.render()

@@ -16,14 +16,10 @@ from numpy.typing import NDArray
 
 if TYPE_CHECKING:
     from ballbot.envs.commanded import Commanded
+    from ballbot.envs.mechanics import Mechanics
 
 Array = NDArray[np.float64]
 Bools = NDArray[np.bool_]
-
-BALL_DEPTH = 0.1315
-"""m from the base's origin down its axis to the ball's centre, as the robot rests (key "settled" of the MJCF)."""
-PERCUSSION = 0.179 - BALL_DEPTH
-"""m from the base's origin up its axis to the point that torques of the wheels leave as it is."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +37,7 @@ class RobotState:
     gyro: Array
     """(3, n) angular velocity of the base, body frame, rad/s."""
     wheel_speeds: Array
-    """(3, n) rad/s."""
+    """(wheels, n) rad/s."""
 
     @cached_property
     def heading(self) -> Array:
@@ -62,15 +58,11 @@ class RobotState:
         return np.asarray(a * x + b * y + c * z + 0.0)  # in one order: einsum adds otherwise for a single robot
 
     @cached_property
-    def steady_velocity(self) -> Array:
-        """(2, n) m/s: that of the centre of percussion, which lean and slope change, but no jerk of a wheel.
-
-        The robot's angular momentum about the ball's contact with the ground, in units of a velocity.
-        """
+    def leaning(self) -> Array:
+        """(2, n) rad/s at which the base leans along the world's x and y."""
         (a, b, c), (d, e, f) = self.rotation[:2]
         x, y, z = self.gyro
-        leaning = np.stack([d * x + e * y + f * z, -(a * x + b * y + c * z)])  # rad/s of the axis, along x and y
-        return np.asarray(self.velocity[:2] + PERCUSSION * leaning)
+        return np.stack([d * x + e * y + f * z, -(a * x + b * y + c * z)])
 
     def to_heading(self, offset: Array) -> Array:
         """A horizontal (2, n) vector of the world along the heading and to its left."""
@@ -101,17 +93,17 @@ class Step:
     command: Commanded
     """What they were told."""
     actions: Array
-    """(n, 3) as applied, in [-1, 1]."""
+    """(n, wheels) as applied, in [-1, 1]."""
     last_actions: Array
-    """(n, 3) those of the step before, 0 at the start."""
+    """(n, wheels) those of the step before, 0 at the start."""
     fallen: Bools
     """(n,) whether the episode ends by a failure: a fall, or what else the world counts as one."""
     dt: float
     """s of this step."""
     heights: Callable[[Array], Array]
     """Height of the ground in m at (n, ..., 2) places x, y of the world, m: (n, ...)."""
-    torque_per_action: float
-    """N m on a wheel's axle."""
+    mechanics: Mechanics
+    """What follows from how the robot is made."""
     shell: Array
     """(3, k) points on the robot's surface but the ball's, in the base, m: where it can touch the ground."""
     elapsed: NDArray[np.int64]
@@ -124,7 +116,7 @@ class Step:
     @property
     def ball_place(self) -> Array:
         """(2, n) m, x and y of the world below the ball's centre."""
-        return np.asarray(self.robots.position[:2] - BALL_DEPTH * self.robots.rotation[:2, 2])
+        return np.asarray(self.robots.position[:2] - self.mechanics.ball_depth * self.robots.rotation[:2, 2])
 
     @property
     def time_left(self) -> Array:
@@ -133,8 +125,18 @@ class Step:
 
     @property
     def torques(self) -> Array:
-        """(n, 3) N m on the wheels' axles."""
-        return self.torque_per_action * self.actions
+        """(n, wheels) N m on the wheels' axles."""
+        return -self.mechanics.torque * self.actions
+
+    def steady_velocity(self, robots: RobotState) -> Array:
+        """(2, n) m/s: that of the centre of percussion, which lean and slope change, but no jerk of a wheel.
+
+        The robot's angular momentum about the ball's contact with the ground, in units of a velocity.
+
+        Args:
+            robots: now, or before.
+        """
+        return np.asarray(robots.velocity[:2] + self.mechanics.percussion * robots.leaning)
 
 
 def rotation_matrix(quaternion: Array) -> Array:

@@ -56,8 +56,9 @@ SET_GOAL = "goal={!r} cannot be assigned, as what robots are told is checked: ca
 class BallbotVectorEnv(VectorEnv[Any, NDArray[Any], NDArray[Any]]):
     """``num_envs`` ballbots that do what they are told without falling.
 
-    **Actions**, (num_envs, 3) floats in [-1, 1]: action a applies a torque of -10 a N m to each wheel's axle for one
-    step of 2 ms (500 Hz).  Finite actions outside the range are clipped.
+    **Actions**, (num_envs, wheels) floats in [-1, 1]: action a applies a torque of -a times the motors' limit, 10 N m
+    of the reference's three, to each wheel's axle for one step of 2 ms (500 Hz).  Finite actions outside the range are
+    clipped.
 
     **Observations**, float32: see ``ballbot.envs.observations``. "proprioception" is (num_envs, 17) unless told
     otherwise; ``layout`` says which numbers are what. "scan" adds the field of that name, "encoded" an embedding of
@@ -167,7 +168,7 @@ class BallbotVectorEnv(VectorEnv[Any, NDArray[Any], NDArray[Any]]):
         before the first reset()."""
 
         self.single_observation_space = observation_space(self.world)
-        self.single_action_space = gym.spaces.Box(-1.0, 1.0, (3,), np.float32)
+        self.single_action_space = gym.spaces.Box(-1.0, 1.0, self.world.actions.shape[1:], np.float32)
         self.observation_space = gym.vector.utils.batch_space(self.single_observation_space, n)
         self.action_space = gym.vector.utils.batch_space(self.single_action_space, n)
         note_open(self)
@@ -320,7 +321,7 @@ class BallbotVectorEnv(VectorEnv[Any, NDArray[Any], NDArray[Any]]):
         """Advance every simulation by one step of ``dt`` seconds.
 
         Args:
-            actions: (num_envs, 3) finite floats; clipped to [-1, 1], or to action_limit.
+            actions: (num_envs, wheels) finite floats; clipped to [-1, 1], or to action_limit.
 
         Returns:
             observations, rewards (num_envs,) float64, terminated and truncated (num_envs,)
@@ -359,7 +360,7 @@ class BallbotVectorEnv(VectorEnv[Any, NDArray[Any], NDArray[Any]]):
         """``advance``, without the masks of infos, in which some begin an episode instead."""
         self._check_started("step()")
         check_contact_physics(self)
-        checked = check_actions(actions, self.num_envs, self.config.action_limit)
+        checked = check_actions(actions, self.world.actions.shape, self.config.action_limit)
         told = step_and_begin(self.world, checked, begin) if len(begin) else self.world.step(checked)
         return told["observation"], told["rewards"], told["terminated"], told["truncated"], told["infos"]
 

@@ -20,11 +20,12 @@ from ballbot.envs.commanded import MARGIN, Commanded, Limits
 from ballbot.envs.config import WorldConfig, make_command
 from ballbot.envs.curriculum import Curriculum
 from ballbot.envs.history import History
-from ballbot.envs.model import check_wheel_contacts, motor_limits
+from ballbot.envs.mechanics import motor_limits
+from ballbot.envs.model import check_wheel_contacts
 from ballbot.envs.observations import Layout
 from ballbot.envs.parts import flags as flags_of
 from ballbot.envs.parts import numbers, refuse_nan
-from ballbot.envs.physics import MOTOR_TORQUE, Physics
+from ballbot.envs.physics import Physics
 from ballbot.envs.random_streams import new_stream, second_stream
 from ballbot.envs.rewards import ENDINGS, make_term, paid_terms
 from ballbot.envs.rig import check_cameras, rig_of
@@ -72,11 +73,16 @@ class World:
             cell=config.terrain_cell,
         )
         self.physics = Physics(
-            num, self.ground, integrator=config.integrator, num_threads=num_threads, rig=rig_of(config.rig)
+            num,
+            self.ground,
+            integrator=config.integrator,
+            num_threads=num_threads,
+            rig=rig_of(config.rig),
+            robot=config.robot_config,
         )
         if config.rig:
             check_cameras(self.physics.plane)
-        if config.contact_fix:
+        if config.contact_fix and config.robot_config.wheel_model == "capsule":
             check_wheel_contacts(self.physics.plane)
         self.step_seconds = float(self.physics.model.opt.timestep)
         self.shell = shell_of(self.physics.plane)
@@ -116,7 +122,7 @@ class World:
         self.time_limit = np.full(num, config.max_episode_steps)
         self.learned = np.zeros(num, bool)
         """(n,) whether the curriculum knows how the episode ended: who goes on past its end tells nothing more."""
-        self.actions = np.zeros((num, 3))
+        self.actions = np.zeros((num, self.physics.mechanics.wheels))
         self.term_sums = np.zeros((len(self.terms), num))
         beside = 0 if self.privileged_layout is None else self.privileged_layout.size
         self.obs = np.zeros((num, self.layout.sensed + beside), np.float32)
@@ -255,7 +261,7 @@ class World:
     # -- Steps --------------------------------------------------------------------------------------------------------
 
     def step(self, actions: Array) -> dict[str, Any]:
-        """``action_repeat`` steps of 2 ms with (n, 3) checked actions.
+        """``action_repeat`` steps of 2 ms with (n, wheels) checked actions.
 
         An episode that ends within them ends there: what comes later does not count for it.
 
@@ -287,7 +293,7 @@ class World:
     def _substep(self, actions: Array) -> tuple[Array, dict[str, Bools], Step]:
         """One step of 2 ms: what is paid, what ended, and its record."""
         before, last_actions = self.robots, self.actions
-        diverged = self.physics.step(MOTOR_TORQUE * actions)
+        diverged = self.physics.step(-self.physics.mechanics.torque * actions)
         self.robots = robots = self.physics.robot_state()
         if diverged is not None:
             self._put_back(diverged, before, last_actions)
@@ -381,7 +387,7 @@ class World:
             fallen=fallen,
             dt=self.step_seconds,
             heights=self.physics.heights,
-            torque_per_action=MOTOR_TORQUE,
+            mechanics=self.physics.mechanics,
             shell=self.shell,
             elapsed=self.elapsed,
             time_limit=self.time_limit,

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ballbot.controllers import CONTROLLERS, controlled_fields, find_controller
+from ballbot.controllers import CONTROLLERS, controlled_fields, find_controller, make_controller
 from ballbot.deployment.shipped import find_policy
+from ballbot.envs import BallbotVectorEnv
 from ballbot.evaluation.episodes import Actor
 from ballbot.evaluation.trained import env_options
 from ballbot.ppo import Policy, load_policy
@@ -20,8 +21,8 @@ class Candidate:
 
     options: dict[str, Any]
     """Of ``BallbotVectorEnv``: the world that it knows."""
-    make_actor: Callable[[float], Actor]
-    """Seconds of a step -> what acts."""
+    make_actor: Callable[[BallbotVectorEnv], Actor]
+    """Environment -> what acts there."""
     policy: Policy | None = None
     """None for a classical controller."""
 
@@ -50,12 +51,12 @@ def find_candidate(name: str, *, encoder: Path | None = None, deterministic: boo
     Raises:
         CheckpointError, EncoderError, ValueError: no such policy, or not one of this robot's.
     """
-    if (make_controller := find_controller(name)) is not None:
+    if (found := find_controller(name)) is not None:
         options: dict[str, Any] = {"observation": "proprioception", "frame": "body", "terrain": "perlin"}
         if fields := controlled_fields(name):
             options["extra_fields"] = fields
-        return Candidate(options, make_controller)
+        return Candidate(options, lambda envs: make_controller(found, envs.dt, envs.config))
     policy = load_policy(find_policy(name, CONTROLLERS), torch_threads=0)  # programs choose for all they judge
     policy.seed(seed)
     options = env_options(policy, encoder if policy.metadata.get("observation") == "encoded" else None)
-    return Candidate(options, lambda dt: lambda obs, began: policy.predict(obs, deterministic, began), policy)
+    return Candidate(options, lambda envs: lambda obs, began: policy.predict(obs, deterministic, began), policy)

@@ -20,7 +20,6 @@ from numpy.typing import NDArray
 from ballbot.envs import BallbotVectorEnv
 from ballbot.envs.commanded import Commanded
 from ballbot.envs.commands import Path, Point
-from ballbot.envs.physics import MOTOR_TORQUE
 
 Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
@@ -56,7 +55,7 @@ class Episodes:
     tilt_mean_deg: Floats
     tilt_max_deg: Floats
     torque_rms: Floats
-    """N m, of the three wheels over the episode."""
+    """N m, of the wheels over the episode."""
     torque_max: Floats
     """N m, of any wheel."""
     energy: Floats
@@ -69,7 +68,7 @@ class Episodes:
     """An entry an episode, if it is told places: (k, 2) x and y in m of where it was to drive, in order."""
     history: list[dict[str, Floats]] = field(default_factory=list)
     """An entry an episode, if asked for: "step" (k,), "position" (k, 2) in m, "tilt_deg" (k,), "torque" (k,) rms of the
-    three wheels in N m, "return" (k,) so far, and "qpos" (k, nq), MuJoCo's coordinates of the whole robot."""
+    wheels in N m, "return" (k,) so far, and "qpos" (k, nq), MuJoCo's coordinates of the whole robot."""
 
 
 def run_episodes(
@@ -105,7 +104,7 @@ def run_episodes(
     measures = np.full((len(names), num_episodes), np.nan)
     endings = {name: np.zeros(num_episodes, bool) for name in envs.config.endings}
     targets = [np.empty((0, 2))] * (num_episodes if isinstance(told.command, (Point, Path)) else 0)
-    began, torques = np.ones(n, bool), np.zeros((n, 3))
+    began, torques = np.ones(n, bool), np.zeros(envs.world.actions.shape)
     while (running := episode < num_episodes).any():
         ids, which = np.flatnonzero(running), episode[running]
         terrain_ids[which] = infos["terrain_id"][ids]
@@ -116,7 +115,7 @@ def run_episodes(
         actions = np.clip(np.asarray(actor(obs, began), np.float64), -1.0, 1.0)
         direction = _direction(told, n)
         obs, rewards, terminated, truncated, infos = envs.advance(actions)
-        robots, torques = sims.robot_state(), MOTOR_TORQUE * actions
+        robots, torques = sims.robot_state(), -sims.mechanics.torque * actions
         sound = ~infos["diverged"]
         step = np.stack(
             [

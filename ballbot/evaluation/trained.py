@@ -22,8 +22,8 @@ ALWAYS = ("observation", "frame", "terrain")
 """Options that ``env_options`` names even at their defaults."""
 THE_SAME_FOR_ALL = ("tilt_limit_deg", "integrator")
 """Options that whoever judges policies chooses, whatever they were trained with."""
-TASK = ("terrain", "ground", "terrain_cell", "command", "motion", "rewards", "endings")
-"""Options that say what there is to do; the others say what the robot senses and how."""
+TASK = ("terrain", "ground", "terrain_cell", "robot", "build", "command", "motion", "rewards", "endings")
+"""Options that say what there is to do, and with which robot; the others say what it senses and how."""
 
 
 def trained_world(policy: Policy) -> WorldConfig:
@@ -163,8 +163,10 @@ def task_of(
     terrain: str | None = None,
     command: str | None = None,
     *,
+    robot: str | None = None,
     ground: Mapping[str, Any] | None = None,
     motion: Mapping[str, Any] | None = None,
+    build: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """What there is to do in the world of these options.
 
@@ -172,20 +174,24 @@ def task_of(
         options: of ``BallbotVectorEnv``.
         terrain: another ground; options of the ground stay if it is of the same kind.
         command: another command; options of the command, and what is paid, stay if it is the same.
+        robot: another robot; its numbers stay if it is the same.
         ground: other options of the ground.
         motion: other options of the command.
+        build: other numbers of the robot.
 
     Raises:
         SettingsError: there is no such terrain or command.
     """
-    before = options.get("terrain", "perlin"), options.get("command", "goal")
-    old = outdated(*before, to_terrain=terrain, to_command=command)
+    before = options.get("terrain", "perlin"), options.get("command", "goal"), options.get("robot", "reference")
+    old = outdated(*before, to_terrain=terrain, to_command=command, to_robot=robot)
     task = {name: options[name] for name in TASK if name in options and name not in old}
     if terrain is not None:
         task["terrain"] = terrain
     if command not in (None, before[1]):
         task["command"] = command
-    for name, changes in (("ground", ground), ("motion", motion)):
+    if robot is not None:
+        task["robot"] = robot
+    for name, changes in (("ground", ground), ("motion", motion), ("build", build)):
         if changes:
             task[name] = {**task.get(name, {}), **changes}
     return task
@@ -195,10 +201,16 @@ def in_task(options: dict[str, Any], task: dict[str, Any]) -> dict[str, Any]:
     """Options with which a robot senses as in ``options``, and does what ``task`` says.
 
     Raises:
-        SettingsError: the command is told by other numbers than the robot observes.
+        SettingsError: the command is told by other numbers than the robot observes, or the robot has other wheels.
     """
     changed = {name: value for name, value in options.items() if name not in TASK} | task
-    before, after = _fields(options), _fields(changed)
+    was, now = (_world(each) for each in (options, changed))
+    if (had := was.robot_config.wheels) != (has := now.robot_config.wheels) and "last_action" in was.layout().names:
+        raise SettingsError(
+            f"robot {now.robot!r} has {has} wheels, and what is judged drives one with {had}, {was.robot!r}: leave "
+            "--robot out, or judge what was trained for it"
+        )
+    before, after = was.layout().names, now.layout().names
     if before != after:
         raise SettingsError(
             f"command {changed.get('command', 'goal')!r} is observed as {_without(after, before)}, and what is judged "
@@ -208,10 +220,9 @@ def in_task(options: dict[str, Any], task: dict[str, Any]) -> dict[str, Any]:
     return changed
 
 
-def _fields(options: dict[str, Any]) -> tuple[str, ...]:
-    """Fields of the observation in the world of these options."""
-    world = WorldConfig.of(**{name: value for name, value in options.items() if name != "encoder"})
-    return world.layout().names
+def _world(options: dict[str, Any]) -> WorldConfig:
+    """The world of these options."""
+    return WorldConfig.of(**{name: value for name, value in options.items() if name != "encoder"})
 
 
 def _without(names: tuple[str, ...], others: tuple[str, ...]) -> str:

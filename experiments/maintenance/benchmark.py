@@ -53,7 +53,6 @@ from ballbot.cpus import usable_cpus
 from ballbot.encoders import Architecture, Autoencoder, FrozenEncoder
 from ballbot.envs import BallbotVectorEnv
 from ballbot.envs.model import build_model
-from ballbot.envs.physics import MOTOR_TORQUE
 from ballbot.envs.rendering import choose_opengl
 from ballbot.envs.terrain import make_terrain
 from ballbot.ppo.checkpoint import write_atomic
@@ -223,7 +222,7 @@ def env_against_engine(args: Args) -> Iterator[Figure]:
                 for step in range(args.steps):
                     actions = policy(obs, rng)
                     bare.state[:] = sims.batch.state
-                    ctrl[:] = MOTOR_TORQUE * actions.astype(np.float64)
+                    ctrl[:] = -sims.mechanics.torque * actions.astype(np.float64)
                     if shown is not None:
                         shown[:] = sims.terrain_ids
                     for who in ("env", "bare") if step % 2 else ("bare", "env"):

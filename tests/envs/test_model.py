@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 import mujoco_patch
-from ballbot.envs.model import Addresses, build_model, physics_digest, rolling_wheel_speeds, settled_poses
+from ballbot.envs.mechanics import rolling_wheel_speeds
+from ballbot.envs.model import Addresses, build_model, physics_digest, settled_poses
 from ballbot.envs.physics import Physics
 from ballbot.envs.terrain import TerrainPool, make_terrain
 

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from ballbot.envs import rewards
+from ballbot.envs.mechanics import reference
 from ballbot.envs.observations import layout_of
 from ballbot.envs.step import RobotState, Step, rotation_matrix, rotation_vector
 
@@ -46,7 +47,18 @@ def step_of(state, goal=NORTH, actions=STILL, fallen=(False,)):
     level = lambda xy: np.zeros(xy.shape[:-1])  # noqa: E731
     shell = np.zeros((3, 1))
     return Step(
-        state, state, told, actions, actions, np.array(fallen), 0.002, level, -10.0, shell, *TIMES, lambda: np.zeros(1)
+        state,
+        state,
+        told,
+        actions,
+        actions,
+        np.array(fallen),
+        0.002,
+        level,
+        reference(),
+        shell,
+        *TIMES,
+        lambda: np.zeros(1),
     )
 
 

@@ -13,9 +13,9 @@ import pytest
 from ballbot import presets
 from ballbot.controllers import robot_symmetry
 from ballbot.envs import BallbotEnv, BallbotVectorEnv, WorldConfig, observations
+from ballbot.envs.mechanics import reference
 from ballbot.envs.model import build_model
 from ballbot.envs.observations import layout_of, scan
-from ballbot.envs.step import BALL_DEPTH
 from ballbot.errors import SettingsError
 from ballbot.evaluation import env_options
 from ballbot.ppo import Record, load_policy, train
@@ -106,7 +106,7 @@ def test_the_ball_is_where_the_robot_rests_on_it():
     model = build_model()
     pose = model.key("settled").qpos
     base, ball = (model.joint(name).qposadr[0] for name in ("base_free", "ball_free"))
-    assert pose[base + 2] - pose[ball + 2] == pytest.approx(BALL_DEPTH, abs=1e-4)
+    assert pose[base + 2] - pose[ball + 2] == pytest.approx(reference().ball_depth, abs=1e-4)
     envs = BallbotVectorEnv(1, terrain="flat", num_threads=1, privileged_fields=FIELDS)
     assert not envs.reset(seed=0)[0]["privileged"][:, :8].any()
 

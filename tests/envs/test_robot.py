@@ -7,10 +7,11 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from ballbot.envs.model import Addresses, at_rest, check_wheel_contacts, num_wheels, rolling_wheel_speeds
+from ballbot.envs.mechanics import rolling_model, rolling_wheel_speeds
+from ballbot.envs.model import Addresses, at_rest, check_wheel_contacts, num_wheels
 from ballbot.envs.robot import RobotConfig, settled
 from ballbot.errors import SettingsError
-from ballbot.lqr import LQRController, recoverable_lean, rolling_model
+from ballbot.lqr import LQRController, recoverable_lean
 
 MODELS = ("capsule", "rollers")
 
@@ -42,7 +43,7 @@ def driven(model: mujoco.MjModel, target: float, lean: float, seconds: float) ->
     data.qpos[at.base_qpos : at.base_qpos + 3] = middle + moved
     data.qpos[at.base_qpos + 3 : at.base_qpos + 7] = turn
     dt = float(model.opt.timestep)
-    control = LQRController.of(model, dt, target)
+    control = LQRController(dt, target, model)
     steps, leans, speeds = int(seconds / dt), [], []
     for step in range(steps):
         matrix = np.empty(9)
@@ -76,7 +77,7 @@ def test_robots_drawn_at_random_stand_and_travel_by_gains_that_are_computed(seed
 @pytest.mark.parametrize("wheel_model", MODELS)
 @pytest.mark.parametrize(("wheels", "rollers"), [(3, 5), (4, 6)])
 def test_a_robot_is_what_its_numbers_say(wheels: Any, rollers: int, wheel_model: Any) -> None:
-    robot = RobotConfig(wheels=wheels, wheel_model=wheel_model, rollers=rollers)
+    robot = RobotConfig(body_mass=3.6, wheels=wheels, wheel_model=wheel_model, rollers=rollers)
     model = robot.compile()
     data = at_rest(model)
     assert num_wheels(model) == model.nu == wheels
@@ -136,7 +137,7 @@ def test_impossible_robots_are_refused_by_name(options: dict[str, Any], words: s
 
 
 def test_what_sinks_or_touches_at_rest_is_refused() -> None:
-    with pytest.raises(SettingsError, match=r"sinks 2\d mm into the ground.* 118 times ball_mass"):
+    with pytest.raises(SettingsError, match=r"sinks 2\d mm into the ground.* 119 times ball_mass"):
         RobotConfig(body_mass=20.0).compile()
     with pytest.raises(SettingsError, match=r"at rest .* touch: use other radii, or a larger zenith_deg"):
         RobotConfig(zenith_deg=70.0, wheel_radius=0.01, wheel_width=0.01).compile()

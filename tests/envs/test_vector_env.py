@@ -18,8 +18,6 @@ from mujoco.batch import SimulationError
 import ballbot  # registers Ballbot-v0
 import mujoco_patch
 from ballbot.envs import BallbotEnv, BallbotVectorEnv
-from ballbot.envs.physics import EDGE_MARGIN
-from ballbot.envs.terrain import TERRAIN_LENGTH
 
 assert ballbot
 
@@ -390,7 +388,7 @@ def test_leaving_the_terrain_truncates(make):
     envs.reset(seed=0)
     layout = envs.simulations.addresses
     for start in (layout.base_qpos, layout.ball_qpos):
-        envs.simulations.qpos[0, start] += TERRAIN_LENGTH / 2 - EDGE_MARGIN + 0.01
+        envs.simulations.qpos[0, start] += envs.simulations.reach + 0.01
         envs.simulations.qpos[0, start + 2] += 0.2  # clear of whatever hill is there
     _, _, terminated, truncated, infos = envs.step(np.zeros((2, 3)))
     assert truncated.tolist() == [True, False] and not terminated.any()

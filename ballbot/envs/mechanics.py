@@ -1,0 +1,197 @@
+"""What follows from a robot's model, near upright: how its wheels turn as it rolls, and how it moves.
+
+Everything here is computed from MuJoCo's model of the robot on a plane, in its keyframe "settled"; nothing is of one
+robot alone.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cache, cached_property
+from typing import Self
+
+import mujoco
+import numpy as np
+from numpy.typing import NDArray
+
+from ballbot.envs.model import Addresses, at_rest, build_model, has_rollers, num_wheels, wheel_contacts
+
+Array = NDArray[np.float64]
+
+LEAN, LEANING, TRAVEL = slice(0, 2), slice(2, 4), slice(4, 6)
+"""Where things are in the state of a ``RollingModel``, each along the base's x and y."""
+
+
+@dataclass(frozen=True)
+class RollingModel:
+    """How a ballbot moves near upright: d state / dt = a state + b torques.
+
+    The state is (6,): lean of the body in rad, its change in rad/s, and travel of the ball in m/s, each along the
+    base's x and y.  Torques are those on the wheels' axles, N m.
+    """
+
+    a: Array
+    """(6, 6), in SI units."""
+    b: Array
+    """(6, wheels), in SI units."""
+    torque: float
+    """N m that each motor has."""
+
+
+def rolling_model(model: mujoco.MjModel) -> RollingModel:
+    """What the masses, shapes and joints of a robot make of it.
+
+    Args:
+        model: the robot, on a plane, upright in its keyframe "settled".
+
+    Raises:
+        ValueError: a wheel does not touch the ball.
+    """
+    at, wheels, data = Addresses.of(model), rolling_wheel_speeds(model), at_rest(model)
+    radius, ball, base = float(model.geom("ball").size[0]), data.geom("ball").xpos, model.body("base").id
+    free = np.zeros((model.nv, 4))  # MuJoCo's velocities, of leaning and travelling along x and y
+    for axis, way in enumerate(np.eye(3)[:2]):
+        turn, travel = np.cross([0.0, 0.0, 1.0], way), 2 + axis  # what leans or rolls along a way turns about the next
+        free[at.base_qvel : at.base_qvel + 3, axis] = np.cross(turn, data.xpos[base] - ball)
+        free[at.base_qvel + 3 : at.base_qvel + 6, axis] = turn
+        free[at.base_qvel : at.base_qvel + 3, travel] = free[at.ball_qvel : at.ball_qvel + 3, travel] = way
+        free[at.ball_qvel + 3 : at.ball_qvel + 6, travel] = turn / radius
+    driven = list(at.wheel_qvel)
+    free[driven] = np.hstack([-radius * wheels, wheels])  # a body that leans is to its wheels a ball that rolls back
+    mass = np.zeros((model.nv, model.nv))
+    mujoco.mj_fullM(model, data, mass)
+    inverse = np.linalg.inv(free.T @ mass @ free)
+    above = float(data.subtree_com[base, 2] - ball[2])
+    falls = np.zeros((4, 2))
+    falls[:2] = np.eye(2) * model.body_subtreemass[base] * -model.opt.gravity[2] * above
+    a, b = np.zeros((6, 6)), np.zeros((6, len(driven)))
+    a[LEAN, LEANING] = np.eye(2)
+    a[2:, LEAN] = inverse @ falls
+    a[2:, 2:] = -inverse @ free.T @ (model.dof_damping[:, None] * free)
+    b[2:] = inverse @ free[driven].T
+    return RollingModel(a, b, float(model.actuator_ctrlrange[0, 1]))
+
+
+def _settled_touches(model: mujoco.MjModel) -> tuple[mujoco.MjData, list[Array]]:
+    """The robot in the keyframe "settled", and where each wheel touches the ball, (3,) m.
+
+    Of a wheel that touches it with several rollers, or beside its middle, the middle of its tread.
+
+    Raises:
+        ValueError: a wheel does not touch the ball.
+    """
+    data, touches = at_rest(model), []
+    ball = data.geom("ball").xpos
+    for wheel in range(num_wheels(model)):
+        contacts = wheel_contacts(model, data, wheel)
+        if not contacts:
+            raise ValueError(
+                f"wheel_{wheel} has 0 contacts with the ball in the keyframe 'settled', expected 1 or more: mend the "
+                "keyframe or the geometry"
+            )
+        touch = np.mean([data.contact[i].pos for i in contacts], axis=0)
+        if has_rollers(model, wheel):
+            axle, anchor = data.joint(f"wheel_{wheel}").xaxis, data.joint(f"wheel_{wheel}").xanchor
+            middle = anchor + (ball - anchor) @ axle * axle - ball
+            touch = ball + np.linalg.norm(touch - ball) / np.linalg.norm(middle) * middle
+        touches.append(touch)
+    return data, touches
+
+
+def rolling_wheel_speeds(model: mujoco.MjModel) -> NDArray[np.float64]:
+    """Wheel speeds at which the upright robot rolls along without the wheels slipping across their axles.
+
+    Returns:
+        (wheels, 2) matrix: rad/s of each wheel per m/s of travel along the base's x and y.
+
+    Raises:
+        ValueError: a wheel does not touch the ball.
+    """
+    data, touches = _settled_touches(model)
+    ball, radius = data.geom("ball").xpos, float(model.geom("ball").size[0])
+    speeds = np.empty((len(touches), 2))
+    for wheel, touch in enumerate(touches):
+        joint = model.joint(f"wheel_{wheel}").id
+        axle, arm = data.xaxis[joint], touch - data.xanchor[joint]
+        rim = np.cross(axle, arm)  # velocity of the rim at the contact per rad/s, seen from the base
+        for column, travel in enumerate(np.eye(3)[:2]):
+            # The ball's centre moves with the base, so the base sees it spin in place, at travel / radius.
+            spin = np.cross([0.0, 0.0, 1.0], travel) / radius
+            speeds[wheel, column] = np.cross(spin, touch - ball) @ rim / (rim @ rim)
+    return speeds
+
+
+def free_wheel_speed(model: mujoco.MjModel) -> float:
+    """rad/s at which a wheel's damping takes all of its motor's torque."""
+    return float(model.actuator_ctrlrange[0, 1] / model.joint("wheel_0").damping[0])
+
+
+def motor_limits(model: mujoco.MjModel) -> tuple[float, float]:
+    """What the motors reach, where a wheel's damping takes all of their torque.
+
+    Returns:
+        m/s of travel in every direction, and rad/s about the vertical against a ball that stands still.
+    """
+    fastest = free_wheel_speed(model)
+    headings = np.linspace(0, 2 * np.pi, 72, endpoint=False)
+    wheels = rolling_wheel_speeds(model) @ np.stack([np.cos(headings), np.sin(headings)])
+    data, touches = _settled_touches(model)
+    number = model.joint("wheel_0").id
+    rim = np.cross(data.xaxis[number], touches[0] - data.xanchor[number])
+    spun = np.cross([0.0, 0.0, 1.0], touches[0] - data.geom("ball").xpos)
+    return fastest / float(np.abs(wheels).max()), fastest * float(rim @ rim) / abs(float(spun @ rim))
+
+
+@dataclass(frozen=True)
+class Mechanics:
+    """What those above the physics have to know of a robot."""
+
+    torque: float
+    """N m on a wheel's axle at an action of -1, the reference's sign."""
+    ball_radius: float
+    """m."""
+    ball_depth: float
+    """m from the base's origin down its axis to the ball's centre, at rest."""
+    percussion: float
+    """m from the base's origin up its axis to the point that torques of the wheels leave as it is."""
+    rolling: Array
+    """(wheels, 2) rad/s of each wheel per m/s of travel along the base's x and y."""
+
+    @classmethod
+    def of(cls, model: mujoco.MjModel) -> Self:
+        """Of a robot, on a plane.
+
+        Raises:
+            ValueError: a wheel does not touch the ball.
+        """
+        pose, at, rolling = model.key("settled").qpos, Addresses.of(model), rolling_model(model)
+        depth = round(float(pose[at.base_qpos + 2] - pose[at.ball_qpos + 2]), 4)  # contacts give way by more
+        # wheels that push the ball along x lean the base back, about this point above the ball's centre
+        above = -rolling.b[TRAVEL] @ np.linalg.pinv(rolling.b[LEANING])
+        return cls(
+            torque=rolling.torque,
+            ball_radius=float(model.geom("ball").size[0]),
+            ball_depth=depth,
+            percussion=round(float(above[0, 0]), 3) - depth,
+            rolling=rolling_wheel_speeds(model),
+        )
+
+    @property
+    def wheels(self) -> int:
+        """How many."""
+        return len(self.rolling)
+
+    @cached_property
+    def shares(self) -> Array:
+        """(wheels, 2): how fast each wheel turns when the robot rolls along its x and its y, 1 for the fastest."""
+        return np.asarray(self.rolling / np.abs(self.rolling).max())
+
+    def margin(self, lean: float) -> float:
+        """How near to the edge of its ground, m, a robot that leans so far, rad, counts as off it."""
+        return round(1.1 * (self.ball_radius + max(self.ball_depth, 0.0) * np.sin(lean)), 2)
+
+
+@cache
+def reference() -> Mechanics:
+    """Of the reference's robot."""
+    return Mechanics.of(build_model())

@@ -37,7 +37,7 @@ from ballbot.envs import BallbotVectorEnv, WorldConfig
 from ballbot.envs.physics import Physics
 from ballbot.evaluation import Actor, Candidate, Episodes, find_candidate, in_task, run_episodes, summarize, task_of
 from ballbot.evaluation.table import table, table_rows
-from ballbot.options import PluginFiles, kind_options, read_options
+from ballbot.options import SPELLED, PluginFiles, kind_options, read_options
 from ballbot.ppo import load_policy
 from ballbot.ppo.checkpoint import write_atomic
 from ballbot.settings import Range
@@ -214,7 +214,7 @@ def find_entries(args: Args) -> tuple[dict[str, Entry], dict[str, Any]]:
             print(f"note: {name} {difference}")
         own = task_of(options)
         task = task or task_of(named or options, args.terrain, args.command, robot=args.robot, **kind_options(args))
-        options = in_task(options, task)
+        options = in_task(options, task, any_robot=policy is None)
         if args.heading != "trained":
             options["random_yaw"] = args.heading == "any"
         elif options.get("random_yaw") is False:
@@ -258,7 +258,7 @@ def differences(trained: dict[str, Any], judged: dict[str, Any]) -> list[str]:
         found.append(f"was trained on {was} ground, it is judged on {now} ground")
     for name in sorted((trained.keys() | judged.keys()) - {"terrain"}):
         if (then := trained.get(name, "the default")) != (here := judged.get(name, "the default")):
-            found.append(f"was trained with {name} {then}, it is judged with {here}")
+            found.append(f"was trained with {SPELLED.get(name, name)} {then}, it is judged with {here}")
     return found
 
 

@@ -43,7 +43,17 @@ from ballbot.envs import BallbotVectorEnv
 from ballbot.envs.rig import alike, described, rig_of
 from ballbot.errors import BallbotError, SettingsError
 from ballbot.evaluation.video import film_maker
-from ballbot.options import KINDS, PluginFiles, field_docs, peek, plain, with_kinds, world_config, world_options
+from ballbot.options import (
+    KINDS,
+    SPELLED,
+    PluginFiles,
+    field_docs,
+    peek,
+    plain,
+    with_kinds,
+    world_config,
+    world_options,
+)
 from ballbot.ppo import DivergedError, Hooks, LostContactError, Record, distributed_setup, train
 from ballbot.ppo.checkpoint import find_checkpoint, run_dir_of
 from ballbot.ppo.diagnosis import out_of_memory
@@ -274,7 +284,7 @@ def prepare(argv: list[str] | None) -> tuple[Args, Path]:
         height_maps.as_recorded(old.settings.world, maps, str(job.resume), folder)
         for option, (then, now) in differences(old.settings, replace(settings, ppo=old.settings.ppo)).items():
             raise SettingsError(
-                f"--{option.replace('_', '-')} is {now}, but {job.resume} was trained with {then}: leave it out, or "
+                f"--{SPELLED.get(option, option).replace('_', '-')} is {now}, but {job.resume} was trained with {then}: leave it out, or "
                 f"start a new run from its networks: --init-from {job.resume}"
             )
     only = settings.estimates and settings.ppo.imitation_timesteps >= settings.ppo.total_timesteps

@@ -81,7 +81,8 @@ def make(args: Args) -> tuple[BallbotVectorEnv, Actor]:
     options = candidate.options
     if args.encoder is not None and options["observation"] != "encoded":
         raise ValueError(f"--encoder {args.encoder} is for policies that see, this one does not: leave it out")
-    options = in_task(options, task_of(options, args.terrain, args.command, robot=args.robot, **kind_options(args)))
+    task = task_of(options, args.terrain, args.command, robot=args.robot, **kind_options(args))
+    options = in_task(options, task, any_robot=candidate.policy is None)
     envs = BallbotVectorEnv(
         1,
         **options,

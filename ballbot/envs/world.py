@@ -19,6 +19,7 @@ from ballbot.envs.arrays import rows, summed, weighed
 from ballbot.envs.commanded import MARGIN, Commanded, Limits
 from ballbot.envs.config import WorldConfig, make_command
 from ballbot.envs.curriculum import Curriculum
+from ballbot.envs.drive import check_drive
 from ballbot.envs.history import History
 from ballbot.envs.mechanics import motor_limits
 from ballbot.envs.model import check_wheel_contacts
@@ -82,7 +83,9 @@ class World:
         )
         if config.rig:
             check_cameras(self.physics.plane)
-        if config.contact_fix and config.robot_config.wheel_model == "capsule":
+        if config.robot_config.wheel_model == "rollers":
+            check_drive(config.robot_config)
+        elif config.contact_fix:
             check_wheel_contacts(self.physics.plane)
         self.step_seconds = float(self.physics.model.opt.timestep)
         self.shell = shell_of(self.physics.plane)

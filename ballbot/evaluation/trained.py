@@ -197,15 +197,20 @@ def task_of(
     return task
 
 
-def in_task(options: dict[str, Any], task: dict[str, Any]) -> dict[str, Any]:
+def in_task(options: dict[str, Any], task: dict[str, Any], *, any_robot: bool = False) -> dict[str, Any]:
     """Options with which a robot senses as in ``options``, and does what ``task`` says.
+
+    Args:
+        options: of ``BallbotVectorEnv``.
+        task: of ``task_of``.
+        any_robot: who is judged drives robots with any number of wheels.
 
     Raises:
         SettingsError: the command is told by other numbers than the robot observes, or the robot has other wheels.
     """
     changed = {name: value for name, value in options.items() if name not in TASK} | task
     was, now = (_world(each) for each in (options, changed))
-    if (had := was.robot_config.wheels) != (has := now.robot_config.wheels) and "last_action" in was.layout().names:
+    if (had := was.robot_config.wheels) != (has := now.robot_config.wheels) and not any_robot:
         raise SettingsError(
             f"robot {now.robot!r} has {has} wheels, and what is judged drives one with {had}, {was.robot!r}: leave "
             "--robot out, or judge what was trained for it"

@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from ballbot.envs.drive import check_drive, measure_drive
 from ballbot.envs.mechanics import rolling_model, rolling_wheel_speeds
 from ballbot.envs.model import Addresses, at_rest, check_wheel_contacts, num_wheels
-from ballbot.envs.robot import RobotConfig, settled
+from ballbot.envs.robot import ROBOTS, RobotConfig, settled
 from ballbot.errors import SettingsError
 from ballbot.lqr import LQRController, recoverable_lean
 
@@ -105,6 +106,26 @@ def test_both_models_of_a_wheel_are_the_same_robot_to_the_controller(seed: int) 
     one, other = (rolling_model(drawn(seed, wheel_model=wheel_model).compile()) for wheel_model in MODELS)
     np.testing.assert_allclose(one.a, other.a, atol=0.12 * np.abs(one.a).max())
     np.testing.assert_allclose(one.b, other.b, atol=0.12 * np.abs(one.b).max())
+
+
+def test_rollers_turn_the_ball_as_geometry_says_and_hardly_shake_it() -> None:
+
+    found = check_drive(ROBOTS["rollers"])
+    assert np.abs(found.gear - 1).max() < 0.01 and found.across.max() < 0.01 and found.ripple < 2e-4
+    solid = measure_drive(RobotConfig(wheels=4).compile())  # axles and solids agree, as the reference's do not quite
+    assert np.abs(solid.gear - 1).max() < 1e-3 and solid.ripple < 1e-5
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"roller_damping": 1e-4, "wheel_radius": 0.01, "wheel_width": 0.01}, r"turn the ball 0\.\d+ times as fast"),
+        ({"rollers": 4, "wheel_radius": 0.04, "body_top": 0.5}, r"rises and sinks by \d\.\d mm"),
+    ],
+)
+def test_wheels_that_slip_or_shake_are_refused(options: dict[str, Any], words: str) -> None:
+    with pytest.raises(SettingsError, match=words):
+        check_drive(RobotConfig(wheel_model="rollers", **options))
 
 
 def test_a_lean_can_be_recovered_from_as_far_as_the_torque_goes() -> None:

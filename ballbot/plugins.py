@@ -1,8 +1,8 @@
-"""Plugins: Python files that add grounds, commands, rewards, endings or fields of the observation, by name.
+"""Plugins: Python files that add grounds, robots, commands, rewards, endings or fields of the observation, by name.
 
     python experiments/ppo_ballbot.py --plugin mine.py --terrain bumps --rewards.calm 0.5
 
-A plugin writes into the registries (``TERRAINS``, ``COMMANDS``, ``REWARDS``, ``ENDINGS``, ``FIELDS`` of
+A plugin writes into the registries (``TERRAINS``, ``ROBOTS``, ``COMMANDS``, ``REWARDS``, ``ENDINGS``, ``FIELDS`` of
 ``ballbot.envs``), and everything it adds is an option at once.  Installed packages do the same by an entry point of the
 group "ballbot.plugins", which the programs load by themselves.  Runs record their plugins with a hash of their content
 and keep a copy of the files; whoever goes on with such a run, or judges its policy, names the file again: no program
@@ -22,7 +22,7 @@ from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from typing import Any
 
-from ballbot.envs import COMMANDS, ENDINGS, FIELDS, REWARDS, TERRAINS, Field
+from ballbot.envs import COMMANDS, ENDINGS, FIELDS, REWARDS, ROBOTS, TERRAINS, Field, RobotConfig
 from ballbot.envs.rewards import INFOS, reward_settings
 from ballbot.errors import BallbotError, SettingsError
 
@@ -32,6 +32,7 @@ MAX_BYTES = 2**20
 """Of a plugin's file."""
 REGISTRIES: dict[str, dict[str, Any]] = {
     "TERRAINS": TERRAINS,
+    "ROBOTS": ROBOTS,
     "COMMANDS": COMMANDS,
     "REWARDS": REWARDS,
     "ENDINGS": ENDINGS,
@@ -193,6 +194,8 @@ def _what_is_wrong(registry: str, name: str, entry: Any) -> str:
     parts = ("draw", "check", "begin", "follow", "measures", "success", "memory", "rewards", "fields", "size")
     if registry == "COMMANDS" and not (kind and all(hasattr(entry, part) for part in parts)):
         return f"is no dataclass with {', '.join(parts)}: derive it from one of ballbot.envs.commands"
+    if registry == "ROBOTS" and not isinstance(entry, RobotConfig):
+        return "is no RobotConfig"
     if registry == "FIELDS" and not isinstance(entry, Field):
         return "is no ballbot.envs.Field"
     if registry == "FIELDS" and name.startswith("image_"):

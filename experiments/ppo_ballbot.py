@@ -284,8 +284,8 @@ def prepare(argv: list[str] | None) -> tuple[Args, Path]:
         height_maps.as_recorded(old.settings.world, maps, str(job.resume), folder)
         for option, (then, now) in differences(old.settings, replace(settings, ppo=old.settings.ppo)).items():
             raise SettingsError(
-                f"--{SPELLED.get(option, option).replace('_', '-')} is {now}, but {job.resume} was trained with {then}: leave it out, or "
-                f"start a new run from its networks: --init-from {job.resume}"
+                f"--{SPELLED.get(option, option).replace('_', '-')} is {now}, but {job.resume} was trained with "
+                f"{then}: leave it out, or start a new run from its networks: --init-from {job.resume}"
             )
     only = settings.estimates and settings.ppo.imitation_timesteps >= settings.ppo.total_timesteps
     if only and not (job.resume or job.init_from):

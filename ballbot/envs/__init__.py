@@ -24,6 +24,7 @@ from ballbot.envs.commands import COMMANDS
 from ballbot.envs.config import WorldConfig
 from ballbot.envs.observations import FIELDS, Field
 from ballbot.envs.rewards import ENDINGS, REWARDS
+from ballbot.envs.robot import ROBOTS, RobotConfig
 from ballbot.envs.single_env import BallbotEnv
 from ballbot.envs.step import RobotState, Step
 from ballbot.envs.terrain import TERRAINS, Grid, Ground
@@ -34,12 +35,14 @@ __all__ = [
     "ENDINGS",
     "FIELDS",
     "REWARDS",
+    "ROBOTS",
     "TERRAINS",
     "BallbotEnv",
     "BallbotVectorEnv",
     "Field",
     "Grid",
     "Ground",
+    "RobotConfig",
     "RobotState",
     "Step",
     "WorldConfig",

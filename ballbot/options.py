@@ -27,7 +27,8 @@ from ballbot.envs.changes import outdated
 from ballbot.envs.config import paid_in_older
 from ballbot.envs.rewards import reward_settings
 from ballbot.envs.rig import CameraRig
-from ballbot.envs.robot import ROBOTS
+from ballbot.envs.robot import RobotConfig
+from ballbot.envs.robots import robot_of
 from ballbot.envs.terrain import parse_terrain
 from ballbot.errors import SettingsError
 from ballbot.settings import check_value, default_of, nearest
@@ -117,7 +118,8 @@ def _field_rows(cls: Any) -> list[tuple[str, Any, str, Any]]:
 def _kind_rows(name: str, kind: str) -> list[tuple[str, Any, str, Any]]:
     """The same of a kind of ground or command, or of a robot, by its section's name."""
     if name == "build":
-        return _field_rows(ROBOTS[kind])
+        robot = robot_of(kind, {})
+        return _field_rows(robot) if isinstance(robot, RobotConfig) else []
     cls = TERRAINS[parse_terrain(kind).kind] if name == "ground" else COMMANDS[kind]
     return [row for row in _field_rows(cls) if not (name == "ground" and row[0] == "path")]
 

@@ -31,7 +31,7 @@ from typing import Annotated, Any
 
 import torch
 
-from ballbot import height_maps, plugins
+from ballbot import height_maps, plugins, robot_files
 from ballbot.controllers import computed_prior, feedback_prior, robot_symmetry
 from ballbot.encoders import FrozenEncoder, encoder_file, load_encoder
 from ballbot.envs import COMMANDS, BallbotVectorEnv, WorldConfig
@@ -177,6 +177,8 @@ class Settings:
             found["plugins"] = plugins.loaded()
         if maps := height_maps.digests(self.world):
             found["height_maps"] = maps
+        if (digest := robot_files.digest(self.world)) is not None:
+            found["robot_digest"] = digest
         return found
 
     def layout(self, encoder: FrozenEncoder | None = None) -> Layout:

@@ -33,7 +33,7 @@ from typing import Annotated, Any, Literal, NoReturn, get_type_hints
 
 import tyro
 
-from ballbot import height_maps, plugins
+from ballbot import height_maps, plugins, robot_files
 from ballbot.cli import program
 from ballbot.cpus import usable_cpus
 from ballbot.deployment.shipped import find_policy
@@ -280,8 +280,9 @@ def prepare(argv: list[str] | None) -> tuple[Args, Path]:
             trained, flag = ("without", "--cameras") if job.cameras else ("with", "--no-cameras")
             raise SettingsError(f"{job.resume} was trained {trained} cameras: leave {flag} out, or start a new run")
         folder = run_dir_of(job.resume)
-        maps = recorded_metadata(folder / "config.json").get("height_maps", {})
-        height_maps.as_recorded(old.settings.world, maps, str(job.resume), folder)
+        recorded_then = recorded_metadata(folder / "config.json")
+        height_maps.as_recorded(old.settings.world, recorded_then.get("height_maps", {}), str(job.resume), folder)
+        robot_files.check(old.settings.world, recorded_then.get("robot_digest"), str(job.resume))
         for option, (then, now) in differences(old.settings, replace(settings, ppo=old.settings.ppo)).items():
             raise SettingsError(
                 f"--{SPELLED.get(option, option).replace('_', '-')} is {now}, but {job.resume} was trained with "
@@ -407,7 +408,7 @@ def main(argv: list[str] | None = None, taught_only: bool = False) -> int:
             )
         if job.cameras:
             encoder = load_eyes(args)
-        files = plugins.files() | height_maps.files(settings.world)
+        files = plugins.files() | height_maps.files(settings.world) | robot_files.files(settings.world)
         metadata = resumed_metadata(settings, encoder, run_dir) if job.resume else settings.metadata(encoder)
         start = None if job.init_from is None else init_from(find_policy(job.init_from), settings, encoder)
         teacher, copies, digest = load_teacher(args, encoder, run_dir)

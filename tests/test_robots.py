@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,8 @@ from ballbot.controllers import find_controller, make_controller, robot_symmetry
 from ballbot.deployment.runtime import Controller
 from ballbot.envs import BallbotVectorEnv, RobotConfig, WorldConfig
 from ballbot.envs.mechanics import Mechanics
+from ballbot.envs.model import build_model, physics_digest
+from ballbot.envs.robots import robot_of
 from ballbot.errors import SettingsError
 from ballbot.evaluation import run_episodes, summarize
 from ballbot.presets import default
@@ -119,3 +123,111 @@ def test_a_plugin_brings_a_robot(tmp_path: Path) -> None:
     assert call(*judge, "--plugin", "good.py", folder=tmp_path).returncode == 0
     refused = call(*judge, "--plugin", "bad.py", folder=tmp_path)
     assert refused.returncode == 2 and "ROBOTS['broad'], which is no RobotConfig" in refused.stderr
+
+
+def own_mjcf(folder: Path, *changes: tuple[str, str]) -> Path:
+    """A user's file: the reference's, with these changes."""
+    text = (files("ballbot.assets") / "ballbot.xml").read_text(encoding="utf-8")
+    for old, new in changes:
+        assert old in text
+        text = text.replace(old, new)
+    path = folder / "own.xml"
+    path.write_text(text)
+    return path
+
+
+def test_mjcf_of_the_reference_is_the_reference(tmp_path: Path) -> None:
+    heights = np.random.default_rng(0).random((3, 65, 65)).astype(np.float32)
+    renamed = own_mjcf(
+        tmp_path,
+        *((f'body name="{name}"', f'body name="my_{name}"') for name in ("base", "ball")),
+        ('geom name="ball"', 'geom name="globe"'),
+        ('geom1="ball"', 'geom1="globe"'),
+        ('geom name="ground"', 'geom name="floor"'),
+    )
+    robot = robot_of(str(renamed), {})
+    assert robot.wheels == 3 and robot.wheel_model == "capsule" and robot.cameras == 2
+    one, other = (build_model(heights, tops=np.array([0.1, 0.3, 0.2]), robot=r) for r in (None, robot))
+    assert physics_digest(one) == physics_digest(other)
+    envs = [
+        BallbotVectorEnv(2, robot=name, num_terrains=2, observation="depth") for name in (str(renamed), "reference")
+    ]
+    seen = [env.reset(seed=3)[0] for env in envs]
+    for name, value in seen[0].items():
+        np.testing.assert_array_equal(value, seen[1][name])
+    for env in envs:
+        env.close()
+
+
+def test_mjcf_with_rollers_and_its_own_pose_drives(tmp_path: Path) -> None:
+    spec = RobotConfig(**FOUR, wheel_model="rollers", ball_radius=0.11).spec()
+    spec.delete(spec.keys[0])
+    spec.compile()
+    (tmp_path / "own.xml").write_text(spec.to_xml())
+    envs = BallbotVectorEnv(6, robot=str(tmp_path / "own.xml"), num_terrains=6, max_episode_steps=500)
+    make = find_controller("lqr:0.3")
+    assert make is not None
+    found = summarize(run_episodes(envs, make_controller(make, envs.dt, envs.config), 6, 0))
+    assert found["success_rate"] == 1 and envs.config.robot_config.wheel_model == "rollers"
+    envs.close()
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "words"),
+    [
+        ("base_free", "free", "it has no free joint 'base_free'; its joints are free, wheel_0"),
+        ('joint name="wheel_2" class', 'joint name="wheel_9" class', "it has 2 hinges wheel_0, wheel_1"),
+        ('gear="1"', 'gear="5"', "its motors must be of one kind"),
+        ('joint="wheel_2"', 'joint="wheel_1"', "its motors turn wheel_0, wheel_1, wheel_1, expected"),
+        ('size="0.09"', 'size="90"', "its ball has a radius of 90, expected 0.02 to 0.5 m: is it in metres?"),
+        ('density="400"', 'density="400000"', "it weighs 3200.*is it in kilograms?"),
+        ('friction="0.001 1.0"', 'friction="1 1"', "wheel_0 is of no known kind: give it rollers"),
+        ("<mujoco", "<mujo", "MuJoCo cannot read it .*MISMATCHED"),
+        ('type="cylinder" size="0.11 0.14"', 'type="mesh" mesh="m"', "MuJoCo cannot compile it .*mesh 'm' not found"),
+        ("<asset>", '<asset><mesh name="m" file="m.stl"/>', "MuJoCo cannot compile it .*m.stl"),
+        ('name="ground" type="plane" size="0 0 0.05"', 'name="floor" type="sphere" size="0.05"', "its world has 0 planes"),
+        ("<asset>", '<asset><hfield name="h" nrow="4" ncol="4" size="1 1 1 1"/>', "it has height fields"),
+    ],
+)
+def test_mjcf_without_what_is_needed_is_refused_by_name(tmp_path: Path, old: str, new: str, words: str) -> None:
+    path = own_mjcf(tmp_path, (old, new))
+    with pytest.raises(SettingsError, match=f"robot '{path}': {words}"):
+        WorldConfig(robot=str(path))
+
+
+def test_files_of_robots_that_cannot_be_used_are_refused(tmp_path: Path) -> None:
+    path = own_mjcf(tmp_path)
+    with pytest.raises(SettingsError, match="has its numbers in its file: change ball_mass there"):
+        WorldConfig(robot=str(path), build={"ball_mass": 1.0})
+    with pytest.raises(SettingsError, match=r"gone.xml' cannot be read: No such file"):
+        WorldConfig(robot=str(tmp_path / "gone.xml"))
+    (tmp_path / "a.json").write_text('{"ball_radios": 1}')
+    (tmp_path / "b.json").write_text("[1]")
+    (tmp_path / "c.json").write_text("{")
+    for name, words in (("a", "no number 'ball_radios'"), ("b", "must be numbers by name"), ("c", "is no JSON")):
+        with pytest.raises(SettingsError, match=words):
+            WorldConfig(robot=str(tmp_path / f"{name}.json"))
+    (tmp_path / "d.json").write_text('{"wheels": 4, "body_inertia": [0.03, 0.03, 0.02]}')
+    config = WorldConfig(robot=str(tmp_path / "d.json"), build={"wheel_model": "rollers"})
+    numbers = {"wheels": 4, "body_inertia": (0.03, 0.03, 0.02), "wheel_model": "rollers"}
+    assert config == WorldConfig(build=numbers)  # which needs the file no more
+    assert WorldConfig.from_metadata(json.loads(json.dumps(config.metadata()))) == config
+
+
+def test_a_run_keeps_its_robot(tmp_path: Path) -> None:
+    path = own_mjcf(tmp_path, ('density="55"', 'density="60"'))
+    small = ("--num-envs", 4, "--num-steps", 8, "--minibatch-size", 16, "--num-terrains", 4, "--eval-episodes", 2)
+    done = call(
+        "ppo_ballbot.py", "--robot", path, "--no-cameras", "--total-timesteps", 320, "--run-name", "own", *small,
+        folder=tmp_path,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    judge = ("evaluate.py", "runs/own", "--episodes", 2, "--num-terrains", 2, "--horizon", 50)
+    assert call(*judge, folder=tmp_path).returncode == 0
+    own_mjcf(tmp_path, ('density="55"', 'density="70"'))
+    assert call(*judge, folder=tmp_path).returncode == 0  # by the copy
+    resumed = call("ppo_ballbot.py", "--resume", "runs/own", "--total-timesteps", 640, folder=tmp_path)
+    assert resumed.returncode == 2 and "was changed since: put the file as it was" in resumed.stderr
+    (tmp_path / "runs" / "own" / "robot.xml").unlink()
+    refused = call(*judge, folder=tmp_path)
+    assert refused.returncode == 2 and "was changed since or is gone, and there is no copy" in refused.stderr

@@ -34,7 +34,7 @@ from ballbot.envs.mechanics import Mechanics
 from ballbot.envs.model import build_model, has_rollers, num_wheels
 from ballbot.envs.observations import wheel_names
 from ballbot.envs.rig import CameraRig, camera_names, rig_of
-from ballbot.envs.robot import RobotConfig
+from ballbot.envs.robots import Robot
 from ballbot.evaluation.trained import trained_layout, trained_world
 from ballbot.ppo import Agent, Policy
 from ballbot.ppo.checkpoint import write_atomic
@@ -89,7 +89,7 @@ class CameraGraph(nn.Module):
         return embeddings
 
 
-def robot_geometry(rig: CameraRig | None = None, robot: RobotConfig | None = None) -> dict[str, Any]:
+def robot_geometry(rig: CameraRig | None = None, robot: Robot | None = None) -> dict[str, Any]:
     """Where wheels and cameras are on the upright robot, for the contract.
 
     Args:

@@ -24,7 +24,8 @@ from ballbot.envs.commands import COMMANDS
 from ballbot.envs.config import WorldConfig
 from ballbot.envs.observations import FIELDS, Field
 from ballbot.envs.rewards import ENDINGS, REWARDS
-from ballbot.envs.robot import ROBOTS, RobotConfig
+from ballbot.envs.robot import RobotConfig
+from ballbot.envs.robots import ROBOTS
 from ballbot.envs.single_env import BallbotEnv
 from ballbot.envs.step import RobotState, Step
 from ballbot.envs.terrain import TERRAINS, Grid, Ground

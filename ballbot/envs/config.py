@@ -14,8 +14,9 @@ from ballbot.envs.checks import check_direction
 from ballbot.envs.commands import COMMANDS, ONE_OF_TWO
 from ballbot.envs.observations import CAMERA_INTERVAL, FIELDS, Layout, layout_of
 from ballbot.envs.rewards import REWARDS, check_endings, check_weights, needed, paid_terms, refuse_idle
-from ballbot.envs.rig import REFERENCE, rig_of
-from ballbot.envs.robot import ROBOTS, RobotConfig, changes_of, robot_of
+from ballbot.envs.rig import rig_of
+from ballbot.envs.robot import RobotConfig
+from ballbot.envs.robots import ROBOTS, Robot, changes_of, robot_of
 from ballbot.envs.terrain import MAX_TERRAIN_LENGTH, TERRAIN_LENGTH, TERRAINS, parse_terrain
 from ballbot.envs.terrain.spec import build_terrain
 from ballbot.errors import SettingsError
@@ -65,7 +66,8 @@ class WorldConfig:
     """Begin on the easiest ground of the pool, and go on to what is harder as robots succeed; each kind by itself."""
 
     robot: str = option("reference", "task")
-    """Which ballbot: one of ``ROBOTS`` by name, or the ``RobotConfig`` of one."""
+    """Which ballbot: one of ``ROBOTS`` by name, the ``RobotConfig`` of one, or a file: .json of such numbers by name,
+    or .xml, MJCF with joints base_free, ball_free, wheel_0 and so on (see ballbot/envs/mjcf.py)."""
     build: Mapping[str, Any] = option({}, "task")
     """Numbers of that robot that are others, by name: fields of ``RobotConfig``."""
 
@@ -184,9 +186,11 @@ class WorldConfig:
         told = make_command(self.command, self.motion)
         self._keep("motion", _given(told))
         robot = self.robot_config
-        self._keep("build", changes_of(robot, ROBOTS[self.robot]))
+        if isinstance(robot, RobotConfig):  # all that a file of numbers says is here then
+            self._keep("robot", self.robot if self.robot in ROBOTS else "reference")
+            self._keep("build", changes_of(robot, ROBOTS[self.robot]))
         rig = rig_of(self.rig)
-        if rig is None and not robot.is_reference and self.observation in ("encoded", "depth"):
+        if rig is None and not robot.cameras and self.observation in ("encoded", "depth"):
             rig = robot.eyes
         self._keep("rig", {} if rig is None else asdict(rig))  # all of it: one at its defaults is not none
         self._check_history()
@@ -308,14 +312,14 @@ class WorldConfig:
         return layout_of(self.frame, told, self.extra_fields, images, *past, rig_of(self.rig), self.robot_config.wheels)
 
     @property
-    def robot_config(self) -> RobotConfig:
+    def robot_config(self) -> Robot:
         """How the robot is made."""
         return robot_of(self.robot, self.build)
 
     @property
     def num_cameras(self) -> int:
         """Of each robot."""
-        return int(self.rig.get("number", REFERENCE))
+        return int(self.rig.get("number", self.robot_config.cameras))
 
     def privileged_layout(self) -> Layout | None:
         """Which numbers of what only the value function sees are what; None if it sees what the policy does."""
@@ -354,7 +358,8 @@ class WorldConfig:
                 if f.name == "rewards":
                     default = needed(COMMANDS[self.command].rewards)
                 keys = [*value, *(key for key in default if key not in value)]
-                found |= {f"{f.name}.{k}": value.get(k, 0.0) for k in keys if value.get(k, 0.0) != default.get(k)}
+                differing = {k: value.get(k, 0.0) for k in keys if value.get(k, 0.0) != default.get(k)}
+                found |= {f"{f.name}.{k}": list(x) if isinstance(x, tuple) else x for k, x in differing.items()}
             elif value != default_of(f):
                 found[f.name] = list(value) if isinstance(value, tuple) else value
         return found

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from ballbot.envs.mechanics import rolling_wheel_speeds
 from ballbot.envs.model import Addresses, at_rest
-from ballbot.envs.robot import RobotConfig
+from ballbot.envs.robots import Robot
 from ballbot.errors import SettingsError
 
 Array = NDArray[np.float64]
@@ -80,7 +80,7 @@ def measure_drive(model: mujoco.MjModel) -> Drive:
 
 
 @cache
-def check_drive(robot: RobotConfig) -> Drive:
+def check_drive(robot: Robot) -> Drive:
     """Refuse wheels that do not drive the ball as the geometry says, or that shake it; returns what was measured.
 
     Raises:

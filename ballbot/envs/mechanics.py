@@ -121,9 +121,16 @@ def rolling_wheel_speeds(model: mujoco.MjModel) -> NDArray[np.float64]:
     return speeds
 
 
+def no_load_speed(model: mujoco.MjModel) -> float:
+    """rad/s of an axle at which a motor has no torque left: the first of its user's numbers; infinite without."""
+    return float(model.actuator_user[0, 0]) if model.nuser_actuator and model.actuator_user[0, 0] else np.inf
+
+
 def free_wheel_speed(model: mujoco.MjModel) -> float:
-    """rad/s at which a wheel's damping takes all of its motor's torque."""
-    return float(model.actuator_ctrlrange[0, 1] / model.joint("wheel_0").damping[0])
+    """rad/s at which a wheel's damping and friction take all of the torque that its motor has then."""
+    torque, joint = float(model.actuator_ctrlrange[0, 1]), model.joint("wheel_0")
+    falls = float(joint.damping[0]) + torque / no_load_speed(model)
+    return (torque - float(joint.frictionloss[0])) / falls if falls else np.inf
 
 
 def motor_limits(model: mujoco.MjModel) -> tuple[float, float]:
@@ -154,6 +161,8 @@ class Mechanics:
     """m from the base's origin down its axis to the ball's centre, at rest."""
     percussion: float
     """m from the base's origin up its axis to the point that torques of the wheels leave as it is."""
+    no_load_speed: float
+    """rad/s of an axle at which a motor has no torque left; infinite where it always has all."""
     rolling: Array
     """(wheels, 2) rad/s of each wheel per m/s of travel along the base's x and y."""
 
@@ -173,6 +182,7 @@ class Mechanics:
             ball_radius=float(model.geom("ball").size[0]),
             ball_depth=depth,
             percussion=round(float(above[0, 0]), 3) - depth,
+            no_load_speed=no_load_speed(model),
             rolling=rolling_wheel_speeds(model),
         )
 

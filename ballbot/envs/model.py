@@ -20,7 +20,7 @@ from mujoco_patch import ContactFixError
 from mujoco_patch.self_check import AXLE_FRICTION, DRIVE_FRICTION
 
 if TYPE_CHECKING:
-    from ballbot.envs.robot import RobotConfig
+    from ballbot.envs.robots import Robot
 
 INTEGRATORS = {
     "Euler": mujoco.mjtIntegrator.mjINT_EULER,
@@ -96,7 +96,7 @@ def build_model(
     tops: NDArray[np.float64] | None = None,
     length: float | None = None,
     rig: CameraRig | None = None,
-    robot: RobotConfig | None = None,
+    robot: Robot | None = None,
 ) -> mujoco.MjModel:
     """Compile a robot with its ground.
 
@@ -132,7 +132,7 @@ def build_model(
         ground = spec.geom("ground")
         ground.type = mujoco.mjtGeom.mjGEOM_HFIELD
         # the highest, because MuJoCo takes the bounds of the ground from the one that it is compiled with
-        ground.hfieldname = f"terrain_{int(np.argmax(tops))}"
+        ground.hfieldname = spec.hfields[int(np.argmax(tops))].name
     if rig is not None:
         mount(spec, rig)
     model = spec.compile()

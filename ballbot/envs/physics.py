@@ -23,7 +23,7 @@ from ballbot.envs.step import RobotState, rotation_matrix
 from ballbot.envs.terrain import TerrainPool
 
 if TYPE_CHECKING:
-    from ballbot.envs.robot import RobotConfig
+    from ballbot.envs.robots import Robot
 
 Array = NDArray[np.float64]
 Bools = NDArray[np.bool_]
@@ -55,7 +55,7 @@ class Physics:
         integrator: str,
         num_threads: int,
         rig: CameraRig | None = None,
-        robot: RobotConfig | None = None,
+        robot: Robot | None = None,
     ) -> None:
         self.ground, self.rig, self.robot = ground, rig, robot
         self.num = num
@@ -113,6 +113,10 @@ class Physics:
                 "this environment was made before the process forked, and its threads are not in the new process: make "
                 "the environment there, or with num_threads=1"
             )
+        if np.isfinite(self.mechanics.no_load_speed):
+            most = self.mechanics.torque
+            share = most / self.mechanics.no_load_speed * self.qvel[:, list(self.addresses.wheel_qvel)]
+            torques = np.clip(torques, np.maximum(-most, -most - share), np.minimum(most, most - share))
         self._ctrl[:] = torques
         failed: NDArray[Any] | None = None
         try:

@@ -1,6 +1,6 @@
 """Ballbots by their numbers: from the radius of the ball to the torque of the motors, a MuJoCo model.
 
-    from ballbot.envs.robot import ROBOTS, RobotConfig
+    from ballbot.envs import ROBOTS, RobotConfig
     from ballbot.lqr import LQRController
 
     ROBOTS["mine"] = RobotConfig(ball_radius=0.115, ball_mass=3.0, body_mass=13.4, wheels=4, wheel_model="rollers")
@@ -18,19 +18,19 @@ the kind.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from functools import cache
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import mujoco
 import numpy as np
 from numpy.typing import NDArray
 
 from ballbot.envs.model import reference_spec
-from ballbot.envs.rig import CameraRig
+from ballbot.envs.rig import REFERENCE, CameraRig
 from ballbot.errors import SettingsError
-from ballbot.settings import Range, check_settings, check_value, nearest
+from ballbot.settings import Range, check_settings, check_value
 from mujoco_patch import ensure
 from mujoco_patch.self_check import AXLE_FRICTION, DRIVE_FRICTION
 
@@ -96,8 +96,13 @@ class RobotConfig:
     """Moment of inertia of a motor as its wheel feels it, behind the gear, kg m²."""
     wheel_damping: Annotated[float, Range(0, 100)] = 0.8
     """Torque that a wheel and its motor lose by each rad/s, N m s."""
+    wheel_friction: Annotated[float, Range(0, 100)] = 0.0
+    """Torque that a wheel and its motor need to turn at all, N m."""
     torque_limit: Annotated[float, Range(0.001, 1000)] = 10.0
     """Of a motor on its wheel's axle, N m."""
+    no_load_speed: Annotated[float, Range(0.1, 1e5)] | None = None
+    """rad/s of the axle at which a motor has no torque left, of which it has the less the faster it turns that way, in
+    a straight line (None: all of it at any speed)."""
     wheel_model: Literal["capsule", "rollers"] = "capsule"
     """One solid with friction of its own along the axle and across it, or two rows of rollers that turn freely."""
     rollers: Annotated[int, Range(4, 24)] = 6
@@ -155,6 +160,11 @@ class RobotConfig:
         )
 
     @property
+    def cameras(self) -> int:
+        """Depth cameras that it has without a rig."""
+        return REFERENCE if self.is_reference else 0
+
+    @property
     def is_reference(self) -> bool:
         """Whether it is the reference's robot but, at most, for its wheels."""
         return self == replace(
@@ -199,6 +209,8 @@ class RobotConfig:
         base = self._add_body(spec)
         for wheel in range(self.wheels):
             self._add_wheel(spec, base, wheel)
+        if self.no_load_speed is not None:
+            spec.nuser_actuator = 1
         return spec
 
     def _add_ball(self, spec: mujoco.MjSpec) -> None:
@@ -246,7 +258,7 @@ class RobotConfig:
         body = base.add_body(name=name, pos=list(middle), quat=_turned(-normal, axle))
         body.add_joint(
             name=name, type=mujoco.mjtJoint.mjJNT_HINGE, axis=[0, 0, 1], armature=self.wheel_armature,
-            damping=self.wheel_damping,
+            damping=self.wheel_damping, frictionloss=self.wheel_friction,
         )  # fmt: skip
         if self.wheel_model == "capsule":
             body.add_geom(
@@ -259,6 +271,8 @@ class RobotConfig:
         motor = spec.add_actuator(name=f"motor_{wheel}", target=name, trntype=mujoco.mjtTrn.mjTRN_JOINT)
         motor.set_to_motor()
         motor.ctrlrange, motor.ctrllimited = [-self.torque_limit, self.torque_limit], True
+        if self.no_load_speed is not None:
+            motor.userdata = [self.no_load_speed]
 
     def _put_on_rollers(self, spec: mujoco.MjSpec) -> None:
         """Put rollers in the place of the reference's capsules, about the axles of its joints."""
@@ -308,36 +322,6 @@ class RobotConfig:
                     mass=(1 - HUB) * weighs / (2 * self.rollers), contype=0, conaffinity=0, material="rim",
                 )  # fmt: skip
                 _let_touch(spec, name, (DRIVE_FRICTION, DRIVE_FRICTION))
-
-
-ROBOTS: dict[str, RobotConfig] = {
-    "reference": RobotConfig(),
-    "rollers": RobotConfig(wheel_model="rollers"),
-}
-"""Name -> robot.  Yours may be added."""
-
-
-def robot_of(name: str, numbers: Mapping[str, Any]) -> RobotConfig:
-    """The robot of this name, with these numbers in the place of its own.
-
-    Raises:
-        SettingsError: there is no such robot or number, or a number cannot be used.
-    """
-    if name not in ROBOTS:
-        raise SettingsError(f"robot={name!r} is unknown: {nearest(str(name), ROBOTS)}")
-    known = [f.name for f in fields(RobotConfig)]
-    for key in numbers:
-        if key not in known:
-            raise SettingsError(f"robot {name!r} has no number {key!r}: {nearest(str(key), known)}")
-    try:
-        return replace(ROBOTS[name], **numbers)
-    except SettingsError as error:
-        raise SettingsError(f"robot {name!r}: {error}") from error
-
-
-def changes_of(robot: RobotConfig, other: RobotConfig) -> dict[str, Any]:
-    """The numbers of a robot that are not another's, by name."""
-    return {f.name: x for f in fields(robot) if (x := getattr(robot, f.name)) != getattr(other, f.name)}
 
 
 @cache

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ballbot import height_maps, plugins
+from ballbot import height_maps, plugins, robot_files
 from ballbot.encoders import FrozenEncoder, find_encoder, load_encoder
 from ballbot.envs.changes import outdated
 from ballbot.envs.commands import COMMANDS
@@ -52,12 +52,13 @@ def trained_world(policy: Policy) -> WorldConfig:
             f"{policy.path} was trained with {', '.join(unknown)}, which this ballbot does not know: load the plugin "
             "that adds it (--plugin FILE), or use the version of ballbot it was trained with"
         )
+    run_dir = Path() if policy.path is None else run_dir_of(policy.path)
+    metadata = robot_files.as_recorded(metadata, str(policy.path), run_dir)
     try:
         world = WorldConfig.from_metadata(metadata)
     except SettingsError as error:
         raise SettingsError(f"{policy.path} is damaged or of another version ({error}): use another one") from error
-    maps, run_dir = metadata.get("height_maps", {}), Path() if policy.path is None else run_dir_of(policy.path)
-    return height_maps.as_recorded(world, maps, str(policy.path), run_dir, copies=True)
+    return height_maps.as_recorded(world, metadata.get("height_maps", {}), str(policy.path), run_dir, copies=True)
 
 
 def unknown_names(metadata: dict[str, Any]) -> list[str]:

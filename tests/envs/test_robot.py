@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 from ballbot.envs.drive import check_drive, measure_drive
 from ballbot.envs.mechanics import rolling_model, rolling_wheel_speeds
 from ballbot.envs.model import Addresses, at_rest, check_wheel_contacts, num_wheels
-from ballbot.envs.robot import ROBOTS, RobotConfig, settled
+from ballbot.envs.robot import RobotConfig, settled
+from ballbot.envs.robots import ROBOTS
 from ballbot.errors import SettingsError
 from ballbot.lqr import LQRController, recoverable_lean
 

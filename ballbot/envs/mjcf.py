@@ -1,0 +1,289 @@
+"""Robots from MuJoCo's own format: ``--robot my_robot.xml``.
+
+The file holds the whole robot, in m, kg and s, z up, upright, and what is needed is found by the names of its joints:
+
+- ``base_free`` and ``ball_free``, the free joints of the body and of the ball, which is a sphere,
+- ``wheel_0``, ``wheel_1`` and so on, three or four hinges, in the order of their motors, one each, in N m on the axle.
+
+Wheels are solids whose contact pairs with the ball have the friction "0.001 1", along the axle and across it, as those
+of ballbot/assets/ballbot.xml, or carry rollers, bodies that turn on them by joints of their own.  The ground is the
+world's: a plane of the file is its place.  So are the time step, 2 ms, and the friction cones, which are elliptic.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any, Literal
+
+import mujoco
+import numpy as np
+from numpy.typing import NDArray
+
+from ballbot.envs.model import Addresses, has_rollers
+from ballbot.envs.rig import CameraRig, camera_names
+from ballbot.errors import SettingsError
+from mujoco_patch import ensure
+from mujoco_patch.self_check import AXLE_FRICTION, DRIVE_FRICTION
+
+Array = NDArray[np.float64]
+
+ENDINGS = (".xml", ".mjcf", ".zip")
+"""Of such files; a .zip is what ``MjSpec.to_zip`` writes, with the meshes."""
+RADIUS, MASS = (0.02, 0.5), (0.1, 600.0)
+"""m of balls and kg of robots: others are in other units."""
+
+
+@dataclass(frozen=True)
+class MJCF:
+    """A robot from a file.
+
+    Args:
+        path: of it.
+
+    Raises:
+        SettingsError: it cannot be read, lacks a part, or has one of another kind; the message says which.
+    """
+
+    path: str
+
+    is_reference = False
+
+    def __post_init__(self) -> None:
+        self._found  # noqa: B018 - read it now
+
+    def spec(self, assets: str = "") -> mujoco.MjSpec:
+        """The robot, in its world, with these assets more, height fields in MJCF."""
+        spec = self._found.spec.copy()
+        if assets:  # these come along only with what needs them
+            names = [name for part in assets.split('name="')[1:] if (name := part.split('"')[0])]
+            geoms = "".join(f'<geom type="hfield" hfield="{name}"/>' for name in names)
+            fields = mujoco.MjSpec.from_string(
+                f'<mujoco><asset>{assets}</asset><worldbody><body name="{FIELDS}">{geoms}</body></worldbody></mujoco>'
+            )
+            spec.worldbody.add_frame().attach_body(fields.body(FIELDS), PREFIX, "")
+            spec.delete(spec.body(PREFIX + FIELDS))
+        return spec
+
+    def compile(self) -> mujoco.MjModel:
+        """The model of that.
+
+        Raises:
+            ContactFixError: the contacts of capsules cannot be aligned here.
+        """
+        if self.wheel_model == "capsule":
+            ensure()
+        return self.spec().compile()
+
+    @property
+    def wheels(self) -> int:
+        """How many."""
+        return self._found.wheels
+
+    @property
+    def wheel_model(self) -> Literal["capsule", "rollers"]:
+        """What they are."""
+        return self._found.wheel_model
+
+    @property
+    def ball_radius(self) -> float:
+        """Of the ball, m."""
+        return self._found.ball_radius
+
+    @property
+    def torque_limit(self) -> float:
+        """Of a motor on its wheel's axle, N m."""
+        return self._found.torque
+
+    @property
+    def cameras(self) -> int:
+        """Depth cameras that it has: those named cam_0, cam_1 and so on."""
+        return self._found.cameras
+
+    @property
+    def eyes(self) -> CameraRig:
+        """Cameras for a robot of this size that has none."""
+        scale = self.ball_radius / 0.09
+        return CameraRig(
+            number=3,
+            reach=round(float(np.clip(0.17 * scale, 0.05, 1)), 3),
+            height=round(float(np.clip(0.0715 * scale - self._found.imu_height, -0.5, 1)), 4),
+        )
+
+    @property
+    def _found(self) -> _Found:
+        return _read(self.path, _stamp(self.path))
+
+
+FIELDS, PREFIX = "height_fields", "ground_"
+"""Names of what brings height fields into a file's world."""
+
+
+@dataclass(frozen=True)
+class _Found:
+    """What is in a file."""
+
+    spec: mujoco.MjSpec
+    wheels: int
+    wheel_model: Literal["capsule", "rollers"]
+    ball_radius: float
+    imu_height: float
+    torque: float
+    cameras: int
+
+
+def _stamp(path: str) -> tuple[int, int]:
+    """What changes when a file does.
+
+    Raises:
+        SettingsError: there is no such file.
+    """
+    try:
+        status = Path(path).stat()
+    except OSError as error:
+        raise SettingsError(f"robot {path!r} cannot be read: {error.strerror}") from error
+    return status.st_mtime_ns, status.st_size
+
+
+@cache
+def _read(path: str, stamp: tuple[int, int]) -> _Found:
+    """The robot in a file, under the names that the others know."""
+    from ballbot.envs.robot import settled
+
+    def refuse(what: str) -> SettingsError:
+        return SettingsError(f"robot {path!r}: {what}")
+
+    try:
+        spec = mujoco.MjSpec.from_zip(path) if path.endswith(".zip") else mujoco.MjSpec.from_file(path)
+    except Exception as error:  # whatever MuJoCo raises of a file that is none
+        raise refuse(f"MuJoCo cannot read it ({_in_short(error)})") from error
+    wheels = _check_joints(spec, refuse)
+    radius = _check_ball(spec, refuse)
+    torque = _check_motors(spec, wheels, refuse)
+    _rename(spec, "bodies", spec.joint("base_free").parent, "base", refuse)
+    _rename(spec, "bodies", spec.joint("ball_free").parent, "ball", refuse)
+    if spec.hfields:
+        raise refuse("it has height fields, and the ground is the world's: take them out")
+    grounds = [geom for geom in spec.worldbody.geoms if geom.type == mujoco.mjtGeom.mjGEOM_PLANE]
+    named = [geom for geom in spec.worldbody.geoms if geom.name == "ground"]
+    if not named and len(grounds) != 1:
+        raise refuse(f"its world has {len(grounds)} planes, expected one: its ground")
+    _rename(spec, "geoms", (named or grounds)[0], "ground", refuse)
+    spec.option.timestep, spec.option.cone = 0.002, mujoco.mjtCone.mjCONE_ELLIPTIC
+    if spec.camera("follow") is None:
+        spec.body("base").add_camera(
+            name="follow", mode=mujoco.mjtCamLight.mjCAMLIGHT_TRACKCOM, fovy=42,
+            pos=list(radius / 0.09 * np.array([0.85, -0.85, 0.38])), quat=[0.8, 0.42, 0.2, 0.38],
+        )  # fmt: skip
+    try:
+        model = spec.compile()
+    except Exception as error:  # of what is in it
+        raise refuse(f"MuJoCo cannot compile it ({_in_short(error)})") from error
+    mass = float(model.body_subtreemass[0])
+    if not MASS[0] <= mass <= MASS[1]:
+        raise refuse(f"it weighs {mass:g}, expected {MASS[0]:g} to {MASS[1]:g} kg: is it in kilograms?")
+    if not any(key.name == "settled" for key in spec.keys):
+        try:
+            pose = settled(model)
+        except SettingsError as error:
+            raise refuse(str(error)) from error
+        spec.add_key(name="settled", qpos=pose)
+        model = spec.compile()
+    pose, at = model.key("settled").qpos, Addresses.of(model)
+    return _Found(
+        spec=spec,
+        wheels=wheels,
+        wheel_model=_wheel_model(model, wheels, refuse),
+        ball_radius=radius,
+        imu_height=float(pose[at.base_qpos + 2] - pose[at.ball_qpos + 2]),
+        torque=torque,
+        cameras=len(camera_names(model)),
+    )
+
+
+def _in_short(error: Exception) -> str:
+    return " ".join(str(error).split("\n")[:2]).strip() or type(error).__name__
+
+
+def _check_joints(spec: mujoco.MjSpec, refuse: Any) -> int:
+    """How many wheels there are."""
+    kinds = {joint.name: joint.type for joint in spec.joints}
+    listed = ", ".join(name for name in kinds if name) or "none"
+    for name in ("base_free", "ball_free"):
+        if kinds.get(name) != mujoco.mjtJoint.mjJNT_FREE:
+            raise refuse(f"it has no free joint {name!r}; its joints are {listed}: name that of body and ball so")
+    wheels = next(i for i in range(len(kinds) + 1) if f"wheel_{i}" not in kinds)
+    if wheels not in (3, 4) or any(kinds[f"wheel_{i}"] != mujoco.mjtJoint.mjJNT_HINGE for i in range(wheels)):
+        raise refuse(f"it has {wheels} hinges wheel_0, wheel_1 and so on, expected 3 or 4; its joints are {listed}")
+    return wheels
+
+
+def _check_ball(spec: mujoco.MjSpec, refuse: Any) -> float:
+    """The radius of the ball."""
+    spheres = [geom for geom in spec.joint("ball_free").parent.geoms if geom.type == mujoco.mjtGeom.mjGEOM_SPHERE]
+    if len(spheres) != 1:
+        raise refuse(f"the body of ball_free has {len(spheres)} spheres, expected one: the ball")
+    radius = float(spheres[0].size[0])
+    if not RADIUS[0] <= radius <= RADIUS[1]:
+        raise refuse(
+            f"its ball has a radius of {radius:g}, expected {RADIUS[0]:g} to {RADIUS[1]:g} m: is it in metres?"
+        )
+    _rename(spec, "geoms", spheres[0], "ball", refuse)
+    return radius
+
+
+def _check_motors(spec: mujoco.MjSpec, wheels: int, refuse: Any) -> float:
+    """The torque of each motor, N m."""
+    targets = [motor.target for motor in spec.actuators]
+    if targets != [f"wheel_{i}" for i in range(wheels)]:
+        raise refuse(
+            f"its motors turn {', '.join(targets) or 'nothing'}, expected wheel_0, wheel_1 and so on, in order"
+        )
+    limits = {float(motor.ctrlrange[1]) for motor in spec.actuators}
+    even = all(-motor.ctrlrange[0] == motor.ctrlrange[1] > 0 for motor in spec.actuators)
+    direct = all(
+        motor.gear[0] == 1 and motor.gainprm[0] == 1 and motor.biastype == mujoco.mjtBias.mjBIAS_NONE
+        for motor in spec.actuators
+    )
+    if not (even and direct and len(limits) == 1):
+        raise refuse(
+            "its motors must be of one kind, <motor gear='1' ctrlrange='-T T'/>, T the torque on the wheel's axle in "
+            f"N m; their ctrlrange is {sorted(limits)}"
+        )
+    return limits.pop()
+
+
+def _wheel_model(model: mujoco.MjModel, wheels: int, refuse: Any) -> Literal["capsule", "rollers"]:
+    """What the wheels are."""
+    if all(has_rollers(model, wheel) for wheel in range(wheels)):
+        return "rollers"
+    ball = model.geom("ball").id
+    bodies = [int(model.jnt_bodyid[model.joint(f"wheel_{wheel}").id]) for wheel in range(wheels)]
+    slips = np.isclose(model.pair_friction[:, :2], (AXLE_FRICTION, DRIVE_FRICTION)).all(axis=1)
+    ends = np.stack([model.pair_geom1, model.pair_geom2], axis=1)[slips]
+    slipping = {int(model.geom_bodyid[geom]) for pair in ends if ball in pair for geom in pair if geom != ball}
+    if missing := [wheel for wheel, body in enumerate(bodies) if body not in slipping]:
+        raise refuse(
+            f"wheel_{missing[0]} is of no known kind: give it rollers that turn on it, or a contact pair with the ball "
+            f"whose friction is '{AXLE_FRICTION:g} {DRIVE_FRICTION:g}', along its axle and across it"
+        )
+    return "capsule"
+
+
+def _rename(spec: mujoco.MjSpec, kind: str, part: Any, name: str, refuse: Any) -> None:
+    """Give a part its name, and to those that speak of it too."""
+    old = part.name
+    if old == name:
+        return
+    if any(other.name == name for other in getattr(spec, kind)):
+        raise refuse(f"another of its {kind} is named {name!r}: name the one that is meant so")
+    part.name = name
+    for other in spec.pairs if kind == "geoms" else spec.excludes:
+        for end in ("geomname1", "geomname2") if kind == "geoms" else ("bodyname1", "bodyname2"):
+            if getattr(other, end) == old:
+                setattr(other, end, name)
+    wanted = mujoco.mjtObj.mjOBJ_GEOM if kind == "geoms" else mujoco.mjtObj.mjOBJ_BODY
+    for sensor in spec.sensors:
+        if sensor.objtype == wanted and sensor.objname == old:
+            sensor.objname = name

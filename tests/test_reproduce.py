@@ -457,3 +457,17 @@ def test_of_controllers_only_those_are_judged_that_were_not(reproduce):
     rows += [{"run": "another", "policy": "lqr", "horizon": "4000"}]
     assert asked.left(rows) == ("lqr",) and not asked.done(rows)
     assert asked.done([*rows, {"run": "controllers", "policy": "lqr", "horizon": "4000"}])
+
+
+def test_the_table_of_robots_goes_to_its_own_page(scripts, tmp_path):
+    make_results, measure = scripts("make_results"), scripts("measure_robots")
+    (tmp_path / "results").mkdir()
+    (tmp_path / "results" / "evaluations.csv").touch()
+    small = ("--robots", "mini", "--episodes", "2", "--num-threads", "1")
+    assert measure.main([*small, "--out", str(tmp_path / "results" / "robots.csv")]) == 0
+    page, robots = tmp_path / "results.md", tmp_path / "robots.md"
+    page.write_text("nothing")
+    robots.write_text("<!-- table: robots -->\n<!-- end -->\n")
+    assert make_results.main(["--results", str(tmp_path / "results"), "--page", str(page)]) == 0
+    (line,) = (line for line in robots.read_text().splitlines() if line.startswith("| mini |"))
+    assert "| 9.31 | 68.8 |" in line and line.count("100 %, 0.3") == 2  # level, and on the gentlest ground

@@ -185,7 +185,11 @@ def test_mjcf_with_rollers_and_its_own_pose_drives(tmp_path: Path) -> None:
         ("<mujoco", "<mujo", "MuJoCo cannot read it .*MISMATCHED"),
         ('type="cylinder" size="0.11 0.14"', 'type="mesh" mesh="m"', "MuJoCo cannot compile it .*mesh 'm' not found"),
         ("<asset>", '<asset><mesh name="m" file="m.stl"/>', "MuJoCo cannot compile it .*m.stl"),
-        ('name="ground" type="plane" size="0 0 0.05"', 'name="floor" type="sphere" size="0.05"', "its world has 0 planes"),
+        (
+            'name="ground" type="plane" size="0 0 0.05"',
+            'name="floor" type="sphere" size="1"',
+            "its world has 0 planes",
+        ),
         ("<asset>", '<asset><hfield name="h" nrow="4" ncol="4" size="1 1 1 1"/>', "it has height fields"),
     ],
 )

@@ -1,4 +1,4 @@
-"""Write docs/kinds.md: every ground, command, reward, ending and field of the observation, as the code has them.
+"""Write docs/kinds.md: every ground, robot, command, reward, ending and field of the observation, as the code has them.
 
 python experiments/maintenance/make_kinds.py
 """
@@ -14,7 +14,7 @@ from typing import Any
 import tyro
 
 from ballbot.cli import check_output, program
-from ballbot.envs import COMMANDS, ENDINGS, FIELDS, REWARDS, TERRAINS
+from ballbot.envs import COMMANDS, ENDINGS, FIELDS, REWARDS, ROBOTS, TERRAINS, RobotConfig
 from ballbot.envs.observations import FRAMES, layout_of
 from ballbot.envs.rewards import reward_settings
 from ballbot.options import field_docs, first_line
@@ -22,7 +22,7 @@ from ballbot.ppo.checkpoint import write_atomic
 from ballbot.settings import default_of
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "kinds.md"
-HEAD = """# Kinds of ground, commands, rewards, endings and observations
+HEAD = """# Kinds of ground, robots, commands, rewards, endings and observations
 
 Made by `python experiments/maintenance/make_kinds.py` from the code, which is what counts. How to add one:
 [extending.md](extending.md).
@@ -67,6 +67,15 @@ def table(header: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> list[str]
     ]
 
 
+def robots() -> list[str]:
+    """A table of the robots' numbers."""
+    rows = []
+    for f in fields(RobotConfig):
+        values = [getattr(robot, f.name) for robot in ROBOTS.values()]
+        rows.append((f"`{f.name}`", *(f"{x:g}" if isinstance(x, float) else str(x) for x in values)))
+    return table(("number", *ROBOTS), rows)
+
+
 def reward_rows() -> list[tuple[str, ...]]:
     """A row a term and parameter."""
     rows: list[tuple[str, ...]] = []
@@ -81,6 +90,8 @@ def page() -> str:
     """The whole page."""
     lines = [HEAD, "## Grounds", "", "`--terrain NAME`, `NAME:0.4` (difficulty), `NAME:0-1` (spread over the pool)."]
     lines += kinds(TERRAINS, "ground")
+    lines += ["", "## Robots", "", "`--robot NAME`, or a file; [robots.md](robots.md) tells what they are."]
+    lines += ["", *options(RobotConfig, "robot"), *robots()]
     lines += ["", "## Commands", "", "`--command NAME`."]
     lines += kinds(COMMANDS, "motion")
     lines += [

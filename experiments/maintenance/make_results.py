@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import compare_sb3
+import measure_robots
 import race
 import tyro
 from gym_tasks import SEEDS, TASKS
@@ -342,6 +343,22 @@ def reliability_table(path: Path) -> str:
     return table(["what is done", "tests", "tries", "skipped or failed", "what repeats it"], lines)
 
 
+def robots_table(path: Path) -> str:
+    """What measure_robots.py found, a line a robot."""
+    lines = []
+    for row in read_table(path, measure_robots.COLUMNS):
+        driven = [
+            f"{100 * float(row[f'success_{end}']):.0f} %, {float(row[f'speed_{end}']):.2f}"
+            for end in (round(100 * height) for height in measure_robots.HEIGHTS)
+        ]
+        gear = f"{100 * float(row['gear']):+.1f} %"
+        lines.append(
+            [row["robot"], row["fall_rate"], row["lean_deg"], row["top_speed"], gear, row["ripple_mm"], *driven]
+        )
+    heights = [f"{height:g} m" if height else "level" for height in measure_robots.HEIGHTS]
+    return table(["robot", "falling", "recovered", "top speed", "gear", "ripple", *heights], lines)
+
+
 def fill(page: str, found: dict[str, str]) -> str:
     """The page with new tables between its marks.
 
@@ -424,6 +441,8 @@ def main(argv: list[str] | None = None) -> int:
     pages = {args.page: sections(results)}
     if any(row["run"].startswith("road_") for row in results.rows):
         pages[args.page.with_name("seeing.md")] = {"road": road_table(results)}
+    if (robots := args.results / "robots.csv").is_file():
+        pages[args.page.with_name("robots.md")] = {"robots": robots_table(robots)}
     if (tried := args.results / "reliability.csv").is_file():
         pages[args.page.with_name("reliability.md")] = {"reliability": reliability_table(tried)}
     for page, found in pages.items():

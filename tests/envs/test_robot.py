@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from ballbot.envs import BallbotVectorEnv
 from ballbot.envs.drive import check_drive, measure_drive
-from ballbot.envs.mechanics import rolling_model, rolling_wheel_speeds
-from ballbot.envs.model import Addresses, at_rest, check_wheel_contacts, num_wheels
+from ballbot.envs.mechanics import Mechanics, reference, rolling_model, rolling_wheel_speeds
+from ballbot.envs.model import Addresses, at_rest, build_model, check_wheel_contacts, num_wheels
 from ballbot.envs.robot import RobotConfig, settled
 from ballbot.envs.robots import ROBOTS
 from ballbot.errors import SettingsError
@@ -173,3 +174,51 @@ def test_a_robot_whose_ball_floats_does_not_settle() -> None:
         spec.delete(pair)
     with pytest.raises(SettingsError, match="does not come to rest upright"):
         settled(spec.compile())
+
+
+def test_a_robot_built_of_the_reference_s_numbers_is_like_it() -> None:
+    """Its arms, and that its wheels' axles lie beside the solids, are what the numbers do not say."""
+    built = RobotConfig(body_mass=3.5852).compile()  # another than the number that stands for the MJCF
+    one, other = rolling_model(build_model()), rolling_model(built)
+    np.testing.assert_allclose(one.a, other.a, atol=0.05 * np.abs(one.a).max())
+    np.testing.assert_allclose(one.b, other.b, atol=0.05 * np.abs(one.b).max())
+    mine, its = Mechanics.of(built), reference()
+    assert abs(mine.ball_depth - its.ball_depth) < 4e-3
+    np.testing.assert_allclose(mine.shares, its.shares, atol=2e-3)
+
+
+@pytest.mark.parametrize(("name", "rate"), [("asroballet", 5.42), ("kugle", 5.92), ("cmu", 4.94), ("rezero", 6.21)])
+def test_robots_fall_as_fast_as_their_sources_say(name: str, rate: float) -> None:
+    """Of the textbook's planar model with the published numbers, 1/s; that of cmu is without the inertia of a drive."""
+    falls = np.linalg.eigvals(rolling_model(ROBOTS[name].compile()).a).real.max()
+    assert falls == pytest.approx(rate, rel=0.06 if name == "cmu" else 0.02)
+
+
+@pytest.mark.parametrize("name", ROBOTS)
+def test_robots_by_name_stand_and_travel(name: str) -> None:
+    model = ROBOTS[name].compile()
+    lean, velocity = driven(model, 0.2, np.radians(1.0), 4.0)
+    assert lean < 2.0
+    np.testing.assert_allclose(velocity, [0.2, 0.0], atol=0.05)
+
+
+def test_motors_have_less_torque_the_faster_they_turn() -> None:
+    envs = BallbotVectorEnv(1, terrain="flat", build={"no_load_speed": 10.0, "wheel_model": "rollers"})
+    sims = envs.simulations
+    envs.reset(seed=0)
+    wheels = list(sims.addresses.wheel_qvel)
+    for speed, asked, given in (
+        (0, 1, 1),
+        (5, 1, 0.5),
+        (5, -1, -1),
+        (5, 0.2, 0.2),
+        (10, 1, 0),
+        (15, 1, -0.5),
+        (-5, 1, 1),
+    ):
+        sims.qvel[0, wheels] = speed
+        sims.step(np.full((1, 3), asked * 10.0))
+        np.testing.assert_allclose(sims.batch.bind("ctrl")[0], given * 10.0, atol=1e-9)
+        envs.reset(seed=0)
+    assert sims.mechanics.no_load_speed == 10.0 and reference().no_load_speed == np.inf
+    envs.close()

@@ -1,0 +1,108 @@
+"""Measure the robots that ballbot knows by name: what their wheels do, and what computed gains make of them.
+
+    python experiments/maintenance/measure_robots.py                          # all, into results/robots.csv
+    python experiments/maintenance/measure_robots.py --robots mini kugle
+
+Each is let fall (by its model), rolled along, and driven by the linear-quadratic regulator over grounds of the eval
+split.  docs/robots.md shows the table.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import tyro
+from shared import PUBLISHED, check_names, read_table, write_table
+
+from ballbot.cli import check_options, program
+from ballbot.controllers import find_controller, make_controller
+from ballbot.envs import ROBOTS, BallbotVectorEnv, RobotConfig
+from ballbot.envs.drive import measure_drive
+from ballbot.envs.mechanics import motor_limits, rolling_model
+from ballbot.evaluation import run_episodes, summarize
+from ballbot.lqr import gains_of, recoverable_lean
+from ballbot.settings import Range
+
+HEIGHTS = (0.0, 0.05, 0.07, 0.1)
+"""m of uneven ground from its lowest to its highest place; 0.1 is the reference's, 0 is level."""
+JUDGED = [f"{what}_{round(100 * height)}" for height in HEIGHTS for what in ("success", "return", "speed")]
+COLUMNS = ("robot", "seconds", "fall_rate", "lean_deg", "top_speed", "gear", "ripple_mm", "episodes", *JUDGED)
+"""Of the table: s to compile a robot and compute its gains, 1/s at which it falls by itself, degrees from which it can
+be brought back, m/s that its motors reach, by how much its ball is turned faster than its wheels would without slip,
+mm by which its body rises and sinks meanwhile; and how it is driven, by the ground's height in cm."""
+
+
+@dataclass
+class Args:
+    """Measure robots."""
+
+    robots: tuple[str, ...] = tuple(ROBOTS)
+    """Which; all of them if not given."""
+    episodes: Annotated[int, Range(1, 10_000)] = 100
+    """On each ground, of 8 s."""
+    num_threads: Annotated[int, Range(0, 1024)] = 0
+    """Threads that step the simulations; 0: every CPU."""
+    out: Path = PUBLISHED / "robots.csv"
+    """Table to write; rows of other robots stay."""
+
+
+def measured(robot: RobotConfig) -> dict[str, Any]:
+    """What its model and its wheels are like."""
+    start = time.perf_counter()
+    model = robot.compile()
+    rolling = rolling_model(model)
+    gains_of(rolling, float(model.opt.timestep))
+    seconds = time.perf_counter() - start
+    drive = measure_drive(model)
+    return {
+        "seconds": f"{seconds:.2f}",
+        "fall_rate": f"{np.linalg.eigvals(rolling.a).real.max():.2f}",
+        "lean_deg": f"{np.degrees(recoverable_lean(rolling)):.1f}",
+        "top_speed": f"{motor_limits(model)[0]:.2f}",
+        "gear": f"{drive.gear[np.abs(drive.gear - 1).argmax()] - 1:.4f}",
+        "ripple_mm": f"{1000 * drive.ripple:.2f}",
+    }
+
+
+def driven(name: str, height: float, args: Args) -> dict[str, Any]:
+    """How the regulator drives it."""
+    ground: dict[str, Any] = {"terrain": "perlin", "ground": {"height": height}} if height else {"terrain": "flat"}
+    envs = BallbotVectorEnv(
+        min(args.episodes, 100), robot=name, terrain_split="eval", terrain_seed=1, num_terrains=args.episodes,
+        num_threads=args.num_threads, **ground,
+    )  # fmt: skip
+    make = find_controller("lqr")
+    assert make is not None
+    found = summarize(run_episodes(envs, make_controller(make, envs.dt, envs.config), args.episodes, 10**6))
+    envs.close()
+    end = round(100 * height)
+    return {
+        f"success_{end}": f"{found['success_rate']:.3f}",
+        f"return_{end}": f"{found['return_mean']:.2f}",
+        f"speed_{end}": f"{found['speed_along_goal_mean']:.3f}",
+    }
+
+
+@program
+def main(argv: list[str] | None = None) -> int:
+    """Measure, and return the exit status."""
+    args = tyro.cli(Args, args=argv, description=__doc__)
+    check_options(args)
+    check_names("--robots", args.robots, ROBOTS)
+    rows = {row["robot"]: row for row in read_table(args.out, COLUMNS)}
+    for name in args.robots:
+        rows[name] = {"robot": name, "episodes": args.episodes, **measured(ROBOTS[name])}
+        for height in HEIGHTS:
+            rows[name] |= driven(name, height, args)
+        print(" ".join(f"{key}={value}" for key, value in rows[name].items()), flush=True)
+        write_table(args.out, COLUMNS, [rows[each] for each in ROBOTS if each in rows])
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -466,8 +466,11 @@ def told(**world: Any) -> Settings:
     if "rewards" not in world:
         command = world.get("command", "goal")
         options["training_rewards"] = paid_in_training(command) | paid_in_training(command, CAREFUL)
+        options["final_rewards"] = paid_in_training(command, FINALLY)
+        if options["final_rewards"] and world.get("final_rewards", True):
+            options["final_rewards_between"] = (0.4, 0.7)
     settings = plain(**(options | world))
-    ppo = replace(settings.ppo, total_timesteps=2_000_000, final_std=0.3, final_std_share=1.0)
+    ppo = replace(settings.ppo, total_timesteps=4_000_000, final_std=0.3, final_std_share=1.0)
     if "tracking_lead" in settings.world.training_rewards:
         ppo = replace(ppo, gae_lambda=0.95)
     return replace(settings, ppo=ppo, mirror=True)

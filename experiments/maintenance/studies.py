@@ -74,7 +74,7 @@ STUDIES: dict[str, Study] = {
     "unfixed": Study("without these and the contact fix", (*PLAIN, *BLIND, "--no-contact-fix"), range(3), 10),
     "untrained_encoder": Study("without memory, by a random encoder", (*PLAIN, *BY_RANDOM), range(3), 20),
     "rk4": Study("without memory and cameras, by RK4", (*PLAIN, *BLIND, "--integrator", "RK4"), range(3), 30),
-    "road_told": Study("road, told the ground around", (*ON_THE_ROAD, "--preset", "told"), UNSEEN, 10, **CROSSING),
+    "road_told": Study("road, told the ground around", (*ON_THE_ROAD, "--preset", "told"), UNSEEN, 20, **CROSSING),
     "road_sees": Study("road, sees it", SEES, UNSEEN, 8, after="road_told", shuffled=True, **CROSSING),
     "road_tuned": Study(
         "road, sees it, and goes on by PPO", (*SEES, "--total-timesteps", "1600000"), UNSEEN, 20,

@@ -168,6 +168,33 @@ def _svg(figure: Any) -> str:
     return re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
 
 
+def polar(directions: NDArray[np.float64], parts: dict[str, NDArray[np.float64]]) -> str:
+    """Quantities by direction, each round the clock, as a vector graphic for a page.
+
+    Args:
+        directions: (n,) rad.
+        parts: title -> (n,) values.
+
+    Raises:
+        ImportError: the extra "plots" is not installed.
+    """
+    figure, axes = _figure(max(len(parts), 1), 3.0)
+    for number, (axis, (title, values)) in enumerate(zip(axes, parts.items(), strict=False)):
+        place = axis.get_subplotspec()
+        axis.remove()
+        round_ = figure.add_subplot(place, projection="polar")
+        round_.patch.set_alpha(0)
+        closed = np.append(np.arange(len(values)), 0)
+        round_.plot(directions[closed], values[closed], "o-", color=COLOURS[number % len(COLOURS)])
+        round_.set(ylim=(0, 1.15 * max(float(values.max()), 1e-9)), xticks=np.linspace(0, 2 * np.pi, 6, endpoint=False))
+        round_.set_title(title, color=INK, fontsize=11)
+        round_.tick_params(colors=INK, labelsize=8)
+        round_.spines["polar"].set_color(INK)
+        round_.grid(alpha=0.4)
+        round_.locator_params(axis="y", nbins=3)
+    return _svg(figure)
+
+
 def _named(episodes: dict[str, Episodes]) -> list[tuple[str, str, Episodes]]:
     return [(name, COLOURS[i % len(COLOURS)], e) for i, (name, e) in enumerate(episodes.items())]
 

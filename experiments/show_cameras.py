@@ -102,10 +102,16 @@ def show(args: Args) -> str:
     picture = pictures[0][:, 80:560]  # the middle of 640 columns, a square
 
     if relief is None:
-        model = build_model(rig=sims.rig)
+        model = build_model(rig=sims.rig, robot=sims.robot)
     else:
         ground = sims.ground
-        model = build_model(relief[terrain][None], tops=ground.tops[[terrain]], length=ground.grid.length, rig=sims.rig)
+        model = build_model(
+            relief[terrain][None],
+            tops=ground.tops[[terrain]],
+            length=ground.grid.length,
+            rig=sims.rig,
+            robot=sims.robot,
+        )
     model.vis.global_.offwidth = model.vis.global_.offheight = max(args.size, 64)  # MuJoCo draws nothing larger
     model.vis.quality.numslices = model.vis.quality.numstacks = BALL_SLICES
     data = mujoco.MjData(model)

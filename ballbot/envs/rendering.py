@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from ballbot.envs.model import build_model
 from ballbot.envs.rig import CameraRig
+from ballbot.envs.robots import Robot
 
 WIDTH, HEIGHT = 640, 480
 """Pixels of a picture: the usual size of Gymnasium's MuJoCo tasks' big pictures, within the model's frame buffer."""
@@ -67,10 +68,17 @@ class Renderer:
         mode: "rgb_array" or "human".
         on_key: called by the viewer, in a thread of its own, with the code (GLFW's) of each key that is pressed.
         rig: cameras of the robot; None: the reference's.
+        robot: which; None: the reference's.
     """
 
-    def __init__(self, mode: str, on_key: Callable[[int], None] | None = None, rig: CameraRig | None = None) -> None:
-        self._mode, self._on_key, self._rig = mode, on_key, rig
+    def __init__(
+        self,
+        mode: str,
+        on_key: Callable[[int], None] | None = None,
+        rig: CameraRig | None = None,
+        robot: Robot | None = None,
+    ) -> None:
+        self._mode, self._on_key, self._rig, self._robot = mode, on_key, rig, robot
         self._model: mujoco.MjModel | None = None
         self._data: mujoco.MjData | None = None
         self._window: Any = None  # mujoco.Renderer, or the viewer's handle
@@ -96,7 +104,7 @@ class Renderer:
         if self._model is None or self._data is None:
             tops = np.array([top])
             self._model = build_model(
-                None if heights is None else heights[None], tops=tops, length=length, rig=self._rig
+                None if heights is None else heights[None], tops=tops, length=length, rig=self._rig, robot=self._robot
             )
             self._data = mujoco.MjData(self._model)
             self._window = self._open(self._model, self._data)

@@ -378,7 +378,7 @@ class BallbotVectorEnv(VectorEnv[Any, NDArray[Any], NDArray[Any]]):
             gym.logger.warn("render() was called without a render_mode: pass render_mode='rgb_array' or 'human'.")
             return None
         if self._renderer is None:
-            self._renderer = Renderer(self.render_mode, self.on_key, self.simulations.rig)
+            self._renderer = Renderer(self.render_mode, self.on_key, self.simulations.rig, self.simulations.robot)
         sims, draw = self.simulations, self._renderer.draw
         shown = range(self.num_envs) if self.render_mode == "rgb_array" else range(1)
         frames = [draw(sims.terrain_of(i), sims.qpos[i], sims.qvel[i]) for i in shown]

@@ -15,6 +15,7 @@ from ballbot.envs import BallbotVectorEnv
 from ballbot.envs.depth_camera import DepthCamera
 from ballbot.envs.physics import Physics
 from ballbot.envs.rendering import Renderer
+from ballbot.envs.rig import camera_names
 from ballbot.envs.step import rotation_matrix
 from ballbot.errors import SettingsError
 from ballbot.evaluation.episodes import Actor
@@ -49,7 +50,7 @@ def film(envs: BallbotVectorEnv, actor: Actor, seed: int, fps: float, speed: flo
         RuntimeError: no OpenGL.
     """
     sims = envs.simulations
-    cameras = DepthCamera(sims.model, sims.ground.relief, tops=sims.ground.tops)
+    cameras = _eyes(sims)
     obs, _ = envs.reset(seed=seed)
     began, ended, step, shown = np.ones(1, bool), False, 0, 0
     while True:
@@ -102,8 +103,8 @@ def replay(sims: Physics, poses: NDArray[np.float64], terrain_id: int) -> Iterat
         RuntimeError: no OpenGL.
     """
     pool = sims.ground
-    cameras = DepthCamera(sims.model, pool.relief, tops=pool.tops)
-    renderer = Renderer("rgb_array", rig=sims.rig)
+    cameras = _eyes(sims)
+    renderer = Renderer("rgb_array", rig=sims.rig, robot=sims.robot)
     ground = None
     if pool.relief is not None:
         ground = pool.relief[terrain_id], float(pool.tops[terrain_id]), pool.grid.length
@@ -116,10 +117,17 @@ def replay(sims: Physics, poses: NDArray[np.float64], terrain_id: int) -> Iterat
         renderer.close()
 
 
+def _eyes(sims: Physics) -> DepthCamera | None:
+    """The robot's cameras; None if it has none."""
+    return DepthCamera(sims.model, sims.ground.relief, tops=sims.ground.tops) if camera_names(sims.model) else None
+
+
 def what_is_seen(
-    cameras: DepthCamera, sims: Physics, qpos: NDArray[np.float64], terrain_id: int
+    cameras: DepthCamera | None, sims: Physics, qpos: NDArray[np.float64], terrain_id: int
 ) -> NDArray[np.float32]:
     """(cameras, height, width) depths in m, of a robot in this pose."""
+    if cameras is None:
+        return np.zeros((0, 1, 1), np.float32)
     base, ball = (qpos[start : start + 7] for start in (sims.addresses.base_qpos, sims.addresses.ball_qpos))
     rotation = rotation_matrix(base[3:, None]).transpose(2, 0, 1)
     images = cameras.render(base[None, :3], rotation, ball[None, :3], np.array([terrain_id]))

@@ -44,6 +44,16 @@ def frames_of(steps, fps, speed=1.0):
     return film(envs, lambda obs, began: np.zeros((1, 3)), 0, fps, speed)
 
 
+def test_a_robot_without_cameras_is_filmed_without_what_they_see():
+    envs = BallbotVectorEnv(
+        1, robot="mini", terrain="flat", num_threads=1, max_episode_steps=5, render_mode="rgb_array"
+    )
+    envs.render = lambda: (np.full((480, 640, 3), 7, np.uint8),)  # type: ignore[method-assign]
+    frames = list(film(envs, lambda obs, began: np.zeros((1, 3)), 0, 100))
+    assert frames and all((frame == 7).all() for frame in frames)
+    assert (next(frames_of(1, 100)) == 255).any()  # a frame around the pictures of a robot that has some
+
+
 def test_an_episode_becomes_a_film(tmp_path):
     save_policy(tmp_path / "p.pt", terrain="perlin")
     for kind in dict.fromkeys((os.environ.get("MUJOCO_GL") or "egl", "egl", "osmesa")):

@@ -42,7 +42,7 @@ MAX_LEAN = 0.15
 """rad.  What the robot leans on purpose; it lies at 0.35."""
 PRIOR_LEAN = 0.1
 """rad.  The same without the slow start."""
-ALIKE = 1e-6
+ALIKE = 1e-3
 """How far shares of wheels that stand alike may differ."""
 
 
@@ -255,7 +255,7 @@ def make_controller(make: Callable[..., Controller], dt: float, world: WorldConf
             f'controller "{name}" has gains for the robot "reference": take "lqr", whose gains are computed for each, '
             "or that robot"
         )
-    return make(dt, robot=robot.compile())
+    return make(dt, robot=robot.spec().compile())
 
 
 def controlled_fields(name: str) -> tuple[str, ...]:
@@ -340,7 +340,7 @@ def robot_symmetry(
         shares: (wheels, 2) how the wheels turn, see ``Mechanics.shares``; None: those of the reference's robot.
 
     Raises:
-        ValueError: the wheels are not alike, so there is no such symmetry.
+        SettingsError: (a ValueError) the wheels are not alike, so there is no such symmetry.
     """
     shares = reference().shares if shares is None else shares
 
@@ -351,7 +351,10 @@ def robot_symmetry(
         swap = np.isclose((sign * shares @ plane)[:, None], shares[None], atol=ALIKE).all(axis=2).astype(float)
         if not (swap.sum(axis=0) == 1).all():
             what = f"turned by {360 // len(shares)}°" if sign > 0 else "mirrored"
-            raise ValueError(f"{what}, the wheels do not take each other's places: their shares are {shares}")
+            raise SettingsError(
+                f"{what}, the wheels do not take each other's places, their shares are {shares.round(4).tolist()}: use "
+                "--no-symmetry"
+            )
         wheels = sign * swap
         parts = [part.turned(plane, wheels) for part in (layout, *behind) if part is not None]
         whole = np.zeros((sum(map(len, parts)),) * 2)

@@ -265,7 +265,8 @@ def world_config(options: Any, config: WorldConfig) -> WorldConfig:
     for f in fields(options):
         value = getattr(options, f.name)
         if f.name in SECTIONS:
-            value = {g.name: x for g in fields(value) if (x := getattr(value, g.name)) is not None}
+            whole = f.name == "build"  # where None is a value too
+            value = {g.name: x for g in fields(value) if (x := getattr(value, g.name)) is not None or whole}
             if f.name == "rig" and config.rig and "number" not in value:
                 value = {}  # --rig.number None goes back to the two arms
         changes[f.name] = value

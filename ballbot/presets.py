@@ -222,7 +222,7 @@ class Settings:
         robot = self.world.robot_config
         if robot.is_reference:
             return feedback_prior(layout, self.prior_speed)
-        model = robot.compile()
+        model = robot.spec().compile()
         gains = gains_of(rolling_model(model), self.ppo.action_repeat * float(model.opt.timestep))
         return computed_prior(layout, self.prior_speed, gains, Mechanics.of(model).ball_depth)
 
@@ -242,7 +242,7 @@ class Settings:
             value_inputs[at] = origin != "last_action"
         symmetry = None
         if self.symmetry and body:
-            shares = Mechanics.of(self.world.robot_config.compile()).shares
+            shares = Mechanics.of(self.world.robot_config.spec().compile()).shares
             symmetry = robot_symmetry(layout, *behind, mirror=self.mirror, shares=shares)
         return Structure(
             prior=self._prior(layout),

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 from typing import Any
 
 from ballbot.envs import WorldConfig
 from ballbot.envs.mjcf import ENDINGS, MJCF
-from ballbot.envs.model import physics_digest
+from ballbot.envs.model import physics_digest, view_digest
 from ballbot.errors import SettingsError
 
 COPY = "robot"
@@ -20,13 +21,20 @@ def is_file(world: WorldConfig) -> bool:
 
 
 def digest(world: WorldConfig) -> str | None:
-    """What decides the motion of a world's robot, if that is from MJCF; see ``physics_digest``.
+    """What decides the motion of a world's robot, if that is from MJCF; motion, cameras and pose.
 
     Raises:
         SettingsError: the file cannot be read.
     """
     robot = world.robot_config
-    return physics_digest(robot.compile()) if isinstance(robot, MJCF) else None
+    return _digest(robot) if isinstance(robot, MJCF) else None
+
+
+def _digest(robot: MJCF) -> str:
+    """Of motion, cameras and pose."""
+    model = robot.spec().compile()
+    pose = hashlib.sha256(model.key("settled").qpos.round(9).tobytes()).hexdigest()[:16]
+    return f"{physics_digest(model)}{view_digest(model)}{pose}"
 
 
 def files(world: WorldConfig) -> dict[str, bytes]:
@@ -53,7 +61,7 @@ def as_recorded(metadata: dict[str, Any], source: str, run_dir: Path) -> dict[st
     copy = run_dir / _copy(path)
     for file in (path, str(copy)):
         try:
-            if physics_digest(MJCF(file).compile()) == then:
+            if _digest(MJCF(file)) == then:
                 return metadata | {"robot": file}
         except SettingsError:
             continue

@@ -17,6 +17,7 @@ from ballbot.encoders import FrozenEncoder
 from ballbot.encoders.frozen import kept_encoder
 from ballbot.envs import WorldConfig
 from ballbot.envs.observations import ESTIMATED, Layout, whole_row
+from ballbot.envs.robots import robot_of
 from ballbot.errors import SettingsError
 from ballbot.evaluation.trained import trained_encoder, trained_layout, trained_world
 from ballbot.options import from_plain, plain
@@ -216,7 +217,7 @@ def init_from(path: str | Path, settings: Settings, encoder: FrozenEncoder | Non
     eyes = trained_encoder(policy)
     then, now = trained_layout(policy, world, eyes), settings.layout(encoder)
     more, beside = _seen_by_values_alone(policy), settings.world.privileged_layout()
-    estimated = Layout(tuple(policy.metadata.get("estimates", ())))
+    estimated = Layout(tuple(policy.metadata.get("estimates", ())), wheels=world.robot_config.wheels)
     theirs, ours = ([] if layout is None else list(layout.slices) for layout in (more, beside))
     old, new = whole_row(then, more, estimated), whole_row(now, beside, settings.estimated_layout)
     same_eyes = eyes is not None and encoder is not None and eyes.content_hash == encoder.content_hash
@@ -246,7 +247,8 @@ def _seen_by_values_alone(policy: Policy) -> Layout | None:
     """Which numbers the value function alone saw in training, by its run's config.json; None: none, or not known."""
     try:
         env = read_config(run_dir_of(policy.path or Path()) / "config.json").get("env")
-        layout = Layout(tuple(env["privileged_fields"])) if isinstance(env, dict) else None
+        wheels = robot_of(env.get("robot", "reference"), env.get("build", {})).wheels if isinstance(env, dict) else 3
+        layout = Layout(tuple(env["privileged_fields"]), wheels=wheels) if isinstance(env, dict) else None
     except (SettingsError, KeyError, TypeError):
         return None
     size = policy.agent.value_size - policy.agent.obs_size

@@ -140,6 +140,11 @@ def _trained_teacher(
             f"teacher {name} was trained for command {_told(its_world)}, and its student is told {_told(world)}: both "
             "must be told the same"
         )
+    had, has = its_world.robot_config.wheels, world.robot_config.wheels
+    if had != has:
+        raise SettingsError(
+            f"teacher {name} drives a robot with {had} wheels, and its student's has {has}: take another"
+        )
     eyes = trained_encoder(policy)
     if eyes is not None and (encoder is None or eyes.content_hash != encoder.content_hash):
         raise SettingsError(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import numpy as np
 import pytest
 from inprocess import call
 
+from ballbot import robot_files
 from ballbot.controllers import find_controller, make_controller, robot_symmetry
 from ballbot.deployment.runtime import Controller
 from ballbot.envs import BallbotVectorEnv, RobotConfig, WorldConfig
@@ -20,6 +22,7 @@ from ballbot.envs.model import build_model, physics_digest
 from ballbot.envs.robots import robot_of
 from ballbot.errors import SettingsError
 from ballbot.evaluation import run_episodes, summarize
+from ballbot.options import world_config, world_options
 from ballbot.presets import default
 
 FOUR: dict[str, Any] = {"wheels": 4, "azimuth_deg": 47.5}
@@ -191,6 +194,18 @@ def test_mjcf_with_rollers_and_its_own_pose_drives(tmp_path: Path) -> None:
             "its world has 0 planes",
         ),
         ("<asset>", '<asset><hfield name="h" nrow="4" ncol="4" size="1 1 1 1"/>', "it has height fields"),
+        ('<motor gear="1"', '<motor forcerange="-1 1" gear="1"', "its motors must be of one kind"),
+        ('<motor name="motor_1"', '<motor user="3" name="motor_1"', "its motors' no-load speeds are .0.0, 3.0."),
+        ('<joint name="wheel_1"', '<joint damping="2" name="wheel_1"', "its wheels have different damping"),
+        ('<joint name="wheel_1"', '<joint range="-90 90" name="wheel_1"', "its wheels have limits"),
+        ('<body name="ball"', '<geom size="1"/><body name="ball"', "its world holds more than the ground .one without"),
+        (
+            "0 0 0.216790 1 0 0 0",
+            "0 0 0.216790 0 0 0 1",
+            "its base is turned, quaternion .0.0, 0.0, 0.0, 1.0.: draw it",
+        ),
+        ("0 0 0.216790 1 0 0 0", "0.05 0 0.216790 1 0 0 0", "its base is at x, y = .0.05, 0.0.: draw it above"),
+        ("0 0 0.216790 1 0 0 0", "0 0 0.4 1 0 0 0", "wheel_0 has 0 contacts with the ball"),
     ],
 )
 def test_mjcf_without_what_is_needed_is_refused_by_name(tmp_path: Path, old: str, new: str, words: str) -> None:
@@ -235,3 +250,59 @@ def test_a_run_keeps_its_robot(tmp_path: Path) -> None:
     (tmp_path / "runs" / "own" / "robot.xml").unlink()
     refused = call(*judge, folder=tmp_path)
     assert refused.returncode == 2 and "was changed since or is gone, and there is no copy" in refused.stderr
+
+
+def test_what_a_robot_is_not_is_recorded_too() -> None:
+    config = WorldConfig(robot="asroballet", build={"no_load_speed": None})
+    assert config.robot_config != ROBOTS["asroballet"]
+    assert WorldConfig.from_metadata(config.metadata()) == config
+    options = world_options(WorldConfig(robot="asroballet"))
+    kept = world_config(replace(options, build=replace(options.build, no_load_speed=None)), WorldConfig())
+    assert kept.build == {"no_load_speed": None}
+
+
+def test_torque_is_told_as_the_motors_gave_it() -> None:
+    envs = BallbotVectorEnv(1, robot="asroballet", terrain="flat", rewards={"torque": 1.0})
+    envs.reset(seed=0)
+    sims = envs.simulations
+    sims.qvel[0, list(sims.addresses.wheel_qvel)] = -26.0  # of 30 at most, the way that a positive action turns them
+    envs.world.robots = sims.robot_state()
+    _, reward, *_ = envs.step(np.ones((1, 3), np.float32))
+    given = 4.0 * (1 - 26 / 30)
+    np.testing.assert_allclose(sims.torques, -given, rtol=1e-6)
+    np.testing.assert_allclose(reward, -0.01 * 3 * given**2, rtol=1e-6)
+    envs.close()
+
+
+def test_another_file_of_the_same_name_is_another_robot(tmp_path: Path) -> None:
+    path = own_mjcf(tmp_path)
+    first = robot_of(str(path), {})
+    assert WorldConfig(robot=first) == WorldConfig(robot=path) == WorldConfig(robot=str(path))  # type: ignore[arg-type]
+    then = robot_files.digest(WorldConfig(robot=str(path)))
+    own_mjcf(tmp_path, ('fovy="90" resolution="64 64"', 'fovy="80" resolution="64 64"'))
+    second = robot_of(str(path), {})
+    assert second != first and robot_files.digest(WorldConfig(robot=str(path))) != then
+    own_mjcf(tmp_path, (' resolution="64 64"', ""))
+    assert robot_of(str(path), {}).compile().cam_resolution.tolist()[-1] == [64, 64]
+
+
+def test_a_robot_drawn_above_the_ground_comes_to_rest(tmp_path: Path) -> None:
+    text = (files("ballbot.assets") / "ballbot.xml").read_text(encoding="utf-8")
+    before, _, after = text.partition("<keyframe>")
+    (tmp_path / "own.xml").write_text(before + after.partition("</keyframe>")[2])
+    pose = robot_of(str(tmp_path / "own.xml"), {}).compile().key("settled").qpos
+    np.testing.assert_allclose(pose[[2, 12]], [0.21679, 0.085303], atol=1e-4)
+
+
+def test_policies_go_from_robot_to_robot_with_as_many_wheels(tmp_path: Path) -> None:
+    small = ("--num-envs", 4, "--num-steps", 8, "--minibatch-size", 16, "--num-terrains", 4, "--eval-episodes", 2)
+    new = ("ppo_ballbot.py", "--no-cameras", "--total-timesteps", 320, *small)
+    assert call(*new, "--run-name", "three", folder=tmp_path).returncode == 0
+    on = call(*new, "--run-name", "mini", "--init-from", "runs/three", "--robot", "mini", folder=tmp_path)
+    assert on.returncode == 0, on.stderr
+    four = ("--robot.wheels", 4, "--robot.azimuth-deg", 47.5)
+    taught = ("--teacher", "runs/three", "--imitation-timesteps", 320)
+    refused = call(*new, "--run-name", "four", *four, *taught, folder=tmp_path)
+    assert refused.returncode == 2 and "drives a robot with 3 wheels, and its student's has 4" in refused.stderr
+    judge = ("evaluate.py", "runs/mini", "--robot", "mini", "--episodes", 2, "--num-terrains", 2, "--horizon", 50)
+    assert call(*judge, folder=tmp_path).returncode == 0

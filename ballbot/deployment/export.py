@@ -30,8 +30,7 @@ import ballbot
 from ballbot.encoders import FrozenEncoder
 from ballbot.envs import commands
 from ballbot.envs.config import WorldConfig, make_command
-from ballbot.envs.mechanics import Mechanics
-from ballbot.envs.model import build_model, has_rollers, num_wheels
+from ballbot.envs.model import build_model, num_wheels
 from ballbot.envs.observations import wheel_names
 from ballbot.envs.rig import CameraRig, camera_names, rig_of
 from ballbot.envs.robots import Robot
@@ -105,17 +104,18 @@ def robot_geometry(rig: CameraRig | None = None, robot: Robot | None = None) -> 
     model = build_model(rig=rig, robot=robot)
     data = mujoco.MjData(model)
     mujoco.mj_forward(model, data)  # in the MJCF's own pose, the base's axes are the world's
-    origin, depth = data.body("base").xpos, Mechanics.of(model).ball_depth
+    origin = data.body("base").xpos
+    ball, solids = data.geom("ball").xpos - origin, {model.geom(geom).name for geom in range(model.ngeom)}
 
     def listed(vector: NDArray[np.float64]) -> list[float]:
         return [round(float(x), 6) + 0.0 for x in vector]
 
     def middle(wheel: int) -> NDArray[np.float64]:
         joint = data.joint(f"wheel_{wheel}")
-        if not has_rollers(model, wheel):
+        if f"wheel_{wheel}" in solids:
             return np.asarray(data.geom(f"wheel_{wheel}").xpos - origin)
-        anchor = joint.xanchor - origin
-        return np.asarray(anchor + ([0, 0, -depth] - anchor) @ joint.xaxis * joint.xaxis)
+        anchor = joint.xanchor - origin  # of a tread, its middle is what is nearest to the ball
+        return np.asarray(anchor + (ball - anchor) @ joint.xaxis * joint.xaxis)
 
     wheels = [
         {"center": listed(middle(i)), "axle": listed(data.joint(f"wheel_{i}").xaxis)} for i in range(num_wheels(model))

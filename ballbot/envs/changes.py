@@ -16,7 +16,7 @@ def outdated(
 ) -> set[str]:
     """Options of a ``WorldConfig`` that belonged to the old kind of ground, command or robot, and not to the new one.
 
-    A terrain of another difficulty is of the same kind.
+    A terrain of another difficulty is of the same kind.  A robot that is named has its own numbers.
 
     Args:
         terrain: before.
@@ -34,6 +34,6 @@ def outdated(
         names |= {"ground", "terrain_cell"}
     if to_command not in (None, command):
         names |= {"motion", "rewards", "training_rewards", "final_rewards"}
-    if to_robot not in (None, robot):
-        names |= {"build", "rig"}
+    if to_robot is not None:  # a robot by name is that one, whatever numbers the one before had
+        names |= {"build"} if to_robot == robot else {"build", "rig"}
     return names

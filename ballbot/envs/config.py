@@ -8,10 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from ballbot.envs.checks import check_direction
 from ballbot.envs.commands import COMMANDS, ONE_OF_TWO
+from ballbot.envs.mjcf import MJCF
 from ballbot.envs.observations import CAMERA_INTERVAL, FIELDS, Layout, layout_of
 from ballbot.envs.rewards import REWARDS, check_endings, check_weights, needed, paid_terms, refuse_idle
 from ballbot.envs.rig import rig_of
@@ -147,6 +149,8 @@ class WorldConfig:
         for name, options, registry in (("terrain", "ground", TERRAINS), ("command", "motion", COMMANDS)):
             if not isinstance(getattr(self, name), str):
                 self._spell_out(name, options, registry)
+        if isinstance(self.robot, (MJCF, Path)):
+            self._keep("robot", str(getattr(self.robot, "path", self.robot)))
         if isinstance(self.robot, RobotConfig):
             self._keep("build", changes_of(self.robot, RobotConfig()) | dict(self.build))
             self._keep("robot", "reference")
@@ -354,11 +358,11 @@ class WorldConfig:
             if meanings and f.metadata["meaning"] not in meanings:
                 continue
             if isinstance(value, Mapping):
-                default: Mapping[str, Any] = {}
+                differing = dict(value)
                 if f.name == "rewards":
                     default = needed(COMMANDS[self.command].rewards)
-                keys = [*value, *(key for key in default if key not in value)]
-                differing = {k: value.get(k, 0.0) for k in keys if value.get(k, 0.0) != default.get(k)}
+                    differing = {k: value.get(k, 0.0) for k in {**value, **default}}
+                    differing = {k: x for k, x in differing.items() if x != default.get(k)}
                 found |= {f"{f.name}.{k}": list(x) if isinstance(x, tuple) else x for k, x in differing.items()}
             elif value != default_of(f):
                 found[f.name] = list(value) if isinstance(value, tuple) else value

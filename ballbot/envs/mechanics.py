@@ -196,6 +196,14 @@ class Mechanics:
         """(wheels, 2): how fast each wheel turns when the robot rolls along its x and its y, 1 for the fastest."""
         return np.asarray(self.rolling / np.abs(self.rolling).max())
 
+    def applied(self, torques: Array, wheel_speeds: Array) -> Array:
+        """(n, wheels) N m that motors give of what is asked of them, at (n, wheels) rad/s."""
+        if not np.isfinite(self.no_load_speed):
+            return torques
+        share = self.torque / self.no_load_speed * wheel_speeds
+        most = self.torque
+        return np.asarray(np.clip(torques, np.maximum(-most, -most - share), np.minimum(most, most - share)))
+
     def margin(self, lean: float) -> float:
         """How near to the edge of its ground, m, a robot that leans so far, rad, counts as off it."""
         return round(1.1 * (self.ball_radius + max(self.ball_depth, 0.0) * np.sin(lean)), 2)

@@ -12,7 +12,8 @@ world's: a plane of the file is its place.  So are the time step, 2 ms, and the 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from typing import Any, Literal
@@ -22,7 +23,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ballbot.envs.model import Addresses, has_rollers
-from ballbot.envs.rig import CameraRig, camera_names
+from ballbot.envs.rig import RESOLUTION, CameraRig, camera_names
+from ballbot.envs.shell import shell_of
 from ballbot.errors import SettingsError
 from mujoco_patch import ensure
 from mujoco_patch.self_check import AXLE_FRICTION, DRIVE_FRICTION
@@ -47,10 +49,13 @@ class MJCF:
     """
 
     path: str
+    stamp: tuple[int, int] = field(init=False, repr=False)
+    """When it was written, and its size: another file of the same name is another robot."""
 
     is_reference = False
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "stamp", _stamp(self.path))
         self._found  # noqa: B018 - read it now
 
     def spec(self, assets: str = "") -> mujoco.MjSpec:
@@ -113,7 +118,7 @@ class MJCF:
 
     @property
     def _found(self) -> _Found:
-        return _read(self.path, _stamp(self.path))
+        return _read(self.path, self.stamp)
 
 
 FIELDS, PREFIX = "height_fields", "ground_"
@@ -142,14 +147,17 @@ def _stamp(path: str) -> tuple[int, int]:
     try:
         status = Path(path).stat()
     except OSError as error:
-        raise SettingsError(f"robot {path!r} cannot be read: {error.strerror}") from error
+        raise SettingsError(
+            f"robot {path!r} cannot be read: {error.strerror}; the folder of a run keeps a copy of its robot's file"
+        ) from error
     return status.st_mtime_ns, status.st_size
 
 
 @cache
 def _read(path: str, stamp: tuple[int, int]) -> _Found:
     """The robot in a file, under the names that the others know."""
-    from ballbot.envs.robot import settled
+    from ballbot.envs.mechanics import Mechanics
+    from ballbot.envs.robot import settled, settled_from_afar, turned
 
     def refuse(what: str) -> SettingsError:
         return SettingsError(f"robot {path!r}: {what}")
@@ -170,11 +178,12 @@ def _read(path: str, stamp: tuple[int, int]) -> _Found:
     if not named and len(grounds) != 1:
         raise refuse(f"its world has {len(grounds)} planes, expected one: its ground")
     _rename(spec, "geoms", (named or grounds)[0], "ground", refuse)
-    spec.option.timestep, spec.option.cone = 0.002, mujoco.mjtCone.mjCONE_ELLIPTIC
+    _take_ours(spec, refuse)
     if spec.camera("follow") is None:
         spec.body("base").add_camera(
             name="follow", mode=mujoco.mjtCamLight.mjCAMLIGHT_TRACKCOM, fovy=42,
-            pos=list(radius / 0.09 * np.array([0.85, -0.85, 0.38])), quat=[0.8, 0.42, 0.2, 0.38],
+            pos=list(radius / 0.09 * np.array([0.85, -0.85, 0.38])),
+            quat=turned([0.707, 0.707, 0], [0.72, -0.72, 0.27]),
         )  # fmt: skip
     try:
         model = spec.compile()
@@ -183,23 +192,65 @@ def _read(path: str, stamp: tuple[int, int]) -> _Found:
     mass = float(model.body_subtreemass[0])
     if not MASS[0] <= mass <= MASS[1]:
         raise refuse(f"it weighs {mass:g}, expected {MASS[0]:g} to {MASS[1]:g} kg: is it in kilograms?")
+    pose: Array | None = None
     if not any(key.name == "settled" for key in spec.keys):
         try:
-            pose = settled(model)
+            with suppress(SettingsError):
+                pose = settled(model)
+            if pose is None:
+                pose = settled_from_afar(model)
         except SettingsError as error:
             raise refuse(str(error)) from error
         spec.add_key(name="settled", qpos=pose)
         model = spec.compile()
     pose, at = model.key("settled").qpos, Addresses.of(model)
+    _check_pose(pose, at, refuse)
+    try:
+        kind = _wheel_model(model, wheels, refuse)
+        Mechanics.of(model)
+        if not shell_of(model).size:
+            raise refuse("nothing of it but the ball collides with the ground: let a part of its body")
+    except SettingsError:
+        raise
+    except ValueError as error:
+        raise refuse(str(error)) from error
     return _Found(
         spec=spec,
         wheels=wheels,
-        wheel_model=_wheel_model(model, wheels, refuse),
+        wheel_model=kind,
         ball_radius=radius,
         imu_height=float(pose[at.base_qpos + 2] - pose[at.ball_qpos + 2]),
         torque=torque,
         cameras=len(camera_names(model)),
     )
+
+
+def _take_ours(spec: mujoco.MjSpec, refuse: Any) -> None:
+    """Make the file's world the one that robots are in, but for its robot."""
+    option = spec.option
+    option.timestep, option.cone, option.impratio = 0.002, mujoco.mjtCone.mjCONE_ELLIPTIC, 1.0
+    option.gravity, option.wind, option.disableflags = [0.0, 0.0, -9.81], [0.0, 0.0, 0.0], 0
+    ground = spec.geom("ground")
+    ground.pos, ground.quat = [0.0, 0.0, 0.0], [1.0, 0.0, 0.0, 0.0]
+    others = [geom.name or "one without a name" for geom in spec.worldbody.geoms if geom is not ground]
+    others = [name for name in others if name != "ground"]
+    if others:
+        raise refuse(f"its world holds more than the ground ({', '.join(others)}): take that out")
+    for camera in spec.cameras:
+        if camera.name.startswith("cam_") and list(camera.resolution) == [1, 1]:
+            camera.resolution = list(RESOLUTION)
+
+
+def _check_pose(pose: Array, at: Addresses, refuse: Any) -> None:
+    """Refuse a robot that does not stand upright in the middle, its body's axes along the world's."""
+    base, ball = pose[at.base_qpos : at.base_qpos + 7], pose[at.ball_qpos : at.ball_qpos + 7]
+    for name, part in (("base", base), ("ball", ball)):
+        if not np.allclose(np.abs(part[3:]), (1, 0, 0, 0), atol=1e-6):
+            raise refuse(
+                f"its {name} is turned, quaternion {part[3:].round(4).tolist()}: draw it along the world's axes"
+            )
+        if not np.allclose(part[:2], 0.0, atol=1e-6):
+            raise refuse(f"its {name} is at x, y = {part[:2].round(4).tolist()}: draw it above the middle, at 0, 0")
 
 
 def _in_short(error: Exception) -> str:
@@ -241,9 +292,21 @@ def _check_motors(spec: mujoco.MjSpec, wheels: int, refuse: Any) -> float:
             f"its motors turn {', '.join(targets) or 'nothing'}, expected wheel_0, wheel_1 and so on, in order"
         )
     limits = {float(motor.ctrlrange[1]) for motor in spec.actuators}
+    speeds = {float(motor.userdata[0]) if len(motor.userdata) else 0.0 for motor in spec.actuators}
+    if len(speeds) > 1 or not all(np.isfinite(speed) and speed >= 0 for speed in speeds):
+        raise refuse(f"its motors' no-load speeds are {sorted(speeds)}, expected one of all, in rad/s (0: none)")
+    joints = [spec.joint(f"wheel_{i}") for i in range(wheels)]
+    if len({(float(joint.damping[0]), float(joint.frictionloss), float(joint.armature)) for joint in joints}) > 1:
+        raise refuse("its wheels have different damping, frictionloss or armature: give all the same")
+    if any(any(joint.range) for joint in joints):
+        raise refuse("its wheels have limits: take range and limited out")
     even = all(-motor.ctrlrange[0] == motor.ctrlrange[1] > 0 for motor in spec.actuators)
     direct = all(
-        motor.gear[0] == 1 and motor.gainprm[0] == 1 and motor.biastype == mujoco.mjtBias.mjBIAS_NONE
+        motor.gear[0] == 1
+        and motor.gainprm[0] == 1
+        and motor.biastype == mujoco.mjtBias.mjBIAS_NONE
+        and motor.dyntype == mujoco.mjtDyn.mjDYN_NONE
+        and not any(motor.forcerange)
         for motor in spec.actuators
     )
     if not (even and direct and len(limits) == 1):

@@ -113,11 +113,7 @@ class Physics:
                 "this environment was made before the process forked, and its threads are not in the new process: make "
                 "the environment there, or with num_threads=1"
             )
-        if np.isfinite(self.mechanics.no_load_speed):
-            most = self.mechanics.torque
-            share = most / self.mechanics.no_load_speed * self.qvel[:, list(self.addresses.wheel_qvel)]
-            torques = np.clip(torques, np.maximum(-most, -most - share), np.minimum(most, most - share))
-        self._ctrl[:] = torques
+        self._ctrl[:] = self.mechanics.applied(torques, self.qvel[:, list(self.addresses.wheel_qvel)])
         failed: NDArray[Any] | None = None
         try:
             self.batch.step()
@@ -182,6 +178,11 @@ class Physics:
     def push(self, sim: int, forces: Array) -> None:
         """Forces in N and torques in N m, (bodies, 6), world axes, that act on a robot's bodies until the next call."""
         self.batch.bind("xfrc_applied")[sim] = forces
+
+    @property
+    def torques(self) -> Array:
+        """(num, wheels) N m about the wheels' axles in the last step."""
+        return np.array(self._ctrl)
 
     def robot_state(self, ids: NDArray[np.intp] | None = None) -> RobotState:
         """The robots' state now, one column a simulation; of all, or of these."""

@@ -101,23 +101,34 @@ def mount(spec: mujoco.MjSpec, rig: CameraRig) -> None:
     width, height = arms[0].cameras[0].resolution if arms else RESOLUTION
     for arm in arms:
         spec.delete(arm)
+    for camera in [each for each in spec.cameras if each.name.startswith("cam_")]:
+        spec.delete(camera)
     tilt = np.radians(rig.tilt_deg)
+    paint: dict[str, Any] = {"material": "accent"} if spec.material("accent") else {"rgba": [0.05, 0.45, 0.65, 1]}
     for number, (x, y) in enumerate(rig.directions.T):
         outward = np.array([x, y, 0.0])
         body = base.add_body(name=f"camera_arm_{number}", pos=[*(rig.reach * outward[:2]), rig.height])
         body.add_geom(
-            spec.find_default("arm"), name=f"camera_arm_{number}", fromto=[0, 0, 0, *(-rig.reach * outward[:2]), RISE]
-        )
+            *_default(spec, "arm"), name=f"camera_arm_{number}", type=mujoco.mjtGeom.mjGEOM_CAPSULE, size=[0.01, 0, 0],
+            fromto=[0, 0, 0, *(-rig.reach * outward[:2]), RISE],
+        )  # fmt: skip
         look = np.sin(tilt) * outward + [0.0, 0.0, -np.cos(tilt)]
         up = np.cos(tilt) * outward + [0.0, 0.0, np.sin(tilt)]
         right = np.cross(look, up)
         body.add_geom(
-            spec.find_default("look"), name=f"camera_{number}_look", type=mujoco.mjtGeom.mjGEOM_CYLINDER,
-            size=[0.014, 0.006, 0], fromto=[*(-0.012 * look), *(0.002 * look)], material="accent",
+            *_default(spec, "look"), name=f"camera_{number}_look", type=mujoco.mjtGeom.mjGEOM_CYLINDER,
+            size=[0.014, 0.006, 0], fromto=[*(-0.012 * look), *(0.002 * look)], mass=0, contype=0, conaffinity=0,
+            group=1, **paint,
         )  # fmt: skip
         quat = np.empty(4)
         mujoco.mju_mat2Quat(quat, np.stack([right, up, -look], axis=1).ravel())
         body.add_camera(name=f"cam_{number}", quat=quat, fovy=rig.fov_deg, resolution=[width, height])
+
+
+def _default(spec: mujoco.MjSpec, name: str) -> list[mujoco.MjsDefault]:
+    """The class of defaults of this name, which files of others lack."""
+    found = spec.find_default(name)
+    return [] if found is None else [found]
 
 
 def check_cameras(model: mujoco.MjModel) -> None:

@@ -44,6 +44,9 @@ HUB = 0.6
 """Share of a wheel's mass that does not turn with the rollers."""
 BALANCED = 1e-6
 """m/s² by which base and ball may rise or fall at rest."""
+SEARCHED, HALVINGS = 0.01, 45
+"""m by which a robot may be drawn with its body too near to the ball or too far, beside a tenth of the ball's radius;
+and how often that is halved."""
 MOST_SUNK = 0.1
 """Share of the ball's radius by which it may sink into the ground.  MuJoCo's contacts are as stiff as what they hold is
 heavy, and a light ball below a heavy body sinks deep."""
@@ -120,6 +123,10 @@ class RobotConfig:
         if not (x + y >= z and y + z >= x and z + x >= y):
             raise SettingsError(
                 f"body_inertia={(x, y, z)} belongs to no body: each is at most the sum of the two others"
+            )
+        if self.wheel_friction >= self.torque_limit:
+            raise SettingsError(
+                f"wheel_friction={self.wheel_friction:g} takes all of torque_limit={self.torque_limit:g}: use less"
             )
         if self.body_top <= self.body_bottom:
             raise SettingsError(
@@ -238,7 +245,7 @@ class RobotConfig:
         size = self.body_top + self.ball_radius  # of the reference 0.56 m
         base.add_camera(
             name="follow", mode=mujoco.mjtCamLight.mjCAMLIGHT_TRACKCOM, fovy=42,
-            pos=list(size / 0.56 * np.array([0.85, -0.85, 0.38])), quat=_turned([0.707, 0.707, 0], [0.72, -0.72, 0.27]),
+            pos=list(size / 0.56 * np.array([0.85, -0.85, 0.38])), quat=turned([0.707, 0.707, 0], [0.72, -0.72, 0.27]),
         )  # fmt: skip
         half = (self.body_top - self.body_bottom) / 2
         middle = (self.body_top + self.body_bottom) / 2 - self.imu_height
@@ -255,7 +262,7 @@ class RobotConfig:
         normal, axle = self.wheel_axes(wheel)
         name = f"wheel_{wheel}"
         middle = (self.ball_radius + self.wheel_radius) * normal - [0, 0, self.imu_height]
-        body = base.add_body(name=name, pos=list(middle), quat=_turned(-normal, axle))
+        body = base.add_body(name=name, pos=list(middle), quat=turned(-normal, axle))
         body.add_joint(
             name=name, type=mujoco.mjtJoint.mjJNT_HINGE, axis=[0, 0, 1], armature=self.wheel_armature,
             damping=self.wheel_damping, frictionloss=self.wheel_friction,
@@ -291,7 +298,7 @@ class RobotConfig:
                 spec.delete(part)
             rim = body.add_body(
                 name=f"{name}_rim", pos=list(turn @ (middle - data.body(name).xpos)),
-                quat=_turned(turn @ (ball - middle) / np.linalg.norm(ball - middle), turn @ joint.xaxis),
+                quat=turned(turn @ (ball - middle) / np.linalg.norm(ball - middle), turn @ joint.xaxis),
             )  # fmt: skip
             self._add_rollers(spec, rim, name, float(radius), 2 * float(half), mass)
         spec.body("ball").pos[2] = self.ball_radius
@@ -312,7 +319,7 @@ class RobotConfig:
                 outward = np.array([np.cos(turn), np.sin(turn), 0.0])
                 place = (radius - thick) * outward + [0.0, 0.0, (2 * row - 1) * ROW * radius]
                 along = np.array([-outward[1], outward[0], 0.0])
-                roller = body.add_body(name=name, pos=list(place), quat=_turned(outward, along))
+                roller = body.add_body(name=name, pos=list(place), quat=turned(outward, along))
                 roller.add_joint(
                     name=name, type=mujoco.mjtJoint.mjJNT_HINGE, axis=[0, 0, 1], damping=self.roller_damping
                 )
@@ -381,13 +388,59 @@ def settled(model: mujoco.MjModel) -> Array:
     )
 
 
+def settled_from_afar(model: mujoco.MjModel) -> Array:
+    """The same by bisection, which is slower, of a robot that was drawn anywhere above the plane.
+
+    Its wheels may be up to a centimetre off the ball, or within it.
+
+    Raises:
+        SettingsError: there is none.
+    """
+    data, radius = mujoco.MjData(model), float(model.geom("ball").size[0])
+    joints = [model.joint(name) for name in ("base_free", "ball_free")]
+    base, ball = (int(joint.qposadr[0]) + 2 for joint in joints)
+    falling = [int(joint.dofadr[0]) + 2 for joint in joints]
+    mujoco.mj_resetData(model, data)
+    drawn, masses = (
+        data.qpos[base] - data.qpos[ball],
+        model.body_subtreemass[[model.body(x).id for x in ("base", "ball")]],
+    )
+
+    def rises(gap: float, height: float) -> Array:
+        """m/s² of base and ball."""
+        mujoco.mj_resetData(model, data)
+        data.qpos[[base, ball]] = height + gap, height
+        mujoco.mj_forward(model, data)
+        return data.qacc[falling].copy()
+
+    def carried(gap: float) -> float:
+        """The height at which the ground bears the weight of both."""
+        low, high = 0.4 * radius, 1.05 * radius
+        for _ in range(HALVINGS):
+            middle = (low + high) / 2
+            low, high = (middle, high) if masses @ rises(gap, middle) > 0 else (low, middle)
+        return low  # where they touch: the ground's force sets in with a jump
+
+    near, far = drawn - SEARCHED - 0.1 * radius, drawn + SEARCHED + 0.1 * radius
+    for _ in range(HALVINGS):
+        middle = (near + far) / 2
+        near, far = (middle, far) if rises(middle, carried(middle))[0] > 0 else (near, middle)
+    wrong = rises(far, carried(far))
+    if not np.abs(wrong).max() <= 10 * BALANCED:
+        raise SettingsError(
+            f"the robot does not come to rest upright: base and ball still rise or fall by {np.abs(wrong).max():.2g} "
+            "m/s²; do its wheels touch the ball, and does that weigh enough beside what it carries?"
+        )
+    return data.qpos.copy()
+
+
 def _let_touch(spec: mujoco.MjSpec, geom: str, friction: tuple[float, float]) -> None:
     """Let a part of a wheel touch the ball, and nothing else."""
     pair = spec.add_pair(name=geom, geomname1="ball", geomname2=geom, condim=3)
     pair.friction = [*friction, 0.0, 0.0, 0.0]
 
 
-def _turned(x: Array | Sequence[float], z: Array | Sequence[float]) -> list[float]:
+def turned(x: Array | Sequence[float], z: Array | Sequence[float]) -> list[float]:
     """The quaternion of a frame whose x and z axes point there."""
     quat, (x, z) = np.empty(4), (np.array(axis) / np.linalg.norm(axis) for axis in (x, z))
     mujoco.mju_mat2Quat(quat, np.stack([x, np.cross(z, x), z], axis=1).ravel())

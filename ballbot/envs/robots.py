@@ -73,12 +73,15 @@ def robot_of(name: str, numbers: Mapping[str, Any]) -> Robot:
     Raises:
         SettingsError: there is no such robot, file or number, or a number cannot be used.
     """
-    if str(name).endswith(ENDINGS):
+    if str(name).lower().endswith(ENDINGS):
         if numbers:
             raise SettingsError(f"robot {name!r} has its numbers in its file: change {', '.join(numbers)} there")
         return MJCF(name)
     if str(name).endswith(".json"):
-        return robot_of("reference", {**_numbers_in(name), **numbers})
+        try:
+            return robot_of("reference", {**_numbers_in(name), **numbers})
+        except SettingsError as error:
+            raise SettingsError(str(error).replace("robot 'reference'", f"robot {name!r}", 1)) from error
     if name not in ROBOTS:
         raise SettingsError(f"robot={name!r} is unknown: {nearest(str(name), ROBOTS)}, or a file, .json or .xml")
     known = [f.name for f in fields(RobotConfig)]
@@ -97,7 +100,7 @@ def _numbers_in(path: str) -> dict[str, Any]:
         found = json.loads(Path(path).read_text(encoding="utf-8"))
     except OSError as error:
         raise SettingsError(f"robot {path!r} cannot be read: {error.strerror}") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise SettingsError(f"robot {path!r} is no JSON ({error})") from error
     if not isinstance(found, dict):
         raise SettingsError(f'robot {path!r} must be numbers by name, such as {{"ball_radius": 0.1}}')

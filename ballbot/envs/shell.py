@@ -39,7 +39,7 @@ def shell_of(model: mujoco.MjModel) -> Array:
         points = _surface(int(model.geom_type[geom]), model.geom_size[geom], model.geom(geom).name)
         world = points @ data.geom_xmat[geom].reshape(3, 3).T + data.geom_xpos[geom]
         found.append((world - origin) @ turn)
-    return np.ascontiguousarray(np.concatenate(found).T)
+    return np.ascontiguousarray(np.concatenate([np.zeros((0, 3)), *found]).T)
 
 
 def _surface(kind: int, size: Array, name: str) -> Array:

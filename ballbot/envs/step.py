@@ -126,7 +126,7 @@ class Step:
     @property
     def torques(self) -> Array:
         """(n, wheels) N m on the wheels' axles."""
-        return -self.mechanics.torque * self.actions
+        return self.mechanics.applied(-self.mechanics.torque * self.actions, self.before.wheel_speeds.T)
 
     def steady_velocity(self, robots: RobotState) -> Array:
         """(2, n) m/s: that of the centre of percussion, which lean and slope change, but no jerk of a wheel.

@@ -115,7 +115,7 @@ def run_episodes(
         actions = np.clip(np.asarray(actor(obs, began), np.float64), -1.0, 1.0)
         direction = _direction(told, n)
         obs, rewards, terminated, truncated, infos = envs.advance(actions)
-        robots, torques = sims.robot_state(), -sims.mechanics.torque * actions
+        robots, torques = sims.robot_state(), sims.torques
         sound = ~infos["diverged"]
         step = np.stack(
             [

@@ -213,8 +213,13 @@ def in_task(options: dict[str, Any], task: dict[str, Any], *, any_robot: bool = 
     was, now = (_world(each) for each in (options, changed))
     if (had := was.robot_config.wheels) != (has := now.robot_config.wheels) and not any_robot:
         raise SettingsError(
-            f"robot {now.robot!r} has {has} wheels, and what is judged drives one with {had}, {was.robot!r}: leave "
-            "--robot out, or judge what was trained for it"
+            f"robot {now.robot!r} has {has} wheels, and what is judged drives one with {had}, {was.robot!r}: "
+            "judge each on the robot that it was trained for"
+        )
+    if was.observation == "encoded" and was.num_cameras != now.num_cameras:
+        raise SettingsError(
+            f"robot {now.robot!r} has {now.num_cameras} cameras, and what is judged sees by {was.num_cameras}: "
+            "judge it on the robot that it was trained for"
         )
     before, after = was.layout().names, now.layout().names
     if before != after:

@@ -30,6 +30,8 @@ INPUT_LAYERS = {
 """Weights with a column for each number observed, then those of images and memory -> whether the value function's."""
 SIDES = ("symmetry.observations", "symmetry.actions")
 """What a symmetry is made of, a row for each side."""
+SAME_SIDE = 1e-3
+"""By how much a number of a side may differ and be the same side: axles are known to so many digits."""
 POLICY = ("policy_", "memories.0.", "estimator.")
 VALUE = ("value_trunk.", "value_head.", "value_reader.", "value_scale.", "memories.1.")
 """What names of weights begin with."""
@@ -207,6 +209,9 @@ def _other_inputs(agent: Agent, old: Agent, columns: list[int | None]) -> list[s
     for name in SIDES:  # the mean over more sides is as good a policy to start from
         if name in was and name in now and len(was[name]) < len(now[name]):
             now[name] = now[name][: len(was[name])]
+    for name in SIDES:  # those of another robot, or of axles that are known to so many digits, are the same
+        if name in was and name in now and was[name].shape == now[name].shape:
+            was[name] = torch.where((was[name] - now[name]).abs() < SAME_SIDE, now[name], was[name])
     for name in ("inputs", "scale", "unit"):  # from something else, an estimator estimates nothing
         if old.estimate is not None and agent.estimate is not None:
             was[f"estimate.{name}"], now[f"estimate.{name}"] = (getattr(each.estimate, name) for each in (old, agent))

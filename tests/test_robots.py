@@ -16,7 +16,7 @@ from inprocess import call
 from ballbot import robot_files
 from ballbot.controllers import find_controller, make_controller, robot_symmetry
 from ballbot.deployment.runtime import Controller
-from ballbot.envs import BallbotVectorEnv, RobotConfig, WorldConfig
+from ballbot.envs import ROBOTS, BallbotVectorEnv, RobotConfig, WorldConfig
 from ballbot.envs.mechanics import Mechanics
 from ballbot.envs.model import build_model, physics_digest
 from ballbot.envs.robots import robot_of

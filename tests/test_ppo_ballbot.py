@@ -292,7 +292,9 @@ def test_a_shipped_policy_was_trained_by_its_command(script, name, study):
         world=from_plain(config["env"]),
         **{name: config[name] for name in presets.OWN if name in config},
     )
-    assert differences(theirs, settings) == {} and card["steps"] <= settings.ppo.total_timesteps * 1.01
+    ppo = settings.ppo
+    beyond = card["steps"] - ppo.total_timesteps  # a training ends with the update that comes to its last step
+    assert differences(theirs, settings) == {} and beyond < ppo.num_envs * ppo.num_steps * ppo.action_repeat
 
 
 def test_presets_by_name(script):

@@ -60,7 +60,7 @@ def test_steps_without_end(num_envs: int, steps: int, short: int, torture: bool,
 @pytest.mark.timeout(3600)
 def test_a_training_grows_no_more(tmp_path: Path, torture: bool, tally: Tally) -> None:
     """With cameras, evaluations, checkpoints and logs: memory after a quarter of it is what it is in the end."""
-    steps, sizes, things = 4_000_000 if torture else 60_000, [], []
+    steps, sizes, things = 4_000_000 if torture else 100_000, [], []
     options = ["--total-timesteps", str(steps), "--run-name", "run", "--num-terrains", "8", "--torch-threads", "1"]
     often = str(steps // (16 if torture else 4))
     options += ["--eval-interval", often, "--checkpoint-interval", often, "--eval-episodes", "4"]

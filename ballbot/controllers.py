@@ -303,8 +303,7 @@ def computed_prior(layout: Layout, target_speed: float, gains: Gains, ball_depth
         ball_depth: m from the base's origin down to the ball's centre.
     """
     down, rate, velocity, goal = (layout[name].start for name in ("gravity", "gyro", "velocity", "goal"))
-    size, wheels = layout.size, len(gains.state)
-    tilt, leaning, missing, hold = (np.zeros((2, size)) for _ in range(4))
+    tilt, leaning, missing, hold = (np.zeros((2, layout.size)) for _ in range(4))
     tilt[0, down] = tilt[1, down + 1] = 1.0
     leaning[0, rate + 1], leaning[1, rate] = 1.0, -1.0
     hold[0, goal] = hold[1, goal + 1] = target_speed
@@ -312,7 +311,6 @@ def computed_prior(layout: Layout, target_speed: float, gains: Gains, ball_depth
     by_tilt, by_leaning, by_travel = gains.state[:, LEAN], gains.state[:, LEANING], gains.state[:, TRAVEL]
     direct = gains.travel @ hold - by_tilt @ tilt - (by_leaning - ball_depth * by_travel) @ leaning
     lean = np.linalg.pinv(by_tilt) @ by_travel @ (missing + hold)
-    assert direct.shape == (wheels, size)
     return FeedbackPrior(*map(torch.from_numpy, (direct, by_tilt, lean, np.full(2, PRIOR_LEAN))))
 
 

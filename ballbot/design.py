@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from ballbot.envs import BallbotVectorEnv
 from ballbot.envs.drive import Drive, measure_drive
-from ballbot.envs.mechanics import free_wheel_speed, rolling_model
+from ballbot.envs.mechanics import free_wheel_speed
 from ballbot.envs.robots import Robot
 from ballbot.lqr import LQRController, recoverable_lean
 
@@ -90,17 +90,15 @@ def design_of(robot: Robot) -> Design:
         SettingsError: it does not come to rest upright, or is otherwise none.
         ValueError: its motors cannot bring it to rest.
     """
-    envs = BallbotVectorEnv(
-        DIRECTIONS * LEVELS, terrain="flat", robot=robot, tilt_limit_deg=FALLEN, num_threads=0
-    )  # fmt: skip
+    envs = BallbotVectorEnv(DIRECTIONS * LEVELS, terrain="flat", robot=robot, tilt_limit_deg=FALLEN)
     try:
         model, mechanics = envs.simulations.plane, envs.simulations.mechanics
         ways = 2 * np.pi * np.arange(DIRECTIONS) / DIRECTIONS
         along = np.stack([np.cos(ways), np.sin(ways)])
-        mass, rolling = float(model.body_subtreemass[0]), rolling_model(model)
+        mass, rolling = float(model.body_subtreemass[0]), mechanics.near_upright
         return Design(
             mass=mass,
-            fall_rate=float(np.linalg.eigvals(rolling.a).real.max()),
+            fall_rate=rolling.fall_rate,
             lean_by_torque=recoverable_lean(rolling),
             directions=ways,
             top_speeds=free_wheel_speed(model) / np.abs(mechanics.rolling @ along).max(axis=0),
@@ -162,11 +160,9 @@ def _limit(envs: BallbotVectorEnv, most: float, setting: Setting) -> Limit:
         first = np.where(fell.any(axis=0), fell.argmax(axis=0), LEVELS)  # the lowest level that does not go well
         which = np.arange(DIRECTIONS)
         cause = np.where(first < LEVELS, causes[np.minimum(first, LEVELS - 1), which], cause)
-        all_sizes = np.concatenate([low[None], sizes])
-        low, high = (
-            all_sizes[first, which],
-            np.where(first < LEVELS, all_sizes[np.minimum(first + 1, LEVELS), which], high),
-        )
+        tried = np.concatenate([low[None], sizes])
+        high = np.where(first < LEVELS, tried[np.minimum(first + 1, LEVELS), which], high)
+        low = tried[first, which]
     return Limit(low, cause)
 
 
@@ -178,31 +174,30 @@ def _try(envs: BallbotVectorEnv, size: Array, way: Array, setting: Setting) -> t
     for sim in range(envs.num_envs):
         sims.place(sim, 0)
         sims.push(sim, np.zeros((sims.model.nbody, 6)))
-    gravity = _gravity(envs)
-    gravity[:] = sims.model.opt.gravity
+    _gravity(envs)[:] = sims.model.opt.gravity
+    setting(envs, size, way, 0)
+    down = _gravity(envs) / np.linalg.norm(_gravity(envs), axis=1, keepdims=True)
     fell, began = np.zeros(envs.num_envs, bool), np.ones(envs.num_envs, bool)
     signs, cause = np.zeros((len(CAUSES), envs.num_envs)), np.zeros(envs.num_envs, np.int64)
+    robots, seen, fastest = sims.robot_state(), np.zeros((envs.num_envs, 17), np.float32), free_wheel_speed(sims.plane)
+    velocity = np.einsum("ijn,in->jn", robots.rotation, robots.velocity)  # along the base's axes
     for step in range(round(SECONDS / envs.dt)):
-        setting(envs, size, way, step)
-        robots = sims.robot_state()
-        seen = np.zeros((envs.num_envs, 17), np.float32)
-        rotation = robots.rotation
-        seen[:, :3] = np.einsum("ijn,ni->nj", rotation, gravity / np.linalg.norm(gravity, axis=1, keepdims=True))
-        seen[:, 3:6] = robots.gyro.T
-        seen[:, 6:9] = np.einsum("ijn,in->nj", rotation, robots.velocity)
+        if step:
+            setting(envs, size, way, step)
+        seen[:, :3] = np.einsum("ijn,ni->nj", robots.rotation, down)
+        seen[:, 3:6], seen[:, 6:9] = robots.gyro.T, velocity.T
         actions = control(seen, began)
         began[:] = False
         sims.step(-mechanics.torque * actions.astype(np.float64))
         robots = sims.robot_state()
-        up = -np.einsum("in,ni->n", robots.rotation[:, 2], gravity) / np.linalg.norm(gravity, axis=1)
-        tilted = up < np.cos(np.radians(FALLEN))
+        velocity = np.einsum("ijn,in->jn", robots.rotation, robots.velocity)
+        tilted = -np.einsum("in,ni->n", robots.rotation[:, 2], down) < np.cos(np.radians(FALLEN))
         # a wheel turns as the ball rolls below a body that leans
-        ahead = np.einsum("ijn,in->jn", robots.rotation, robots.velocity)[:2]
         lean = np.stack([robots.gyro[1], -robots.gyro[0]])
-        rolls = mechanics.rolling @ (ahead - (mechanics.ball_depth + mechanics.ball_radius) * lean)
+        rolls = mechanics.rolling @ (velocity[:2] - (mechanics.ball_depth + mechanics.ball_radius) * lean)
         off = robots.wheel_speeds - rolls
         slips = np.abs(off - off.mean(axis=0)).max(axis=0) > SLIP  # what all share is a turn about the vertical
-        fast = np.abs(robots.wheel_speeds).max(axis=0) > 0.9 * free_wheel_speed(sims.plane)
+        fast = np.abs(robots.wheel_speeds).max(axis=0) > 0.9 * fastest
         full = np.abs(actions).max(axis=1) >= 1
         new = np.where(fell, 0.0, np.stack([full & ~slips & ~fast, slips, fast & ~slips]))
         signs = 0.99 * signs + new  # of late
@@ -211,6 +206,6 @@ def _try(envs: BallbotVectorEnv, size: Array, way: Array, setting: Setting) -> t
         fell |= tilted
         if fell.all():
             break
-    rolls_away = ~fell & (np.linalg.norm(sims.robot_state().velocity, axis=0) > ROLLS)
+    rolls_away = ~fell & (np.linalg.norm(robots.velocity, axis=0) > ROLLS)
     cause[rolls_away] = signs[:, rolls_away].argmax(axis=0)
     return fell | rolls_away, cause

@@ -20,8 +20,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from ballbot.envs.mechanics import LEAN, TRAVEL, Mechanics, RollingModel, rolling_model
-from ballbot.envs.model import build_model
+from ballbot.envs.mechanics import LEAN, TRAVEL, Mechanics, RollingModel, reference
 
 Array = NDArray[np.float64]
 
@@ -135,8 +134,8 @@ class LQRController:
     ball_depth: float = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
-        model = build_model() if self.robot is None else self.robot
-        self.gains, self.ball_depth = gains_of(rolling_model(model), self.dt), Mechanics.of(model).ball_depth
+        mechanics = reference() if self.robot is None else Mechanics.of(self.robot)
+        self.gains, self.ball_depth = gains_of(mechanics.near_upright, self.dt), mechanics.ball_depth
         self._elapsed: Array | float = 0.0
 
     def __call__(self, observations: NDArray[np.float32], began: NDArray[np.bool_]) -> NDArray[np.float32]:

@@ -35,8 +35,8 @@ from ballbot import height_maps, plugins, robot_files
 from ballbot.controllers import computed_prior, feedback_prior, robot_symmetry
 from ballbot.encoders import FrozenEncoder, encoder_file, load_encoder
 from ballbot.envs import COMMANDS, BallbotVectorEnv, WorldConfig
-from ballbot.envs.mechanics import Mechanics, rolling_model
-from ballbot.envs.observations import Layout, of_now
+from ballbot.envs.mechanics import mechanics_of
+from ballbot.envs.observations import STEP_MS, Layout, of_now
 from ballbot.errors import SettingsError
 from ballbot.lqr import gains_of
 from ballbot.ppo import FeedbackPrior, PPOConfig, Structure
@@ -222,9 +222,9 @@ class Settings:
         robot = self.world.robot_config
         if robot.is_reference:
             return feedback_prior(layout, self.prior_speed)
-        model = robot.spec().compile()
-        gains = gains_of(rolling_model(model), self.ppo.action_repeat * float(model.opt.timestep))
-        return computed_prior(layout, self.prior_speed, gains, Mechanics.of(model).ball_depth)
+        mechanics = mechanics_of(robot)
+        gains = gains_of(mechanics.near_upright, self.ppo.action_repeat * STEP_MS / 1000)
+        return computed_prior(layout, self.prior_speed, gains, mechanics.ball_depth)
 
     def structure(self, encoder: FrozenEncoder | None = None) -> Structure:
         """What is built into the policy: controller, symmetry, and how much the networks get of what."""
@@ -242,7 +242,7 @@ class Settings:
             value_inputs[at] = origin != "last_action"
         symmetry = None
         if self.symmetry and body:
-            shares = Mechanics.of(self.world.robot_config.spec().compile()).shares
+            shares = mechanics_of(self.world.robot_config).shares
             symmetry = robot_symmetry(layout, *behind, mirror=self.mirror, shares=shares)
         return Structure(
             prior=self._prior(layout),

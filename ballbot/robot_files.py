@@ -7,17 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from ballbot.envs import WorldConfig
-from ballbot.envs.mjcf import ENDINGS, MJCF
+from ballbot.envs.mjcf import MJCF, is_mjcf, read_mjcf
 from ballbot.envs.model import physics_digest, view_digest
 from ballbot.errors import SettingsError
 
 COPY = "robot"
 """Name of the copy in a run's folder, before the ending.  Meshes, and what else the file includes, are not in it."""
-
-
-def is_file(world: WorldConfig) -> bool:
-    """Whether a world's robot is from MJCF."""
-    return world.robot.endswith(ENDINGS)
 
 
 def digest(world: WorldConfig) -> str | None:
@@ -39,7 +34,7 @@ def _digest(robot: MJCF) -> str:
 
 def files(world: WorldConfig) -> dict[str, bytes]:
     """Where a run folder keeps a copy of a world's robot, and its content; empty where that is from no file."""
-    if not is_file(world):
+    if not is_mjcf(world.robot):
         return {}
     return {_copy(world.robot): Path(world.robot).read_bytes()}
 
@@ -56,12 +51,12 @@ def as_recorded(metadata: dict[str, Any], source: str, run_dir: Path) -> dict[st
         SettingsError: the file was changed or is gone, and so is the copy.
     """
     path, then = str(metadata.get("robot")), metadata.get("robot_digest")
-    if not path.endswith(ENDINGS) or then is None:
+    if not is_mjcf(path) or then is None:
         return metadata
     copy = run_dir / _copy(path)
     for file in (path, str(copy)):
         try:
-            if _digest(MJCF(file)) == then:
+            if _digest(read_mjcf(file)) == then:
                 return metadata | {"robot": file}
         except SettingsError:
             continue
@@ -82,7 +77,7 @@ def check(world: WorldConfig, recorded: Any, source: str) -> None:
     Raises:
         SettingsError: it was, or is gone.
     """
-    if is_file(world) and recorded is not None and digest(world) != recorded:
+    if is_mjcf(world.robot) and recorded is not None and digest(world) != recorded:
         raise SettingsError(
             f"robot {world.robot!r}, which {source} was made with, was changed since: put the file as it was in its "
             f"place, of which the run's folder keeps a copy, {_copy(world.robot)}"

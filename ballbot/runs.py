@@ -247,12 +247,14 @@ def _seen_by_values_alone(policy: Policy) -> Layout | None:
     """Which numbers the value function alone saw in training, by its run's config.json; None: none, or not known."""
     try:
         env = read_config(run_dir_of(policy.path or Path()) / "config.json").get("env")
-        wheels = robot_of(env.get("robot", "reference"), env.get("build", {})).wheels if isinstance(env, dict) else 3
-        layout = Layout(tuple(env["privileged_fields"]), wheels=wheels) if isinstance(env, dict) else None
+        if not isinstance(env, dict):
+            return None
+        wheels = robot_of(env.get("robot", "reference"), env.get("build", {})).wheels
+        layout = Layout(tuple(env["privileged_fields"]), wheels=wheels)
     except (SettingsError, KeyError, TypeError):
         return None
     size = policy.agent.value_size - policy.agent.obs_size
-    return layout if size and layout is not None and layout.size == size else None
+    return layout if size and layout.size == size else None
 
 
 def _told(kept: list[str], now: Iterable[str], then: Iterable[str]) -> list[str]:

@@ -11,6 +11,7 @@ slope and the hardest push that it survives, in six directions, and what ends it
 from __future__ import annotations
 
 import html
+import importlib.util
 import json
 import sys
 from dataclasses import dataclass
@@ -47,7 +48,6 @@ def rows(design: Design) -> list[tuple[str, str]]:
         return f"{low} {unit}" + (f" to {high} {unit}" if high != low else "") + f"; what ends it: {limit.why}"
 
     degrees = 180 / np.pi
-    gear = design.drive.gear[np.abs(design.drive.gear - 1).argmax()] - 1
     return [
         ("weighs", f"{design.mass:.2f} kg"),
         ("falls by itself", f"e-fold in {1000 / design.fall_rate:.0f} ms ({design.fall_rate:.2f} 1/s)"),
@@ -56,7 +56,7 @@ def rows(design: Design) -> list[tuple[str, str]]:
         ("slope that it stands on", told(design.slope, degrees, "deg")),
         ("push that it survives", told(design.push, 1.0, "N s")),
         ("top speed of its motors", f"{design.top_speeds.min():.2f} to {design.top_speeds.max():.2f} m/s"),
-        ("its ball turns, against wheels without slip", f"{100 * gear:+.1f} %"),
+        ("its ball turns, against wheels without slip", f"{100 * (design.drive.worst_gear - 1):+.1f} %"),
         ("its body rises and sinks as wheels turn", f"{1000 * design.drive.ripple:.2f} mm"),
     ]
 
@@ -103,7 +103,8 @@ def main(argv: list[str] | None = None) -> int:
     args = tyro.cli(Args, args=argv, description=__doc__)
     if args.out is not None:
         check_output(args.out, "--out", (".html",))
-        polar(np.zeros(1), {})  # needs matplotlib
+        if importlib.util.find_spec("matplotlib") is None:
+            raise ImportError("--out needs matplotlib: pip install matplotlib")
     if args.json is not None:
         check_output(args.json, "--json", (".json",))
     robot = robot_of(args.robot, {})

@@ -30,7 +30,7 @@ import ballbot
 from ballbot.encoders import FrozenEncoder
 from ballbot.envs import commands
 from ballbot.envs.config import WorldConfig, make_command
-from ballbot.envs.model import build_model, num_wheels
+from ballbot.envs.model import build_model, num_wheels, tread_middle
 from ballbot.envs.observations import wheel_names
 from ballbot.envs.rig import CameraRig, camera_names, rig_of
 from ballbot.envs.robots import Robot
@@ -105,17 +105,14 @@ def robot_geometry(rig: CameraRig | None = None, robot: Robot | None = None) -> 
     data = mujoco.MjData(model)
     mujoco.mj_forward(model, data)  # in the MJCF's own pose, the base's axes are the world's
     origin = data.body("base").xpos
-    ball, solids = data.geom("ball").xpos - origin, {model.geom(geom).name for geom in range(model.ngeom)}
+    ball, solids = data.geom("ball").xpos, {model.geom(geom).name for geom in range(model.ngeom)}
 
     def listed(vector: NDArray[np.float64]) -> list[float]:
         return [round(float(x), 6) + 0.0 for x in vector]
 
     def middle(wheel: int) -> NDArray[np.float64]:
-        joint = data.joint(f"wheel_{wheel}")
-        if f"wheel_{wheel}" in solids:
-            return np.asarray(data.geom(f"wheel_{wheel}").xpos - origin)
-        anchor = joint.xanchor - origin  # of a tread, its middle is what is nearest to the ball
-        return np.asarray(anchor + (ball - anchor) @ joint.xaxis * joint.xaxis)
+        name = f"wheel_{wheel}"
+        return np.asarray((data.geom(name).xpos if name in solids else tread_middle(data.joint(name), ball)) - origin)
 
     wheels = [
         {"center": listed(middle(i)), "axle": listed(data.joint(f"wheel_{i}").xaxis)} for i in range(num_wheels(model))

@@ -40,6 +40,11 @@ class Drive:
     ripple: float
     """m by which the body rises and sinks above the ball while the fastest wheel turns once."""
 
+    @property
+    def worst_gear(self) -> float:
+        """That which is further from 1."""
+        return float(self.gear[np.abs(self.gear - 1).argmax()])
+
 
 def measure_drive(model: mujoco.MjModel) -> Drive:
     """Let a robot roll along, whose body cannot lean or turn and whose wheels cannot be slowed, and see its ball turn.
@@ -87,10 +92,9 @@ def check_drive(robot: Robot) -> Drive:
         SettingsError: that; the message says what was measured.
     """
     found, radius = measure_drive(robot.compile()), robot.ball_radius
-    worst = found.gear[np.abs(found.gear - 1).argmax()]
-    if not abs(worst - 1) <= MOST_ERROR or not found.across.max() <= MOST_ERROR:
+    if not abs(found.worst_gear - 1) <= MOST_ERROR or not found.across.max() <= MOST_ERROR:
         raise SettingsError(
-            f"the wheels turn the ball {worst:.3f} times as fast as they would without slip, and "
+            f"the wheels turn the ball {found.worst_gear:.3f} times as fast as they would without slip, and "
             f"{found.across.max():.3f} times as fast about other axes, expected {1 - MOST_ERROR:g} to "
             f"{1 + MOST_ERROR:g} and at most {MOST_ERROR:g}: use rollers that turn more freely (roller_damping), or "
             "more of them"

@@ -8,13 +8,17 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cache, cached_property
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 import mujoco
 import numpy as np
 from numpy.typing import NDArray
 
-from ballbot.envs.model import Addresses, at_rest, build_model, has_rollers, num_wheels, wheel_contacts
+from ballbot.envs.model import Addresses, at_rest, has_rollers, num_wheels, tread_middle, wheel_contacts
+from ballbot.envs.robot import RobotConfig
+
+if TYPE_CHECKING:
+    from ballbot.envs.robots import Robot
 
 Array = NDArray[np.float64]
 
@@ -37,17 +41,24 @@ class RollingModel:
     torque: float
     """N m that each motor has."""
 
+    @property
+    def fall_rate(self) -> float:
+        """1/s at which it falls by itself: a lean grows by e in so many parts of a second."""
+        return float(np.linalg.eigvals(self.a).real.max())
 
-def rolling_model(model: mujoco.MjModel) -> RollingModel:
+
+def rolling_model(model: mujoco.MjModel, rolling: Array | None = None) -> RollingModel:
     """What the masses, shapes and joints of a robot make of it.
 
     Args:
         model: the robot, on a plane, upright in its keyframe "settled".
+        rolling: its ``rolling_wheel_speeds``; None: not known yet.
 
     Raises:
         ValueError: a wheel does not touch the ball.
     """
-    at, wheels, data = Addresses.of(model), rolling_wheel_speeds(model), at_rest(model)
+    at, data = Addresses.of(model), at_rest(model)
+    wheels = rolling_wheel_speeds(model) if rolling is None else rolling
     radius, ball, base = float(model.geom("ball").size[0]), data.geom("ball").xpos, model.body("base").id
     free = np.zeros((model.nv, 4))  # MuJoCo's velocities, of leaning and travelling along x and y
     for axis, way in enumerate(np.eye(3)[:2]):
@@ -91,8 +102,7 @@ def _settled_touches(model: mujoco.MjModel) -> tuple[mujoco.MjData, list[Array]]
             )
         touch = np.mean([data.contact[i].pos for i in contacts], axis=0)
         if has_rollers(model, wheel):
-            axle, anchor = data.joint(f"wheel_{wheel}").xaxis, data.joint(f"wheel_{wheel}").xanchor
-            middle = anchor + (ball - anchor) @ axle * axle - ball
+            middle = tread_middle(data.joint(f"wheel_{wheel}"), ball) - ball
             touch = ball + np.linalg.norm(touch - ball) / np.linalg.norm(middle) * middle
         touches.append(touch)
     return data, touches
@@ -165,6 +175,8 @@ class Mechanics:
     """rad/s of an axle at which a motor has no torque left; infinite where it always has all."""
     rolling: Array
     """(wheels, 2) rad/s of each wheel per m/s of travel along the base's x and y."""
+    near_upright: RollingModel
+    """How it moves."""
 
     @classmethod
     def of(cls, model: mujoco.MjModel) -> Self:
@@ -173,17 +185,19 @@ class Mechanics:
         Raises:
             ValueError: a wheel does not touch the ball.
         """
-        pose, at, rolling = model.key("settled").qpos, Addresses.of(model), rolling_model(model)
+        pose, at, rolling = model.key("settled").qpos, Addresses.of(model), rolling_wheel_speeds(model)
+        near_upright = rolling_model(model, rolling)
         depth = round(float(pose[at.base_qpos + 2] - pose[at.ball_qpos + 2]), 4)  # contacts give way by more
         # wheels that push the ball along x lean the base back, about this point above the ball's centre
-        above = -rolling.b[TRAVEL] @ np.linalg.pinv(rolling.b[LEANING])
+        above = -near_upright.b[TRAVEL] @ np.linalg.pinv(near_upright.b[LEANING])
         return cls(
-            torque=rolling.torque,
+            torque=near_upright.torque,
             ball_radius=float(model.geom("ball").size[0]),
             ball_depth=depth,
             percussion=round(float(above[0, 0]), 3) - depth,
             no_load_speed=no_load_speed(model),
-            rolling=rolling_wheel_speeds(model),
+            rolling=rolling,
+            near_upright=near_upright,
         )
 
     @property
@@ -210,6 +224,15 @@ class Mechanics:
 
 
 @cache
+def mechanics_of(robot: Robot) -> Mechanics:
+    """Of a robot, by its numbers or from a file.
+
+    Raises:
+        SettingsError: as ``RobotConfig.spec``.
+    """
+    return Mechanics.of(robot.spec().compile())
+
+
 def reference() -> Mechanics:
     """Of the reference's robot."""
-    return Mechanics.of(build_model())
+    return mechanics_of(RobotConfig())

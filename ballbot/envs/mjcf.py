@@ -12,18 +12,20 @@ world's: a plane of the file is its place.  So are the time step, 2 ms, and the 
 
 from __future__ import annotations
 
-from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Literal
 
 import mujoco
 import numpy as np
 from numpy.typing import NDArray
 
-from ballbot.envs.model import Addresses, has_rollers
-from ballbot.envs.rig import RESOLUTION, CameraRig, camera_names
+from ballbot.envs.mechanics import Mechanics
+from ballbot.envs.model import Addresses, HeightFields, has_rollers
+from ballbot.envs.rig import RESOLUTION, CameraRig, camera_names, eyes_for
+from ballbot.envs.robot import follow, settled, settled_from_afar
 from ballbot.envs.shell import shell_of
 from ballbot.errors import SettingsError
 from mujoco_patch import ensure
@@ -37,35 +39,42 @@ RADIUS, MASS = (0.02, 0.5), (0.1, 600.0)
 """m of balls and kg of robots: others are in other units."""
 
 
+FIELDS, PREFIX = "height_fields", "ground_"
+"""Names of what brings height fields into a file's world."""
+
+
 @dataclass(frozen=True)
 class MJCF:
-    """A robot from a file.
-
-    Args:
-        path: of it.
-
-    Raises:
-        SettingsError: it cannot be read, lacks a part, or has one of another kind; the message says which.
-    """
+    """A robot from a file, see ``read_mjcf``.  Another file of the same name is another robot."""
 
     path: str
-    stamp: tuple[int, int] = field(init=False, repr=False)
-    """When it was written, and its size: another file of the same name is another robot."""
+    stamp: tuple[int, int]
+    """When the file was written, ns, and its size."""
+    template: mujoco.MjSpec = field(repr=False, compare=False)
+    """What is in it, under the names that the others know; not to be changed."""
+    wheels: int = field(compare=False)
+    """How many."""
+    wheel_model: Literal["capsule", "rollers"] = field(compare=False)
+    """What they are."""
+    ball_radius: float = field(compare=False)
+    """Of the ball, m."""
+    imu_height: float = field(compare=False)
+    """Of the body's origin above the ball's centre, m."""
+    torque_limit: float = field(compare=False)
+    """Of a motor on its wheel's axle, N m."""
+    cameras: int = field(compare=False)
+    """Depth cameras that it has: those named cam_0, cam_1 and so on."""
 
     is_reference = False
 
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "stamp", _stamp(self.path))
-        self._found  # noqa: B018 - read it now
-
-    def spec(self, assets: str = "") -> mujoco.MjSpec:
-        """The robot, in its world, with these assets more, height fields in MJCF."""
-        spec = self._found.spec.copy()
-        if assets:  # these come along only with what needs them
-            names = [name for part in assets.split('name="')[1:] if (name := part.split('"')[0])]
-            geoms = "".join(f'<geom type="hfield" hfield="{name}"/>' for name in names)
+    def spec(self, ground: HeightFields = MappingProxyType({})) -> mujoco.MjSpec:
+        """The robot, in its world, with these height fields."""
+        spec = self.template.copy()
+        if ground:  # these come along only with what needs them
+            geoms = "".join(f'<geom type="hfield" hfield="{name}"/>' for name in ground)
+            assets = f"<asset>{''.join(ground.values())}</asset>"
             fields = mujoco.MjSpec.from_string(
-                f'<mujoco><asset>{assets}</asset><worldbody><body name="{FIELDS}">{geoms}</body></worldbody></mujoco>'
+                f'<mujoco>{assets}<worldbody><body name="{FIELDS}">{geoms}</body></worldbody></mujoco>'
             )
             spec.worldbody.add_frame().attach_body(fields.body(FIELDS), PREFIX, "")
             spec.delete(spec.body(PREFIX + FIELDS))
@@ -82,67 +91,21 @@ class MJCF:
         return self.spec().compile()
 
     @property
-    def wheels(self) -> int:
-        """How many."""
-        return self._found.wheels
-
-    @property
-    def wheel_model(self) -> Literal["capsule", "rollers"]:
-        """What they are."""
-        return self._found.wheel_model
-
-    @property
-    def ball_radius(self) -> float:
-        """Of the ball, m."""
-        return self._found.ball_radius
-
-    @property
-    def torque_limit(self) -> float:
-        """Of a motor on its wheel's axle, N m."""
-        return self._found.torque
-
-    @property
-    def cameras(self) -> int:
-        """Depth cameras that it has: those named cam_0, cam_1 and so on."""
-        return self._found.cameras
-
-    @property
     def eyes(self) -> CameraRig:
         """Cameras for a robot of this size that has none."""
-        scale = self.ball_radius / 0.09
-        return CameraRig(
-            number=3,
-            reach=round(float(np.clip(0.17 * scale, 0.05, 1)), 3),
-            height=round(float(np.clip(0.0715 * scale - self._found.imu_height, -0.5, 1)), 4),
-        )
-
-    @property
-    def _found(self) -> _Found:
-        return _read(self.path, self.stamp)
+        return eyes_for(self.ball_radius, self.imu_height)
 
 
-FIELDS, PREFIX = "height_fields", "ground_"
-"""Names of what brings height fields into a file's world."""
+def is_mjcf(name: str) -> bool:
+    """Whether the name of a robot is that of such a file."""
+    return name.lower().endswith(ENDINGS)
 
 
-@dataclass(frozen=True)
-class _Found:
-    """What is in a file."""
-
-    spec: mujoco.MjSpec
-    wheels: int
-    wheel_model: Literal["capsule", "rollers"]
-    ball_radius: float
-    imu_height: float
-    torque: float
-    cameras: int
-
-
-def _stamp(path: str) -> tuple[int, int]:
-    """What changes when a file does.
+def read_mjcf(path: str) -> MJCF:
+    """The robot in a file.
 
     Raises:
-        SettingsError: there is no such file.
+        SettingsError: it cannot be read, lacks a part, or has one of another kind; the message says which.
     """
     try:
         status = Path(path).stat()
@@ -150,20 +113,18 @@ def _stamp(path: str) -> tuple[int, int]:
         raise SettingsError(
             f"robot {path!r} cannot be read: {error.strerror}; the folder of a run keeps a copy of its robot's file"
         ) from error
-    return status.st_mtime_ns, status.st_size
+    return _read(path, (status.st_mtime_ns, status.st_size))
 
 
 @cache
-def _read(path: str, stamp: tuple[int, int]) -> _Found:
-    """The robot in a file, under the names that the others know."""
-    from ballbot.envs.mechanics import Mechanics
-    from ballbot.envs.robot import settled, settled_from_afar, turned
+def _read(path: str, stamp: tuple[int, int]) -> MJCF:
+    """The robot in a file that was written then."""
 
     def refuse(what: str) -> SettingsError:
         return SettingsError(f"robot {path!r}: {what}")
 
     try:
-        spec = mujoco.MjSpec.from_zip(path) if path.endswith(".zip") else mujoco.MjSpec.from_file(path)
+        spec = mujoco.MjSpec.from_zip(path) if path.lower().endswith(".zip") else mujoco.MjSpec.from_file(path)
     except Exception as error:  # whatever MuJoCo raises of a file that is none
         raise refuse(f"MuJoCo cannot read it ({_in_short(error)})") from error
     wheels = _check_joints(spec, refuse)
@@ -180,11 +141,7 @@ def _read(path: str, stamp: tuple[int, int]) -> _Found:
     _rename(spec, "geoms", (named or grounds)[0], "ground", refuse)
     _take_ours(spec, refuse)
     if spec.camera("follow") is None:
-        spec.body("base").add_camera(
-            name="follow", mode=mujoco.mjtCamLight.mjCAMLIGHT_TRACKCOM, fovy=42,
-            pos=list(radius / 0.09 * np.array([0.85, -0.85, 0.38])),
-            quat=turned([0.707, 0.707, 0], [0.72, -0.72, 0.27]),
-        )  # fmt: skip
+        follow(spec.body("base"), radius / 0.09)
     try:
         model = spec.compile()
     except Exception as error:  # of what is in it
@@ -192,15 +149,14 @@ def _read(path: str, stamp: tuple[int, int]) -> _Found:
     mass = float(model.body_subtreemass[0])
     if not MASS[0] <= mass <= MASS[1]:
         raise refuse(f"it weighs {mass:g}, expected {MASS[0]:g} to {MASS[1]:g} kg: is it in kilograms?")
-    pose: Array | None = None
     if not any(key.name == "settled" for key in spec.keys):
         try:
-            with suppress(SettingsError):
-                pose = settled(model)
-            if pose is None:
+            pose = settled(model)
+        except SettingsError:
+            try:
                 pose = settled_from_afar(model)
-        except SettingsError as error:
-            raise refuse(str(error)) from error
+            except SettingsError as error:
+                raise refuse(str(error)) from error
         spec.add_key(name="settled", qpos=pose)
         model = spec.compile()
     pose, at = model.key("settled").qpos, Addresses.of(model)
@@ -214,13 +170,15 @@ def _read(path: str, stamp: tuple[int, int]) -> _Found:
         raise
     except ValueError as error:
         raise refuse(str(error)) from error
-    return _Found(
-        spec=spec,
+    return MJCF(
+        path=path,
+        stamp=stamp,
+        template=spec,
         wheels=wheels,
         wheel_model=kind,
         ball_radius=radius,
         imu_height=float(pose[at.base_qpos + 2] - pose[at.ball_qpos + 2]),
-        torque=torque,
+        torque_limit=torque,
         cameras=len(camera_names(model)),
     )
 
@@ -232,9 +190,7 @@ def _take_ours(spec: mujoco.MjSpec, refuse: Any) -> None:
     option.gravity, option.wind, option.disableflags = [0.0, 0.0, -9.81], [0.0, 0.0, 0.0], 0
     ground = spec.geom("ground")
     ground.pos, ground.quat = [0.0, 0.0, 0.0], [1.0, 0.0, 0.0, 0.0]
-    others = [geom.name or "one without a name" for geom in spec.worldbody.geoms if geom is not ground]
-    others = [name for name in others if name != "ground"]
-    if others:
+    if others := [geom.name or "one without a name" for geom in spec.worldbody.geoms if geom.name != ground.name]:
         raise refuse(f"its world holds more than the ground ({', '.join(others)}): take that out")
     for camera in spec.cameras:
         if camera.name.startswith("cam_") and list(camera.resolution) == [1, 1]:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 from itertools import product
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import mujoco
@@ -83,10 +84,14 @@ def num_wheels(model: mujoco.MjModel) -> int:
     return found
 
 
-def reference_spec(assets: str = "") -> mujoco.MjSpec:
-    """The reference's robot, on a plane, in a world with these assets more, as MJCF."""
+HeightFields = Mapping[str, str]
+"""Name -> element of MJCF."""
+
+
+def reference_spec(fields: HeightFields = MappingProxyType({})) -> mujoco.MjSpec:
+    """The reference's robot, on a plane, in a world that has these height fields, too."""
     text = (files("ballbot.assets") / "ballbot.xml").read_text(encoding="utf-8")
-    return mujoco.MjSpec.from_string(text.replace("</asset>", f"{assets}</asset>"))
+    return mujoco.MjSpec.from_string(text.replace("</asset>", f"{''.join(fields.values())}</asset>"))
 
 
 def build_model(
@@ -117,15 +122,15 @@ def build_model(
     """
     if integrator not in INTEGRATORS:
         raise ValueError(f"integrator={integrator!r} is unknown: use one of {', '.join(map(repr, INTEGRATORS))}")
-    fields = ""
+    fields: dict[str, str] = {}
     if heights is not None:
         nrow, ncol = heights.shape[1:]
         half = float(field_length(nrow) if length is None else length) / 2
         tops = np.full(len(heights), MAX_HEIGHT) if tops is None else tops
         sizes = [f"{half!r} {half!r} {float(top)!r} {_SUBSOIL}" for top in tops]
-        fields = "".join(
-            f'<hfield name="terrain_{k}" nrow="{nrow}" ncol="{ncol}" size="{size}"/>' for k, size in enumerate(sizes)
-        )
+        for k, size in enumerate(sizes):
+            name = f"terrain_{k}"
+            fields[name] = f'<hfield name="{name}" nrow="{nrow}" ncol="{ncol}" size="{size}"/>'
     spec = reference_spec(fields) if robot is None else robot.spec(fields)
     spec.option.integrator = INTEGRATORS[integrator]
     if heights is not None and tops is not None:
@@ -266,27 +271,31 @@ def _settled_wheel_contacts(
 def has_rollers(model: mujoco.MjModel, wheel: int) -> bool:
     """Whether a wheel carries bodies that turn on it, instead of being one solid."""
     own = int(model.jnt_bodyid[model.joint(f"wheel_{wheel}").id])
-    for body in model.jnt_bodyid:
-        of = int(model.body_parentid[body])
-        while of not in (0, own):
-            of = int(model.body_parentid[of])
-        if of == own != body:
-            return True
-    return False
+    return any(body != own and _is_part(model, int(body), own) for body in model.jnt_bodyid)
+
+
+def _is_part(model: mujoco.MjModel, body: int, whole: int) -> bool:
+    """Whether a body is another one, or mounted on it."""
+    while body not in (0, whole):
+        body = int(model.body_parentid[body])
+    return body == whole
+
+
+def tread_middle(joint: Any, ball: NDArray[np.float64]) -> NDArray[np.float64]:
+    """(3,) m, of a wheel, by MuJoCo's data of its joint: the place on its axle that is nearest to the ball's centre."""
+    return np.asarray(joint.xanchor + (ball - joint.xanchor) @ joint.xaxis * joint.xaxis)
 
 
 def wheel_contacts(model: mujoco.MjModel, data: mujoco.MjData, wheel: int) -> list[int]:
     """The numbers of the contacts of the ball with a wheel, or with the rollers on it."""
     ball, body = model.geom("ball").id, int(model.jnt_bodyid[model.joint(f"wheel_{wheel}").id])
 
-    def is_of_it(geom: int) -> bool:
-        of = int(model.geom_bodyid[geom])
-        while of not in (0, body):
-            of = int(model.body_parentid[of])
-        return of == body
-
-    pairs = [(int(contact.geom1), int(contact.geom2)) for contact in data.contact]
-    return [i for i, pair in enumerate(pairs) if ball in pair and any(is_of_it(g) for g in pair if g != ball)]
+    found = []
+    for i, contact in enumerate(data.contact):
+        pair = int(contact.geom1), int(contact.geom2)
+        if ball in pair and any(_is_part(model, int(model.geom_bodyid[geom]), body) for geom in pair if geom != ball):
+            found.append(i)
+    return found
 
 
 def check_wheel_contacts(model: mujoco.MjModel) -> None:

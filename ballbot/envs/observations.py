@@ -47,9 +47,9 @@ SLOPE_REACH = 0.01
 Turns = Literal["vector", "axial", "motion", "planar", "wheels", "scalar", "spin", "ring", "none"]
 """How numbers change when the robot, seen from above, turns by a third or is mirrored: as a vector (x, y turn, z
 stays), as an axis to turn about (likewise, and a mirror changes its sign), as a velocity x, y and a yaw rate, as planar
-vectors x, y, one after the other, as numbers of the wheels, three of them in
-``FIELDS``, which take each other's places, not at all, as a yaw
-rate (only a mirror changes its sign), as numbers of places all around, or in no way that can be told."""
+vectors x, y, one after the other, as numbers of the wheels, of which ``FIELDS`` has three, which take each other's
+places, not at all, as a yaw rate (only a mirror changes its sign), as numbers of places all around, or in no way that
+can be told."""
 
 
 @dataclass(frozen=True)

@@ -113,7 +113,9 @@ class Physics:
                 "this environment was made before the process forked, and its threads are not in the new process: make "
                 "the environment there, or with num_threads=1"
             )
-        self._ctrl[:] = self.mechanics.applied(torques, self.qvel[:, list(self.addresses.wheel_qvel)])
+        if np.isfinite(self.mechanics.no_load_speed):
+            torques = self.mechanics.applied(torques, self.qvel[:, list(self.addresses.wheel_qvel)])
+        self._ctrl[:] = torques
         failed: NDArray[Any] | None = None
         try:
             self.batch.step()

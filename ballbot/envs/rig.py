@@ -62,6 +62,19 @@ class CameraRig:
         return np.stack([np.cos(turns), np.sin(turns)])
 
 
+def eyes_for(ball_radius: float, imu_height: float, least_reach: float = 0.05) -> CameraRig:
+    """Cameras for a robot that has none: three, where the reference's outward ones are on a robot of its size.
+
+    Args:
+        ball_radius: of the robot, m.
+        imu_height: of its base's origin above the ball's centre, m.
+        least_reach: m from its axis to where nothing of it is.
+    """
+    scale = ball_radius / 0.09
+    reach, height = np.clip((max(0.17 * scale, least_reach), 0.0715 * scale - imu_height), (0.05, -0.5), 1)
+    return CameraRig(number=3, reach=round(float(reach), 3), height=round(float(height), 4))
+
+
 def rig_of(options: Mapping[str, Any]) -> CameraRig | None:
     """The rig of these options by name; None, the reference's two arms, if there are none.
 

@@ -19,16 +19,17 @@ the kind.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields
 from functools import cache
+from types import MappingProxyType
 from typing import Annotated, Literal
 
 import mujoco
 import numpy as np
 from numpy.typing import NDArray
 
-from ballbot.envs.model import reference_spec
-from ballbot.envs.rig import REFERENCE, CameraRig
+from ballbot.envs.model import HeightFields, reference_spec, tread_middle
+from ballbot.envs.rig import REFERENCE, CameraRig, eyes_for
 from ballbot.errors import SettingsError
 from ballbot.settings import Range, check_settings, check_value
 from mujoco_patch import ensure
@@ -52,6 +53,10 @@ MOST_SUNK = 0.1
 heavy, and a light ball below a heavy body sinks deep."""
 CLEAR = 0.05
 """Share of the ball's radius that the body stays above what is below it, as wheels give way under its weight."""
+
+
+OF_WHEELS = ("wheel_model", "rollers", "roller_damping")
+"""Numbers that make no other robot, but put the same on other wheels."""
 
 
 @dataclass(frozen=True)
@@ -158,13 +163,8 @@ class RobotConfig:
 
     @property
     def eyes(self) -> CameraRig:
-        """Cameras for a robot of this size that has none: three, where the reference has its outward ones."""
-        scale = self.ball_radius / RobotConfig().ball_radius
-        return CameraRig(
-            number=3,
-            reach=round(float(np.clip(max(0.17 * scale, self.body_radius + 0.04), 0.05, 1)), 3),
-            height=round(float(np.clip(0.0715 * scale - self.imu_height, -0.5, 1)), 4),
-        )
+        """Cameras for a robot of this size that has none."""
+        return eyes_for(self.ball_radius, self.imu_height, self.body_radius + 0.04)
 
     @property
     def cameras(self) -> int:
@@ -174,12 +174,10 @@ class RobotConfig:
     @property
     def is_reference(self) -> bool:
         """Whether it is the reference's robot but, at most, for its wheels."""
-        return self == replace(
-            RobotConfig(), wheel_model=self.wheel_model, rollers=self.rollers, roller_damping=self.roller_damping
-        )
+        return all(getattr(self, f.name) == f.default for f in fields(self) if f.name not in OF_WHEELS)
 
-    def spec(self, assets: str = "") -> mujoco.MjSpec:
-        """The robot on a plane, in the world of the reference's MJCF, named as it is there, with these assets more.
+    def spec(self, ground: HeightFields = MappingProxyType({})) -> mujoco.MjSpec:
+        """The robot on a plane, in the world of the reference's MJCF, named as it is there, with these height fields.
 
         It has the keyframe "settled": upright, at heights at which its soft contacts carry its weight.
 
@@ -187,8 +185,8 @@ class RobotConfig:
             SettingsError: there is no such pose, the ball sinks deep into the ground, or the body touches something.
         """
         if self.is_reference and self.wheel_model == "capsule":
-            return reference_spec(assets)
-        spec = self._unsettled(assets)
+            return reference_spec(ground)
+        spec = self._unsettled(ground)
         spec.add_key(name="settled", qpos=_settled_pose(self))
         return spec
 
@@ -203,9 +201,9 @@ class RobotConfig:
             ensure()
         return self.spec().compile()
 
-    def _unsettled(self, assets: str = "") -> mujoco.MjSpec:
+    def _unsettled(self, ground: HeightFields = MappingProxyType({})) -> mujoco.MjSpec:
         """The same without the keyframe."""
-        spec = reference_spec(assets)
+        spec = reference_spec(ground)
         spec.delete(spec.keys[0])
         if self.is_reference:
             self._put_on_rollers(spec)
@@ -242,11 +240,7 @@ class RobotConfig:
             name="sun", mode=mujoco.mjtCamLight.mjCAMLIGHT_TRACKCOM, type=mujoco.mjtLightType.mjLIGHT_DIRECTIONAL,
             pos=[-2, -3, 6], dir=[0.35, 0.5, -1], diffuse=[0.7, 0.69, 0.66], specular=[0.25] * 3, castshadow=True,
         )  # fmt: skip
-        size = self.body_top + self.ball_radius  # of the reference 0.56 m
-        base.add_camera(
-            name="follow", mode=mujoco.mjtCamLight.mjCAMLIGHT_TRACKCOM, fovy=42,
-            pos=list(size / 0.56 * np.array([0.85, -0.85, 0.38])), quat=turned([0.707, 0.707, 0], [0.72, -0.72, 0.27]),
-        )  # fmt: skip
+        follow(base, (self.body_top + self.ball_radius) / 0.56)
         half = (self.body_top - self.body_bottom) / 2
         middle = (self.body_top + self.body_bottom) / 2 - self.imu_height
         base.add_geom(
@@ -290,7 +284,7 @@ class RobotConfig:
         for wheel in range(self.wheels):
             name = f"wheel_{wheel}"
             joint, body, geom = data.joint(name), spec.body(name), model.geom(name)
-            middle = joint.xanchor + (ball - joint.xanchor) @ joint.xaxis * joint.xaxis  # nearest to the ball
+            middle = tread_middle(joint, ball)
             turn = data.body(name).xmat.reshape(3, 3).T
             radius, half, _ = geom.size
             mass = float(model.body_mass[geom.bodyid[0]])
@@ -359,33 +353,21 @@ def settled(model: mujoco.MjModel) -> Array:
     Raises:
         SettingsError: there is none near the one that it was compiled in.
     """
-    data = mujoco.MjData(model)
-    joints = [model.joint(name) for name in ("base_free", "ball_free")]
-    heights = [int(joint.qposadr[0]) + 2 for joint in joints]
-    falling = [int(joint.dofadr[0]) + 2 for joint in joints]
-
-    def falls(lower: Array) -> Array:
-        mujoco.mj_resetData(model, data)
-        data.qpos[heights] -= lower
-        mujoco.mj_forward(model, data)
-        return data.qacc[falling].copy()
-
+    robot = _Standing(model)
     lower, small = np.array([0.004, 0.003]), 1e-6 * np.eye(2)
     for _ in range(100):
-        wrong = falls(lower)
+        wrong = robot.rises(robot.drawn - lower)
         if np.abs(wrong).max() <= BALANCED:
-            return data.qpos.copy()
+            return robot.pose
         if not np.isfinite(wrong).all():
             break
-        slopes = np.stack([falls(lower + way) - falls(lower - way) for way in small], axis=1) / (2 * small[0, 0])
+        more, less = (np.array([robot.rises(robot.drawn - (lower + way)) for way in ways]) for ways in (small, -small))
+        slopes = (more - less).T / (2 * small[0, 0])
         if abs(np.linalg.det(slopes)) < 1e-9:  # in the air
             lower = lower + 5e-4
             continue
         lower = lower - np.clip(np.linalg.solve(slopes, wrong), -5e-4, 5e-4)
-    raise SettingsError(
-        f"the robot does not come to rest upright: base and ball still rise or fall by {np.abs(wrong).max():.2g} m/s²; "
-        "do its wheels touch the ball, and does that weigh enough beside what it carries?"
-    )
+    raise _restless(wrong)
 
 
 def settled_from_afar(model: mujoco.MjModel) -> Array:
@@ -396,22 +378,12 @@ def settled_from_afar(model: mujoco.MjModel) -> Array:
     Raises:
         SettingsError: there is none.
     """
-    data, radius = mujoco.MjData(model), float(model.geom("ball").size[0])
-    joints = [model.joint(name) for name in ("base_free", "ball_free")]
-    base, ball = (int(joint.qposadr[0]) + 2 for joint in joints)
-    falling = [int(joint.dofadr[0]) + 2 for joint in joints]
-    mujoco.mj_resetData(model, data)
-    drawn, masses = (
-        data.qpos[base] - data.qpos[ball],
-        model.body_subtreemass[[model.body(x).id for x in ("base", "ball")]],
-    )
+    robot, radius = _Standing(model), float(model.geom("ball").size[0])
+    masses = model.body_subtreemass[[model.body(name).id for name in ("base", "ball")]]
 
     def rises(gap: float, height: float) -> Array:
-        """m/s² of base and ball."""
-        mujoco.mj_resetData(model, data)
-        data.qpos[[base, ball]] = height + gap, height
-        mujoco.mj_forward(model, data)
-        return data.qacc[falling].copy()
+        """m/s² of base and ball, so far above each other."""
+        return robot.rises(np.array([height + gap, height]))
 
     def carried(gap: float) -> float:
         """The height at which the ground bears the weight of both."""
@@ -421,17 +393,54 @@ def settled_from_afar(model: mujoco.MjModel) -> Array:
             low, high = (middle, high) if masses @ rises(gap, middle) > 0 else (low, middle)
         return low  # where they touch: the ground's force sets in with a jump
 
-    near, far = drawn - SEARCHED - 0.1 * radius, drawn + SEARCHED + 0.1 * radius
+    drawn, wide = robot.drawn[0] - robot.drawn[1], SEARCHED + 0.1 * radius
+    near, far = drawn - wide, drawn + wide
     for _ in range(HALVINGS):
         middle = (near + far) / 2
         near, far = (middle, far) if rises(middle, carried(middle))[0] > 0 else (near, middle)
     wrong = rises(far, carried(far))
     if not np.abs(wrong).max() <= 10 * BALANCED:
-        raise SettingsError(
-            f"the robot does not come to rest upright: base and ball still rise or fall by {np.abs(wrong).max():.2g} "
-            "m/s²; do its wheels touch the ball, and does that weigh enough beside what it carries?"
-        )
-    return data.qpos.copy()
+        raise _restless(wrong)
+    return robot.pose
+
+
+class _Standing:
+    """A robot that is held upright, its base and its ball at heights of choice."""
+
+    def __init__(self, model: mujoco.MjModel) -> None:
+        joints = [model.joint(name) for name in ("base_free", "ball_free")]
+        self._heights = [int(joint.qposadr[0]) + 2 for joint in joints]
+        self._falling = [int(joint.dofadr[0]) + 2 for joint in joints]
+        self._model, self._data = model, mujoco.MjData(model)
+        self.drawn = self._data.qpos[self._heights].copy()
+        """(2,) m, the heights of base and ball in the file."""
+
+    def rises(self, heights: Array) -> Array:
+        """(2,) m/s² at which base and ball rise at (2,) heights, m."""
+        mujoco.mj_resetData(self._model, self._data)
+        self._data.qpos[self._heights] = heights
+        mujoco.mj_forward(self._model, self._data)
+        return self._data.qacc[self._falling].copy()
+
+    @property
+    def pose(self) -> Array:
+        """(nq,) that of the last heights."""
+        return self._data.qpos.copy()
+
+
+def _restless(wrong: Array) -> SettingsError:
+    return SettingsError(
+        f"the robot does not come to rest upright: base and ball still rise or fall by {np.abs(wrong).max():.2g} m/s²; "
+        "do its wheels touch the ball, and does that weigh enough beside what it carries?"
+    )
+
+
+def follow(base: mujoco.MjsBody, scale: float) -> None:
+    """Mount the camera of films, so much further away than the reference's."""
+    base.add_camera(
+        name="follow", mode=mujoco.mjtCamLight.mjCAMLIGHT_TRACKCOM, fovy=42,
+        pos=list(scale * np.array([0.85, -0.85, 0.38])), quat=turned([0.707, 0.707, 0], [0.72, -0.72, 0.27]),
+    )  # fmt: skip
 
 
 def _let_touch(spec: mujoco.MjSpec, geom: str, friction: tuple[float, float]) -> None:

@@ -13,7 +13,7 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
-from ballbot.envs.mjcf import ENDINGS, MJCF
+from ballbot.envs.mjcf import MJCF, is_mjcf, read_mjcf
 from ballbot.envs.robot import RobotConfig
 from ballbot.errors import SettingsError
 from ballbot.settings import nearest
@@ -73,10 +73,10 @@ def robot_of(name: str, numbers: Mapping[str, Any]) -> Robot:
     Raises:
         SettingsError: there is no such robot, file or number, or a number cannot be used.
     """
-    if str(name).lower().endswith(ENDINGS):
+    if is_mjcf(str(name)):
         if numbers:
             raise SettingsError(f"robot {name!r} has its numbers in its file: change {', '.join(numbers)} there")
-        return MJCF(name)
+        return read_mjcf(name)
     if str(name).endswith(".json"):
         try:
             return robot_of("reference", {**_numbers_in(name), **numbers})
@@ -84,6 +84,8 @@ def robot_of(name: str, numbers: Mapping[str, Any]) -> Robot:
             raise SettingsError(str(error).replace("robot 'reference'", f"robot {name!r}", 1)) from error
     if name not in ROBOTS:
         raise SettingsError(f"robot={name!r} is unknown: {nearest(str(name), ROBOTS)}, or a file, .json or .xml")
+    if not numbers:
+        return ROBOTS[name]
     known = [f.name for f in fields(RobotConfig)]
     for key in numbers:
         if key not in known:

@@ -73,18 +73,19 @@ class World:
             length=config.terrain_length,
             cell=config.terrain_cell,
         )
+        robot = config.robot_config
         self.physics = Physics(
             num,
             self.ground,
             integrator=config.integrator,
             num_threads=num_threads,
             rig=rig_of(config.rig),
-            robot=config.robot_config,
+            robot=robot,
         )
         if config.rig:
             check_cameras(self.physics.plane)
-        if config.robot_config.wheel_model == "rollers":
-            check_drive(config.robot_config)
+        if robot.wheel_model == "rollers":
+            check_drive(robot)
         elif config.contact_fix:
             check_wheel_contacts(self.physics.plane)
         self.step_seconds = float(self.physics.model.opt.timestep)

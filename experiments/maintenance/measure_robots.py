@@ -61,10 +61,10 @@ def measured(robot: RobotConfig) -> dict[str, Any]:
     drive = measure_drive(model)
     return {
         "seconds": f"{seconds:.2f}",
-        "fall_rate": f"{np.linalg.eigvals(rolling.a).real.max():.2f}",
+        "fall_rate": f"{rolling.fall_rate:.2f}",
         "lean_deg": f"{np.degrees(recoverable_lean(rolling)):.1f}",
         "top_speed": f"{motor_limits(model)[0]:.2f}",
-        "gear": f"{drive.gear[np.abs(drive.gear - 1).argmax()] - 1:.4f}",
+        "gear": f"{drive.worst_gear - 1:.4f}",
         "ripple_mm": f"{1000 * drive.ripple:.2f}",
     }
 

@@ -8,8 +8,11 @@ towards the goal, the lean that is missing for a torque:
 
 ``ObserverController`` of ``ballbot.observer`` travels too, and remembers: it feels the slope of the ground, and leans
 against it.  ``ForesightController`` is told the slopes ahead as well, which no sensor of the robot tells, and
-``InformedController``, which steers around drops, the heights all around.  ``LQRController`` of ``ballbot.lqr`` has
-gains that are computed from the robot's masses and shape.
+``InformedController``, which steers around drops, the heights all around; ``GuidedController`` is led.
+``LQRController`` of ``ballbot.lqr`` has gains that are computed from the robot's masses and shape.
+
+All of them travel along a goal.  Those that ask for a velocity, linear and LQR, follow other commands too:
+``Following`` says which velocity.
 
 All others read the observation of ``frame="body"`` and nothing else, as a policy does.
 ``experiments/maintenance/fit_gains.py`` found the gains of the second.
@@ -26,9 +29,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from ballbot.envs.config import WorldConfig
+from ballbot.envs.config import WorldConfig, make_command
 from ballbot.envs.mechanics import LEAN, LEANING, TRAVEL, reference
-from ballbot.envs.observations import SCAN_ANGLES, SCAN_RADII, Layout, ring_directions
+from ballbot.envs.observations import SCAN_ANGLES, SCAN_RADII, Layout, layout_of, ring_directions
 from ballbot.errors import SettingsError
 from ballbot.lqr import START_TIME, Gains, LQRController
 from ballbot.observer import ForesightController, ObserverController
@@ -42,6 +45,8 @@ MAX_LEAN = 0.15
 """rad.  What the robot leans on purpose; it lies at 0.35."""
 PRIOR_LEAN = 0.1
 """rad.  The same without the slow start."""
+APPROACH = 0.8
+"""1/s: who is told a place goes there at so much of its distance, and no faster than otherwise."""
 ALIKE = 1e-3
 """How far shares of wheels that stand alike may differ."""
 
@@ -194,6 +199,68 @@ class InformedController(LinearController):
         return super().__call__(told, began)
 
 
+@dataclass
+class GuidedController(LinearController):
+    """The same law for who is led, the field ``way``, over ground of any kind: how well one can do who knows it all.
+
+    Args:
+        settling: s in which it turns to where it is led; at once, the law would fall over its own jerks.
+    """
+
+    extra_fields: ClassVar[tuple[str, ...]] = ("way",)
+    """What it reads besides, behind the 17 numbers of ``frame="body"``."""
+
+    target_speed: NDArray[np.float64] | float = 0.3
+    settling: float = 0.2
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._way: Array | float = 0.0
+
+    def __call__(self, observations: NDArray[np.float32], began: NDArray[np.bool_]) -> NDArray[np.float32]:
+        """Actions (n, 3) for observations (n, 19): those of ``frame="body"`` and ``way``."""
+        way = observations[:, 17:19].astype(np.float64)
+        turned = self._way + (way - self._way) * (self.dt / (self.settling + self.dt))
+        self._way = np.where(began[:, None], way, turned)
+        told = observations[:, :17].copy()
+        told[:, 9:11] = self._way
+        return super().__call__(told, began)
+
+
+@dataclass
+class Following:
+    """A controller that asks for a velocity along the goal, told what to do by another command.
+
+    Told a velocity, it asks for that, and back to its station for ``APPROACH`` of the way; the yaw rate it leaves
+    alone, as a ball on a point gives no hold to turn against.  Told places, it goes to them, slower towards the last.
+
+    Args:
+        controller: whose every target is ``target_speed`` times the goal.
+        layout: of what it observes with this command.
+    """
+
+    controller: LinearController | LQRController
+    layout: Layout
+
+    def __post_init__(self) -> None:
+        self.fastest = self.controller.target_speed
+        """m/s to a place."""
+        self.controller.target_speed = 1.0  # the goal is a velocity
+
+    def __call__(self, observations: NDArray[np.float32], began: NDArray[np.bool_]) -> NDArray[np.float32]:
+        """Actions (n, wheels) for observations of ``frame="body"``; ``began`` (n,) marks first steps of episodes."""
+        of = {name: observations[:, at].astype(np.float64) for name, at in self.layout.slices.items()}
+        if "velocity_command" in of:
+            wanted = of["velocity_command"][:, :2] + APPROACH * of.get("station", 0.0)
+        else:
+            way = of["target"]
+            length = np.linalg.norm(way, axis=1, keepdims=True)
+            left = length + np.linalg.norm(of.get("next_target", way) - way, axis=1, keepdims=True)
+            wanted = way / np.maximum(length, 1e-9) * np.minimum(APPROACH * left, self.fastest)
+        known = self.layout["velocity"].stop
+        return self.controller(np.hstack([observations[:, :known], wanted]), began)
+
+
 Controller = PIDController | LinearController | ObserverController | LQRController
 
 CONTROLLERS: dict[str, Callable[..., Controller]] = {
@@ -203,6 +270,7 @@ CONTROLLERS: dict[str, Callable[..., Controller]] = {
     "observer": ObserverController,
     "foresight": ForesightController,
     "informed": InformedController,
+    "guided": GuidedController,
 }
 """Name -> controller."""
 
@@ -234,28 +302,39 @@ def find_controller(name: str) -> Callable[[float], Controller] | None:
     return partial(made, target_speed=speed)
 
 
-def make_controller(make: Callable[..., Controller], dt: float, world: WorldConfig) -> Controller:
+def make_controller(make: Callable[..., Controller], dt: float, world: WorldConfig) -> Controller | Following:
     """What ``find_controller`` found, for the robot of a world.
 
     Args:
         make: of it.
         dt: seconds between two calls.
-        world: of the robot.
+        world: of the robot, and what it is told.
 
     Raises:
-        SettingsError: its gains are those of another robot.
+        SettingsError: its gains are those of another robot, or it does not follow this command.
     """
     robot = world.robot_config
-    if robot.is_reference:
-        return make(dt)
     kind = getattr(make, "func", make)
-    if kind is not LQRController:
-        name = next(name for name, made in CONTROLLERS.items() if made is kind)
+    name = next(name for name, made in CONTROLLERS.items() if made is kind)
+    if robot.is_reference:
+        controller = make(dt)
+    elif kind is LQRController:
+        controller = make(dt, robot=robot.spec().compile())
+    else:
         raise SettingsError(
             f'controller "{name}" has gains for the robot "reference": take "lqr", whose gains are computed for each, '
             "or that robot"
         )
-    return make(dt, robot=robot.spec().compile())
+    asked = make_command(world.command, world.motion).fields
+    if "goal" in asked:
+        return controller
+    told_one = bool({"velocity_command", "target"} & set(asked))  # that this module knows
+    if told_one and isinstance(controller, (LinearController, LQRController)) and not controlled_fields(name):
+        return Following(controller, layout_of("body", asked, ()))
+    raise SettingsError(
+        f'controller "{name}" does not follow command {world.command!r}: take "lqr" or "linear", which follow velocities '
+        "and places, or what was trained for it"
+    )
 
 
 def controlled_fields(name: str) -> tuple[str, ...]:

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from ballbot.controllers import CONTROLLERS, PIDController, controlled_fields, find_controller, make_controller
 from ballbot.deployment.shipped import find_policy
 from ballbot.encoders import FrozenEncoder
-from ballbot.envs.config import WorldConfig
+from ballbot.envs.config import WorldConfig, make_command
 from ballbot.envs.model import build_model
 from ballbot.envs.observations import FIELDS, Layout, layout_of, of_now, whole_row
 from ballbot.envs.rig import described
@@ -100,11 +100,6 @@ def find_teacher(
             observes what training does not, or is asked too seldom.
     """
     if isinstance(name, str) and (make := find_controller(name)) is not None:
-        if world.command != "goal":
-            raise SettingsError(
-                f"teacher {name!r} drives along a goal, and command {world.command!r} asks for something else: take a "
-                "policy that was trained for it as the teacher"
-            )
         if make is PIDController:
             raise SettingsError(
                 'teacher "pid" holds the robot upright and goes nowhere: take "observer" or "foresight"'
@@ -117,7 +112,7 @@ def find_teacher(
                 f"stable below {int(2000 / BANDWIDTH)} ms only: use --action-repeat {int(2 / BANDWIDTH / step)} or "
                 "less, or another teacher"
             )
-        wanted = layout_of("body", ("goal",), controlled_fields(name))
+        wanted = layout_of("body", make_command(world.command, world.motion).fields, controlled_fields(name))
         return RobotTeacher(actor, _columns(name, wanted, layout, world), actor)
     path = policy_file(find_policy(name, CONTROLLERS))
     return _trained_teacher(name, path, load_checkpoint(path), world, layout, encoder)

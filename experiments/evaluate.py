@@ -55,8 +55,8 @@ class Args:
 
     checkpoint: Annotated[str, tyro.conf.Positional] = "default"
     """Checkpoint, run folder (for its best.pt), the name of a policy that comes with ballbot ("default"), or a
-    classical controller: "pid", "linear", "lqr", "observer", "foresight", "informed"; all but pid with a speed of
-    choice, m/s, or yours, "linear:0.2"."""
+    classical controller: "pid", "linear", "lqr", "observer", "foresight", "informed", "guided"; all but pid with a
+    speed of choice, m/s, or yours, "linear:0.2"."""
     compare: tuple[str, ...] = ()
     """Others to judge on the same terrains and starts."""
     episodes: Annotated[int, Range(1, 10**6)] = 100
@@ -214,7 +214,7 @@ def find_entries(args: Args) -> tuple[dict[str, Entry], dict[str, Any]]:
             print(f"note: {name} {difference}")
         own = task_of(options)
         task = task or task_of(named or options, args.terrain, args.command, robot=args.robot, **kind_options(args))
-        options = in_task(options, task, any_robot=policy is None)
+        options = in_task(options, task, adapts=policy is None)
         if args.heading != "trained":
             options["random_yaw"] = args.heading == "any"
         elif options.get("random_yaw") is False:

@@ -41,8 +41,8 @@ class Args:
 
     checkpoint: Annotated[str, tyro.conf.Positional] = "default"
     """Checkpoint, run folder (for its best.pt), the name of a policy that comes with ballbot ("default"), or a
-    classical controller: "pid", "linear", "lqr", "observer", "foresight", "informed"; all but pid with a speed of
-    choice, m/s, or yours, "linear:0.2"."""
+    classical controller: "pid", "linear", "lqr", "observer", "foresight", "informed", "guided"; all but pid with a
+    speed of choice, m/s, or yours, "linear:0.2"."""
     record: Path | None = None
     """Video to write, .mp4 or .gif, instead of opening a window."""
     terrain: str | None = None
@@ -82,7 +82,7 @@ def make(args: Args) -> tuple[BallbotVectorEnv, Actor]:
     if args.encoder is not None and options["observation"] != "encoded":
         raise ValueError(f"--encoder {args.encoder} is for policies that see, this one does not: leave it out")
     task = task_of(options, args.terrain, args.command, robot=args.robot, **kind_options(args))
-    options = in_task(options, task, any_robot=candidate.policy is None)
+    options = in_task(options, task, adapts=candidate.policy is None)
     envs = BallbotVectorEnv(
         1,
         **options,

@@ -120,7 +120,7 @@ def test_a_student_is_judged_and_is_the_start_of_another_run(tmp_path):
     [
         (["--teacher", "nobody"], "nobody"),
         (["--teacher", "runs/none"], "runs/none"),
-        (["--command", "velocity"], "asks for something else"),
+        (["--command", "velocity"], "does not follow command 'velocity'"),
         (["--teacher", "{feels}"], "--privileged-fields slope slope_ahead yaw_rate"),
         (["--teacher", "{plain}", "--command", "velocity"], "both must be told the same"),
         (["--teacher", "None"], "belong together"),

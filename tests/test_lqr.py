@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from ballbot.controllers import find_controller
-from ballbot.envs import BallbotVectorEnv
+from ballbot.controllers import APPROACH, find_controller, make_controller
+from ballbot.envs import BallbotVectorEnv, WorldConfig
 from ballbot.envs.mechanics import LEAN, LEANING, TRAVEL, RollingModel, rolling_model
 from ballbot.envs.model import build_model
+from ballbot.errors import SettingsError
 from ballbot.evaluation import run_episodes
 from ballbot.lqr import LQRController, gains_of, held_for, recoverable_lean, regulator
 from ballbot.observer import ROLLING
@@ -118,3 +119,45 @@ def test_it_travels_over_uneven_ground_without_having_been_tuned(action_repeat: 
     episodes = run_episodes(envs, make(envs.dt), 12, 0)
     assert episodes.outcomes == ["success"] * 12
     assert episodes.speed_along_goal.mean() > 0.12
+
+
+@pytest.mark.parametrize(
+    ("robot", "command", "motion"),
+    [
+        ("reference", "velocity", {"resample_time": 3.2}),
+        ("kugle", "velocity", {"resample_time": 3.2}),
+        ("kugle", "point", {"max_distance": 0.6}),
+        ("kugle", "path", {"num_points": 2}),
+    ],
+)
+def test_it_follows_every_command(robot: str, command: str, motion: dict[str, Any]) -> None:
+    envs = BallbotVectorEnv(6, terrain="flat", command=command, motion=motion, robot=robot, max_episode_steps=2500)
+    make = find_controller("lqr")
+    assert make is not None
+    found = run_episodes(envs, make_controller(make, envs.dt, envs.config), 6, seed=0)
+    assert found.outcomes == ["success"] * 6
+    if command == "velocity":
+        assert np.nanmax(found.measures["velocity_error"]) < 0.04
+
+
+def test_who_keeps_a_station_goes_back_to_it() -> None:
+    config = WorldConfig(command="velocity", motion={"station_keeping": True})
+    follows = make_controller(LQRController, 0.01, config)
+    at = config.layout().slices
+    away = np.zeros((2, config.layout().size), np.float32)
+    away[:, at["gravity"]] = 0, 0, -1
+    away[0, at["station"]] = 0.1, 0.0  # it is ahead
+    away[1, at["velocity_command"]] = APPROACH * 0.1, 0.0, 0.0
+    began = np.zeros(2, bool)
+    for _ in range(200):  # past the slow start
+        actions = follows(away, began)
+    np.testing.assert_allclose(actions[0], actions[1], rtol=1e-6)
+    assert np.abs(actions).max() > 0.05
+
+
+@pytest.mark.parametrize("name", ["observer", "pid", "informed"])
+def test_others_say_which_command_they_do_not_follow(name: str) -> None:
+    make = find_controller(name)
+    assert make is not None
+    with pytest.raises(SettingsError, match=f'"{name}" does not follow command \'point\': take "lqr" or "linear"'):
+        make_controller(make, 0.01, WorldConfig(command="point"))

@@ -61,7 +61,7 @@ def test_a_policy_teaches_by_what_only_training_observes(tmp_path: Path) -> None
 
 @pytest.mark.parametrize("name", [*sorted(set(CONTROLLERS) - {"pid"}), "remembers.pt"])
 def test_what_a_teacher_remembers_can_be_restored(tmp_path: Path, name: str) -> None:
-    config = world(privileged_fields=("slope_ahead", "scan"))
+    config = world(privileged_fields=("slope_ahead", "scan", "way"))
     gru = {"memory": "gru", "memory_size": 8}
     save_policy(tmp_path / "remembers.pt", settings=gru, **world().metadata())
     envs = BallbotVectorEnv(3, config=config)
@@ -107,7 +107,7 @@ def test_a_controller_is_asked_as_often_as_it_needs_to_be() -> None:
 @pytest.mark.parametrize(
     ("name", "options", "message"),
     [
-        ("observer", {"command": "velocity"}, "asks for something else"),
+        ("observer", {"command": "velocity"}, "does not follow command 'velocity'"),
         ("observer", {"frame": "world"}, "observes gravity, gyro, velocity, goal"),
         ("linear:9", {}, "from 0 to 1 m/s"),
         ("velocity.pt", {}, "both must be told the same"),

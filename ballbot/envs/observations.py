@@ -111,6 +111,8 @@ RING_START_DEG = 2.5
 other, too: the planes in which the wheels are mirrored lie 77.5 degrees and sixths of a turn from the heading."""
 
 
+WAY_AHEAD = 0.3
+"""s: the field "way" is that from where the robot will be so much later, as it turns no sooner."""
 SCAN_ANGLES = 12
 """Places of each ring of the field "scan"."""
 SCAN_RADII = (0.12, 0.2, 0.3, 0.42, 0.56)
@@ -248,6 +250,10 @@ FIELDS: dict[str, Field] = {
         "planar", "slope of the ground 5, 10 and 20 cm ahead on the way to go, which no sensor tells",
     ),
     "scan": scan(),
+    "way": Field(
+        2, lambda s: s.robots.to_heading(s.way(WAY_AHEAD)), "1", "along the heading, to its left", "planar",
+        "unit vector to where one goes who knows all the ground, which no sensor tells",
+    ),
     "time_left": Field(
         1, lambda s: s.time_left[None], "s", turns="scalar", title="time until the time limit, which no sensor tells"
     ),

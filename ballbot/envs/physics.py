@@ -214,6 +214,10 @@ class Physics:
         """(num,) m: ground below it is off the road, on the terrain that each simulation shows; -inf where none is."""
         return np.asarray(self.ground.floors[self.terrain_ids])
 
+    def ways(self, goals: Array, places: Array) -> Array:
+        """(2, num) unit vectors, the best way along (2, num) goals from (2, num) places; see ``Ways``."""
+        return self.ground.ways(self.terrain_ids, goals, places)
+
     def terrain_of(self, sim: int) -> tuple[NDArray[np.float32], float, float] | None:
         """Relief, height of 1 in it and side in m of a simulation's terrain, or None on a plane."""
         if self.ground.relief is None:

@@ -87,9 +87,24 @@ class Tracking:
             velocity = step.steady_velocity(step.robots)
             velocity = velocity + self.lead / step.dt * (velocity - step.steady_velocity(step.before))
         missing = np.minimum(np.maximum(velocity, -MAX_REWARDED_SPEED), MAX_REWARDED_SPEED)
-        missing -= self.speed * step.command.direction
+        missing -= self.speed * self.direction(step)
         squared = missing[0] ** 2 + missing[1] ** 2
         return PROGRESS_WEIGHT / 2 * (self.speed - squared / self.speed)
+
+    def direction(self, step: Step) -> Array:
+        """(2, n) along which it pays."""
+        return step.command.direction
+
+
+class WayTracking(Tracking):
+    """The same along the best way over the ground, ``Ways``, instead of straight to the goal.
+
+    Who goes around a pit, or aside to a bridge, is paid for it at once, and who goes into a dead end is not.
+    """
+
+    def direction(self, step: Step) -> Array:
+        """(2, n) along which it pays."""
+        return step.way()
 
 
 def survival(step: Step) -> Array:
@@ -209,6 +224,7 @@ def collision(step: Step) -> Array:
 REWARDS: dict[str, Any] = {
     "progress": progress,
     "tracking": Tracking,
+    "way": WayTracking,
     "survival": survival,
     "action_cost": action_cost,
     "velocity": VelocityTracking,

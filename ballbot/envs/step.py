@@ -112,6 +112,8 @@ class Step:
     """(n,) steps after which the episode ends."""
     floor: Callable[[], Array]
     """(n,) m, as ``heights`` are: lower ground is off the road; -inf where none is."""
+    ways: Callable[[Array, Array], Array]
+    """The best way along (2, n) goals, unit vectors, from (2, n) places, m: (2, n) unit vectors; see ``Ways``."""
 
     @property
     def ball_place(self) -> Array:
@@ -127,6 +129,17 @@ class Step:
     def torques(self) -> Array:
         """(n, wheels) N m on the wheels' axles."""
         return self.mechanics.applied(-self.mechanics.torque * self.actions, self.before.wheel_speeds.T)
+
+    def way(self, ahead: float = 0.0) -> Array:
+        """(2, n) unit vectors of the world: where to go from here, as one who knows all the ground; 0 for who stays.
+
+        Args:
+            ahead: s; from where the robot will be so much later, rather.
+        """
+        place = self.ball_place
+        if ahead:
+            place = place + ahead * self.steady_velocity(self.robots)
+        return np.asarray(self.ways(self.command.direction, place))
 
     def steady_velocity(self, robots: RobotState) -> Array:
         """(2, n) m/s: that of the centre of percussion, which lean and slope change, but no jerk of a wheel.

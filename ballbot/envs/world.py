@@ -396,6 +396,7 @@ class World:
             elapsed=self.elapsed,
             time_limit=self.time_limit,
             floor=self.physics.floor,
+            ways=self.physics.ways,
         )
 
     def observation(self) -> Observation:

@@ -198,20 +198,20 @@ def task_of(
     return task
 
 
-def in_task(options: dict[str, Any], task: dict[str, Any], *, any_robot: bool = False) -> dict[str, Any]:
+def in_task(options: dict[str, Any], task: dict[str, Any], *, adapts: bool = False) -> dict[str, Any]:
     """Options with which a robot senses as in ``options``, and does what ``task`` says.
 
     Args:
         options: of ``BallbotVectorEnv``.
         task: of ``task_of``.
-        any_robot: who is judged drives robots with any number of wheels.
+        adapts: who is judged reads the robot and the command off the world, and refuses itself what it cannot drive.
 
     Raises:
         SettingsError: the command is told by other numbers than the robot observes, or the robot has other wheels.
     """
     changed = {name: value for name, value in options.items() if name not in TASK} | task
     was, now = (_world(each) for each in (options, changed))
-    if (had := was.robot_config.wheels) != (has := now.robot_config.wheels) and not any_robot:
+    if (had := was.robot_config.wheels) != (has := now.robot_config.wheels) and not adapts:
         raise SettingsError(
             f"robot {now.robot!r} has {has} wheels, and what is judged drives one with {had}, {was.robot!r}: "
             "judge each on the robot that it was trained for"
@@ -222,7 +222,7 @@ def in_task(options: dict[str, Any], task: dict[str, Any], *, any_robot: bool = 
             "judge it on the robot that it was trained for"
         )
     before, after = was.layout().names, now.layout().names
-    if before != after:
+    if before != after and not adapts:
         raise SettingsError(
             f"command {changed.get('command', 'goal')!r} is observed as {_without(after, before)}, and what is judged "
             f"observes {_without(before, after)}, of command {options.get('command', 'goal')!r}: leave --command out, "

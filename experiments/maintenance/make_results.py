@@ -352,11 +352,12 @@ def robots_table(path: Path) -> str:
             for end in (round(100 * height) for height in measure_robots.HEIGHTS)
         ]
         gear = f"{100 * float(row['gear']):+.1f} %"
+        told = f"{100 * float(row['velocity_error']):.1f}", f"{100 * float(row['distance']):.1f}"
         lines.append(
-            [row["robot"], row["fall_rate"], row["lean_deg"], row["top_speed"], gear, row["ripple_mm"], *driven]
+            [row["robot"], row["fall_rate"], row["lean_deg"], row["top_speed"], gear, row["ripple_mm"], *driven, *told]
         )
     heights = [f"{height:g} m" if height else "level" for height in measure_robots.HEIGHTS]
-    return table(["robot", "falling", "recovered", "top speed", "gear", "ripple", *heights], lines)
+    return table(["robot", "falling", "recovered", "top speed", "gear", "ripple", *heights, "velocity", "place"], lines)
 
 
 def fill(page: str, found: dict[str, str]) -> str:

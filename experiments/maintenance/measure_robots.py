@@ -20,21 +20,23 @@ import tyro
 from shared import PUBLISHED, check_names, read_table, write_table
 
 from ballbot.cli import check_options, program
-from ballbot.controllers import find_controller, make_controller
+from ballbot.controllers import make_controller
 from ballbot.envs import ROBOTS, BallbotVectorEnv, RobotConfig
 from ballbot.envs.drive import measure_drive
 from ballbot.envs.mechanics import motor_limits, rolling_model
 from ballbot.evaluation import run_episodes, summarize
-from ballbot.lqr import gains_of, recoverable_lean
+from ballbot.lqr import LQRController, gains_of, recoverable_lean
 from ballbot.settings import Range
 
 HEIGHTS = (0.0, 0.05, 0.07, 0.1)
 """m of uneven ground from its lowest to its highest place; 0.1 is the reference's, 0 is level."""
 JUDGED = [f"{what}_{round(100 * height)}" for height in HEIGHTS for what in ("success", "return", "speed")]
-COLUMNS = ("robot", "seconds", "fall_rate", "lean_deg", "top_speed", "gear", "ripple_mm", "episodes", *JUDGED)
+TOLD = ("velocity_error", "yaw_rate_error", "arrived", "distance")
+COLUMNS = ("robot", "seconds", "fall_rate", "lean_deg", "top_speed", "gear", "ripple_mm", "episodes", *JUDGED, *TOLD)
 """Of the table: s to compile a robot and compute its gains, 1/s at which it falls by itself, degrees from which it can
 be brought back, m/s that its motors reach, by how much its ball is turned faster than its wheels would without slip,
-mm by which its body rises and sinks meanwhile; and how it is driven, by the ground's height in cm."""
+mm by which its body rises and sinks meanwhile; how it is driven, by the ground's height in cm; on level ground, m/s and
+rad/s rms by which it misses velocities that it is told, the share of places that it is at in the end, and m from it."""
 
 
 @dataclass
@@ -69,17 +71,35 @@ def measured(robot: RobotConfig) -> dict[str, Any]:
     }
 
 
-def driven(name: str, height: float, args: Args) -> dict[str, Any]:
-    """How the regulator drives it."""
-    ground: dict[str, Any] = {"terrain": "perlin", "ground": {"height": height}} if height else {"terrain": "flat"}
+def by_regulator(name: str, args: Args, **world: Any) -> dict[str, Any]:
+    """How the regulator drives it in a world."""
     envs = BallbotVectorEnv(
         min(args.episodes, 100), robot=name, terrain_split="eval", terrain_seed=1, num_terrains=args.episodes,
-        num_threads=args.num_threads, **ground,
+        num_threads=args.num_threads, **world,
     )  # fmt: skip
-    make = find_controller("lqr")
-    assert make is not None
-    found = summarize(run_episodes(envs, make_controller(make, envs.dt, envs.config), args.episodes, 10**6))
-    envs.close()
+    try:
+        actor = make_controller(LQRController, envs.dt, envs.config)
+        return summarize(run_episodes(envs, actor, args.episodes, 10**6))
+    finally:
+        envs.close()
+
+
+def told(name: str, args: Args) -> dict[str, Any]:
+    """How it follows other commands than a goal."""
+    velocity = by_regulator(name, args, terrain="flat", command="velocity")
+    point = by_regulator(name, args, terrain="flat", command="point")
+    return {
+        "velocity_error": f"{velocity['measure_velocity_error_mean']:.4f}",
+        "yaw_rate_error": f"{velocity['measure_yaw_rate_error_mean']:.3f}",
+        "arrived": f"{point['measure_arrived_mean']:.3f}",
+        "distance": f"{point['measure_distance_mean']:.4f}",
+    }
+
+
+def driven(name: str, height: float, args: Args) -> dict[str, Any]:
+    """How it travels along the goal."""
+    ground: dict[str, Any] = {"terrain": "perlin", "ground": {"height": height}} if height else {"terrain": "flat"}
+    found = by_regulator(name, args, **ground)
     end = round(100 * height)
     return {
         f"success_{end}": f"{found['success_rate']:.3f}",
@@ -99,6 +119,7 @@ def main(argv: list[str] | None = None) -> int:
         rows[name] = {"robot": name, "episodes": args.episodes, **measured(ROBOTS[name])}
         for height in HEIGHTS:
             rows[name] |= driven(name, height, args)
+        rows[name] |= told(name, args)
         print(" ".join(f"{key}={value}" for key, value in rows[name].items()), flush=True)
         write_table(args.out, COLUMNS, [rows[each] for each in ROBOTS if each in rows])
     return 0

@@ -61,6 +61,7 @@ def step(yaw=0.0, pitch=0.0, velocity=(0, 0, 0), gyro=(0, 0, 0), wheels=(0, 0, 0
         SHELL,
         *times,
         lambda: np.array([floor]),
+        lambda goals, places: np.array([[0.6], [0.8]]),
     )
 
 
@@ -75,6 +76,8 @@ ONE = 0.01
         ("progress", {}, step(velocity=(9, -9, 0)), ONE * -2),
         ("tracking", {}, step(), 0.0),
         ("tracking", {}, step(velocity=(0, 0.5, 0)), ONE / 2 * 0.5),
+        ("way", {}, step(velocity=(0.3, 0.4, 0)), ONE / 2 * 0.5),
+        ("way", {"way_speed": 0.2}, step(velocity=(0.12, 0.16, 0)), ONE / 2 * 0.2),
         ("tracking", {"tracking_speed": 0.2}, step(velocity=(0.1, 0.2, 0)), ONE / 2 * (0.2 - 0.01 / 0.2)),
         ("survival", {}, step(), 0.02),
         ("survival", {}, step(fallen=True), 0.0),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import zlib
+from functools import cached_property
 from typing import Any
 
 import gymnasium as gym
@@ -15,6 +16,7 @@ from ballbot.envs.terrain.grid import CELL, SPLITS, TERRAIN_LENGTH, Array, Grid,
 from ballbot.envs.terrain.mixed import Member, Mixed
 from ballbot.envs.terrain.spec import TerrainSpec, build_terrain, parse_terrain
 from ballbot.envs.terrain.surface import heights_at, normals_at, sustained_slopes_deg
+from ballbot.envs.terrain.ways import Ways
 from ballbot.errors import SettingsError
 from ballbot.settings import nearest
 
@@ -111,6 +113,11 @@ class TerrainPool:
         if split == "train" and spec.low < spec.high:
             self._warn_of_few_fields([member.kind == "flat" for member in members])
         self._warn_of_slopes([bool(getattr(member.terrain, "rolled", True)) for member in members])
+
+    @cached_property
+    def ways(self) -> Ways:
+        """Which way to go, where anybody asks."""
+        return Ways(self)
 
     def __len__(self) -> int:
         return len(self.tops)

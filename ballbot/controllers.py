@@ -332,8 +332,8 @@ def make_controller(make: Callable[..., Controller], dt: float, world: WorldConf
     if told_one and isinstance(controller, (LinearController, LQRController)) and not controlled_fields(name):
         return Following(controller, layout_of("body", asked, ()))
     raise SettingsError(
-        f'controller "{name}" does not follow command {world.command!r}: take "lqr" or "linear", which follow velocities '
-        "and places, or what was trained for it"
+        f'controller "{name}" does not follow command {world.command!r}: take "lqr" or "linear", which follow '
+        "velocities and places, or what was trained for it"
     )
 
 

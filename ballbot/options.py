@@ -25,6 +25,7 @@ from ballbot.cli import check_options
 from ballbot.envs import COMMANDS, ENDINGS, REWARDS, TERRAINS, WorldConfig
 from ballbot.envs.changes import outdated
 from ballbot.envs.config import paid_in_older
+from ballbot.envs.family import varying
 from ballbot.envs.rewards import reward_settings
 from ballbot.envs.rig import CameraRig
 from ballbot.envs.robot import RobotConfig
@@ -35,7 +36,7 @@ from ballbot.settings import check_value, default_of, nearest
 
 HIDDEN = ("observation", "terrain_split", "stagger_first_episodes", "action_repeat", "stagger_cameras")
 """Fields of ``WorldConfig`` that the programs set themselves."""
-SECTIONS = ("ground", "build", "motion", "rig", "rewards", "training_rewards", "final_rewards", "endings")
+SECTIONS = ("ground", "build", "vary", "motion", "rig", "rewards", "training_rewards", "final_rewards", "endings")
 """Fields of it that are several options each."""
 KINDS = {"terrain": "ground", "robot": "build", "command": "motion"}
 """Options that name a kind -> the section of that kind's own options."""
@@ -158,6 +159,10 @@ def _section(name: str, config: WorldConfig) -> Any:
             rows.append((key, explained(hint, text), field(default=given.get(key, default))))
     elif name == "rig":
         rows = _rig_rows(given)
+    elif name == "vary":
+        docs = field_docs(RobotConfig)
+        for key in varying():
+            rows.append((key, explained(tuple[float, float] | None, docs[key]), field(default=given.get(key))))
     elif name == "endings":
         for key, ending in ENDINGS.items():
             rows.append((key, explained(float | None, first_line(ending)), field(default=given.get(key))))

@@ -286,7 +286,7 @@ def films(name: str, episodes: Episodes, sims: Physics) -> list[tuple[str, bytes
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / f"film{ending}"
             poses = episodes.history[k]["qpos"][::every]
-            write_video(path, replay(sims, poses, int(episodes.terrain_ids[k])), fps)
+            write_video(path, replay(sims, poses, int(episodes.terrain_ids[k]), int(episodes.robot_ids[k])), fps)
             caption = (
                 f"{name}: the {which} episode, seed {episodes.seeds[k]}, return {episodes.returns[k]:.1f}, "
                 f"{episodes.outcomes[k].replace('_', ' ')} after {episodes.lengths[k] * dt:.2f} s"

@@ -35,5 +35,5 @@ def outdated(
     if to_command not in (None, command):
         names |= {"motion", "rewards", "training_rewards", "final_rewards"}
     if to_robot is not None:  # a robot by name is that one, whatever numbers the one before had
-        names |= {"build"} if to_robot == robot else {"build", "rig"}
+        names |= {"build", "vary"} if to_robot == robot else {"build", "vary", "rig"}
     return names

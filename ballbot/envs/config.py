@@ -13,6 +13,7 @@ from typing import Annotated, Any, Literal
 
 from ballbot.envs.checks import check_direction
 from ballbot.envs.commands import COMMANDS, ONE_OF_TWO
+from ballbot.envs.family import check_vary, drawn
 from ballbot.envs.mjcf import MJCF
 from ballbot.envs.observations import CAMERA_INTERVAL, FIELDS, Layout, layout_of
 from ballbot.envs.rewards import REWARDS, check_endings, check_weights, needed, paid_terms, refuse_idle
@@ -72,7 +73,10 @@ class WorldConfig:
     or .xml, MJCF with joints base_free, ball_free, wheel_0 and so on (see ballbot/envs/mjcf.py)."""
     build: Mapping[str, Any] = option({}, "task")
     """Numbers of that robot that are others, by name: fields of ``RobotConfig``."""
-
+    vary: Mapping[str, tuple[float, float]] = option({}, "task")
+    """Numbers of it that differ from robot to robot, by name, from and to: each episode has a robot of this family."""
+    num_robots: Annotated[int, Range(1, 1024)] = option(16, "run")
+    """Robots of the family, drawn once, each number evenly from its range; those of validation and eval are others."""
     command: str = option("goal", "task")
     """What the robots are told: "goal" (a direction to travel), "velocity", "point", "path"."""
     motion: Mapping[str, Any] = option({}, "task")
@@ -176,7 +180,7 @@ class WorldConfig:
                     what += f": ({value!r},)"
                 raise SettingsError(f"{name}={value!r} must be {what}")
             object.__setattr__(self, name, tuple(value))
-        for name in ("ground", "motion", "rig", "build"):
+        for name in ("ground", "motion", "rig", "build", "vary"):
             value = getattr(self, name)
             if not isinstance(value, Mapping) or not all(isinstance(key, str) for key in value):
                 raise SettingsError(
@@ -193,8 +197,9 @@ class WorldConfig:
         if isinstance(robot, RobotConfig):  # all that a file of numbers says is here then
             self._keep("robot", self.robot if self.robot in ROBOTS else "reference")
             self._keep("build", changes_of(robot, ROBOTS[self.robot]))
+        self._keep("vary", check_vary(self.vary, robot))
         rig = rig_of(self.rig)
-        if rig is None and not robot.cameras and self.observation in ("encoded", "depth"):
+        if rig is None and (self.vary or not robot.cameras) and self.observation in ("encoded", "depth"):
             rig = robot.eyes
         self._keep("rig", {} if rig is None else asdict(rig))  # all of it: one at its defaults is not none
         self._check_history()
@@ -319,6 +324,14 @@ class WorldConfig:
     def robot_config(self) -> Robot:
         """How the robot is made."""
         return robot_of(self.robot, self.build)
+
+    @property
+    def robots(self) -> tuple[Robot, ...]:
+        """All of the family, or the one."""
+        robot = self.robot_config
+        if not self.vary or not isinstance(robot, RobotConfig):
+            return (robot,)
+        return drawn(robot, self.vary, self.num_robots, self.terrain_split, self.terrain_seed)
 
     @property
     def num_cameras(self) -> int:

@@ -6,9 +6,10 @@ robot alone.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache, cached_property
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import mujoco
 import numpy as np
@@ -159,9 +160,17 @@ def motor_limits(model: mujoco.MjModel) -> tuple[float, float]:
     return fastest / float(np.abs(wheels).max()), fastest * float(rim @ rim) / abs(float(spun @ rim))
 
 
+NUMBERS = ("torque", "ball_radius", "ball_depth", "percussion", "no_load_speed", "rolling")
+"""Of ``Mechanics``, what differs from robot to robot of a family."""
+
+
 @dataclass(frozen=True)
 class Mechanics:
-    """What those above the physics have to know of a robot."""
+    """What those above the physics have to know of a robot.
+
+    Of n robots that differ, ``side_by_side``, each number is an array that stands beside actions (n, wheels) or columns
+    of state (k, n).
+    """
 
     torque: float
     """N m on a wheel's axle at an action of -1, the reference's sign."""
@@ -200,10 +209,22 @@ class Mechanics:
             near_upright=near_upright,
         )
 
+    @classmethod
+    def side_by_side(cls, robots: Sequence[Self]) -> Self:
+        """Of n robots with as many wheels, whose numbers ``put`` changes; how they move is told of the first."""
+        columns: dict[str, Any] = {name: np.array([getattr(m, name) for m in robots], float) for name in NUMBERS}
+        columns |= {name: columns[name][:, None] for name in ("torque", "no_load_speed")}
+        return cls(**columns, near_upright=robots[0].near_upright)
+
+    def put(self, which: int, other: Self) -> None:
+        """Make one of robots that differ another one."""
+        for name in NUMBERS:
+            getattr(self, name)[which] = getattr(other, name)
+
     @property
     def wheels(self) -> int:
         """How many."""
-        return len(self.rolling)
+        return int(self.rolling.shape[-2])
 
     @cached_property
     def shares(self) -> Array:
@@ -212,7 +233,7 @@ class Mechanics:
 
     def applied(self, torques: Array, wheel_speeds: Array) -> Array:
         """(n, wheels) N m that motors give of what is asked of them, at (n, wheels) rad/s."""
-        if not np.isfinite(self.no_load_speed):
+        if not np.any(np.isfinite(self.no_load_speed)):
             return torques
         share = self.torque / self.no_load_speed * wheel_speeds
         most = self.torque
@@ -220,7 +241,8 @@ class Mechanics:
 
     def margin(self, lean: float) -> float:
         """How near to the edge of its ground, m, a robot that leans so far, rad, counts as off it."""
-        return round(1.1 * (self.ball_radius + max(self.ball_depth, 0.0) * np.sin(lean)), 2)
+        beside = self.ball_radius + np.maximum(self.ball_depth, 0.0) * np.sin(lean)
+        return round(1.1 * float(np.max(beside)), 2)
 
 
 @cache

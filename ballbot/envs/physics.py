@@ -7,6 +7,7 @@ lag one step behind; so everything above this file is computed from ``RobotState
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import mujoco
@@ -16,9 +17,11 @@ from numpy.typing import NDArray
 
 from ballbot.cpus import usable_cpus
 from ballbot.envs.checks import check_state_array
+from ballbot.envs.family import Family
 from ballbot.envs.mechanics import Mechanics
 from ballbot.envs.model import Addresses, build_model, settled_poses
 from ballbot.envs.rig import CameraRig
+from ballbot.envs.shell import shell_of
 from ballbot.envs.step import RobotState, rotation_matrix
 from ballbot.envs.terrain import TerrainPool
 
@@ -44,7 +47,7 @@ class Physics:
         integrator: see ``ballbot.envs.model.INTEGRATORS``.
         num_threads: threads that step them; 0 takes every CPU this process may use.
         rig: their cameras; None: those of the reference.
-        robot: how they are made; None: as the reference.
+        robot: how they are made, or of a family how each is, one of which each episode has; None: as the reference.
     """
 
     def __init__(
@@ -55,42 +58,78 @@ class Physics:
         integrator: str,
         num_threads: int,
         rig: CameraRig | None = None,
-        robot: Robot | None = None,
+        robot: Robot | Sequence[Robot] | None = None,
     ) -> None:
-        self.ground, self.rig, self.robot = ground, rig, robot
+        robots = tuple(robot) if isinstance(robot, Sequence) else (robot,)
+        self.ground, self.rig, self.robot = ground, rig, robots[0]
         self.num = num
         self.model = build_model(
-            ground.relief, integrator=integrator, tops=ground.tops, length=ground.grid.length, rig=rig, robot=robot
+            ground.relief, integrator=integrator, tops=ground.tops, length=ground.grid.length, rig=rig, robot=robots[0]
         )
-        self.plane = self.model if ground.relief is None else build_model(integrator=integrator, rig=rig, robot=robot)
-        """The same robot on a plane, where its wheels can be measured whatever the ground is like."""
+        """The first robot's."""
+        self.planes = [build_model(integrator=integrator, rig=rig, robot=one) for one in robots[1:]]
+        """The same robots on a plane, where their wheels can be measured whatever the ground is like."""
+        first = self.model if ground.relief is None else build_model(integrator=integrator, rig=rig, robot=robots[0])
+        self.planes.insert(0, first)
+        self.family = Family(self.planes) if len(robots) > 1 else None
         threads = num_threads or usable_cpus()
         counts = [len(spawns) for spawns in ground.spawns]
         ids = np.repeat(np.arange(len(counts)), counts)
         heights = ground.heights(ids, np.concatenate(ground.spawns))
-        self.poses = settled_poses(self.model, ground.spawns, heights, threads)
-        """Of each terrain (spawns, nq) upright poses at rest."""
+        self._poses = [
+            settled_poses(self.model_of(robot), ground.spawns, heights, threads) for robot in range(len(robots))
+        ]
+        """Of each robot and terrain (spawns, nq) upright poses at rest."""
+        self.each = [Mechanics.of(plane) for plane in self.planes]
+        """What follows from each robot."""
+        self.mechanics = self.each[0] if self.family is None else Mechanics.side_by_side([self.each[0]] * num)
+        """The same of each simulation's."""
+        self.shells = [shell_of(plane) for plane in self.planes]
+        self.shell = self.shells[0]
+        """(3, k) points in the base where robots can touch the ground, beside the ball; of a family (3, num, k)."""
+        if self.family is not None:
+            most = max(shell.shape[1] for shell in self.shells)
+            self.shells = [np.pad(shell, [(0, 0), (0, most - shell.shape[1])], mode="edge") for shell in self.shells]
+            self.shell = np.repeat(self.shells[0][:, None], num, axis=1)
         self._half_length = np.inf if ground.relief is None else ground.grid.half
         self.addresses = Addresses.of(self.model)
-        self.mechanics = Mechanics.of(self.plane)
         threads = min(threads, num)
         self.batch = Batch(self.model, num, threads)
         self._process = os.getpid() if threads > 1 else None
         self.terrain_ids = np.zeros(num, np.int64)
         """(num,) index of each simulation's terrain in the pool."""
+        self.robot_ids = np.zeros(num, np.int64)
+        """(num,) index of each simulation's robot in the family."""
+        if self.family is not None:
+            self.family.expand(self.batch)
         self.qpos, self.qvel = self.batch.bind("qpos"), self.batch.bind("qvel")  # live views of the state rows
         self._ctrl = self.batch.bind("ctrl")
         self._warnings = self.batch.warning.reshape(num, -1)
         self._shown: NDArray[Any] | None = None
         if ground.relief is not None:
             self._shown = self.batch.expand("geom_dataid")[:, self.addresses.ground_geom]
+        self._slackens = any(np.isfinite(one.no_load_speed) for one in self.each)
         # time, velocities, controls and solver warm start of a new simulation
         self._fresh_row = self.batch.state[0].copy()
 
     @property
+    def plane(self) -> mujoco.MjModel:
+        """The first robot on a plane."""
+        return self.planes[0]
+
+    @property
     def num_terrains(self) -> int:
         """Size of the pool; 1 for a plane."""
-        return len(self.poses)
+        return len(self.ground)
+
+    @property
+    def num_robots(self) -> int:
+        """Size of the family."""
+        return len(self.planes)
+
+    def model_of(self, robot: int) -> mujoco.MjModel:
+        """A robot of the family on its grounds."""
+        return self.model if self.family is None else self.family.model(self.model, robot)
 
     @property
     def reach(self) -> float:
@@ -113,7 +152,7 @@ class Physics:
                 "this environment was made before the process forked, and its threads are not in the new process: make "
                 "the environment there, or with num_threads=1"
             )
-        if np.isfinite(self.mechanics.no_load_speed):
+        if self._slackens:
             torques = self.mechanics.applied(torques, self.qvel[:, list(self.addresses.wheel_qvel)])
         self._ctrl[:] = torques
         failed: NDArray[Any] | None = None
@@ -140,6 +179,7 @@ class Physics:
         sim: int,
         terrain_id: int,
         *,
+        robot: int = 0,
         spawn: int = 0,
         yaw: float = 0.0,
         tilt: float = 0.0,
@@ -151,13 +191,15 @@ class Physics:
         Args:
             sim: which simulation.
             terrain_id: index in the pool.
+            robot: index in the family.
             spawn: at which of the places of that terrain where episodes may begin.
             yaw: heading about the vertical, rad.
             tilt: lean from the vertical, rad.
             tilt_axis: direction of the horizontal axis it leans about, rad from the world's x axis.
             velocity: along the world's x and y, m/s.
         """
-        pose = self.poses[terrain_id][spawn].copy()
+        self._make(sim, robot)
+        pose, mechanics = self._poses[robot][terrain_id][spawn].copy(), self.each[robot]
         base, ball = self.addresses.base_qpos, self.addresses.ball_qpos
         turn = np.array([np.cos(yaw / 2), 0.0, 0.0, np.sin(yaw / 2)])
         sine = np.sin(tilt / 2)
@@ -172,10 +214,19 @@ class Physics:
         vx, vy = velocity
         spin, roll = self.addresses.base_qvel, self.addresses.ball_qvel
         self.qvel[sim, spin : spin + 2] = self.qvel[sim, roll : roll + 2] = vx, vy
-        self.qvel[sim, roll + 3 : roll + 5] = -vy / self.mechanics.ball_radius, vx / self.mechanics.ball_radius
+        self.qvel[sim, roll + 3 : roll + 5] = -vy / mechanics.ball_radius, vx / mechanics.ball_radius
         ahead, left = np.cos(yaw) * vx + np.sin(yaw) * vy, np.cos(yaw) * vy - np.sin(yaw) * vx
-        self.qvel[sim, list(self.addresses.wheel_qvel)] = self.mechanics.rolling @ (ahead, left)
+        self.qvel[sim, list(self.addresses.wheel_qvel)] = mechanics.rolling @ (ahead, left)
         self._show(np.array([sim]), np.array([terrain_id]))
+
+    def _make(self, sim: int, robot: int) -> None:
+        """Make a simulation's robot another one."""
+        if self.family is None or robot == self.robot_ids[sim]:
+            return
+        self.robot_ids[sim] = robot
+        self.family.put(sim, robot)
+        self.mechanics.put(sim, self.each[robot])
+        self.shell[:, sim] = self.shells[robot]
 
     def push(self, sim: int, forces: Array) -> None:
         """Forces in N and torques in N m, (bodies, 6), world axes, that act on a robot's bodies until the next call."""
@@ -227,17 +278,24 @@ class Physics:
 
     def get_state(self) -> dict[str, Any]:
         """Everything that decides the future of the physics."""
-        return {"rows": self.batch.state.copy(), "terrain_ids": self.terrain_ids.copy()}
+        own = {} if self.family is None else {"robot_ids": self.robot_ids.copy()}
+        return {"rows": self.batch.state.copy(), "terrain_ids": self.terrain_ids.copy(), **own}
 
     def check_state(self, state: Any) -> dict[str, NDArray[Any]]:
         """The arrays of ``get_state``; ValueError if one is damaged."""
-        return {
+        found = {
             "rows": check_state_array(state, "rows", self.batch.state),
             "terrain_ids": check_state_array(state, "terrain_ids", self.terrain_ids, 0, self.num_terrains - 1),
         }
+        if self.family is not None:
+            found["robot_ids"] = check_state_array(state, "robot_ids", self.robot_ids, 0, self.num_robots - 1)
+        return found
 
     def set_state(self, state: dict[str, Any]) -> None:
         """Restore what ``get_state`` returned and the caller has checked."""
+        if self.family is not None:
+            for sim, robot in enumerate(state["robot_ids"].tolist()):
+                self._make(sim, robot)
         self.batch.state[:] = state["rows"]
         self._show(np.arange(self.num), np.asarray(state["terrain_ids"]))
 

@@ -15,6 +15,7 @@ import mujoco
 import numpy as np
 from numpy.typing import NDArray
 
+from ballbot.envs.family import Family
 from ballbot.envs.model import build_model
 from ballbot.envs.rig import CameraRig
 from ballbot.envs.robots import Robot
@@ -69,6 +70,7 @@ class Renderer:
         on_key: called by the viewer, in a thread of its own, with the code (GLFW's) of each key that is pressed.
         rig: cameras of the robot; None: the reference's.
         robot: which; None: the reference's.
+        family: of which that is the first; None: there are no others.
     """
 
     def __init__(
@@ -77,8 +79,9 @@ class Renderer:
         on_key: Callable[[int], None] | None = None,
         rig: CameraRig | None = None,
         robot: Robot | None = None,
+        family: Family | None = None,
     ) -> None:
-        self._mode, self._on_key, self._rig, self._robot = mode, on_key, rig, robot
+        self._mode, self._on_key, self._rig, self._robot, self._family = mode, on_key, rig, robot, family
         self._model: mujoco.MjModel | None = None
         self._data: mujoco.MjData | None = None
         self._window: Any = None  # mujoco.Renderer, or the viewer's handle
@@ -89,6 +92,7 @@ class Renderer:
         ground: tuple[NDArray[np.float32], float, float] | None,
         qpos: NDArray[np.float64],
         qvel: NDArray[np.float64],
+        robot: int = 0,
     ) -> NDArray[np.uint8] | None:
         """The (480, 640, 3) uint8 picture of this state, or None in "human" mode.
 
@@ -96,6 +100,7 @@ class Renderer:
             ground: what ``Physics.terrain_of`` says of the terrain it stands on.
             qpos: MuJoCo's coordinates.
             qvel: and their rates.
+            robot: index in the family.
 
         Raises:
             RuntimeError: no OpenGL or no display, with what to install or set.
@@ -116,6 +121,8 @@ class Renderer:
             if changed and heights is not None:
                 model.hfield_data[:] = heights.ravel()
                 model.hfield_size[0, 2] = top
+            if self._family is not None:
+                self._family.write(model, robot)
             data.qpos[:], data.qvel[:] = qpos, qvel
             mujoco.mj_forward(model, data)
         if changed:

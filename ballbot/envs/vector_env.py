@@ -378,10 +378,11 @@ class BallbotVectorEnv(VectorEnv[Any, NDArray[Any], NDArray[Any]]):
             gym.logger.warn("render() was called without a render_mode: pass render_mode='rgb_array' or 'human'.")
             return None
         if self._renderer is None:
-            self._renderer = Renderer(self.render_mode, self.on_key, self.simulations.rig, self.simulations.robot)
+            sims = self.simulations
+            self._renderer = Renderer(self.render_mode, self.on_key, sims.rig, sims.robot, sims.family)
         sims, draw = self.simulations, self._renderer.draw
         shown = range(self.num_envs) if self.render_mode == "rgb_array" else range(1)
-        frames = [draw(sims.terrain_of(i), sims.qpos[i], sims.qvel[i]) for i in shown]
+        frames = [draw(sims.terrain_of(i), sims.qpos[i], sims.qvel[i], int(sims.robot_ids[i])) for i in shown]
         if (forces := self._renderer.pushes()) is not None:
             sims.push(0, forces)
         return tuple(f for f in frames if f is not None) if self.render_mode == "rgb_array" else None

@@ -30,7 +30,6 @@ from ballbot.envs.physics import Physics
 from ballbot.envs.random_streams import new_stream, second_stream
 from ballbot.envs.rewards import ENDINGS, make_term, paid_terms
 from ballbot.envs.rig import check_cameras, rig_of
-from ballbot.envs.shell import shell_of
 from ballbot.envs.step import Array, Bools, RobotState, Step
 from ballbot.envs.terrain import TerrainPool, parse_terrain
 from ballbot.errors import SettingsError
@@ -73,25 +72,24 @@ class World:
             length=config.terrain_length,
             cell=config.terrain_cell,
         )
-        robot = config.robot_config
+        robots = config.robots
         self.physics = Physics(
             num,
             self.ground,
             integrator=config.integrator,
             num_threads=num_threads,
             rig=rig_of(config.rig),
-            robot=robot,
+            robot=robots,
         )
-        if config.rig:
-            check_cameras(self.physics.plane)
-        if robot.wheel_model == "rollers":
-            check_drive(robot)
-        elif config.contact_fix:
-            check_wheel_contacts(self.physics.plane)
+        for robot, plane in zip(robots, self.physics.planes, strict=True):
+            if config.rig:
+                check_cameras(plane)
+            if robot.wheel_model == "rollers":
+                check_drive(robot)
+            elif config.contact_fix:
+                check_wheel_contacts(plane)
         self.step_seconds = float(self.physics.model.opt.timestep)
-        self.shell = shell_of(self.physics.plane)
-        """(3, k) points in the base where robots can touch the ground, beside the ball."""
-        speed, turn = motor_limits(self.physics.plane)
+        speed, turn = np.min([motor_limits(plane) for plane in self.physics.planes], axis=0).tolist()
         limits = Limits(speed, turn, self.physics.reach - MARGIN)
         self.told = Commanded(make_command(config.command, config.motion), num, self.step_seconds, limits)
         self.curriculum = Curriculum(self.ground.kinds, spec.low, spec.high) if config.curriculum else None
@@ -155,6 +153,12 @@ class World:
     def _make_cameras(self, encoder: Any, num_threads: int, device: str) -> Cameras | None:
         if self.config.observation == "proprioception":
             return None
+        if self.physics.family is not None and not self.physics.family.look_alike:
+            raise SettingsError(
+                f"vary {', '.join(self.config.vary)}: robots whose ball, body or wheels differ in size see other "
+                'images, and all are rendered as one: use observation="proprioception" (--no-cameras), or vary masses '
+                "and motors"
+            )
         from ballbot.envs.cameras import Cameras  # needs PyTorch, which the world alone does without
 
         if isinstance(encoder, (str, Path)) or (self.config.observation == "encoded" and encoder is None):
@@ -223,12 +227,14 @@ class World:
                 terrain = self._nearest(terrain, float(difficulties[i]))
             elif self.curriculum is not None:
                 terrain = self._nearest(terrain, self.curriculum.draw(int(self.ground.kind_ids[terrain]), other))
-            places = len(self.physics.poses[terrain])
+            places = len(self.ground.spawns[terrain])
+            family = self.physics.num_robots
             yaw, radius, axis, speed, heading = stream.random(5).tolist()
             speed, heading = self.config.initial_speed * np.sqrt(speed), 2 * np.pi * heading
             self.physics.place(
                 int(i),
                 terrain,
+                robot=int(other.integers(family)) if family > 1 else 0,
                 spawn=int(other.integers(places)) if places > 1 else 0,
                 yaw=2 * np.pi * yaw if self.config.random_yaw else 0.0,
                 tilt=np.radians(self.config.initial_tilt_deg) * np.sqrt(radius),  # evenly over the cone's disc
@@ -392,7 +398,7 @@ class World:
             dt=self.step_seconds,
             heights=self.physics.heights,
             mechanics=self.physics.mechanics,
-            shell=self.shell,
+            shell=self.physics.shell,
             elapsed=self.elapsed,
             time_limit=self.time_limit,
             floor=self.physics.floor,
@@ -421,6 +427,7 @@ class World:
             "position": self.robots.position[:2].T.copy(),
             "tilt_deg": np.degrees(np.arccos(np.minimum(np.maximum(self.robots.rotation[2, 2], -1.0), 1.0))),
             "terrain_id": self.physics.terrain_ids.copy(),
+            **({} if self.physics.family is None else {"robot_id": self.physics.robot_ids.copy()}),
             **{name: (self._none if flags is None else flags[name]).copy() for name in names},
             "reward_terms": dict(zip(self.terms, self.term_sums.copy(), strict=True)),
         }

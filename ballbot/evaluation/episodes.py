@@ -40,6 +40,8 @@ class Episodes:
 
     seeds: NDArray[np.int64]
     terrain_ids: NDArray[np.int64]
+    robot_ids: NDArray[np.int64]
+    """Which of a family; 0 of a single robot."""
     outcomes: list[str]
     """Of ``OUTCOMES``: reached the time limit and did what it was told, fell, left the terrain, its simulation
     diverged, or reached the time limit and did not do what it was told."""
@@ -92,7 +94,7 @@ def run_episodes(
     outcomes = [""] * num_episodes
     returns, sums, highest = np.zeros(num_episodes), np.zeros((6, num_episodes)), np.zeros((2, num_episodes))
     terms = np.zeros((len(envs.world.terms), num_episodes))
-    terrain_ids, lengths = np.zeros((2, num_episodes), np.int64)
+    terrain_ids, robot_ids, lengths = np.zeros((3, num_episodes), np.int64)
     logs = [_Log() for _ in range(num_episodes if history_interval else 0)]
 
     episode = np.arange(n)  # of each simulation; those from num_episodes on only keep the batch full
@@ -108,6 +110,7 @@ def run_episodes(
     while (running := episode < num_episodes).any():
         ids, which = np.flatnonzero(running), episode[running]
         terrain_ids[which] = infos["terrain_id"][ids]
+        robot_ids[which] = sims.robot_ids[ids]
         if history_interval:
             for i, k in zip(ids, which, strict=True):
                 if lengths[k] % history_interval == 0:
@@ -158,6 +161,7 @@ def run_episodes(
     return Episodes(
         seeds=seed + np.arange(num_episodes),
         terrain_ids=terrain_ids,
+        robot_ids=robot_ids,
         outcomes=outcomes,
         returns=returns,
         lengths=lengths,
@@ -249,6 +253,7 @@ def summarize(episodes: Episodes) -> dict[str, Any]:
         {
             "seed": int(episodes.seeds[k]),
             "terrain_id": int(episodes.terrain_ids[k]),
+            "robot_id": int(episodes.robot_ids[k]),
             "outcome": episodes.outcomes[k],
             "ending": next((name for name, ended in episodes.endings.items() if ended[k]), None),
             **{name: values[k].item() if np.isfinite(values[k]) else None for name, values in quantities.items()},

@@ -22,7 +22,7 @@ ALWAYS = ("observation", "frame", "terrain")
 """Options that ``env_options`` names even at their defaults."""
 THE_SAME_FOR_ALL = ("tilt_limit_deg", "integrator")
 """Options that whoever judges policies chooses, whatever they were trained with."""
-TASK = ("terrain", "ground", "terrain_cell", "robot", "build", "command", "motion", "rewards", "endings")
+TASK = ("terrain", "ground", "terrain_cell", "robot", "build", "vary", "command", "motion", "rewards", "endings")
 """Options that say what there is to do, and with which robot; the others say what it senses and how."""
 
 

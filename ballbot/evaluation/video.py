@@ -91,26 +91,27 @@ def film_maker(envs: BallbotVectorEnv, seed: int) -> Callable[[Agent], tuple[NDA
     return shoot
 
 
-def replay(sims: Physics, poses: NDArray[np.float64], terrain_id: int) -> Iterator[Frame]:
+def replay(sims: Physics, poses: NDArray[np.float64], terrain_id: int, robot_id: int = 0) -> Iterator[Frame]:
     """Frames (480, 640, 3) of an episode that was recorded.
 
     Args:
         sims: the world it was recorded in, which stays as it is.
         poses: (frames, nq) MuJoCo's qpos.
         terrain_id: that it was recorded on.
+        robot_id: of which robot of a family.
 
     Raises:
         RuntimeError: no OpenGL.
     """
     pool = sims.ground
     cameras = _eyes(sims)
-    renderer = Renderer("rgb_array", rig=sims.rig, robot=sims.robot)
+    renderer = Renderer("rgb_array", rig=sims.rig, robot=sims.robot, family=sims.family)
     ground = None
     if pool.relief is not None:
         ground = pool.relief[terrain_id], float(pool.tops[terrain_id]), pool.grid.length
     try:
         for qpos in poses:
-            picture = renderer.draw(ground, qpos, np.zeros(sims.model.nv))
+            picture = renderer.draw(ground, qpos, np.zeros(sims.model.nv), robot_id)
             assert picture is not None
             yield with_insets(picture, what_is_seen(cameras, sims, qpos, terrain_id))
     finally:

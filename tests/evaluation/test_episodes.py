@@ -137,8 +137,8 @@ def episodes_of(outcomes, returns):
     n = len(outcomes)
     ones = np.ones(n)
     return Episodes(
-        np.arange(n), np.arange(n), outcomes, np.array(returns), np.full(n, 9), {"progress": 2 * ones}, ones, ones,
-        ones, ones, ones, ones, ones,
+        np.arange(n), np.arange(n), np.zeros(n, int), outcomes, np.array(returns), np.full(n, 9),
+        {"progress": 2 * ones}, ones, ones, ones, ones, ones, ones, ones,
     )  # fmt: skip
 
 

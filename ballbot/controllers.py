@@ -200,31 +200,18 @@ class InformedController(LinearController):
 
 
 @dataclass
-class GuidedController(LinearController):
-    """The same law for who is led, the field ``way``, over ground of any kind: how well one can do who knows it all.
+class GuidedController(LQRController):
+    """The regulator for who is led, the field ``way``, over ground of any kind: how well one can do who knows it all.
 
-    Args:
-        settling: s in which it turns to where it is led; at once, the law would fall over its own jerks.
+    The tuned law of ``LinearController`` falls over the jerks with which a way turns, unless they are smoothed.
     """
 
     extra_fields: ClassVar[tuple[str, ...]] = ("way",)
-    """What it reads besides, behind the 17 numbers of ``frame="body"``."""
-
-    target_speed: NDArray[np.float64] | float = 0.3
-    settling: float = 0.2
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        self._way: Array | float = 0.0
+    """What it reads besides, behind those of ``frame="body"``."""
 
     def __call__(self, observations: NDArray[np.float32], began: NDArray[np.bool_]) -> NDArray[np.float32]:
-        """Actions (n, 3) for observations (n, 19): those of ``frame="body"`` and ``way``."""
-        way = observations[:, 17:19].astype(np.float64)
-        turned = self._way + (way - self._way) * (self.dt / (self.settling + self.dt))
-        self._way = np.where(began[:, None], way, turned)
-        told = observations[:, :17].copy()
-        told[:, 9:11] = self._way
-        return super().__call__(told, began)
+        """Actions (n, wheels) for observations of ``frame="body"`` and ``way``."""
+        return super().__call__(np.hstack([observations[:, :9], observations[:, -2:]]), began)
 
 
 @dataclass
@@ -318,7 +305,7 @@ def make_controller(make: Callable[..., Controller], dt: float, world: WorldConf
     name = next(name for name, made in CONTROLLERS.items() if made is kind)
     if robot.is_reference:
         controller = make(dt)
-    elif kind is LQRController:
+    elif isinstance(kind, type) and issubclass(kind, LQRController):
         controller = make(dt, robot=robot.spec().compile())
     else:
         raise SettingsError(

@@ -360,6 +360,30 @@ def robots_table(path: Path) -> str:
     return table(["robot", "falling", "recovered", "top speed", "gear", "ripple", *heights, "velocity", "place"], lines)
 
 
+def learned_robots_table(results: Results, path: Path) -> str:
+    """What was learned on each robot beside what computed gains do: medians over seeds, of the last policies."""
+    lines = []
+    for row in read_table(path, measure_robots.COLUMNS):
+        study = "blind" if row["robot"] == "reference" else f"robot_{row['robot']}"
+        seeds = list(results.curves(study))[:3]
+        judged = [found for seed in seeds if (found := results.row(f"{study}_{seed}", "last")) is not None]
+        if not judged:
+            continue
+        minutes = statistics.median(read(results.curves(study)[seed])[-1].minutes for seed in seeds)
+        regulated = [
+            f"{float(row['return_10']):.1f}",
+            f"{100 * float(row['success_10']):.0f} %",
+            f"{float(row['speed_10']):.2f}",
+        ]
+        returns = ", ".join(f"{float(found['return_mean']):.1f}" for found in judged)
+        success = statistics.median(float(found["success_rate"]) for found in judged)
+        speed = statistics.median(float(found["speed_along_goal_mean"]) for found in judged)
+        learned = [returns, f"{100 * success:.0f} %", f"{speed:.2f}", f"{minutes:.0f}"]
+        lines.append([row["robot"], *regulated, *learned])
+    head = ["robot", "LQR", "success", "m/s", "learned, each seed", "success", "m/s", "minutes"]
+    return table(head, lines)
+
+
 def fill(page: str, found: dict[str, str]) -> str:
     """The page with new tables between its marks.
 
@@ -443,7 +467,10 @@ def main(argv: list[str] | None = None) -> int:
     if any(row["run"].startswith("road_") for row in results.rows):
         pages[args.page.with_name("seeing.md")] = {"road": road_table(results)}
     if (robots := args.results / "robots.csv").is_file():
-        pages[args.page.with_name("robots.md")] = {"robots": robots_table(robots)}
+        pages[args.page.with_name("robots.md")] = {
+            "robots": robots_table(robots),
+            "learned_robots": learned_robots_table(results, robots),
+        }
     if (tried := args.results / "reliability.csv").is_file():
         pages[args.page.with_name("reliability.md")] = {"reliability": reliability_table(tried)}
     for page, found in pages.items():

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ballbot.envs import ROBOTS
+
 UNTRAINED = Path("runs") / "reproduce" / "untrained_encoder.pt"
 """An encoder that has learned nothing; made when a study needs it."""
 SHUFFLED = ("--shuffle-images",)
@@ -98,6 +100,12 @@ STUDIES: dict[str, Study] = {
     "road_blind": Study(
         "road, the default settings without cameras", (*ON_THE_ROAD, *BLIND), UNSEEN, 20, **CROSSING,
     ),
+    **{
+        f"robot_{name}": Study(
+            f"{name}, the default settings without cameras", (*BLIND, "--robot", name), range(5, 8), 18, best=False,
+        )
+        for name in ROBOTS if name != "reference"
+    },
 }  # fmt: skip
 
 

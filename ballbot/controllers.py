@@ -359,20 +359,27 @@ def feedback_prior(
     return FeedbackPrior(-shares @ tilt, kp * shares, lean, torch.full((2,), PRIOR_LEAN))
 
 
-def computed_prior(layout: Layout, target_speed: float, gains: Gains, ball_depth: float) -> FeedbackPrior:
-    """The same of a robot whose gains are computed.
+def computed_prior(
+    layout: Layout, estimated: Layout | None, target_speed: float, gains: Gains, ball_depth: float
+) -> FeedbackPrior:
+    """The same of a robot whose gains are computed; along the field ``way``, where that is observed or estimated.
 
     Args:
         layout: of the observation, with the fields of ``frame="body"`` and command "goal".
-        target_speed: m/s along the goal.
+        estimated: of what follows in a row, estimated of it.
+        target_speed: m/s along the goal, or way.
         gains: of ``ballbot.lqr``.
         ball_depth: m from the base's origin down to the ball's centre.
     """
-    down, rate, velocity, goal = (layout[name].start for name in ("gravity", "gyro", "velocity", "goal"))
-    tilt, leaning, missing, hold = (np.zeros((2, layout.size)) for _ in range(4))
+    size = layout.size + (0 if estimated is None else estimated.size)
+    down, rate, velocity = (layout[name].start for name in ("gravity", "gyro", "velocity"))
+    led = layout["way" if "way" in layout.names else "goal"].start
+    if estimated is not None and "way" in estimated.names:
+        led = layout.size + estimated["way"].start
+    tilt, leaning, missing, hold = (np.zeros((2, size)) for _ in range(4))
     tilt[0, down] = tilt[1, down + 1] = 1.0
     leaning[0, rate + 1], leaning[1, rate] = 1.0, -1.0
-    hold[0, goal] = hold[1, goal + 1] = target_speed
+    hold[0, led] = hold[1, led + 1] = target_speed
     missing[0, velocity] = missing[1, velocity + 1] = -1.0
     by_tilt, by_leaning, by_travel = gains.state[:, LEAN], gains.state[:, LEANING], gains.state[:, TRAVEL]
     direct = gains.travel @ hold - by_tilt @ tilt - (by_leaning - ball_depth * by_travel) @ leaning

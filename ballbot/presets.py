@@ -60,7 +60,8 @@ class Settings:
     """The world the robot learns in."""
     prior_speed: Annotated[float, Range(0, 2)] | None = None
     """m/s along the goal at which a linear controller drives to whose actions the policy adds its own (None: no
-    controller, learn from nothing).  It is part of the policy; for --frame body and --command goal."""
+    controller, learn from nothing).  It is part of the policy; for --frame body and --command goal.  Where the field
+    way is observed, or estimated, it drives along that."""
     teacher: str | None = None
     """Whom the policy imitates for the first --imitation-timesteps: a classical controller, "linear", "lqr",
     "observer", "foresight", "informed" or "guided", with a speed in m/s of its own choice, or yours, "linear:0.3"; a
@@ -204,15 +205,16 @@ class Settings:
         privileged = self.world.privileged_layout()
         if not self.estimates or privileged is None:
             return None
-        scales = {name: ESTIMATED_FROM[of_now(name)[0]] for name in layout.slices if of_now(name)[0] in ESTIMATED_FROM}
+        known = ESTIMATED_FROM | (AND_WHERE_TO if "way" in self.estimates else {})
+        scales = {name: known[of_now(name)[0]] for name in layout.slices if of_now(name)[0] in known}
         scales |= {name: 1.0 for name in layout.slices if name.startswith("image_") and name not in scales}
         columns = {name: torch.arange(layout.size)[layout[name]] for name in scales}
-        truth = torch.cat([torch.arange(privileged.size)[privileged[name]] for name in self.estimates])
+        truth = {name: torch.arange(privileged.size)[privileged[name]] for name in self.estimates}
         return Estimate(
             torch.cat(list(columns.values())),
             torch.cat([torch.full((len(at),), scales[name]) for name, at in columns.items()]),
-            truth,
-            torch.full((len(truth),), ESTIMATE_UNIT),
+            torch.cat(list(truth.values())),
+            torch.cat([torch.full((len(at),), ESTIMATE_UNITS.get(name, 0.1)) for name, at in truth.items()]),
         )
 
     def _prior(self, layout: Layout) -> FeedbackPrior | None:
@@ -220,11 +222,11 @@ class Settings:
         if self.prior_speed is None:
             return None
         robot = self.world.robot_config
-        if robot.is_reference:
+        if robot.is_reference and not self.estimates and "way" not in layout.names:
             return feedback_prior(layout, self.prior_speed)
         mechanics = mechanics_of(robot)
         gains = gains_of(mechanics.near_upright, self.ppo.action_repeat * STEP_MS / 1000)
-        return computed_prior(layout, self.prior_speed, gains, mechanics.ball_depth)
+        return computed_prior(layout, self.estimated_layout, self.prior_speed, gains, mechanics.ball_depth)
 
     def structure(self, encoder: FrozenEncoder | None = None) -> Structure:
         """What is built into the policy: controller, symmetry, and how much the networks get of what."""
@@ -268,8 +270,10 @@ PAID: dict[str, dict[str, float]] = {
 ESTIMATED_FROM = {"gravity": 10.0, "gyro": 1.0, "velocity": 4.0, "image_age": 30.0}
 """Field -> factor, of what is used beside the images, so that all are of about one size: how the robot leans, and how
 it has moved since; of the past too, where that is observed."""
-ESTIMATE_UNIT = 0.1
-"""Size of what is estimated: m of heights."""
+AND_WHERE_TO = {"goal": 1.0}
+"""The same, of estimates that depend on where the robot is to go."""
+ESTIMATE_UNITS = {"scan": 0.1, "way": 0.5}
+"""Field -> size of what is estimated of it."""
 OWN = tuple(f.name for f in fields(Settings) if f.name not in ("ppo", "world"))
 """Names of what decides how a policy is built besides the settings of PPO and of the world."""
 
@@ -485,11 +489,28 @@ def sees(**world: Any) -> Settings:
     Args:
         **world: options of ``WorldConfig`` that differ.
     """
-    eyes: dict[str, Any] = {"observation": "encoded", "rig": {"number": 3}}
-    settings = told(**(eyes | {"extra_fields": (), "privileged_fields": ("scan",)} | world))
+    return _estimating("scan", **world)
+
+
+def finds(**world: Any) -> Settings:
+    """Those of a policy that finds its way by its cameras, where nobody has to learn how to drive.
+
+    Who knows all the ground knows the best way, the field ``way``; a network learns to see it, where the robot itself
+    drives, by a law whose gains are computed.
+
+    Args:
+        **world: options of ``WorldConfig`` that differ.
+    """
+    return replace(_estimating("way", **world), prior_speed=0.4)
+
+
+def _estimating(name: str, **world: Any) -> Settings:
+    """Those of a policy with three cameras, that learns to estimate a field and nothing else."""
+    options: dict[str, Any] = {"observation": "encoded", "rig": {"number": 3}, "privileged_fields": (name,)}
+    settings = told(**({"extra_fields": ()} | options | world))
     steps = 600_000
     ppo = replace(settings.ppo, total_timesteps=steps, imitation_timesteps=steps, initial_std=0.2, final_std=None)
-    return replace(settings, ppo=ppo, estimates=("scan",))
+    return replace(settings, ppo=ppo, estimates=(name,))
 
 
 PRESETS: dict[str, Callable[..., Settings]] = {
@@ -499,5 +520,6 @@ PRESETS: dict[str, Callable[..., Settings]] = {
     "distill": distill,
     "told": told,
     "sees": sees,
+    "finds": finds,
 }
 """Name -> settings to start from."""

@@ -98,7 +98,7 @@ class Job:
     of the world change it."""
     run_name: str | None = None
     """Folder under runs/ (default: terrain, seed and time)."""
-    preset: Literal["default", "plain", "paper", "distill", "told", "sees"] = "default"
+    preset: Literal["default", "plain", "paper", "distill", "told", "sees", "finds"] = "default"
     """Settings to start from, which the other options change: ours, those from before memory, those of
     Salehi 2025 (arXiv:2505.18417), those of distill.py, or those of a policy that is told the ground around and of the
     one that, with --init-from the first, sees it."""

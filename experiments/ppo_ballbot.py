@@ -289,7 +289,8 @@ def prepare(argv: list[str] | None) -> tuple[Args, Path]:
                 f"{then}: leave it out, or start a new run from its networks: --init-from {job.resume}"
             )
     only = settings.estimates and settings.ppo.imitation_timesteps >= settings.ppo.total_timesteps
-    if only and not (job.resume or job.init_from):
+    driven = settings.prior_speed is not None and "way" in settings.estimates  # by a law that follows it
+    if only and not (job.resume or job.init_from or driven):
         raise SettingsError(
             f"--estimates {' '.join(settings.estimates)} go before a policy that knows what to do with them, and this "
             "one would learn nothing but estimates: add --init-from RUN, of one that was told (--preset told)"

@@ -45,6 +45,8 @@ MAX_LEAN = 0.15
 """rad.  What the robot leans on purpose; it lies at 0.35."""
 PRIOR_LEAN = 0.1
 """rad.  The same without the slow start."""
+COMPUTED_LEAN = 0.3
+"""rad.  Of computed gains, which also push as fast travel takes: held back, they would push and not lean."""
 APPROACH = 0.8
 """1/s: who is told a place goes there at so much of its distance, and no faster than otherwise."""
 ALIKE = 1e-3
@@ -384,7 +386,7 @@ def computed_prior(
     by_tilt, by_leaning, by_travel = gains.state[:, LEAN], gains.state[:, LEANING], gains.state[:, TRAVEL]
     direct = gains.travel @ hold - by_tilt @ tilt - (by_leaning - ball_depth * by_travel) @ leaning
     lean = np.linalg.pinv(by_tilt) @ by_travel @ (missing + hold)
-    return FeedbackPrior(*map(torch.from_numpy, (direct, by_tilt, lean, np.full(2, PRIOR_LEAN))))
+    return FeedbackPrior(*map(torch.from_numpy, (direct, by_tilt, lean, np.full(2, COMPUTED_LEAN))))
 
 
 TURNS = {3: np.array([[-0.5, -np.sqrt(0.75)], [np.sqrt(0.75), -0.5]]), 4: np.array([[0.0, -1.0], [1.0, 0.0]])}

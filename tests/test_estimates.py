@@ -12,6 +12,7 @@ import torch
 from inprocess import call
 
 from ballbot import presets
+from ballbot.controllers import GuidedController
 from ballbot.deployment import runtime
 from ballbot.deployment.export import export_policy
 from ballbot.envs import BallbotVectorEnv
@@ -140,3 +141,49 @@ def test_python_says_the_same():
     wrong: Any = "scan"
     with pytest.raises(SettingsError, match="must be a tuple"):
         replace(settings, estimates=wrong)
+
+
+def test_who_finds_its_way_follows_what_it_estimates_and_knows_where_to_go():
+    settings = presets.finds(terrain="stagger")
+    layout, structure = settings.layout(), settings.structure()
+    prior, estimate = structure.prior, structure.estimate
+    assert prior is not None and estimate is not None
+    goal, way = layout["goal"], slice(layout.size, layout.size + 2)
+    assert prior.direct.shape[1] == way.stop and (prior.inner[:, way] != 0).any() and (prior.direct[:, way] != 0).any()
+    assert not prior.inner[:, goal].any() and not prior.direct[:, goal].any()
+    assert set(range(layout.size)[goal]) <= set(estimate.inputs.tolist())
+    seen = presets.sees(terrain="stagger").structure().estimate
+    assert seen is not None and not set(range(layout.size)[goal]) & set(seen.inputs.tolist())
+
+
+def test_who_finds_its_way_drives_as_who_is_led():
+    """With the truth in the place of the estimate, its actions are those of the controller that is told it."""
+    settings = presets.finds(terrain="stagger")
+    layout, prior = settings.layout(), settings.structure().prior
+    assert prior is not None
+    rng, began = np.random.default_rng(0), np.zeros(8, bool)
+    rows = rng.normal(0, 0.02, (8, layout.size + 2)).astype(np.float32)
+    rows[:, -2:] = 0.1
+    led = GuidedController(0.01, 0.4)
+    for _ in range(150):  # past its slow start
+        wanted = led(np.hstack([rows[:, :17], rows[:, -2:]]), began)
+    actions = prior(torch.from_numpy(rows)).clamp(-1, 1).numpy()
+    assert np.abs(wanted).max() > 0.2
+    np.testing.assert_allclose(actions, wanted, atol=1e-4)
+
+
+def test_a_policy_that_finds_its_way_needs_no_teacher_and_is_exported(tmp_path):
+    options = ["--preset", "finds", "--terrain", "stagger", *SMALL[2:], "--total-timesteps", 256]
+    done = call("ppo_ballbot.py", *options, "--imitation-timesteps", 256, "--run-name", "finds", folder=tmp_path)
+    assert done.returncode == 0, done.stderr
+    policy = load_policy(tmp_path / "runs" / "finds" / "last.pt")
+    world = env_options(policy)
+    export_policy(policy, tmp_path / "finds.onnx", world.get("encoder"))
+    graph = runtime.Controller(tmp_path / "finds.onnx").control
+    envs = BallbotVectorEnv(4, **world, num_terrains=2, num_threads=1)
+    obs, _ = envs.reset(seed=0)
+    for _ in range(20):
+        actions = policy.predict(obs)
+        np.testing.assert_allclose(graph.run(None, {"observation": obs})[0], actions, atol=1e-5)
+        obs, *_ = envs.step(actions)
+    envs.close()

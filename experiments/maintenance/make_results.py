@@ -23,7 +23,7 @@ import tyro
 from gym_tasks import SEEDS, TASKS
 from reproduce import first_run, read_rows
 from shared import EXPERIMENTS, PUBLISHED, TARGET_LENGTH, TARGET_RETURN, read_table
-from studies import HORIZONS, STUDIES
+from studies import HORIZONS, STUDIES, TO_CROSS
 from summarize_runs import Evaluation, read
 
 from ballbot.cli import program
@@ -126,19 +126,19 @@ ROAD_COLUMNS = {
 """Columns of evaluations, what the page calls them, and how they are written."""
 
 
-def road_table(results: Results) -> str:
-    """Who crosses the road: controllers, and of what is learned the last policies, the median over seeds and all."""
+def crossing_table(results: Results, task: str) -> str:
+    """Who crosses a task's ground: controllers, and of what is learned the last policies, the median and all seeds."""
     found = {
-        f"{row['policy'].replace(':', ', ')} m/s": [row] for row in results.rows if row["run"] == "road_controllers"
+        f"{row['policy'].replace(':', ', ')} m/s": [row] for row in results.rows if row["run"] == f"{task}_controllers"
     }
-    for study in (name for name in STUDIES if name.startswith("road_")):
+    for study in (name for name in STUDIES if name.startswith(f"{task}_")):
         for what, name in (
             (STUDIES[study].what, study),
             (f"{STUDIES[study].what}, by the images of another robot", f"{study}_shuffled"),
         ):
             runs = [results.row(f"{name}_{seed}", "last") for seed in STUDIES[study].seeds]
             if rows := [row for row in runs if row is not None]:
-                found[what.removeprefix("road, ")] = rows
+                found[what.removeprefix(f"{task}, ")] = rows
     lines = []
     for what, rows in found.items():
         cells = []
@@ -464,13 +464,12 @@ def main(argv: list[str] | None = None) -> int:
     args = tyro.cli(Args, args=argv, description=__doc__)
     results = Results(args.results)
     pages = {args.page: sections(results)}
-    if any(row["run"].startswith("road_") for row in results.rows):
-        pages[args.page.with_name("seeing.md")] = {"road": road_table(results)}
+    crossed = [task for task in TO_CROSS if any(row["run"].startswith(f"{task}_") for row in results.rows)]
+    if crossed:
+        pages[args.page.with_name("seeing.md")] = {task: crossing_table(results, task) for task in crossed}
     if (robots := args.results / "robots.csv").is_file():
-        pages[args.page.with_name("robots.md")] = {
-            "robots": robots_table(robots),
-            "learned_robots": learned_robots_table(results, robots),
-        }
+        learned = {"learned_robots": learned_robots_table(results, robots)} if results.rows else {}
+        pages[args.page.with_name("robots.md")] = {"robots": robots_table(robots)} | learned
     if (tried := args.results / "reliability.csv").is_file():
         pages[args.page.with_name("reliability.md")] = {"reliability": reliability_table(tried)}
     for page, found in pages.items():

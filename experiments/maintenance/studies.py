@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ballbot.envs import ROBOTS
+from ballbot.tasks import TASKS
 
 UNTRAINED = Path("runs") / "reproduce" / "untrained_encoder.pt"
 """An encoder that has learned nothing; made when a study needs it."""
@@ -63,6 +64,14 @@ CROSSING: dict[str, Any] = {"judged": MANY, "best": False}
 """Of studies of the road, of whose policies the last ones are judged, on twice as many terrains."""
 FRESH = range(5, 10)
 """Seeds that had no part in finding the default settings, as 0, 1 and 10 to 15 had."""
+TO_CROSS = tuple(TASKS)
+"""Tasks whose ground is to be crossed."""
+FINDING: dict[str, tuple[str, tuple[str, ...]]] = {
+    "": ("finds its way", ()),
+    "_by_random": ("finds its way by a random encoder", BY_RANDOM),
+    "_blind": ("finds its way without cameras", BLIND),
+}
+"""What a study's name ends with -> what it is, and its options."""
 STUDIES: dict[str, Study] = {
     "shipped": Study("the policy that comes along", FORESIGHT, range(10, 11), 40),
     "shipped_blind": Study("the same without cameras", (*FORESIGHT, *BLIND), range(10, 11), 25),
@@ -101,6 +110,14 @@ STUDIES: dict[str, Study] = {
         "road, the default settings without cameras", (*ON_THE_ROAD, *BLIND), UNSEEN, 20, **CROSSING,
     ),
     **{
+        f"{task}_finds{name}": Study(
+            f"{task}, {what}", ("--task", task, "--preset", "finds", *options), UNSEEN, 7,
+            shuffled=not name, **CROSSING,
+        )
+        for task in TO_CROSS
+        for name, (what, options) in FINDING.items()
+    },
+    **{
         f"robot_{name}": Study(
             f"{name}, the default settings without cameras", (*BLIND, "--robot", name), range(5, 8), 18, best=False,
         )
@@ -132,10 +149,13 @@ CLASSICAL = (
         ),
         frozenset(("default", "blind")),
     ),
-    Classical(
-        "road_controllers",
-        ("linear:0.25", "observer:0.25", "informed:0.25"),
-        frozenset(name for name in STUDIES if name.startswith("road_")),
-        (*ON_THE_ROAD, *MANY),
+    *(
+        Classical(
+            f"{task}_controllers",
+            ("linear:0.25", "observer:0.25", "informed:0.25", "guided:0.4"),
+            frozenset(name for name in STUDIES if name.startswith(f"{task}_")),
+            ("--task", task, *MANY),
+        )
+        for task in TO_CROSS
     ),
 )

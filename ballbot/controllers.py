@@ -211,6 +211,8 @@ class GuidedController(LQRController):
     extra_fields: ClassVar[tuple[str, ...]] = ("way",)
     """What it reads besides, behind those of ``frame="body"``."""
 
+    target_speed: float = 0.4
+
     def __call__(self, observations: NDArray[np.float32], began: NDArray[np.bool_]) -> NDArray[np.float32]:
         """Actions (n, wheels) for observations of ``frame="body"`` and ``way``."""
         return super().__call__(np.hstack([observations[:, :9], observations[:, -2:]]), began)

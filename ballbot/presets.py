@@ -501,7 +501,10 @@ def finds(**world: Any) -> Settings:
     Args:
         **world: options of ``WorldConfig`` that differ.
     """
-    return replace(_estimating("way", **world), prior_speed=0.4)
+    settings = _estimating("way", **world)
+    steps = 1_200_000
+    ppo = replace(settings.ppo, total_timesteps=steps, imitation_timesteps=steps, initial_std=0.1)
+    return replace(settings, ppo=ppo, prior_speed=0.44)  # at 0.47 wheels come to their limit
 
 
 def _estimating(name: str, **world: Any) -> Settings:

@@ -164,7 +164,7 @@ def test_who_finds_its_way_drives_as_who_is_led():
     rng, began = np.random.default_rng(0), np.zeros(8, bool)
     rows = rng.normal(0, 0.02, (8, layout.size + 2)).astype(np.float32)
     rows[:, -2:] = 0.1
-    led = GuidedController(0.01, 0.4)
+    led = GuidedController(0.01, settings.prior_speed or 0.0)
     for _ in range(150):  # past its slow start
         wanted = led(np.hstack([rows[:, :17], rows[:, -2:]]), began)
     actions = prior(torch.from_numpy(rows)).clamp(-1, 1).numpy()

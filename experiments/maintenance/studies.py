@@ -111,7 +111,7 @@ STUDIES: dict[str, Study] = {
     ),
     **{
         f"{task}_finds{name}": Study(
-            f"{task}, {what}", ("--task", task, "--preset", "finds", *options), UNSEEN, 7,
+            f"{task}, {what}", ("--task", task, "--preset", "finds", *options), UNSEEN, 12,
             shuffled=not name, **CROSSING,
         )
         for task in TO_CROSS
@@ -152,7 +152,7 @@ CLASSICAL = (
     *(
         Classical(
             f"{task}_controllers",
-            ("linear:0.25", "observer:0.25", "informed:0.25", "guided:0.4"),
+            ("linear:0.25", "observer:0.25", "informed:0.25", "guided:0.44"),
             frozenset(name for name in STUDIES if name.startswith(f"{task}_")),
             ("--task", task, *MANY),
         )

@@ -12,6 +12,7 @@ terrain     drawing one height field, on one core
 env         BallbotVectorEnv.step against bare mujoco.batch.Batch.step: same model, states and controls
 scale       4096 environments against 64: throughput over the same steps of an episode, and memory of the process
 integrators Euler, implicitfast and RK4
+wheels      the reference's capsules, the same robot on rollers, and rollers of sixteen robots that differ
 contact_fix the compiled contact fix against the Python fallback
 threads     1, 2, 4, ... threads
 cameras     a depth image against MuJoCo's renderer, of 16 and of 64 robots; environments with and without cameras
@@ -37,7 +38,7 @@ from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 import gymnasium as gym
 import mujoco
@@ -60,8 +61,8 @@ from ballbot.settings import Range
 
 Actions = NDArray[np.float32]
 Policy = Callable[[NDArray[np.float32], np.random.Generator], Actions]
-Section = Literal["terrain", "env", "scale", "integrators", "contact_fix", "threads", "cameras", "ppo"]
-SECTIONS: tuple[Section, ...] = ("terrain", "env", "scale", "integrators", "contact_fix", "threads", "cameras", "ppo")
+Section = Literal["terrain", "env", "scale", "integrators", "wheels", "contact_fix", "threads", "cameras", "ppo"]
+SECTIONS: tuple[Section, ...] = get_args(Section)
 
 BLOCK = 50
 """Steps before the next competitor's turn: short against what other users of the machine do to the speed."""
@@ -360,6 +361,13 @@ def integrators(args: Args) -> Iterator[Figure]:
     return compare_envs("integrators", args, {name: {"integrator": name} for name in ("Euler", "implicitfast", "RK4")})
 
 
+def wheels(args: Args) -> Iterator[Figure]:
+    """What wheels cost, and robots that differ."""
+    rollers = {"robot": "rollers"}
+    differing = rollers | {"vary": {"ball_radius": (0.09, 0.1), "body_mass": (3.0, 4.0)}}
+    return compare_envs("wheels", args, {"capsules": {}, "rollers": rollers, "rollers, 16 robots": differing})
+
+
 def threads(args: Args) -> Iterator[Figure]:
     """How stepping scales with threads: powers of two up to the CPUs."""
     counts = [2**k for k in range(int(math.log2(usable_cpus())) + 1)]
@@ -507,6 +515,7 @@ RUN: dict[Section, Callable[[Args], Iterator[Figure]]] = {
     "env": env_against_engine,
     "scale": scale,
     "integrators": integrators,
+    "wheels": wheels,
     "contact_fix": contact_fixes,
     "threads": threads,
     "cameras": cameras,

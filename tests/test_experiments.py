@@ -226,7 +226,7 @@ def test_benchmark_compares_environment_and_engine_and_writes_json(tmp_path: Pat
     ("args", "message"),
     [
         (["--repeat", "0"], "--repeat must be a whole number"),
-        (["--only", "wheels"], "wheels"),
+        (["--only", "springs"], "springs"),
         (["--json", "/no/such/folder/x.json"], "there is no folder /no/such/folder"),
     ],
 )

@@ -215,7 +215,15 @@ class Settings:
             torch.cat([torch.full((len(at),), scales[name]) for name, at in columns.items()]),
             torch.cat(list(truth.values())),
             torch.cat([torch.full((len(at),), ESTIMATE_UNITS.get(name, 0.1)) for name, at in truth.items()]),
+            self._directions(),
         )
+
+    def _directions(self) -> torch.Tensor | None:
+        """Which of what is estimated are unit vectors."""
+        estimated = self.estimated_layout
+        if estimated is None or "way" not in estimated.names:
+            return None
+        return torch.tensor([[estimated["way"].start, estimated["way"].start + 1]])
 
     def _prior(self, layout: Layout) -> FeedbackPrior | None:
         """The controller that the policy adds to."""
@@ -504,7 +512,7 @@ def finds(**world: Any) -> Settings:
     settings = _estimating("way", **world)
     steps = 1_200_000
     ppo = replace(settings.ppo, total_timesteps=steps, imitation_timesteps=steps, initial_std=0.1)
-    return replace(settings, ppo=ppo, prior_speed=0.44)  # at 0.47 wheels come to their limit
+    return replace(settings, ppo=ppo, prior_speed=0.36)
 
 
 def _estimating(name: str, **world: Any) -> Settings:

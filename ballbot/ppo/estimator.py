@@ -15,6 +15,10 @@ from torch import nn
 from ballbot.ppo.layers import hidden_layers, layer
 
 
+UNSURE = 0.3
+"""Length of an estimated direction below which it stays short."""
+
+
 class Estimate(nn.Module):
     """What is estimated, and from what: the part of an `Estimator` that is given, not learned.
 
@@ -22,14 +26,23 @@ class Estimate(nn.Module):
         inputs: (k,) which numbers that the policy sees.
         scale: (k,) factors on them, and (m,) `unit` the size of what is estimated.
         truth: (m,) which numbers, of those that only the value function sees, are estimated; counted from 0.
+        directions: (k, 2) which pairs of what is estimated are unit vectors, and are brought to that length (None: none).
     """
 
     inputs: torch.Tensor
     scale: torch.Tensor
     truth: torch.Tensor
     unit: torch.Tensor
+    directions: torch.Tensor | None
 
-    def __init__(self, inputs: torch.Tensor, scale: torch.Tensor, truth: torch.Tensor, unit: torch.Tensor) -> None:
+    def __init__(
+        self,
+        inputs: torch.Tensor,
+        scale: torch.Tensor,
+        truth: torch.Tensor,
+        unit: torch.Tensor,
+        directions: torch.Tensor | None = None,
+    ) -> None:
         """Keep what is given.
 
         Raises:
@@ -48,6 +61,9 @@ class Estimate(nn.Module):
         for name, tensor in given.items():
             whole = name in ("inputs", "truth")
             self.register_buffer(name, torch.as_tensor(tensor).to(torch.int64 if whole else torch.float32).clone())
+        if directions is not None and (directions.ndim != 2 or directions.shape[1] != 2 or directions.max() >= len(truth)):
+            raise ValueError(f"directions must be pairs of the {len(truth)} estimates, got {directions.tolist()}")
+        self.register_buffer("directions", None if directions is None else directions.to(torch.int64).clone())
 
     def __len__(self) -> int:
         """Numbers that are estimated."""
@@ -62,7 +78,8 @@ class Estimate(nn.Module):
         """
         if not any(name.startswith("estimate.") for name in state):
             return None
-        return cls(*(state[f"estimate.{name}"] for name in ("inputs", "scale", "truth", "unit")))
+        given = (state[f"estimate.{name}"] for name in ("inputs", "scale", "truth", "unit"))
+        return cls(*given, state.get("estimate.directions"))
 
 
 class Estimator(nn.Module):
@@ -81,6 +98,16 @@ class Estimator(nn.Module):
 
     def forward(self, estimate: Estimate, rows: torch.Tensor) -> torch.Tensor:
         """Estimates of rows (batch, seen) and more."""
+        found = self.raw(estimate, rows)
+        if estimate.directions is None:
+            return found
+        pairs = found[:, estimate.directions.flatten()].unflatten(1, (-1, 2))
+        length = pairs.square().sum(dim=2, keepdim=True).sqrt()
+        pairs = pairs / length.clamp(min=UNSURE)
+        return found.index_copy(1, estimate.directions.flatten(), pairs.flatten(1))
+
+    def raw(self, estimate: Estimate, rows: torch.Tensor) -> torch.Tensor:
+        """The same before directions are brought to length 1: shorter where they are unsure."""
         seen = rows.index_select(1, estimate.inputs).float() * estimate.scale
         found: torch.Tensor = self.head(self.layers(seen)) * estimate.unit
         return found

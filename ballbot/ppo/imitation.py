@@ -187,7 +187,7 @@ def estimation_loss(
     mean, estimate = partial(mean_of, weights), agent.estimate
     assert estimate is not None and agent.estimator is not None
     truth = rows.index_select(1, estimate.truth + agent.obs_size).float() / estimate.unit
-    error = (agent.estimator(estimate, rows) / estimate.unit - truth) ** 2
+    error = (agent.estimator.raw(estimate, rows) / estimate.unit - truth) ** 2
     estimation = mean(error.mean(1))
     x = agent.normalize(rows)
     memories = agent.recall_rows(x, sequences)

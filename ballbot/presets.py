@@ -511,7 +511,14 @@ def finds(**world: Any) -> Settings:
     """
     settings = _estimating("way", **world)
     steps = 1_200_000
-    ppo = replace(settings.ppo, total_timesteps=steps, imitation_timesteps=steps, initial_std=0.1)
+    ppo = replace(
+        settings.ppo,
+        total_timesteps=steps,
+        imitation_timesteps=steps,
+        num_steps=256,
+        update_epochs=15,
+        initial_std=0.1,
+    )
     return replace(settings, ppo=ppo, prior_speed=0.36)
 
 

@@ -19,6 +19,7 @@ from ballbot.envs import BallbotVectorEnv
 from ballbot.errors import SettingsError
 from ballbot.evaluation import env_options
 from ballbot.ppo import load_agent, load_checkpoint, load_policy
+from ballbot.ppo.estimator import UNSURE, Estimate, Estimator
 
 SMALL = shlex.split(
     "--terrain road --num-terrains 4 --num-envs 4 --num-steps 16 --minibatch-size 32 --hidden-size 16 --num-threads 1 "
@@ -170,6 +171,26 @@ def test_who_finds_its_way_drives_as_who_is_led():
     actions = prior(torch.from_numpy(rows)).clamp(-1, 1).numpy()
     assert np.abs(wanted).max() > 0.2
     np.testing.assert_allclose(actions, wanted, atol=1e-4)
+
+
+def test_an_estimated_way_has_length_1_unless_it_is_unsure():
+    settings = presets.finds(terrain="stagger")
+    estimate = settings.structure().estimate
+    assert estimate is not None and estimate.directions is not None and estimate.directions.tolist() == [[0, 1]]
+    estimator = Estimator(estimate, 8, torch.Generator().manual_seed(0))
+    rows = torch.randn(6, settings.layout().size + 2)
+    with torch.no_grad():
+        estimator.head.weight.mul_(1000)
+        found, raw = estimator(estimate, rows), estimator.raw(estimate, rows)
+        assert (raw.norm(dim=1) > UNSURE).all()
+        torch.testing.assert_close(found, raw / raw.norm(dim=1, keepdim=True))
+        estimator.head.weight.mul_(1e-6)
+        found, raw = estimator(estimate, rows), estimator.raw(estimate, rows)
+        torch.testing.assert_close(found, raw / UNSURE)
+    scan = presets.sees(terrain="road").structure().estimate
+    assert scan is not None and scan.directions is None
+    with pytest.raises(ValueError, match="directions must be pairs of the 2 estimates"):
+        Estimate(estimate.inputs, estimate.scale, estimate.truth, estimate.unit, torch.tensor([[0, 2]]))
 
 
 def test_a_policy_that_finds_its_way_needs_no_teacher_and_is_exported(tmp_path):

@@ -14,7 +14,6 @@ from torch import nn
 
 from ballbot.ppo.layers import hidden_layers, layer
 
-
 UNSURE = 0.3
 """Length of an estimated direction below which it stays short."""
 
@@ -26,7 +25,7 @@ class Estimate(nn.Module):
         inputs: (k,) which numbers that the policy sees.
         scale: (k,) factors on them, and (m,) `unit` the size of what is estimated.
         truth: (m,) which numbers, of those that only the value function sees, are estimated; counted from 0.
-        directions: (k, 2) which pairs of what is estimated are unit vectors, and are brought to that length (None: none).
+        directions: (k, 2) which pairs of what is estimated are unit vectors, brought to that length; None: none.
     """
 
     inputs: torch.Tensor
@@ -61,7 +60,9 @@ class Estimate(nn.Module):
         for name, tensor in given.items():
             whole = name in ("inputs", "truth")
             self.register_buffer(name, torch.as_tensor(tensor).to(torch.int64 if whole else torch.float32).clone())
-        if directions is not None and (directions.ndim != 2 or directions.shape[1] != 2 or directions.max() >= len(truth)):
+        if directions is not None and (
+            directions.ndim != 2 or directions.shape[1] != 2 or directions.max() >= len(truth)
+        ):
             raise ValueError(f"directions must be pairs of the {len(truth)} estimates, got {directions.tolist()}")
         self.register_buffer("directions", None if directions is None else directions.to(torch.int64).clone())
 
@@ -78,8 +79,8 @@ class Estimate(nn.Module):
         """
         if not any(name.startswith("estimate.") for name in state):
             return None
-        given = (state[f"estimate.{name}"] for name in ("inputs", "scale", "truth", "unit"))
-        return cls(*given, state.get("estimate.directions"))
+        inputs, scale, truth, unit = (state[f"estimate.{name}"] for name in ("inputs", "scale", "truth", "unit"))
+        return cls(inputs, scale, truth, unit, state.get("estimate.directions"))
 
 
 class Estimator(nn.Module):
@@ -101,10 +102,10 @@ class Estimator(nn.Module):
         found = self.raw(estimate, rows)
         if estimate.directions is None:
             return found
-        pairs = found[:, estimate.directions.flatten()].unflatten(1, (-1, 2))
-        length = pairs.square().sum(dim=2, keepdim=True).sqrt()
-        pairs = pairs / length.clamp(min=UNSURE)
-        return found.index_copy(1, estimate.directions.flatten(), pairs.flatten(1))
+        first, second = estimate.directions[:, 0], estimate.directions[:, 1]
+        x, y = found[:, first], found[:, second]
+        length = (x * x + y * y).sqrt().clamp(min=UNSURE)
+        return found.index_copy(1, first, x / length).index_copy(1, second, y / length)
 
     def raw(self, estimate: Estimate, rows: torch.Tensor) -> torch.Tensor:
         """The same before directions are brought to length 1: shorter where they are unsure."""

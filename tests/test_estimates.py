@@ -69,20 +69,25 @@ def test_a_student_goes_on_bit_for_bit(runs, tmp_path, step):
     assert all(torch.equal(wanted[key], found[key]) for key in wanted)
 
 
-def test_it_is_judged_exported_and_started_from_as_any_other(runs, tmp_path):
-    done = call("evaluate.py", runs / "student", "--episodes", 2, "--horizon", 60, folder=tmp_path)
-    assert done.returncode in (0, 1) and "off_road" not in done.stderr, done.stderr
-    policy = load_policy(runs / "student" / "last.pt")
+def check_export(policy, path, num_steps):
+    """Its graph acts as the policy does, step by step."""
     options = env_options(policy)
-    export_policy(policy, tmp_path / "student.onnx", options.get("encoder"))
-    graph = runtime.Controller(tmp_path / "student.onnx").control
+    export_policy(policy, path, options.get("encoder"))
+    graph = runtime.Controller(path).control
     envs = BallbotVectorEnv(4, **options, num_terrains=4, num_threads=1)
     obs, _ = envs.reset(seed=0)
-    for _ in range(40):
+    for _ in range(num_steps):
         actions = policy.predict(obs)
         np.testing.assert_allclose(graph.run(None, {"observation": obs})[0], actions, atol=1e-5)
         obs, *_ = envs.step(actions)
     envs.close()
+
+
+def test_it_is_judged_exported_and_started_from_as_any_other(runs, tmp_path):
+    done = call("evaluate.py", runs / "student", "--episodes", 2, "--horizon", 60, folder=tmp_path)
+    assert done.returncode in (0, 1) and "off_road" not in done.stderr, done.stderr
+    policy = load_policy(runs / "student" / "last.pt")
+    check_export(policy, tmp_path / "student.onnx", num_steps=40)
     more = ["--privileged-fields", "scan", "--estimates", "scan", "--init-from", runs / "student"]
     done = call("ppo_ballbot.py", *SMALL, *more, "--total-timesteps", 128, "--run-name", "more", folder=tmp_path)
     assert done.returncode == 0, done.stderr
@@ -198,13 +203,4 @@ def test_a_policy_that_finds_its_way_needs_no_teacher_and_is_exported(tmp_path):
     done = call("ppo_ballbot.py", *options, "--imitation-timesteps", 256, "--run-name", "finds", folder=tmp_path)
     assert done.returncode == 0, done.stderr
     policy = load_policy(tmp_path / "runs" / "finds" / "last.pt")
-    world = env_options(policy)
-    export_policy(policy, tmp_path / "finds.onnx", world.get("encoder"))
-    graph = runtime.Controller(tmp_path / "finds.onnx").control
-    envs = BallbotVectorEnv(4, **world, num_terrains=2, num_threads=1)
-    obs, _ = envs.reset(seed=0)
-    for _ in range(20):
-        actions = policy.predict(obs)
-        np.testing.assert_allclose(graph.run(None, {"observation": obs})[0], actions, atol=1e-5)
-        obs, *_ = envs.step(actions)
-    envs.close()
+    check_export(policy, tmp_path / "finds.onnx", num_steps=20)

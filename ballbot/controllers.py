@@ -366,7 +366,7 @@ def feedback_prior(
 def computed_prior(
     layout: Layout, estimated: Layout | None, target_speed: float, gains: Gains, ball_depth: float
 ) -> FeedbackPrior:
-    """The same of a robot whose gains are computed; along the field ``way``, where that is observed or estimated.
+    """The same of a robot whose gains are computed; along a field that leads, where one is observed or estimated.
 
     Args:
         layout: of the observation, with the fields of ``frame="body"`` and command "goal".
@@ -377,9 +377,9 @@ def computed_prior(
     """
     size = layout.size + (0 if estimated is None else estimated.size)
     down, rate, velocity = (layout[name].start for name in ("gravity", "gyro", "velocity"))
-    led = layout["way" if "way" in layout.names else "goal"].start
-    if estimated is not None and "way" in estimated.names:
-        led = layout.size + estimated["way"].start
+    led = (layout.leading or layout["goal"]).start
+    if estimated is not None and estimated.leading is not None:
+        led = layout.size + estimated.leading.start
     tilt, leaning, missing, hold = (np.zeros((2, size)) for _ in range(4))
     tilt[0, down] = tilt[1, down + 1] = 1.0
     leaning[0, rate + 1], leaning[1, rate] = 1.0, -1.0

@@ -202,10 +202,11 @@ class Settings:
 
     def _estimate(self, layout: Layout) -> Estimate | None:
         """What the policy estimates, and from which numbers that it sees."""
-        privileged = self.world.privileged_layout()
-        if not self.estimates or privileged is None:
+        privileged, estimated = self.world.privileged_layout(), self.estimated_layout
+        if estimated is None or privileged is None:
             return None
-        known = ESTIMATED_FROM | (AND_WHERE_TO if "way" in self.estimates else {})
+        leading = [[at.start, at.start + 1] for name, at in estimated.slices.items() if estimated.fields[name].leads]
+        known = ESTIMATED_FROM | (AND_WHERE_TO if leading else {})
         scales = {name: known[of_now(name)[0]] for name in layout.slices if of_now(name)[0] in known}
         scales |= {name: 1.0 for name in layout.slices if name.startswith("image_") and name not in scales}
         columns = {name: torch.arange(layout.size)[layout[name]] for name in scales}
@@ -214,23 +215,16 @@ class Settings:
             torch.cat(list(columns.values())),
             torch.cat([torch.full((len(at),), scales[name]) for name, at in columns.items()]),
             torch.cat(list(truth.values())),
-            torch.cat([torch.full((len(at),), ESTIMATE_UNITS.get(name, 0.1)) for name, at in truth.items()]),
-            self._directions(),
+            torch.cat([torch.full((len(at),), estimated.fields[name].typical) for name, at in truth.items()]),
+            torch.tensor(leading) if leading else None,
         )
-
-    def _directions(self) -> torch.Tensor | None:
-        """Which of what is estimated are unit vectors."""
-        estimated = self.estimated_layout
-        if estimated is None or "way" not in estimated.names:
-            return None
-        return torch.tensor([[estimated["way"].start, estimated["way"].start + 1]])
 
     def _prior(self, layout: Layout) -> FeedbackPrior | None:
         """The controller that the policy adds to."""
         if self.prior_speed is None:
             return None
         robot = self.world.robot_config
-        if robot.is_reference and not self.estimates and "way" not in layout.names:
+        if robot.is_reference and not self.estimates and layout.leading is None:
             return feedback_prior(layout, self.prior_speed)
         mechanics = mechanics_of(robot)
         gains = gains_of(mechanics.near_upright, self.ppo.action_repeat * STEP_MS / 1000)
@@ -280,8 +274,6 @@ ESTIMATED_FROM = {"gravity": 10.0, "gyro": 1.0, "velocity": 4.0, "image_age": 30
 it has moved since; of the past too, where that is observed."""
 AND_WHERE_TO = {"goal": 1.0}
 """The same, of estimates that depend on where the robot is to go."""
-ESTIMATE_UNITS = {"scan": 0.1, "way": 0.5}
-"""Field -> size of what is estimated of it."""
 OWN = tuple(f.name for f in fields(Settings) if f.name not in ("ppo", "world"))
 """Names of what decides how a policy is built besides the settings of PPO and of the world."""
 

@@ -100,8 +100,8 @@ class Job:
     """Folder under runs/ (default: terrain, seed and time)."""
     preset: Literal["default", "plain", "paper", "distill", "told", "sees", "finds"] = "default"
     """Settings to start from, which the other options change: ours, those from before memory, those of
-    Salehi 2025 (arXiv:2505.18417), those of distill.py, or those of a policy that is told the ground around and of the
-    one that, with --init-from the first, sees it."""
+    Salehi 2025 (arXiv:2505.18417), those of distill.py, of a policy that is told the ground around and of the one
+    that, with --init-from the first, sees it, or of one that finds its way by sight and drives by a computed law."""
     resume: Path | None = None
     """Run folder or checkpoint to continue, with its own settings.  May be changed: --total-timesteps, how often to
     evaluate and save, the learning rate and its schedule, --num-envs, --num-steps, --minibatch-size, --device, and by
@@ -289,7 +289,8 @@ def prepare(argv: list[str] | None) -> tuple[Args, Path]:
                 f"{then}: leave it out, or start a new run from its networks: --init-from {job.resume}"
             )
     only = settings.estimates and settings.ppo.imitation_timesteps >= settings.ppo.total_timesteps
-    driven = settings.prior_speed is not None and "way" in settings.estimates  # by a law that follows it
+    told = settings.estimated_layout
+    driven = settings.prior_speed is not None and told is not None and told.leading is not None  # by a law
     if only and not (job.resume or job.init_from or driven):
         raise SettingsError(
             f"--estimates {' '.join(settings.estimates)} go before a policy that knows what to do with them, and this "

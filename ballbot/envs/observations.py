@@ -65,6 +65,9 @@ class Field:
         ring: of "ring", how many places there are all around, as those of ``scan``; one ring after the other.
         title: what they are; the name of the field if it says that itself.
         reach: m from the robot to the farthest ground that it is told.
+        typical: about how large the numbers are, for a network that estimates them.
+        leads: whether it is a unit vector along which to go, and to be followed instead of the goal by a policy's
+            prior; an estimate of it is brought to length 1, and made from the goal too.
     """
 
     size: int
@@ -75,6 +78,8 @@ class Field:
     title: str = ""
     ring: int = 0
     reach: float = 0.0
+    typical: float = 0.1
+    leads: bool = False
 
 
 def _velocity(step: Step) -> Array:
@@ -252,7 +257,7 @@ FIELDS: dict[str, Field] = {
     "scan": scan(),
     "way": Field(
         2, lambda s: s.robots.to_heading(s.way(WAY_AHEAD)), "1", "along the heading, to its left", "planar",
-        "unit vector to where one goes who knows all the ground, which no sensor tells",
+        "unit vector to where one goes who knows all the ground, which no sensor tells", typical=0.5, leads=True,
     ),
     "time_left": Field(
         1, lambda s: s.time_left[None], "s", turns="scalar", title="time until the time limit, which no sensor tells"
@@ -349,6 +354,11 @@ class Layout:
     def __getitem__(self, name: str) -> slice:
         """Which numbers of an observation a field is."""
         return self.slices[name]
+
+    @property
+    def leading(self) -> slice | None:
+        """Which numbers say where to go, of the first field that leads; None: there is none."""
+        return next((self.slices[name] for name, f in self.fields.items() if f.leads), None)
 
     def observe(self, step: Step, past: NDArray[np.float32] | None = None) -> NDArray[np.float32]:
         """(n, sensed) what robots sense.
@@ -488,7 +498,7 @@ def _field(name: str, wheels: int) -> Field:
         found = replace(found, size=found.size // 3 * wheels, axes=axes)
     when = f"{STEP_MS * steps} ms"
     title = f"{found.title or origin.replace('_', ' ')}, {f'change in {when}' if is_change(name) else f'{when} ago'}"
-    return replace(found, read=_not_sensed, title=title) if steps else found
+    return replace(found, read=_not_sensed, title=title, leads=False) if steps else found
 
 
 ESTIMATED = "estimated "

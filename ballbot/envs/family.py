@@ -11,6 +11,7 @@ import copy
 import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import fields, replace
+from functools import lru_cache
 from typing import Any, get_type_hints
 
 import mujoco
@@ -74,12 +75,20 @@ def drawn(
     Raises:
         SettingsError: hardly any such robot can be.
     """
+    return _drawn(robot, tuple(vary.items()), num, split, seed)
+
+
+@lru_cache(maxsize=8)
+def _drawn(
+    robot: RobotConfig, vary: tuple[tuple[str, tuple[float, float]], ...], num: int, split: str, seed: int
+) -> tuple[RobotConfig, ...]:
+    """Kept, as each of them is compiled to see whether it can be."""
     rng = np.random.default_rng((SPLITS[split], seed, zlib.crc32(b"robots")))
     found: list[RobotConfig] = []
     while len(found) < num:
         reason: SettingsError | None = None
         for _ in range(TRIES):
-            numbers: dict[str, Any] = {name: float(rng.uniform(low, high)) for name, (low, high) in vary.items()}
+            numbers: dict[str, Any] = {name: float(rng.uniform(low, high)) for name, (low, high) in vary}
             try:
                 one = replace(robot, **numbers)
                 one.spec().compile()

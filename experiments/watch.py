@@ -27,7 +27,7 @@ from ballbot.envs import BallbotVectorEnv
 from ballbot.envs.rendering import has_display
 from ballbot.evaluation import Actor, find_candidate, in_task, task_of
 from ballbot.evaluation.steering import Steering
-from ballbot.evaluation.video import ENDINGS, film, playable_fps, shrunk, write_video
+from ballbot.evaluation.video import ENDINGS, Estimates, film, playable_fps, shrunk, write_video
 from ballbot.options import PluginFiles, kind_options, read_options
 from ballbot.settings import Range
 
@@ -75,14 +75,17 @@ class Args:
     """Python file that adds grounds, commands or rewards by name; several files, each after its own --plugin."""
 
 
-def make(args: Args) -> tuple[BallbotVectorEnv, Actor]:
-    """The world and the policy."""
+def make(args: Args) -> tuple[BallbotVectorEnv, Actor, Estimates | None]:
+    """The world, the policy, and what that estimates, if it does."""
     candidate = find_candidate(args.checkpoint, encoder=args.encoder, deterministic=not args.stochastic, seed=args.seed)
     options = candidate.options
     if args.encoder is not None and options["observation"] != "encoded":
         raise ValueError(f"--encoder {args.encoder} is for policies that see, this one does not: leave it out")
     task = task_of(options, args.terrain, args.command, robot=args.robot, **kind_options(args))
     options = in_task(options, task, adapts=candidate.policy is None)
+    policy = candidate.policy
+    estimated = () if policy is None else tuple(policy.metadata.get("estimates", ()))
+    options["privileged_fields"] = estimated  # the truth, for a film
     envs = BallbotVectorEnv(
         1,
         **options,
@@ -94,7 +97,7 @@ def make(args: Args) -> tuple[BallbotVectorEnv, Actor]:
         num_threads=1,
         render_mode="human" if args.record is None else "rgb_array",
     )
-    return envs, candidate.make_actor(envs)
+    return envs, candidate.make_actor(envs), policy.estimates if policy is not None and estimated else None
 
 
 def show(envs: BallbotVectorEnv, actor: Actor, args: Args) -> None:
@@ -118,7 +121,7 @@ def main(argv: list[str] | None = None) -> int:
     args = read_options(Args, argv, __doc__)
     if args.record is not None:
         check_output(args.record, "--record", ENDINGS)
-    envs, actor = make(args)
+    envs, actor, estimates = make(args)
     with closing(envs):
         if args.record is None:
             if not has_display():
@@ -130,7 +133,7 @@ def main(argv: list[str] | None = None) -> int:
             print(f"note: {fps:.4g} frames a second, not {args.fps}: a GIF counts in hundredths of a second")
         seconds = args.horizon * envs.dt / args.speed
         print(f"drawing up to {seconds:.1f} s; without a GPU that takes minutes", flush=True)
-        pictures = (shrunk(frame, args.shrink) for frame in film(envs, actor, args.seed, fps, args.speed))
+        pictures = (shrunk(frame, args.shrink) for frame in film(envs, actor, args.seed, fps, args.speed, estimates))
         frames = write_video(args.record, pictures, fps)
         print(f"wrote {args.record}, {frames / fps:.1f} s")
     return 0

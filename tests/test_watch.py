@@ -14,9 +14,21 @@ from PIL import Image, ImageSequence
 from policies import save_policy
 
 from ballbot.envs import BallbotVectorEnv
+from ballbot.envs.observations import Layout, ring_places
 from ballbot.evaluation import run_episodes
+from ballbot.evaluation.plan import ESTIMATED, REACH, TRUE, plan
 from ballbot.evaluation.steering import DOWN, END, ENTER, HOME, LEFT, RIGHT, UP, Steering
-from ballbot.evaluation.video import INSET, MARGIN, film, playable_fps, replay, shrunk, with_insets, write_video
+from ballbot.evaluation.video import (
+    INSET,
+    MARGIN,
+    PLAN,
+    film,
+    playable_fps,
+    replay,
+    shrunk,
+    with_insets,
+    write_video,
+)
 
 SCRIPT = Path(__file__).parents[1] / "experiments" / "watch.py"
 iio = pytest.importorskip("imageio.v2")
@@ -256,3 +268,44 @@ def test_bad_input_is_named_and_exits_with_2(tmp_path, monkeypatch):
     done = run(tmp_path, "p.pt", "--record", "a.gif", MUJOCO_GL="glfw", **no_screen)
     assert done.returncode == 2 and "MUJOCO_GL=egl" in done.stderr
     assert {p.name for p in tmp_path.iterdir()} == {"p.pt"}
+
+
+def test_what_a_policy_estimates_is_drawn_beside_the_truth():
+    envs = BallbotVectorEnv(
+        1, terrain="road", privileged_fields=("way", "scan"), num_threads=1, random_yaw=False, num_terrains=1
+    )
+    truth = envs.reset(seed=0)[0]["privileged"][0]
+    layout, wrong = envs.privileged_layout, truth.copy()
+    heights = truth[layout["scan"]]
+    assert heights.min() < -0.1  # beside the road
+    wrong[layout["way"]] = -truth[layout["way"]]
+    wrong[layout["scan"]] = 0.2
+    right, left = (plan(envs.simulations, layout, truth, estimates, 200) for estimates in (truth, wrong))
+    assert right.shape == (200, 200, 3) and len(np.unique(right[..., 0])) > 3
+    assert not (right == TRUE).all(axis=2).any()  # where both agree the truth is covered
+    way = layout["way"]
+    lines = plan(envs.simulations, Layout(("way",)), truth[way], wrong[way], 200)
+    for colour, (x, y) in ((TRUE, truth[way]), (ESTIMATED, wrong[way])):
+        rows, columns = np.nonzero((lines == colour).all(axis=2))
+        drawn = np.array([99.5 - rows.mean(), 99.5 - columns.mean()])  # heading up, its left to the left
+        assert np.allclose(drawn / np.hypot(*drawn), [x, y], atol=0.05)
+    # well estimated, the dot of a place has the grey of its ground
+    place = ring_places()[:, int(heights.argmin())]
+    row, column = (int(99.5 - 100 * metres / REACH) for metres in place)
+    assert right[row, column, 0] < 30 and left[row, column, 0] > 200
+    assert right[row, column + 12, 0] == right[row, column, 0]
+
+
+def test_a_film_holds_what_the_policy_estimates():
+    envs = BallbotVectorEnv(
+        1, terrain="road", privileged_fields=("way",), num_threads=1, num_terrains=1, max_episode_steps=5,
+        render_mode="rgb_array",
+    )  # fmt: skip
+    envs.render = lambda: (np.full((480, 640, 3), 7, np.uint8),)  # type: ignore[method-assign]
+    act = lambda obs, began: np.zeros((1, 3))  # noqa: E731
+    with_it = next(film(envs, act, 0, 100, estimates=lambda obs: -obs["privileged"]))
+    without = next(film(envs, act, 0, 100))
+    inset = with_it[480 - PLAN - MARGIN : 480 - MARGIN, MARGIN : MARGIN + PLAN]
+    assert (inset == TRUE).all(axis=2).any() and (inset == ESTIMATED).all(axis=2).any()
+    differ = np.argwhere((with_it != without).any(axis=2))
+    assert differ[:, 0].min() >= 480 - PLAN - MARGIN - 2 and differ[:, 1].max() <= MARGIN + PLAN + 2

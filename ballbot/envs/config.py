@@ -206,9 +206,9 @@ class WorldConfig:
         layout = self.layout()
         self._check_privileged(layout)
         for name, f in {**layout.fields, **{name: FIELDS[name] for name in self.privileged_fields}}.items():
-            if f.reach >= self.terrain_length / 2 and spec.kind != "flat":
+            if max(f.radii, default=0.0) >= self.terrain_length / 2 and spec.kind != "flat":
                 raise SettingsError(
-                    f"the field {name!r} tells of ground {f.reach:g} m away, and the ground ends "
+                    f"the field {name!r} tells of ground {max(f.radii):g} m away, and the ground ends "
                     f"{self.terrain_length / 2:g} m from its middle: use a larger terrain_length, or another field"
                 )
         if getattr(told, "any_direction", False) and "goal" not in layout.names:

@@ -64,7 +64,7 @@ class Field:
         turns: see ``Turns``.
         ring: of "ring", how many places there are all around, as those of ``scan``; one ring after the other.
         title: what they are; the name of the field if it says that itself.
-        reach: m from the robot to the farthest ground that it is told.
+        radii: of its rings, m from the ball's centre.
         typical: about how large the numbers are, for a network that estimates them.
         leads: whether it is a unit vector along which to go, and to be followed instead of the goal by a policy's
             prior; an estimate of it is brought to length 1, and made from the goal too.
@@ -77,7 +77,7 @@ class Field:
     turns: Turns = "none"
     title: str = ""
     ring: int = 0
-    reach: float = 0.0
+    radii: tuple[float, ...] = ()
     typical: float = 0.1
     leads: bool = False
 
@@ -158,7 +158,7 @@ def scan(angles: int = SCAN_ANGLES, radii: tuple[float, ...] = SCAN_RADII, most:
     rings = ", ".join(f"{radius:g}" for radius in radii)
     axes = f"{angles} places counterclockwise, the first {RING_START_DEG:g} degrees from the heading, at {rings} m"
     title = "height of the ground around above that under the ball, which no sensor tells"
-    return Field(places.shape[1], read, "m", axes, "ring", title, angles, max(radii))
+    return Field(places.shape[1], read, "m", axes, "ring", title, angles, tuple(radii))
 
 
 def ring_places(angles: int = SCAN_ANGLES, radii: tuple[float, ...] = SCAN_RADII) -> Array:

@@ -1,4 +1,4 @@
-"""Videos of a policy at work: the robot from outside, and what its cameras see in the corners."""
+"""Videos of a policy at work: the robot from outside, and what it sees, and takes the ground for, in the corners."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from ballbot.envs.rig import camera_names
 from ballbot.envs.step import rotation_matrix
 from ballbot.errors import SettingsError
 from ballbot.evaluation.episodes import Actor
+from ballbot.evaluation.plan import plan
 from ballbot.ppo import Agent
 
 Frame = NDArray[np.uint8]
@@ -26,17 +27,28 @@ Frame = NDArray[np.uint8]
 ENDINGS = (".mp4", ".gif")
 INSET = 132
 """Pixels along a side of a depth view in the corner."""
+PLAN = 180
+"""Likewise of the ground from above."""
 MARGIN = 8
 """Pixels around it."""
 MOST_INSETS = 6
 """Of cameras: more do not fit beside the robot."""
+Estimates = Callable[[Any], NDArray[np.floating]]
+"""Observations of n robots -> (n, m) what a policy estimates."""
 TRAINING_FPS = 10
 """Frames a second of films made while training."""
 TRAINING_SECONDS = 10
 """Longest of them."""
 
 
-def film(envs: BallbotVectorEnv, actor: Actor, seed: int, fps: float, speed: float = 1.0) -> Iterator[Frame]:
+def film(
+    envs: BallbotVectorEnv,
+    actor: Actor,
+    seed: int,
+    fps: float,
+    speed: float = 1.0,
+    estimates: Estimates | None = None,
+) -> Iterator[Frame]:
     """Frames (480, 640, 3) of one episode.
 
     Args:
@@ -45,6 +57,7 @@ def film(envs: BallbotVectorEnv, actor: Actor, seed: int, fps: float, speed: flo
         seed: of the episode.
         fps: frames a second.
         speed: seconds of simulation in a second of film; if there are more frames than steps, some repeat.
+        estimates: what the policy estimates, of the environment's privileged fields, and no others.
 
     Raises:
         RuntimeError: no OpenGL.
@@ -59,7 +72,11 @@ def film(envs: BallbotVectorEnv, actor: Actor, seed: int, fps: float, speed: flo
             pictures = envs.render()
             assert pictures is not None
             depths = what_is_seen(cameras, sims, sims.qpos[0], int(sims.terrain_ids[0]))
-            yield from repeat(with_insets(pictures[0], depths), due)
+            picture = with_insets(pictures[0], depths)
+            if estimates is not None and envs.privileged_layout is not None:
+                seen = plan(sims, envs.privileged_layout, obs["privileged"][0], estimates(obs)[0], PLAN)
+                put(picture, seen, picture.shape[0] - PLAN - MARGIN, MARGIN)
+            yield from repeat(picture, due)
             shown += due
         if ended:
             return
@@ -144,9 +161,15 @@ def with_insets(picture: Frame, depths: NDArray[np.float32]) -> Frame:
         grey = (255 * (1 - np.sqrt(depth[rows][:, columns]))).astype(np.uint8)  # most of what is seen is near
         top = MARGIN + i // 2 * (INSET + MARGIN)  # camera 0 looks in from the right
         left = MARGIN if i % 2 else picture.shape[1] - INSET - MARGIN
-        framed[top - 2 : top + INSET + 2, left - 2 : left + INSET + 2] = 255
-        framed[top : top + INSET, left : left + INSET] = grey[..., None]
+        put(framed, grey[..., None], top, left)
     return framed
+
+
+def put(picture: Frame, inset: Frame, top: int, left: int) -> None:
+    """Put a square inset into the picture, in a white frame."""
+    size = len(inset)
+    picture[top - 2 : top + size + 2, left - 2 : left + size + 2] = 255
+    picture[top : top + size, left : left + size] = inset
 
 
 def shrunk(frame: Frame, times: int) -> Frame:

@@ -71,6 +71,13 @@ class Policy:
         """Forget the past: all episodes begin anew."""
         self._memory = None
 
+    def estimates(self, observation: Any) -> NDArray[np.float32]:
+        """What the policy estimates of what it is not told, (n, m), in (n, ...) observations; m is 0 if nothing."""
+        with threads.torch_threads(self.torch_threads):
+            rows = self.agent.flatten(observation)[:, self.agent.told_size :]
+        found: NDArray[np.float32] = rows.float().cpu().numpy()
+        return found
+
     def predict(
         self, observation: Any, deterministic: bool = True, began: NDArray[np.bool_] | None = None
     ) -> NDArray[Any]:

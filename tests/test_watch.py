@@ -276,6 +276,7 @@ def test_what_a_policy_estimates_is_drawn_beside_the_truth():
     )
     truth = envs.reset(seed=0)[0]["privileged"][0]
     layout, wrong = envs.privileged_layout, truth.copy()
+    assert layout is not None
     heights = truth[layout["scan"]]
     assert heights.min() < -0.1  # beside the road
     wrong[layout["way"]] = -truth[layout["way"]]

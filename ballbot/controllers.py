@@ -252,6 +252,18 @@ class Following:
         return self.controller(np.hstack([observations[:, :known], wanted]), began)
 
 
+@dataclass
+class GuidedObserverController(ObserverController):
+    """The law that feels slopes, for who is led likewise: as fast on gentle ground as without."""
+
+    extra_fields: ClassVar[tuple[str, ...]] = ("way",)
+    """What it reads besides, behind the 17 numbers of ``frame="body"``."""
+
+    def __call__(self, observations: NDArray[np.float32], began: NDArray[np.bool_]) -> NDArray[np.float32]:
+        """Actions (n, 3) for observations (n, 19): those of ``frame="body"`` and ``way``."""
+        return super().__call__(np.hstack([observations[:, :9], observations[:, -2:]]), began)
+
+
 Controller = PIDController | LinearController | ObserverController | LQRController
 
 CONTROLLERS: dict[str, Callable[..., Controller]] = {
@@ -262,6 +274,7 @@ CONTROLLERS: dict[str, Callable[..., Controller]] = {
     "foresight": ForesightController,
     "informed": InformedController,
     "guided": GuidedController,
+    "guided_observer": GuidedObserverController,
 }
 """Name -> controller."""
 

@@ -106,7 +106,8 @@ class Settings:
         if self.teacher == "":
             raise SettingsError('--teacher "" names nobody: leave it out, or give a controller or a run')
         self._check_estimates()
-        if (self.teacher is None) != (self.ppo.imitation_timesteps == 0) and not self.estimates:
+        imitates = self.ppo.imitation_timesteps > 0
+        if imitates != (self.teacher is not None) and not (imitates and self.estimates):
             raise SettingsError(
                 f"--teacher {self.teacher} and --imitation-timesteps {self.ppo.imitation_timesteps} belong together: "
                 "give both, or none"
@@ -122,7 +123,7 @@ class Settings:
             )
 
     def _check_estimates(self) -> None:
-        """Refuse estimates of what nobody is told, or beside a teacher."""
+        """Refuse estimates of what nobody is told, or can be made of nothing."""
         given = self.estimates
         if not isinstance(given, (tuple, list)) or len(set(given)) < len(given):
             raise SettingsError(f"estimates={given!r} must be a tuple of names, each once")
@@ -137,8 +138,6 @@ class Settings:
                 f"--estimates {' '.join(given)} are made of images, or with --frame body of how the robot moves: leave "
                 "--no-cameras out, or use that frame"
             )
-        if given and self.teacher is not None:
-            raise SettingsError(f"--estimates are learned without a --teacher: leave {self.teacher} out")
 
     @property
     def training_world(self) -> WorldConfig:
@@ -514,6 +513,20 @@ def finds(**world: Any) -> Settings:
     return replace(settings, ppo=ppo, prior_speed=0.36)
 
 
+def crosses(**world: Any) -> Settings:
+    """Those of a policy that finds its way likewise, and learns at once to drive as a law does that feels slopes.
+
+    So it needs the robot of that law, the reference's, and sees as much of the past as by default.
+
+    Args:
+        **world: options of ``WorldConfig`` that differ.
+    """
+    settings = finds(**({"history": (0, 10, 20, 30), "history_changes": True} | world))
+    steps = 2_000_000
+    ppo = replace(settings.ppo, total_timesteps=steps, imitation_timesteps=steps)
+    return replace(settings, ppo=ppo, teacher="guided_observer", mirror=False)
+
+
 def _estimating(name: str, **world: Any) -> Settings:
     """Those of a policy with three cameras, that learns to estimate a field and nothing else."""
     options: dict[str, Any] = {"observation": "encoded", "rig": {"number": 3}, "privileged_fields": (name,)}
@@ -531,5 +544,6 @@ PRESETS: dict[str, Callable[..., Settings]] = {
     "told": told,
     "sees": sees,
     "finds": finds,
+    "crosses": crosses,
 }
 """Name -> settings to start from."""

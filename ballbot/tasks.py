@@ -11,6 +11,12 @@ TASKS: dict[str, dict[str, Any]] = {
     "road": {"terrain": "road", "motion": {"distance": 1.2}, "endings": {"off_road": 0.0}},
     "stagger": {"terrain": "stagger", "motion": {"distance": 1.2}, "endings": {"off_road": 0.0}},
     "trench": {"terrain": "trench", "motion": {"distance": 1.2}, "endings": {"off_road": 0.0}},
+    "crossing": {
+        "terrain": "mixed",
+        "ground": {"kinds": "perlin:3 road:2 stagger:2 trench:2 slalom pits stepping_lanes hills rough"},
+        "motion": {"distance": 1.2},
+        "endings": {"off_road": 0.0},
+    },
 }
 """Name -> options of ``WorldConfig``.  Who stays on the ground for 8 s and comes 1.2 m along the goal, has succeeded: a
 robot that goes straight on leaves the ground within the first metre."""

@@ -98,10 +98,11 @@ class Job:
     of the world change it."""
     run_name: str | None = None
     """Folder under runs/ (default: terrain, seed and time)."""
-    preset: Literal["default", "plain", "paper", "distill", "told", "sees", "finds"] = "default"
+    preset: Literal["default", "plain", "paper", "distill", "told", "sees", "finds", "crosses"] = "default"
     """Settings to start from, which the other options change: ours, those from before memory, those of
     Salehi 2025 (arXiv:2505.18417), those of distill.py, of a policy that is told the ground around and of the one
-    that, with --init-from the first, sees it, or of one that finds its way by sight and drives by a computed law."""
+    that, with --init-from the first, sees it, or of those that find their way by sight, and drive by a computed law
+    ("finds") or as one does that feels slopes ("crosses")."""
     resume: Path | None = None
     """Run folder or checkpoint to continue, with its own settings.  May be changed: --total-timesteps, how often to
     evaluate and save, the learning rate and its schedule, --num-envs, --num-steps, --minibatch-size, --device, and by
@@ -291,7 +292,7 @@ def prepare(argv: list[str] | None) -> tuple[Args, Path]:
     only = settings.estimates and settings.ppo.imitation_timesteps >= settings.ppo.total_timesteps
     told = settings.estimated_layout
     driven = settings.prior_speed is not None and told is not None and told.leading is not None  # by a law
-    if only and not (job.resume or job.init_from or driven):
+    if only and not (job.resume or job.init_from or driven or settings.teacher):
         raise SettingsError(
             f"--estimates {' '.join(settings.estimates)} go before a policy that knows what to do with them, and this "
             "one would learn nothing but estimates: add --init-from RUN, of one that was told (--preset told)"

@@ -4,11 +4,13 @@ For `PPOConfig.imitation_timesteps` the policy drives, the teacher says what it 
 learns that; the value function learns as ever, so that PPO can take over. As what a new policy does leads nowhere, the
 teacher drives some environments itself at first.
 
-A policy with an estimator learns meanwhile what is true of what it estimates, by itself: `Estimating`.
+A policy with an estimator learns meanwhile what is true of what it estimates: beside its teacher, or by itself, if it
+knows already what to do (`Estimating`).
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, ClassVar, Protocol
@@ -105,10 +107,13 @@ class Lessons:
     began: NDArray[np.bool_] = field(init=False)
     """(num_envs,) where an episode begins with the next observation."""
 
-    loss: ClassVar[Any] = staticmethod(imitation_loss)
-
     def __post_init__(self) -> None:
         self.began = np.ones(self.num_envs, bool)
+
+    @property
+    def loss(self) -> Callable[..., tuple[torch.Tensor, torch.Tensor]]:
+        """Of minibatches of `lesson`."""
+        return imitation_loss if self.agent.estimate is None else imitation_and_estimation_loss
 
     def begin(self, storage: Rollout, progress: float) -> None:
         """Prepare for a rollout after this share of the imitation."""
@@ -146,8 +151,8 @@ class Lessons:
         return torch.where(driven.view(-1, *(1,) * (action.ndim - 1)), answer, action)
 
     def lesson(self, batch: Rollout) -> Rollout:
-        """The rollout, with the teacher's answers for what was done."""
-        return replace(batch, actions=self.answers)
+        """The rollout, with the teacher's answers for what was done; with whole observations, if some is estimated."""
+        return replace(batch, actions=self.answers, obs=batch.obs if self.agent.estimate is None else batch.raw_obs)
 
     def get_state(self) -> dict[str, Any]:
         """What the next rollout depends on, for checkpoints."""
@@ -167,6 +172,17 @@ class Lessons:
         self.began = np.asarray(state["began"], bool)
 
 
+def error_of_estimates(
+    agent: Agent, rows: torch.Tensor, weights: torch.Tensor | None
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Mean squared error of what is estimated of (batch, value_size) rows, and the variance of the truth."""
+    estimate = agent.estimate
+    assert estimate is not None and agent.estimator is not None
+    truth = rows.index_select(1, estimate.truth + agent.obs_size).float() / estimate.unit
+    error = (agent.estimator.raw(estimate, rows) / estimate.unit - truth) ** 2
+    return mean_of(weights, error.mean(1)), truth.var(0, correction=0).mean()
+
+
 def estimation_loss(
     agent: Agent,
     rows: torch.Tensor,
@@ -184,18 +200,25 @@ def estimation_loss(
     The value function learns as ever.  "policy_loss", which is logged as "imitation/difference", is the mean
     squared error in units of the truth's variance: 1 for who always says the mean, 0 for who knows.
     """
-    mean, estimate = partial(mean_of, weights), agent.estimate
-    assert estimate is not None and agent.estimator is not None
-    truth = rows.index_select(1, estimate.truth + agent.obs_size).float() / estimate.unit
-    error = (agent.estimator.raw(estimate, rows) / estimate.unit - truth) ** 2
-    estimation = mean(error.mean(1))
+    mean = partial(mean_of, weights)
+    estimation, variance = error_of_estimates(agent, rows, weights)
     x = agent.normalize(rows)
     memories = agent.recall_rows(x, sequences)
     values = agent.get_value(x, None if memories is None else memories[:, -1])
     value_loss = 0.5 * mean(squared_error(agent, values, returns))
     loss = estimation + config.vf_coef * value_loss
-    difference = estimation / truth.var(0, correction=0).mean().clamp(min=1e-12)
-    return loss, lesson_metrics(loss, difference, value_loss)
+    return loss, lesson_metrics(loss, estimation / variance.clamp(min=1e-12), value_loss)
+
+
+def imitation_and_estimation_loss(agent: Agent, rows: torch.Tensor, *rest: Any) -> tuple[torch.Tensor, torch.Tensor]:
+    """Both at once, of whole observations as they are; same arguments as `imitation_loss`, same kind of metrics.
+
+    What the policy is shown of what it estimates is what it took it for when it drove.
+    """
+    weights = rest[6]
+    loss, metrics = imitation_loss(agent, agent.normalize(rows), *rest)
+    estimation, _ = error_of_estimates(agent, rows, weights)
+    return loss + estimation, metrics
 
 
 @dataclass

@@ -174,8 +174,6 @@ def train(
         # Resuming inside the directory continues its run; a checkpoint from elsewhere starts a new one.
         inside = loaded is not None and loaded[0].resolve().is_relative_to(run_dir.resolve())
         idle = inside and state.finished
-        if agent.estimate is not None and hooks.teacher is not None:
-            raise SettingsError("a policy imitates its teacher or learns to estimate: leave one out")
         if state.imitating and state.lessons is None:
             raise SettingsError(
                 f"imitation_timesteps = {config.imitation_timesteps} needs a teacher whom the policy imitates: "

@@ -11,7 +11,7 @@ TASKS: dict[str, dict[str, Any]] = {
     "road": {"terrain": "road", "motion": {"distance": 1.2}, "endings": {"off_road": 0.0}},
     "stagger": {"terrain": "stagger", "motion": {"distance": 1.2}, "endings": {"off_road": 0.0}},
     "trench": {"terrain": "trench", "motion": {"distance": 1.2}, "endings": {"off_road": 0.0}},
-    "crossing": {
+    "mixed": {
         "terrain": "mixed",
         "ground": {"kinds": "perlin:3 road:2 stagger:2 trench:2 slalom pits stepping_lanes hills rough"},
         "motion": {"distance": 1.2},

@@ -55,8 +55,8 @@ class Args:
 
     checkpoint: Annotated[str, tyro.conf.Positional] = "default"
     """Checkpoint, run folder (for its best.pt), the name of a policy that comes with ballbot ("default"), or a
-    classical controller: "pid", "linear", "lqr", "observer", "foresight", "informed", "guided"; all but pid with a
-    speed of choice, m/s, or yours, "linear:0.2"."""
+    classical controller: "pid", "linear", "lqr", "observer", "foresight", "informed", "guided",
+    "guided_observer"; all but pid with a speed of choice, m/s, or yours, "linear:0.2"."""
     compare: tuple[str, ...] = ()
     """Others to judge on the same terrains and starts."""
     episodes: Annotated[int, Range(1, 10**6)] = 100
@@ -68,8 +68,8 @@ class Args:
     the policy was trained on; perlin for classical controllers).  The kind's own options are --ground.height and so on:
     --terrain stairs --help lists them."""
     task: str | None = None
-    """Task of a name of its own to judge by, "road", "stagger" or "trench": ground, what is a fall, and how far to come
-    (default: what the policy was trained for)."""
+    """Task of a name of its own to judge by, "road", "stagger", "trench" or "mixed": ground, what is a fall, and how
+    far to come (default: what the policy was trained for)."""
     robot: str | None = None
     """Which ballbot drives (default: the one that the policy was trained for).  --robot.ball-radius and so on change
     its numbers: --robot rollers --help lists them."""

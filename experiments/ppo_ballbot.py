@@ -94,8 +94,8 @@ class Job:
     """Threads that step the simulations (0: every CPU, shared among the processes of torchrun); results do not depend
     on it."""
     task: str | None = None
-    """Task of a name of its own, "road", "stagger" or "trench": ground, what is a fall, and how far to come.  Options
-    of the world change it."""
+    """Task of a name of its own, "road", "stagger", "trench" or "mixed": ground, what is a fall, and how far to
+    come.  Options of the world change it."""
     run_name: str | None = None
     """Folder under runs/ (default: terrain, seed and time)."""
     preset: Literal["default", "plain", "paper", "distill", "told", "sees", "finds", "crosses"] = "default"

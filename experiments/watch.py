@@ -41,8 +41,8 @@ class Args:
 
     checkpoint: Annotated[str, tyro.conf.Positional] = "default"
     """Checkpoint, run folder (for its best.pt), the name of a policy that comes with ballbot ("default"), or a
-    classical controller: "pid", "linear", "lqr", "observer", "foresight", "informed", "guided"; all but pid with a
-    speed of choice, m/s, or yours, "linear:0.2"."""
+    classical controller: "pid", "linear", "lqr", "observer", "foresight", "informed", "guided",
+    "guided_observer"; all but pid with a speed of choice, m/s, or yours, "linear:0.2"."""
     record: Path | None = None
     """Video to write, .mp4 or .gif, instead of opening a window."""
     terrain: str | None = None

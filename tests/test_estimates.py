@@ -6,6 +6,7 @@ import shutil
 from dataclasses import replace
 from typing import Any
 
+import gymnasium as gym
 import numpy as np
 import pytest
 import torch
@@ -18,8 +19,9 @@ from ballbot.deployment.export import export_policy
 from ballbot.envs import BallbotVectorEnv
 from ballbot.errors import SettingsError
 from ballbot.evaluation import env_options
-from ballbot.ppo import load_agent, load_checkpoint, load_policy
+from ballbot.ppo import Agent, load_agent, load_checkpoint, load_policy
 from ballbot.ppo.estimator import UNSURE, Estimate, Estimator
+from ballbot.ppo.imitation import error_of_estimates, imitation_and_estimation_loss, imitation_loss
 
 SMALL = shlex.split(
     "--terrain road --num-terrains 4 --num-envs 4 --num-steps 16 --minibatch-size 32 --hidden-size 16 --num-threads 1 "
@@ -130,10 +132,7 @@ def test_presets_of_who_is_told_and_who_sees_have_the_same_networks():
             "would learn nothing but estimates: add --init-from RUN",
         ),
         ("--estimates scan scan --privileged-fields scan", "must be a tuple of names, each once"),
-        (
-            "--estimates scan --privileged-fields scan --teacher foresight --imitation-timesteps 384",
-            "learned without a --teacher",
-        ),
+        ("--estimates scan --privileged-fields scan --teacher observer", "belong together"),
         ("--imitation-timesteps 384", "belong together"),
     ],
 )
@@ -204,3 +203,49 @@ def test_a_policy_that_finds_its_way_needs_no_teacher_and_is_exported(tmp_path):
     assert done.returncode == 0, done.stderr
     policy = load_policy(tmp_path / "runs" / "finds" / "last.pt")
     check_export(policy, tmp_path / "finds.onnx", num_steps=20)
+
+
+def test_a_policy_learns_at_once_to_see_its_way_and_to_drive_along_it(tmp_path):
+    options = ["--preset", "crosses", "--terrain", "stagger", *SMALL[2:], "--total-timesteps", 512]
+    done = call("ppo_ballbot.py", *options, "--imitation-timesteps", 384, "--run-name", "both", folder=tmp_path)
+    assert done.returncode == 0, done.stderr
+    run = tmp_path / "runs" / "both"
+    first, taught, last = (load_checkpoint(run / "checkpoints" / f"step_{n}.pt")["agent"] for n in (64, 384, 512))
+    for name in ("estimator.head.weight", "policy_head.weight"):
+        assert not torch.equal(first[name], taught[name])
+    assert torch.equal(taught["estimator.head.weight"], last["estimator.head.weight"])
+    assert not torch.equal(taught["policy_head.weight"], last["policy_head.weight"])
+    shutil.copytree(run, tmp_path / "again" / "runs" / "both")
+    again = tmp_path / "again" / "runs" / "both"
+    done = call("ppo_ballbot.py", "--resume", again / "checkpoints" / "step_256.pt", folder=tmp_path / "again")
+    assert done.returncode == 0, done.stderr
+    found = load_checkpoint(again / "last.pt")["agent"]
+    assert all(torch.equal(last[key], found[key]) for key in last)
+    check_export(load_policy(run / "last.pt"), tmp_path / "both.onnx", num_steps=20)
+
+
+def test_what_is_learned_at_once_is_what_would_be_learned_apart():
+    settings = presets.crosses(terrain="road")
+    layout, privileged = settings.layout(), settings.world.privileged_layout()
+    assert privileged is not None
+    spaces = {"policy": (layout.size,), "privileged": (privileged.size,)}
+    space = gym.spaces.Dict({key: gym.spaces.Box(-9, 9, shape) for key, shape in spaces.items()})
+    config = replace(settings.ppo, hidden_size=8, normalize_observations=False)
+    agent = Agent(space, gym.spaces.Box(-1, 1, (3,)), config, torch.Generator().manual_seed(0), settings.structure())
+    generator = torch.Generator().manual_seed(1)
+    rows = torch.randn(16, agent.value_size, generator=generator)
+    answers, numbers = torch.randn(16, 3, generator=generator), torch.randn(16, generator=generator)
+    rest = answers, numbers, numbers, numbers, numbers, None, config
+
+    def gradients(loss):
+        agent.zero_grad()
+        torch.autograd.backward(loss)
+        return {name: p.grad.clone() for name, p in agent.named_parameters() if p.grad is not None and p.grad.any()}
+
+    both = gradients(imitation_and_estimation_loss(agent, rows, *rest)[0])
+    acting = gradients(imitation_loss(agent, agent.normalize(rows), *rest)[0])
+    seeing = gradients(error_of_estimates(agent, rows, None)[0])
+    assert not acting.keys() & seeing.keys() and all(name.startswith("estimator.") for name in seeing)
+    assert both.keys() == acting.keys() | seeing.keys()
+    for name, gradient in (acting | seeing).items():
+        torch.testing.assert_close(both[name], gradient)

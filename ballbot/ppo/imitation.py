@@ -210,15 +210,26 @@ def estimation_loss(
     return loss, lesson_metrics(loss, estimation / variance.clamp(min=1e-12), value_loss)
 
 
-def imitation_and_estimation_loss(agent: Agent, rows: torch.Tensor, *rest: Any) -> tuple[torch.Tensor, torch.Tensor]:
+def imitation_and_estimation_loss(
+    agent: Agent,
+    rows: torch.Tensor,
+    answers: torch.Tensor,
+    old_logprobs: torch.Tensor,
+    advantages: torch.Tensor,
+    returns: torch.Tensor,
+    old_values: torch.Tensor,
+    weights: torch.Tensor | None,
+    config: PPOConfig,
+    sequences: tuple[torch.Tensor, torch.Tensor] | None = None,
+) -> tuple[torch.Tensor, torch.Tensor]:
     """Both at once, of whole observations as they are; same arguments as `imitation_loss`, same kind of metrics.
 
-    What the policy is shown of what it estimates is what it took it for when it drove.
+    What the policy sees of estimates is what it saw when it drove, before these became truer.
     """
-    weights = rest[6]
-    loss, metrics = imitation_loss(agent, agent.normalize(rows), *rest)
-    estimation, _ = error_of_estimates(agent, rows, weights)
-    return loss + estimation, metrics
+    seen = agent.normalize(rows)
+    rest = answers, old_logprobs, advantages, returns, old_values, weights, config, sequences
+    loss, metrics = imitation_loss(agent, seen, *rest)
+    return loss + error_of_estimates(agent, rows, weights)[0], metrics
 
 
 @dataclass

@@ -34,7 +34,7 @@ from typing import Annotated
 
 import tyro
 from shared import EXPERIMENTS, MACHINE, PUBLISHED, check_names, check_seeds, on_signals, read_table, write_table
-from studies import CLASSICAL, HORIZONS, SHUFFLED, STUDIES, UNTRAINED, Study, folder_of
+from studies import CLASSICAL, HORIZONS, STUDIES, UNTRAINED, Study, folder_of
 from summarize_runs import save_small
 
 from ballbot.cli import check_options, program
@@ -221,9 +221,8 @@ def judgements(run: Run) -> list[Judgement]:
     found = [judged(run.name, both, random_yaw=run.study != "paper")]
     if run == first_run("shipped"):
         found += [judged(run.name, (best,), horizon, length) for horizon, length in HORIZONS.items()]
-    if study.shuffled:
-        name = f"{run.study}_shuffled_{run.seed}"
-        found.append(judged(name, (last,), options=(*study.judged, *SHUFFLED)))
+    for name, options in study.also:
+        found.append(judged(f"{run.study}_{name}_{run.seed}", (last,), options=(*study.judged, *options)))
     return found
 
 

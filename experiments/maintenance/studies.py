@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from ballbot.envs import ROBOTS
-from ballbot.tasks import TASKS
 
 UNTRAINED = Path("runs") / "reproduce" / "untrained_encoder.pt"
 """An encoder that has learned nothing; made when a study needs it."""
-SHUFFLED = ("--shuffle-images",)
+SHUFFLED = (("shuffled", ("--shuffle-images",)),)
+"""With the images of other robots."""
 ON_THE_ROAD = ("--task", "road")
 MANY = ("--episodes", "200", "--num-terrains", "200")
 
@@ -34,8 +34,8 @@ class Study:
     """Whether its best policies are judged beside the last ones."""
     judged: tuple[str, ...] = ()
     """Options of experiments/evaluate.py with which its policies are judged."""
-    shuffled: bool = False
-    """Whether its last policy is judged with the images of other robots too."""
+    also: tuple[tuple[str, tuple[str, ...]], ...] = ()
+    """How else its last policy is judged: what rows call that, as in road_sees_shuffled_1, and options."""
 
     def command(self, seed: int) -> list[str]:
         """Options of experiments/ppo_ballbot.py for a new run."""
@@ -64,7 +64,7 @@ CROSSING: dict[str, Any] = {"judged": MANY, "best": False}
 """Of studies of the road, of whose policies the last ones are judged, on twice as many terrains."""
 FRESH = range(5, 10)
 """Seeds that had no part in finding the default settings, as 0, 1 and 10 to 15 had."""
-TO_CROSS = tuple(TASKS)
+TO_CROSS = "road", "stagger", "trench"
 """Tasks whose ground is to be crossed."""
 FINDING: dict[str, tuple[str, tuple[str, ...]]] = {
     "": ("finds its way", ()),
@@ -72,6 +72,8 @@ FINDING: dict[str, tuple[str, tuple[str, ...]]] = {
     "_blind": ("finds its way without cameras", BLIND),
 }
 """What a study's name ends with -> what it is, and its options."""
+GROUNDS: dict[str, tuple[str, ...]] = {"perlin": ("--terrain", "perlin"), **{t: ("--task", t) for t in TO_CROSS}}
+"""On which who crosses them all is judged -> options of experiments/evaluate.py."""
 STUDIES: dict[str, Study] = {
     "shipped": Study("the policy that comes along", FORESIGHT, range(10, 11), 40),
     "shipped_blind": Study("the same without cameras", (*FORESIGHT, *BLIND), range(10, 11), 25),
@@ -86,7 +88,7 @@ STUDIES: dict[str, Study] = {
     "untrained_encoder": Study("without memory, by a random encoder", (*PLAIN, *BY_RANDOM), range(3), 20),
     "rk4": Study("without memory and cameras, by RK4", (*PLAIN, *BLIND, "--integrator", "RK4"), range(3), 30),
     "road_told": Study("road, told the ground around", (*ON_THE_ROAD, "--preset", "told"), UNSEEN, 20, **CROSSING),
-    "road_sees": Study("road, sees it", SEES, UNSEEN, 8, after="road_told", shuffled=True, **CROSSING),
+    "road_sees": Study("road, sees it", SEES, UNSEEN, 8, after="road_told", also=SHUFFLED, **CROSSING),
     "road_tuned": Study(
         "road, sees it, and goes on by PPO", (*SEES, "--total-timesteps", "1600000"), UNSEEN, 20,
         after="road_told", **CROSSING,
@@ -112,11 +114,15 @@ STUDIES: dict[str, Study] = {
     **{
         f"{task}_finds{name}": Study(
             f"{task}, {what}", ("--task", task, "--preset", "finds", *options), UNSEEN, 12,
-            shuffled=not name, **CROSSING,
+            also=() if name else SHUFFLED, **CROSSING,
         )
         for task in TO_CROSS
         for name, (what, options) in FINDING.items()
     },
+    "mixed_crosses": Study(
+        "all of these grounds, finds its way and feels slopes", ("--task", "mixed", "--preset", "crosses"), UNSEEN, 15,
+        also=tuple((f"on_{ground}", options) for ground, options in GROUNDS.items()), **CROSSING,
+    ),
     **{
         f"robot_{name}": Study(
             f"{name}, the default settings without cameras", (*BLIND, "--robot", name), range(5, 8), 18, best=False,

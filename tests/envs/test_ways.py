@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from ballbot.controllers import GuidedController, LinearController
+from ballbot.controllers import GuidedController, GuidedObserverController, LinearController
 from ballbot.envs import BallbotVectorEnv
 from ballbot.envs.terrain import TERRAINS, Grid, Ground, TerrainPool, ways
 from ballbot.envs.terrain.ways import CELL, Ways, cheapest, costs
@@ -123,6 +123,7 @@ def test_who_is_led_crosses_what_few_cross_straight_on() -> None:
         "max_episode_steps": 2200,
     }
     envs = BallbotVectorEnv(16, **kind, extra_fields=("way",), action_repeat=5, num_terrains=16)
-    guided, straight = GuidedController(0.01), LinearController(0.01, target_speed=0.3)
-    assert run_episodes(envs, guided, 16, seed=0).outcomes.count("success") >= 15
+    straight = LinearController(0.01, target_speed=0.3)
+    for guided in (GuidedController(0.01), GuidedObserverController(0.01, target_speed=0.3)):
+        assert run_episodes(envs, guided, 16, seed=0).outcomes.count("success") >= 15
     assert run_episodes(envs, straight, 16, seed=0).outcomes.count("success") <= 12

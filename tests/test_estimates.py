@@ -21,7 +21,8 @@ from ballbot.errors import SettingsError
 from ballbot.evaluation import env_options
 from ballbot.ppo import Agent, load_agent, load_checkpoint, load_policy
 from ballbot.ppo.estimator import UNSURE, Estimate, Estimator
-from ballbot.ppo.imitation import error_of_estimates, imitation_and_estimation_loss, imitation_loss
+from ballbot.ppo.imitation import Lessons, error_of_estimates, imitation_and_estimation_loss, imitation_loss
+from ballbot.ppo.storage import Rollout
 
 SMALL = shlex.split(
     "--terrain road --num-terrains 4 --num-envs 4 --num-steps 16 --minibatch-size 32 --hidden-size 16 --num-threads 1 "
@@ -224,7 +225,7 @@ def test_a_policy_learns_at_once_to_see_its_way_and_to_drive_along_it(tmp_path):
     check_export(load_policy(run / "last.pt"), tmp_path / "both.onnx", num_steps=20)
 
 
-def test_what_is_learned_at_once_is_what_would_be_learned_apart():
+def agent_that_crosses():
     settings = presets.crosses(terrain="road")
     layout, privileged = settings.layout(), settings.world.privileged_layout()
     assert privileged is not None
@@ -232,9 +233,12 @@ def test_what_is_learned_at_once_is_what_would_be_learned_apart():
     space = gym.spaces.Dict({key: gym.spaces.Box(-9, 9, shape) for key, shape in spaces.items()})
     config = replace(settings.ppo, hidden_size=8, normalize_observations=False)
     agent = Agent(space, gym.spaces.Box(-1, 1, (3,)), config, torch.Generator().manual_seed(0), settings.structure())
-    generator = torch.Generator().manual_seed(1)
-    rows = torch.randn(16, agent.value_size, generator=generator)
-    answers, numbers = torch.randn(16, 3, generator=generator), torch.randn(16, generator=generator)
+    return agent, torch.randn(16, agent.value_size, generator=torch.Generator().manual_seed(1)), config
+
+
+def test_what_is_learned_at_once_is_what_would_be_learned_apart():
+    agent, rows, config = agent_that_crosses()
+    answers, numbers = torch.randn(16, 3, generator=torch.Generator().manual_seed(2)), rows[:, 0]
     rest = answers, numbers, numbers, numbers, numbers, None, config
 
     def gradients(loss):
@@ -243,9 +247,26 @@ def test_what_is_learned_at_once_is_what_would_be_learned_apart():
         return {name: p.grad.clone() for name, p in agent.named_parameters() if p.grad is not None and p.grad.any()}
 
     both = gradients(imitation_and_estimation_loss(agent, rows, *rest)[0])
-    acting = gradients(imitation_loss(agent, agent.normalize(rows), *rest)[0])
+    true = rows.clone()
+    true[:, agent.told_size : agent.told_size + 2] = rows[:, -2:]
+    acting = gradients(imitation_loss(agent, agent.normalize(true), *rest)[0])
     seeing = gradients(error_of_estimates(agent, rows, None)[0])
     assert not acting.keys() & seeing.keys() and all(name.startswith("estimator.") for name in seeing)
     assert both.keys() == acting.keys() | seeing.keys()
     for name, gradient in (acting | seeing).items():
         torch.testing.assert_close(both[name], gradient)
+
+
+def test_a_teacher_drives_where_it_drives_and_is_imitated_where_what_is_estimated_is_true():
+    agent, rows, _ = agent_that_crosses()
+    wanted = torch.linspace(-0.9, 0.9, 48).view(16, 3)
+    lessons = Lessons(lambda obs, began: wanted.numpy(), agent, 16)
+    storage = Rollout.allocate(agent, 1, 16, False, torch.device("cpu"))
+    lessons.begin(storage, 0.0)
+    driven = lessons.ask(0, None, rows, torch.zeros(16, 3), torch.zeros(16, 3))
+    assert agent.prior is not None
+    torch.testing.assert_close(driven + agent.prior(rows[:, : agent.obs_size]), wanted)
+    true = rows.clone()
+    true[:, agent.told_size : agent.told_size + 2] = rows[:, -2:]
+    torch.testing.assert_close(lessons.answers[0] + agent.prior(true[:, : agent.obs_size]), wanted)
+    assert (lessons.answers[0] - driven).abs().max() > 0.1

@@ -141,7 +141,8 @@ class Lessons:
             most = torch.tensor(choices.counts, device=action.device).reshape(choices.shape) - 1
             if ((answer < 0) | (answer > most)).any() or (told != told.round()).any():
                 raise ValueError(f"the teacher chose what there is not at step {step} of the rollout: {told.tolist()}")
-        self.answers[step] = answer
+        estimates = self.agent.estimate is not None  # for what is true another action comes to the same
+        self.answers[step] = self.agent.stored_action(told, with_truth(self.agent, rows)) if estimates else answer
         own = distributed.own_envs(self.num_envs)
         driven = torch.arange(own.start, own.stop, device=action.device) < self.share * (
             self.num_envs * distributed.world_size()
@@ -170,6 +171,14 @@ class Lessons:
         if (restore := getattr(self.teacher, "set_state", None)) is not None:
             restore(state["teacher"])
         self.began = np.asarray(state["began"], bool)
+
+
+def with_truth(agent: Agent, rows: torch.Tensor) -> torch.Tensor:
+    """(batch, value_size) rows, with what is true where what is estimated of it stands."""
+    if agent.estimate is None:
+        return rows
+    truth = rows.index_select(1, agent.estimate.truth + agent.obs_size)
+    return torch.cat([rows[:, : agent.told_size], truth, rows[:, agent.obs_size :]], dim=1)
 
 
 def error_of_estimates(
@@ -224,9 +233,10 @@ def imitation_and_estimation_loss(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Both at once, of whole observations as they are; same arguments as `imitation_loss`, same kind of metrics.
 
-    What the policy sees of estimates is what it saw when it drove, before these became truer.
+    The policy learns what to do about what is true, where it drives by what it takes for true: estimates that are bad
+    at first would teach it to mistrust them.
     """
-    seen = agent.normalize(rows)
+    seen = agent.normalize(with_truth(agent, rows))
     rest = answers, old_logprobs, advantages, returns, old_values, weights, config, sequences
     loss, metrics = imitation_loss(agent, seen, *rest)
     return loss + error_of_estimates(agent, rows, weights)[0], metrics

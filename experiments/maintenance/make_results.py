@@ -23,7 +23,7 @@ import tyro
 from gym_tasks import SEEDS, TASKS
 from reproduce import first_run, read_rows
 from shared import EXPERIMENTS, PUBLISHED, TARGET_LENGTH, TARGET_RETURN, read_table
-from studies import HORIZONS, STUDIES, TO_CROSS
+from studies import GROUNDS, HORIZONS, STUDIES, TO_CROSS
 from summarize_runs import Evaluation, read
 
 from ballbot.cli import program
@@ -139,18 +139,42 @@ def crossing_table(results: Results, task: str) -> str:
             runs = [results.row(f"{name}_{seed}", "last") for seed in STUDIES[study].seeds]
             if rows := [row for row in runs if row is not None]:
                 found[what.removeprefix(f"{task}, ")] = rows
-    lines = []
-    for what, rows in found.items():
-        cells = []
-        for column, (_, form) in ROAD_COLUMNS.items():
-            values = sorted(float(row[column]) for row in rows if row[column])
-            if not values:
-                cells.append("")
-                continue
-            low, middle, high = (form.format(x) for x in (values[0], statistics.median(values), values[-1]))
-            cells.append((middle if len(rows) == 1 else f"{middle} ({low} to {high})").replace("%", " %"))
-        lines.append([what, str(len(rows)), *cells])
+    lines = [[what, str(len(rows)), *spread_cells(rows, ROAD_COLUMNS)] for what, rows in found.items()]
     return table(["who", "seeds", *(title for title, _ in ROAD_COLUMNS.values())], lines)
+
+
+MIXED_COLUMNS = {
+    "success_rate": ("arrives", "{:.1%}"),
+    "failure_rate": ("falls or leaves the road", "{:.1%}"),
+    "speed_along_goal_mean": ("m/s along the goal", "{:.2f}"),
+    "return_mean": ("return", "{:.1f}"),
+}
+
+
+def mixed_table(results: Results) -> str:
+    """Who crosses grounds of all kinds, on each of them, beside who learned that ground alone."""
+    lines = []
+    for ground in GROUNDS:
+        special = "default" if ground == "perlin" else f"{ground}_finds"
+        for study, name in (("mixed_crosses", f"mixed_crosses_on_{ground}"), (special, special)):
+            runs = [results.row(f"{name}_{seed}", "last") for seed in STUDIES[study].seeds]
+            if rows := [row for row in runs if row is not None]:
+                who = "that ground alone" if study == special else "all grounds"
+                lines.append([ground, who, str(len(rows)), *spread_cells(rows, MIXED_COLUMNS)])
+    return table(["judged on", "learned on", "seeds", *(title for title, _ in MIXED_COLUMNS.values())], lines)
+
+
+def spread_cells(rows: list[Row], columns: dict[str, tuple[str, str]]) -> list[str]:
+    """Cells of several evaluations, the median and all of them; of one, what it says."""
+    cells = []
+    for column, (_, form) in columns.items():
+        values = sorted(float(row[column]) for row in rows if row[column])
+        if not values:
+            cells.append("")
+            continue
+        low, middle, high = (form.format(x) for x in (values[0], statistics.median(values), values[-1]))
+        cells.append((middle if len(rows) == 1 else f"{middle} ({low} to {high})").replace("%", " %"))
+    return cells
 
 
 def reached(evaluations: list[Evaluation]) -> str:
@@ -466,7 +490,10 @@ def main(argv: list[str] | None = None) -> int:
     pages = {args.page: sections(results)}
     crossed = [task for task in TO_CROSS if any(row["run"].startswith(f"{task}_") for row in results.rows)]
     if crossed:
-        pages[args.page.with_name("seeing.md")] = {task: crossing_table(results, task) for task in crossed}
+        tables = {task: crossing_table(results, task) for task in crossed}
+        if any(row["run"].startswith("mixed_") for row in results.rows):
+            tables["mixed"] = mixed_table(results)
+        pages[args.page.with_name("seeing.md")] = tables
     if (robots := args.results / "robots.csv").is_file():
         learned = {"learned_robots": learned_robots_table(results, robots)} if results.rows else {}
         pages[args.page.with_name("robots.md")] = {"robots": robots_table(robots)} | learned

@@ -254,14 +254,31 @@ class Following:
 
 @dataclass
 class GuidedObserverController(ObserverController):
-    """The law that feels slopes, for who is led likewise: as fast on gentle ground as without."""
+    """The law that feels slopes, for who is led likewise: slower near drops and walls, and on gentle ground as fast.
 
-    extra_fields: ClassVar[tuple[str, ...]] = ("way",)
+    Args:
+        careful: share of ``target_speed`` near a drop or wall.
+        deep: m by which ground must differ from that under the ball to be one.
+        near: m, up to where one is near, and from where on none is.
+    """
+
+    extra_fields: ClassVar[tuple[str, ...]] = ("way", "scan")
     """What it reads besides, behind the 17 numbers of ``frame="body"``."""
 
+    careful: float = 0.72
+    deep: float = 0.08
+    near: tuple[float, float] = (0.3, 0.6)
+
     def __call__(self, observations: NDArray[np.float32], began: NDArray[np.bool_]) -> NDArray[np.float32]:
-        """Actions (n, 3) for observations (n, 19): those of ``frame="body"`` and ``way``."""
-        return super().__call__(np.hstack([observations[:, :9], observations[:, -2:]]), began)
+        """Actions (n, 3) for observations (n, 79): those of ``frame="body"``, ``way`` and ``scan``."""
+        edges = np.abs(observations[:, 19:].reshape(len(observations), -1, SCAN_ANGLES)) > self.deep
+        distance = np.where(edges.any(axis=2), np.array(SCAN_RADII), np.inf).min(axis=1)
+        free = (distance - self.near[0]) / (self.near[1] - self.near[0])
+        self._share = self.careful + (1 - self.careful) * np.clip(free, 0.0, 1.0)
+        return super().__call__(np.hstack([observations[:, :9], observations[:, 17:19]]), began)
+
+    def _wish(self, speed: Array, along: Array) -> Array:
+        return speed * self._share
 
 
 Controller = PIDController | LinearController | ObserverController | LQRController

@@ -521,9 +521,10 @@ def crosses(**world: Any) -> Settings:
     Args:
         **world: options of ``WorldConfig`` that differ.
     """
-    settings = finds(**({"history": (0, 10, 20, 30), "history_changes": True} | world))
-    steps = 2_000_000
-    ppo = replace(settings.ppo, total_timesteps=steps, imitation_timesteps=steps)
+    options: dict[str, Any] = {"history": (0, 10, 20, 30), "history_changes": True}
+    settings = finds(**(options | {"privileged_fields": ("way", "scan")} | world))
+    steps = 3_000_000  # in small batches, lest it learn what the last of them asked for
+    ppo = replace(settings.ppo, total_timesteps=steps, imitation_timesteps=steps, num_steps=64, update_epochs=10)
     return replace(settings, ppo=ppo, teacher="guided_observer", mirror=False)
 
 

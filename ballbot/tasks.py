@@ -13,7 +13,7 @@ TASKS: dict[str, dict[str, Any]] = {
     "trench": {"terrain": "trench", "motion": {"distance": 1.2}, "endings": {"off_road": 0.0}},
     "mixed": {
         "terrain": "mixed",
-        "ground": {"kinds": "perlin:3 road:2 stagger:2 trench:2 slalom pits stepping_lanes hills rough"},
+        "ground": {"kinds": "perlin:3 road:2 stagger:5 trench:4 slalom pits stepping_lanes hills rough"},
         "motion": {"distance": 1.2},
         "endings": {"off_road": 0.0},
     },

@@ -64,9 +64,10 @@ class Settings:
     way is observed, or estimated, it drives along that."""
     teacher: str | None = None
     """Whom the policy imitates for the first --imitation-timesteps: a classical controller, "linear", "lqr",
-    "observer", "foresight", "informed" or "guided", with a speed in m/s of its own choice, or yours, "linear:0.3"; a
-    policy that comes along, such as "default"; or a run folder or checkpoint.  Of a policy the run keeps a copy (None:
-    nobody).  What the teacher observes must be observed in training, if need be by --privileged-fields."""
+    "observer", "foresight", "informed", "guided" or "guided_observer", with a speed in m/s of its own choice, or yours,
+    "linear:0.3"; a policy that comes along, such as "default"; or a run folder or checkpoint.  Of a policy the run
+    keeps a copy (None: nobody).  What the teacher observes must be observed in training, if need be by
+    --privileged-fields."""
     estimates: tuple[str, ...] = ()
     """Which of the --privileged-fields, such as scan, the policy sees estimates of, made of what its cameras see, or
     without cameras of how it moves.  For the first --imitation-timesteps a network learns them from what the fields

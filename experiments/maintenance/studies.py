@@ -69,6 +69,7 @@ TO_CROSS = "road", "stagger", "trench"
 FINDING: dict[str, tuple[str, tuple[str, ...]]] = {
     "": ("finds its way", ()),
     "_by_random": ("finds its way by a random encoder", BY_RANDOM),
+    "_by_two": ("finds its way by the reference's two cameras", ("--rig.number", "None")),
     "_blind": ("finds its way without cameras", BLIND),
 }
 """What a study's name ends with -> what it is, and its options."""

@@ -8,7 +8,8 @@ towards the goal, the lean that is missing for a torque:
 
 ``ObserverController`` of ``ballbot.observer`` travels too, and remembers: it feels the slope of the ground, and leans
 against it.  ``ForesightController`` is told the slopes ahead as well, which no sensor of the robot tells, and
-``InformedController``, which steers around drops, the heights all around; ``GuidedController`` is led.
+``InformedController``, which steers around drops, the heights all around; ``GuidedController`` and
+``GuidedObserverController`` are led over ground of any kind.
 ``LQRController`` of ``ballbot.lqr`` has gains that are computed from the robot's masses and shape.
 
 All of them travel along a goal.  Those that ask for a velocity, linear and LQR, follow other commands too:
@@ -219,6 +220,35 @@ class GuidedController(LQRController):
 
 
 @dataclass
+class GuidedObserverController(ObserverController):
+    """The law that feels slopes, for who is led likewise: slower near drops and walls, and on gentle ground as fast.
+
+    Args:
+        careful: share of ``target_speed`` near a drop or wall.
+        deep: m by which ground must differ from that under the ball to be one.
+        near: m, up to where one is near, and from where on none is.
+    """
+
+    extra_fields: ClassVar[tuple[str, ...]] = ("way", "scan")
+    """What it reads besides, behind the 17 numbers of ``frame="body"``."""
+
+    careful: float = 0.72
+    deep: float = 0.08
+    near: tuple[float, float] = (0.3, 0.6)
+
+    def __call__(self, observations: NDArray[np.float32], began: NDArray[np.bool_]) -> NDArray[np.float32]:
+        """Actions (n, 3) for observations (n, 79): those of ``frame="body"``, ``way`` and ``scan``."""
+        edges = np.abs(observations[:, 19:].reshape(len(observations), -1, SCAN_ANGLES)) > self.deep
+        distance = np.where(edges.any(axis=2), np.array(SCAN_RADII), np.inf).min(axis=1)
+        free = (distance - self.near[0]) / (self.near[1] - self.near[0])
+        self.wished_share: Array = self.careful + (1 - self.careful) * np.clip(free, 0.0, 1.0)
+        return super().__call__(np.hstack([observations[:, :9], observations[:, 17:19]]), began)
+
+    def _wish(self, speed: Array, along: Array) -> Array:
+        return speed * self.wished_share
+
+
+@dataclass
 class Following:
     """A controller that asks for a velocity along the goal, told what to do by another command.
 
@@ -250,35 +280,6 @@ class Following:
             wanted = way / np.maximum(length, 1e-9) * np.minimum(APPROACH * left, self.fastest)
         known = self.layout["velocity"].stop
         return self.controller(np.hstack([observations[:, :known], wanted]), began)
-
-
-@dataclass
-class GuidedObserverController(ObserverController):
-    """The law that feels slopes, for who is led likewise: slower near drops and walls, and on gentle ground as fast.
-
-    Args:
-        careful: share of ``target_speed`` near a drop or wall.
-        deep: m by which ground must differ from that under the ball to be one.
-        near: m, up to where one is near, and from where on none is.
-    """
-
-    extra_fields: ClassVar[tuple[str, ...]] = ("way", "scan")
-    """What it reads besides, behind the 17 numbers of ``frame="body"``."""
-
-    careful: float = 0.72
-    deep: float = 0.08
-    near: tuple[float, float] = (0.3, 0.6)
-
-    def __call__(self, observations: NDArray[np.float32], began: NDArray[np.bool_]) -> NDArray[np.float32]:
-        """Actions (n, 3) for observations (n, 79): those of ``frame="body"``, ``way`` and ``scan``."""
-        edges = np.abs(observations[:, 19:].reshape(len(observations), -1, SCAN_ANGLES)) > self.deep
-        distance = np.where(edges.any(axis=2), np.array(SCAN_RADII), np.inf).min(axis=1)
-        free = (distance - self.near[0]) / (self.near[1] - self.near[0])
-        self._share = self.careful + (1 - self.careful) * np.clip(free, 0.0, 1.0)
-        return super().__call__(np.hstack([observations[:, :9], observations[:, 17:19]]), began)
-
-    def _wish(self, speed: Array, along: Array) -> Array:
-        return speed * self._share
 
 
 Controller = PIDController | LinearController | ObserverController | LQRController

@@ -60,8 +60,8 @@ class Settings:
     """The world the robot learns in."""
     prior_speed: Annotated[float, Range(0, 2)] | None = None
     """m/s along the goal at which a linear controller drives to whose actions the policy adds its own (None: no
-    controller, learn from nothing).  It is part of the policy; for --frame body and --command goal.  Where the field
-    way is observed, or estimated, it drives along that."""
+    controller, learn from nothing).  It is part of the policy; for --frame body and --command goal.  Where a field
+    that leads, such as way, is observed or estimated, it drives along that."""
     teacher: str | None = None
     """Whom the policy imitates for the first --imitation-timesteps: a classical controller, "linear", "lqr",
     "observer", "foresight", "informed", "guided" or "guided_observer", with a speed in m/s of its own choice, or yours,

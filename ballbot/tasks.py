@@ -19,7 +19,7 @@ TASKS: dict[str, dict[str, Any]] = {
     },
 }
 """Name -> options of ``WorldConfig``.  Who stays on the ground for 8 s and comes 1.2 m along the goal, has succeeded: a
-robot that goes straight on leaves the ground within the first metre."""
+robot that goes straight on leaves the ground within the first metre, but of "mixed" only where there are drops."""
 
 
 def find_task(name: str) -> dict[str, Any]:

@@ -295,7 +295,8 @@ def prepare(argv: list[str] | None) -> tuple[Args, Path]:
     if only and not (job.resume or job.init_from or driven or settings.teacher):
         raise SettingsError(
             f"--estimates {' '.join(settings.estimates)} go before a policy that knows what to do with them, and this "
-            "one would learn nothing but estimates: add --init-from RUN, of one that was told (--preset told)"
+            "one would learn nothing but estimates: add --init-from RUN, of one that was told (--preset told), or "
+            "a --teacher"
         )
     if job.encoder is not None and not job.cameras:
         raise SettingsError(

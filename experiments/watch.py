@@ -7,7 +7,8 @@
 In the viewer, push the robot: double-click on it, then drag with Ctrl and the right mouse button.  Tell it what to do:
 the arrow keys set the direction of a goal, the velocity (Home and End: the yaw rate) or the place, Enter tells it to
 stand.  Until a key is pressed, it is told what is drawn at random.  Episodes follow each other until the window is
-closed.  A video shows one episode, with what the two depth cameras see in the corners.
+closed.  A video shows one episode, with what the depth cameras see in the corners, and what a policy estimates of the
+ground beside what is true.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ import numpy as np
 import tyro
 
 from ballbot.cli import check_output, program
-from ballbot.envs import BallbotVectorEnv
+from ballbot.envs import FIELDS, BallbotVectorEnv
 from ballbot.envs.rendering import has_display
 from ballbot.evaluation import Actor, find_candidate, in_task, task_of
 from ballbot.evaluation.steering import Steering
@@ -84,8 +85,12 @@ def make(args: Args) -> tuple[BallbotVectorEnv, Actor, Estimates | None]:
     task = task_of(options, args.terrain, args.command, robot=args.robot, **kind_options(args))
     options = in_task(options, task, adapts=candidate.policy is None)
     policy = candidate.policy
-    estimated = () if policy is None else tuple(policy.metadata.get("estimates", ()))
-    options["privileged_fields"] = estimated  # the truth, for a film
+    estimated = () if policy is None or args.record is None else tuple(policy.metadata.get("estimates", ()))
+    if set(estimated) <= set(FIELDS):
+        options["privileged_fields"] = estimated  # the truth, for a film
+    else:
+        print(f"note: {', '.join(estimated)} are no fields here (--plugin FILE), so the film is without them")
+        estimated = ()
     envs = BallbotVectorEnv(
         1,
         **options,

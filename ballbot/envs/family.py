@@ -75,12 +75,12 @@ def drawn(
     Raises:
         SettingsError: hardly any such robot can be.
     """
-    return _drawn(robot, tuple(vary.items()), num, split, seed)
+    return _drawn(robot, tuple((name, tuple(ends)) for name, ends in vary.items()), num, split, seed)
 
 
 @lru_cache(maxsize=8)
 def _drawn(
-    robot: RobotConfig, vary: tuple[tuple[str, tuple[float, float]], ...], num: int, split: str, seed: int
+    robot: RobotConfig, vary: tuple[tuple[str, tuple[float, ...]], ...], num: int, split: str, seed: int
 ) -> tuple[RobotConfig, ...]:
     """Kept, as each of them is compiled to see whether it can be."""
     rng = np.random.default_rng((SPLITS[split], seed, zlib.crc32(b"robots")))

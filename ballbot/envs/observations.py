@@ -81,6 +81,10 @@ class Field:
     typical: float = 0.1
     leads: bool = False
 
+    def __post_init__(self) -> None:
+        if self.leads and self.size != 2:
+            raise SettingsError(f"a field that leads is a unit vector of 2 numbers, got size={self.size}")
+
 
 def _velocity(step: Step) -> Array:
     (a, b, c), (x, y, z) = step.robots.rotation, step.robots.velocity

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from ballbot.envs.observations import FIELDS, Layout, places_around, ring_places
+from ballbot.envs.observations import Layout, places_around, ring_places
 from ballbot.envs.physics import Physics
 
 Frame = NDArray[np.uint8]
@@ -45,13 +45,14 @@ def plan(sims: Physics, layout: Layout, truth: Floats, estimates: Floats, size: 
     heights = sims.ground.heights(sims.terrain_ids[:1], around)[0]
     picture = np.repeat(_grey(heights[1:] - heights[0]).reshape(size, size, 1), 3, axis=2)
     for name, at in layout.slices.items():
-        field = FIELDS[name]
-        if field.ring:
+        field = layout.fields[name]
+        if field.radii and field.unit == "m":
             for place, height in zip(ring_places(field.ring, field.radii).T, estimates[at], strict=True):
                 away = np.hypot(ahead - place[0], left - place[1])
                 picture[away < DOT] = ESTIMATED
                 picture[away < 0.7 * DOT] = _grey(height)
-        if field.leads:
+    for name, at in layout.slices.items():  # over the dots
+        if layout.fields[name].leads:
             for colour, (x, y) in ((TRUE, truth[at]), (ESTIMATED, estimates[at])):
                 along, aside = x * ahead + y * left, x * left - y * ahead
                 picture[(along > BALL) & (along < 0.7 * REACH) & (np.abs(aside) < LINE)] = colour

@@ -72,9 +72,15 @@ def film(
             pictures = envs.render()
             assert pictures is not None
             depths = what_is_seen(cameras, sims, sims.qpos[0], int(sims.terrain_ids[0]))
-            picture = with_insets(pictures[0], depths)
-            if estimates is not None and envs.privileged_layout is not None:
-                seen = plan(sims, envs.privileged_layout, obs["privileged"][0], estimates(obs)[0], PLAN)
+            if estimates is None:
+                picture = with_insets(pictures[0], depths)
+            else:
+                picture = with_insets(pictures[0], depths[: MOST_INSETS - 1])
+                layout, found = envs.privileged_layout, estimates(obs)[0]
+                if layout is None or layout.size != len(found):
+                    told = 0 if layout is None else layout.size
+                    raise SettingsError(f"{len(found)} numbers are estimated, and the truth has {told}: not the same")
+                seen = plan(sims, layout, obs["privileged"][0], found, PLAN)
                 put(picture, seen, picture.shape[0] - PLAN - MARGIN, MARGIN)
             yield from repeat(picture, due)
             shown += due

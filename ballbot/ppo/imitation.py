@@ -73,18 +73,24 @@ def imitation_loss(
     as "imitation/difference", is the mean squared difference from the teacher, or, of choices, minus the
     log-probability of its answers.  The value error is not clipped: `value_clip_range` is PPO's.
     """
-    mean = partial(mean_of, weights)
     output, value = agent.outputs(obs, agent.recall_rows(obs, sequences))
-    if agent.choices is None:
-        squared = (output - answers) ** 2
-        difference = mean(squared.mean(-1))
-        # in units of the noise: what it hides matters as little as it does to PPO's likelihoods
-        policy_loss = mean((0.5 * squared * torch.exp(-2 * agent.log_std.detach())).sum(-1))
-    else:
-        policy_loss = difference = -mean(agent.choices.logprob(answers, output))
-    value_loss = 0.5 * mean(squared_error(agent, value, returns))
+    policy_loss, difference = difference_from(agent, output, answers, weights)
+    value_loss = 0.5 * mean_of(weights, squared_error(agent, value, returns))
     loss = policy_loss + config.vf_coef * value_loss
     return loss, lesson_metrics(loss, difference, value_loss)
+
+
+def difference_from(
+    agent: Agent, output: torch.Tensor, answers: torch.Tensor, weights: torch.Tensor | None
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Loss of a policy's output (batch, ...) for a teacher's answers, and how much they differ, as it is logged."""
+    mean = partial(mean_of, weights)
+    if agent.choices is not None:
+        loss = -mean(agent.choices.logprob(answers, output))
+        return loss, loss
+    squared = (output - answers) ** 2
+    # in units of the noise: what it hides matters as little as it does to PPO's likelihoods
+    return mean((0.5 * squared * torch.exp(-2 * agent.log_std.detach())).sum(-1)), mean(squared.mean(-1))
 
 
 @dataclass
@@ -234,12 +240,17 @@ def imitation_and_estimation_loss(
     """Both at once, of whole observations as they are; same arguments as `imitation_loss`, same kind of metrics.
 
     The policy learns what to do about what is true, where it drives by what it takes for true: estimates that are bad
-    at first would teach it to mistrust them.
+    at first would teach it to mistrust them.  The value function, as ever, of what there was.
     """
+    estimation, metrics = estimation_loss(
+        agent, rows, answers, old_logprobs, advantages, returns, old_values, weights, config, sequences
+    )
     seen = agent.normalize(with_truth(agent, rows))
-    rest = answers, old_logprobs, advantages, returns, old_values, weights, config, sequences
-    loss, metrics = imitation_loss(agent, seen, *rest)
-    return loss + error_of_estimates(agent, rows, weights)[0], metrics
+    memories = agent.recall_rows(seen, sequences)
+    output = agent.policy_output(seen, None if memories is None else memories[:, 0])
+    policy_loss, difference = difference_from(agent, output, answers, weights)
+    metrics[:2] = torch.stack([policy_loss + estimation, difference]).detach()
+    return policy_loss + estimation, metrics
 
 
 @dataclass

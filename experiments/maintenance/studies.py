@@ -59,7 +59,7 @@ FORESIGHT = (
 )
 SEES = (*ON_THE_ROAD, "--preset", "sees")
 UNSEEN = range(1, 6)
-"""Seeds that had no part in finding the settings of the road, as 0 and 10 had."""
+"""Seeds that had no part in finding the settings of tasks to cross, as 0, 10 and 11 had."""
 CROSSING: dict[str, Any] = {"judged": MANY, "best": False}
 """Of studies of the road, of whose policies the last ones are judged, on twice as many terrains."""
 FRESH = range(5, 10)
@@ -73,7 +73,10 @@ FINDING: dict[str, tuple[str, tuple[str, ...]]] = {
     "_blind": ("finds its way without cameras", BLIND),
 }
 """What a study's name ends with -> what it is, and its options."""
-GROUNDS: dict[str, tuple[str, ...]] = {"perlin": ("--terrain", "perlin"), **{t: ("--task", t) for t in TO_CROSS}}
+GROUNDS: dict[str, tuple[str, ...]] = {
+    "perlin": ("--terrain", "perlin", "--motion.distance", "0"),
+    **{task: ("--task", task) for task in TO_CROSS},
+}
 """On which who crosses them all is judged -> options of experiments/evaluate.py."""
 STUDIES: dict[str, Study] = {
     "shipped": Study("the policy that comes along", FORESIGHT, range(10, 11), 40),
@@ -121,7 +124,7 @@ STUDIES: dict[str, Study] = {
         for name, (what, options) in FINDING.items()
     },
     "mixed_crosses": Study(
-        "all of these grounds, finds its way and feels slopes", ("--task", "mixed", "--preset", "crosses"), UNSEEN, 15,
+        "all of these grounds, finds its way and feels slopes", ("--task", "mixed", "--preset", "crosses"), UNSEEN, 25,
         also=tuple((f"on_{ground}", options) for ground, options in GROUNDS.items()), **CROSSING,
     ),
     **{
@@ -159,7 +162,7 @@ CLASSICAL = (
     *(
         Classical(
             f"{task}_controllers",
-            ("linear:0.25", "observer:0.25", "informed:0.25", "guided:0.44"),
+            ("linear:0.25", "observer:0.25", "informed:0.25", "guided:0.44", "guided_observer"),
             frozenset(name for name in STUDIES if name.startswith(f"{task}_")),
             ("--task", task, *MANY),
         )

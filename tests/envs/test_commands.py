@@ -382,7 +382,12 @@ def test_who_is_to_come_a_distance_along_the_goal_succeeds_by_where_the_end_find
     assert "measures" not in make(1).reset(seed=0)[1] and "missed" not in make(1).reset(seed=0)[1]
 
 
-@pytest.mark.parametrize("task", TASKS)
+def test_mixed_is_a_world_by_name():
+    single: Any = gym.make("BallbotMixed-v0").unwrapped
+    assert single.config == WorldConfig(**TASKS["mixed"])
+
+
+@pytest.mark.parametrize("task", [task for task in TASKS if task != "mixed"])
 def test_a_task_is_a_world_by_name_in_which_straight_on_leads_off(task):
     name = f"Ballbot{task.title()}-v0"
     single: Any = gym.make(name).unwrapped

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from ballbot.envs import ROBOTS, BallbotVectorEnv, WorldConfig
-from ballbot.envs.family import drawn, varying
+from ballbot.envs.family import _drawn, drawn, varying
 from ballbot.envs.model import build_model
 from ballbot.errors import SettingsError
 
@@ -71,6 +71,7 @@ def test_they_start_at_rest_on_their_ball() -> None:
 
 def test_splits_and_seeds_have_robots_of_their_own_within_the_ranges() -> None:
     robots = {key: drawn(ROBOTS["rollers"], VARY, 4, *key) for key in (("train", 0), ("eval", 0), ("train", 1))}
+    _drawn.cache_clear()
     assert robots["train", 0] == drawn(ROBOTS["rollers"], VARY, 4, "train", 0)
     radii = [robot.ball_radius for several in robots.values() for robot in several]
     assert len(set(radii)) == len(radii) and min(radii) >= 0.1 and max(radii) <= 0.12

@@ -229,6 +229,27 @@ def test_the_table_of_the_road_goes_to_its_own_page(scripts, reproduce, tmp_path
     assert "| informed, 0.25 m/s | 1 | 99.0 % |" in found
 
 
+def test_who_crosses_all_grounds_is_judged_on_each_beside_who_learned_that_alone(scripts, reproduce):
+    make_results = scripts("make_results")
+    numbers = {"failure_rate": "0.02", "ending_off_road_rate": "0", "measure_travelled_mean": "1.7"}
+    rows = [evaluation(reproduce, f"mixed_crosses_on_stagger_{seed}", "last", **numbers) for seed in (1, 2)]
+    rows += [evaluation(reproduce, "stagger_finds_1", "last", success_rate="0.97", **numbers)]
+    rows += [evaluation(reproduce, "default_5", "last", **numbers | {"ending_off_road_rate": ""})]
+    results = make_results.Results.__new__(make_results.Results)
+    results.rows = rows
+    lines = make_results.mixed_table(results).splitlines()
+    assert [line.split(" | ")[:3] for line in lines[2:]] == [
+        ["| perlin", "that ground alone", "1"],
+        ["| stagger", "all grounds", "2"],
+        ["| stagger", "that ground alone", "1"],
+    ]
+    assert "97.0 %" in lines[-1]
+    judged = reproduce.judgements(reproduce.Run("mixed_crosses", 3))
+    names = ["mixed_crosses_3", *(f"mixed_crosses_on_{g}_3" for g in ("perlin", "road", "stagger", "trench"))]
+    assert [each.name for each in judged] == names and all(each.trained == "mixed_crosses_3" for each in judged)
+    assert judged[2].command()[-4:-2] == ["--task", "road"] or judged[2].command()[-4:][:2] == ["--task", "road"]
+
+
 def test_seeing_policies_are_judged_by_images_of_others_too(reproduce):
     whole, shuffled = reproduce.judgements(reproduce.Run("road_sees", 3))
     assert shuffled.name == "road_sees_shuffled_3" and shuffled.trained == whole.trained == "road_sees_3"

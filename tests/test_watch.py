@@ -1,6 +1,7 @@
 # mypy: allow-untyped-defs, allow-untyped-calls, allow-incomplete-defs
 """watch.py: videos without a display, and clear words where there is nothing to draw with."""
 
+import importlib
 import itertools
 import os
 import subprocess
@@ -15,6 +16,7 @@ from policies import save_policy
 
 from ballbot.envs import BallbotVectorEnv
 from ballbot.envs.observations import Layout, ring_places
+from ballbot.errors import SettingsError
 from ballbot.evaluation import run_episodes
 from ballbot.evaluation.plan import ESTIMATED, REACH, TRUE, plan
 from ballbot.evaluation.steering import DOWN, END, ENTER, HOME, LEFT, RIGHT, UP, Steering
@@ -310,3 +312,28 @@ def test_a_film_holds_what_the_policy_estimates():
     assert (inset == TRUE).all(axis=2).any() and (inset == ESTIMATED).all(axis=2).any()
     differ = np.argwhere((with_it != without).any(axis=2))
     assert differ[:, 0].min() >= 480 - PLAN - MARGIN - 2 and differ[:, 1].max() <= MARGIN + PLAN + 2
+
+
+def test_the_estimates_of_a_policy_that_comes_along_are_near_the_truth():
+    watch = importlib.import_module("watch")
+    envs, actor, estimates = watch.make(watch.Args("road", record=Path("road.gif")))
+    obs, began = envs.reset(seed=0)[0], np.ones(1, bool)
+    cosines = []
+    for _ in range(500):
+        found, truth = estimates(obs), obs["privileged"]
+        assert found.shape == truth.shape == (1, 2)
+        cosines.append(float((found * truth).sum()))
+        obs, *_ = envs.step(actor(obs, began))
+        began = np.zeros(1, bool)
+    envs.close()
+    assert np.median(cosines) > 0.95
+    envs, _, none = watch.make(watch.Args("road"))  # a window does not show them
+    assert none is None and envs.privileged_layout is None
+    envs.close()
+
+
+def test_estimates_of_something_else_than_is_told_are_refused():
+    envs = BallbotVectorEnv(1, terrain="flat", num_threads=1, max_episode_steps=5, render_mode="rgb_array")
+    envs.render = lambda: (np.full((480, 640, 3), 7, np.uint8),)  # type: ignore[method-assign]
+    with pytest.raises(SettingsError, match="2 numbers are estimated, and the truth has 0"):
+        next(film(envs, lambda obs, began: np.zeros((1, 3)), 0, 100, estimates=lambda obs: np.zeros((1, 2))))

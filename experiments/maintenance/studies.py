@@ -74,7 +74,7 @@ FINDING: dict[str, tuple[str, tuple[str, ...]]] = {
 }
 """What a study's name ends with -> what it is, and its options."""
 GROUNDS: dict[str, tuple[str, ...]] = {
-    "perlin": ("--terrain", "perlin", "--motion.distance", "0"),
+    "perlin": ("--terrain", "perlin", "--command", "goal", "--motion.distance", "0"),
     **{task: ("--task", task) for task in TO_CROSS},
 }
 """On which who crosses them all is judged -> options of experiments/evaluate.py."""

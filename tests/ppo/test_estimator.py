@@ -12,7 +12,6 @@ import pytest
 import torch
 from toy import PointEnv, curve
 
-from ballbot.errors import SettingsError
 from ballbot.ppo import Hooks, InitFrom, PPOConfig, Structure, evaluate, load_agent, load_checkpoint, train
 from ballbot.ppo.agent import Agent
 from ballbot.ppo.checkpoint import CheckpointError
@@ -168,13 +167,23 @@ def test_what_cannot_be_estimated_is_refused(change: dict[str, torch.Tensor], me
         Agent(Hidden(1).single_observation_space, Hidden(1).single_action_space, settings(), None, structure)
 
 
-def test_a_teacher_and_an_estimator_are_too_many(tmp_path: Path) -> None:
-    with pytest.raises(SettingsError, match="imitates its teacher or learns to estimate"):
-        train(
-            settings(imitation_timesteps=2048),
-            Hidden,
-            run_dir=tmp_path / "r",
-            structure=Structure(estimate=estimate()),
-            hooks=Hooks(teacher=lambda obs, began: np.zeros((16, 1))),
-            console=False,
-        )
+def test_a_teacher_that_knows_the_truth_is_imitated_by_who_estimates_it(tmp_path: Path) -> None:
+    def to_the_middle(obs: Any, began: np.ndarray) -> np.ndarray:
+        return np.clip(-0.8 * obs["truth"] - 0.5 * obs["policy"][:, :1], -1, 1)
+
+    steps = 16_384
+    train(
+        settings(imitation_timesteps=steps, total_timesteps=steps, initial_std=0.1),
+        Hidden,
+        run_dir=tmp_path / "r",
+        structure=Structure(estimate=estimate()),
+        hooks=Hooks(teacher=to_the_middle),
+        console=False,
+    )
+    agent, envs = load_agent(tmp_path / "r" / "last.pt"), Hidden(64)
+    obs, _ = envs.reset(seed=3)
+    wanted = to_the_middle(obs, np.ones(64, bool))
+    assert np.abs(wanted).mean() > 0.2
+    assert np.abs(agent.act({"policy": obs["policy"]}).numpy() - wanted).mean() < 0.1
+    found = agent.flatten({"policy": obs["policy"]})[:, agent.told_size :].numpy()
+    assert np.abs(found - obs["truth"]).mean() < 0.1 < np.abs(obs["truth"]).mean()

@@ -21,7 +21,7 @@ from ballbot.errors import SettingsError
 from ballbot.evaluation import env_options
 from ballbot.ppo import Agent, load_agent, load_checkpoint, load_policy
 from ballbot.ppo.estimator import UNSURE, Estimate, Estimator
-from ballbot.ppo.imitation import Lessons, estimation_loss, imitation_and_estimation_loss, imitation_loss
+from ballbot.ppo.imitation import Lessons, estimation_loss, imitation_loss
 from ballbot.ppo.storage import Rollout
 
 SMALL = shlex.split(
@@ -246,7 +246,7 @@ def test_gradients_of_what_is_learned_at_once_are_those_of_what_is_learned_apart
         torch.autograd.backward(loss)
         return {name: p.grad.clone() for name, p in agent.named_parameters() if p.grad is not None and p.grad.any()}
 
-    both = gradients(imitation_and_estimation_loss(agent, rows, *rest)[0])
+    both = gradients(estimation_loss(agent, rows, *rest, imitates=True)[0])
     true = rows.clone()
     at = agent.told_size
     true[:, at : at + 2] = rows[:, agent.obs_size : agent.obs_size + 2]

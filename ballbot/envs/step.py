@@ -64,6 +64,10 @@ class RobotState:
         x, y, z = self.gyro
         return np.stack([d * x + e * y + f * z, -(a * x + b * y + c * z)])
 
+    def ball_place(self, depth: Array | float) -> Array:
+        """(2, n) m, x and y of the world below the centre of a ball that lies so deep, m, below the base's origin."""
+        return np.asarray(self.position[:2] - depth * self.rotation[:2, 2])
+
     def to_heading(self, offset: Array) -> Array:
         """A horizontal (2, n) vector of the world along the heading and to its left."""
         (c, s), (x, y) = self.heading, offset
@@ -118,7 +122,7 @@ class Step:
     @property
     def ball_place(self) -> Array:
         """(2, n) m, x and y of the world below the ball's centre."""
-        return np.asarray(self.robots.position[:2] - self.mechanics.ball_depth * self.robots.rotation[:2, 2])
+        return self.robots.ball_place(self.mechanics.ball_depth)
 
     @property
     def time_left(self) -> Array:

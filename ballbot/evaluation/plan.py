@@ -40,7 +40,7 @@ def plan(sims: Physics, layout: Layout, truth: Floats, estimates: Floats, size: 
     """
     ahead, left = _pixels(size)
     robots = sims.robot_state(np.zeros(1, np.intp))
-    ball = robots.position[:2] - sims.mechanics.ball_depth * robots.rotation[:2, 2]
+    ball = robots.ball_place(sims.mechanics.ball_depth)
     around = places_around(np.stack([ahead.ravel(), left.ravel()]), robots.heading, ball)
     heights = sims.ground.heights(sims.terrain_ids[:1], around)[0]
     picture = np.repeat(_grey(heights[1:] - heights[0]).reshape(size, size, 1), 3, axis=2)

@@ -19,10 +19,8 @@ from ballbot.envs.rig import camera_names
 from ballbot.envs.step import rotation_matrix
 from ballbot.errors import SettingsError
 from ballbot.evaluation.episodes import Actor
-from ballbot.evaluation.plan import plan
+from ballbot.evaluation.plan import Frame, plan
 from ballbot.ppo import Agent
-
-Frame = NDArray[np.uint8]
 
 ENDINGS = (".mp4", ".gif")
 INSET = 132
@@ -61,6 +59,7 @@ def film(
 
     Raises:
         RuntimeError: no OpenGL.
+        SettingsError: other numbers are estimated than the environment tells the truth of.
     """
     sims = envs.simulations
     cameras = _eyes(sims)
@@ -72,22 +71,24 @@ def film(
             pictures = envs.render()
             assert pictures is not None
             depths = what_is_seen(cameras, sims, sims.qpos[0], int(sims.terrain_ids[0]))
-            if estimates is None:
-                picture = with_insets(pictures[0], depths)
-            else:
-                picture = with_insets(pictures[0], depths[: MOST_INSETS - 1])
-                layout, found = envs.privileged_layout, estimates(obs)[0]
-                if layout is None or layout.size != len(found):
-                    told = 0 if layout is None else layout.size
-                    raise SettingsError(f"{len(found)} numbers are estimated, and the truth has {told}: not the same")
-                seen = plan(sims, layout, obs["privileged"][0], found, PLAN)
-                put(picture, seen, picture.shape[0] - PLAN - MARGIN, MARGIN)
+            picture = with_insets(pictures[0], depths if estimates is None else depths[: MOST_INSETS - 1])
+            if estimates is not None:
+                put(picture, _estimated(envs, obs, estimates), picture.shape[0] - PLAN - MARGIN, MARGIN)
             yield from repeat(picture, due)
             shown += due
         if ended:
             return
         obs, _, terminated, truncated, _ = envs.advance(actor(obs, began))
         began, step, ended = np.zeros(1, bool), step + 1, bool(terminated[0] | truncated[0])
+
+
+def _estimated(envs: BallbotVectorEnv, obs: Any, estimates: Estimates) -> Frame:
+    """(PLAN, PLAN, 3) the ground around, and what the policy takes it for."""
+    layout, found = envs.privileged_layout, estimates(obs)[0]
+    if layout is None or layout.size != len(found):
+        told = 0 if layout is None else layout.size
+        raise SettingsError(f"{len(found)} numbers are estimated, and the truth has {told}: not the same")
+    return plan(envs.simulations, layout, obs["privileged"][0], found, PLAN)
 
 
 def film_maker(envs: BallbotVectorEnv, seed: int) -> Callable[[Agent], tuple[NDArray[np.uint8], int]]:

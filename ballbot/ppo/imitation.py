@@ -119,7 +119,7 @@ class Lessons:
     @property
     def loss(self) -> Callable[..., tuple[torch.Tensor, torch.Tensor]]:
         """Of minibatches of `lesson`."""
-        return imitation_loss if self.agent.estimate is None else imitation_and_estimation_loss
+        return imitation_loss if self.agent.estimate is None else partial(estimation_loss, imitates=True)
 
     def begin(self, storage: Rollout, progress: float) -> None:
         """Prepare for a rollout after this share of the imitation."""
@@ -147,8 +147,9 @@ class Lessons:
             most = torch.tensor(choices.counts, device=action.device).reshape(choices.shape) - 1
             if ((answer < 0) | (answer > most)).any() or (told != told.round()).any():
                 raise ValueError(f"the teacher chose what there is not at step {step} of the rollout: {told.tolist()}")
-        estimates = self.agent.estimate is not None  # for what is true another action comes to the same
-        self.answers[step] = self.agent.stored_action(told, with_truth(self.agent, rows)) if estimates else answer
+        self.answers[step] = answer
+        if self.agent.estimate is not None:  # for what is true another action comes to the same
+            self.answers[step] = self.agent.stored_action(told, with_truth(self.agent, rows))
         own = distributed.own_envs(self.num_envs)
         driven = torch.arange(own.start, own.stop, device=action.device) < self.share * (
             self.num_envs * distributed.world_size()
@@ -179,53 +180,18 @@ class Lessons:
         self.began = np.asarray(state["began"], bool)
 
 
+def truth_of(agent: Agent, rows: torch.Tensor) -> torch.Tensor:
+    """(batch, m) what is true of what the agent estimates, of rows (batch, value_size)."""
+    assert agent.estimate is not None
+    return rows.index_select(1, agent.estimate.truth + agent.obs_size)
+
+
 def with_truth(agent: Agent, rows: torch.Tensor) -> torch.Tensor:
     """(batch, value_size) rows, with what is true where what is estimated of it stands."""
-    if agent.estimate is None:
-        return rows
-    truth = rows.index_select(1, agent.estimate.truth + agent.obs_size)
-    return torch.cat([rows[:, : agent.told_size], truth, rows[:, agent.obs_size :]], dim=1)
-
-
-def error_of_estimates(
-    agent: Agent, rows: torch.Tensor, weights: torch.Tensor | None
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Mean squared error of what is estimated of (batch, value_size) rows, and the variance of the truth."""
-    estimate = agent.estimate
-    assert estimate is not None and agent.estimator is not None
-    truth = rows.index_select(1, estimate.truth + agent.obs_size).float() / estimate.unit
-    error = (agent.estimator.raw(estimate, rows) / estimate.unit - truth) ** 2
-    return mean_of(weights, error.mean(1)), truth.var(0, correction=0).mean()
+    return torch.cat([rows[:, : agent.told_size], truth_of(agent, rows), rows[:, agent.obs_size :]], dim=1)
 
 
 def estimation_loss(
-    agent: Agent,
-    rows: torch.Tensor,
-    actions: torch.Tensor,
-    old_logprobs: torch.Tensor,
-    advantages: torch.Tensor,
-    returns: torch.Tensor,
-    old_values: torch.Tensor,
-    weights: torch.Tensor | None,
-    config: PPOConfig,
-    sequences: tuple[torch.Tensor, torch.Tensor] | None = None,
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Stand-in of `ppo_loss` that makes estimates truer; same arguments, but whole observations as they are.
-
-    The value function learns as ever.  "policy_loss", which is logged as "imitation/difference", is the mean
-    squared error in units of the truth's variance: 1 for who always says the mean, 0 for who knows.
-    """
-    mean = partial(mean_of, weights)
-    estimation, variance = error_of_estimates(agent, rows, weights)
-    x = agent.normalize(rows)
-    memories = agent.recall_rows(x, sequences)
-    values = agent.get_value(x, None if memories is None else memories[:, -1])
-    value_loss = 0.5 * mean(squared_error(agent, values, returns))
-    loss = estimation + config.vf_coef * value_loss
-    return loss, lesson_metrics(loss, estimation / variance.clamp(min=1e-12), value_loss)
-
-
-def imitation_and_estimation_loss(
     agent: Agent,
     rows: torch.Tensor,
     answers: torch.Tensor,
@@ -236,21 +202,35 @@ def imitation_and_estimation_loss(
     weights: torch.Tensor | None,
     config: PPOConfig,
     sequences: tuple[torch.Tensor, torch.Tensor] | None = None,
+    imitates: bool = False,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Both at once, of whole observations as they are; same arguments as `imitation_loss`, same kind of metrics.
+    """Stand-in of `ppo_loss` that makes estimates truer; same arguments, but whole observations as they are.
 
-    The policy learns what to do about what is true, where it drives by what it takes for true: estimates that are bad
-    at first would teach it to mistrust them.  The value function, as ever, of what there was.
+    The value function learns as ever.  "policy_loss", which is logged as "imitation/difference", is the mean
+    squared error in units of the truth's variance: 1 for who always says the mean, 0 for who knows.
+
+    Who `imitates` a teacher learns its answers at once, to what is true, where it drives by what it takes for true:
+    estimates that are bad at first would teach it to mistrust them.  "policy_loss" is then that of `imitation_loss`.
     """
-    estimation, metrics = estimation_loss(
-        agent, rows, answers, old_logprobs, advantages, returns, old_values, weights, config, sequences
-    )
+    mean, estimate = partial(mean_of, weights), agent.estimate
+    assert estimate is not None and agent.estimator is not None
+    truth = truth_of(agent, rows).float() / estimate.unit
+    error = (agent.estimator.raw(estimate, rows) / estimate.unit - truth) ** 2
+    estimation = mean(error.mean(1))
+    x = agent.normalize(rows)
+    memories = agent.recall_rows(x, sequences)
+    values = agent.get_value(x, None if memories is None else memories[:, -1])
+    value_loss = 0.5 * mean(squared_error(agent, values, returns))
+    loss = estimation + config.vf_coef * value_loss
+    if not imitates:
+        difference = estimation / truth.var(0, correction=0).mean().clamp(min=1e-12)
+        return loss, lesson_metrics(loss, difference, value_loss)
     seen = agent.normalize(with_truth(agent, rows))
     memories = agent.recall_rows(seen, sequences)
     output = agent.policy_output(seen, None if memories is None else memories[:, 0])
     policy_loss, difference = difference_from(agent, output, answers, weights)
-    metrics[:2] = torch.stack([policy_loss + estimation, difference]).detach()
-    return policy_loss + estimation, metrics
+    loss = policy_loss + loss
+    return loss, lesson_metrics(loss, difference, value_loss)
 
 
 @dataclass

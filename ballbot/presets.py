@@ -206,7 +206,8 @@ class Settings:
         if estimated is None or privileged is None:
             return None
         leading = [[at.start, at.start + 1] for name, at in estimated.slices.items() if estimated.fields[name].leads]
-        known = ESTIMATED_FROM | (AND_WHERE_TO if leading else {})
+        ahead = any(f.leads or f.ahead for f in estimated.fields.values())
+        known = ESTIMATED_FROM | (AND_WHERE_TO if ahead else {})
         scales = {name: known[of_now(name)[0]] for name in layout.slices if of_now(name)[0] in known}
         scales |= {name: 1.0 for name in layout.slices if name.startswith("image_") and name not in scales}
         columns = {name: torch.arange(layout.size)[layout[name]] for name in scales}

@@ -67,7 +67,8 @@ class Field:
         radii: of its rings, m from the ball's centre.
         typical: about how large the numbers are, for a network that estimates them.
         leads: whether it is a unit vector along which to go, and to be followed instead of the goal by a policy's
-            prior; an estimate of it is brought to length 1, and made from the goal too.
+            prior; an estimate of it is brought to length 1.
+        ahead: whether it depends on where the robot is to go, as what leads does; estimates are made from the goal too.
     """
 
     size: int
@@ -80,6 +81,7 @@ class Field:
     radii: tuple[float, ...] = ()
     typical: float = 0.1
     leads: bool = False
+    ahead: bool = False
 
     def __post_init__(self) -> None:
         if self.leads and self.size != 2:
@@ -257,6 +259,7 @@ FIELDS: dict[str, Field] = {
     "slope_ahead": Field(
         6, lambda s: _slopes(s, 0.05, 0.1, 0.2), "1", "along the heading, to its left; at each of the three places",
         "planar", "slope of the ground 5, 10 and 20 cm ahead on the way to go, which no sensor tells",
+        ahead=True,
     ),
     "scan": scan(),
     "way": Field(

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import csv
 import io
+import re
 import statistics
 import sys
 from dataclasses import dataclass
@@ -128,9 +129,8 @@ ROAD_COLUMNS = {
 
 def crossing_table(results: Results, task: str) -> str:
     """Who crosses a task's ground: controllers, and of what is learned the last policies, the median and all seeds."""
-    found = {
-        f"{row['policy'].replace(':', ', ')} m/s": [row] for row in results.rows if row["run"] == f"{task}_controllers"
-    }
+    driven = [row for row in results.rows if row["run"] == f"{task}_controllers"]
+    found = {re.sub(":(.*)", r", \1 m/s", row["policy"]): [row] for row in driven}
     for study in (name for name in STUDIES if name.startswith(f"{task}_")):
         for what, name in (
             (STUDIES[study].what, study),

@@ -114,7 +114,8 @@ def test_a_run_with_four_wheels_is_judged_exported_and_refused_three(tmp_path: P
     exported = call("export_policy.py", "runs/four", "--out", "four.onnx", folder=tmp_path)
     assert exported.returncode == 0, exported.stderr
     controller = Controller(tmp_path / "four.onnx")
-    assert controller.contract["robot"] == {"name": "reference", "wheels": 4, "azimuth_deg": 47.5}
+    told = controller.contract["robot"]
+    assert told["name"] == "reference" and told["azimuth_deg"] == 47.5 and told["body_mass"] == RobotConfig().body_mass
     assert controller.wheels == len(controller.contract["wheels"]) == 4
 
 

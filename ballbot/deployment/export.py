@@ -17,6 +17,7 @@ import json
 import logging
 import warnings
 from contextlib import contextmanager, redirect_stdout
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -33,13 +34,15 @@ from ballbot.envs.config import WorldConfig, make_command
 from ballbot.envs.model import build_model, num_wheels, tread_middle
 from ballbot.envs.observations import wheel_names
 from ballbot.envs.rig import CameraRig, camera_names, rig_of
+from ballbot.envs.robot import RobotConfig
 from ballbot.envs.robots import Robot
 from ballbot.evaluation.trained import trained_layout, trained_world
 from ballbot.ppo import Agent, Policy
 from ballbot.ppo.checkpoint import write_atomic
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from dataclasses import asdict
+from collections.abc import Iterator
 
 PERIOD = 0.002
 """s between two actions."""
@@ -204,7 +207,7 @@ def export_policy(policy: Policy, out: str | Path, encoder: FrozenEncoder | None
     contract = {
         "kind": "control",
         "ballbot": ballbot.__version__,
-        "robot": {"name": world.robot, **world.build},
+        "robot": {"name": world.robot, **(asdict(robot) if isinstance(robot, RobotConfig) else {})},
         "frame": world.frame,
         "trained_on": world.terrain,
         "trained_steps": policy.step,

@@ -26,6 +26,7 @@ from ballbot.envs import COMMANDS, ENDINGS, REWARDS, TERRAINS, WorldConfig
 from ballbot.envs.changes import outdated
 from ballbot.envs.config import paid_in_older
 from ballbot.envs.family import varying
+from ballbot.envs.randomize import AXES
 from ballbot.envs.rewards import reward_settings
 from ballbot.envs.rig import CameraRig
 from ballbot.envs.robot import RobotConfig
@@ -36,11 +37,16 @@ from ballbot.settings import check_value, default_of, nearest
 
 HIDDEN = ("observation", "terrain_split", "stagger_first_episodes", "action_repeat", "stagger_cameras")
 """Fields of ``WorldConfig`` that the programs set themselves."""
-SECTIONS = ("ground", "build", "vary", "motion", "rig", "rewards", "training_rewards", "final_rewards", "endings")
+SECTIONS = (
+    *("ground", "build", "vary", "ranges", "motion", "rig"),
+    *("rewards", "training_rewards", "final_rewards", "endings"),
+)
 """Fields of it that are several options each."""
-KINDS = {"terrain": "ground", "robot": "build", "command": "motion"}
+KINDS = {"terrain": "ground", "robot": "build", "command": "motion", "randomize": "ranges"}
 """Options that name a kind -> the section of that kind's own options."""
-SPELLED = {"build": "robot"}
+UNNAMED = {"randomize": "none"}
+"""Kinds that those options need not name."""
+SPELLED = {"build": "robot", "ranges": "randomize"}
 """Section -> what stands before the dot of its options, if not its name."""
 PluginFiles = tyro.conf.UseAppendAction[tuple[Path, ...]]
 """Type of the option ``--plugin FILE``, which may be given several times."""
@@ -121,6 +127,8 @@ def _kind_rows(name: str, kind: str) -> list[tuple[str, Any, str, Any]]:
     if name == "build":
         robot = robot_of(kind, {})
         return _field_rows(robot) if isinstance(robot, RobotConfig) else []
+    if name == "ranges":
+        return [(key, tuple[float, float] | None, axis.what, None) for key, axis in AXES.items()]
     cls = TERRAINS[parse_terrain(kind).kind] if name == "ground" else COMMANDS[kind]
     return [row for row in _field_rows(cls) if not (name == "ground" and row[0] == "path")]
 
@@ -218,7 +226,7 @@ def read_options(cls: type[Args], argv: list[str] | None, description: str | Non
     given = peek(argv, *kinds)
     rows: list[tuple[str, Any, Any]] = []
     for option in kinds:
-        name, kind = KINDS[option], getattr(given, option)
+        name, kind = KINDS[option], getattr(given, option) or UNNAMED.get(option)
         if kind is None:
             for argument in sys.argv[1:] if argv is None else argv:
                 if argument.startswith(f"--{SPELLED.get(name, name)}."):
@@ -245,18 +253,23 @@ def _optional_section(name: str, kind: str) -> Any:
 
 
 def kind_options(args: Any) -> dict[str, Any]:
-    """Options of the kinds of ground and command that ``read_options`` was given, as ``task_of`` takes them."""
-    sections = {name: getattr(args, name, None) for name in KINDS.values()}
-    return {
-        name: {key: value for key, value in asdict(section).items() if value is not None}
-        for name, section in sections.items()
-        if section is not None
-    }
+    """Options of the kinds of ground, command and robot that ``read_options`` was given, as ``task_of`` takes them."""
+    return {name: _given(args, name) for name in KINDS.values() if name != "ranges" and hasattr(args, name)}
 
 
 def rig_options(args: Any) -> dict[str, Any]:
     """Options of the cameras that ``read_options`` was given, as ``WorldConfig.rig`` takes them."""
-    section = getattr(args, "rig", None)
+    return _given(args, "rig")
+
+
+def randomize_options(args: Any) -> dict[str, Any]:
+    """What differs from episode to episode, as ``read_options`` was given it, options of ``WorldConfig``."""
+    return {"randomize": args.randomize or UNNAMED["randomize"], "ranges": _given(args, "ranges")}
+
+
+def _given(args: Any, name: str) -> dict[str, Any]:
+    """What was given of a section of options."""
+    section = getattr(args, name, None)
     return {} if section is None else {key: value for key, value in asdict(section).items() if value is not None}
 
 
@@ -279,7 +292,11 @@ def world_config(options: Any, config: WorldConfig) -> WorldConfig:
 
 
 def with_kinds(
-    config: WorldConfig, terrain: str | None = None, command: str | None = None, robot: str | None = None
+    config: WorldConfig,
+    terrain: str | None = None,
+    command: str | None = None,
+    robot: str | None = None,
+    randomize: str | None = None,
 ) -> WorldConfig:
     """A config with another kind of ground or command, or robot, whose options, and rewards, are then its own.
 
@@ -289,7 +306,9 @@ def with_kinds(
     before = config.terrain, config.command, config.robot
     old = outdated(*before, to_terrain=terrain, to_command=command, to_robot=robot)
     changes: dict[str, Any] = {f.name: default_of(f) for f in fields(WorldConfig) if f.name in old}
-    kinds = {"terrain": terrain, "command": command, "robot": robot}
+    if randomize is not None:
+        changes["ranges"] = {}
+    kinds = {"terrain": terrain, "command": command, "robot": robot, "randomize": randomize}
     changes |= {name: kind for name, kind in kinds.items() if kind is not None}
     return replace(config, **changes)
 

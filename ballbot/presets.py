@@ -461,6 +461,20 @@ def distill(**world: Any) -> Settings:
     return replace(settings, ppo=ppo, teacher="observer", goal_scale=1.0, mirror=False)
 
 
+def foresees(**world: Any) -> Settings:
+    """Those of a policy that learns from "foresight" likewise, which is told the slopes ahead, and sees these.
+
+    What it does about slopes it learns for the true ones, while a network learns to estimate them.  PPO follows, for
+    who drives by estimates falls more often than who knows.
+
+    Args:
+        **world: options of ``WorldConfig`` that differ.
+    """
+    settings = distill(**world)
+    ppo = replace(settings.ppo, total_timesteps=5_000_000, imitation_timesteps=3_000_000, eval_interval=500_000)
+    return replace(settings, ppo=ppo, teacher="foresight", estimates=("slope_ahead",))
+
+
 def told(**world: Any) -> Settings:
     """Those of a policy without cameras that is told the ground around, ``scan``: the teacher of one that sees.
 
@@ -544,6 +558,7 @@ PRESETS: dict[str, Callable[..., Settings]] = {
     "plain": plain,
     "paper": paper,
     "distill": distill,
+    "foresees": foresees,
     "told": told,
     "sees": sees,
     "finds": finds,

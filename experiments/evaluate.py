@@ -37,7 +37,7 @@ from ballbot.envs import BallbotVectorEnv, WorldConfig
 from ballbot.envs.physics import Physics
 from ballbot.evaluation import Actor, Candidate, Episodes, find_candidate, in_task, run_episodes, summarize, task_of
 from ballbot.evaluation.table import table, table_rows
-from ballbot.options import SPELLED, PluginFiles, kind_options, read_options
+from ballbot.options import SPELLED, PluginFiles, kind_options, randomize_options, read_options
 from ballbot.ppo import load_policy
 from ballbot.ppo.checkpoint import write_atomic
 from ballbot.settings import Range
@@ -73,6 +73,9 @@ class Args:
     robot: str | None = None
     """Which ballbot drives (default: the one that the policy was trained for).  --robot.ball-radius and so on change
     its numbers: --robot rollers --help lists them."""
+    randomize: str | None = None
+    """What differs from episode to episode, masses, friction and motors: "mild", "strong", or a .json file of ranges by
+    name (default: nothing).  --randomize.body-mass 0.8 1.2 and so on are ranges of single numbers."""
     command: str | None = None
     """What the robots are told, if it can be told by what the policy observes (default: what it was trained for).  Its
     own options are --motion.max-speed and so on: --command velocity --help lists them."""
@@ -194,6 +197,7 @@ def world_of(options: dict[str, Any], args: Args) -> WorldConfig:
         terrain_length=args.terrain_length,
         initial_tilt_deg=args.initial_tilt_deg,
         initial_speed=args.initial_speed,
+        **randomize_options(args),
     )
 
 

@@ -16,6 +16,7 @@ from ballbot.envs.commands import COMMANDS, ONE_OF_TWO
 from ballbot.envs.family import check_vary, drawn
 from ballbot.envs.mjcf import MJCF
 from ballbot.envs.observations import CAMERA_INTERVAL, FIELDS, Layout, layout_of
+from ballbot.envs.randomize import check_ranges, ranges_of
 from ballbot.envs.rewards import REWARDS, check_endings, check_weights, needed, paid_terms, refuse_idle
 from ballbot.envs.rig import rig_of
 from ballbot.envs.robot import RobotConfig
@@ -77,6 +78,10 @@ class WorldConfig:
     """Numbers of it that differ from robot to robot, by name, from and to: each episode has a robot of this family."""
     num_robots: Annotated[int, Range(1, 1024)] = option(16, "run")
     """Robots of the family, drawn once, each number evenly from its range; those of validation and eval are others."""
+    randomize: str = option("none", "training")
+    """What differs from episode to episode, by name, "mild" or "strong", or a .json file of ranges by name."""
+    ranges: Mapping[str, tuple[float, float]] = option({}, "training")
+    """Ranges of it, by name, from and to, instead of the named ones or besides; see ``ballbot.envs.randomize``."""
     command: str = option("goal", "task")
     """What the robots are told: "goal" (a direction to travel), "velocity", "point", "path"."""
     motion: Mapping[str, Any] = option({}, "task")
@@ -155,6 +160,9 @@ class WorldConfig:
                 self._spell_out(name, options, registry)
         if isinstance(self.robot, (MJCF, Path)):
             self._keep("robot", str(getattr(self.robot, "path", self.robot)))
+        if isinstance(self.randomize, Mapping):
+            self._keep("ranges", {**self.randomize, **self.ranges})
+            self._keep("randomize", "none")
         if isinstance(self.robot, RobotConfig):
             self._keep("build", changes_of(self.robot, RobotConfig()) | dict(self.build))
             self._keep("robot", "reference")
@@ -180,7 +188,7 @@ class WorldConfig:
                     what += f": ({value!r},)"
                 raise SettingsError(f"{name}={value!r} must be {what}")
             object.__setattr__(self, name, tuple(value))
-        for name in ("ground", "motion", "rig", "build", "vary"):
+        for name in ("ground", "motion", "rig", "build", "vary", "ranges"):
             value = getattr(self, name)
             if not isinstance(value, Mapping) or not all(isinstance(key, str) for key in value):
                 raise SettingsError(
@@ -198,6 +206,8 @@ class WorldConfig:
             self._keep("robot", self.robot if self.robot in ROBOTS else "reference")
             self._keep("build", changes_of(robot, ROBOTS[self.robot]))
         self._keep("vary", check_vary(self.vary, robot))
+        self._keep("ranges", check_ranges({**ranges_of(self.randomize), **self.ranges}))
+        self._keep("randomize", "none")  # all that the name says is here then
         rig = rig_of(self.rig)
         if rig is None and (self.vary or not robot.cameras) and self.observation in ("encoded", "depth"):
             rig = robot.eyes

@@ -30,6 +30,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ballbot.envs.parts import call, refuse_nan
+from ballbot.envs.randomize import TOLD
 from ballbot.envs.rig import CameraRig
 from ballbot.envs.step import Array, Step, rotation_vector
 from ballbot.errors import SettingsError
@@ -265,6 +266,10 @@ FIELDS: dict[str, Field] = {
     "way": Field(
         2, lambda s: s.robots.to_heading(s.way(WAY_AHEAD)), "1", "along the heading, to its left", "planar",
         "unit vector to where one goes who knows all the ground, which no sensor tells", typical=0.5, leads=True,
+    ),
+    "randomized": Field(
+        len(TOLD), lambda s: s.randomized(), turns="scalar",
+        title="how far this robot and ground are from what they are otherwise, which no sensor tells",
     ),
     "time_left": Field(
         1, lambda s: s.time_left[None], "s", turns="scalar", title="time until the time limit, which no sensor tells"

@@ -7,7 +7,8 @@ lag one step behind; so everything above this file is computed from ``RobotState
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import mujoco
@@ -20,6 +21,7 @@ from ballbot.envs.checks import check_state_array
 from ballbot.envs.family import Family
 from ballbot.envs.mechanics import Mechanics
 from ballbot.envs.model import Addresses, build_model, settled_poses
+from ballbot.envs.randomize import TOLD, Randomizer
 from ballbot.envs.rig import CameraRig
 from ballbot.envs.shell import shell_of
 from ballbot.envs.step import RobotState, rotation_matrix
@@ -48,6 +50,7 @@ class Physics:
         num_threads: threads that step them; 0 takes every CPU this process may use.
         rig: their cameras; None: those of the reference.
         robot: how they are made, or of a family how each is, one of which each episode has; None: as the reference.
+        ranges: what differs from episode to episode, see ``ballbot.envs.randomize``.
     """
 
     def __init__(
@@ -59,6 +62,7 @@ class Physics:
         num_threads: int,
         rig: CameraRig | None = None,
         robot: Robot | Sequence[Robot] | None = None,
+        ranges: Mapping[str, tuple[float, float]] = MappingProxyType({}),
     ) -> None:
         robots = tuple(robot) if isinstance(robot, Sequence) else (robot,)
         self.ground, self.rig, self.robot = ground, rig, robots[0]
@@ -102,6 +106,10 @@ class Physics:
         """(num,) index of each simulation's robot in the family."""
         if self.family is not None:
             self.family.expand(self.batch)
+        self.randomizer: Randomizer | None = None
+        """Of what differs from episode to episode; None: nothing does."""
+        if ranges:
+            self.randomizer = Randomizer(ranges, [self.model_of(robot) for robot in range(len(robots))], self.batch)
         self.qpos, self.qvel = self.batch.bind("qpos"), self.batch.bind("qvel")  # live views of the state rows
         self._ctrl = self.batch.bind("ctrl")
         self._warnings = self.batch.warning.reshape(num, -1)
@@ -185,6 +193,7 @@ class Physics:
         tilt: float = 0.0,
         tilt_axis: float = 0.0,
         velocity: tuple[float, float] = (0.0, 0.0),
+        values: Array | None = None,
     ) -> None:
         """Put a simulation's robot on a terrain, at rest or rolling without slip.
 
@@ -197,8 +206,11 @@ class Physics:
             tilt: lean from the vertical, rad.
             tilt_axis: direction of the horizontal axis it leans about, rad from the world's x axis.
             velocity: along the world's x and y, m/s.
+            values: of what differs from episode to episode; None: as it was.
         """
         self._make(sim, robot)
+        if self.randomizer is not None and values is not None:
+            self.randomizer.put(sim, robot, values)
         pose, mechanics = self._poses[robot][terrain_id][spawn].copy(), self.each[robot]
         base, ball = self.addresses.base_qpos, self.addresses.ball_qpos
         turn = np.array([np.cos(yaw / 2), 0.0, 0.0, np.sin(yaw / 2)])
@@ -261,6 +273,10 @@ class Physics:
         """(num, ...) m of the ground below (num, ..., 2) places, on the terrain that each simulation shows."""
         return self.ground.heights(self.terrain_ids, xy)
 
+    def randomized(self) -> Array:
+        """(numbers, num) how far from what it is otherwise each number is that may differ; see ``Randomizer.told``."""
+        return np.zeros((len(TOLD), self.num)) if self.randomizer is None else self.randomizer.told()
+
     def floor(self) -> Array:
         """(num,) m: ground below it is off the road, on the terrain that each simulation shows; -inf where none is."""
         return np.asarray(self.ground.floors[self.terrain_ids])
@@ -279,6 +295,8 @@ class Physics:
     def get_state(self) -> dict[str, Any]:
         """Everything that decides the future of the physics."""
         own = {} if self.family is None else {"robot_ids": self.robot_ids.copy()}
+        if self.randomizer is not None:
+            own["randomized"] = self.randomizer.values.copy()
         return {"rows": self.batch.state.copy(), "terrain_ids": self.terrain_ids.copy(), **own}
 
     def check_state(self, state: Any) -> dict[str, NDArray[Any]]:
@@ -289,6 +307,8 @@ class Physics:
         }
         if self.family is not None:
             found["robot_ids"] = check_state_array(state, "robot_ids", self.robot_ids, 0, self.num_robots - 1)
+        if self.randomizer is not None:
+            found["randomized"] = check_state_array(state, "randomized", self.randomizer.values)
         return found
 
     def set_state(self, state: dict[str, Any]) -> None:
@@ -296,6 +316,9 @@ class Physics:
         if self.family is not None:
             for sim, robot in enumerate(state["robot_ids"].tolist()):
                 self._make(sim, robot)
+        if self.randomizer is not None:
+            for sim, values in enumerate(state["randomized"].T):
+                self.randomizer.put(sim, int(self.robot_ids[sim]), values)
         self.batch.state[:] = state["rows"]
         self._show(np.arange(self.num), np.asarray(state["terrain_ids"]))
 

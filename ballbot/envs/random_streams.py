@@ -23,6 +23,11 @@ def second_stream(seed: int | Sequence[int] | None) -> np.random.Generator:
     return np.random.Generator(np.random.PCG64(np.random.SeedSequence(seed, spawn_key=(1,))))
 
 
+def chance_stream(seed: int | None) -> np.random.Generator:
+    """A third one, for what differs from one real robot to the next: with or without that, the others go on alike."""
+    return np.random.Generator(np.random.PCG64(np.random.SeedSequence(seed, spawn_key=(2,))))
+
+
 def pack_streams(streams: list[np.random.Generator]) -> NDArray[np.int64]:
     """The whole state of PCG64 generators, (num_streams, 6) int64."""
     words = np.zeros((len(streams), WORDS), np.uint64)

@@ -118,6 +118,8 @@ class Step:
     """(n,) m, as ``heights`` are: lower ground is off the road; -inf where none is."""
     ways: Callable[[Array, Array], Array]
     """The best way along (2, n) goals, unit vectors, from (2, n) places, m: (2, n) unit vectors; see ``Ways``."""
+    randomized: Callable[[], Array]
+    """(numbers, n) how far each number that may differ from episode to episode is from what it is otherwise."""
 
     @property
     def ball_place(self) -> Array:

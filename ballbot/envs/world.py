@@ -27,7 +27,7 @@ from ballbot.envs.observations import Layout
 from ballbot.envs.parts import flags as flags_of
 from ballbot.envs.parts import numbers, refuse_nan
 from ballbot.envs.physics import Physics
-from ballbot.envs.random_streams import new_stream, second_stream
+from ballbot.envs.random_streams import chance_stream, new_stream, second_stream
 from ballbot.envs.rewards import ENDINGS, make_term, paid_terms
 from ballbot.envs.rig import check_cameras, rig_of
 from ballbot.envs.step import Array, Bools, RobotState, Step
@@ -80,6 +80,7 @@ class World:
             num_threads=num_threads,
             rig=rig_of(config.rig),
             robot=robots,
+            ranges=config.ranges,
         )
         for robot, plane in zip(robots, self.physics.planes, strict=True):
             if config.rig:
@@ -119,6 +120,8 @@ class World:
         self._endings = [(name, ENDINGS[name], limit) for name, limit in config.endings.items()]
         self._upright_limit = np.cos(np.radians(config.tilt_limit_deg))
         self.streams: list[np.random.Generator] = []  # filled by the first reset
+        self.chances: list[np.random.Generator] = []
+        """Of what differs from episode to episode, where something does."""
         self.num_diverged = 0
         self.elapsed = np.zeros(num, np.int64)
         self.time_limit = np.full(num, config.max_episode_steps)
@@ -199,9 +202,12 @@ class World:
         if not begun:
             self.streams = [new_stream(s) for s in seeds]
             self.told.streams = [second_stream(s) for s in seeds]
+            self.chances = [chance_stream(s) for s in seeds] if self.physics.randomizer is not None else []
         for i in ids:
             if (s := seeds[i]) is not None and begun:
                 self.streams[i], self.told.streams[i] = new_stream(s), second_stream(s)
+                if self.chances:
+                    self.chances[i] = chance_stream(s)
             if self.cameras is not None and (s is not None or not begun):
                 self.cameras.start_clock(int(i), self.streams[i].integers)
 
@@ -218,6 +224,7 @@ class World:
 
         ``stagger`` says whose time limit is drawn.
         """
+        randomizer = self.physics.randomizer
         for i in ids:
             stream, other = self.streams[i], self.told.streams[i]
             terrain = int(stream.integers(self.physics.num_terrains))  # drawn anyway: the stream goes on alike
@@ -240,6 +247,7 @@ class World:
                 tilt=np.radians(self.config.initial_tilt_deg) * np.sqrt(radius),  # evenly over the cone's disc
                 tilt_axis=2 * np.pi * axis,
                 velocity=(speed * np.cos(heading), speed * np.sin(heading)),
+                values=None if randomizer is None else randomizer.draw(self.chances[i]),
             )
             limit = self.config.max_episode_steps
             shortest = self.config.shortest_episode_steps
@@ -403,6 +411,7 @@ class World:
             time_limit=self.time_limit,
             floor=self.physics.floor,
             ways=self.physics.ways,
+            randomized=self.physics.randomized,
         )
 
     def observation(self) -> Observation:
@@ -428,6 +437,7 @@ class World:
             "tilt_deg": np.degrees(np.arccos(np.minimum(np.maximum(self.robots.rotation[2, 2], -1.0), 1.0))),
             "terrain_id": self.physics.terrain_ids.copy(),
             **({} if self.physics.family is None else {"robot_id": self.physics.robot_ids.copy()}),
+            **({} if self.physics.randomizer is None else {"randomized": self.physics.randomizer.by_name}),
             **{name: (self._none if flags is None else flags[name]).copy() for name in names},
             "reward_terms": dict(zip(self.terms, self.term_sums.copy(), strict=True)),
         }

@@ -34,6 +34,7 @@ def get_state(world: World) -> dict[str, Any]:
             if world.curriculum is None
             else {"curriculum": world.curriculum.levels.copy(), "learned": world.learned.copy()}
         ),
+        **({"chance_streams": pack_streams(world.chances)} if world.physics.randomizer is not None else {}),
         **({} if world.cameras is None else {"cameras": world.cameras.get_state()}),
         **({} if world.history is None else {"history": world.history.get_state()}),
         **({"progress": world.progress} if world.config.final_rewards else {}),
@@ -58,6 +59,7 @@ def set_state(world: World, state: dict[str, Any]) -> None:
         others = [second_stream(words.tolist()) for words in pack_streams(streams).view(np.uint64)]
     else:
         others = _check_streams(world, state, "second_streams")
+    chances = [] if world.physics.randomizer is None else _check_streams(world, state, "chance_streams")
     told = None if older else world.told.check_state(state.get("command"))
     arrays = {name: check_state_array(state, name, getattr(world, name)) for name in STATE_ARRAYS}
     images = None if world.cameras is None else world.cameras.check_state(state.get("cameras"))
@@ -72,7 +74,8 @@ def set_state(world: World, state: dict[str, Any]) -> None:
         raise ValueError(f"state 'num_diverged' is {num_diverged!r}, expected a count: it is damaged")
 
     world.physics.set_state(physics)
-    world.streams, world.told.streams, world.num_diverged = streams, others, num_diverged
+    world.streams, world.told.streams, world.chances = streams, others, chances
+    world.num_diverged = num_diverged
     for name, array in arrays.items():
         getattr(world, name)[:] = array
     world.robots = world.physics.robot_state()

@@ -57,6 +57,7 @@ FORESIGHT = (
     *("--preset", "distill", "--teacher", "foresight", "--imitation-timesteps", "3000000"),
     *("--total-timesteps", "5000000", "--eval-interval", "500000", "--eval-episodes", "200"),
 )
+FORESEES = ("--preset", "foresees")
 SEES = (*ON_THE_ROAD, "--preset", "sees")
 UNSEEN = range(1, 6)
 """Seeds that had no part in finding the settings of tasks to cross, as 0, 10 and 11 had."""
@@ -91,6 +92,10 @@ STUDIES: dict[str, Study] = {
     "unfixed": Study("without these and the contact fix", (*PLAIN, *BLIND, "--no-contact-fix"), range(3), 10),
     "untrained_encoder": Study("without memory, by a random encoder", (*PLAIN, *BY_RANDOM), range(3), 20),
     "rk4": Study("without memory and cameras, by RK4", (*PLAIN, *BLIND, "--integrator", "RK4"), range(3), 30),
+    "perlin_foresees": Study("perlin, foresees slopes", FORESEES, UNSEEN, 25, also=SHUFFLED, **CROSSING),
+    "perlin_foresees_blind": Study(
+        "perlin, foresees slopes without cameras", (*FORESEES, *BLIND), UNSEEN, 15, **CROSSING,
+    ),
     "road_told": Study("road, told the ground around", (*ON_THE_ROAD, "--preset", "told"), UNSEEN, 20, **CROSSING),
     "road_sees": Study("road, sees it", SEES, UNSEEN, 8, after="road_told", also=SHUFFLED, **CROSSING),
     "road_tuned": Study(

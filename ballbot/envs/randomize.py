@@ -1,0 +1,329 @@
+"""What differs from one real robot, and one real floor, to the next: masses, friction, motors, drawn for each episode.
+
+    BallbotVectorEnv(64, randomize="mild")
+    BallbotVectorEnv(64, ranges={"body_mass": (0.8, 1.2), "ground_friction": (0.4, 1.2)})
+
+Each number is drawn evenly from its range, by itself, whenever an episode begins.  ``AXES`` says which there are; yours
+may be added::
+
+    def load(row, parts, kg):
+        row["body_mass"][parts.base] += kg
+
+    AXES["load"] = Axis("Mass in the middle of the body, kg.", 0.0, Range(0, 5), ("body_mass",), load)
+
+Sizes, which images and starts depend on, differ from robot to robot instead: ``vary``.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import mujoco
+import numpy as np
+from mujoco.batch import Batch
+from numpy.typing import NDArray
+
+from ballbot.envs.model import Addresses, num_wheels
+from ballbot.errors import SettingsError
+from ballbot.settings import Range, check_value, nearest
+
+Array = NDArray[np.float64]
+Row = Mapping[str, NDArray[Any]]
+"""Fields of one simulation's model, by MuJoCo's names, to be changed in place."""
+
+
+@dataclass(frozen=True)
+class Parts:
+    """Where the parts of a robot are in its model."""
+
+    base: int
+    """The body with the joint base_free."""
+    body: list[int]
+    """Bodies that move as one with the base: itself, and the cameras' arms."""
+    ball: int
+    wheel_dofs: list[int]
+    roller_dofs: list[int]
+    wheel_geoms: list[int]
+    """Of the wheels, and of rollers on them."""
+    wheel_pairs: list[int]
+    """Contacts that are spelled out, of a wheel and the ball."""
+    soil: list[int]
+    """The ball's geom and the ground's."""
+
+    @classmethod
+    def of(cls, model: mujoco.MjModel) -> Parts:
+        """Find them."""
+        at = Addresses.of(model)
+        base, ball = (int(model.joint(name).bodyid[0]) for name in ("base_free", "ball_free"))
+        hubs = {int(model.joint(f"wheel_{i}").bodyid[0]) for i in range(num_wheels(model))}
+        on = {body: _above(model, body) for body in range(1, model.nbody)}
+        turning = {body for body, above in on.items() if hubs & above}
+        body = [b for b, above in on.items() if base in above and b not in turning]
+        rollers = [int(d) for d in range(model.nv) if model.dof_bodyid[d] in turning and d not in at.wheel_qvel]
+        geoms = [g for g in range(model.ngeom) if model.geom_bodyid[g] in turning]
+        pairs = [p for p in range(model.npair) if {int(model.pair_geom1[p]), int(model.pair_geom2[p])} & set(geoms)]
+        soil = [int(model.geom("ball").id), at.ground_geom]
+        return cls(base, body, ball, list(at.wheel_qvel), rollers, geoms, pairs, soil)
+
+
+def _above(model: mujoco.MjModel, body: int) -> set[int]:
+    """A body, and all that it is mounted on."""
+    found = set()
+    while body:
+        found.add(body)
+        body = int(model.body_parentid[body])
+    return found
+
+
+@dataclass(frozen=True)
+class Axis:
+    """A number that may differ from episode to episode.
+
+    Args:
+        what: it is, for ``--help``.
+        nominal: what it is otherwise, where nothing changes.
+        limits: that it may have.
+        fields: of the model, by MuJoCo's names, that it changes.
+        change: makes it so: of one simulation's fields, of the parts of the robot, by the value.
+        typical: how far it may well differ, for a network that is told it.
+        needs: names of ``Parts`` that must be there.
+    """
+
+    what: str
+    nominal: float
+    limits: Range
+    fields: tuple[str, ...]
+    change: Callable[[Row, Parts, float], None]
+    typical: float = 0.2
+    needs: tuple[str, ...] = ()
+
+
+def _times(column: int | None = None, **parts: str) -> Callable[[Row, Parts, float], None]:
+    """A change by a factor: of fields by name, those of these parts; of one column alone, or of all."""
+
+    def change(row: Row, of: Parts, factor: float) -> None:
+        for name, part in parts.items():
+            row[name][getattr(of, part) if column is None else (getattr(of, part), column)] *= factor
+
+    return change
+
+
+def _shift(axis: int) -> Callable[[Row, Parts, float], None]:
+    """The centre of mass of the body goes so far along an axis of the base."""
+
+    def change(row: Row, of: Parts, metres: float) -> None:
+        mass = row["body_mass"]
+        row["body_ipos"][of.base, axis] += metres * mass[of.body].sum() / mass[of.base]
+
+    return change
+
+
+def _tip(axis: int) -> Callable[[Row, Parts, float], None]:
+    """Gravity turns towards an axis of the world."""
+
+    def change(row: Row, of: Parts, degrees: float) -> None:
+        gravity = row["opt.gravity"]
+        across = -gravity[2] * np.tan(np.radians(degrees))
+        length = np.linalg.norm(gravity)
+        gravity[axis] += across
+        gravity *= length / np.linalg.norm(gravity)
+
+    return change
+
+
+def _motors(row: Row, of: Parts, factor: float) -> None:
+    row["actuator_gear"][:, 0] *= factor
+
+
+FACTOR = Range(0.1, 10)
+OFFSET = Range(-0.1, 0.1)
+DEGREES = Range(-10, 10)
+AXES: dict[str, Axis] = {
+    "body_mass": Axis(
+        "Of the body, times what it is; its inertia likewise.", 1.0, FACTOR, ("body_mass", "body_inertia"),
+        _times(body_mass="body", body_inertia="body"),
+    ),
+    "ball_mass": Axis(
+        "Of the ball, times what it is; its inertia likewise.", 1.0, FACTOR, ("body_mass", "body_inertia"),
+        _times(body_mass="ball", body_inertia="ball"),
+    ),
+    "body_inertia": Axis(
+        "Of the body about its centre of mass, times what it is.", 1.0, FACTOR, ("body_inertia",),
+        _times(body_inertia="body"),
+    ),
+    "com_x": Axis(
+        "m, the body's centre of mass lies so much further along the base's x.", 0.0, OFFSET,
+        ("body_mass", "body_ipos"), _shift(0), 0.01,
+    ),
+    "com_y": Axis("m, along its y.", 0.0, OFFSET, ("body_mass", "body_ipos"), _shift(1), 0.01),
+    "com_z": Axis("m, higher.", 0.0, OFFSET, ("body_mass", "body_ipos"), _shift(2), 0.01),
+    "ground_friction": Axis(
+        "Of ball and ground, times what it is.", 1.0, FACTOR, ("geom_friction",), _times(0, geom_friction="soil"),
+    ),
+    "wheel_friction": Axis(
+        "Of wheels and ball, times what it is.", 1.0, FACTOR, ("pair_friction", "geom_friction"),
+        _times(pair_friction="wheel_pairs", geom_friction="wheel_geoms"),
+    ),
+    "contact_time": Axis(
+        "In which contacts give way and come back, times what it is: more is softer.", 1.0, Range(0.25, 4),
+        ("geom_solref", "pair_solref"), _times(0, geom_solref="soil", pair_solref="wheel_pairs"),
+    ),
+    "motor_strength": Axis(
+        "Torque that motors give of what is asked, and at most: times what it is.", 1.0, FACTOR, ("actuator_gear",),
+        _motors,
+    ),
+    "wheel_damping": Axis(
+        "Torque that a wheel loses by each rad/s, times what it is.", 1.0, FACTOR, ("dof_damping",),
+        _times(dof_damping="wheel_dofs"),
+    ),
+    "wheel_armature": Axis(
+        "Inertia of a motor's rotor, seen from its wheel, times what it is.", 1.0, FACTOR, ("dof_armature",),
+        _times(dof_armature="wheel_dofs"),
+    ),
+    "roller_damping": Axis(
+        "Torque that a roller loses by each rad/s, times what it is.", 1.0, Range(0.01, 100), ("dof_damping",),
+        _times(dof_damping="roller_dofs"), 1.0, ("roller_dofs",),
+    ),
+    "gravity_x": Axis(
+        "degrees, gravity leans so much towards the world's x, as if all the ground fell that way.", 0.0, DEGREES,
+        ("opt.gravity",), _tip(0), 1.0,
+    ),
+    "gravity_y": Axis("degrees, towards its y.", 0.0, DEGREES, ("opt.gravity",), _tip(1), 1.0),
+}  # fmt: skip
+"""Name -> what may differ.  Yours may be added."""
+TOLD = tuple(AXES)
+"""Those that the field "randomized" tells, in this order."""
+
+RANDOMIZED: dict[str, dict[str, tuple[float, float]]] = {
+    "none": {},
+    "mild": {
+        "body_mass": (0.9, 1.1), "ball_mass": (0.9, 1.1), "body_inertia": (0.9, 1.1),
+        "com_x": (-0.005, 0.005), "com_y": (-0.005, 0.005), "com_z": (-0.01, 0.01),
+        "ground_friction": (0.7, 1.1), "wheel_friction": (0.8, 1.1), "contact_time": (0.8, 1.25),
+        "motor_strength": (0.9, 1.1), "wheel_damping": (0.9, 1.1), "wheel_armature": (0.8, 1.2),
+    },
+    "strong": {
+        "body_mass": (0.8, 1.2), "ball_mass": (0.8, 1.2), "body_inertia": (0.8, 1.2),
+        "com_x": (-0.02, 0.02), "com_y": (-0.02, 0.02), "com_z": (-0.02, 0.02),
+        "ground_friction": (0.4, 1.2), "wheel_friction": (0.6, 1.2), "contact_time": (0.6, 1.6),
+        "motor_strength": (0.8, 1.2), "wheel_damping": (0.8, 1.2), "wheel_armature": (0.5, 1.5),
+    },
+}  # fmt: skip
+"""Name -> ranges.  Yours may be added."""
+
+
+def check_ranges(ranges: Mapping[str, Any]) -> dict[str, tuple[float, float]]:
+    """Ranges by name, as plain numbers.
+
+    Raises:
+        SettingsError: no such axis, no range, or values that it cannot have.
+    """
+    found = {}
+    for name, given in ranges.items():
+        if name not in AXES:
+            raise SettingsError(f"randomize has no axis {name!r}: {nearest(str(name), AXES)}")
+        if not isinstance(given, (tuple, list)) or len(given) != 2 or None in given:
+            raise SettingsError(f"randomize.{name} = {given!r} must be a range, from and to: (0.9, 1.1)")
+        limits = AXES[name].limits
+        for value in given:
+            check_value(f"randomize.{name}", value, float)
+            if not limits.holds(value):
+                raise SettingsError(f"randomize.{name} must lie {limits}, got {value!r}")
+        low, high = map(float, given)
+        if low > high:
+            raise SettingsError(f"randomize.{name} = {low:g} {high:g} must rise: write {high:g} {low:g}")
+        found[name] = (low, high)
+    return found
+
+
+def ranges_of(name: str) -> dict[str, tuple[float, float]]:
+    """The ranges of this name, or in this file.
+
+    Args:
+        name: one of ``RANDOMIZED``, or a .json file of ranges by name.
+
+    Raises:
+        SettingsError: there is none of this name, or the file cannot be used.
+    """
+    if not str(name).endswith(".json"):
+        if name not in RANDOMIZED:
+            raise SettingsError(f"randomize={name!r} is unknown: {nearest(str(name), RANDOMIZED)}, or a .json file")
+        return dict(RANDOMIZED[name])
+    try:
+        found = json.loads(Path(name).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise SettingsError(f"randomize {name!r} cannot be read: {error.strerror}") from error
+    except (ValueError, RecursionError) as error:
+        raise SettingsError(f"randomize {name!r} is no JSON ({error})") from error
+    if not isinstance(found, dict):
+        raise SettingsError(f'randomize {name!r} must be ranges by name, such as {{"body_mass": [0.9, 1.1]}}')
+    return check_ranges(found)
+
+
+class Randomizer:
+    """Models of a batch's simulations that differ from episode to episode.
+
+    Args:
+        ranges: of ``check_ranges``.
+        models: of each robot of the family, on the ground.
+        batch: of the first, whose simulations get fields of their own.
+
+    Raises:
+        SettingsError: a robot has no such part.
+    """
+
+    def __init__(
+        self, ranges: Mapping[str, tuple[float, float]], models: Sequence[mujoco.MjModel], batch: Batch
+    ) -> None:
+        self.names = tuple(ranges)
+        self._axes = [AXES[name] for name in ranges]
+        self._low, self._high = np.array(list(ranges.values())).T
+        self._parts = Parts.of(models[0])
+        for name, axis in zip(self.names, self._axes, strict=True):
+            for part in axis.needs:
+                if not getattr(self._parts, part):
+                    raise SettingsError(f"randomize.{name}: this robot has no {part.split('_')[0]}s, leave it out")
+        names = sorted({field for axis in self._axes for field in axis.fields})
+        self._rows = {name: batch.expand(name) for name in names}
+        self._nominal = [{name: _field(model, name) for name in names} for model in models]
+        self._batch = batch
+        batch.set_const()
+        self.values = np.repeat([[axis.nominal] for axis in self._axes], batch.nsim, axis=1).astype(float)
+        """(axes, num) what each simulation has."""
+
+    def draw(self, stream: np.random.Generator) -> Array:
+        """(axes,) values for an episode."""
+        return stream.uniform(self._low, self._high)
+
+    def put(self, sim: int, robot: int, values: Array) -> None:
+        """Give a simulation's robot these (axes,) values."""
+        row = {name: rows[sim] for name, rows in self._rows.items()}
+        for name, numbers in self._nominal[robot].items():
+            row[name][...] = numbers
+        for axis, value in zip(self._axes, values, strict=True):
+            axis.change(row, self._parts, float(value))
+        self._batch.set_const([sim])
+        self.values[:, sim] = values
+
+    @property
+    def by_name(self) -> dict[str, Array]:
+        """(num,) what each simulation has."""
+        return dict(zip(self.names, self.values.copy(), strict=True))
+
+    def told(self) -> Array:
+        """(len(TOLD), num) how far each value is from what it is otherwise, about 1 where that is much."""
+        found = np.zeros((len(TOLD), self.values.shape[1]))
+        for name, axis, values in zip(self.names, self._axes, self.values, strict=True):
+            if name in TOLD:
+                found[TOLD.index(name)] = (values - axis.nominal) / axis.typical
+        return found
+
+
+def _field(model: mujoco.MjModel, name: str) -> NDArray[Any]:
+    """Of a model, by the name that a batch expands it by."""
+    owner, attribute = (model.opt, name[4:]) if name.startswith("opt.") else (model, name)
+    return np.array(getattr(owner, attribute))

@@ -1,0 +1,237 @@
+"""What differs from episode to episode: masses, friction, motors."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import mujoco
+import numpy as np
+import pytest
+from mujoco.batch import Batch
+
+from ballbot.envs import ROBOTS, BallbotVectorEnv, RobotConfig, WorldConfig
+from ballbot.envs.randomize import AXES, RANDOMIZED, TOLD, Axis, Randomizer
+from ballbot.errors import SettingsError
+from ballbot.settings import Range
+
+WITH_ROLLERS = ROBOTS["rollers"]
+
+
+def small(num=4, **options):
+    return BallbotVectorEnv(num, num_threads=1, terrain=options.pop("terrain", "flat"), **options)
+
+
+def actions(steps, num, seed=0, most=0.2):
+    return np.random.default_rng(seed).uniform(-most, most, (steps, num, 3)).astype(np.float32)
+
+
+def drive(env, asked):
+    return np.array([env.step(a)[0] for a in asked])
+
+
+def fields_of(batch, names, sim):
+    return {name: np.array(batch.expanded(name)[sim]) for name in names}
+
+
+@pytest.mark.parametrize("robot", ["reference", "rollers"])
+@pytest.mark.parametrize("name", list(AXES))
+def test_an_axis_changes_its_fields_and_gives_them_back(name, robot):
+    if name == "roller_damping" and robot == "reference":
+        pytest.skip("has none")
+    model = ROBOTS[robot].compiled() if hasattr(ROBOTS[robot], "compiled") else ROBOTS[robot].spec().compile()
+    batch, axis = Batch(model, 2, 1), AXES[name]
+    high = min(axis.limits.high, axis.nominal + axis.typical)
+    randomizer = Randomizer({name: (axis.nominal, high)}, [model], batch)
+    nominal = fields_of(batch, axis.fields, 0)
+    randomizer.put(0, 0, np.array([high]))
+    changed = fields_of(batch, axis.fields, 0)
+    assert any(not np.array_equal(changed[field], nominal[field]) for field in axis.fields)
+    assert all(np.array_equal(x, nominal[field]) for field, x in fields_of(batch, axis.fields, 1).items())
+    randomizer.put(0, 0, np.array([axis.nominal]))
+    for field, x in fields_of(batch, axis.fields, 0).items():
+        np.testing.assert_allclose(x, nominal[field], rtol=1e-15, atol=0)
+
+
+def test_a_heavier_body_moves_as_one_that_was_built_so():
+    light = ROBOTS["mini"]
+    built = replace(light, body_mass=1.3 * light.body_mass, body_inertia=tuple(1.3 * x for x in light.body_inertia))
+    changed = small(1, robot="mini", ranges={"body_mass": (1.3, 1.3)}, initial_tilt_deg=3.0)
+    made = small(1, robot=built, initial_tilt_deg=3.0)
+    unchanged = small(1, robot="mini", initial_tilt_deg=3.0)
+    courses = []
+    for env in (changed, made, unchanged):
+        env.reset(seed=3)
+        courses.append(drive(env, actions(100, 1))[:, 0, :8])  # vertically contacts give way a little more
+    assert np.abs(courses[0] - courses[1]).max() < 0.003 < 0.03 < np.abs(courses[2] - courses[1]).max()
+
+
+def test_a_centre_of_mass_beside_the_middle_tips_the_robot_that_way():
+    for axis, along in (("com_x", 0), ("com_y", 1)):
+        for sign in (-1, 1):
+            env = small(1, ranges={axis: (sign * 0.02, sign * 0.02)}, initial_tilt_deg=0.0, random_yaw=False)
+            env.reset(seed=0)
+            for _ in range(100):
+                env.step(np.zeros((1, 3), np.float32))
+            lean = env.world.robots.rotation[:2, 2, 0]
+            assert sign * lean[along] > 0.01 > abs(lean[1 - along]), (axis, sign, lean)
+
+
+def test_the_centre_of_mass_of_all_that_is_the_body_moves_by_what_is_said():
+    model = RobotConfig().spec().compile()
+    batch = Batch(model, 1, 1)
+    Randomizer({"com_x": (0.01, 0.01)}, [model], batch).put(0, 0, np.array([0.01]))
+    moved = batch.get_model(0)
+
+    def centre(of):
+        data = mujoco.MjData(of)
+        mujoco.mj_resetDataKeyframe(of, data, of.key("settled").id)
+        mujoco.mj_forward(of, data)
+        wheels = {int(of.joint(f"wheel_{i}").bodyid[0]) for i in range(3)}
+        body = [b for b in range(1, of.nbody) if b not in wheels and of.body(b).rootid[0] == of.body("base").id]
+        return np.average(data.xipos[body], axis=0, weights=of.body_mass[body])
+
+    np.testing.assert_allclose(centre(moved) - centre(model), [0.01, 0, 0], atol=1e-9)
+
+
+def test_gravity_that_leans_is_as_strong_and_rolls_a_ball_down():
+    env = small(1, ranges={"gravity_x": (3, 3)}, initial_tilt_deg=0.0)
+    env.reset(seed=0)
+    gravity = env.simulations.batch.expanded("opt.gravity")[0]
+    assert np.linalg.norm(gravity) == pytest.approx(9.81)
+    assert np.degrees(np.arctan2(gravity[0], -gravity[2])) == pytest.approx(3)
+    for _ in range(150):
+        env.step(np.zeros((1, 3), np.float32))
+    assert env.world.robots.velocity[0, 0] > 0.02 > abs(env.world.robots.velocity[1, 0])
+
+
+def test_each_episode_draws_anew_evenly_and_tells_it():
+    env = small(64, ranges={"body_mass": (0.8, 1.2), "com_z": (-0.02, 0.0)}, max_episode_steps=2)
+    _, info = env.reset(seed=0)
+    seen = [info["randomized"]["body_mass"]]
+    for _ in range(60):
+        _, _, _, truncated, info = env.step(np.zeros((64, 3), np.float32))
+        if truncated.any():
+            continue
+        seen.append(info["randomized"]["body_mass"])
+    seen = np.unique(np.concatenate(seen))
+    assert len(seen) > 1000 and seen.min() >= 0.8 and seen.max() <= 1.2
+    assert abs(seen.mean() - 1) < 0.01 and abs(seen.std() - 0.4 / np.sqrt(12)) < 0.01
+    tilts = info["randomized"]["com_z"]
+    assert (tilts >= -0.02).all() and (tilts <= 0).all() and len(set(tilts.tolist())) == 64
+
+
+def test_starts_and_commands_are_those_without():
+    options = {"terrain": "perlin", "command": "velocity", "num_terrains": 4, "initial_speed": 0.2}
+    plain, random = small(8, **options), small(8, **options, randomize="strong")
+    assert np.array_equal(plain.reset(seed=5)[0], random.reset(seed=5)[0])
+    assert np.array_equal(plain.simulations.terrain_ids, random.simulations.terrain_ids)
+    other = small(8, **options, randomize="strong")
+    other.reset(seed=5)
+    assert np.array_equal(other.simulations.randomizer.values, random.simulations.randomizer.values)
+    other.reset(seed=6)
+    assert not np.array_equal(other.simulations.randomizer.values, random.simulations.randomizer.values)
+
+
+@pytest.mark.parametrize("family", [False, True])
+def test_a_saved_state_goes_on_bit_for_bit(family):
+    options = {"randomize": "strong", "terrain": "perlin", "num_terrains": 4, "max_episode_steps": 30}
+    if family:
+        options |= {"vary": {"ball_radius": (0.085, 0.095)}, "num_robots": 3}
+    env, other = small(4, **options), small(4, **options)
+    env.reset(seed=1)
+    drive(env, actions(20, 4))
+    state = env.get_state()
+    asked = actions(60, 4, seed=1)
+    first = drive(env, asked)
+    other.set_state(state)
+    assert np.array_equal(first, drive(other, asked))
+    env.set_state(state)
+    assert np.array_equal(first, drive(env, asked))
+    state["simulations"]["randomized"] = state["simulations"]["randomized"][:2]
+    with pytest.raises(ValueError, match="randomized"):
+        other.set_state(state)
+
+
+def test_a_robot_of_a_family_is_changed_from_what_it_is():
+    env = small(8, vary={"body_mass": (2.0, 5.0)}, num_robots=4, ranges={"body_mass": (2.0, 2.0)})
+    env.reset(seed=0)
+    base = env.simulations.model.body("base").id
+    masses = env.simulations.batch.expanded("body_mass")[:, base]
+    nominal = [env.simulations.model_of(robot).body_mass[base] for robot in env.simulations.robot_ids]
+    np.testing.assert_allclose(masses, 2 * np.array(nominal))
+    assert len(set(masses.tolist())) > 1
+
+
+def test_the_value_function_may_be_told():
+    env = small(4, ranges={"body_mass": (1.2, 1.2), "com_x": (-0.01, -0.01)}, privileged_fields=("randomized",))
+    told = env.reset(seed=0)[0]["privileged"]
+    expected = np.zeros(len(TOLD), np.float32)
+    expected[TOLD.index("body_mass")], expected[TOLD.index("com_x")] = 1, -1
+    np.testing.assert_allclose(told, np.tile(expected, (4, 1)), rtol=1e-6)
+    assert not small(4, privileged_fields=("randomized",)).reset(seed=0)[0]["privileged"].any()
+
+
+def test_a_name_is_spelled_out_and_single_ranges_replace_its():
+    config = WorldConfig(randomize="strong", ranges={"body_mass": (1.0, 1.0)})
+    assert config.randomize == "none"
+    assert config.ranges == RANDOMIZED["strong"] | {"body_mass": (1.0, 1.0)}
+    assert WorldConfig(randomize={"body_mass": (0.9, 1.1)}).ranges == {"body_mass": (0.9, 1.1)}
+    assert not config.task().ranges, "whoever is judged is judged in the world as it is meant"
+
+
+def test_a_file_of_ranges(tmp_path):
+    path = tmp_path / "mine.json"
+    path.write_text(json.dumps({"body_mass": [0.9, 1.3]}))
+    assert WorldConfig(randomize=str(path)).ranges == {"body_mass": (0.9, 1.3)}
+    for text, message in (
+        ("[1, 2]", "must be ranges by name"),
+        ("{", "is no JSON"),
+        ('{"bodymass": [1, 1]}', "did you mean 'body_mass'"),
+    ):
+        path.write_text(text)
+        with pytest.raises(SettingsError, match=message):
+            WorldConfig(randomize=str(path))
+    with pytest.raises(SettingsError, match="cannot be read"):
+        WorldConfig(randomize=str(tmp_path / "none.json"))
+
+
+@pytest.mark.parametrize(
+    ("ranges", "message"),
+    [
+        ({"bodymass": (1, 1)}, "did you mean 'body_mass'"),
+        ({"body_mass": (1.2, 0.8)}, "must rise: write 0.8 1.2"),
+        ({"body_mass": (0, 1)}, "must lie from 0.1 to 10, got 0"),
+        ({"body_mass": (float("nan"), 1)}, "must be a finite number"),
+        ({"body_mass": ("a", 1)}, "must be a number"),
+        ({"body_mass": 1.2}, "must be a range, from and to"),
+        ({"body_mass": (1, 2, 3)}, "must be a range, from and to"),
+        ({"com_x": (-1, 1)}, "must lie from -0.1 to 0.1"),
+        ([1], "must be a mapping"),
+    ],
+)
+def test_impossible_ranges_are_refused(ranges, message):
+    with pytest.raises(SettingsError, match=message):
+        WorldConfig(ranges=ranges)
+
+
+def test_what_a_robot_does_not_have_is_refused_and_other_names_are_offered():
+    with pytest.raises(SettingsError, match=r"randomize\.roller_damping: this robot has no rollers, leave it out"):
+        small(2, ranges={"roller_damping": (0.5, 2)})
+    with pytest.raises(SettingsError, match="did you mean 'strong'"):
+        WorldConfig(randomize="stong")
+
+
+def test_an_axis_of_ones_own(monkeypatch):
+    def load(row, parts, kg):
+        row["body_mass"][parts.base] += kg
+
+    monkeypatch.setitem(
+        AXES, "load", Axis("Mass in the middle of the body, kg.", 0.0, Range(0, 5), ("body_mass",), load)
+    )
+    env = small(3, ranges={"load": (2.0, 2.0)}, privileged_fields=("randomized",))
+    obs, info = env.reset(seed=0)
+    base = env.simulations.model.body("base").id
+    masses = env.simulations.batch.expanded("body_mass")[:, base]
+    np.testing.assert_allclose(masses, env.simulations.model.body_mass[base] + 2)
+    assert info["randomized"]["load"].tolist() == [2.0] * 3 and not obs["privileged"].any()

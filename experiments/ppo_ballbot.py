@@ -24,12 +24,13 @@ import hashlib
 import os
 import sys
 import time
+from collections.abc import Callable
 from contextlib import ExitStack, closing
 from copy import copy
 from dataclasses import asdict, dataclass, field, make_dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, Literal, NoReturn, get_type_hints
+from typing import Annotated, Any, NoReturn, get_type_hints
 
 import tyro
 
@@ -71,7 +72,7 @@ from ballbot.runs import (
     recorded_teacher,
     resumed_metadata,
 )
-from ballbot.settings import Range, check_settings
+from ballbot.settings import Range, check_settings, nearest
 from ballbot.tasks import find_task
 from ballbot.teachers import COPY, RobotTeacher, teacher_of, with_kept_teacher
 from mujoco_patch import ContactFixError
@@ -98,11 +99,12 @@ class Job:
     come.  Options of the world change it."""
     run_name: str | None = None
     """Folder under runs/ (default: terrain, seed and time)."""
-    preset: Literal["default", "plain", "paper", "distill", "told", "sees", "finds", "crosses"] = "default"
-    """Settings to start from, which the other options change: ours, those from before memory, those of
-    Salehi 2025 (arXiv:2505.18417), those of distill.py, of a policy that is told the ground around and of the one
-    that, with --init-from the first, sees it, or of those that find their way by sight, and drive by a computed law
-    ("finds") or as one does that feels slopes ("crosses")."""
+    preset: str = "default"
+    """Settings to start from, which the other options change: ours, "default"; those from before memory, "plain";
+    those of Salehi 2025 (arXiv:2505.18417), "paper"; those of distill.py, "distill"; of a policy that sees the slopes
+    ahead, "foresees"; of one that is told the ground around, "told", and of the one that, with --init-from it, sees it,
+    "sees"; or of those that find their way by sight, and drive by a computed law, "finds", or as one does that feels
+    slopes, "crosses"."""
     resume: Path | None = None
     """Run folder or checkpoint to continue, with its own settings.  May be changed: --total-timesteps, how often to
     evaluate and save, the learning rate and its schedule, --num-envs, --num-steps, --minibatch-size, --device, and by
@@ -172,7 +174,7 @@ def parse(argv: list[str] | None = None) -> Args:
         default = Args(replace(settings, world=with_kinds(settings.world, **kinds)), default.job)
     else:
         kinds = {**(find_task(given.task) if given.task else {}), **kinds}
-        settings = PRESETS.get(given.preset or "default", PRESETS["default"])(**kinds)
+        settings = find_preset(given.preset or "default")(**kinds)
         default = Args(settings, Job(cameras=settings.world.observation == "encoded"))
     read = tyro.cli(
         _options(default),
@@ -190,6 +192,17 @@ def parse(argv: list[str] | None = None) -> Args:
             f"and --frame {world.frame}: leave --mirror out, or change these"
         )
     return Args(settings, read.job)
+
+
+def find_preset(name: str) -> Callable[..., Settings]:
+    """What makes the settings of this name.
+
+    Raises:
+        SettingsError: there are none.
+    """
+    if name not in PRESETS:
+        raise SettingsError(f"--preset {name} is unknown: {nearest(name, PRESETS)}")
+    return PRESETS[name]
 
 
 def recorded(path: Path) -> Args:

@@ -144,32 +144,36 @@ OFFSET = Range(-0.1, 0.1)
 DEGREES = Range(-10, 10)
 AXES: dict[str, Axis] = {
     "body_mass": Axis(
-        "Of the body, times what it is; its inertia likewise.", 1.0, FACTOR, ("body_mass", "body_inertia"),
+        "Mass of the body, times what it is; its inertia likewise.", 1.0, FACTOR, ("body_mass", "body_inertia"),
         _times(body_mass="body", body_inertia="body"),
     ),
     "ball_mass": Axis(
-        "Of the ball, times what it is; its inertia likewise.", 1.0, FACTOR, ("body_mass", "body_inertia"),
+        "Mass of the ball, times what it is; its inertia likewise.", 1.0, FACTOR, ("body_mass", "body_inertia"),
         _times(body_mass="ball", body_inertia="ball"),
     ),
     "body_inertia": Axis(
-        "Of the body about its centre of mass, times what it is.", 1.0, FACTOR, ("body_inertia",),
+        "Inertia of the body about its centre of mass, times what it is.", 1.0, FACTOR, ("body_inertia",),
         _times(body_inertia="body"),
     ),
     "com_x": Axis(
-        "m, the body's centre of mass lies so much further along the base's x.", 0.0, OFFSET,
+        "Centre of mass of the body, m further along the base's x.", 0.0, OFFSET,
         ("body_mass", "body_ipos"), _shift(0), 0.01,
     ),
-    "com_y": Axis("m, along its y.", 0.0, OFFSET, ("body_mass", "body_ipos"), _shift(1), 0.01),
-    "com_z": Axis("m, higher.", 0.0, OFFSET, ("body_mass", "body_ipos"), _shift(2), 0.01),
+    "com_y": Axis(
+        "Centre of mass of the body, m further along the base's y.", 0.0, OFFSET,
+        ("body_mass", "body_ipos"), _shift(1), 0.01,
+    ),
+    "com_z": Axis("Centre of mass of the body, m higher.", 0.0, OFFSET, ("body_mass", "body_ipos"), _shift(2), 0.01),
     "ground_friction": Axis(
-        "Of ball and ground, times what it is.", 1.0, FACTOR, ("geom_friction",), _times(0, geom_friction="soil"),
+        "Friction of ball and ground, times what it is.", 1.0, FACTOR, ("geom_friction",),
+        _times(0, geom_friction="soil"),
     ),
     "wheel_friction": Axis(
-        "Of wheels and ball, times what it is.", 1.0, FACTOR, ("pair_friction", "geom_friction"),
+        "Friction of wheels and ball, times what it is.", 1.0, FACTOR, ("pair_friction", "geom_friction"),
         _times(pair_friction="wheel_pairs", geom_friction="wheel_geoms"),
     ),
     "contact_time": Axis(
-        "In which contacts give way and come back, times what it is: more is softer.", 1.0, Range(0.25, 4),
+        "Time in which contacts come back, times what it is: more is softer.", 1.0, Range(0.25, 4),
         ("geom_solref", "pair_solref"), _times(0, geom_solref="soil", pair_solref="wheel_pairs"),
     ),
     "motor_strength": Axis(
@@ -189,10 +193,12 @@ AXES: dict[str, Axis] = {
         _times(dof_damping="roller_dofs"), 1.0, ("roller_dofs",),
     ),
     "gravity_x": Axis(
-        "degrees, gravity leans so much towards the world's x, as if all the ground fell that way.", 0.0, DEGREES,
+        "Direction of gravity, degrees towards the world's x, as if all the ground fell that way.", 0.0, DEGREES,
         ("opt.gravity",), _tip(0), 1.0,
     ),
-    "gravity_y": Axis("degrees, towards its y.", 0.0, DEGREES, ("opt.gravity",), _tip(1), 1.0),
+    "gravity_y": Axis(
+        "Direction of gravity, degrees towards the world's y.", 0.0, DEGREES, ("opt.gravity",), _tip(1), 1.0,
+    ),
 }  # fmt: skip
 """Name -> what may differ.  Yours may be added."""
 TOLD = tuple(AXES)

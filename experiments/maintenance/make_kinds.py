@@ -16,6 +16,7 @@ import tyro
 from ballbot.cli import check_output, program
 from ballbot.envs import COMMANDS, ENDINGS, FIELDS, REWARDS, ROBOTS, TERRAINS, RobotConfig
 from ballbot.envs.observations import FRAMES, layout_of
+from ballbot.envs.randomize import AXES, RANDOMIZED
 from ballbot.envs.rewards import reward_settings
 from ballbot.options import field_docs, first_line
 from ballbot.ppo.checkpoint import write_atomic
@@ -76,6 +77,16 @@ def robots() -> list[str]:
     return table(("number", *ROBOTS), rows)
 
 
+def axis_rows() -> list[tuple[str, ...]]:
+    """A row an axis of what differs from episode to episode."""
+    named = [name for name, ranges in RANDOMIZED.items() if ranges]
+    rows = []
+    for key, axis in AXES.items():
+        ranges = [RANDOMIZED[name].get(key) for name in named]
+        rows.append((f"`{key}`", axis.what, *("" if span is None else "{:g} to {:g}".format(*span) for span in ranges)))
+    return rows
+
+
 def reward_rows() -> list[tuple[str, ...]]:
     """A row a term and parameter."""
     rows: list[tuple[str, ...]] = []
@@ -92,6 +103,8 @@ def page() -> str:
     lines += kinds(TERRAINS, "ground")
     lines += ["", "## Robots", "", "`--robot NAME`, or a file; [robots.md](robots.md) tells what they are."]
     lines += ["", *options(RobotConfig, "robot"), *robots()]
+    lines += ["", "## What differs from episode to episode", "", "`--randomize NAME`, `--randomize.AXIS LOW HIGH`."]
+    lines += table(("axis", "what", *(f"`{name}`" for name, ranges in RANDOMIZED.items() if ranges)), axis_rows())
     lines += ["", "## Commands", "", "`--command NAME`."]
     lines += kinds(COMMANDS, "motion")
     lines += [

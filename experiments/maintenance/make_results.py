@@ -164,6 +164,25 @@ def mixed_table(results: Results) -> str:
     return table(["judged on", "learned on", "seeds", *(title for title, _ in MIXED_COLUMNS.values())], lines)
 
 
+def perlin_table(results: Results) -> str:
+    """What eyes are worth on gentle ground: who foresees slopes, with cameras, others' images, and without."""
+    blind = "perlin_foresees_blind"
+    names = {
+        "perlin_foresees": STUDIES["perlin_foresees"].what,
+        "perlin_foresees_shuffled": f"{STUDIES['perlin_foresees'].what}, by the images of another robot",
+        blind: STUDIES[blind].what,
+        **{name: STUDIES[name].what for name in ("distill", "default", "blind")},
+    }
+    lines = []
+    for name, what in names.items():
+        seeds = STUDIES[name.removesuffix("_shuffled")].seeds
+        rows = [row for seed in seeds if (row := results.row(f"{name}_{seed}", "last")) is not None]
+        if rows:
+            lines.append([what.removeprefix("perlin, "), str(len(rows)), *spread_cells(rows, MIXED_COLUMNS)])
+    titles = [title for title, _ in MIXED_COLUMNS.values()]
+    return table(["who", "seeds", "stands", "falls", *titles[2:]], lines)
+
+
 def spread_cells(rows: list[Row], columns: dict[str, tuple[str, str]]) -> list[str]:
     """Cells of several evaluations, the median and all of them; of one, what it says."""
     cells = []
@@ -384,6 +403,20 @@ def robots_table(path: Path) -> str:
     return table(["robot", "falling", "recovered", "top speed", "gear", "ripple", *heights, "velocity", "place"], lines)
 
 
+def drawn_robots_table(path: Path) -> str:
+    """Of robots drawn at random, how many computed gains hold upright in every episode."""
+    rows = read_table(path, measure_robots.DRAWN)
+
+    def span(column: str) -> str:
+        values = [float(row[column]) for row in rows]
+        return f"{min(values):.2g} to {max(values):.2g}"
+
+    stood = [f"{sum(float(row[ground]) == 1 for row in rows)} of {len(rows)}" for ground in ("level", "uneven")]
+    head = ["ball's radius, m", "body, kg", "its height, m", "wheels", "zenith, degrees", "stand, level", "uneven"]
+    spans = [span(name) for name in ("ball_radius", "body_mass", "body_height", "wheels", "zenith_deg")]
+    return table(head, [[*spans, *stood]])
+
+
 def learned_robots_table(results: Results, path: Path) -> str:
     """What was learned on each robot beside what computed gains do: medians over seeds, of the last policies."""
     lines = []
@@ -491,12 +524,15 @@ def main(argv: list[str] | None = None) -> int:
     crossed = [task for task in TO_CROSS if any(row["run"].startswith(f"{task}_") for row in results.rows)]
     if crossed:
         tables = {task: crossing_table(results, task) for task in crossed}
-        if any(row["run"].startswith("mixed_") for row in results.rows):
-            tables["mixed"] = mixed_table(results)
+        for name, of in (("mixed", mixed_table), ("perlin", perlin_table)):
+            if any(row["run"].startswith(f"{name}_") for row in results.rows):
+                tables[name] = of(results)
         pages[args.page.with_name("seeing.md")] = tables
     if (robots := args.results / "robots.csv").is_file():
         learned = {"learned_robots": learned_robots_table(results, robots)} if results.rows else {}
         pages[args.page.with_name("robots.md")] = {"robots": robots_table(robots)} | learned
+        if (drawn := args.results / "drawn_robots.csv").is_file():
+            pages[args.page.with_name("robots.md")]["drawn_robots"] = drawn_robots_table(drawn)
     if (tried := args.results / "reliability.csv").is_file():
         pages[args.page.with_name("reliability.md")] = {"reliability": reliability_table(tried)}
     for page, found in pages.items():

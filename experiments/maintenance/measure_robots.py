@@ -2,6 +2,7 @@
 
     python experiments/maintenance/measure_robots.py                          # all, into results/robots.csv
     python experiments/maintenance/measure_robots.py --robots mini kugle
+    python experiments/maintenance/measure_robots.py --drawn 30               # robots drawn at random, into another
 
 Each is let fall (by its model), rolled along, and driven by the linear-quadratic regulator over grounds of the eval
 split.  docs/robots.md shows the table.
@@ -24,6 +25,7 @@ from ballbot.controllers import make_controller
 from ballbot.envs import ROBOTS, BallbotVectorEnv, RobotConfig
 from ballbot.envs.drive import measure_drive
 from ballbot.envs.mechanics import motor_limits, rolling_model
+from ballbot.errors import SettingsError
 from ballbot.evaluation import run_episodes, summarize
 from ballbot.lqr import LQRController, gains_of, recoverable_lean
 from ballbot.settings import Range
@@ -38,6 +40,12 @@ be brought back, m/s that its motors reach, by how much its ball is turned faste
 mm by which its body rises and sinks meanwhile; how it is driven, by the ground's height in cm; on level ground, m/s and
 rad/s rms by which it misses velocities that it is told, the share of places that it is at in the end, and m from it."""
 
+DRAWN = ("robot", "ball_radius", "body_mass", "body_height", "wheels", "zenith_deg", "episodes", "level", "uneven")
+"""Columns of the table of robots drawn at random: some of their numbers, and the share of episodes without a fall, on
+level ground and on ground that is uneven by ``UNEVEN``."""
+UNEVEN = 0.05
+"""m."""
+
 
 @dataclass
 class Args:
@@ -47,10 +55,12 @@ class Args:
     """Which; all of them if not given."""
     episodes: Annotated[int, Range(1, 10_000)] = 100
     """On each ground, of 8 s."""
+    drawn: Annotated[int, Range(0, 1000)] = 0
+    """So many robots drawn at random, instead of those with names."""
     num_threads: Annotated[int, Range(0, 1024)] = 0
     """Threads that step the simulations; 0: every CPU."""
-    out: Path = PUBLISHED / "robots.csv"
-    """Table to write; rows of other robots stay."""
+    out: Path | None = None
+    """Table to write (default: results/robots.csv, whose rows of other robots stay, or results/drawn_robots.csv)."""
 
 
 def measured(robot: RobotConfig) -> dict[str, Any]:
@@ -71,7 +81,63 @@ def measured(robot: RobotConfig) -> dict[str, Any]:
     }
 
 
-def by_regulator(name: str, args: Args, **world: Any) -> dict[str, Any]:
+def drawn_robot(rng: np.random.Generator) -> RobotConfig:
+    """Any robot that somebody might build: of 1 to 26 kg on a ball of 5 to 15 cm radius, as slim as may be.
+
+    Motors hold 0.3 to 1 times its weight at a wheel's rim, and run freely at 1 to 3 m/s of it.
+    """
+    radius, mass = rng.uniform(0.05, 0.15), float(np.exp(rng.uniform(np.log(1), np.log(26))))
+    height, across, wheel = (
+        rng.uniform(1.5, 4) * radius,
+        rng.uniform(0.8, 1.2) * radius,
+        rng.uniform(0.25, 0.45) * radius,
+    )
+    top = height * rng.uniform(1.6, 2.2)
+    about = mass * (across**2 / 4 + top**2 / 12)
+    rim = 9.81 * mass * wheel
+    return RobotConfig(
+        ball_radius=radius,
+        ball_mass=rng.uniform(0.05, 0.3) * mass,
+        ball_inertia_factor=rng.uniform(0.4, 0.66),
+        body_mass=mass,
+        body_height=height,
+        body_inertia=(about, about * rng.uniform(0.9, 1.1), mass * across**2 / 2),
+        body_radius=across,
+        body_top=top,
+        imu_height=rng.uniform(0.8, 1.5) * radius,
+        wheels=3 + int(rng.integers(2)),  # type: ignore[arg-type]
+        zenith_deg=rng.uniform(38, 52),
+        azimuth_deg=rng.uniform(0, 360),
+        wheel_radius=wheel,
+        wheel_width=rng.uniform(0.5, 1) * wheel,
+        wheel_mass=rng.uniform(0.01, 0.03) * mass,
+        wheel_armature=rng.uniform(0.01, 0.06) * mass * wheel**2,
+        wheel_damping=rng.uniform(5e-4, 2e-3) * rim,
+        torque_limit=rng.uniform(0.3, 1) * rim,
+        no_load_speed=rng.uniform(1, 3) / wheel,
+        wheel_model="rollers",
+    )
+
+
+def measure_drawn(args: Args, out: Path) -> None:
+    """Draw robots that can be built, and let the regulator drive them."""
+    rng, rows = np.random.default_rng(0), list[dict[str, Any]]()
+    while len(rows) < args.drawn:
+        try:
+            robot = drawn_robot(rng)
+            robot.spec().compile()
+        except SettingsError:  # wheels within each other, a ball that sinks
+            continue
+        level = by_regulator(robot, args, terrain="flat")
+        uneven = by_regulator(robot, args, terrain="perlin", ground={"height": UNEVEN})
+        numbers = {name: f"{getattr(robot, name):.4g}" for name in DRAWN if hasattr(robot, name)}
+        stood = {"level": f"{level['success_rate']:.3f}", "uneven": f"{uneven['success_rate']:.3f}"}
+        rows.append({"robot": len(rows) + 1, "episodes": args.episodes, **numbers, **stood})
+        print(" ".join(f"{key}={value}" for key, value in rows[-1].items()), flush=True)
+    write_table(out, DRAWN, rows)
+
+
+def by_regulator(name: str | RobotConfig, args: Args, **world: Any) -> dict[str, Any]:
     """How the regulator drives it in a world."""
     envs = BallbotVectorEnv(
         min(args.episodes, 100), robot=name, terrain_split="eval", terrain_seed=1, num_terrains=args.episodes,
@@ -114,14 +180,18 @@ def main(argv: list[str] | None = None) -> int:
     args = tyro.cli(Args, args=argv, description=__doc__)
     check_options(args)
     check_names("--robots", args.robots, ROBOTS)
-    rows = {row["robot"]: row for row in read_table(args.out, COLUMNS)}
+    out = args.out or PUBLISHED / ("drawn_robots.csv" if args.drawn else "robots.csv")
+    if args.drawn:
+        measure_drawn(args, out)
+        return 0
+    rows = {row["robot"]: row for row in read_table(out, COLUMNS)}
     for name in args.robots:
         rows[name] = {"robot": name, "episodes": args.episodes, **measured(ROBOTS[name])}
         for height in HEIGHTS:
             rows[name] |= driven(name, height, args)
         rows[name] |= told(name, args)
         print(" ".join(f"{key}={value}" for key, value in rows[name].items()), flush=True)
-        write_table(args.out, COLUMNS, [rows[each] for each in ROBOTS if each in rows])
+        write_table(out, COLUMNS, [rows[each] for each in ROBOTS if each in rows])
     return 0
 
 

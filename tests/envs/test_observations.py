@@ -11,6 +11,7 @@ import pytest
 from ballbot.envs import rewards
 from ballbot.envs.mechanics import reference
 from ballbot.envs.observations import layout_of
+from ballbot.envs.randomize import TOLD
 from ballbot.envs.step import RobotState, Step, rotation_matrix, rotation_vector
 
 
@@ -60,6 +61,7 @@ def step_of(state, goal=NORTH, actions=STILL, fallen=(False,)):
         *TIMES,
         lambda: np.zeros(1),
         lambda goals, places: goals,
+        lambda: np.zeros((len(TOLD), 1)),
     )
 
 

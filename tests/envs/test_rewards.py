@@ -13,6 +13,7 @@ from ballbot.controllers import LinearController
 from ballbot.envs import COMMANDS, ENDINGS, FIELDS, REWARDS, BallbotEnv, BallbotVectorEnv, Field, WorldConfig
 from ballbot.envs.mechanics import reference
 from ballbot.envs.model import build_model
+from ballbot.envs.randomize import TOLD
 from ballbot.envs.rewards import ENDINGS as BUILT_IN_ENDINGS
 from ballbot.envs.rewards import make_term
 from ballbot.envs.shell import shell_of
@@ -62,6 +63,7 @@ def step(yaw=0.0, pitch=0.0, velocity=(0, 0, 0), gyro=(0, 0, 0), wheels=(0, 0, 0
         *times,
         lambda: np.array([floor]),
         lambda goals, places: np.array([[0.6], [0.8]]),
+        lambda: np.zeros((len(TOLD), 1)),
     )
 
 

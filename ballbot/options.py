@@ -31,6 +31,7 @@ from ballbot.envs.rewards import reward_settings
 from ballbot.envs.rig import CameraRig
 from ballbot.envs.robot import RobotConfig
 from ballbot.envs.robots import robot_of
+from ballbot.envs.sensors import SENSORS, Sensors, check_sensing
 from ballbot.envs.terrain import parse_terrain
 from ballbot.errors import SettingsError
 from ballbot.settings import check_value, default_of, nearest
@@ -38,15 +39,15 @@ from ballbot.settings import check_value, default_of, nearest
 HIDDEN = ("observation", "terrain_split", "stagger_first_episodes", "action_repeat", "stagger_cameras")
 """Fields of ``WorldConfig`` that the programs set themselves."""
 SECTIONS = (
-    *("ground", "build", "vary", "ranges", "motion", "rig"),
+    *("ground", "build", "vary", "ranges", "sensing", "motion", "rig"),
     *("rewards", "training_rewards", "final_rewards", "endings"),
 )
 """Fields of it that are several options each."""
-KINDS = {"terrain": "ground", "robot": "build", "command": "motion", "randomize": "ranges"}
+KINDS = {"terrain": "ground", "robot": "build", "command": "motion", "randomize": "ranges", "sensors": "sensing"}
 """Options that name a kind -> the section of that kind's own options."""
-UNNAMED = {"randomize": "none"}
+UNNAMED = {"randomize": "none", "sensors": "perfect"}
 """Kinds that those options need not name."""
-SPELLED = {"build": "robot", "ranges": "randomize"}
+SPELLED = {"build": "robot", "ranges": "randomize", "sensing": "sensors"}
 """Section -> what stands before the dot of its options, if not its name."""
 PluginFiles = tyro.conf.UseAppendAction[tuple[Path, ...]]
 """Type of the option ``--plugin FILE``, which may be given several times."""
@@ -127,6 +128,9 @@ def _kind_rows(name: str, kind: str) -> list[tuple[str, Any, str, Any]]:
     if name == "build":
         robot = robot_of(kind, {})
         return _field_rows(robot) if isinstance(robot, RobotConfig) else []
+    if name == "sensing":
+        check_sensing(kind, {})
+        return [(*row[:3], SENSORS[kind].get(row[0], row[3])) for row in _field_rows(Sensors)]
     if name == "ranges":
         return [(key, tuple[float, float] | None, axis.what, None) for key, axis in AXES.items()]
     cls = TERRAINS[parse_terrain(kind).kind] if name == "ground" else COMMANDS[kind]
@@ -297,6 +301,7 @@ def with_kinds(
     command: str | None = None,
     robot: str | None = None,
     randomize: str | None = None,
+    sensors: str | None = None,
 ) -> WorldConfig:
     """A config with another kind of ground or command, or robot, whose options, and rewards, are then its own.
 
@@ -306,9 +311,10 @@ def with_kinds(
     before = config.terrain, config.command, config.robot
     old = outdated(*before, to_terrain=terrain, to_command=command, to_robot=robot)
     changes: dict[str, Any] = {f.name: default_of(f) for f in fields(WorldConfig) if f.name in old}
-    if randomize is not None:
-        changes["ranges"] = {}
-    kinds = {"terrain": terrain, "command": command, "robot": robot, "randomize": randomize}
+    kinds = {"terrain": terrain, "command": command, "robot": robot, "randomize": randomize, "sensors": sensors}
+    for option in UNNAMED:
+        if kinds[option] is not None:
+            changes[KINDS[option]] = {}
     changes |= {name: kind for name, kind in kinds.items() if kind is not None}
     return replace(config, **changes)
 

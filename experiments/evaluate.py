@@ -76,6 +76,9 @@ class Args:
     randomize: str | None = None
     """What differs from episode to episode, masses, friction and motors: "mild", "strong", or a .json file of ranges by
     name (default: nothing).  --randomize.body-mass 0.8 1.2 and so on are ranges of single numbers."""
+    sensors: str | None = None
+    """How well robots sense, and how soon motors obey, "perfect" or "cheap" (default: as the policy was trained for).
+    --sensors.delay-ms 0 20 and so on are single values."""
     command: str | None = None
     """What the robots are told, if it can be told by what the policy observes (default: what it was trained for).  Its
     own options are --motion.max-speed and so on: --command velocity --help lists them."""
@@ -217,7 +220,8 @@ def find_entries(args: Args) -> tuple[dict[str, Entry], dict[str, Any]]:
         for difference in candidate.differences(tilt_limit_deg=args.tilt_limit_deg, integrator=args.integrator):
             print(f"note: {name} {difference}")
         own = task_of(options)
-        task = task or task_of(named or options, args.terrain, args.command, robot=args.robot, **kind_options(args))
+        kinds = {"robot": args.robot, "sensors": args.sensors, **kind_options(args)}
+        task = task or task_of(named or options, args.terrain, args.command, **kinds)
         options = in_task(options, task, adapts=policy is None)
         if args.heading != "trained":
             options["random_yaw"] = args.heading == "any"

@@ -21,6 +21,7 @@ from ballbot.envs.rewards import REWARDS, check_endings, check_weights, needed, 
 from ballbot.envs.rig import rig_of
 from ballbot.envs.robot import RobotConfig
 from ballbot.envs.robots import ROBOTS, Robot, changes_of, robot_of
+from ballbot.envs.sensors import check_sensing
 from ballbot.envs.terrain import MAX_TERRAIN_LENGTH, TERRAIN_LENGTH, TERRAINS, parse_terrain
 from ballbot.envs.terrain.spec import build_terrain
 from ballbot.errors import SettingsError
@@ -98,6 +99,10 @@ class WorldConfig:
     endings: Mapping[str, float] = option({}, "task")
     """What else ends an episode as a failure, beside a fall: limits by name."""
 
+    sensors: str = option("perfect", "task")
+    """How well robots sense and how soon their motors obey, by name: "perfect", or "cheap"."""
+    sensing: Mapping[str, Any] = option({}, "task")
+    """Values of it, by name, instead of the named ones; see ``ballbot.envs.sensors``."""
     observation: Literal["proprioception", "encoded", "depth", "scan"] = option("proprioception", "task")
     """What the robots sense: their own motion, and what the cameras see, encoded or as images; or, with "scan", the
     field of that name, the ground around."""
@@ -188,7 +193,7 @@ class WorldConfig:
                     what += f": ({value!r},)"
                 raise SettingsError(f"{name}={value!r} must be {what}")
             object.__setattr__(self, name, tuple(value))
-        for name in ("ground", "motion", "rig", "build", "vary", "ranges"):
+        for name in ("ground", "motion", "rig", "build", "vary", "ranges", "sensing"):
             value = getattr(self, name)
             if not isinstance(value, Mapping) or not all(isinstance(key, str) for key in value):
                 raise SettingsError(
@@ -208,6 +213,8 @@ class WorldConfig:
         self._keep("vary", check_vary(self.vary, robot))
         self._keep("ranges", check_ranges({**ranges_of(self.randomize), **self.ranges}))
         self._keep("randomize", "none")  # all that the name says is here then
+        self._keep("sensing", check_sensing(self.sensors, self.sensing))
+        self._keep("sensors", "perfect")  # likewise
         rig = rig_of(self.rig)
         if rig is None and (self.vary or not robot.cameras) and self.observation in ("encoded", "depth"):
             rig = robot.eyes

@@ -30,6 +30,7 @@ from ballbot.envs.physics import Physics
 from ballbot.envs.random_streams import chance_stream, new_stream, second_stream
 from ballbot.envs.rewards import ENDINGS, make_term, paid_terms
 from ballbot.envs.rig import check_cameras, rig_of
+from ballbot.envs.sensors import Senses, Sensors
 from ballbot.envs.step import Array, Bools, RobotState, Step
 from ballbot.envs.terrain import TerrainPool, parse_terrain
 from ballbot.errors import SettingsError
@@ -94,6 +95,11 @@ class World:
         limits = Limits(speed, turn, self.physics.reach - MARGIN)
         self.told = Commanded(make_command(config.command, config.motion), num, self.step_seconds, limits)
         self.curriculum = Curriculum(self.ground.kinds, spec.low, spec.high) if config.curriculum else None
+        self.senses: Senses | None = None
+        """Between the robots and what they sense, where that is not perfect."""
+        if config.sensing:
+            known, maker = Sensors(**config.sensing), self.physics.each[0]
+            self.senses = Senses(known, num, self.step_seconds, maker, self.physics.robot_state())
         self.cameras = self._make_cameras(encoder, num_threads, camera_device)
         images: tuple[int, ...] = ()
         if self.cameras is not None and config.observation == "encoded":
@@ -202,7 +208,9 @@ class World:
         if not begun:
             self.streams = [new_stream(s) for s in seeds]
             self.told.streams = [second_stream(s) for s in seeds]
-            self.chances = [chance_stream(s) for s in seeds] if self.physics.randomizer is not None else []
+            self.chances = [chance_stream(s) for s in seeds] if self.takes_chances else []
+            if self.senses is not None:
+                self.senses.noise.begin(self.chances)
         for i in ids:
             if (s := seeds[i]) is not None and begun:
                 self.streams[i], self.told.streams[i] = new_stream(s), second_stream(s)
@@ -261,10 +269,12 @@ class World:
         self.actions[ids] = 0.0
         self.term_sums[:, ids] = 0.0
         self.robots.put(ids, self.physics.robot_state(ids))
+        if self.senses is not None:
+            self.senses.begin(ids, self.robots)
         self.told.start(ids, self.robots, None if commands is None else commands[ids])
         step = self._record(self.robots, self.robots, self.actions, self._none)
         if self.history is not None:
-            self.history.begin(ids, step)
+            self.history.begin(ids, self._sensed(step))
         self.obs[ids] = self._observe(step)[ids]
         if self.cameras is not None:
             self.cameras.take(ids, self.robots)
@@ -311,10 +321,13 @@ class World:
     def _substep(self, actions: Array) -> tuple[Array, dict[str, Bools], Step]:
         """One step of 2 ms: what is paid, what ended, and its record."""
         before, last_actions = self.robots, self.actions
-        diverged = self.physics.step(-self.physics.mechanics.torque * actions)
+        done = actions if self.senses is None else self.senses.ask(actions)
+        diverged = self.physics.step(-self.physics.mechanics.torque * done)
         self.robots = robots = self.physics.robot_state()
         if diverged is not None:
             self._put_back(diverged, before, last_actions)
+        if self.senses is not None:
+            self.senses.step(robots)
         self.elapsed += 1
         self.actions = actions
         self.told.step(robots)
@@ -342,7 +355,7 @@ class World:
             self.cameras.step(robots, None if diverged is None else ~diverged)
         self.told.renew(robots)
         if self.history is not None:
-            self.history.add(step)
+            self.history.add(self._sensed(step))
         flags |= {"failure": fallen, "success": success, "out_of_bounds": off}
         flags["diverged"] = self._none if diverged is None else diverged
         if achieved is not None:
@@ -381,9 +394,18 @@ class World:
             "infos": self.infos(flags),
         }
 
+    def _sensed(self, step: Step) -> Step:
+        """The same as the policy knows it."""
+        return step if self.senses is None else replace(step, robots=self.senses.robots)
+
+    @property
+    def takes_chances(self) -> bool:
+        """Whether robots, ground or sensors differ from one episode to the next."""
+        return self.physics.randomizer is not None or self.senses is not None
+
     def _observe(self, step: Step) -> NDArray[np.float32]:
         """What ``obs`` holds, in this step."""
-        sensed = self.layout.observe(step, None if self.history is None else self.history.past())
+        sensed = self.layout.observe(self._sensed(step), None if self.history is None else self.history.past())
         if self.privileged_layout is None:
             return sensed
         return np.concatenate([sensed, self.privileged_layout.observe(step)], axis=1)

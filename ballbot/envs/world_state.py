@@ -34,7 +34,8 @@ def get_state(world: World) -> dict[str, Any]:
             if world.curriculum is None
             else {"curriculum": world.curriculum.levels.copy(), "learned": world.learned.copy()}
         ),
-        **({"chance_streams": pack_streams(world.chances)} if world.physics.randomizer is not None else {}),
+        **({"chance_streams": pack_streams(world.chances)} if world.takes_chances else {}),
+        **({} if world.senses is None else {"senses": world.senses.get_state()}),
         **({} if world.cameras is None else {"cameras": world.cameras.get_state()}),
         **({} if world.history is None else {"history": world.history.get_state()}),
         **({"progress": world.progress} if world.config.final_rewards else {}),
@@ -59,7 +60,8 @@ def set_state(world: World, state: dict[str, Any]) -> None:
         others = [second_stream(words.tolist()) for words in pack_streams(streams).view(np.uint64)]
     else:
         others = _check_streams(world, state, "second_streams")
-    chances = [] if world.physics.randomizer is None else _check_streams(world, state, "chance_streams")
+    chances = _check_streams(world, state, "chance_streams") if world.takes_chances else []
+    senses = None if world.senses is None or not chances else world.senses.check_state(state.get("senses"))
     told = None if older else world.told.check_state(state.get("command"))
     arrays = {name: check_state_array(state, name, getattr(world, name)) for name in STATE_ARRAYS}
     images = None if world.cameras is None else world.cameras.check_state(state.get("cameras"))
@@ -85,6 +87,8 @@ def set_state(world: World, state: dict[str, Any]) -> None:
         world.told.start(np.arange(world.num), world.robots)
         world.told.age[:] = world.elapsed
     world.set_progress(progress)
+    if world.senses is not None and senses is not None:
+        world.senses.set_state(senses, world.chances)
     if world.cameras is not None and images is not None:
         world.cameras.set_state(images)
     if world.history is not None and history is not None:

@@ -22,7 +22,20 @@ ALWAYS = ("observation", "frame", "terrain")
 """Options that ``env_options`` names even at their defaults."""
 THE_SAME_FOR_ALL = ("tilt_limit_deg", "integrator")
 """Options that whoever judges policies chooses, whatever they were trained with."""
-TASK = ("terrain", "ground", "terrain_cell", "robot", "build", "vary", "command", "motion", "rewards", "endings")
+TASK = (
+    "terrain",
+    "ground",
+    "terrain_cell",
+    "robot",
+    "build",
+    "vary",
+    "sensors",
+    "sensing",
+    "command",
+    "motion",
+    "rewards",
+    "endings",
+)
 """Options that say what there is to do, and with which robot; the others say what it senses and how."""
 
 
@@ -165,9 +178,11 @@ def task_of(
     command: str | None = None,
     *,
     robot: str | None = None,
+    sensors: str | None = None,
     ground: Mapping[str, Any] | None = None,
     motion: Mapping[str, Any] | None = None,
     build: Mapping[str, Any] | None = None,
+    sensing: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """What there is to do in the world of these options.
 
@@ -179,6 +194,8 @@ def task_of(
         ground: other options of the ground.
         motion: other options of the command.
         build: other numbers of the robot.
+        sensors: others, by name.
+        sensing: other values of them.
 
     Raises:
         SettingsError: there is no such terrain or command.
@@ -192,7 +209,10 @@ def task_of(
         task["command"] = command
     if robot is not None:
         task["robot"] = robot
-    for name, changes in (("ground", ground), ("motion", motion), ("build", build)):
+    if sensors is not None:
+        task.pop("sensing", None)
+        task["sensors"] = sensors
+    for name, changes in (("ground", ground), ("motion", motion), ("build", build), ("sensing", sensing)):
         if changes:
             task[name] = {**task.get(name, {}), **changes}
     return task

@@ -171,6 +171,8 @@ def drive_beside(policy: Policy, options: dict[str, Any], beside: Beside, args: 
     """
     limit = beside.controller.contract["tilt_limit_deg"]  # where the controller gives up, and the episode ends
     world = WORLD | {"tilt_limit_deg": limit, "initial_tilt_deg": min(1.0, limit / 2), "num_threads": 1}
+    alike = {k: v for k, v in options.get("sensing", {}).items() if k.startswith("velocity")}
+    options = {**options, "sensing": alike}  # noise and delays are the robot's own
     raw = {k: v for k, v in options.items() if k != "encoder"}
     theirs = BallbotVectorEnv(1, **options, **world)
     ours = BallbotVectorEnv(1, **raw | ({"observation": "depth"} if "encoder" in options else {}), **world)

@@ -31,11 +31,13 @@ import ballbot
 from ballbot.encoders import FrozenEncoder
 from ballbot.envs import commands
 from ballbot.envs.config import WorldConfig, make_command
+from ballbot.envs.mechanics import mechanics_of
 from ballbot.envs.model import build_model, num_wheels, tread_middle
 from ballbot.envs.observations import wheel_names
 from ballbot.envs.rig import CameraRig, camera_names, rig_of
 from ballbot.envs.robot import RobotConfig
 from ballbot.envs.robots import Robot
+from ballbot.envs.sensors import Sensors, VelocityEstimate
 from ballbot.evaluation.trained import trained_layout, trained_world
 from ballbot.ppo import Agent, Policy
 from ballbot.ppo.checkpoint import write_atomic
@@ -89,6 +91,15 @@ class CameraGraph(nn.Module):
         """Embeddings of images whose depths are clipped first."""
         embeddings: torch.Tensor = self.layers(depth.clamp(0.0, self.max_depth))
         return embeddings
+
+
+def velocity_contract(world: WorldConfig) -> dict[str, Any] | None:
+    """How a policy knows the base's velocity, by wheels and gyroscope; None: it has to be told."""
+    sensors = Sensors(**world.sensing)
+    if sensors.velocity == "true":
+        return None
+    found = VelocityEstimate.of(mechanics_of(world.robot_config), sensors.velocity_filter_ms, PERIOD)
+    return {name: np.asarray(value).tolist() for name, value in asdict(found).items()}
 
 
 def robot_geometry(rig: CameraRig | None = None, robot: Robot | None = None) -> dict[str, Any]:
@@ -218,6 +229,8 @@ def export_policy(policy: Policy, out: str | Path, encoder: FrozenEncoder | None
         "command": told,
         "goal": told.get("trained"),
         "tilt_limit_deg": world.tilt_limit_deg,
+        "sensors": dict(world.sensing),
+        "velocity": velocity_contract(world),
         "longest_hold": LONGEST_HOLD,
         "lost_after": LOST_AFTER,
         **geometry,

@@ -76,8 +76,9 @@ class Sensors:
     """(4,) unit quaternion, w first: base to world, whose z is up."""
     angular_velocity: Floats
     """(3,) rad/s, of the base, along its own axes (a gyroscope's)."""
-    velocity: Floats
-    """(3,) m/s, of the base's origin, along the world's axes."""
+    velocity: Floats | None
+    """(3,) m/s, of the base's origin, along the world's axes; None for policies that know it by wheels and gyroscope,
+    ``velocity`` in the contract."""
     wheel_speeds: Floats
     """(wheels,) rad/s, about the wheels' axles, in the order of the torques."""
     goal: Floats | None = None
@@ -96,11 +97,14 @@ class Sensors:
         half, (c, s) = turn / 2, (np.cos(turn), np.sin(turn))
         w, i, j, k = self.orientation
         a, b = np.cos(half), np.sin(half)
-        vx, vy, vz = self.velocity
+        velocity = self.velocity
+        if velocity is not None:
+            vx, vy, vz = velocity
+            velocity = np.array([c * vx - s * vy, s * vx + c * vy, vz])
         return replace(
             self,
             orientation=np.array([a * w - b * k, a * i - b * j, a * j + b * i, a * k + b * w]),
-            velocity=np.array([c * vx - s * vy, s * vx + c * vy, vz]),
+            velocity=velocity,
             goal=np.asarray(goal, np.float64),
         )
 
@@ -170,7 +174,8 @@ class Controller:
             )
         self._readers = known
         told = ["goal"] if self.kind == "goal" else ["command"]
-        self.needs = [name for name in PLAUSIBLE if name not in ("goal", "position")] + told
+        known_so = ("velocity",) if self.contract.get("velocity") else ()
+        self.needs = [name for name in PLAUSIBLE if name not in ("goal", "position", *known_so)] + told
         """Sensors without which it does not drive."""
         if any(name in self.fields and name not in (readers or {}) for name in NEEDS_POSITION):
             self.needs.append("position")
@@ -199,6 +204,7 @@ class Controller:
         self._off = ""  # the status in which the robot stays until reset()
         self._embeddings: NDArray[np.float32] | None = None
         self._age = 0.0
+        self._steady: Floats | None = None  # m/s of the centre of percussion, behind its low pass
 
     def _warm_up(self) -> None:
         """Run the graphs once: the first run takes longer, and a damaged policy shows before the robot moves."""
@@ -282,6 +288,8 @@ class Controller:
                 [2 * (x * z - w * y), 2 * (y * z + w * x), 1 - 2 * (x * x + y * y)],
             ]
         )
+        if (how := self.contract.get("velocity")) is not None:
+            sensors = replace(sensors, velocity=self.rotation @ self._velocity(how, sensors))
         self.told = None if self.kind == "goal" else self._follow(sensors)
         self._now, images = {}, 0
         for name, size in self.fields.items():
@@ -298,6 +306,15 @@ class Controller:
                 raise ValueError(f"the reader of {name!r} gave {part.size} numbers, the policy takes {size}")
             self._now[name] = part
         return np.concatenate(list(self._now.values())).astype(np.float32)
+
+    def _velocity(self, how: Mapping[str, Any], sensors: Sensors) -> Floats:
+        """(3,) m/s of the base along its own axes, by wheels and gyroscope, as the contract says; a step later."""
+        x, y, _ = np.asarray(sensors.angular_velocity, np.float64)
+        leaning = np.array([y, -x])
+        found = np.asarray(how["turn"]) @ np.asarray(sensors.wheel_speeds, np.float64)
+        found = found + (how["arm"] + how["percussion"]) * leaning
+        self._steady = found if self._steady is None else self._steady + how["share"] * (found - self._steady)
+        return np.array([*(self._steady - how["percussion"] * leaning), 0.0])
 
     def image_age(self) -> float:
         """S since the latest images; at most as much as in training."""
@@ -328,7 +345,8 @@ class Controller:
         sound = all(value is not None for value in read.values())
         if sound:  # copies: the caller may use his buffers again
             values: dict[str, Any] = dict(read)
-            self._last_good = replace(sensors, **values) if isinstance(sensors, Sensors) else Sensors(**values)
+            blank = sensors if isinstance(sensors, Sensors) else Sensors(*[np.zeros(0)] * 2, None, np.zeros(0))
+            self._last_good = replace(blank, **values)
             self._held = 0
         else:
             self._held += 1
@@ -470,6 +488,11 @@ def _goal(sensors: Sensors, controller: Controller) -> Floats:
     return np.asarray((controller.rotation.T @ np.array([*sensors.goal, 0.0]))[:2])
 
 
+def _velocity(sensors: Sensors) -> Floats:
+    assert sensors.velocity is not None  # it is among what is needed, or estimated
+    return sensors.velocity
+
+
 def _velocity_command(sensors: Sensors, controller: Controller) -> Floats:
     velocity, how = _told(controller).command[:3].copy(), controller.contract["command"]
     if (most := how.get("max_speed")) is not None:  # it has never been asked for more
@@ -482,13 +505,13 @@ Reader = Callable[[Sensors, Controller], Any]
 READERS: dict[str, Reader] = {
     "gravity": lambda s, c: -c.rotation[2],
     "gyro": lambda s, c: s.angular_velocity,
-    "velocity": lambda s, c: c.rotation.T @ s.velocity,
+    "velocity": lambda s, c: c.rotation.T @ _velocity(s),
     "goal": _goal,
     "wheel_speeds": lambda s, c: _wheels(s),
     "last_action": lambda s, c: c.last_action,
     "orientation": _orientation,
     "clipped_gyro": lambda s, c: np.clip(s.angular_velocity, -CLIP, CLIP),
-    "world_velocity": lambda s, c: np.clip(s.velocity, -CLIP, CLIP),
+    "world_velocity": lambda s, c: np.clip(_velocity(s), -CLIP, CLIP),
     "clipped_wheel_speeds": lambda s, c: np.clip(_wheels(s), -CLIP, CLIP),
     "velocity_command": _velocity_command,
     "station": lambda s, c: _way_to(_told(c).station, s, c),

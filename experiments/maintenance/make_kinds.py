@@ -18,6 +18,7 @@ from ballbot.envs import COMMANDS, ENDINGS, FIELDS, REWARDS, ROBOTS, TERRAINS, R
 from ballbot.envs.observations import FRAMES, layout_of
 from ballbot.envs.randomize import AXES, RANDOMIZED
 from ballbot.envs.rewards import reward_settings
+from ballbot.envs.sensors import SENSORS, Sensors
 from ballbot.options import field_docs, first_line
 from ballbot.ppo.checkpoint import write_atomic
 from ballbot.settings import default_of
@@ -87,6 +88,16 @@ def axis_rows() -> list[tuple[str, ...]]:
     return rows
 
 
+def sensor_rows() -> list[tuple[str, ...]]:
+    """A row a value of the sensors."""
+    docs = field_docs(Sensors)
+    rows = []
+    for f in fields(Sensors):
+        values = [sensing.get(f.name, f.default) for sensing in SENSORS.values()]
+        rows.append((f"`{f.name}`", docs[f.name], *(str(value) for value in values)))
+    return rows
+
+
 def reward_rows() -> list[tuple[str, ...]]:
     """A row a term and parameter."""
     rows: list[tuple[str, ...]] = []
@@ -105,6 +116,8 @@ def page() -> str:
     lines += ["", *options(RobotConfig, "robot"), *robots()]
     lines += ["", "## What differs from episode to episode", "", "`--randomize NAME`, `--randomize.AXIS LOW HIGH`."]
     lines += table(("axis", "what", *(f"`{name}`" for name, ranges in RANDOMIZED.items() if ranges)), axis_rows())
+    lines += ["", "## Sensors", "", "`--sensors NAME`, `--sensors.VALUE X`."]
+    lines += table(("value", "what", *(f"`{name}`" for name in SENSORS)), sensor_rows())
     lines += ["", "## Commands", "", "`--command NAME`."]
     lines += kinds(COMMANDS, "motion")
     lines += [

@@ -399,7 +399,7 @@ def test_graphs_of_the_first_contract_still_drive(tmp_path):
     described = [{k: v for k, v in f.items() if k != "field"} for f in new.contract["input"]["fields"]]
     assert json.dumps(described) == json.dumps(old.contract["input"]["fields"])
     assert [camera.pop("fov_deg") for camera in new.contract["cameras"]] == [90.0, 90.0]
-    added = {"checksum", "ballbot", "input", "command", "robot"}
+    added = {"checksum", "ballbot", "input", "command", "robot", "sensors", "velocity"}
     assert {k: v for k, v in new.contract.items() if k not in added} == {
         k: v for k, v in old.contract.items() if k not in added
     }
@@ -737,3 +737,21 @@ def test_bad_input_is_named_and_exits_with_2(tmp_path):
         done = run(tmp_path, *options)
         assert done.returncode == 2 and words in done.stderr, (options, done.stderr)
     assert not list(tmp_path.glob("*.onnx"))
+
+
+def test_a_policy_that_knows_its_velocity_by_wheels_drives_as_the_environment_tells_it(tmp_path):
+    save_policy(tmp_path / "p.pt", 17, **{"sensing.velocity": "estimated", "robot": "mini"})
+    policy = load_policy(tmp_path / "p.pt")
+    export_policy(policy, tmp_path / "p.onnx")
+    controller, envs = runtime.Controller(tmp_path / "p.onnx"), BallbotVectorEnv(1, **env_options(policy), **WORLD)
+    assert "velocity" not in controller.needs and controller.contract["sensors"] == {"velocity": "estimated"}
+    expected, _ = envs.reset(seed=0)
+    for _ in range(120):
+        robot = envs.simulations.robot_state()
+        torques = controller.act(
+            runtime.Sensors(robot.quaternion[:, 0], robot.gyro[:, 0], None, robot.wheel_speeds[:, 0], envs.goal[0])
+        )
+        assert controller.status == "ok"
+        np.testing.assert_allclose(np.concatenate(list(controller._now.values())), expected[0], atol=2e-6)
+        expected, *_ = envs.step((torques / controller.contract["torque_per_action"])[None])
+    assert np.abs(expected[0, envs.layout["velocity"]]).max() > 0.01

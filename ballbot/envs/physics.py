@@ -244,6 +244,12 @@ class Physics:
         """Forces in N and torques in N m, (bodies, 6), world axes, that act on a robot's bodies until the next call."""
         self.batch.bind("xfrc_applied")[sim] = forces
 
+    def disturb(self, seconds: NDArray[Any]) -> None:
+        """Let wind blow and pushes come, where these are among what differs, so many (num,) s into the episodes."""
+        if self.randomizer is not None and self.randomizer.pushes:
+            bodies = self.batch.bind("xfrc_applied")
+            bodies[:, self.model.body("base").id, :2] = self.randomizer.forces(seconds).T
+
     @property
     def torques(self) -> Array:
         """(num, wheels) N m about the wheels' axles in the last step."""

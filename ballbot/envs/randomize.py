@@ -28,6 +28,7 @@ from mujoco.batch import Batch
 from numpy.typing import NDArray
 
 from ballbot.envs.model import Addresses, num_wheels
+from ballbot.envs.shell import shell_of
 from ballbot.errors import SettingsError
 from ballbot.settings import Range, check_value, nearest
 
@@ -53,6 +54,8 @@ class Parts:
     """Contacts that are spelled out, of a wheel and the ball."""
     soil: list[int]
     """The ball's geom and the ground's."""
+    top: float
+    """m above the base's origin, of the highest place of the body."""
 
     @classmethod
     def of(cls, model: mujoco.MjModel) -> Parts:
@@ -67,7 +70,17 @@ class Parts:
         geoms = [g for g in range(model.ngeom) if model.geom_bodyid[g] in turning]
         pairs = [p for p in range(model.npair) if {int(model.pair_geom1[p]), int(model.pair_geom2[p])} & set(geoms)]
         soil = [int(model.geom("ball").id), at.ground_geom]
-        return cls(base, body, ball, list(at.wheel_qvel), rollers, geoms, pairs, soil)
+        return cls(
+            base,
+            body,
+            ball,
+            list(at.wheel_qvel),
+            rollers,
+            geoms,
+            pairs,
+            soil,
+            float(shell_of(model)[2].max(initial=0.0)),
+        )
 
 
 def _above(model: mujoco.MjModel, body: int) -> set[int]:
@@ -87,7 +100,7 @@ class Axis:
         what: it is, for ``--help``.
         nominal: what it is otherwise, where nothing changes.
         limits: that it may have.
-        fields: of the model, by MuJoCo's names, that it changes.
+        fields: of the model, by MuJoCo's names, that it changes; none of what happens while the robot moves.
         change: makes it so: of one simulation's fields, of the parts of the robot, by the value.
         typical: how far it may well differ, for a network that is told it.
         needs: names of ``Parts`` that must be there.
@@ -133,6 +146,24 @@ def _tip(axis: int) -> Callable[[Row, Parts, float], None]:
         gravity *= length / np.linalg.norm(gravity)
 
     return change
+
+
+def _put_on_top(row: Row, of: Parts, kg: float) -> None:
+    """A point of this mass on the highest place of the body."""
+    mass, place = row["body_mass"], row["body_ipos"]
+    whole = mass[of.base] + kg
+    arm = np.array([0.0, 0.0, of.top]) - place[of.base]
+    row["body_inertia"][of.base] += mass[of.base] * kg / whole * (arm @ arm - arm**2)
+    place[of.base] += kg / whole * arm
+    mass[of.base] = whole
+
+
+def _weaken(row: Row, of: Parts, factor: float) -> None:
+    row["actuator_gear"][0, 0] *= factor
+
+
+def _nothing(row: Row, of: Parts, value: float) -> None:
+    """See ``Randomizer.forces``."""
 
 
 def _motors(row: Row, of: Parts, factor: float) -> None:
@@ -192,6 +223,19 @@ AXES: dict[str, Axis] = {
         "Torque that a roller loses by each rad/s, times what it is.", 1.0, Range(0.01, 100), ("dof_damping",),
         _times(dof_damping="roller_dofs"), 1.0, ("roller_dofs",),
     ),
+    "weak_wheel": Axis(
+        "Torque that the motor of the first wheel gives, times what it is.", 1.0, Range(0, 1), ("actuator_gear",),
+        _weaken,
+    ),
+    "payload": Axis(
+        "Mass put on top of the body, kg.", 0.0, Range(0, 100), ("body_mass", "body_ipos", "body_inertia"),
+        _put_on_top, 0.5,
+    ),
+    "wind_x": Axis("Steady wind on the body, N along the world's x.", 0.0, Range(-100, 100), (), _nothing, 1.0),
+    "wind_y": Axis("Steady wind on the body, N along the world's y.", 0.0, Range(-100, 100), (), _nothing, 1.0),
+    "push_x": Axis("Pushes at the body's middle, N s along the world's x.", 0.0, Range(-100, 100), (), _nothing),
+    "push_y": Axis("Pushes at the body's middle, N s along the world's y.", 0.0, Range(-100, 100), (), _nothing),
+    "push_every": Axis("Time to the first push, and from each to the next, s.", 2.0, Range(0.2, 1000), (), _nothing),
     "gravity_x": Axis(
         "Direction of gravity, degrees towards the world's x, as if all the ground fell that way.", 0.0, DEGREES,
         ("opt.gravity",), _tip(0), 1.0,
@@ -201,6 +245,8 @@ AXES: dict[str, Axis] = {
     ),
 }  # fmt: skip
 """Name -> what may differ.  Yours may be added."""
+PUSH_TIME = 0.1
+"""s that a push lasts."""
 TOLD = tuple(AXES)
 """Those that the field "randomized" tells, in this order."""
 
@@ -304,6 +350,21 @@ class Randomizer:
     def draw(self, stream: np.random.Generator) -> Array:
         """(axes,) values for an episode."""
         return stream.uniform(self._low, self._high)
+
+    @property
+    def pushes(self) -> bool:
+        """Whether something pushes the robots while they move."""
+        return any(not axis.fields for axis in self._axes)
+
+    def forces(self, seconds: NDArray[Any]) -> Array:
+        """(2, num) N along the world's x and y on the bodies' centres of mass, so many (num,) s into their episodes."""
+        of = dict(zip(self.names, self.values, strict=True))
+        every = of.get("push_every", np.full(len(seconds), AXES["push_every"].nominal))
+        pushed = (seconds >= every) & (seconds % every < PUSH_TIME)
+        none = np.zeros(len(seconds))
+        return np.stack([
+            of.get(f"wind_{axis}", none) + pushed * of.get(f"push_{axis}", none) / PUSH_TIME for axis in "xy"
+        ])  # fmt: skip
 
     def put(self, sim: int, robot: int, values: Array) -> None:
         """Give a simulation's robot these (axes,) values."""

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from mujoco.batch import Batch
 
+from ballbot.controllers import find_controller, make_controller
 from ballbot.envs import ROBOTS, BallbotVectorEnv, RobotConfig, WorldConfig
 from ballbot.envs.randomize import AXES, RANDOMIZED, TOLD, Axis, Randomizer
 from ballbot.errors import SettingsError
@@ -35,14 +36,14 @@ def fields_of(batch, names, sim):
 
 
 @pytest.mark.parametrize("robot", ["reference", "rollers"])
-@pytest.mark.parametrize("name", list(AXES))
+@pytest.mark.parametrize("name", [name for name, axis in AXES.items() if axis.fields])
 def test_an_axis_changes_its_fields_and_gives_them_back(name, robot):
     if name == "roller_damping" and robot == "reference":
         pytest.skip("has none")
     model = ROBOTS[robot].compiled() if hasattr(ROBOTS[robot], "compiled") else ROBOTS[robot].spec().compile()
     batch, axis = Batch(model, 2, 1), AXES[name]
-    high = min(axis.limits.high, axis.nominal + axis.typical)
-    randomizer = Randomizer({name: (axis.nominal, high)}, [model], batch)
+    high = axis.nominal + axis.typical * (1 if axis.limits.holds(axis.nominal + axis.typical) else -1)
+    randomizer = Randomizer({name: (min(axis.nominal, high), max(axis.nominal, high))}, [model], batch)
     nominal = fields_of(batch, axis.fields, 0)
     randomizer.put(0, 0, np.array([high]))
     changed = fields_of(batch, axis.fields, 0)
@@ -103,6 +104,53 @@ def test_gravity_that_leans_is_as_strong_and_rolls_a_ball_down():
     for _ in range(150):
         env.step(np.zeros((1, 3), np.float32))
     assert env.world.robots.velocity[0, 0] > 0.02 > abs(env.world.robots.velocity[1, 0])
+
+
+def test_what_is_put_on_top_is_carried_there():
+    model = ROBOTS["mini"].spec().compile()
+    batch = Batch(model, 1, 1)
+    Randomizer({"payload": (0.4, 0.4)}, [model], batch).put(0, 0, np.array([0.4]))
+    base, carried = model.body("base").id, batch.get_model(0)
+    mass, top = model.body_mass[base], ROBOTS["mini"].body_top - ROBOTS["mini"].imu_height
+    assert carried.body_mass[base] == pytest.approx(mass + 0.4)
+    middle = (mass * model.body_ipos[base] + 0.4 * np.array([0, 0, top])) / (mass + 0.4)
+    np.testing.assert_allclose(carried.body_ipos[base], middle, atol=1e-9)
+    reduced = mass * 0.4 / (mass + 0.4) * (top - model.body_ipos[base, 2]) ** 2
+    np.testing.assert_allclose(carried.body_inertia[base] - model.body_inertia[base], [reduced, reduced, 0], atol=1e-9)
+
+
+def test_a_wheel_may_be_weak_and_the_others_are_not():
+    env = small(2, ranges={"weak_wheel": (0.0, 0.0)})
+    env.reset(seed=0)
+    for _ in range(10):
+        env.step(np.full((2, 3), 0.1, np.float32))
+    first, second, third = np.abs(env.world.robots.wheel_speeds[:, 0])
+    assert first < 0.3 * min(second, third)
+
+
+def test_wind_leans_a_robot_its_way():
+    env = small(1, ranges={"wind_y": (1.5, 1.5)}, initial_tilt_deg=0.0)
+    env.reset(seed=0)
+    for _ in range(100):
+        env.step(np.zeros((1, 3), np.float32))
+    lean = env.world.robots.rotation[:2, 2, 0]
+    assert lean[1] > 0.005 > abs(lean[0])
+
+
+def test_wind_blows_all_the_time_and_pushes_come_again():
+    env = small(1, ranges={"wind_y": (0.5, 0.5), "push_x": (0.4, 0.4), "push_every": (0.5, 0.5)})
+    controller, began = make_controller(find_controller("lqr"), env.dt, env.config), np.ones(1, bool)
+    obs, _ = env.reset(seed=0)
+    base, felt = env.simulations.model.body("base").id, []
+    for _ in range(600):
+        obs, _, fallen, _, _ = env.step(controller(obs, began))
+        assert not fallen.any()
+        began = np.zeros(1, bool)
+        felt.append(env.simulations.batch.bind("xfrc_applied")[0, base, :3].copy())
+    felt = np.array(felt)
+    assert (felt[:, 1] == 0.5).all() and not felt[:, 2].any()
+    assert np.array_equal(np.flatnonzero(felt[:, 0]), [*range(250, 300), *range(500, 550)])
+    assert felt[260, 0] * 0.1 == pytest.approx(0.4)
 
 
 def test_each_episode_draws_anew_evenly_and_tells_it():

@@ -244,11 +244,11 @@ class Physics:
         """Forces in N and torques in N m, (bodies, 6), world axes, that act on a robot's bodies until the next call."""
         self.batch.bind("xfrc_applied")[sim] = forces
 
-    def disturb(self, seconds: NDArray[Any]) -> None:
-        """Let wind blow and pushes come, where these are among what differs, so many (num,) s into the episodes."""
+    def disturb(self, steps: NDArray[np.int64]) -> None:
+        """Let wind blow and pushes come, where these are among what differs, so many (num,) steps into the episodes."""
         if self.randomizer is not None and self.randomizer.pushes:
             bodies = self.batch.bind("xfrc_applied")
-            bodies[:, self.model.body("base").id, :2] = self.randomizer.forces(seconds).T
+            bodies[:, self.model.body("base").id, :2] = self.randomizer.forces(steps, float(self.model.opt.timestep)).T
 
     @property
     def torques(self) -> Array:

@@ -356,12 +356,12 @@ class Randomizer:
         """Whether something pushes the robots while they move."""
         return any(not axis.fields for axis in self._axes)
 
-    def forces(self, seconds: NDArray[Any]) -> Array:
-        """(2, num) N along the world's x and y on the bodies' centres of mass, so many (num,) s into their episodes."""
+    def forces(self, steps: NDArray[np.int64], dt: float) -> Array:
+        """(2, num) N along the world's x and y on the bodies' centres of mass, so many (num,) steps of dt s later."""
         of = dict(zip(self.names, self.values, strict=True))
-        every = of.get("push_every", np.full(len(seconds), AXES["push_every"].nominal))
-        pushed = (seconds >= every) & (seconds % every < PUSH_TIME)
-        none = np.zeros(len(seconds))
+        every = np.round(of.get("push_every", AXES["push_every"].nominal) / dt)
+        pushed = (steps >= every) & (steps % every < round(PUSH_TIME / dt))
+        none = np.zeros(len(steps))
         return np.stack([
             of.get(f"wind_{axis}", none) + pushed * of.get(f"push_{axis}", none) / PUSH_TIME for axis in "xy"
         ])  # fmt: skip

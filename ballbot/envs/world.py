@@ -321,7 +321,7 @@ class World:
     def _substep(self, actions: Array) -> tuple[Array, dict[str, Bools], Step]:
         """One step of 2 ms: what is paid, what ended, and its record."""
         before, last_actions = self.robots, self.actions
-        self.physics.disturb(self.elapsed * self.step_seconds)
+        self.physics.disturb(self.elapsed)
         done = actions if self.senses is None else self.senses.ask(actions)
         diverged = self.physics.step(-self.physics.mechanics.torque * done)
         self.robots = robots = self.physics.robot_state()

@@ -37,6 +37,7 @@ from ballbot.envs import BallbotVectorEnv, WorldConfig
 from ballbot.envs.physics import Physics
 from ballbot.evaluation import Actor, Candidate, Episodes, find_candidate, in_task, run_episodes, summarize, task_of
 from ballbot.evaluation.table import table, table_rows
+from ballbot.evaluation.trained import OF_THE_ROBOT
 from ballbot.options import SPELLED, PluginFiles, kind_options, randomize_options, read_options
 from ballbot.ppo import load_policy
 from ballbot.ppo.checkpoint import write_atomic
@@ -221,6 +222,8 @@ def find_entries(args: Args) -> tuple[dict[str, Entry], dict[str, Any]]:
             print(f"note: {name} {difference}")
         own = task_of(options)
         kinds = {"robot": args.robot, "sensors": args.sensors, **kind_options(args)}
+        if named is not None:  # it says what there is to do, and not with which robot and sensors
+            named = {name: options[name] for name in OF_THE_ROBOT if name in options} | dict(named)
         task = task or task_of(named or options, args.terrain, args.command, **kinds)
         options = in_task(options, task, adapts=policy is None)
         if args.heading != "trained":

@@ -29,6 +29,9 @@ from ballbot.deployment.shipped import read_card
 from ballbot.encoders import Architecture, Autoencoder, FrozenEncoder, load_encoder, save_encoder
 from ballbot.envs import BallbotVectorEnv, WorldConfig
 from ballbot.envs.observations import layout_of
+from ballbot.envs.randomize import RANDOMIZED
+from ballbot.envs.sensors import SENSORS
+from ballbot.errors import SettingsError
 from ballbot.evaluation import env_options, trained_world
 from ballbot.options import HIDDEN, SECTIONS, from_plain
 from ballbot.ppo import (
@@ -299,6 +302,36 @@ def test_a_shipped_policy_was_trained_by_its_command(script, name, study):
 
 def test_presets_by_name(script):
     assert script.parse(["--preset", "plain"]).settings == presets.plain() and script.parse([]) == script.Args()
+
+
+def test_a_preset_that_is_not_there_is_refused_and_the_nearest_offered(script):
+    with pytest.raises(SettingsError, match="--preset forsees is unknown: did you mean 'foresees'"):
+        script.parse(["--preset", "forsees"])
+
+
+def test_who_foresees_slopes_estimates_them_from_the_goal_too_and_learns_from_who_knows(script):
+    settings = script.parse(["--preset", "foresees"]).settings
+    assert settings.teacher == "foresight" and settings.estimates == ("slope_ahead",)
+    layout = settings.layout()
+    estimate = settings.structure().estimate
+    assert set(range(layout.size)[layout["goal"]]) <= set(estimate.inputs.tolist())
+
+
+def test_sensors_and_what_differs_are_named_and_changed_value_by_value(script):
+    world = script.parse(["--randomize", "strong", "--randomize.body-mass", "1", "1"]).settings.world
+    assert world.ranges == RANDOMIZED["strong"] | {"body_mass": (1.0, 1.0)}
+    sensed = ["--sensors", "cheap", "--sensors.gyro-noise", "0", "--sensors.delay-ms", "0", "20"]
+    world = script.parse(sensed).settings.world
+    expected = SENSORS["cheap"] | {"delay_ms": (0.0, 20.0)}
+    assert world.sensing == {k: v for k, v in expected.items() if k != "gyro_noise"}
+    assert script.parse(["--sensors.lost", "0.1"]).settings.world.sensing == {"lost": 0.1}
+    for options, message in (
+        (["--randomize", "stong"], "did you mean 'strong'"),
+        (["--sensors", "cheep"], "did you mean 'cheap'"),
+        (["--randomize.body-mass", "2", "1"], "must rise"),
+    ):
+        with pytest.raises(SettingsError, match=message):
+            script.parse(options)
 
 
 def test_without_the_contact_fix_a_run_says_so_and_is_judged_without(tmp_path):

@@ -43,8 +43,7 @@ from ballbot.ppo import Agent, Policy
 from ballbot.ppo.checkpoint import write_atomic
 
 if TYPE_CHECKING:
-    from dataclasses import asdict
-from collections.abc import Iterator
+    from collections.abc import Iterator
 
 PERIOD = 0.002
 """s between two actions."""

@@ -309,11 +309,15 @@ class Controller:
 
     def _velocity(self, how: Mapping[str, Any], sensors: Sensors) -> Floats:
         """(3,) m/s of the base along its own axes, by wheels and gyroscope, as the contract says; a step later."""
-        x, y, _ = np.asarray(sensors.angular_velocity, np.float64)
+        x, y, z = np.asarray(sensors.angular_velocity, np.float64)
         leaning = np.array([y, -x])
         found = np.asarray(how["turn"]) @ np.asarray(sensors.wheel_speeds, np.float64)
         found = found + (how["arm"] + how["percussion"]) * leaning
-        self._steady = found if self._steady is None else self._steady + how["share"] * (found - self._steady)
+        if self._steady is None:
+            self._steady = found
+        else:
+            turned = self._steady + self.contract["period"] * z * np.array([self._steady[1], -self._steady[0]])
+            self._steady = turned + how["share"] * (found - turned)
         return np.array([*(self._steady - how["percussion"] * leaning), 0.0])
 
     def image_age(self) -> float:

@@ -253,7 +253,13 @@ class Physics:
     @property
     def torques(self) -> Array:
         """(num, wheels) N m about the wheels' axles in the last step."""
-        return np.array(self._ctrl)
+        return np.array(self._ctrl * self.strength)
+
+    @property
+    def strength(self) -> Array | float:
+        """(num, wheels) of each motor, times what it is otherwise."""
+        gears = None if self.randomizer is None else self.batch.expanded("actuator_gear")
+        return 1.0 if gears is None else np.asarray(gears[:, :, 0] / self.model.actuator_gear[:, 0])
 
     def robot_state(self, ids: NDArray[np.intp] | None = None) -> RobotState:
         """The robots' state now, one column a simulation; of all, or of these."""
@@ -314,7 +320,7 @@ class Physics:
         if self.family is not None:
             found["robot_ids"] = check_state_array(state, "robot_ids", self.robot_ids, 0, self.num_robots - 1)
         if self.randomizer is not None:
-            found["randomized"] = check_state_array(state, "randomized", self.randomizer.values)
+            found["randomized"] = self.randomizer.check_state(state)
         return found
 
     def set_state(self, state: dict[str, Any]) -> None:

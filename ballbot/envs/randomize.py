@@ -27,6 +27,7 @@ import numpy as np
 from mujoco.batch import Batch
 from numpy.typing import NDArray
 
+from ballbot.envs.checks import check_state_array
 from ballbot.envs.model import Addresses, num_wheels
 from ballbot.envs.shell import shell_of
 from ballbot.errors import SettingsError
@@ -54,6 +55,8 @@ class Parts:
     """Contacts that are spelled out, of a wheel and the ball."""
     soil: list[int]
     """The ball's geom and the ground's."""
+    heavy: bool
+    """Whether the base itself has most of the body's mass."""
     top: float
     """m above the base's origin, of the highest place of the body."""
 
@@ -70,17 +73,17 @@ class Parts:
         geoms = [g for g in range(model.ngeom) if model.geom_bodyid[g] in turning]
         pairs = [p for p in range(model.npair) if {int(model.pair_geom1[p]), int(model.pair_geom2[p])} & set(geoms)]
         soil = [int(model.geom("ball").id), at.ground_geom]
-        return cls(
-            base,
-            body,
-            ball,
-            list(at.wheel_qvel),
-            rollers,
-            geoms,
-            pairs,
-            soil,
-            float(shell_of(model)[2].max(initial=0.0)),
-        )
+        heavy = bool(2 * model.body_mass[base] > model.body_mass[body].sum())
+        top = float(shell_of(model)[2].max(initial=0.0))
+        return cls(base, body, ball, list(at.wheel_qvel), rollers, geoms, pairs, soil, heavy, top)
+
+
+LACKS = {
+    "roller_dofs": "no rollers",
+    "wheel_pairs": "wheels whose contacts with the ball are no <pair> in its file",
+    "heavy": "most of its body's mass in bodies mounted on the one with base_free",
+}
+"""Parts -> what a robot without them has."""
 
 
 def _above(model: mujoco.MjModel, body: int) -> set[int]:
@@ -103,7 +106,7 @@ class Axis:
         fields: of the model, by MuJoCo's names, that it changes; none of what happens while the robot moves.
         change: makes it so: of one simulation's fields, of the parts of the robot, by the value.
         typical: how far it may well differ, for a network that is told it.
-        needs: names of ``Parts`` that must be there.
+        needs: names of ``LACKS``, parts that must be there.
     """
 
     what: str
@@ -188,24 +191,27 @@ AXES: dict[str, Axis] = {
     ),
     "com_x": Axis(
         "Centre of mass of the body, m further along the base's x.", 0.0, OFFSET,
-        ("body_mass", "body_ipos"), _shift(0), 0.01,
+        ("body_mass", "body_ipos"), _shift(0), 0.01, ("heavy",),
     ),
     "com_y": Axis(
         "Centre of mass of the body, m further along the base's y.", 0.0, OFFSET,
-        ("body_mass", "body_ipos"), _shift(1), 0.01,
+        ("body_mass", "body_ipos"), _shift(1), 0.01, ("heavy",),
     ),
-    "com_z": Axis("Centre of mass of the body, m higher.", 0.0, OFFSET, ("body_mass", "body_ipos"), _shift(2), 0.01),
+    "com_z": Axis(
+        "Centre of mass of the body, m higher.", 0.0, OFFSET, ("body_mass", "body_ipos"), _shift(2), 0.01, ("heavy",),
+    ),
     "ground_friction": Axis(
         "Friction of ball and ground, times what it is.", 1.0, FACTOR, ("geom_friction",),
-        _times(0, geom_friction="soil"),
+        _times(0, geom_friction="soil"), needs=("wheel_pairs",),
     ),
     "wheel_friction": Axis(
         "Friction of wheels and ball, times what it is.", 1.0, FACTOR, ("pair_friction", "geom_friction"),
-        _times(pair_friction="wheel_pairs", geom_friction="wheel_geoms"),
+        _times(pair_friction="wheel_pairs", geom_friction="wheel_geoms"), needs=("wheel_pairs",),
     ),
     "contact_time": Axis(
         "Time in which contacts come back, times what it is: more is softer.", 1.0, Range(0.25, 4),
         ("geom_solref", "pair_solref"), _times(0, geom_solref="soil", pair_solref="wheel_pairs"),
+        needs=("wheel_pairs",),
     ),
     "motor_strength": Axis(
         "Torque that motors give of what is asked, and at most: times what it is.", 1.0, FACTOR, ("actuator_gear",),
@@ -289,7 +295,7 @@ def check_ranges(ranges: Mapping[str, Any]) -> dict[str, tuple[float, float]]:
         if low > high:
             raise SettingsError(f"randomize.{name} = {low:g} {high:g} must rise: write {high:g} {low:g}")
         found[name] = (low, high)
-    return found
+    return {name: found[name] for name in AXES if name in found}  # in one order, in which values are drawn and kept
 
 
 def ranges_of(name: str) -> dict[str, tuple[float, float]]:
@@ -338,7 +344,7 @@ class Randomizer:
         for name, axis in zip(self.names, self._axes, strict=True):
             for part in axis.needs:
                 if not getattr(self._parts, part):
-                    raise SettingsError(f"randomize.{name}: this robot has no {part.split('_')[0]}s, leave it out")
+                    raise SettingsError(f"randomize.{name}: this robot has {LACKS[part]}, leave it out")
         names = sorted({field for axis in self._axes for field in axis.fields})
         self._rows = {name: batch.expand(name) for name in names}
         self._nominal = [{name: _field(model, name) for name in names} for model in models]
@@ -380,6 +386,14 @@ class Randomizer:
     def by_name(self) -> dict[str, Array]:
         """(num,) what each simulation has."""
         return dict(zip(self.names, self.values.copy(), strict=True))
+
+    def check_state(self, state: Any) -> Array:
+        """(axes, num) values of a saved state; ValueError if they are damaged."""
+        found: Array = check_state_array(state, "randomized", self.values)
+        for name, axis, values in zip(self.names, self._axes, found, strict=True):
+            if not all(map(axis.limits.holds, values.tolist())):
+                raise ValueError(f"state 'randomized' has values of {name} that lie not {axis.limits}: it is damaged")
+        return found
 
     def told(self) -> Array:
         """(len(TOLD), num) how far each value is from what it is otherwise, about 1 where that is much."""

@@ -56,11 +56,11 @@ class Sensors:
     tilt_noise: Annotated[float, Range(0, 10)] = 0.0
     """Of the orientation, about each axis, degrees."""
     tilt_bias: Annotated[float, Range(0, 10)] = 0.0
-    """Most by which the inertial unit is mounted crooked, about x and y, degrees, drawn for each episode."""
+    """Most by which the orientation is told wrong, about x and y, degrees, drawn for each episode."""
     imu_filter_ms: Annotated[float, Range(0, 100)] = 0.0
     """Time constant of the low pass behind the gyroscope, ms; one step is 2."""
-    wheel_counts: Annotated[int, Range(16, 10**7)] | None = None
-    """Counts of a wheel's encoder in a turn, from whose differences in 2 ms its speed is known (None: exactly)."""
+    wheel_counts: Annotated[int, Range(0, 10**7)] = 0
+    """Counts of a wheel's encoder in a turn, from whose differences in 2 ms its speed is known; 0: exactly."""
     wheel_filter_ms: Annotated[float, Range(0, 100)] = 0.0
     """Time constant of the low pass behind that, ms."""
     wheel_dropout: Annotated[float, Range(0, 0.99)] = 0.0
@@ -93,10 +93,10 @@ class Sensors:
 
 SENSORS: dict[str, dict[str, Any]] = {
     "perfect": {},
-    # InvenSense MPU-6050 (PS-MPU-6000A-00): 0.05 degrees/s rms noise behind its 98 Hz filter of 2.8 ms, and levelled
-    # and zeroed at rest, as its offsets (20 degrees/s) must be; wheels of 4096 counts; a bus at 500 Hz
+    # InvenSense MPU-6050 (PS-MPU-6000A-00): 0.05 degrees/s rms noise behind its 98 Hz filter of 2.8 ms; levelled and
+    # zeroed at rest, as its offsets of 20 degrees/s must be; what is left of these, and the rest, is a guess
     "cheap": {
-        "velocity": "estimated", "gyro_noise": 0.005, "gyro_bias": 0.02, "gyro_drift": 0.002, "tilt_noise": 0.1,
+        "velocity": "estimated", "gyro_noise": 0.0017, "gyro_bias": 0.02, "gyro_drift": 0.002, "tilt_noise": 0.1,
         "tilt_bias": 0.5, "imu_filter_ms": 3.0, "wheel_counts": 4096, "wheel_filter_ms": 2.0, "wheel_dropout": 0.001,
         "delay_ms": (2.0, 6.0), "action_delay_ms": (0.0, 4.0), "jitter_ms": 2.0, "lost": 0.002,
     },
@@ -134,6 +134,7 @@ class VelocityEstimate:
     it is.  So the velocity of that point passes a low pass, and back at the base the gyroscope alone is quick::
 
         leaning = (gyro_y, -gyro_x)
+        steady turns with the base by -gyro_z dt
         steady += share (turn @ wheel_speeds + (arm + percussion) leaning - steady)
         velocity along the base's x and y = steady - percussion leaning
 
@@ -159,6 +160,11 @@ class VelocityEstimate:
     def measured(self, wheel_speeds: Array, gyro: Array) -> Array:
         """(2, n) m/s of the centre of percussion, before the low pass, of (wheels, n) and (3, n) rad/s."""
         return np.asarray(self.turn @ wheel_speeds + (self.arm + self.percussion) * _leaning(gyro))
+
+    def steady(self, before: Array, wheel_speeds: Array, gyro: Array, dt: float) -> Array:
+        """(2, n) m/s of that point a step of dt s later, along axes that have turned with the base meanwhile."""
+        turned = before + dt * gyro[2] * np.stack([before[1], -before[0]])
+        return np.asarray(turned + self.share * (self.measured(wheel_speeds, gyro) - turned))
 
     def velocity(self, steady: Array, gyro: Array) -> Array:
         """(2, n) m/s of the base, of those of the centre of percussion behind it."""
@@ -228,12 +234,11 @@ class Noise:
         return found
 
     def set_state(self, state: Mapping[str, Any]) -> None:
-        """Restore what ``check_state`` returned: the streams go back, and draw their blocks again."""
-        for robot, (stream, then) in enumerate(zip(self.streams, unpack_streams(state["noise_streams"]), strict=True)):
-            stream.bit_generator.state = then.bit_generator.state
-            at = int(state["noise_at"][robot])
-            self._at[robot] = BLOCK
-            if at < BLOCK:
+        """Restore what ``check_state`` returned, of streams as they are now: who is in a block draws it again."""
+        self._then[:], self._at[:] = state["noise_streams"], BLOCK
+        for robot, then in enumerate(unpack_streams(state["noise_streams"])):
+            if (at := int(state["noise_at"][robot])) < BLOCK:
+                self.streams[robot].bit_generator.state = then.bit_generator.state
                 self._renew(robot)
                 self._at[robot] = at
 
@@ -277,22 +282,23 @@ class Senses:
     def begin(self, ids: NDArray[np.intp], robots: RobotState) -> None:
         """Robots ``ids`` begin an episode as they are; what is drawn for it comes from their streams."""
         s, kept = self.sensors, self._kept
+        shaken = np.zeros((6, len(robots.gyro[0])))
         for i in ids:
             bias, tilt, delays = np.split(self.noise.streams[i].uniform(-1, 1, 7), [3, 5])
             kept["gyro_bias"][:, i] = s.gyro_bias * bias
             kept["tilt_bias"][:, i] = np.radians(s.tilt_bias) * tilt
             for row, ((low, high), share) in enumerate(zip((s.delay_ms, s.action_delay_ms), delays, strict=True)):
                 kept["delays"][row, i] = (low + (high - low) * (share + 1) / 2) / 1000 / self._dt
+            shaken[:, i] = self.noise.streams[i].standard_normal(6)
             self.noise.forget(int(i))
         kept["ages"][:, ids] = np.round(kept["delays"][:, ids])
-        kept["gyro"][:, ids] = robots.gyro[:, ids]
+        kept["gyro"][:, ids] = (robots.gyro + s.gyro_noise * shaken[:3])[:, ids]
         kept["wheel_angles"][:, ids] = 0.0
         for name in ("wheel_speeds", "wheel_readings"):
             kept[name][:, ids] = robots.wheel_speeds[:, ids]
         if self._estimate is not None:
             kept["steady"][:, ids] = self._estimate.measured(kept["wheel_speeds"], kept["gyro"])[:, ids]
-        still = np.zeros((3, len(robots.gyro[0])))
-        kept["messages"][:, :, ids] = self._message(robots, still)[:, ids]
+        kept["messages"][:, :, ids] = self._message(robots, np.radians(s.tilt_noise) * shaken[3:])[:, ids]
         kept["asked"][:, :, ids] = 0.0
         self._tell()
 
@@ -303,7 +309,7 @@ class Senses:
         kept["gyro_bias"] += s.gyro_drift * np.sqrt(dt) * normal[3:6]
         kept["gyro"] += _share(s.imu_filter_ms, dt) * (robots.gyro + s.gyro_noise * normal[:3] - kept["gyro"])
         read = robots.wheel_speeds
-        if s.wheel_counts is not None:
+        if s.wheel_counts:
             count = 2 * np.pi / s.wheel_counts
             before = np.floor(kept["wheel_angles"] / count)
             kept["wheel_angles"] = kept["wheel_angles"] + read * dt
@@ -312,8 +318,8 @@ class Senses:
         kept["wheel_readings"] = read
         kept["wheel_speeds"] = kept["wheel_speeds"] + _share(s.wheel_filter_ms, dt) * (read - kept["wheel_speeds"])
         if self._estimate is not None:
-            found = self._estimate.measured(kept["wheel_speeds"], kept["gyro"] + kept["gyro_bias"])
-            kept["steady"] += self._estimate.share * (found - kept["steady"])
+            gyro = kept["gyro"] + kept["gyro_bias"]
+            kept["steady"] = self._estimate.steady(kept["steady"], kept["wheel_speeds"], gyro, dt)
         self._now = (self._now + 1) % len(kept["messages"])
         kept["messages"][self._now] = self._message(robots, np.radians(s.tilt_noise) * normal[6:9])
         self._age(0, even[0], even[1])

@@ -97,7 +97,7 @@ class Step:
     command: Commanded
     """What they were told."""
     actions: Array
-    """(n, wheels) as applied, in [-1, 1]."""
+    """(n, wheels) that were asked for, in [-1, 1]."""
     last_actions: Array
     """(n, wheels) those of the step before, 0 at the start."""
     fallen: Bools
@@ -120,6 +120,10 @@ class Step:
     """The best way along (2, n) goals, unit vectors, from (2, n) places, m: (2, n) unit vectors; see ``Ways``."""
     randomized: Callable[[], Array]
     """(numbers, n) how far each number that may differ from episode to episode is from what it is otherwise."""
+    done: Array | None = None
+    """(n, wheels) actions that the motors did, where they are late; None: those of ``actions``."""
+    strength: Array | float = 1.0
+    """(n, wheels) of each motor, times what it is otherwise."""
 
     @property
     def ball_place(self) -> Array:
@@ -134,7 +138,8 @@ class Step:
     @property
     def torques(self) -> Array:
         """(n, wheels) N m on the wheels' axles."""
-        return self.mechanics.applied(-self.mechanics.torque * self.actions, self.before.wheel_speeds.T)
+        done = self.actions if self.done is None else self.done
+        return self.strength * self.mechanics.applied(-self.mechanics.torque * done, self.before.wheel_speeds.T)
 
     def way(self, ahead: float = 0.0) -> Array:
         """(2, n) unit vectors of the world: where to go from here, as one who knows all the ground; 0 for who stays.

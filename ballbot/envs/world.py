@@ -21,7 +21,7 @@ from ballbot.envs.config import WorldConfig, make_command
 from ballbot.envs.curriculum import Curriculum
 from ballbot.envs.drive import check_drive
 from ballbot.envs.history import History
-from ballbot.envs.mechanics import motor_limits
+from ballbot.envs.mechanics import mechanics_of, motor_limits
 from ballbot.envs.model import check_wheel_contacts
 from ballbot.envs.observations import Layout
 from ballbot.envs.parts import flags as flags_of
@@ -98,7 +98,7 @@ class World:
         self.senses: Senses | None = None
         """Between the robots and what they sense, where that is not perfect."""
         if config.sensing:
-            known, maker = Sensors(**config.sensing), self.physics.each[0]
+            known, maker = Sensors(**config.sensing), mechanics_of(config.robot_config)
             self.senses = Senses(known, num, self.step_seconds, maker, self.physics.robot_state())
         self.cameras = self._make_cameras(encoder, num_threads, camera_device)
         images: tuple[int, ...] = ()
@@ -333,7 +333,7 @@ class World:
         self.actions = actions
         self.told.step(robots)
         fallen = robots.rotation[2, 2] < self._upright_limit
-        step = self._record(robots, before, last_actions, fallen)
+        step = self._record(robots, before, last_actions, fallen, done=done)
         flags: dict[str, Bools] = {}
         for name, ends, limit in self._endings:
             flags[name] = flags_of(f"ending {name!r}", ends, self.num, step, limit) & ~fallen
@@ -418,6 +418,7 @@ class World:
         last_actions: Array,
         fallen: Bools,
         actions: Array | None = None,
+        done: Array | None = None,
     ) -> Step:
         return Step(
             robots=robots,
@@ -435,6 +436,8 @@ class World:
             floor=self.physics.floor,
             ways=self.physics.ways,
             randomized=self.physics.randomized,
+            done=done,
+            strength=self.physics.strength,
         )
 
     def observation(self) -> Observation:

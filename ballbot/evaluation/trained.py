@@ -13,6 +13,7 @@ from ballbot.envs.commands import COMMANDS
 from ballbot.envs.config import WorldConfig
 from ballbot.envs.observations import FIELDS, Layout
 from ballbot.envs.rewards import ENDINGS, reward_settings
+from ballbot.envs.sensors import check_sensing
 from ballbot.envs.terrain import TERRAINS, parse_terrain
 from ballbot.errors import SettingsError
 from ballbot.ppo import Policy
@@ -22,20 +23,9 @@ ALWAYS = ("observation", "frame", "terrain")
 """Options that ``env_options`` names even at their defaults."""
 THE_SAME_FOR_ALL = ("tilt_limit_deg", "integrator")
 """Options that whoever judges policies chooses, whatever they were trained with."""
-TASK = (
-    "terrain",
-    "ground",
-    "terrain_cell",
-    "robot",
-    "build",
-    "vary",
-    "sensors",
-    "sensing",
-    "command",
-    "motion",
-    "rewards",
-    "endings",
-)
+OF_THE_ROBOT = ("robot", "build", "vary", "sensing")
+"""Options that say with which robot, and how well it senses."""
+TASK = ("terrain", "ground", "terrain_cell", *OF_THE_ROBOT, "command", "motion", "rewards", "endings")
 """Options that say what there is to do, and with which robot; the others say what it senses and how."""
 
 
@@ -209,10 +199,10 @@ def task_of(
         task["command"] = command
     if robot is not None:
         task["robot"] = robot
-    if sensors is not None:
-        task.pop("sensing", None)
-        task["sensors"] = sensors
-    for name, changes in (("ground", ground), ("motion", motion), ("build", build), ("sensing", sensing)):
+    if sensors is not None or sensing:
+        before_that = {} if sensors is not None else task.get("sensing", {})
+        task["sensing"] = check_sensing(sensors or "perfect", {**before_that, **(sensing or {})})
+    for name, changes in (("ground", ground), ("motion", motion), ("build", build)):
         if changes:
             task[name] = {**task.get(name, {}), **changes}
     return task

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from dataclasses import replace
+from unittest import mock
 
 import mujoco
 import numpy as np
@@ -12,7 +14,7 @@ from mujoco.batch import Batch
 
 from ballbot.controllers import find_controller, make_controller
 from ballbot.envs import ROBOTS, BallbotVectorEnv, RobotConfig, WorldConfig
-from ballbot.envs.randomize import AXES, RANDOMIZED, TOLD, Axis, Randomizer
+from ballbot.envs.randomize import AXES, RANDOMIZED, TOLD, Axis, Parts, Randomizer
 from ballbot.errors import SettingsError
 from ballbot.settings import Range
 
@@ -228,6 +230,18 @@ def test_a_name_is_spelled_out_and_single_ranges_replace_its():
     assert not config.task().ranges, "whoever is judged is judged in the world as it is meant"
 
 
+def test_ranges_are_in_one_order_however_they_are_given():
+    one = WorldConfig(ranges={"com_x": (0.0, 0.01), "body_mass": (0.8, 1.2)})
+    other = WorldConfig(ranges={"body_mass": (0.8, 1.2), "com_x": (0.0, 0.01)})
+    assert list(one.ranges) == list(other.ranges) == ["body_mass", "com_x"]
+    env = small(2, ranges=one.ranges)
+    env.reset(seed=0)
+    state = env.get_state()
+    state["simulations"]["randomized"][0] = 0.001
+    with pytest.raises(ValueError, match=r"'randomized' has values of body_mass that lie not from 0\.1 to 10"):
+        env.set_state(state)
+
+
 def test_a_file_of_ranges(tmp_path):
     path = tmp_path / "mine.json"
     path.write_text(json.dumps({"body_mass": [0.9, 1.3]}))
@@ -266,6 +280,11 @@ def test_impossible_ranges_are_refused(ranges, message):
 def test_what_a_robot_does_not_have_is_refused_and_other_names_are_offered():
     with pytest.raises(SettingsError, match=r"randomize\.roller_damping: this robot has no rollers, leave it out"):
         small(2, ranges={"roller_damping": (0.5, 2)})
+    model = ROBOTS["rollers"].spec().compile()
+    bare = dataclasses.replace(Parts.of(model), wheel_pairs=[])
+    for name in ("wheel_friction", "ground_friction", "contact_time"):
+        with mock.patch.object(Parts, "of", return_value=bare), pytest.raises(SettingsError, match="no <pair>"):
+            Randomizer({name: (0.9, 1.1)}, [model], Batch(model, 1, 1))
     with pytest.raises(SettingsError, match="did you mean 'strong'"):
         WorldConfig(randomize="stong")
 

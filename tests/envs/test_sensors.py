@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 
 from ballbot.controllers import find_controller, make_controller
-from ballbot.envs import BallbotVectorEnv, WorldConfig
+from ballbot.envs import BallbotVectorEnv, RobotConfig, WorldConfig
+from ballbot.envs.mechanics import mechanics_of
 from ballbot.envs.random_streams import chance_stream
-from ballbot.envs.sensors import BLOCK, SENSORS, Noise, Sensors
+from ballbot.envs.sensors import BLOCK, SENSORS, Noise, Sensors, VelocityEstimate
 from ballbot.errors import SettingsError
 
 
@@ -61,7 +62,7 @@ def test_a_bias_that_drifts_wanders_as_far_as_is_said():
     assert np.std((sensed - true)[-1, :, gyro]) == pytest.approx(0.1 * np.sqrt(0.5), rel=0.2)
 
 
-def test_a_crooked_unit_tells_another_tilt_and_the_same_speed_of_the_body():
+def test_an_orientation_that_is_wrong_tells_another_tilt_and_the_same_speed_of_the_body():
     env, sensed, true = both({"tilt_bias": 2.0}, steps=3, num=64, initial_tilt_deg=0.1)
     gravity, gyro = columns(env, "gravity"), columns(env, "gyro")
     angle = np.degrees(np.arccos(np.clip((sensed[0, :, gravity] * true[0, :, gravity]).sum(1), -1, 1)))
@@ -113,6 +114,74 @@ def test_motors_do_late_what_they_are_asked_for():
     assert np.array_equal(course[0, :, columns(late, "last_action")], asked[0]), "the policy knows what it asked for"
 
 
+def test_torques_are_those_that_motors_gave():
+    env = small(1, sensing={"action_delay_ms": (6, 6)}, ranges={"motor_strength": (0.5, 0.5)}, rewards={"torque": 1.0})
+    env.reset(seed=0)
+    paid = [float(env.step(np.full((1, 3), 0.2, np.float32))[1][0]) for _ in range(6)]
+    assert paid[:3] == [0, 0, 0] and paid[3] == paid[4] < 0
+    np.testing.assert_allclose(env.simulations.torques, -0.5 * 10 * 0.2, rtol=1e-6)
+    other = small(1, ranges={"motor_strength": (0.5, 0.5)}, rewards={"torque": 1.0})
+    other.reset(seed=0)
+    assert float(other.step(np.full((1, 3), 0.2, np.float32))[1][0]) == pytest.approx(paid[3])
+    full = small(1, rewards={"torque": 1.0})
+    full.reset(seed=0)
+    assert float(full.step(np.full((1, 3), 0.2, np.float32))[1][0]) == pytest.approx(4 * paid[3])
+
+
+def test_a_wheel_that_is_not_read_is_what_it_was_and_a_filter_follows_slowly():
+    env = small(64, sensing={"wheel_dropout": 0.3})
+    env.reset(seed=0)
+    told = []
+    for a in actions(200, 64):
+        env.step(a)
+        told.append(env.world.senses.robots.wheel_speeds.copy())
+        assert (told[-1] == env.world.robots.wheel_speeds).mean() > 0.5
+    assert np.mean(np.diff(told, axis=0) == 0) == pytest.approx(0.3, abs=0.02)
+    slow = small(1, sensing={"wheel_filter_ms": 8.0})
+    slow.reset(seed=0)
+    followed = slow.world.robots.wheel_speeds.copy()
+    for a in actions(20, 1):
+        slow.step(a)
+        followed += 0.2 * (slow.world.robots.wheel_speeds - followed)
+    np.testing.assert_allclose(slow.world.senses.robots.wheel_speeds, followed, rtol=1e-12)
+
+
+def test_noise_of_the_orientation_is_what_is_said():
+    env, sensed, true = both({"tilt_noise": 0.5}, steps=300, num=16)
+    gravity = columns(env, "gravity")
+    error = np.degrees((sensed - true)[:, :, gravity][:, :, :2])
+    assert np.std(error) == pytest.approx(0.5, rel=0.05) and np.std(error[0]) > 0.2, "from the first observation on"
+
+
+def test_as_many_messages_are_lost_as_is_said():
+    env = small(64, sensing={"lost": 0.25})
+    env.reset(seed=0)
+    old = []
+    for a in actions(200, 64):
+        env.step(a)
+        old.append(env.world.senses.get_state()["ages"] > 0)
+    assert np.mean(old, axis=(0, 2)) == pytest.approx([0.25, 0.25], abs=0.02)
+
+
+def test_a_velocity_that_is_estimated_stays_true_while_the_robot_turns():
+    robots, dt = np.zeros((3, 1)), 0.002
+    estimate = VelocityEstimate.of(mechanics_of(RobotConfig()), 30.0, dt)
+    rate, speed = 6.0, 0.5  # rad/s about the vertical, m/s along the world's x
+    steady = None
+    for step in range(500):
+        along = speed * np.array([[np.cos(rate * step * dt)], [-np.sin(rate * step * dt)]])
+        gyro = robots + np.array([[0.0], [0.0], [rate]])
+        wheels = mechanics_of(RobotConfig()).rolling @ along
+        steady = estimate.measured(wheels, gyro) if steady is None else estimate.steady(steady, wheels, gyro, dt)
+    assert np.abs(estimate.velocity(steady, gyro) - along).max() < 0.002
+
+
+def test_every_robot_of_a_family_knows_its_velocity_as_the_one_that_is_named_would():
+    world = {"vary": {"ball_radius": (0.08, 0.1)}, "num_robots": 3, "sensing": {"velocity": "estimated"}}
+    arms = [small(2, terrain_split=split, **world).world.senses._estimate.arm for split in ("train", "eval")]
+    assert arms == [VelocityEstimate.of(mechanics_of(RobotConfig()), 30.0, 0.002).arm] * 2
+
+
 def test_delays_are_drawn_within_their_range_and_jitter_only_adds():
     env = small(64, sensing={"delay_ms": (4, 12), "jitter_ms": 8.0, "lost": 0.1})
     env.reset(seed=0)
@@ -155,11 +224,12 @@ def test_noise_of_a_robot_is_its_own():
 
 
 @pytest.mark.parametrize("options", [{"sensors": "cheap"}, {"sensors": "cheap", "randomize": "strong"}])
-def test_a_saved_state_goes_on_bit_for_bit(options):
+@pytest.mark.parametrize("before", [0, 1, 90, 128, 150, 180])  # 90: all begin anew; 128: noise is drawn anew
+def test_a_saved_state_goes_on_bit_for_bit(options, before):
     options = options | {"terrain": "perlin", "num_terrains": 4, "max_episode_steps": 90, "history": (0, 10)}
     env, other = small(4, **options), small(4, **options)
     env.reset(seed=1)
-    drive(env, actions(150, 4))
+    drive(env, actions(before, 4))
     state = env.get_state()
     asked = actions(200, 4, seed=1)
     first = drive(env, asked)
@@ -181,9 +251,8 @@ def test_a_saved_state_goes_on_bit_for_bit(options):
 
 def test_rewards_endings_and_privileged_fields_know_the_truth():
     options = {"privileged_fields": ("slope", "time_left"), "history": (0, 10)}
-    env, true = small(4, sensors="cheap", **options), small(4, sensing={"action_delay_ms": (0, 0)}, **options)
     noisy = dict(SENSORS["cheap"], action_delay_ms=(0, 0), jitter_ms=0.0, lost=0.0)
-    env = small(4, sensing=noisy, **options)
+    env, true = small(4, sensing=noisy, **options), small(4, **options)
     env.reset(seed=0)
     true.reset(seed=0)
     for a in actions(100, 4):
@@ -213,7 +282,8 @@ def test_a_name_is_spelled_out_and_belongs_to_the_task():
         ({"delay_ms": 5}, "must be a range, from and to"),
         ({"lost": 1.0}, "from 0 to 0.99"),
         ({"velocity": "guessed"}, "velocity"),
-        ({"wheel_counts": 2}, "wheel_counts must be a whole number from 16"),
+        ({"wheel_counts": -2}, "wheel_counts must be a whole number from 0"),
+        ({"wheel_counts": None}, "wheel_counts must be given"),
     ],
 )
 def test_impossible_sensors_are_refused(sensing, message):

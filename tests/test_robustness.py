@@ -1,0 +1,55 @@
+"""experiments/robustness.py: success along one axis after another."""
+
+from __future__ import annotations
+
+import importlib
+import json
+from itertools import pairwise
+
+import pytest
+from inprocess import call
+
+from ballbot.envs import WorldConfig
+
+
+def test_curves_of_two_controllers_end_where_they_fall(tmp_path):
+    short = ("--episodes", 2, "--horizon", 400, "--num-threads", 1)
+    done = call(
+        "robustness.py", "lqr", "linear", "--axes", "push", "action_delay", *short,
+        "--json", "all.json", "--out", "all.png", folder=tmp_path,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    found = json.loads((tmp_path / "all.json").read_text())["policies"]
+    assert list(found) == ["lqr", "linear"]
+    late = {name: [p["success"] for p in of["curves"]["action_delay"]] for name, of in found.items()}
+    assert late["lqr"][:4] == [1, 1, 1, 1] and late["linear"][0] == 1 and late["linear"][-1] == 0
+    for of in found.values():
+        rates = [p["success"] for p in of["curves"]["action_delay"]]
+        area = sum((a + b) / 2 for a, b in pairwise(rates)) / (len(rates) - 1)
+        assert of["areas"]["action_delay"] == pytest.approx(area)
+        assert all(p["low"] <= p["success"] <= p["high"] for p in of["curves"]["push"])
+    assert f"| motors are late | {found['lqr']['areas']['action_delay']:.2f} |" in done.stdout
+    assert (tmp_path / "all.png").stat().st_size > 10_000
+
+
+def test_every_axis_is_a_world_and_its_first_value_is_as_it_is_meant():
+    robustness = importlib.import_module("robustness")
+    for axis in robustness.AXES.values():
+        assert len(axis.values) > 3
+        for value in axis.values:
+            WorldConfig(terrain="perlin", **axis.options(value))
+        meant = WorldConfig(terrain="perlin", **axis.options(axis.values[0]))
+        assert all(low == high for low, high in meant.ranges.values())
+        assert set(meant.sensing) <= {"velocity", "wheel_counts"} and not meant.ground
+    WorldConfig(**robustness.ALL)
+
+
+def test_what_cannot_be_judged_is_said(tmp_path):
+    for options, message in (
+        (("lqr", "--axes", "pushes"), "did you mean 'push'"),
+        (("lqr", "--json", "x.txt"), "--json"),
+        (("nobody",), "nobody"),
+        ((), "name who is to be judged"),
+    ):
+        done = call("robustness.py", *options, folder=tmp_path)
+        assert done.returncode == 2 and message in done.stderr + done.stdout, (options, done.stderr)

@@ -31,7 +31,6 @@ from ballbot.envs import BallbotVectorEnv, WorldConfig
 from ballbot.envs.observations import layout_of
 from ballbot.envs.randomize import RANDOMIZED
 from ballbot.envs.sensors import SENSORS
-from ballbot.errors import SettingsError
 from ballbot.evaluation import env_options, trained_world
 from ballbot.options import HIDDEN, SECTIONS, from_plain
 from ballbot.ppo import (

@@ -275,6 +275,8 @@ ESTIMATED_FROM = {"gravity": 10.0, "gyro": 1.0, "velocity": 4.0, "image_age": 30
 it has moved since; of the past too, where that is observed."""
 AND_WHERE_TO = {"goal": 1.0}
 """The same, of estimates that depend on where the robot is to go."""
+PRIOR_SPEED = 0.32
+"""m/s along the goal that a robot is asked for whose policy adds to computed gains."""
 OWN = tuple(f.name for f in fields(Settings) if f.name not in ("ppo", "world"))
 """Names of what decides how a policy is built besides the settings of PPO and of the world."""
 
@@ -318,6 +320,10 @@ def default(**world: Any) -> Settings:
     and no others unless ``training_rewards`` says so; on the command line, --rewards.X changes one weight of the task,
     and training's stay.
 
+    For another robot than the reference's, a policy adds to the regulator, whose gains are computed for it
+    (``prior_speed``), with a fifth of the noise, in a third of the steps: the reference's motors, as slow as they are,
+    make of noise what can be balanced, and others shake.
+
     Args:
         **world: options of ``WorldConfig`` that differ.
     """
@@ -345,7 +351,16 @@ def default(**world: Any) -> Settings:
     )
     if "tracking_lead" in settings.world.training_rewards:  # which shows sooner what an action is good for
         ppo = replace(ppo, gae_lambda=0.95)
-    return replace(settings, ppo=ppo, goal_scale=10.0, mirror=True)
+    settings = replace(settings, ppo=ppo, goal_scale=10.0, mirror=True)
+    return settings if settings.world.robot_config.is_reference else _on_computed_gains(settings)
+
+
+def _on_computed_gains(settings: Settings) -> Settings:
+    """The same for a robot of which nobody knows how to shape its learning: it begins with what is computed."""
+    if settings.world.frame != "body" or settings.world.command != "goal":
+        return settings
+    ppo = replace(settings.ppo, total_timesteps=1_500_000, initial_std=0.2, final_std=0.1, eval_interval=250_000)
+    return replace(settings, ppo=ppo, prior_speed=PRIOR_SPEED)
 
 
 def plain(**world: Any) -> Settings:

@@ -134,7 +134,7 @@ STUDIES: dict[str, Study] = {
     ),
     **{
         f"robot_{name}": Study(
-            f"{name}, the default settings without cameras", (*BLIND, "--robot", name), range(5, 8), 18, best=False,
+            f"{name}, the default settings without cameras", (*BLIND, "--robot", name), range(5, 8), 8, best=False,
         )
         for name in ROBOTS if name != "reference"
     },

@@ -79,6 +79,14 @@ def test_commands_that_derive_from_another_are_trained_as_it_is(monkeypatch):
     assert not presets.default(command="point").world.training_rewards
 
 
+def test_robots_of_which_nothing_else_is_known_begin_with_computed_gains():
+    assert presets.default(robot="mini").prior_speed == presets.PRIOR_SPEED
+    assert presets.default(robot="mini").structure().prior is not None
+    for world in ({}, {"robot": "rollers"}, {"robot": "mini", "command": "velocity"}):
+        assert presets.default(**world).prior_speed is None
+    assert presets.default(robot="rollers").ppo == presets.default().ppo
+
+
 def test_presets_take_options_of_the_world_and_refuse_others():
     settings = presets.default(command="velocity", rewards={"velocity": 2.0})
     assert settings.world.rewards == {"velocity": 2.0} and not settings.world.training_rewards

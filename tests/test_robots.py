@@ -300,6 +300,9 @@ def test_policies_go_from_robot_to_robot_with_as_many_wheels(tmp_path: Path) -> 
     new = ("ppo_ballbot.py", "--no-cameras", "--total-timesteps", 320, *small)
     assert call(*new, "--run-name", "three", folder=tmp_path).returncode == 0
     on = call(*new, "--run-name", "mini", "--init-from", "runs/three", "--robot", "mini", folder=tmp_path)
+    assert on.returncode == 2 and "prior (then none, now one)" in on.stderr  # other robots begin with computed gains
+    alone = ("--init-from", "runs/three", "--robot", "mini", "--prior-speed", "None")
+    on = call(*new, "--run-name", "mini", *alone, folder=tmp_path)
     assert on.returncode == 0, on.stderr
     four = ("--robot.wheels", 4, "--robot.azimuth-deg", 47.5)
     taught = ("--teacher", "runs/three", "--imitation-timesteps", 320)

@@ -225,7 +225,8 @@ class Settings:
         if self.prior_speed is None:
             return None
         robot = self.world.robot_config
-        if robot.is_reference and not self.estimates and layout.leading is None:
+        tuned = robot.is_reference and not self.world.sensing  # these gains bear neither noise nor delays
+        if tuned and not self.estimates and layout.leading is None:
             return feedback_prior(layout, self.prior_speed)
         mechanics = mechanics_of(robot)
         gains = gains_of(mechanics.near_upright, self.ppo.action_repeat * STEP_MS / 1000)

@@ -13,6 +13,7 @@ env         BallbotVectorEnv.step against bare mujoco.batch.Batch.step: same mod
 scale       4096 environments against 64: throughput over the same steps of an episode, and memory of the process
 integrators Euler, implicitfast and RK4
 wheels      the reference's capsules, the same robot on rollers, and rollers of sixteen robots that differ
+imperfect   robots that differ from episode to episode, and sensors that are noisy and late
 contact_fix the compiled contact fix against the Python fallback
 threads     1, 2, 4, ... threads
 cameras     a depth image against MuJoCo's renderer, of 16 and of 64 robots; environments with and without cameras
@@ -61,7 +62,9 @@ from ballbot.settings import Range
 
 Actions = NDArray[np.float32]
 Policy = Callable[[NDArray[np.float32], np.random.Generator], Actions]
-Section = Literal["terrain", "env", "scale", "integrators", "wheels", "contact_fix", "threads", "cameras", "ppo"]
+Section = Literal[
+    "terrain", "env", "scale", "integrators", "wheels", "imperfect", "contact_fix", "threads", "cameras", "ppo"
+]
 SECTIONS: tuple[Section, ...] = get_args(Section)
 
 BLOCK = 50
@@ -368,6 +371,13 @@ def wheels(args: Args) -> Iterator[Figure]:
     return compare_envs("wheels", args, {"capsules": {}, "rollers": rollers, "rollers, 16 robots": differing})
 
 
+def imperfect(args: Args) -> Iterator[Figure]:
+    """What robots and sensors cost that differ from episode to episode, and are noisy and late."""
+    differ, sense = {"randomize": "strong"}, {"sensors": "cheap"}
+    worlds = {"as it is meant": {}, "randomized": differ, "cheap sensors": sense, "both": differ | sense}
+    return compare_envs("imperfect", args, worlds)
+
+
 def threads(args: Args) -> Iterator[Figure]:
     """How stepping scales with threads: powers of two up to the CPUs."""
     counts = [2**k for k in range(int(math.log2(usable_cpus())) + 1)]
@@ -516,6 +526,7 @@ RUN: dict[Section, Callable[[Args], Iterator[Figure]]] = {
     "scale": scale,
     "integrators": integrators,
     "wheels": wheels,
+    "imperfect": imperfect,
     "contact_fix": contact_fixes,
     "threads": threads,
     "cameras": cameras,

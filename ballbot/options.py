@@ -268,7 +268,8 @@ def rig_options(args: Any) -> dict[str, Any]:
 
 def randomize_options(args: Any) -> dict[str, Any]:
     """What differs from episode to episode, as ``read_options`` was given it, options of ``WorldConfig``."""
-    return {"randomize": args.randomize or UNNAMED["randomize"], "ranges": _given(args, "ranges")}
+    name = UNNAMED["randomize"] if args.randomize is None else args.randomize
+    return {"randomize": name, "ranges": _given(args, "ranges")}
 
 
 def _given(args: Any, name: str) -> dict[str, Any]:

@@ -23,7 +23,9 @@ from pathlib import Path
 from typing import Any
 
 from ballbot.envs import COMMANDS, ENDINGS, FIELDS, REWARDS, ROBOTS, TERRAINS, Field, RobotConfig
+from ballbot.envs.randomize import AXES, LACKS, RANDOMIZED, Axis, check_ranges
 from ballbot.envs.rewards import INFOS, reward_settings
+from ballbot.envs.sensors import SENSORS, check_sensing
 from ballbot.errors import BallbotError, SettingsError
 
 GROUP = "ballbot.plugins"
@@ -37,6 +39,9 @@ REGISTRIES: dict[str, dict[str, Any]] = {
     "REWARDS": REWARDS,
     "ENDINGS": ENDINGS,
     "FIELDS": FIELDS,
+    "AXES": AXES,
+    "RANDOMIZED": RANDOMIZED,
+    "SENSORS": SENSORS,
 }
 
 
@@ -198,6 +203,15 @@ def _what_is_wrong(registry: str, name: str, entry: Any) -> str:
         return "is no RobotConfig"
     if registry == "FIELDS" and not isinstance(entry, Field):
         return "is no ballbot.envs.Field"
+    if registry == "AXES" and not (isinstance(entry, Axis) and set(entry.needs) <= set(LACKS)):
+        return f"is no ballbot.envs.randomize.Axis that needs some of {', '.join(LACKS)}, or nothing"
+    if registry in ("RANDOMIZED", "SENSORS"):
+        if not isinstance(entry, dict):
+            return "is no dict of values by name"
+        try:
+            check_ranges(entry) if registry == "RANDOMIZED" else check_sensing("perfect", entry)
+        except SettingsError as error:
+            return f"cannot be used: {error}"
     if registry == "FIELDS" and name.startswith("image_"):
         return "is named as the cameras' fields are: use a name that does not begin with image_"
     if registry in ("REWARDS", "ENDINGS") and not callable(entry):

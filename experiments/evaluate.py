@@ -340,6 +340,11 @@ def write_json(args: Args, summaries: dict[str, dict[str, Any]]) -> None:
     write_atomic(args.json, (json.dumps(content, indent=2, default=str) + "\n").encode())
 
 
+def said(value: Any) -> str:
+    """A value or a range, in words."""
+    return f"{value[0]:g} to {value[1]:g}" if isinstance(value, tuple) else str(value)
+
+
 def too_many_failures(outcomes: list[str], share: float) -> bool:
     """Whether more than this share of the episodes ended otherwise than at their time limit."""
     failures = len(outcomes) - outcomes.count("success")
@@ -371,6 +376,10 @@ def main(argv: list[str] | None = None) -> int:
                 written = args.json
         finally:  # neither a full disk nor a closed pipe takes both
             print(table(summaries))
+        first = next(iter(entries.values())).config
+        for what, values in (("sensors", first.sensing), ("randomized", first.ranges)):
+            if values:
+                print(f"{what}: {', '.join(f'{name} {said(value)}' for name, value in values.items())}")
         print(
             f"{args.episodes} episodes each on {task['terrain']} ground {how}in {time.perf_counter() - start:.1f} s; "
             "mean ± standard deviation [95 % interval of the rate or mean]"

@@ -29,7 +29,7 @@ from ballbot.envs.rendering import has_display
 from ballbot.evaluation import Actor, find_candidate, in_task, task_of
 from ballbot.evaluation.steering import Steering
 from ballbot.evaluation.video import ENDINGS, Estimates, film, playable_fps, shrunk, write_video
-from ballbot.options import PluginFiles, kind_options, read_options
+from ballbot.options import PluginFiles, kind_options, randomize_options, read_options
 from ballbot.settings import Range
 
 PAUSES_PER_SECOND = 60
@@ -58,6 +58,12 @@ class Args:
     own options are --motion.max-speed and so on: --command velocity --help lists them."""
     seed: Annotated[int, Range(0, 2**62 - 1)] = 0
     """Of the first episode: terrain, heading and tilt."""
+    sensors: str | None = None
+    """How well the robot senses, and how soon its motors obey, "perfect" or "cheap" (default: as the policy was trained
+    for).  --sensors.delay-ms 0 20 and so on are single values."""
+    randomize: str | None = None
+    """What differs from episode to episode, "mild", "strong", or a .json file of ranges by name (default: nothing).
+    --randomize.push-x 1 1 and so on are ranges of single numbers."""
     horizon: int = 4000
     """Time limit of an episode, steps of 2 ms."""
     initial_speed: float = 0.0
@@ -82,7 +88,8 @@ def make(args: Args) -> tuple[BallbotVectorEnv, Actor, Estimates | None]:
     options = candidate.options
     if args.encoder is not None and options["observation"] != "encoded":
         raise ValueError(f"--encoder {args.encoder} is for policies that see, this one does not: leave it out")
-    task = task_of(options, args.terrain, args.command, robot=args.robot, **kind_options(args))
+    kinds = {"robot": args.robot, "sensors": args.sensors, **kind_options(args)}
+    task = task_of(options, args.terrain, args.command, **kinds)
     options = in_task(options, task, adapts=candidate.policy is None)
     policy = candidate.policy
     estimated = () if policy is None or args.record is None else tuple(policy.metadata.get("estimates", ()))
@@ -94,6 +101,7 @@ def make(args: Args) -> tuple[BallbotVectorEnv, Actor, Estimates | None]:
     envs = BallbotVectorEnv(
         1,
         **options,
+        **randomize_options(args),
         max_episode_steps=args.horizon,
         initial_speed=args.initial_speed,
         terrain_split="eval",

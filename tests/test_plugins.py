@@ -12,6 +12,7 @@ import pytest
 from inprocess import call, own_registries
 
 from ballbot import plugins
+from ballbot.envs import WorldConfig
 from ballbot.evaluation import env_options
 from ballbot.plugins import PluginError
 from ballbot.ppo import load_policy
@@ -209,3 +210,26 @@ def test_an_installed_plugins_hash_is_of_all_its_files(tmp_path, monkeypatch):
 def test_a_damaged_record_is_named(recorded):
     with pytest.raises(PluginError, match=r"runs/x is damaged: its plugins are"):
         plugins.require(recorded, "runs/x")
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ('AXES["mine"] = Axis("x", 1.0, Range(0, 2), (), print, needs=("hat",))', "that needs some of roller_dofs"),
+        ('RANDOMIZED["mine"] = {"bodymass": (1, 1)}', "did you mean 'body_mass'"),
+        ('SENSORS["mine"] = {"gyro_nois": 1}', "did you mean 'gyro_noise'"),
+        ('SENSORS["mine"] = 3', "is no dict of values by name"),
+    ],
+)
+def test_axes_and_sensors_of_ones_own_are_checked(tmp_path, content, message):
+    imports = (
+        "from ballbot.envs.randomize import AXES, RANDOMIZED, Axis\n"
+        "from ballbot.envs.sensors import SENSORS\nfrom ballbot.settings import Range\n"
+    )
+    (tmp_path / "mine.py").write_text(imports + content)
+    with pytest.raises(PluginError, match=message):
+        plugins.load_plugin(tmp_path / "mine.py")
+    (tmp_path / "good.py").write_text(imports + 'SENSORS["drunk"] = {"tilt_noise": 5.0}')
+    with own_registries():
+        plugins.load_plugin(tmp_path / "good.py")
+        assert WorldConfig(sensors="drunk").sensing == {"tilt_noise": 5.0}

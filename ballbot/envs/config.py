@@ -165,9 +165,10 @@ class WorldConfig:
                 self._spell_out(name, options, registry)
         if isinstance(self.robot, (MJCF, Path)):
             self._keep("robot", str(getattr(self.robot, "path", self.robot)))
-        if isinstance(self.randomize, Mapping):
-            self._keep("ranges", {**self.randomize, **self.ranges})
-            self._keep("randomize", "none")
+        for name, values in (("randomize", "ranges"), ("sensors", "sensing")):
+            if isinstance(getattr(self, name), Mapping):
+                self._keep(values, {**getattr(self, name), **getattr(self, values)})
+                self._keep(name, "none" if name == "randomize" else "perfect")
         if isinstance(self.robot, RobotConfig):
             self._keep("build", changes_of(self.robot, RobotConfig()) | dict(self.build))
             self._keep("robot", "reference")
@@ -215,6 +216,12 @@ class WorldConfig:
         self._keep("randomize", "none")  # all that the name says is here then
         self._keep("sensing", check_sensing(self.sensors, self.sensing))
         self._keep("sensors", "perfect")  # likewise
+        for name in ("delay_ms", "action_delay_ms"):
+            if (latest := self.sensing.get(name, (0.0, 0.0))[1]) >= 2 * self.max_episode_steps:
+                raise SettingsError(
+                    f"sensors: {name} reaches {latest:g} ms, and episodes last {2 * self.max_episode_steps} ms: use "
+                    "less, or a larger max_episode_steps"
+                )
         rig = rig_of(self.rig)
         if rig is None and (self.vary or not robot.cameras) and self.observation in ("encoded", "depth"):
             rig = robot.eyes
@@ -298,7 +305,8 @@ class WorldConfig:
                 )
             if self.privileged_fields.count(name) > 1:
                 raise SettingsError(f"privileged_fields names {name!r} twice: leave one out")
-        self._keep("privileged_fields", tuple(name for name in self.privileged_fields if name not in layout.names))
+        if not self.sensing:  # what the policy observes is true then
+            self._keep("privileged_fields", tuple(name for name in self.privileged_fields if name not in layout.names))
 
     def _check_terms(self) -> None:
         """Refuse terms that know nothing of this command."""

@@ -251,6 +251,8 @@ AXES: dict[str, Axis] = {
     ),
 }  # fmt: skip
 """Name -> what may differ.  Yours may be added."""
+MOST_BYTES = 100_000
+"""Of a file of ranges."""
 PUSH_TIME = 0.1
 """s that a push lasts."""
 TOLD = tuple(AXES)
@@ -312,11 +314,19 @@ def ranges_of(name: str) -> dict[str, tuple[float, float]]:
             raise SettingsError(f"randomize={name!r} is unknown: {nearest(str(name), RANDOMIZED)}, or a .json file")
         return dict(RANDOMIZED[name])
     try:
-        found = json.loads(Path(name).read_text(encoding="utf-8"))
+        if (path := Path(name)).exists() and not path.is_file():
+            raise SettingsError(f"randomize {name!r} is no ordinary file: give one of ranges by name")
+        with path.open("rb") as file:
+            content = file.read(MOST_BYTES + 1)
+        if len(content) > MOST_BYTES:
+            raise SettingsError(
+                f"randomize {name!r} is larger than {MOST_BYTES:,} bytes: give a file of ranges by name"
+            )
+        found = json.loads(content)  # in the UTF of its first bytes
     except OSError as error:
-        raise SettingsError(f"randomize {name!r} cannot be read: {error.strerror}") from error
+        raise SettingsError(f"randomize {name!r} cannot be read ({error.strerror}): check the path") from error
     except (ValueError, RecursionError) as error:
-        raise SettingsError(f"randomize {name!r} is no JSON ({error})") from error
+        raise SettingsError(f"randomize {name!r} is no JSON ({error}): mend it") from error
     if not isinstance(found, dict):
         raise SettingsError(f'randomize {name!r} must be ranges by name, such as {{"body_mass": [0.9, 1.1]}}')
     return check_ranges(found)

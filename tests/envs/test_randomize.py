@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 from dataclasses import replace
 from unittest import mock
 
@@ -256,6 +257,12 @@ def test_a_file_of_ranges(tmp_path):
             WorldConfig(randomize=str(path))
     with pytest.raises(SettingsError, match="cannot be read"):
         WorldConfig(randomize=str(tmp_path / "none.json"))
+    os.mkfifo(tmp_path / "pipe.json")
+    with pytest.raises(SettingsError, match="is no ordinary file"):
+        WorldConfig(randomize=str(tmp_path / "pipe.json"))
+    path.write_text(" " * 200_000)
+    with pytest.raises(SettingsError, match="is larger than"):
+        WorldConfig(randomize=str(path))
 
 
 @pytest.mark.parametrize(

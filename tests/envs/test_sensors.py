@@ -294,3 +294,20 @@ def test_impossible_sensors_are_refused(sensing, message):
 def test_names_that_are_not_there_are_refused():
     with pytest.raises(SettingsError, match="did you mean 'cheap'"):
         WorldConfig(sensors="cheep")
+
+
+def test_a_value_function_may_be_told_the_truth_of_what_the_policy_senses():
+    env = small(4, sensing={"velocity": "estimated"}, privileged_fields=("velocity",))
+    env.reset(seed=0)
+    for a in actions(50, 4, most=0.5):
+        obs, *_ = env.step(a)
+    robots = env.world.robots
+    true = np.einsum("ijn,in->nj", robots.rotation, robots.velocity)
+    np.testing.assert_allclose(obs["privileged"], true, atol=1e-6)
+    assert np.abs(obs["policy"][:, columns(env, "velocity")] - true).max() > 1e-4
+    assert WorldConfig(privileged_fields=("velocity",)).privileged_fields == ()
+
+
+def test_delays_beyond_an_episode_are_refused():
+    with pytest.raises(SettingsError, match="delay_ms reaches 200 ms, and episodes last 100 ms"):
+        WorldConfig(sensing={"delay_ms": (0, 200)}, max_episode_steps=50)

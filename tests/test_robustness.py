@@ -1,3 +1,4 @@
+# mypy: allow-untyped-defs, allow-untyped-calls, allow-incomplete-defs
 """experiments/robustness.py: success along one axis after another."""
 
 from __future__ import annotations

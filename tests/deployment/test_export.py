@@ -740,7 +740,8 @@ def test_bad_input_is_named_and_exits_with_2(tmp_path):
 
 
 def test_a_policy_that_knows_its_velocity_by_wheels_drives_as_the_environment_tells_it(tmp_path):
-    save_policy(tmp_path / "p.pt", 17, **{"sensing.velocity": "estimated", "robot": "mini"})
+    task: dict[str, Any] = {"sensing.velocity": "estimated", "robot": "mini"}
+    save_policy(tmp_path / "p.pt", 17, **task)
     policy = load_policy(tmp_path / "p.pt")
     export_policy(policy, tmp_path / "p.onnx")
     controller, envs = runtime.Controller(tmp_path / "p.onnx"), BallbotVectorEnv(1, **env_options(policy), **WORLD)

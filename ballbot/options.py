@@ -132,7 +132,7 @@ def _kind_rows(name: str, kind: str) -> list[tuple[str, Any, str, Any]]:
         check_sensing(kind, {})
         return [(*row[:3], SENSORS[kind].get(row[0], row[3])) for row in _field_rows(Sensors)]
     if name == "ranges":
-        return [(key, tuple[float, float] | None, axis.what, None) for key, axis in AXES.items()]
+        return [(key, tuple[float, float], axis.what, (axis.nominal, axis.nominal)) for key, axis in AXES.items()]
     cls = TERRAINS[parse_terrain(kind).kind] if name == "ground" else COMMANDS[kind]
     return [row for row in _field_rows(cls) if not (name == "ground" and row[0] == "path")]
 
@@ -252,7 +252,7 @@ def _optional_section(name: str, kind: str) -> Any:
         found = _kind_rows(name, kind)
     except (SettingsError, KeyError):  # said where the world is made
         return None
-    rows = _optional_rows(found, "as trained, else", {})
+    rows = _optional_rows(found, "as it is," if name == "ranges" else "as trained, else", {})
     return make_dataclass(name.title(), rows, frozen=True)() if rows else None
 
 

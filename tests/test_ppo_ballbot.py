@@ -318,7 +318,9 @@ def test_who_foresees_slopes_estimates_them_from_the_goal_too_and_learns_from_wh
 
 def test_sensors_and_what_differs_are_named_and_changed_value_by_value(script):
     world = script.parse(["--randomize", "strong", "--randomize.body-mass", "1", "1"]).settings.world
-    assert world.ranges == RANDOMIZED["strong"] | {"body_mass": (1.0, 1.0)}
+    assert world.ranges == {name: span for name, span in RANDOMIZED["strong"].items() if name != "body_mass"}
+    world = script.parse(["--randomize", "mild", "--randomize.body-mass", "0.5", "2"]).settings.world
+    assert world.ranges == RANDOMIZED["mild"] | {"body_mass": (0.5, 2.0)}
     sensed = ["--sensors", "cheap", "--sensors.gyro-noise", "0", "--sensors.delay-ms", "0", "20"]
     world = script.parse(sensed).settings.world
     expected = SENSORS["cheap"] | {"delay_ms": (0.0, 20.0)}

@@ -277,7 +277,7 @@ RANDOMIZED: dict[str, dict[str, tuple[float, float]]] = {
 
 
 def check_ranges(ranges: Mapping[str, Any]) -> dict[str, tuple[float, float]]:
-    """Ranges by name, as plain numbers.
+    """Ranges by name, as plain numbers, but those in which nothing changes.
 
     Raises:
         SettingsError: no such axis, no range, or values that it cannot have.
@@ -297,7 +297,8 @@ def check_ranges(ranges: Mapping[str, Any]) -> dict[str, tuple[float, float]]:
         if low > high:
             raise SettingsError(f"randomize.{name} = {low:g} {high:g} must rise: write {high:g} {low:g}")
         found[name] = (low, high)
-    return {name: found[name] for name in AXES if name in found}  # in one order, in which values are drawn and kept
+    changing = {name: span for name, span in found.items() if span != (AXES[name].nominal, AXES[name].nominal)}
+    return {name: changing[name] for name in AXES if name in changing}  # the order in which values are drawn and kept
 
 
 def ranges_of(name: str) -> dict[str, tuple[float, float]]:

@@ -45,7 +45,7 @@ SECTIONS = (
 """Fields of it that are several options each."""
 KINDS = {"terrain": "ground", "robot": "build", "command": "motion", "randomize": "ranges", "sensors": "sensing"}
 """Options that name a kind -> the section of that kind's own options."""
-UNNAMED = {"randomize": "none", "sensors": "perfect"}
+UNNAMED = {name: getattr(WorldConfig, name) for name in ("randomize", "sensors")}
 """Kinds that those options need not name."""
 SPELLED = {"build": "robot", "ranges": "randomize", "sensing": "sensors"}
 """Section -> what stands before the dot of its options, if not its name."""

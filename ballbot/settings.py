@@ -15,10 +15,12 @@ breaks.  What concerns several settings at once is checked by the dataclass itse
 from __future__ import annotations
 
 import difflib
+import json
 import math
 import types
 from collections.abc import Iterable
 from dataclasses import MISSING, Field, dataclass, field, fields
+from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 import numpy as np
@@ -27,6 +29,8 @@ from ballbot.errors import SettingsError
 
 T = TypeVar("T")
 TYPE_NAMES = {bool: "true or false", int: "a whole number", float: "a number", str: "a text"}
+MOST_BYTES = 100_000
+"""Of a file of values by name."""
 OnResume = Literal["same", "free", "noted", "new best"]
 """What may become of a setting when a run is resumed: it stays the same, or may differ; with "noted", the run is then
 another one from there on, which is said; with "new best", results before and after cannot be compared, so that the best
@@ -114,6 +118,55 @@ def check_value(name: str, value: Any, hint: Any) -> Any:
         except OverflowError:
             raise SettingsError(f"{name} must be a finite number, got a far larger whole one") from None
     return value
+
+
+def check_span(name: str, given: Any, hint: Any, example: str) -> tuple[float, float]:
+    """A range, from and to, whose ends are what an annotation asks for.
+
+    Args:
+        name: of it, for errors.
+        given: what somebody gave for it.
+        hint: the annotation of an end.
+        example: of such a range, for errors.
+
+    Raises:
+        SettingsError: it is none, or does not rise.
+    """
+    if not isinstance(given, (tuple, list)) or len(given) != 2 or None in given:
+        raise SettingsError(f"{name} = {given!r} must be a range, from and to: {example}")
+    low, high = (float(check_value(name, value, hint)) for value in given)
+    if low > high:
+        raise SettingsError(f"{name} = {low:g} {high:g} must rise: write {high:g} {low:g}")
+    return low, high
+
+
+def values_in(what: str, path: str, example: str) -> dict[str, Any]:
+    """What a .json file holds, values by name.
+
+    Args:
+        what: they are of, for errors.
+        path: of the file.
+        example: of what it should hold, for errors: "numbers by name, such as ...".
+
+    Raises:
+        SettingsError: it cannot be read, is large, or holds something else.
+    """
+    if (file := Path(path)).exists() and not file.is_file():
+        raise SettingsError(f"{what} {path!r} is no ordinary file: give one of {example}")
+    try:
+        with file.open("rb") as stream:
+            content = stream.read(MOST_BYTES + 1)
+    except OSError as error:
+        raise SettingsError(f"{what} {path!r} cannot be read: {error.strerror}") from error
+    if len(content) > MOST_BYTES:
+        raise SettingsError(f"{what} {path!r} is larger than {MOST_BYTES:,} bytes: give a file of {example}")
+    try:
+        found = json.loads(content)  # in the UTF of its first bytes
+    except (ValueError, RecursionError) as error:
+        raise SettingsError(f"{what} {path!r} is no JSON ({error})") from error
+    if not isinstance(found, dict):
+        raise SettingsError(f"{what} {path!r} must be {example}")
+    return found
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

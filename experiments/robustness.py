@@ -24,8 +24,7 @@ from tyro.conf import Positional
 from ballbot.cli import check_options, check_output, program
 from ballbot.envs import BallbotVectorEnv, WorldConfig
 from ballbot.errors import SettingsError
-from ballbot.evaluation import run_episodes, summarize, wilson_interval
-from ballbot.evaluation.actors import find_candidate
+from ballbot.evaluation import Candidate, find_candidate, run_episodes, summarize, wilson_interval
 from ballbot.options import PluginFiles, read_options
 from ballbot.ppo.checkpoint import write_atomic
 from ballbot.settings import Range, nearest
@@ -127,9 +126,8 @@ class Args:
     """Python file that adds grounds, commands or rewards by name; several files, each after its own --plugin."""
 
 
-def judged(name: str, world: Options, args: Args) -> dict[str, float]:
+def judged(candidate: Candidate, world: Options, args: Args) -> dict[str, float]:
     """What one makes of a world: of its episodes, how many were a success, and their mean return."""
-    candidate = find_candidate(name, seed=args.seed)
     told = {k: v for k, v in candidate.options.items() if k not in ("encoder", "ranges", "sensing")}
     config = WorldConfig.of(
         **{**told, **world},
@@ -158,16 +156,16 @@ def measure(args: Args) -> dict[str, Any]:
     """Policy -> axis -> curve; and what each is worth under all at once."""
     found: dict[str, Any] = {}
     for name in dict.fromkeys(args.policies):
-        of: dict[str, Any] = {"curves": {}, "areas": {}}
+        candidate, of = find_candidate(name, seed=args.seed), dict[str, Any](curves={}, areas={})
         for key in args.axes or AXES:
             axis = AXES[key]
-            curve = [{"value": value, **judged(name, axis.options(value), args)} for value in axis.values]
+            curve = [{"value": value, **judged(candidate, axis.options(value), args)} for value in axis.values]
             of["curves"][key], of["areas"][key] = curve, area(curve)
             rates = " ".join(f"{100 * point['success']:4.0f}" for point in curve)
             values = " ".join(f"{value:4g}" for value in axis.values)
             print(f"{name}: {key} ({axis.what} {values}): {rates} %, area {of['areas'][key]:.2f}", flush=True)
         if not args.axes:
-            of["all"] = judged(name, ALL, args)
+            of["all"] = judged(candidate, ALL, args)
             print(
                 f"{name}: all at once: {100 * of['all']['success']:.0f} %, return {of['all']['return']:.1f}", flush=True
             )

@@ -348,9 +348,8 @@ class Controller:
                 read[name] = None
         sound = all(value is not None for value in read.values())
         if sound:  # copies: the caller may use his buffers again
-            values: dict[str, Any] = dict(read)
-            blank = sensors if isinstance(sensors, Sensors) else Sensors(*[np.zeros(0)] * 2, None, np.zeros(0))
-            self._last_good = replace(blank, **values)
+            values: dict[str, Any] = {"velocity": None, **read}
+            self._last_good = replace(sensors, **values) if isinstance(sensors, Sensors) else Sensors(**values)
             self._held = 0
         else:
             self._held += 1

@@ -15,7 +15,7 @@ from ballbot.envs.checks import check_direction
 from ballbot.envs.commands import COMMANDS, ONE_OF_TWO
 from ballbot.envs.family import check_vary, drawn
 from ballbot.envs.mjcf import MJCF
-from ballbot.envs.observations import CAMERA_INTERVAL, FIELDS, Layout, layout_of
+from ballbot.envs.observations import CAMERA_INTERVAL, FIELDS, STEP_MS, Layout, layout_of
 from ballbot.envs.randomize import check_ranges, ranges_of
 from ballbot.envs.rewards import REWARDS, check_endings, check_weights, needed, paid_terms, refuse_idle
 from ballbot.envs.rig import rig_of
@@ -168,7 +168,7 @@ class WorldConfig:
         for name, values in (("randomize", "ranges"), ("sensors", "sensing")):
             if isinstance(getattr(self, name), Mapping):
                 self._keep(values, {**getattr(self, name), **getattr(self, values)})
-                self._keep(name, "none" if name == "randomize" else "perfect")
+                self._keep(name, getattr(WorldConfig, name))
         if isinstance(self.robot, RobotConfig):
             self._keep("build", changes_of(self.robot, RobotConfig()) | dict(self.build))
             self._keep("robot", "reference")
@@ -213,14 +213,15 @@ class WorldConfig:
             self._keep("build", changes_of(robot, ROBOTS[self.robot]))
         self._keep("vary", check_vary(self.vary, robot))
         self._keep("ranges", check_ranges({**ranges_of(self.randomize), **self.ranges}))
-        self._keep("randomize", "none")  # all that the name says is here then
+        self._keep("randomize", WorldConfig.randomize)  # all that the name says is here then
         self._keep("sensing", check_sensing(self.sensors, self.sensing))
-        self._keep("sensors", "perfect")  # likewise
+        self._keep("sensors", WorldConfig.sensors)  # likewise
         for name in ("delay_ms", "action_delay_ms"):
-            if (latest := self.sensing.get(name, (0.0, 0.0))[1]) >= 2 * self.max_episode_steps:
+            latest, whole = self.sensing.get(name, (0.0, 0.0))[1], STEP_MS * self.max_episode_steps
+            if latest >= whole:
                 raise SettingsError(
-                    f"sensors: {name} reaches {latest:g} ms, and episodes last {2 * self.max_episode_steps} ms: use "
-                    "less, or a larger max_episode_steps"
+                    f"sensors: {name} reaches {latest:g} ms, and episodes last {whole} ms: use less, or a larger "
+                    "max_episode_steps"
                 )
         rig = rig_of(self.rig)
         if rig is None and (self.vary or not robot.cameras) and self.observation in ("encoded", "depth"):

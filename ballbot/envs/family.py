@@ -23,7 +23,7 @@ from ballbot.envs.robot import RobotConfig
 from ballbot.envs.robots import Robot
 from ballbot.envs.terrain.grid import SPLITS
 from ballbot.errors import SettingsError
-from ballbot.settings import check_value, nearest
+from ballbot.settings import check_span, nearest
 
 Array = NDArray[np.float64]
 
@@ -51,12 +51,7 @@ def check_vary(vary: Mapping[str, Any], robot: Robot) -> dict[str, tuple[float, 
     for name, given in vary.items():
         if name not in known:
             raise SettingsError(f"vary has no number {name!r}: {nearest(name, known)}")
-        if not isinstance(given, (tuple, list)) or len(given) != 2 or None in given:
-            raise SettingsError(f"vary.{name} = {given!r} must be a range, from and to: (0.1, 0.12)")
-        low, high = (float(check_value(f"vary.{name}", value, known[name])) for value in given)
-        if low > high:
-            raise SettingsError(f"vary.{name} = {low:g} {high:g} must rise: write {high:g} {low:g}")
-        found[name] = (low, high)
+        found[name] = check_span(f"vary.{name}", given, known[name], "(0.1, 0.12)")
     return found
 
 

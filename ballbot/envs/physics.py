@@ -112,6 +112,10 @@ class Physics:
             self.randomizer = Randomizer(ranges, [self.model_of(robot) for robot in range(len(robots))], self.batch)
         self.qpos, self.qvel = self.batch.bind("qpos"), self.batch.bind("qvel")  # live views of the state rows
         self._ctrl = self.batch.bind("ctrl")
+        self._blown: NDArray[Any] | None = None
+        """(num, 2) N along the world's x and y on the bodies, where wind blows or pushes come."""
+        if self.randomizer is not None and self.randomizer.pushes:
+            self._blown = self.batch.bind("xfrc_applied")[:, self.model.body("base").id, :2]
         self._warnings = self.batch.warning.reshape(num, -1)
         self._shown: NDArray[Any] | None = None
         if ground.relief is not None:
@@ -246,9 +250,8 @@ class Physics:
 
     def disturb(self, steps: NDArray[np.int64]) -> None:
         """Let wind blow and pushes come, where these are among what differs, so many (num,) steps into the episodes."""
-        if self.randomizer is not None and self.randomizer.pushes:
-            bodies = self.batch.bind("xfrc_applied")
-            bodies[:, self.model.body("base").id, :2] = self.randomizer.forces(steps, float(self.model.opt.timestep)).T
+        if self.randomizer is not None and self._blown is not None:
+            self._blown[:] = self.randomizer.forces(steps, float(self.model.opt.timestep)).T
 
     @property
     def torques(self) -> Array:
@@ -258,8 +261,7 @@ class Physics:
     @property
     def strength(self) -> Array | float:
         """(num, wheels) of each motor, times what it is otherwise."""
-        gears = None if self.randomizer is None else self.batch.expanded("actuator_gear")
-        return 1.0 if gears is None else np.asarray(gears[:, :, 0] / self.model.actuator_gear[:, 0])
+        return 1.0 if self.randomizer is None else self.randomizer.strength
 
     def robot_state(self, ids: NDArray[np.intp] | None = None) -> RobotState:
         """The robots' state now, one column a simulation; of all, or of these."""

@@ -16,10 +16,8 @@ Sizes, which images and starts depend on, differ from robot to robot instead: ``
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import mujoco
@@ -31,7 +29,7 @@ from ballbot.envs.checks import check_state_array
 from ballbot.envs.model import Addresses, num_wheels
 from ballbot.envs.shell import shell_of
 from ballbot.errors import SettingsError
-from ballbot.settings import Range, check_value, nearest
+from ballbot.settings import Range, check_span, nearest, values_in
 
 Array = NDArray[np.float64]
 Row = Mapping[str, NDArray[Any]]
@@ -251,8 +249,6 @@ AXES: dict[str, Axis] = {
     ),
 }  # fmt: skip
 """Name -> what may differ.  Yours may be added."""
-MOST_BYTES = 100_000
-"""Of a file of ranges."""
 PUSH_TIME = 0.1
 """s that a push lasts."""
 TOLD = tuple(AXES)
@@ -286,17 +282,10 @@ def check_ranges(ranges: Mapping[str, Any]) -> dict[str, tuple[float, float]]:
     for name, given in ranges.items():
         if name not in AXES:
             raise SettingsError(f"randomize has no axis {name!r}: {nearest(str(name), AXES)}")
-        if not isinstance(given, (tuple, list)) or len(given) != 2 or None in given:
-            raise SettingsError(f"randomize.{name} = {given!r} must be a range, from and to: (0.9, 1.1)")
-        limits = AXES[name].limits
+        found[name] = check_span(f"randomize.{name}", given, float, "(0.9, 1.1)")
         for value in given:
-            check_value(f"randomize.{name}", value, float)
-            if not limits.holds(value):
+            if not (limits := AXES[name].limits).holds(value):
                 raise SettingsError(f"randomize.{name} must lie {limits}, got {value!r}")
-        low, high = map(float, given)
-        if low > high:
-            raise SettingsError(f"randomize.{name} = {low:g} {high:g} must rise: write {high:g} {low:g}")
-        found[name] = (low, high)
     changing = {name: span for name, span in found.items() if span != (AXES[name].nominal, AXES[name].nominal)}
     return {name: changing[name] for name in AXES if name in changing}  # the order in which values are drawn and kept
 
@@ -314,23 +303,7 @@ def ranges_of(name: str) -> dict[str, tuple[float, float]]:
         if name not in RANDOMIZED:
             raise SettingsError(f"randomize={name!r} is unknown: {nearest(str(name), RANDOMIZED)}, or a .json file")
         return dict(RANDOMIZED[name])
-    try:
-        if (path := Path(name)).exists() and not path.is_file():
-            raise SettingsError(f"randomize {name!r} is no ordinary file: give one of ranges by name")
-        with path.open("rb") as file:
-            content = file.read(MOST_BYTES + 1)
-        if len(content) > MOST_BYTES:
-            raise SettingsError(
-                f"randomize {name!r} is larger than {MOST_BYTES:,} bytes: give a file of ranges by name"
-            )
-        found = json.loads(content)  # in the UTF of its first bytes
-    except OSError as error:
-        raise SettingsError(f"randomize {name!r} cannot be read ({error.strerror}): check the path") from error
-    except (ValueError, RecursionError) as error:
-        raise SettingsError(f"randomize {name!r} is no JSON ({error}): mend it") from error
-    if not isinstance(found, dict):
-        raise SettingsError(f'randomize {name!r} must be ranges by name, such as {{"body_mass": [0.9, 1.1]}}')
-    return check_ranges(found)
+    return check_ranges(values_in("randomize", name, 'ranges by name, such as {"body_mass": [0.9, 1.1]}'))
 
 
 class Randomizer:
@@ -360,7 +333,10 @@ class Randomizer:
         self._rows = {name: batch.expand(name) for name in names}
         self._nominal = [{name: _field(model, name) for name in names} for model in models]
         self._batch = batch
-        batch.set_const()
+        self.strength = np.ones((batch.nsim, models[0].nu))
+        """(num, wheels) of each motor, times what it is otherwise."""
+        if names:
+            batch.set_const()
         self.values = np.repeat([[axis.nominal] for axis in self._axes], batch.nsim, axis=1).astype(float)
         """(axes, num) what each simulation has."""
 
@@ -390,7 +366,10 @@ class Randomizer:
             row[name][...] = numbers
         for axis, value in zip(self._axes, values, strict=True):
             axis.change(row, self._parts, float(value))
-        self._batch.set_const([sim])
+        if "actuator_gear" in row:
+            self.strength[sim] = row["actuator_gear"][:, 0] / self._nominal[robot]["actuator_gear"][:, 0]
+        if row:
+            self._batch.set_const([sim])
         self.values[:, sim] = values
 
     @property

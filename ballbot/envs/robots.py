@@ -7,16 +7,14 @@ rollers a wheel, whatever their wheels are like.  docs/robots.md tells where eac
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import fields, replace
-from pathlib import Path
 from typing import Any
 
 from ballbot.envs.mjcf import MJCF, is_mjcf, read_mjcf
 from ballbot.envs.robot import RobotConfig
 from ballbot.errors import SettingsError
-from ballbot.settings import nearest
+from ballbot.settings import nearest, values_in
 
 Robot = RobotConfig | MJCF
 """By its numbers, or from a file."""
@@ -98,14 +96,7 @@ def robot_of(name: str, numbers: Mapping[str, Any]) -> Robot:
 
 def _numbers_in(path: str) -> dict[str, Any]:
     """What a .json file holds."""
-    try:
-        found = json.loads(Path(path).read_text(encoding="utf-8"))
-    except OSError as error:
-        raise SettingsError(f"robot {path!r} cannot be read: {error.strerror}") from error
-    except (ValueError, RecursionError) as error:
-        raise SettingsError(f"robot {path!r} is no JSON ({error})") from error
-    if not isinstance(found, dict):
-        raise SettingsError(f'robot {path!r} must be numbers by name, such as {{"ball_radius": 0.1}}')
+    found = values_in("robot", path, 'numbers by name, such as {"ball_radius": 0.1}')
     return {key: tuple(value) if isinstance(value, list) else value for key, value in found.items()}
 
 

@@ -18,10 +18,10 @@ from numpy.typing import NDArray
 
 from ballbot.envs.checks import check_state_array
 from ballbot.envs.mechanics import Mechanics
-from ballbot.envs.random_streams import pack_streams, unpack_streams
+from ballbot.envs.random_streams import WORDS, pack_streams, unpack_streams
 from ballbot.envs.step import RobotState, rotation_matrix
 from ballbot.errors import SettingsError
-from ballbot.settings import Range, check_settings, check_value, default_of, nearest
+from ballbot.settings import Range, check_settings, check_span, default_of, nearest
 
 Array = NDArray[np.float64]
 
@@ -77,13 +77,8 @@ class Sensors:
     def __post_init__(self) -> None:
         check_settings(self)
         for name in ("delay_ms", "action_delay_ms"):
-            given = getattr(self, name)
-            if not isinstance(given, (tuple, list)) or len(given) != 2 or None in given:
-                raise SettingsError(f"{name} = {given!r} must be a range, from and to: (0, 20)")
-            low, high = (float(check_value(name, x, Annotated[float, Range(0, LONGEST_DELAY)])) for x in given)
-            if low > high:
-                raise SettingsError(f"{name} = {low:g} {high:g} must rise: write {high:g} {low:g}")
-            object.__setattr__(self, name, (low, high))
+            span = check_span(name, getattr(self, name), Annotated[float, Range(0, LONGEST_DELAY)], "(0, 20)")
+            object.__setattr__(self, name, span)
 
     @property
     def given(self) -> dict[str, Any]:
@@ -225,7 +220,7 @@ class Noise:
 
     def check_state(self, state: Mapping[str, Any], num: int) -> dict[str, NDArray[Any]]:
         """The arrays of ``get_state``; ValueError if one is damaged."""
-        words = np.empty((num, 6), np.int64)
+        words = np.empty((num, WORDS), np.int64)
         found = {
             "noise_streams": check_state_array(state, "noise_streams", words),
             "noise_at": check_state_array(state, "noise_at", self._at, 0, BLOCK),

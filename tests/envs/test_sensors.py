@@ -5,26 +5,15 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from driving import actions, drive, small
 
 from ballbot.controllers import make_controller
-from ballbot.envs import BallbotVectorEnv, RobotConfig, WorldConfig
+from ballbot.envs import RobotConfig, WorldConfig
 from ballbot.envs.mechanics import mechanics_of
 from ballbot.envs.random_streams import chance_stream
 from ballbot.envs.sensors import BLOCK, SENSORS, Noise, Sensors, VelocityEstimate
 from ballbot.errors import SettingsError
 from ballbot.lqr import LQRController
-
-
-def small(num=4, **options):
-    return BallbotVectorEnv(num, num_threads=1, terrain=options.pop("terrain", "flat"), **options)
-
-
-def actions(steps, num, seed=0, most=0.1):
-    return np.random.default_rng(seed).uniform(-most, most, (steps, num, 3)).astype(np.float32)
-
-
-def drive(env, asked):
-    return np.array([env.step(a)[0] for a in asked])
 
 
 def columns(env, name):

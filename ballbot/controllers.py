@@ -413,6 +413,10 @@ def computed_prior(
         led = layout.size + estimated.leading.start
     tilt, leaning, missing, hold = (np.zeros((2, size)) for _ in range(4))
     tilt[0, down] = tilt[1, down + 1] = 1.0
+    for part, start in ((layout, 0), (estimated, layout.size)):
+        if part is not None and "balance" in part.names:
+            at = start + part["balance"].start
+            tilt[0, at] = tilt[1, at + 1] = -1.0
     leaning[0, rate + 1], leaning[1, rate] = 1.0, -1.0
     hold[0, led] = hold[1, led + 1] = target_speed
     missing[0, velocity] = missing[1, velocity + 1] = -1.0

@@ -204,7 +204,7 @@ class Controller:
         self._off = ""  # the status in which the robot stays until reset()
         self._embeddings: NDArray[np.float32] | None = None
         self._age = 0.0
-        self._steady: Floats | None = None  # m/s of the centre of percussion, behind its low pass
+        self._steady: Floats | None = None  # m/s of the centre of percussion
 
     def _warm_up(self) -> None:
         """Run the graphs once: the first run takes longer, and a damaged policy shows before the robot moves."""
@@ -316,7 +316,8 @@ class Controller:
         if self._steady is None:
             self._steady = found
         else:
-            turned = self._steady + self.contract["period"] * z * np.array([self._steady[1], -self._steady[0]])
+            turning = z * np.array([self._steady[1], -self._steady[0]])
+            turned = self._steady + self.contract["period"] * (turning - how["pull"] * self.rotation[2, :2])
             self._steady = turned + how["share"] * (found - turned)
         return np.array([*(self._steady - how["percussion"] * leaning), 0.0])
 

@@ -267,6 +267,10 @@ FIELDS: dict[str, Field] = {
         2, lambda s: s.robots.to_heading(s.way(WAY_AHEAD)), "1", "along the heading, to its left", "planar",
         "unit vector to where one goes who knows all the ground, which no sensor tells", typical=0.5, leads=True,
     ),
+    "balance": Field(
+        2, lambda s: s.balance(), "1", "base axes, x and y", "planar",
+        "where gravity points, as its sensors have it, when the robot balances, which no sensor tells", typical=0.05,
+    ),
     "randomized": Field(
         len(TOLD), lambda s: s.randomized(), turns="scalar",
         title="how far this robot and ground are from what they are otherwise, which no sensor tells",

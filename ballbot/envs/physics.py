@@ -21,7 +21,7 @@ from ballbot.envs.checks import check_state_array
 from ballbot.envs.family import Family
 from ballbot.envs.mechanics import Mechanics
 from ballbot.envs.model import Addresses, build_model, settled_poses
-from ballbot.envs.randomize import TOLD, Randomizer
+from ballbot.envs.randomize import TOLD, Parts, Randomizer
 from ballbot.envs.rig import CameraRig
 from ballbot.envs.shell import shell_of
 from ballbot.envs.step import RobotState, rotation_matrix
@@ -113,13 +113,18 @@ class Physics:
         self.qpos, self.qvel = self.batch.bind("qpos"), self.batch.bind("qvel")  # live views of the state rows
         self._ctrl = self.batch.bind("ctrl")
         self._blown: NDArray[Any] | None = None
-        """(num, 2) N along the world's x and y on the bodies, where wind blows or pushes come."""
+        """(num, 6) N and N m along the world's axes on the bodies, where wind blows, pushes come or hands hold."""
         if self.randomizer is not None and self.randomizer.pushes:
-            self._blown = self.batch.bind("xfrc_applied")[:, self.model.body("base").id, :2]
+            self._blown = self.batch.bind("xfrc_applied")[:, self.model.body("base").id]
         self._warnings = self.batch.warning.reshape(num, -1)
         self._shown: NDArray[Any] | None = None
         if ground.relief is not None:
             self._shown = self.batch.expand("geom_dataid")[:, self.addresses.ground_geom]
+        self._parts = [Parts.of(plane) for plane in self.planes]
+        self.balance = np.zeros((2, num))
+        """(2, num) where gravity points, along the base's x and y, when all that is on the ball is right above it."""
+        for sim in range(num):
+            self._weigh(sim)
         self._slackens = any(np.isfinite(one.no_load_speed) for one in self.each)
         # time, velocities, controls and solver warm start of a new simulation
         self._fresh_row = self.batch.state[0].copy()
@@ -164,6 +169,9 @@ class Physics:
                 "this environment was made before the process forked, and its threads are not in the new process: make "
                 "the environment there, or with num_threads=1"
             )
+        if self.randomizer is not None and self.randomizer.drags:
+            full = self.mechanics.torque
+            torques = self.randomizer.driven(torques, self._ctrl, full, float(self.model.opt.timestep))
         if self._slackens:
             torques = self.mechanics.applied(torques, self.qvel[:, list(self.addresses.wheel_qvel)])
         self._ctrl[:] = torques
@@ -201,13 +209,15 @@ class Physics:
     ) -> None:
         """Put a simulation's robot on a terrain, at rest or rolling without slip.
 
+        One whose centre of mass is not where it was meant to be leans as far as it must to balance, and from there.
+
         Args:
             sim: which simulation.
             terrain_id: index in the pool.
             robot: index in the family.
             spawn: at which of the places of that terrain where episodes may begin.
             yaw: heading about the vertical, rad.
-            tilt: lean from the vertical, rad.
+            tilt: lean from the vertical, or from balance, rad.
             tilt_axis: direction of the horizontal axis it leans about, rad from the world's x axis.
             velocity: along the world's x and y, m/s.
             values: of what differs from episode to episode; None: as it was.
@@ -215,6 +225,7 @@ class Physics:
         self._make(sim, robot)
         if self.randomizer is not None and values is not None:
             self.randomizer.put(sim, robot, values)
+            self._weigh(sim)
         pose, mechanics = self._poses[robot][terrain_id][spawn].copy(), self.each[robot]
         base, ball = self.addresses.base_qpos, self.addresses.ball_qpos
         turn = np.array([np.cos(yaw / 2), 0.0, 0.0, np.sin(yaw / 2)])
@@ -225,6 +236,7 @@ class Physics:
         mujoco.mju_rotVecQuat(pose[base : base + 3], pose[base : base + 3] - centre, lean)
         pose[base : base + 3] += centre
         mujoco.mju_mulQuat(pose[base + 3 : base + 7], lean, turn)
+        self._lean_into_balance(sim, pose, centre)
         self.batch.state[sim] = self._fresh_row
         self.qpos[sim] = pose
         vx, vy = velocity
@@ -235,6 +247,20 @@ class Physics:
         self.qvel[sim, list(self.addresses.wheel_qvel)] = mechanics.rolling @ (ahead, left)
         self._show(np.array([sim]), np.array([terrain_id]))
 
+    def _lean_into_balance(self, sim: int, pose: Array, centre: Array) -> None:
+        """Turn the base of (nq,) a pose, about the ball's (3,) centre, by what another centre of mass asks for."""
+        model, parts = self.planes[self.robot_ids[sim]], self._parts[self.robot_ids[sim]]
+        x, y = self.balance[:, sim] - parts.balance(model.body_mass, model.body_ipos)
+        if not (x or y):
+            return
+        base, from_centre, turn, whole = self.addresses.base_qpos, np.zeros(3), np.zeros(4), np.zeros(4)
+        vector = np.array([-y, x, 0.0]) / np.hypot(x, y) * np.arcsin(np.hypot(x, y))  # along the base's axes
+        mujoco.mju_rotVecQuat(vector, vector, pose[base + 3 : base + 7])
+        mujoco.mju_axisAngle2Quat(turn, vector / np.linalg.norm(vector), np.linalg.norm(vector))
+        mujoco.mju_rotVecQuat(from_centre, pose[base : base + 3] - centre, turn)
+        mujoco.mju_mulQuat(whole, turn, pose[base + 3 : base + 7])
+        pose[base : base + 3], pose[base + 3 : base + 7] = centre + from_centre, whole
+
     def _make(self, sim: int, robot: int) -> None:
         """Make a simulation's robot another one."""
         if self.family is None or robot == self.robot_ids[sim]:
@@ -243,25 +269,34 @@ class Physics:
         self.family.put(sim, robot)
         self.mechanics.put(sim, self.each[robot])
         self.shell[:, sim] = self.shells[robot]
+        self._weigh(sim)
+
+    def _weigh(self, sim: int) -> None:
+        """Find out anew where a simulation's robot balances."""
+        model, robot = self.planes[self.robot_ids[sim]], self.robot_ids[sim]
+        fields = {"body_mass": model.body_mass, "body_ipos": model.body_ipos}
+        if self.randomizer is not None:
+            fields |= self.randomizer.fields(sim)
+        self.balance[:, sim] = self._parts[robot].balance(fields["body_mass"], fields["body_ipos"])
 
     def push(self, sim: int, forces: Array) -> None:
         """Forces in N and torques in N m, (bodies, 6), world axes, that act on a robot's bodies until the next call."""
         self.batch.bind("xfrc_applied")[sim] = forces
 
-    def disturb(self, steps: NDArray[np.int64]) -> None:
-        """Let wind blow and pushes come, where these are among what differs, so many (num,) steps into the episodes."""
-        if self.randomizer is not None and self._blown is not None:
-            self._blown[:] = self.randomizer.forces(steps, float(self.model.opt.timestep)).T
+    def disturb(self, steps: NDArray[np.int64], robots: RobotState) -> None:
+        """Let come what acts on robots as they are, where it is among what differs, so many (num,) steps later."""
+        if self.randomizer is None:
+            return
+        dt = float(self.model.opt.timestep)
+        if self._blown is not None:
+            self._blown[:] = self.randomizer.forces(steps, dt, robots.rotation, robots.velocity, robots.gyro).T
+        if self.randomizer.slides:
+            self.randomizer.slopes(steps, dt)
 
     @property
     def torques(self) -> Array:
         """(num, wheels) N m about the wheels' axles in the last step."""
-        return np.array(self._ctrl * self.strength)
-
-    @property
-    def strength(self) -> Array | float:
-        """(num, wheels) of each motor, times what it is otherwise."""
-        return 1.0 if self.randomizer is None else self.randomizer.strength
+        return np.array(self._ctrl if self.randomizer is None else self._ctrl * self.randomizer.strength)
 
     def robot_state(self, ids: NDArray[np.intp] | None = None) -> RobotState:
         """The robots' state now, one column a simulation; of all, or of these."""
@@ -333,6 +368,7 @@ class Physics:
         if self.randomizer is not None:
             for sim, values in enumerate(state["randomized"].T):
                 self.randomizer.put(sim, int(self.robot_ids[sim]), values)
+                self._weigh(sim)
         self.batch.state[:] = state["rows"]
         self._show(np.arange(self.num), np.asarray(state["terrain_ids"]))
 

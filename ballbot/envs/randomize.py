@@ -26,7 +26,7 @@ from mujoco.batch import Batch
 from numpy.typing import NDArray
 
 from ballbot.envs.checks import check_state_array
-from ballbot.envs.model import Addresses, num_wheels
+from ballbot.envs.model import Addresses, at_rest, num_wheels
 from ballbot.envs.shell import shell_of
 from ballbot.errors import SettingsError
 from ballbot.settings import Range, check_span, nearest, values_in
@@ -57,6 +57,12 @@ class Parts:
     """Whether the base itself has most of the body's mass."""
     top: float
     """m above the base's origin, of the highest place of the body."""
+    above: list[int]
+    """Bodies that are not the ball, and how they stand to the base at rest:"""
+    turns: Array
+    """(above, 3, 3) from their axes to the base's."""
+    places: Array
+    """(above, 3) m, their origins from the ball's centre, along the base's axes."""
 
     @classmethod
     def of(cls, model: mujoco.MjModel) -> Parts:
@@ -73,7 +79,24 @@ class Parts:
         soil = [int(model.geom("ball").id), at.ground_geom]
         heavy = bool(2 * model.body_mass[base] > model.body_mass[body].sum())
         top = float(shell_of(model)[2].max(initial=0.0))
-        return cls(base, body, ball, list(at.wheel_qvel), rollers, geoms, pairs, soil, heavy, top)
+        above = [b for b, on_what in on.items() if base in on_what]
+        data = at_rest(model)
+        turn = data.xmat[base].reshape(3, 3)
+        turns = turn.T @ data.xmat[above].reshape(-1, 3, 3)
+        places = (data.xpos[above] - data.xpos[ball]) @ turn
+        return cls(
+            base, body, ball, list(at.wheel_qvel), rollers, geoms, pairs, soil, heavy, top, above, turns, places
+        )  # fmt: skip
+
+    def balance(self, mass: Array, centres: Array) -> Array:
+        """(2,) where gravity points, along the base's x and y, when all that is on the ball is right above it.
+
+        Args:
+            mass: (bodies,) kg.
+            centres: (bodies, 3) m of the bodies' centres of mass, along their axes.
+        """
+        middle = mass[self.above] @ (self.places + np.einsum("bij,bj->bi", self.turns, centres[self.above]))
+        return np.asarray(-middle[:2] / np.linalg.norm(middle))
 
 
 LACKS = {
@@ -164,7 +187,7 @@ def _weaken(row: Row, of: Parts, factor: float) -> None:
 
 
 def _nothing(row: Row, of: Parts, value: float) -> None:
-    """See ``Randomizer.forces``."""
+    """What acts while the robot moves: see ``Randomizer.forces``, ``slopes`` and ``driven``."""
 
 
 def _motors(row: Row, of: Parts, factor: float) -> None:
@@ -247,10 +270,32 @@ AXES: dict[str, Axis] = {
     "gravity_y": Axis(
         "Direction of gravity, degrees towards the world's y.", 0.0, DEGREES, ("opt.gravity",), _tip(1), 1.0,
     ),
+    "motor_lag": Axis(
+        "Time constant in which a motor's torque follows what is asked, ms.", 0.0, Range(0, 200), (), _nothing, 10.0,
+    ),
+    "dead_zone": Axis(
+        "Of a motor's full torque, what is lost of every torque that is asked: by play, or by friction at rest.", 0.0,
+        Range(0, 0.9), (), _nothing, 0.02,
+    ),
+    "held": Axis("Time for which hands hold the robot up before they let go, s.", 0.0, Range(0, 100), (), _nothing),
+    "slope_x": Axis(
+        "A slope that the robot comes upon: the direction of gravity, degrees towards the world's x, from then on.",
+        0.0, DEGREES, ("opt.gravity",), _nothing, 1.0,
+    ),
+    "slope_y": Axis(
+        "The same towards the world's y.", 0.0, DEGREES, ("opt.gravity",), _nothing, 1.0,
+    ),
+    "slope_after": Axis("Time until that, s.", 2.0, Range(0, 1000), (), _nothing),
 }  # fmt: skip
 """Name -> what may differ.  Yours may be added."""
 PUSH_TIME = 0.1
 """s that a push lasts."""
+GRIP, UPRIGHT, STILL = 20.0, 10.0, 1.0
+"""Of hands that hold, per kg of the body: N per m/s, N m per rad of lean, N m per rad/s."""
+FORCES = ("wind_x", "wind_y", "push_x", "push_y", "held")
+"""Axes that are forces on the body."""
+SLOPES = ("slope_x", "slope_y")
+DRIVES = ("motor_lag", "dead_zone")
 TOLD = tuple(AXES)
 """Those that the field "randomized" tells, in this order."""
 
@@ -330,6 +375,13 @@ class Randomizer:
                 if not getattr(self._parts, part):
                     raise SettingsError(f"randomize.{name}: this robot has {LACKS[part]}, leave it out")
         names = sorted({field for axis in self._axes for field in axis.fields})
+        self.pushes, self.slides, self.drags = (bool(set(ranges) & set(some)) for some in (FORCES, SLOPES, DRIVES))
+        """Whether forces act while the robots move; slopes come; motors give other torques than they are asked for."""
+        self._gravity = np.zeros((batch.nsim, 2, 3))
+        """(num, 2, 3) m/s^2 at first, and on the slope that comes."""
+        self._weight = np.zeros(batch.nsim)
+        """(num,) kg of the bodies, as they are made."""
+        self._weights = [float(model.body_mass[self._parts.body].sum()) for model in models]
         self._rows = {name: batch.expand(name) for name in names}
         self._nominal = [{name: _field(model, name) for name in names} for model in models]
         self._batch = batch
@@ -344,24 +396,52 @@ class Randomizer:
         """(axes,) values for an episode."""
         return stream.uniform(self._low, self._high)
 
-    @property
-    def pushes(self) -> bool:
-        """Whether something pushes the robots while they move."""
-        return any(not axis.fields for axis in self._axes)
+    def _of(self, name: str) -> Array:
+        """(num,) what each simulation has on an axis, among the ranges or not."""
+        if name in self.names:
+            return self.values[self.names.index(name)]
+        return np.full(self.values.shape[1], AXES[name].nominal)
 
-    def forces(self, steps: NDArray[np.int64], dt: float) -> Array:
-        """(2, num) N along the world's x and y on the bodies' centres of mass, so many (num,) steps of dt s later."""
-        of = dict(zip(self.names, self.values, strict=True))
-        every = np.round(of.get("push_every", AXES["push_every"].nominal) / dt)
+    def forces(self, steps: NDArray[np.int64], dt: float, rotation: Array, velocity: Array, gyro: Array) -> Array:
+        """What acts on the bodies, so many (num,) steps of dt s into the episodes.
+
+        Args:
+            steps: since the episodes began.
+            dt: s.
+            rotation: (3, 3, num) from the base to the world.
+            velocity: (3, num) m/s of the base.
+            gyro: (3, num) rad/s about the base's axes.
+
+        Returns:
+            (6, num) force in N at the centre of mass and torque in N m, along the world's axes.
+        """
+        every = np.round(self._of("push_every") / dt)
         pushed = (steps >= every) & (steps % every < round(PUSH_TIME / dt))
-        none = np.zeros(len(steps))
-        return np.stack([
-            of.get(f"wind_{axis}", none) + pushed * of.get(f"push_{axis}", none) / PUSH_TIME for axis in "xy"
-        ])  # fmt: skip
+        found = np.zeros((6, len(steps)))
+        for row, axis in enumerate("xy"):
+            found[row] = self._of(f"wind_{axis}") + pushed * self._of(f"push_{axis}") / PUSH_TIME
+        hands = (steps < np.round(self._of("held") / dt)) * self._weight
+        if hands.any():
+            found[:2] -= hands * GRIP * velocity[:2]
+            turning = np.einsum("ijn,jn->in", rotation, gyro)
+            lean = np.stack([-rotation[1, 2], rotation[0, 2]])  # about the world's x and y
+            found[3:5] = -hands * (UPRIGHT * lean + STILL * turning[:2])
+        return found
+
+    def slopes(self, steps: NDArray[np.int64], dt: float) -> None:
+        """Let those come that robots come upon, so many (num,) steps of dt s into the episodes."""
+        there = steps >= np.round(self._of("slope_after") / dt)
+        self._rows["opt.gravity"][:] = np.where(there[:, None], self._gravity[:, 1], self._gravity[:, 0])
+
+    def driven(self, asked: Array, last: Array, full: Any, dt: float) -> Array:
+        """(num, wheels) N m that motors of ``full`` N m give, asked for ``asked``, dt s after they gave ``last``."""
+        lost = full * self._of("dead_zone")[:, None]
+        share = dt / (dt + self._of("motor_lag")[:, None] / 1000)
+        return np.asarray(last + share * (np.sign(asked) * np.maximum(np.abs(asked) - lost, 0.0) - last))
 
     def put(self, sim: int, robot: int, values: Array) -> None:
         """Give a simulation's robot these (axes,) values."""
-        row = {name: rows[sim] for name, rows in self._rows.items()}
+        row = self.fields(sim)
         for name, numbers in self._nominal[robot].items():
             row[name][...] = numbers
         for axis, value in zip(self._axes, values, strict=True):
@@ -371,6 +451,16 @@ class Randomizer:
         if row:
             self._batch.set_const([sim])
         self.values[:, sim] = values
+        self._weight[sim] = self._weights[robot]
+        if self.slides:
+            later = {"opt.gravity": row["opt.gravity"].copy()}
+            for axis, name in enumerate(SLOPES):
+                _tip(axis)(later, self._parts, self._of(name)[sim])
+            self._gravity[sim] = row["opt.gravity"], later["opt.gravity"]
+
+    def fields(self, sim: int) -> dict[str, NDArray[Any]]:
+        """Of a simulation's model, those that differ."""
+        return {name: rows[sim] for name, rows in self._rows.items()}
 
     @property
     def by_name(self) -> dict[str, Array]:

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ballbot.envs.checks import check_state_array
-from ballbot.envs.mechanics import Mechanics
+from ballbot.envs.mechanics import LEAN, LEANING, TRAVEL, Mechanics
 from ballbot.envs.random_streams import WORDS, pack_streams, unpack_streams
 from ballbot.envs.step import RobotState, rotation_matrix
 from ballbot.errors import SettingsError
@@ -45,8 +45,8 @@ class Sensors:
 
     velocity: Literal["true", "estimated"] = "true"
     """Of the base: as the simulation knows it, or as wheels and gyroscope say, as a robot has it."""
-    velocity_filter_ms: Annotated[float, Range(0, 1000)] = 30.0
-    """Time constant of that estimate's low pass, ms; below 20 the reference's wheels shake it until robots fall."""
+    velocity_filter_ms: Annotated[float, Range(0, 1000)] = 100.0
+    """Time constant, ms, in which wheels correct that estimate; below 60 they shake robots until they fall."""
     gyro_noise: Annotated[float, Range(0, 5)] = 0.0
     """Of each axis, rad/s."""
     gyro_bias: Annotated[float, Range(0, 2)] = 0.0
@@ -126,10 +126,12 @@ class VelocityEstimate:
     """The base's velocity by what its wheels and its gyroscope tell, for a ball that does not slip.
 
     Wheels tell at once how fast the ball rolls, and shake; what they shake leaves the body's centre of percussion where
-    it is.  So the velocity of that point passes a low pass, and back at the base the gyroscope alone is quick::
+    it is, and gravity alone moves that, as the body leans.  So a complementary filter follows that point by its lean
+    and, slowly, by the wheels, and back at the base the gyroscope alone is quick::
 
         leaning = (gyro_y, -gyro_x)
         steady turns with the base by -gyro_z dt
+        steady += pull gravity dt
         steady += share (turn @ wheel_speeds + (arm + percussion) leaning - steady)
         velocity along the base's x and y = steady - percussion leaning
 
@@ -142,23 +144,35 @@ class VelocityEstimate:
     """m, from the ground up to the base's origin."""
     percussion: float
     """m, from there up to the centre of percussion."""
+    pull: float
+    """m/s^2 of that point, where gravity points along an axis of the base."""
     share: float
-    """Of a change, what passes in a step."""
+    """Of what wheels tell otherwise, what counts in a step."""
 
     @classmethod
     def of(cls, mechanics: Mechanics, filter_ms: float, dt: float) -> VelocityEstimate:
-        """Of a robot, by the time constant of the low pass and a step in s."""
+        """Of a robot, by the time constant in which wheels correct it, ms, and a step in s."""
         turn = np.asarray(np.linalg.pinv(mechanics.rolling), np.float64)
         arm = float(mechanics.ball_radius + mechanics.ball_depth)
-        return cls(turn, arm, float(mechanics.percussion), _share(filter_ms, dt))
+        percussion, a = float(mechanics.percussion), mechanics.near_upright.a
+        pull = a[TRAVEL, LEAN] + (mechanics.ball_depth + percussion) * a[LEANING, LEAN]
+        return cls(turn, arm, percussion, float(np.diag(pull).mean()), _share(filter_ms, dt))
 
     def measured(self, wheel_speeds: Array, gyro: Array) -> Array:
-        """(2, n) m/s of the centre of percussion, before the low pass, of (wheels, n) and (3, n) rad/s."""
+        """(2, n) m/s of the centre of percussion by the wheels alone, of (wheels, n) and (3, n) rad/s."""
         return np.asarray(self.turn @ wheel_speeds + (self.arm + self.percussion) * _leaning(gyro))
 
-    def steady(self, before: Array, wheel_speeds: Array, gyro: Array, dt: float) -> Array:
-        """(2, n) m/s of that point a step of dt s later, along axes that have turned with the base meanwhile."""
-        turned = before + dt * gyro[2] * np.stack([before[1], -before[0]])
+    def steady(self, before: Array, wheel_speeds: Array, gyro: Array, down: Array, dt: float) -> Array:
+        """(2, n) m/s of that point a step of dt s later, along axes that have turned with the base meanwhile.
+
+        Args:
+            before: (2, n) m/s.
+            wheel_speeds: (wheels, n) rad/s.
+            gyro: (3, n) rad/s.
+            down: (2, n) of the unit vector of gravity, along the base's x and y.
+            dt: s.
+        """
+        turned = before + dt * (gyro[2] * np.stack([before[1], -before[0]]) + self.pull * down)
         return np.asarray(turned + self.share * (self.measured(wheel_speeds, gyro) - turned))
 
     def velocity(self, steady: Array, gyro: Array) -> Array:
@@ -293,9 +307,16 @@ class Senses:
             kept[name][:, ids] = robots.wheel_speeds[:, ids]
         if self._estimate is not None:
             kept["steady"][:, ids] = self._estimate.measured(kept["wheel_speeds"], kept["gyro"])[:, ids]
-        kept["messages"][:, :, ids] = self._message(robots, np.radians(s.tilt_noise) * shaken[3:])[:, ids]
+        quaternion = self._orientation(robots, np.radians(s.tilt_noise) * shaken[3:])
+        kept["messages"][:, :, ids] = self._message(robots, quaternion)[:, ids]
         kept["asked"][:, :, ids] = 0.0
         self._tell()
+
+    @property
+    def tilted(self) -> Array:
+        """(2, n) how far beside the truth, along the base's x and y, gravity seems to point all the time."""
+        bias = self._kept["tilt_bias"]
+        return np.stack([bias[1], -bias[0]])
 
     def step(self, robots: RobotState) -> None:
         """Measure once more, 2 ms later."""
@@ -312,11 +333,12 @@ class Senses:
         read = np.where(even[4:] < s.wheel_dropout, kept["wheel_readings"], read)
         kept["wheel_readings"] = read
         kept["wheel_speeds"] = kept["wheel_speeds"] + _share(s.wheel_filter_ms, dt) * (read - kept["wheel_speeds"])
+        quaternion = self._orientation(robots, np.radians(s.tilt_noise) * normal[6:9])
         if self._estimate is not None:
-            gyro = kept["gyro"] + kept["gyro_bias"]
-            kept["steady"] = self._estimate.steady(kept["steady"], kept["wheel_speeds"], gyro, dt)
+            gyro, down = kept["gyro"] + kept["gyro_bias"], -rotation_matrix(quaternion)[2, :2]
+            kept["steady"] = self._estimate.steady(kept["steady"], kept["wheel_speeds"], gyro, down, dt)
         self._now = (self._now + 1) % len(kept["messages"])
-        kept["messages"][self._now] = self._message(robots, np.radians(s.tilt_noise) * normal[6:9])
+        kept["messages"][self._now] = self._message(robots, quaternion)
         self._age(0, even[0], even[1])
         self._age(1, even[2], even[3])
         self._tell()
@@ -329,13 +351,17 @@ class Senses:
         robots = np.arange(len(actions))
         return np.asarray(asked[self._asked - self._kept["ages"][1], :, robots])
 
-    def _message(self, robots: RobotState, tilt: Array) -> Array:
-        """(numbers, n) what is told of robots whose orientation is read so much wrong, (3, n) rad about their axes."""
-        s, kept, quaternion, velocity = self.sensors, self._kept, robots.quaternion, robots.velocity
+    def _orientation(self, robots: RobotState, tilt: Array) -> Array:
+        """(4, n) how it is read of robots, so much wrong, (3, n) rad about their axes, beside the bias."""
+        if not (self.sensors.tilt_noise or self.sensors.tilt_bias):
+            return robots.quaternion
+        return _turned(robots.quaternion, tilt + np.pad(self._kept["tilt_bias"], ((0, 1), (0, 0))))
+
+    def _message(self, robots: RobotState, quaternion: Array) -> Array:
+        """(numbers, n) what is told of robots whose orientation is read so."""
+        kept, velocity = self._kept, robots.velocity
         gyro = kept["gyro"] + kept["gyro_bias"]
         body = None if self._estimate is None else self._estimate.velocity(kept["steady"], gyro)
-        if s.tilt_noise or s.tilt_bias:
-            quaternion = _turned(quaternion, tilt + np.pad(kept["tilt_bias"], ((0, 1), (0, 0))))
         if body is not None or quaternion is not robots.quaternion:
             if body is None:
                 along = np.einsum("ijn,in->jn", robots.rotation, velocity)

@@ -120,10 +120,10 @@ class Step:
     """The best way along (2, n) goals, unit vectors, from (2, n) places, m: (2, n) unit vectors; see ``Ways``."""
     randomized: Callable[[], Array]
     """(numbers, n) how far each number that may differ from episode to episode is from what it is otherwise."""
-    done: Array | None = None
-    """(n, wheels) actions that the motors did, where they are late; None: those of ``actions``."""
-    strength: Array | float = 1.0
-    """(n, wheels) of each motor, times what it is otherwise."""
+    balance: Callable[[], Array]
+    """(2, n) where the robots' sensors say that gravity points, along the base's x and y, when the robots balance."""
+    motors: Callable[[], Array]
+    """(n, wheels) N m that the motors gave in this step on the wheels' axles."""
 
     @property
     def ball_place(self) -> Array:
@@ -138,8 +138,7 @@ class Step:
     @property
     def torques(self) -> Array:
         """(n, wheels) N m on the wheels' axles."""
-        done = self.actions if self.done is None else self.done
-        return self.strength * self.mechanics.applied(-self.mechanics.torque * done, self.before.wheel_speeds.T)
+        return self.motors()
 
     def way(self, ahead: float = 0.0) -> Array:
         """(2, n) unit vectors of the world: where to go from here, as one who knows all the ground; 0 for who stays.

@@ -321,7 +321,7 @@ class World:
     def _substep(self, actions: Array) -> tuple[Array, dict[str, Bools], Step]:
         """One step of 2 ms: what is paid, what ended, and its record."""
         before, last_actions = self.robots, self.actions
-        self.physics.disturb(self.elapsed)
+        self.physics.disturb(self.elapsed, before)
         done = actions if self.senses is None else self.senses.ask(actions)
         diverged = self.physics.step(-self.physics.mechanics.torque * done)
         self.robots = robots = self.physics.robot_state()
@@ -333,7 +333,7 @@ class World:
         self.actions = actions
         self.told.step(robots)
         fallen = robots.rotation[2, 2] < self._upright_limit
-        step = self._record(robots, before, last_actions, fallen, done=done)
+        step = self._record(robots, before, last_actions, fallen)
         flags: dict[str, Bools] = {}
         for name, ends, limit in self._endings:
             flags[name] = flags_of(f"ending {name!r}", ends, self.num, step, limit) & ~fallen
@@ -418,7 +418,6 @@ class World:
         last_actions: Array,
         fallen: Bools,
         actions: Array | None = None,
-        done: Array | None = None,
     ) -> Step:
         return Step(
             robots=robots,
@@ -436,9 +435,13 @@ class World:
             floor=self.physics.floor,
             ways=self.physics.ways,
             randomized=self.physics.randomized,
-            done=done,
-            strength=self.physics.strength,
+            balance=self._balance,
+            motors=lambda: self.physics.torques,
         )
+
+    def _balance(self) -> Array:
+        """(2, n) of ``Step.balance``."""
+        return self.physics.balance + (0.0 if self.senses is None else self.senses.tilted)
 
     def observation(self) -> Observation:
         """What the robots sense now: arrays that are the caller's to change."""

@@ -412,7 +412,7 @@ def test_graphs_of_the_first_contract_still_drive(tmp_path):
 
 def test_every_field_that_comes_with_ballbot_is_read_but_what_no_sensor_tells():
     unsensed = {name for name, field in FIELDS.items() if "no sensor tells" in field.title}
-    assert unsensed == {"slope", "slope_ahead", "scan", "time_left", "way", "randomized"}
+    assert unsensed == {"slope", "slope_ahead", "scan", "time_left", "way", "randomized", "balance"}
     assert set(FIELDS) - set(runtime.READERS) == unsensed
 
 

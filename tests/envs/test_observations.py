@@ -62,6 +62,8 @@ def step_of(state, goal=NORTH, actions=STILL, fallen=(False,)):
         lambda: np.zeros(1),
         lambda goals, places: goals,
         lambda: np.zeros((len(TOLD), 1)),
+        lambda: np.zeros((2, 1)),
+        lambda: -reference().torque * actions,
     )
 
 

@@ -12,12 +12,14 @@ from unittest import mock
 import mujoco
 import numpy as np
 import pytest
+import torch
 from driving import actions, drive, small
 from mujoco.batch import Batch
 
+from ballbot import presets
 from ballbot.controllers import make_controller
 from ballbot.envs import ROBOTS, RobotConfig, WorldConfig
-from ballbot.envs.randomize import AXES, RANDOMIZED, TOLD, Axis, Parts, Randomizer
+from ballbot.envs.randomize import AXES, RANDOMIZED, SLOPES, TOLD, Axis, Parts, Randomizer
 from ballbot.errors import SettingsError
 from ballbot.lqr import LQRController
 from ballbot.settings import Range
@@ -35,7 +37,7 @@ def fields_of(batch, names, sim):
         (name, robot)
         for name, axis in AXES.items()
         for robot in ("reference", "rollers")
-        if axis.fields and not (robot == "reference" and "roller_dofs" in axis.needs)
+        if axis.fields and name not in SLOPES and not (robot == "reference" and "roller_dofs" in axis.needs)
     ],
 )
 def test_an_axis_changes_its_fields_and_gives_them_back(name, robot):
@@ -65,17 +67,6 @@ def test_a_heavier_body_moves_as_one_that_was_built_so():
         env.reset(seed=3)
         courses.append(drive(env, actions(100, 1))[:, 0, :8])  # vertically contacts give way a little more
     assert np.abs(courses[0] - courses[1]).max() < 0.003 < 0.03 < np.abs(courses[2] - courses[1]).max()
-
-
-def test_a_centre_of_mass_beside_the_middle_tips_the_robot_that_way():
-    for axis, along in (("com_x", 0), ("com_y", 1)):
-        for sign in (-1, 1):
-            env = small(1, ranges={axis: (sign * 0.02, sign * 0.02)}, initial_tilt_deg=0.0, random_yaw=False)
-            env.reset(seed=0)
-            for _ in range(100):
-                env.step(np.zeros((1, 3), np.float32))
-            lean = env.world.robots.rotation[:2, 2, 0]
-            assert sign * lean[along] > 0.01 > abs(lean[1 - along]), (axis, sign, lean)
 
 
 def test_the_centre_of_mass_of_all_that_is_the_body_moves_by_what_is_said():
@@ -172,7 +163,8 @@ def test_each_episode_draws_anew_evenly_and_tells_it():
 def test_starts_and_commands_are_those_without():
     options = {"terrain": "perlin", "command": "velocity", "num_terrains": 4, "initial_speed": 0.2}
     plain, random = small(8, **options), small(8, **options, randomize="strong")
-    assert np.array_equal(plain.reset(seed=5)[0], random.reset(seed=5)[0])
+    sensed, others = plain.reset(seed=5)[0], random.reset(seed=5)[0]
+    assert np.array_equal(sensed[:, 9:], others[:, 9:]) and np.abs(sensed - others).max() > 0.01  # but how they balance
     assert np.array_equal(plain.simulations.terrain_ids, random.simulations.terrain_ids)
     other = small(8, **options, randomize="strong")
     other.reset(seed=5)
@@ -306,3 +298,102 @@ def test_an_axis_of_ones_own(monkeypatch):
     masses = env.simulations.batch.expanded("body_mass")[:, base]
     np.testing.assert_allclose(masses, env.simulations.model.body_mass[base] + 2)
     assert info["randomized"]["load"].tolist() == [2.0] * 3 and not obs["privileged"].any()
+
+
+def test_late_motors_follow_what_is_asked_by_a_low_pass_and_those_with_play_lose_some_of_it():
+    env = small(2, ranges={"motor_lag": (20, 20), "dead_zone": (0.05, 0.05)})
+    env.reset(seed=0)
+    asked, given = np.full((2, 3), 0.2, np.float32), []
+    for _ in range(30):
+        env.step(asked)
+        given.append(env.simulations.torques[0, 0])
+    full = -env.simulations.mechanics.torque * (0.2 - 0.05)
+    np.testing.assert_allclose(given, full * (1 - (1 + 2 / 20) ** -np.arange(1.0, 31)), rtol=1e-6)
+    env.reset(seed=0)
+    env.step(np.full((2, 3), -0.04, np.float32))
+    assert (env.simulations.torques == 0).all()  # nor does an episode begin with the torque of the one before
+
+
+def test_motors_that_are_late_go_on_bit_for_bit_where_they_were_saved():
+    ranges = {
+        "motor_lag": (5, 30),
+        "dead_zone": (0.0, 0.05),
+        "held": (0.02, 0.1),
+        "slope_x": (-3, 3),
+        "slope_after": (0, 0.1),
+    }
+    env, other = small(3, ranges=ranges), small(3, ranges=ranges)
+    for each in (env, other):
+        each.reset(seed=0)
+    drive(env, actions(20, 3))
+    other.set_state(env.get_state())
+    np.testing.assert_array_equal(drive(env, actions(60, 3)), drive(other, actions(60, 3)))
+
+
+def test_hands_hold_a_robot_that_would_fall_and_let_go():
+    env = small(1, ranges={"held": (1.0, 1.0)}, initial_tilt_deg=8.0)
+    env.reset(seed=0)
+    for _ in range(500):
+        env.step(np.zeros((1, 3), np.float32))
+    assert np.degrees(np.arccos(env.world.robots.rotation[2, 2, 0])) < 1
+    assert not env.simulations.batch.bind("xfrc_applied")[0].any() or env.world.elapsed[0] == 500
+    env.step(np.zeros((1, 3), np.float32))
+    assert not env.simulations.batch.bind("xfrc_applied")[0].any()
+
+
+def test_a_slope_comes_when_it_is_said_and_is_gone_in_the_next_episode():
+    env = small(1, ranges={"slope_y": (4, 4), "slope_after": (0.1, 0.1), "gravity_x": (2, 2)}, initial_tilt_deg=0.0)
+    env.reset(seed=0)
+
+    def degrees():
+        x, y, z = env.simulations.batch.expanded("opt.gravity")[0]
+        assert np.linalg.norm([x, y, z]) == pytest.approx(9.81)
+        return np.degrees(np.arctan2([x, y], -z))
+
+    for step in range(60):
+        env.step(np.zeros((1, 3), np.float32))
+        np.testing.assert_allclose(degrees(), [2, 4 if step >= 50 else 0], atol=0.02)
+    env.reset(seed=1)
+    env.step(np.zeros((1, 3), np.float32))
+    np.testing.assert_allclose(degrees(), [2, 0], atol=1e-6)
+
+
+def test_robots_begin_in_balance_wherever_their_centre_of_mass_is():
+    ranges = {"com_x": (-0.02, 0.02), "com_y": (-0.02, 0.02), "body_mass": (0.8, 1.2)}
+    env = small(8, ranges=ranges, initial_tilt_deg=0.0, initial_speed=0.0)
+    env.reset(seed=0)
+    balance = env.simulations.balance
+    lean = -env.world.robots.rotation[2, :2]
+    assert np.abs(lean - balance).max() < 0.005 < 0.05 < np.abs(balance).max()
+    ball = env.world.robots.position - env.simulations.mechanics.ball_depth * env.world.robots.rotation[:, 2]
+    place = env.simulations.addresses.ball_qpos
+    np.testing.assert_allclose(ball.T, env.simulations.qpos[:, place : place + 3], atol=2e-4)
+    for _ in range(50):  # from upright they would turn by 0.3 rad/s
+        env.step(np.zeros((8, 3), np.float32))
+    assert np.abs(env.world.robots.gyro[:2]).max() < 0.15
+
+
+def test_balance_is_told_as_crooked_sensors_have_it():
+    world = {"ranges": {"com_x": (0.01, 0.01)}, "extra_fields": ("balance",), "initial_tilt_deg": 0.0}
+    for bias in (0.0, 2.0):
+        env = small(16, **world, sensing={"tilt_bias": bias} if bias else {})
+        obs, _ = env.reset(seed=0)
+        down, balance = (obs[:, env.world.layout[name]][:, :2] for name in ("gravity", "balance"))
+        assert np.abs(down - balance).max() < 0.004  # the arms of the cameras are not told apart
+        assert (np.ptp(balance, axis=0).max() > np.radians(bias)) == bool(bias)
+        assert balance[:, 0].mean() < -0.04
+
+
+def test_a_regulator_that_is_told_the_balance_stands_still_there():
+    speeds = {}
+    for told in (False, True):
+        fields = ("balance",) if told else ()
+        settings = presets.default(observation="proprioception", extra_fields=fields, sensors="cheap", history=(0,))
+        prior = replace(settings, prior_speed=1e-3).structure().prior
+        env = small(4, ranges={"com_x": (0.01, 0.01)}, extra_fields=fields, sensors="cheap", terrain="flat")
+        obs, _ = env.reset(seed=0)
+        for _ in range(1000):
+            obs, _, fallen, _, _ = env.step(prior(torch.from_numpy(obs)).clamp(-1, 1).numpy())
+            assert not fallen.any()
+        speeds[told] = np.abs(env.world.robots.velocity[:2]).max()
+    assert speeds[True] < 0.08 < 0.13 < speeds[False]

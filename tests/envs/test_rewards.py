@@ -64,6 +64,8 @@ def step(yaw=0.0, pitch=0.0, velocity=(0, 0, 0), gyro=(0, 0, 0), wheels=(0, 0, 0
         lambda: np.array([floor]),
         lambda goals, places: np.array([[0.6], [0.8]]),
         lambda: np.zeros((len(TOLD), 1)),
+        lambda: np.zeros((2, 1)),
+        lambda: -reference().torque * actions,
     )
 
 

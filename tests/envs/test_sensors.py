@@ -157,13 +157,13 @@ def test_as_many_messages_are_lost_as_is_said():
 def test_a_velocity_that_is_estimated_stays_true_while_the_robot_turns():
     robots, dt = np.zeros((3, 1)), 0.002
     estimate = VelocityEstimate.of(mechanics_of(RobotConfig()), 30.0, dt)
-    rate, speed = 6.0, 0.5  # rad/s about the vertical, m/s along the world's x
+    level, rate, speed = np.zeros((2, 1)), 6.0, 0.5  # rad/s about the vertical, m/s along the world's x
     steady = np.zeros((2, 0))
     for step in range(500):
         along = speed * np.array([[np.cos(rate * step * dt)], [-np.sin(rate * step * dt)]])
         gyro = robots + np.array([[0.0], [0.0], [rate]])
         wheels = mechanics_of(RobotConfig()).rolling @ along
-        steady = estimate.measured(wheels, gyro) if step == 0 else estimate.steady(steady, wheels, gyro, dt)
+        steady = estimate.measured(wheels, gyro) if step == 0 else estimate.steady(steady, wheels, gyro, level, dt)
     assert np.abs(estimate.velocity(steady, gyro) - along).max() < 0.002
 
 

@@ -420,7 +420,7 @@ class Randomizer:
         found = np.zeros((6, len(steps)))
         for row, axis in enumerate("xy"):
             found[row] = self._of(f"wind_{axis}") + pushed * self._of(f"push_{axis}") / PUSH_TIME
-        hands = (steps < np.round(self._of("held") / dt)) * self._weight
+        hands = np.asarray((steps < np.round(self._of("held") / dt)) * self._weight)
         if hands.any():
             found[:2] -= hands * GRIP * velocity[:2]
             turning = np.einsum("ijn,jn->in", rotation, gyro)
@@ -454,8 +454,8 @@ class Randomizer:
         self._weight[sim] = self._weights[robot]
         if self.slides:
             later = {"opt.gravity": row["opt.gravity"].copy()}
-            for axis, name in enumerate(SLOPES):
-                _tip(axis)(later, self._parts, self._of(name)[sim])
+            for along, name in enumerate(SLOPES):
+                _tip(along)(later, self._parts, float(self._of(name)[sim]))
             self._gravity[sim] = row["opt.gravity"], later["opt.gravity"]
 
     def fields(self, sim: int) -> dict[str, NDArray[Any]]:

@@ -392,6 +392,7 @@ def test_a_regulator_that_is_told_the_balance_stands_still_there():
         prior = replace(settings, prior_speed=1e-3).structure().prior
         env = small(4, ranges={"com_x": (0.01, 0.01)}, extra_fields=fields, sensors="cheap", terrain="flat")
         obs, _ = env.reset(seed=0)
+        assert prior is not None
         for _ in range(1000):
             obs, _, fallen, _, _ = env.step(prior(torch.from_numpy(obs)).clamp(-1, 1).numpy())
             assert not fallen.any()

@@ -420,12 +420,12 @@ class Randomizer:
         found = np.zeros((6, len(steps)))
         for row, axis in enumerate("xy"):
             found[row] = self._of(f"wind_{axis}") + pushed * self._of(f"push_{axis}") / PUSH_TIME
-        hands = np.asarray((steps < np.round(self._of("held") / dt)) * self._weight)
+        hands = (steps < np.round(self._of("held") / dt)).astype(np.float64) * self._weight
         if hands.any():
-            found[:2] -= hands * GRIP * velocity[:2]
+            found[:2] -= GRIP * hands * velocity[:2]
             turning = np.einsum("ijn,jn->in", rotation, gyro)
             lean = np.stack([-rotation[1, 2], rotation[0, 2]])  # about the world's x and y
-            found[3:5] = -hands * (UPRIGHT * lean + STILL * turning[:2])
+            found[3:5] -= hands * (UPRIGHT * lean + STILL * turning[:2])
         return found
 
     def slopes(self, steps: NDArray[np.int64], dt: float) -> None:

@@ -119,3 +119,23 @@ def check_output(path: Path, option: str, endings: tuple[str, ...] = (), keep: I
             pass
     except OSError as error:
         raise SettingsError(f"{option} {path} cannot be written ({error.strerror}): choose another folder") from error
+
+
+def make_folder(folder: Path, option: str, name: str) -> None:
+    """Make a folder, if there is none yet, in which a file of this name can be written.
+
+    Args:
+        folder: to be made, with those that it lies in.
+        option: of the command line, that it was given by.
+        name: of the file, which will be replaced.
+
+    Raises:
+        SettingsError: (a ValueError) it cannot; the message names option, folder and remedy.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise SettingsError(f"{option} {folder} is a file: give a folder, for {name}")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise SettingsError(f"{option} {folder} cannot be made ({error.strerror}): give another one") from error
+    check_output(folder / name, option)

@@ -24,7 +24,7 @@ import tyro
 from ballbot.cli import check_output, program
 from ballbot.design import Design, Limit, design_of
 from ballbot.envs.robots import robot_of
-from ballbot.evaluation.report import STYLE, polar
+from ballbot.evaluation.report import page, polar
 from ballbot.ppo.checkpoint import write_atomic
 
 
@@ -79,21 +79,19 @@ def numbers(design: Design) -> dict[str, Any]:
     }
 
 
-def page(title: str, design: Design) -> str:
-    """The page."""
+def body(design: Design) -> str:
+    """Of the page."""
     parts = {
         "lean, degrees": np.degrees(design.lean.most),
         "slope, degrees": np.degrees(design.slope.most),
         "push, N s": design.push.most,
         "top speed, m/s": design.top_speeds,
     }
-    body = "".join(f"<tr><td>{html.escape(a)}</td><td>{html.escape(b)}</td></tr>" for a, b in rows(design))
+    lines = "".join(f"<tr><td>{html.escape(a)}</td><td>{html.escape(b)}</td></tr>" for a, b in rows(design))
     return (
-        f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{html.escape(title)}</title>'
-        f'<meta name="viewport" content="width=device-width, initial-scale=1"><style>{STYLE}</style></head><body>'
-        f"<h1>{html.escape(title)}</h1><table><tbody>{body}</tbody></table>"
+        f"<table><tbody>{lines}</tbody></table>"
         f"<figure>{polar(design.directions, parts)}<figcaption>How far it can go, by direction from the base's x axis."
-        "</figcaption></figure></body></html>\n"
+        "</figcaption></figure>"
     )
 
 
@@ -116,7 +114,7 @@ def main(argv: list[str] | None = None) -> int:
         write_atomic(args.json, (json.dumps(numbers(design), indent=2) + "\n").encode())
         print(f"wrote {args.json}")
     if args.out is not None:
-        write_atomic(args.out, page(f"What {Path(args.robot).name} can do", design).encode())
+        write_atomic(args.out, page(f"What {Path(args.robot).name} can do", body(design)).encode())
         print(f"wrote {args.out}")
     return 0
 

@@ -30,7 +30,7 @@ import torch
 import tyro
 from numpy.typing import NDArray
 
-from ballbot.cli import check_output, program
+from ballbot.cli import check_output, make_folder, program
 from ballbot.controllers import CONTROLLERS, find_controller
 from ballbot.deployment.shipped import find_policy
 from ballbot.envs import BallbotVectorEnv, WorldConfig
@@ -150,13 +150,7 @@ def check(args: Args) -> Args:
         if getattr(args, option) is not None and importlib.util.find_spec("matplotlib") is None:
             raise ImportError(f"--{option} needs matplotlib: pip install matplotlib")
     if args.report is not None:
-        if args.report.exists() and not args.report.is_dir():
-            raise ValueError(f"--report {args.report} is a file: give a folder, for report.html")
-        try:
-            args.report.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise ValueError(f"--report {args.report} cannot be made ({error.strerror}): give another one") from error
-        check_output(args.report / "report.html", "--report")
+        make_folder(args.report, "--report", "report.html")
     if args.paths is not None:
         maps = [args.terrain, kind_options(args).get("ground", {}).get("path")]
         check_output(args.paths, "--paths", (".png", ".svg"), keep=[Path(path) for path in maps if path])
@@ -284,20 +278,16 @@ def films(name: str, episodes: Episodes, sims: Physics) -> list[tuple[str, bytes
     Raises:
         RuntimeError, ImportError, OSError: no OpenGL, nothing to write videos with, or no room for them.
     """
-    from ballbot.evaluation.video import replay, write_video
+    from ballbot.evaluation.video import write_replay
 
     order = np.argsort(episodes.returns, kind="stable")
     dt = float(sims.model.opt.timestep)
-    every, ending = 1, ".mp4"
-    if importlib.util.find_spec("imageio_ffmpeg") is None:
-        every, ending = 2, ".gif"  # which is large
-    fps = 1 / (every * HISTORY_INTERVAL * dt)
     found = []
     for which, k in (("median", int(order[len(order) // 2])), ("worst", int(order[0]))):
         with tempfile.TemporaryDirectory() as folder:
-            path = Path(folder) / f"film{ending}"
-            poses = episodes.history[k]["qpos"][::every]
-            write_video(path, replay(sims, poses, int(episodes.terrain_ids[k]), int(episodes.robot_ids[k])), fps)
+            whose = {"terrain_id": int(episodes.terrain_ids[k]), "robot_id": int(episodes.robot_ids[k])}
+            poses, seconds = episodes.history[k]["qpos"], HISTORY_INTERVAL * dt
+            path = write_replay(Path(folder) / "film", sims, poses, seconds, **whose)
             caption = (
                 f"{name}: the {which} episode, seed {episodes.seeds[k]}, return {episodes.returns[k]:.1f}, "
                 f"{episodes.outcomes[k].replace('_', ' ')} after {episodes.lengths[k] * dt:.2f} s"

@@ -102,6 +102,8 @@ class ResetOptions(NamedTuple):
     """(num_envs,) how difficult."""
     command: Any
     """What to do; not checked."""
+    randomized: Any
+    """What differs from episode to episode, by name; not checked."""
 
 
 def check_reset_options(options: dict[str, Any] | None, num_envs: int, num_terrains: int) -> ResetOptions:
@@ -109,8 +111,8 @@ def check_reset_options(options: dict[str, Any] | None, num_envs: int, num_terra
     if options is not None and not isinstance(options, dict):
         raise TypeError(f"options={options!r} must be a dict or None, got {type(options).__name__}")
     given = dict(options or {})
-    names = ("reset_mask", "terrain_id", "difficulty", "command")
-    mask, terrains, difficulties, command = (given.pop(name, None) for name in names)
+    names = ("reset_mask", "terrain_id", "difficulty", "command", "randomized")
+    mask, terrains, difficulties, command, randomized = (given.pop(name, None) for name in names)
     if given:
         raise ValueError(f"unknown reset option {next(iter(given))!r}: use {', '.join(map(repr, names))}")
     if terrains is not None and difficulties is not None:
@@ -132,7 +134,7 @@ def check_reset_options(options: dict[str, Any] | None, num_envs: int, num_terra
             raise ValueError(f"options['difficulty']={difficulties.tolist()} is out of range: use 0 to 1")
         difficulties = np.broadcast_to(difficulties.astype(np.float64), num_envs)
     if terrains is None:
-        return ResetOptions(mask, None, difficulties, command)
+        return ResetOptions(mask, None, difficulties, command, randomized)
     terrains = np.asarray(terrains)
     if terrains.shape not in ((), (num_envs,)) or terrains.dtype.kind not in "iu":
         raise ValueError(
@@ -140,7 +142,7 @@ def check_reset_options(options: dict[str, Any] | None, num_envs: int, num_terra
         )
     if not ((terrains >= 0) & (terrains < num_terrains)).all():
         raise ValueError(f"options['terrain_id']={terrains.tolist()} is out of range: use 0 to {num_terrains - 1}")
-    return ResetOptions(mask, np.broadcast_to(terrains.astype(np.int64), num_envs), None, command)
+    return ResetOptions(mask, np.broadcast_to(terrains.astype(np.int64), num_envs), None, command, randomized)
 
 
 def check_state_array(

@@ -3,8 +3,11 @@
     BallbotVectorEnv(64, randomize="mild")
     BallbotVectorEnv(64, ranges={"body_mass": (0.8, 1.2), "ground_friction": (0.4, 1.2)})
 
-Each number is drawn evenly from its range, by itself, whenever an episode begins.  ``AXES`` says which there are; yours
-may be added::
+Each number is drawn evenly from its range, by itself, whenever an episode begins, or is given by who begins it::
+
+    envs.reset(options={"randomized": {"body_mass": 1.2}})     # a number, or one a robot
+
+``AXES`` says which there are; yours may be added::
 
     def load(row, parts, kg):
         row["body_mass"][parts.base] += kg
@@ -401,6 +404,38 @@ class Randomizer:
         if name in self.names:
             return self.values[self.names.index(name)]
         return np.full(self.values.shape[1], AXES[name].nominal)
+
+    def check_given(self, given: Any) -> Array:
+        """(axes, num) values that somebody gives by name, NaN of what is to be drawn.
+
+        Args:
+            given: name -> a number, or (num,) of them, for axes that differ here.
+
+        Raises:
+            SettingsError: another form, an axis that does not differ, or values that it cannot have.
+        """
+        if not isinstance(given, Mapping):
+            raise SettingsError(f"randomized={given!r} must be values by name, such as {{'body_mass': 1.1}}")
+        found = np.full(self.values.shape, np.nan)
+        for name, value in given.items():
+            if name not in AXES:
+                raise SettingsError(f"randomized has no axis {name!r}: {nearest(str(name), AXES)}")
+            if name not in self.names:
+                raise SettingsError(
+                    f"randomized[{name!r}] was given, and in this world it is always {AXES[name].nominal:g}: give it a "
+                    f"range, {name} among ranges, when the world is made"
+                )
+            numbers = np.asarray(value)
+            if numbers.shape not in ((), found.shape[1:]) or numbers.dtype.kind not in "iuf":
+                raise SettingsError(
+                    f"randomized[{name!r}] must be a number or {found.shape[1:]} numbers, got {numbers.dtype} "
+                    f"{numbers.shape}"
+                )
+            for number in numbers.ravel().tolist():
+                if not (limits := AXES[name].limits).holds(number):
+                    raise SettingsError(f"randomized[{name!r}] must lie {limits}, got {number!r}")
+            found[self.names.index(name)] = numbers
+        return found
 
     def forces(self, steps: NDArray[np.int64], dt: float, rotation: Array, velocity: Array, gyro: Array) -> Array:
         """What acts on the bodies, so many (num,) steps of dt s into the episodes.

@@ -280,7 +280,9 @@ class BallbotVectorEnv(VectorEnv[Any, NDArray[Any], NDArray[Any]]):
             options: a dict, or None.  "reset_mask", (num_envs,) bool: reset those simulations only.  "terrain_id", an
                 integer below num_terrains or (num_envs,) of them: where the episodes take place; nothing else that is
                 drawn at reset depends on it.  "difficulty", a number from 0 to 1 or (num_envs,) of them: the field of
-                the kind that is drawn whose difficulty is nearest.  "command": as of ``set_command``.
+                the kind that is drawn whose difficulty is nearest.  "command": as of ``set_command``.  "randomized", a
+                dict of what differs from episode to episode, name -> a number or (num_envs,) of them, within the
+                limits of ``AXES`` and not bound to the world's ranges: what is given is not drawn in these episodes.
 
         Returns:
             observations and infos.
@@ -298,6 +300,7 @@ class BallbotVectorEnv(VectorEnv[Any, NDArray[Any], NDArray[Any]]):
         commands = None if asked.command is None else world.check_command(asked.command, self.num_envs)
         if not world.streams and not asked.mask.all():
             raise gym.error.ResetNeeded("the first reset() must reset every simulation: leave reset_mask out")
+        randomized = None if asked.randomized is None else world.check_randomized(asked.randomized)
         ids = np.flatnonzero(asked.mask)
         if not self._seeds:
             self._seeds = [-1] * self.num_envs
@@ -311,6 +314,7 @@ class BallbotVectorEnv(VectorEnv[Any, NDArray[Any], NDArray[Any]]):
             terrains=asked.terrains,
             difficulties=asked.difficulties,
             commands=commands,
+            randomized=randomized,
         )
         self._ended[ids] = False
         if self.render_mode == "human":

@@ -200,6 +200,19 @@ class World:
                 )
         return checked
 
+    def check_randomized(self, values: Any) -> Array:
+        """(axes, num) of what differs from episode to episode, NaN where nothing is given.
+
+        Raises:
+            SettingsError: nothing differs here, or as of ``Randomizer.check_given``.
+        """
+        if self.physics.randomizer is None:
+            raise SettingsError(
+                "options['randomized'] was given, and in this world nothing differs from episode to episode: leave it "
+                "out, or make the world with ranges={'body_mass': (0.8, 1.2)} of what is given"
+            )
+        return self.physics.randomizer.check_given(values)
+
     # -- Episodes -----------------------------------------------------------------------------------------------------
 
     def seed(self, ids: NDArray[np.intp], seeds: list[int | None]) -> None:
@@ -227,6 +240,7 @@ class World:
         terrains: NDArray[np.int64] | None = None,
         difficulties: Array | None = None,
         commands: Array | None = None,
+        randomized: Array | None = None,
     ) -> None:
         """New episodes of robots ``ids``, each drawn from its own streams; what is given, is given for all robots.
 
@@ -244,6 +258,9 @@ class World:
                 terrain = self._nearest(terrain, self.curriculum.draw(int(self.ground.kind_ids[terrain]), other))
             places = len(self.ground.spawns[terrain])
             family = self.physics.num_robots
+            values = None if randomizer is None else randomizer.draw(self.chances[i])
+            if values is not None and randomized is not None:
+                values = np.where(np.isnan(randomized[:, i]), values, randomized[:, i])
             yaw, radius, axis, speed, heading = stream.random(5).tolist()
             speed, heading = self.config.initial_speed * np.sqrt(speed), 2 * np.pi * heading
             self.physics.place(
@@ -255,7 +272,7 @@ class World:
                 tilt=np.radians(self.config.initial_tilt_deg) * np.sqrt(radius),  # evenly over the cone's disc
                 tilt_axis=2 * np.pi * axis,
                 velocity=(speed * np.cos(heading), speed * np.sin(heading)),
-                values=None if randomizer is None else randomizer.draw(self.chances[i]),
+                values=values,
             )
             limit = self.config.max_episode_steps
             shortest = self.config.shortest_episode_steps

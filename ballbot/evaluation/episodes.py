@@ -10,8 +10,9 @@ many robots run at a time.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -74,7 +75,14 @@ class Episodes:
 
 
 def run_episodes(
-    envs: BallbotVectorEnv, actor: Actor, num_episodes: int, seed: int, history_interval: int = 0
+    envs: BallbotVectorEnv,
+    actor: Actor,
+    num_episodes: int,
+    seed: int,
+    history_interval: int = 0,
+    *,
+    starts: NDArray[np.int64] | None = None,
+    randomized: Mapping[str, Floats] = MappingProxyType({}),
 ) -> Episodes:
     """Run ``num_episodes`` episodes, as many at a time as there are simulations.
 
@@ -84,6 +92,9 @@ def run_episodes(
         num_episodes: how many.
         seed: of the first episode; the others count up.
         history_interval: keep every so many steps of each episode in ``history``; 0 keeps none.
+        starts: (num_episodes,) instead of 0, 1, 2 and so on, what is added to ``seed`` and says which terrain in turn:
+            those alike begin alike.
+        randomized: name -> (num_episodes,) of what differs from episode to episode, and is not to be drawn.
 
     Raises:
         ValueError: no episodes.
@@ -99,9 +110,18 @@ def run_episodes(
 
     episode = np.arange(n)  # of each simulation; those from num_episodes on only keep the batch full
     begun = n
-    obs, infos = envs.reset(
-        seed=[seed + i for i in range(n)], options={"terrain_id": episode % envs.simulations.num_terrains}
-    )
+
+    def start_of(episode: Any) -> Any:
+        return episode if starts is None else starts[np.minimum(episode, num_episodes - 1)]
+
+    def begin(seeds: list[int | None], mask: Bools) -> tuple[Any, dict[str, Any]]:
+        options = {"reset_mask": mask, "terrain_id": start_of(episode) % sims.num_terrains}
+        if randomized:
+            which = np.minimum(episode, num_episodes - 1)
+            options["randomized"] = {name: values[which] for name, values in randomized.items()}
+        return envs.reset(seed=seeds, options=options)
+
+    obs, infos = begin([seed + int(start) for start in start_of(episode)], np.ones(n, bool))
     names = [name for name in infos.get("measures", ()) if not name.startswith("_")]
     measures = np.full((len(names), num_episodes), np.nan)
     endings = {name: np.zeros(num_episodes, bool) for name in envs.config.endings}
@@ -151,15 +171,14 @@ def run_episodes(
             seeds: list[int | None] = [None] * n
             for i in np.flatnonzero(began):
                 if begun < num_episodes:
-                    seeds[i] = seed + begun
+                    seeds[i] = seed + int(start_of(begun))
                 episode[i], begun = begun, begun + 1
             torques[began] = 0.0
-            where = episode % envs.simulations.num_terrains
-            obs, infos = envs.reset(seed=seeds, options={"reset_mask": began, "terrain_id": where})
+            obs, infos = begin(seeds, began)
     means = sums / lengths
     with_direction = np.where(sums[2] > 0, sums[2], np.nan)
     return Episodes(
-        seeds=seed + np.arange(num_episodes),
+        seeds=seed + start_of(np.arange(num_episodes)),
         terrain_ids=terrain_ids,
         robot_ids=robot_ids,
         outcomes=outcomes,

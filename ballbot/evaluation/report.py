@@ -83,21 +83,27 @@ def write_report(
         ("Return against the horizon: what episodes are worth up to a time, mean and middle 90 %.", _horizon(episodes)),
     ]
     head = "".join(f"<th>{html.escape(name)}</th>" for name in episodes)
-    body = "".join(
+    lines = "".join(
         f"<tr><td>{html.escape(name)}</td>{''.join(f'<td>{html.escape(v)}</td>' for v in values)}</tr>"
         for name, values in rows
     )
     films = "".join(_video(caption, content) for caption, content in videos)
-    page = (
-        f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{html.escape(title)}</title>'
-        f'<meta name="viewport" content="width=device-width, initial-scale=1"><style>{STYLE}</style></head><body>'
-        f"<h1>{html.escape(title)}</h1>{''.join(f'<p>{html.escape(n)}</p>' for n in notes)}"
-        f"<table><thead><tr><th></th>{head}</tr></thead><tbody>{body}</tbody></table>"
+    body = (
+        f"{''.join(f'<p>{html.escape(n)}</p>' for n in notes)}"
+        f"<table><thead><tr><th></th>{head}</tr></thead><tbody>{lines}</tbody></table>"
         + "".join(f"<figure>{svg}<figcaption>{html.escape(text)}</figcaption></figure>" for text, svg in figures)
         + films
-        + "</body></html>\n"
     )
-    write_atomic(path, page.encode())
+    write_atomic(path, page(title, body).encode())
+
+
+def page(title: str, body: str) -> str:
+    """A whole page: its title, which is text, and below that HTML."""
+    return (
+        f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{html.escape(title)}</title>'
+        f'<meta name="viewport" content="width=device-width, initial-scale=1"><style>{STYLE}</style></head><body>'
+        f"<h1>{html.escape(title)}</h1>{body}</body></html>\n"
+    )
 
 
 def write_paths(path: Path, episodes: dict[str, Episodes], ground: TerrainPool) -> None:
@@ -118,12 +124,24 @@ def write_paths(path: Path, episodes: dict[str, Episodes], ground: TerrainPool) 
 
 
 def _video(caption: str, content: bytes) -> str:
-    data = base64.b64encode(content).decode()
-    if content[:3] == b"GIF":
-        shown = f'<img alt="{html.escape(caption)}" src="data:image/gif;base64,{data}">'
+    kind = "image/gif" if content[:3] == b"GIF" else "video/mp4"
+    return film_figure(caption, f"data:{kind};base64,{base64.b64encode(content).decode()}", kind)
+
+
+def film_figure(caption: str, source: str, kind: str) -> str:
+    """A film on a page.
+
+    Args:
+        caption: below it, text.
+        source: its address.
+        kind: "video/mp4" or "image/gif".
+    """
+    caption, source = html.escape(caption), html.escape(source)
+    if kind == "image/gif":
+        shown = f'<img alt="{caption}" src="{source}">'
     else:
-        shown = f'<video controls muted loop src="data:video/mp4;base64,{data}"></video>'
-    return f"<figure>{shown}<figcaption>{html.escape(caption)}</figcaption></figure>"
+        shown = f'<video controls muted loop src="{source}"></video>'
+    return f"<figure>{shown}<figcaption>{caption}</figcaption></figure>"
 
 
 def _figure(columns: int, height: float = 3.4) -> tuple[Any, Any]:

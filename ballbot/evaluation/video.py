@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import math
 from collections.abc import Callable, Iterator
 from itertools import islice, repeat
@@ -140,6 +141,30 @@ def replay(sims: Physics, poses: NDArray[np.float64], terrain_id: int, robot_id:
             yield with_insets(picture, what_is_seen(cameras, sims, qpos, terrain_id))
     finally:
         renderer.close()
+
+
+def write_replay(path: Path, sims: Physics, poses: NDArray[np.float64], seconds: float, **whose: int) -> Path:
+    """Film an episode that was recorded: as .mp4, or as .gif, with every other pose, where nothing writes .mp4.
+
+    Args:
+        path: of the film, without an ending.
+        sims: the world it was recorded in, which stays as it is.
+        poses: (frames, nq) MuJoCo's qpos.
+        seconds: from one pose to the next.
+        **whose: terrain_id and robot_id, as of ``replay``.
+
+    Returns:
+        the path, with its ending.
+
+    Raises:
+        RuntimeError, ImportError, OSError: no OpenGL, nothing to write films with, or no room for them.
+    """
+    every, ending = 1, ".mp4"
+    if importlib.util.find_spec("imageio_ffmpeg") is None:
+        every, ending = 2, ".gif"  # which is large
+    path = path.with_name(path.name + ending)
+    write_video(path, replay(sims, poses[::every], **whose), 1 / (every * seconds))
+    return path
 
 
 def _eyes(sims: Physics) -> DepthCamera | None:

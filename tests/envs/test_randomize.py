@@ -18,7 +18,7 @@ from mujoco.batch import Batch
 
 from ballbot import presets
 from ballbot.controllers import make_controller
-from ballbot.envs import ROBOTS, RobotConfig, WorldConfig
+from ballbot.envs import ROBOTS, BallbotEnv, RobotConfig, WorldConfig
 from ballbot.envs.randomize import AXES, RANDOMIZED, SLOPES, TOLD, Axis, Parts, Randomizer
 from ballbot.errors import SettingsError
 from ballbot.lqr import LQRController
@@ -191,6 +191,88 @@ def test_a_saved_state_goes_on_bit_for_bit(family):
     state["simulations"]["randomized"] = state["simulations"]["randomized"][:2]
     with pytest.raises(ValueError, match="randomized"):
         other.set_state(state)
+
+
+def test_robots_get_the_values_that_are_given_and_the_others_are_drawn_as_ever():
+    given = {"com_x": np.array([-0.05, 0.0, 0.011, 0.03]), "ground_friction": np.full(4, 0.6)}  # beyond "strong"
+    env, drawn = small(4, randomize="strong"), small(4, randomize="strong")
+    obs, info = env.reset(seed=3, options={"randomized": given})
+    assert np.array_equal(obs, drawn.reset(seed=3)[0])
+    told, by_chance = info["randomized"], drawn.simulations.randomizer.by_name
+    for name, values in by_chance.items():
+        assert np.array_equal(told[name], given.get(name, values)), name
+    for e in (env, drawn):
+        e.reset()
+    assert np.array_equal(env.simulations.randomizer.values, drawn.simulations.randomizer.values)
+
+
+def test_robots_with_given_values_move_as_those_of_a_world_in_which_all_have_them():
+    given = {"com_x": 0.011, "ground_friction": 0.6, "push_x": 0.3, "push_every": 0.2}
+    env = small(
+        2, ranges={"com_x": (-0.02, 0.02), "ground_friction": (0.4, 1.2), "push_x": (0, 1), "push_every": (1, 2)}
+    )
+    alike = small(2, ranges={name: (value, value) for name, value in given.items()})
+    env.reset(seed=3, options={"randomized": given})
+    alike.reset(seed=3)
+    assert np.array_equal(drive(env, actions(150, 2)), drive(alike, actions(150, 2)))
+
+
+def test_only_robots_that_are_reset_get_what_is_given_and_until_their_episodes_end():
+    env = small(3, ranges={"payload": (0.0, 0.1)}, max_episode_steps=3)
+    env.reset(seed=0)
+    before = env.simulations.randomizer.values[0].copy()
+    mask = np.array([False, True, False])
+    _, info = env.reset(options={"reset_mask": mask, "randomized": {"payload": [1.0, 2.0, 3.0]}})
+    assert info["randomized"]["payload"].tolist() == [before[0], 2.0, before[2]]
+    for _ in range(3):
+        _, _, _, _, info = env.step(np.zeros((3, 3), np.float32))
+    assert (info["randomized"]["payload"] <= 0.1).all()
+
+
+def test_given_values_of_a_single_robot():
+    env = BallbotEnv(terrain="flat", ranges={"payload": (0.0, 0.1)})
+    assert env.reset(seed=0, options={"randomized": {"payload": 2}})[1]["randomized"] == {"payload": 2.0}
+
+
+def test_a_state_with_given_values_goes_on_bit_for_bit():
+    env, other = (small(4, randomize="strong", max_episode_steps=30) for _ in range(2))
+    env.reset(seed=1, options={"randomized": {"body_mass": [0.5, 1, 2, 3], "com_y": 0.04}})
+    drive(env, actions(10, 4))
+    state = env.get_state()
+    asked = actions(60, 4, seed=1)
+    first = drive(env, asked)
+    other.set_state(state)
+    assert other.simulations.randomizer.by_name["com_y"].tolist() == [0.04] * 4
+    assert np.array_equal(first, drive(other, asked))
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"bodymass": 1}, "randomized has no axis 'bodymass': did you mean 'body_mass'"),
+        ({"payload": 1}, r"randomized\['payload'\] was given, and in this world it is always 0: give it a range"),
+        ({"body_mass": 0}, r"randomized\['body_mass'\] must lie from 0.1 to 10, got 0"),
+        ({"body_mass": [1, 1, np.nan, 1]}, r"randomized\['body_mass'\] must lie from 0.1 to 10, got nan"),
+        ({"body_mass": [1, 1]}, r"must be a number or \(4,\) numbers, got int64 \(2,\)"),
+        ({"body_mass": "1"}, r"must be a number or \(4,\) numbers"),
+        ({"body_mass": None}, r"must be a number or \(4,\) numbers"),
+        ({"body_mass": True}, r"must be a number or \(4,\) numbers"),
+        ([1.0], "must be values by name"),
+    ],
+)
+def test_impossible_values_are_refused_and_nothing_begins(given, message):
+    env = small(4, ranges={"body_mass": (0.8, 1.2)})
+    env.reset(seed=0)
+    state = env.get_state()
+    with pytest.raises(SettingsError, match=message):
+        env.reset(options={"randomized": given})
+    assert all(np.array_equal(state["simulations"][k], v) for k, v in env.get_state()["simulations"].items())
+    assert np.array_equal(state["chance_streams"], env.get_state()["chance_streams"])
+
+
+def test_values_are_refused_where_nothing_differs():
+    with pytest.raises(SettingsError, match="nothing differs from episode to episode: leave it out, or make the world"):
+        small(4).reset(seed=0, options={"randomized": {"body_mass": 1}})
 
 
 def test_a_robot_of_a_family_is_changed_from_what_it_is():

@@ -94,6 +94,24 @@ def test_terrains_are_taken_in_turn(num_envs):
     assert episodes.terrain_ids.tolist() == [0, 1, 2, 0, 1, 2, 0]
 
 
+@pytest.mark.parametrize("num_envs", [2, 4, 7])
+def test_episodes_may_begin_alike_and_differ_in_what_is_given(num_envs):
+    envs = make(num_envs, ranges={"com_x": (-0.001, 0.001), "body_mass": (0.9, 1.1)})
+    starts, centres = np.array([4, 0, 4, 4, 0]), np.array([0.0, 0.0, 0.09, 0.0, -0.09])
+    episodes = run_episodes(
+        envs, lambda obs, began: np.zeros((num_envs, 3)), 5, 10, 10, starts=starts, randomized={"com_x": centres}
+    )
+    assert episodes.seeds.tolist() == [14, 10, 14, 14, 10] and episodes.terrain_ids.tolist() == [0] * 5
+    assert np.array_equal(episodes.history[0]["qpos"], episodes.history[3]["qpos"])
+    first = [h["qpos"][0] for h in episodes.history]
+    assert np.array_equal(first[0], first[2]) and not np.array_equal(first[0], first[1])
+    lean = np.array([h["tilt_deg"][-1] for h in episodes.history])
+    assert lean[[2, 4]].min() > 2 * lean[[0, 1, 3]].max()
+    uneven = make(num_envs, terrain="perlin")
+    found = run_episodes(uneven, lambda obs, began: np.zeros((num_envs, 3)), 5, 10, starts=starts)
+    assert found.terrain_ids.tolist() == [1, 0, 1, 1, 0]
+
+
 def test_a_policy_is_worth_what_training_says(tmp_path):
     path = save_policy(tmp_path / "p.pt")
     policy = load_policy(path)

@@ -225,7 +225,7 @@ class Settings:
         if self.prior_speed is None:
             return None
         robot = self.world.robot_config
-        tuned = robot.is_reference and not self.world.sensing  # these gains bear neither noise nor delays
+        tuned = robot.is_reference and not self.world.faults[0]  # these gains bear neither noise nor delays
         if tuned and not self.estimates and layout.leading is None:
             return feedback_prior(layout, self.prior_speed)
         mechanics = mechanics_of(robot)

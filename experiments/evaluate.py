@@ -367,7 +367,8 @@ def main(argv: list[str] | None = None) -> int:
         finally:  # neither a full disk nor a closed pipe takes both
             print(table(summaries))
         first = next(iter(entries.values())).config
-        for what, values in (("sensors", first.sensing), ("randomized", first.ranges)):
+        motion, of_cameras = first.faults
+        for what, values in (("sensors", motion | of_cameras), ("randomized", first.ranges)):
             if values:
                 print(f"{what}: {', '.join(f'{name} {said(value)}' for name, value in values.items())}")
         print(

@@ -4,8 +4,9 @@
     python experiments/robustness.py runs/mine lqr --out mine.png --json mine.json
     python experiments/robustness.py lqr --axes push action_delay
 
-On each axis everything else is as it is meant.  The first value of each is that.  ``all`` is
-``--randomize strong --sensors cheap``.  Needs matplotlib for the picture (pip install matplotlib).
+On each axis everything else is as it is meant.  The first value of each is that.  Axes of cameras are for policies that
+see, others are passed over.  ``all`` is ``--randomize strong --sensors cheap``.  Needs matplotlib for the picture (pip
+install matplotlib).
 """
 
 from __future__ import annotations
@@ -42,11 +43,13 @@ class Axis:
         what: it is, with its unit.
         values: on the axis; the first is as it is meant, the last is the worst.
         options: of ``WorldConfig`` at a value.
+        of_cameras: it is nothing to robots without.
     """
 
     what: str
     values: tuple[float, ...]
     options: Callable[[float], Options]
+    of_cameras: bool = False
 
 
 def ranged(*names: str, sign: float = 1.0) -> Callable[[float], Options]:
@@ -95,6 +98,20 @@ AXES: dict[str, Axis] = {
         "counts of a wheel's turn, velocity estimated", (16384.0, 4096.0, 1024.0, 512.0, 256.0, 128.0),
         sensed(wheel_counts=int, velocity=lambda x: "estimated"),
     ),
+    "camera_noise": Axis(
+        "noise of depth at 1 m, m", (0.0, 0.01, 0.02, 0.05, 0.1, 0.2), sensed(camera_noise=itself), True
+    ),
+    "camera_holes": Axis("pixels that are lost", (0.0, 0.02, 0.05, 0.1, 0.2, 0.4), sensed(camera_holes=itself), True),
+    "camera_edges": Axis(
+        "pixels at edges that are lost", (0.0, 0.2, 0.4, 0.6, 0.8, 1.0), sensed(camera_edges=itself), True
+    ),
+    "camera_lost": Axis("images that are lost", (0.0, 0.1, 0.3, 0.5, 0.7, 0.9), sensed(camera_lost=itself), True),
+    "camera_delay": Axis(
+        "images are late, ms", (0.0, 25.0, 50.0, 100.0, 150.0, 200.0), sensed(camera_delay_ms=pair), True
+    ),
+    "camera_tilt": Axis(
+        "cameras are crooked, degrees", (0.0, 1.0, 2.0, 4.0, 6.0, 8.0), sensed(camera_tilt=itself), True
+    ),
 }  # fmt: skip
 """Name -> axis."""
 ALL: Options = {"randomize": "strong", "sensors": "cheap"}
@@ -107,7 +124,7 @@ class Args:
     policies: Positional[tuple[str, ...]]
     """Run folders, checkpoints, policies that come along, or classical controllers."""
     axes: tuple[str, ...] = ()
-    """Which axes; all of them, and all at once, if none is given."""
+    """Which axes; all that apply, and all at once, if none is given."""
     episodes: Annotated[int, Range(1, 10_000)] = 25
     """At each value."""
     horizon: Annotated[int, Range(100, 10**6)] = 4000
@@ -159,6 +176,8 @@ def measure(args: Args) -> dict[str, Any]:
         candidate, of = find_candidate(name, seed=args.seed), dict[str, Any](curves={}, areas={})
         for key in args.axes or AXES:
             axis = AXES[key]
+            if axis.of_cameras and candidate.options["observation"] == "proprioception":
+                continue
             curve = [{"value": value, **judged(candidate, axis.options(value), args)} for value in axis.values]
             of["curves"][key], of["areas"][key] = curve, area(curve)
             rates = " ".join(f"{100 * point['success']:4.0f}" for point in curve)
@@ -173,12 +192,18 @@ def measure(args: Args) -> dict[str, Any]:
     return found
 
 
+def measured(found: dict[str, Any]) -> list[str]:
+    """Axes that there are curves of."""
+    return [key for key in AXES if any(key in of["areas"] for of in found.values())]
+
+
 def table(found: dict[str, Any]) -> str:
-    """Areas under the curves, a line an axis."""
+    """Areas under the curves, a line an axis; "-" where it does not apply."""
     names = list(found)
     lines = [["axis", *names], ["---"] * (1 + len(names))]
-    for key in next(iter(found.values()))["areas"]:
-        lines.append([AXES[key].what.split(",")[0], *(f"{found[name]['areas'][key]:.2f}" for name in names)])
+    for key in measured(found):
+        areas = [of["areas"].get(key) for of in found.values()]
+        lines.append([AXES[key].what.split(",")[0], *("-" if area is None else f"{area:.2f}" for area in areas)])
     if all("all" in of for of in found.values()):
         lines.append(["all at once", *(f"{100 * found[name]['all']['success']:.0f} %" for name in names)])
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
@@ -191,7 +216,7 @@ def draw(found: dict[str, Any], path: Path) -> None:
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    keys = list(next(iter(found.values()))["areas"])
+    keys = measured(found)
     columns = min(4, len(keys) + 1)
     rows = -(-(len(keys) + 1) // columns)
     figure, axes = pyplot.subplots(
@@ -201,6 +226,8 @@ def draw(found: dict[str, Any], path: Path) -> None:
         axis.set_axis_off()
     for key, axis in zip(keys, axes.flat, strict=False):
         for number, (name, of) in enumerate(found.items()):
+            if key not in of["curves"]:
+                continue
             curve, at = of["curves"][key], np.arange(len(AXES[key].values))
             axis.plot(at, [p["success"] for p in curve], color=f"C{number}", marker="o", markersize=3, label=name)
             axis.fill_between(at, [p["low"] for p in curve], [p["high"] for p in curve], color=f"C{number}", alpha=0.15)
@@ -209,7 +236,7 @@ def draw(found: dict[str, Any], path: Path) -> None:
         axis.tick_params(labelsize=8)
     axes.flat[0].legend(fontsize=8)
     axes.flat[0].set_ylabel("success", fontsize=8)
-    areas = np.array([[of["areas"][key] for key in keys] for of in found.values()])
+    areas = np.array([[of["areas"].get(key, np.nan) for key in keys] for of in found.values()])
     last = axes.flat[len(keys)]
     last.imshow(areas, vmin=0, vmax=1, cmap="viridis", aspect="auto")
     last.set_yticks(range(len(found)), [str(name)[-20:] for name in found], fontsize=7)
@@ -238,6 +265,10 @@ def main(argv: list[str] | None = None) -> int:
     if args.quick:
         args.episodes, args.horizon = FEW, SHORT
     found = measure(args)
+    if not measured(found):
+        raise SettingsError(
+            f"--axes {' '.join(args.axes)} say how well cameras see, and {' and '.join(found)} has none: name others"
+        )
     print(f"\nArea under each curve of success, from 0 to 1, {args.episodes} episodes a value:\n\n{table(found)}")
     if args.json is not None:
         write_atomic(args.json, json.dumps({"episodes": args.episodes, "policies": found}, indent=1).encode())

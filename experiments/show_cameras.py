@@ -3,15 +3,17 @@
     python experiments/show_cameras.py --out cameras.png
     python experiments/show_cameras.py --tilt-deg 8 --encoder encoder.pt
     python experiments/show_cameras.py --terrain road --rig.number 3 --rig.tilt-deg 30
+    python experiments/show_cameras.py --sensors cheap --sensors.camera-holes 0.1
 
-The robot from outside, both depth images as the environment casts them, MuJoCo's own beside them, the difference, and
-what an encoder's numbers still know of them.  Needs OpenGL and matplotlib (pip install matplotlib).
+The robot from outside, both depth images as the environment casts them, MuJoCo's own beside them, the difference, what
+cameras with faults make of them, and what an encoder's numbers still know of that.  Needs OpenGL and matplotlib (pip
+install matplotlib).
 """
 
 from __future__ import annotations
 
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -22,7 +24,7 @@ from numpy.typing import NDArray
 
 from ballbot.cli import check_output, program
 from ballbot.encoders import encoder_file, load_encoder
-from ballbot.envs import BallbotVectorEnv
+from ballbot.envs import BallbotVectorEnv, WorldConfig
 from ballbot.envs.model import build_model
 from ballbot.envs.rendering import choose_opengl
 from ballbot.envs.rig import camera_names
@@ -48,6 +50,8 @@ class Args:
     terrain: str = "perlin"
     """Kind of the ground, with its difficulty after a colon, "stairs:0.4", or a height map.  The kind's own options are
     --ground.height and so on: --terrain stairs --help lists them."""
+    sensors: str | None = None
+    """What is wrong with the images: "cheap", and single values, --sensors.camera-noise 0.01 and so on."""
     terrain_split: str = "eval"
     """Terrains to choose from: "train" or "eval"."""
     size: int = 64
@@ -68,6 +72,18 @@ def mujocos_depth(model: mujoco.MjModel, data: mujoco.MjData, size: int) -> NDAr
     return np.clip(np.stack(images), 0.0, 1.0)
 
 
+def seen(world: WorldConfig, args: Args) -> tuple[BallbotVectorEnv, NDArray[np.float32]]:
+    """One robot in a world, tilted, and the (cameras, size, size) depth images that it gets."""
+    envs = BallbotVectorEnv(1, config=world, num_threads=1, render_mode="rgb_array")
+    envs.reset(seed=args.seed)
+    sims, rng = envs.simulations, np.random.default_rng(args.seed)
+    terrain = int(sims.terrain_ids[0])
+    sims.place(0, terrain, yaw=rng.uniform(0, 6.28), tilt=np.radians(args.tilt_deg), tilt_axis=rng.uniform(0, 6.28))
+    assert envs.cameras is not None
+    envs.cameras.take(np.array([0]), sims.robot_state())
+    return envs, envs.cameras.latest[0]
+
+
 def show(args: Args) -> str:
     """Write the picture; returns a line that says how well the images agree."""
     import matplotlib
@@ -75,28 +91,23 @@ def show(args: Args) -> str:
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
-    rig = rig_options(args)
+    rig, options = rig_options(args), kind_options(args)
+    sensors = {"sensors": args.sensors or "perfect", "sensing": options.pop("sensing")}
     encoder = load_encoder(args.encoder or encoder_file(rig)) if args.encoder or args.size == 64 else None
-    envs = BallbotVectorEnv(
-        1,
+    world = WorldConfig.of(
         observation="depth",
         terrain=args.terrain,
-        **kind_options(args),
+        **options,
         rig=rig,
         num_terrains=16,
         terrain_split=args.terrain_split,
         camera_resolution=(args.size, args.size),
-        num_threads=1,
-        render_mode="rgb_array",
     )
-    envs.reset(seed=args.seed)
-    sims, rng = envs.simulations, np.random.default_rng(args.seed)
-    terrain = int(sims.terrain_ids[0])
-    sims.place(0, terrain, yaw=rng.uniform(0, 6.28), tilt=np.radians(args.tilt_deg), tilt_axis=rng.uniform(0, 6.28))
-    relief = sims.ground.relief
-    assert envs.cameras is not None
-    envs.cameras.take(np.array([0]), sims.robot_state())
-    cast = envs.cameras.latest[0]
+    envs, cast = seen(world, args)
+    sensed = replace(world, **sensors)
+    delivered = seen(sensed, args)[1] if sensed.faults[1] else None
+    sims = envs.simulations
+    terrain, relief = int(sims.terrain_ids[0]), sims.ground.relief
     pictures = envs.render()
     assert pictures is not None
     picture = pictures[0][:, 80:560]  # the middle of 640 columns, a square
@@ -122,8 +133,13 @@ def show(args: Args) -> str:
 
     columns = ["depth, m", "MuJoCo's renderer, m", "difference, mm"]
     rows: list[list[NDArray[Any]]] = [[cast[i], drawn[i], 1e3 * gap[i]] for i in range(len(cast))]
+    if delivered is not None:
+        columns.append("with its faults, m")
+        for row, image in zip(rows, delivered, strict=True):
+            row.append(image)
     if encoder is not None:
-        decoded = encoder.decode(encoder(torch.from_numpy(cast)[:, None]))[:, 0].numpy()
+        told = cast if delivered is None else delivered
+        decoded = encoder.decode(encoder(torch.from_numpy(told)[:, None]))[:, 0].numpy()
         columns.append(f"from {encoder.architecture.embedding_size} numbers, m")
         for row, image in zip(rows, decoded, strict=True):
             row.append(image)

@@ -200,6 +200,10 @@ def test_a_picture_shows_both_renderers_and_what_an_encoder_keeps(folder):
         if done.returncode == 0:
             assert (folder / "seen.png").read_bytes()[:4] == b"\x89PNG"
             assert float(done.stdout.split("median difference ")[1].split()[0]) < 1e-4
+            cheap = run(folder, "show_cameras.py", "--sensors.camera-holes", 0.2, "--out", "cheap.png", env=variables)
+            lost = [float(out.split("loses: ")[1].split()[0]) for out in (done.stdout, cheap.stdout)]
+            assert cheap.returncode == 0 and lost[0] != lost[1]
+            assert (folder / "cheap.png").read_bytes() != (folder / "seen.png").read_bytes()
             break
     else:
         assert "error: " in done.stderr

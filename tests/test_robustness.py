@@ -38,15 +38,27 @@ def test_every_axis_is_a_world_and_its_first_value_is_as_it_is_meant():
     for axis in robustness.AXES.values():
         assert len(axis.values) > 3
         for value in axis.values:
-            WorldConfig(terrain="perlin", **axis.options(value))
+            WorldConfig(terrain="perlin", observation="encoded", **axis.options(value))
         meant = WorldConfig(terrain="perlin", **axis.options(axis.values[0]))
         assert all(low == high for low, high in meant.ranges.values())
         assert set(meant.sensing) <= {"velocity", "wheel_counts"} and not meant.ground
     WorldConfig(**robustness.ALL)
 
 
+def test_axes_of_cameras_are_for_those_who_see(tmp_path):
+    short = ("--episodes", 2, "--horizon", 100, "--num-threads", 1, "--axes", "camera_tilt", "lost", "--out", "all.png")
+    done = call("robustness.py", "default", "lqr", *short, "--json", "all.json", folder=tmp_path)
+    assert done.returncode == 0, done.stderr
+    found = json.loads((tmp_path / "all.json").read_text())["policies"]
+    assert list(found["default"]["curves"]) == ["camera_tilt", "lost"] and list(found["lqr"]["curves"]) == ["lost"]
+    returns = [point["return"] for point in found["default"]["curves"]["camera_tilt"]]
+    assert len(set(returns)) == len(returns), "it acts on what it sees"
+    assert f"| cameras are crooked | {found['default']['areas']['camera_tilt']:.2f} | - |" in done.stdout
+
+
 def test_what_cannot_be_judged_is_said(tmp_path):
     for options, message in (
+        (("lqr", "--axes", "camera_tilt"), "say how well cameras see, and lqr has none"),
         (("lqr", "--axes", "pushes"), "did you mean 'push'"),
         (("lqr", "--json", "x.txt"), "--json"),
         (("nobody",), "nobody"),

@@ -192,14 +192,17 @@ def export_policy(policy: Policy, out: str | Path, encoder: FrozenEncoder | None
     if encoder is not None:
         a, depths, interval = encoder.architecture, [0.0, encoder.max_depth], world.camera_interval
         path = out.with_suffix(f".camera{out.suffix}")
+        sensors = Sensors(**world.sensing)
+        late = sensors.camera_delay_ms[1] / 1000
+        stale_after = max(STALE_AFTER, 3 * interval * PERIOD) + late
         camera = {
             "graph": path.name,
             "encoder": encoder.content_hash,
             "shape": [len(layout.images), a.height, a.width],
             "max_depth": encoder.max_depth,
             "period": interval * PERIOD,
-            "longest_age": (interval - 1) * PERIOD,
-            "stale_after": max(STALE_AFTER, 3 * interval * PERIOD),
+            "longest_age": stale_after if sensors.camera_lost else (interval - 1) * PERIOD + late,
+            "stale_after": stale_after,
         }
         contract = {
             "kind": "camera",

@@ -232,13 +232,17 @@ class Controller:
         action, *after = self.control.run(None, feed)
         return action, after[0] if after else None
 
-    def see(self, depth: Floats) -> None:
+    def see(self, depth: Floats, age: float = 0.0) -> None:
         """Take new images, (cameras, height, width) depth along the optical axis in m.
 
         What is too far, or NaN (no echo), counts as the largest depth.
 
+        Args:
+            depth: the images.
+            age: s since they were taken.
+
         Raises:
-            ValueError: another shape, or the policy does not see.
+            ValueError: another shape, no such age, or the policy does not see.
         """
         if self.camera is None:
             raise ValueError("this policy was trained without cameras: do not call see()")
@@ -246,9 +250,11 @@ class Controller:
         images = np.asarray(depth, np.float32)
         if images.shape != tuple(camera["shape"]):
             raise ValueError(f"images have shape {images.shape}, this policy takes {tuple(camera['shape'])}")
+        if not 0 <= age < np.inf:
+            raise ValueError(f"age={age!r} must be the s since the images were taken, 0 or more")
         images = np.clip(np.nan_to_num(images, nan=camera["max_depth"]), 0.0, camera["max_depth"])
         self._embeddings = self.camera.run(None, {"depth": images[:, None]})[0].reshape(-1)
-        self._age = 0.0
+        self._age = float(age)
 
     def act(self, sensors: Sensors) -> NDArray[np.float64]:
         """Torques, (wheels,) N m, for the next 2 ms; zeros when it is not safe to drive, see ``status``."""

@@ -6,6 +6,8 @@ is due are cast, and each image is encoded once, when it is taken.
 
 The cameras' clock of a simulation starts when it is seeded and runs on through the ends of episodes, so that
 simulations stay in step: casting all images at once is faster than a few at every step.
+
+What is wrong with them, and how late they are, stands in ``ballbot.envs.camera_faults``.
 """
 
 from __future__ import annotations
@@ -20,10 +22,12 @@ import torch
 from numpy.typing import NDArray
 
 from ballbot.cpus import usable_cpus
+from ballbot.envs.camera_faults import CameraFaults
 from ballbot.envs.checks import check_count, check_state_array
 from ballbot.envs.depth_camera import DepthCamera
 from ballbot.envs.model import view_digest
 from ballbot.envs.physics import Physics
+from ballbot.envs.sensors import Sensors
 from ballbot.envs.step import RobotState
 
 Encoder = Callable[[torch.Tensor], torch.Tensor]
@@ -47,6 +51,7 @@ class Cameras:
         resolution: (height, width) in pixels instead of the MJCF's.
         num_threads: threads that cast and encode; 0 takes every CPU this process may use.
         device: where that happens, "cpu" or "cuda".
+        sensors: what is wrong with images; None: nothing.
 
     Raises:
         ValueError, TypeError: an impossible option, or an encoder that does not return what ``Encoder`` says.
@@ -62,6 +67,7 @@ class Cameras:
         resolution: tuple[int, int] | None,
         num_threads: int,
         device: str,
+        sensors: Sensors | None = None,
     ) -> None:
         self._sims, self._encoder = simulations, encoder
         self.interval = check_count("camera_interval", interval, 1, 10**6)
@@ -73,12 +79,17 @@ class Cameras:
             resolution=resolution,
             device=device,
             tops=simulations.ground.tops,
+            most_turned=0.0 if sensors is None else 3**0.5 * float(np.radians(sensors.camera_tilt)),
         )
         self.shape: tuple[int, ...] = self._camera.shape
         """Of what is kept of one robot's images: (cameras, height, width), or (numbers,)."""
         if encoder is not None:
             self.shape = (self._camera.num_cameras * self._encoded_size(encoder),)
         n = simulations.num
+        self._faults: CameraFaults | None = None
+        if sensors is not None:
+            dt = float(simulations.model.opt.timestep)
+            self._faults = CameraFaults(sensors, n, self._camera, self.shape, interval, dt)
         self.latest = np.zeros((n, *self.shape), np.float32)
         """(num_envs, *shape) what is kept of each robot's latest images."""
         self.countdown = np.zeros(n, np.int64)
@@ -103,8 +114,20 @@ class Cameras:
         self.countdown[due] = self.interval
         if sound is not None:
             due &= sound
-        if due.any():
-            self.take(np.flatnonzero(due), robots)
+        ids = np.flatnonzero(due)
+        if self._faults is None:
+            if len(ids):
+                self.take(ids, robots)
+            return
+        ids = self._faults.sent(ids)
+        come, images = self._faults.pass_on(ids, self._look(ids, robots) if len(ids) else self.latest[ids])
+        self.latest[come], self._age[come] = images, self._faults.delays[come]
+
+    def begin(self, ids: NDArray[Any], robots: RobotState, streams: list[np.random.Generator]) -> None:
+        """Robots ``ids`` begin an episode, with fresh images; what is wrong with these follows from their streams."""
+        if self._faults is not None:
+            self._faults.begin(ids, streams)
+        self.take(ids, robots)
 
     def start_clock(self, i: int, draw: Callable[[int, int], Any]) -> None:
         """Let i's next image come after ``interval`` steps; with ``stagger``, after draw(1, interval + 1)."""
@@ -124,28 +147,41 @@ class Cameras:
 
     def get_state(self) -> dict[str, Any]:
         """Copies of everything that changes."""
-        return {"latest": self.latest.copy(), "age": self._age.copy(), "countdown": self.countdown.copy()}
+        faults = {} if self._faults is None else {"faults": self._faults.get_state()}
+        return {"latest": self.latest.copy(), "age": self._age.copy(), "countdown": self.countdown.copy(), **faults}
 
-    def check_state(self, state: Any) -> dict[str, NDArray[Any]]:
-        """The arrays of ``get_state``; ValueError if one is damaged."""
-        return {
+    def check_state(self, state: Any) -> dict[str, Any]:
+        """What ``get_state`` returned; ValueError if an array is damaged."""
+        found: dict[str, Any] = {
             "latest": check_state_array(state, "latest", self.latest),
             "age": check_state_array(state, "age", self._age, 0, 2**53),
             "countdown": check_state_array(state, "countdown", self.countdown, 0, self.interval),
         }
+        return found if self._faults is None else found | {"faults": self._faults.check_state(state.get("faults"))}
 
-    def set_state(self, state: dict[str, NDArray[Any]]) -> None:
+    def set_state(self, state: dict[str, Any]) -> None:
         """Restore what ``check_state`` returned."""
         self.latest[:], self._age[:], self.countdown[:] = state["latest"], state["age"], state["countdown"]
+        if self._faults is not None:
+            self._faults.set_state(state["faults"])
 
     def take(self, ids: NDArray[Any], robots: RobotState) -> None:
         """Take images of these simulations now; their clocks run on."""
-        shares, threads = self._shares(ids), torch.get_num_threads()
+        self.latest[ids] = self._look(ids, robots)
+        self._age[ids] = 0
+
+    def _look(self, ids: NDArray[Any], robots: RobotState) -> NDArray[np.float32]:
+        """(k, *shape) what is kept of these simulations' images, taken now."""
+        shares, threads = self._shares(np.arange(len(ids))), torch.get_num_threads()
+        pieces = None if self._faults is None else self._faults.pieces(ids)
         kept: list[torch.Tensor | None] = [None] * len(shares)
         together = self._encoder is not None and not getattr(self._encoder, "thread_safe", False)
 
         def see(number: int) -> None:
-            images = self._see(shares[number], robots)
+            rows = shares[number]
+            images = self._see(ids[rows], robots)
+            if self._faults is not None and pieces is not None:
+                images = self._faults.spoil(images, pieces[rows])
             kept[number] = images if together else self._encode(images)
 
         if self._camera.device.type == "cpu":
@@ -157,8 +193,8 @@ class Cameras:
         finally:
             torch.set_num_threads(threads)  # whoever learns may want another number
         whole = torch.cat([part for part in kept if part is not None])
-        self.latest[ids] = (self._encode(whole) if together else whole).cpu().numpy()
-        self._age[ids] = 0
+        found: NDArray[np.float32] = (self._encode(whole) if together else whole).cpu().numpy()
+        return found
 
     def _shares(self, ids: NDArray[Any]) -> list[NDArray[Any]]:
         """The simulations that each thread takes images of; a GPU serves one."""
@@ -168,13 +204,14 @@ class Cameras:
         return np.split(ids, bounds * ROBOTS_PER_THREAD)
 
     def _see(self, ids: NDArray[Any], robots: RobotState) -> torch.Tensor:
-        """(k, cameras, height, width) images of these simulations."""
+        """(k, cameras, height, width) true images of these simulations, by cameras that look as theirs do."""
         ball = self._sims.addresses.ball_qpos
         return self._camera.render(
             robots.position.T[ids],
             robots.rotation.transpose(2, 0, 1)[ids],
             self._sims.qpos[ids, ball : ball + 3],
             self._sims.terrain_ids[ids],
+            None if self._faults is None else self._faults.turned(ids),
         )
 
     def _encode(self, images: torch.Tensor) -> torch.Tensor:

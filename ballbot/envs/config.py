@@ -21,7 +21,7 @@ from ballbot.envs.rewards import REWARDS, check_endings, check_weights, needed, 
 from ballbot.envs.rig import rig_of
 from ballbot.envs.robot import RobotConfig
 from ballbot.envs.robots import ROBOTS, Robot, changes_of, robot_of
-from ballbot.envs.sensors import check_sensing
+from ballbot.envs.sensors import DELAYS, check_sensing, parted
 from ballbot.envs.terrain import MAX_TERRAIN_LENGTH, TERRAIN_LENGTH, TERRAINS, parse_terrain
 from ballbot.envs.terrain.spec import build_terrain
 from ballbot.errors import SettingsError
@@ -216,15 +216,16 @@ class WorldConfig:
         self._keep("randomize", WorldConfig.randomize)  # all that the name says is here then
         self._keep("sensing", check_sensing(self.sensors, self.sensing))
         self._keep("sensors", WorldConfig.sensors)  # likewise
-        for name in ("delay_ms", "action_delay_ms"):
-            latest, whole = self.sensing.get(name, (0.0, 0.0))[1], STEP_MS * self.max_episode_steps
+        motion, of_cameras = self.faults
+        for name in DELAYS:
+            latest, whole = {**motion, **of_cameras}.get(name, (0.0, 0.0))[1], STEP_MS * self.max_episode_steps
             if latest >= whole:
                 raise SettingsError(
                     f"sensors: {name} reaches {latest:g} ms, and episodes last {whole} ms: use less, or a larger "
                     "max_episode_steps"
                 )
         rig = rig_of(self.rig)
-        if rig is None and (self.vary or not robot.cameras) and self.observation in ("encoded", "depth"):
+        if rig is None and (self.vary or not robot.cameras) and self.sees:
             rig = robot.eyes
         self._keep("rig", {} if rig is None else asdict(rig))  # all of it: one at its defaults is not none
         self._check_history()
@@ -306,7 +307,7 @@ class WorldConfig:
                 )
             if self.privileged_fields.count(name) > 1:
                 raise SettingsError(f"privileged_fields names {name!r} twice: leave one out")
-        if not self.sensing:  # what the policy observes is true then
+        if not self.faults[0]:  # what the policy observes is true then
             self._keep("privileged_fields", tuple(name for name in self.privileged_fields if name not in layout.names))
 
     def _check_terms(self) -> None:
@@ -360,6 +361,17 @@ class WorldConfig:
         return drawn(robot, self.vary, self.num_robots, self.terrain_split, self.terrain_seed)
 
     @property
+    def sees(self) -> bool:
+        """Whether robots have images."""
+        return self.observation in ("encoded", "depth")
+
+    @property
+    def faults(self) -> tuple[dict[str, Any], dict[str, Any]]:
+        """What is not perfect of sensors and motors, and of cameras, by name; nothing of cameras without images."""
+        motion, of_cameras = parted(self.sensing)
+        return motion, of_cameras if self.sees else {}
+
+    @property
     def num_cameras(self) -> int:
         """Of each robot."""
         return int(self.rig.get("number", self.robot_config.cameras))
@@ -398,6 +410,9 @@ class WorldConfig:
                 continue
             if isinstance(value, Mapping):
                 differing = dict(value)
+                if f.name == "sensing":
+                    motion, of_cameras = self.faults
+                    differing = motion | of_cameras
                 if f.name == "rewards":
                     default = needed(COMMANDS[self.command].rewards)
                     differing = {k: value.get(k, 0.0) for k in {**value, **default}}

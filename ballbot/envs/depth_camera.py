@@ -24,6 +24,7 @@ from ballbot.envs.checks import check_count, check_number
 from ballbot.envs.height_rays import HeightFields
 from ballbot.envs.model import at_rest
 from ballbot.envs.rig import is_inside
+from ballbot.envs.step import rotation_matrix
 
 Tensor = torch.Tensor
 Array = NDArray[np.float64]
@@ -32,6 +33,8 @@ MAX_RESOLUTION = 4096
 """Pixels along a side: more is a slipped digit."""
 CHUNK_RAYS = 262_144
 """Rays cast together, 32 robots at 64 x 64: best of 65,536 to 524,288 on two cores."""
+MOST_AROUND = 512
+"""Directions along a side in which the robot itself is looked for beforehand: 0.3 s a camera."""
 DRAWN_GROUPS = 3
 """Geom groups 0 to 2 are what MuJoCo draws by default."""
 
@@ -47,6 +50,7 @@ class DepthCamera:
         device: where the images are cast and returned, "cpu" or "cuda".
         prefix: beginning of the cameras' names.
         tops: (num_terrains,) m, what a height of 1 stands for; None: as in the model's first field.
+        most_turned: rad, most by which cameras of single robots may be turned; see ``turned``.
 
     Raises:
         ValueError, TypeError: no such camera, or an impossible resolution or depth.
@@ -62,6 +66,7 @@ class DepthCamera:
         device: str | torch.device = "cpu",
         prefix: str = "cam_",
         tops: Array | None = None,
+        most_turned: float = 0.0,
     ) -> None:
         names = [model.camera(i).name for i in range(model.ncam)]
         cameras = [i for i, name in enumerate(names) if name.startswith(prefix)]
@@ -97,6 +102,14 @@ class DepthCamera:
         self.robot_depth = self._tensor(own).clamp(max=self.max_depth)
         """(cameras, height * width) depth of the robot itself, m; ``max_depth`` where it is not in view."""
         self._seen = [self._pixels, self._squared, self.robot_depth]  # repeated for as many robots as are cast together
+        self._lengths = self._squared.sqrt()  # (cameras, rays) of the directions
+        self._widest = float(np.tan((most_turned + np.arccos(1 / float(self._lengths.max()))) / 2))
+        around = []
+        side = min(4 * max(self.height, self.width), MOST_AROUND)
+        for camera in cameras if most_turned else ():
+            rays = directions_around(side, self._widest) @ data.cam_xmat[camera].reshape(3, 3).T
+            around.append(robot_depth(model, data, data.cam_xpos[camera], rays).reshape(side, side))
+        self._around = self._tensor(around)  # (cameras, side, side) m from the eye to the robot itself
         self._ball_radius = float(model.geom("ball").size[0])
 
         self._fields: HeightFields | None = None
@@ -115,7 +128,37 @@ class DepthCamera:
         """(cameras, height, width) of the images of one robot."""
         return self.num_cameras, self.height, self.width
 
-    def render(self, base_position: Array, base_rotation: Array, ball_position: Array, terrain_ids: Any) -> Tensor:
+    def turned(self, turns: Array) -> tuple[Tensor, Tensor]:
+        """How cameras look that are turned a little about their own axes, and what they see of the robot itself.
+
+        The robot is looked up among rays that were cast beforehand, about a quarter of a pixel apart.
+
+        Args:
+            turns: (n, cameras, 3) rotation vectors along the cameras' axes, rad, no longer than ``most_turned``.
+
+        Returns:
+            (n, cameras, 3, 3) float64 axes from camera to base, and (n, cameras, height * width) depth in m.
+        """
+        quaternions = np.concatenate([np.ones((turns.size // 3, 1)), turns.reshape(-1, 3) / 2], axis=1)
+        quaternions /= np.linalg.norm(quaternions, axis=1, keepdims=True)
+        turn = self._tensor(rotation_matrix(quaternions.T).transpose(2, 0, 1), torch.float64).view(*turns.shape, 3)
+        depth = torch.empty((*turn.shape[:2], self.height * self.width), device=self.device)
+        last = self._around.shape[1] - 1
+        for seen, of_robot in zip(depth, turn.float(), strict=True):
+            x, y, z = (of_robot @ self._pixels).unbind(1)
+            scale = last / (2 * self._widest) / (self._lengths - z)
+            column, row = ((place * scale + last / 2).round_().clamp_(0, last).long() for place in (x, y))
+            seen[:] = self._around.flatten(1).gather(1, row * (last + 1) + column) / self._lengths
+        return self._axes @ turn, depth.clamp_(max=self.max_depth)
+
+    def render(
+        self,
+        base_position: Array,
+        base_rotation: Array,
+        ball_position: Array,
+        terrain_ids: Any,
+        turned: tuple[Tensor, Tensor] | None = None,
+    ) -> Tensor:
         """Images of n robots.
 
         Args:
@@ -123,6 +166,7 @@ class DepthCamera:
             base_rotation: (n, 3, 3) base to world.
             ball_position: (n, 3) m.
             terrain_ids: (n,) which height field each stands on; not read on a plane.
+            turned: what ``turned`` says of their cameras, if these are.
 
         Returns:
             (n, cameras, height, width) float32 depth in m, in [0, max_depth], on the cameras' device.  Rays that leave
@@ -136,20 +180,26 @@ class DepthCamera:
         with torch.no_grad():
             for start in range(0, n, size):
                 rows = slice(start, start + size)
-                images[rows] = self._cast(base[rows], rotation[rows], ball[rows], terrains[rows])
+                how = None if turned is None else (turned[0][rows], turned[1][rows])
+                images[rows] = self._cast(base[rows], rotation[rows], ball[rows], terrains[rows], how)
         return images
 
-    def _cast(self, base: Tensor, rotation: Tensor, ball: Tensor, terrains: Tensor) -> Tensor:
+    def _cast(
+        self, base: Tensor, rotation: Tensor, ball: Tensor, terrains: Tensor, turned: tuple[Tensor, Tensor] | None
+    ) -> Tensor:
         n, cameras = len(base), self.num_cameras
         # in float64 while lengths are those of the terrain, in float32 within an image
         eyes = (base[:, None] + (rotation[:, None] @ self._positions[..., None])[..., 0]).flatten(0, 1)
-        axes = (rotation[:, None] @ self._axes).flatten(0, 1)  # (n * cameras, 3, 3) camera to world
+        to_base = self._axes if turned is None else turned[0]
+        axes = (rotation[:, None] @ to_base).flatten(0, 1)  # (n * cameras, 3, 3) camera to world
         ball = ball.repeat_interleave(cameras, 0)
         seen = self._seen
         if n * cameras > len(seen[0]):
             seen = [x.repeat(n, *[1] * (x.ndim - 1)) for x in (self._pixels, self._squared, self.robot_depth)]
             self._seen = seen
         pixels, squared, near = (x[: n * cameras] for x in seen)
+        if turned is not None:
+            near = turned[1].flatten(0, 1)
 
         # The ball: in the camera's frame a ray's product with itself is known beforehand.
         centre = ((ball - eyes)[:, None] @ axes)[:, 0]
@@ -185,6 +235,18 @@ def pixel_directions(fovy_deg: float, height: int, width: int) -> Array:
     y = (1 - (2 * np.arange(height) + 1) / height) * half
     x = ((2 * np.arange(width) + 1) / width - 1) * half * width / height
     return np.stack(np.broadcast_arrays(x[None, :], y[:, None], -1.0), axis=-1).reshape(-1, 3)
+
+
+def directions_around(side: int, widest: float) -> Array:
+    """(side * side, 3) unit vectors around -z, whose stereographic projections are a square grid, row by row along y.
+
+    Args:
+        side: of the grid, points.
+        widest: tangent of half the angle from -z to the middles of the square's sides.
+    """
+    y, x = np.meshgrid(*[np.linspace(-widest, widest, side)] * 2, indexing="ij")
+    share = 2 / (1 + x**2 + y**2)
+    return np.stack([x * share, y * share, 1 - share], axis=-1).reshape(-1, 3)
 
 
 def robot_depth(model: mujoco.MjModel, data: mujoco.MjData, eye: Array, directions: Array) -> Array:

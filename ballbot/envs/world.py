@@ -97,10 +97,12 @@ class World:
         self.curriculum = Curriculum(self.ground.kinds, spec.low, spec.high) if config.curriculum else None
         self.senses: Senses | None = None
         """Between the robots and what they sense, where that is not perfect."""
-        if config.sensing:
-            known, maker = Sensors(**config.sensing), mechanics_of(config.robot_config)
+        motion, of_cameras = config.faults
+        if motion:
+            known, maker = Sensors(**motion), mechanics_of(config.robot_config)
             self.senses = Senses(known, num, self.step_seconds, maker, self.physics.robot_state())
-        self.cameras = self._make_cameras(encoder, num_threads, camera_device)
+        seeing = Sensors(**of_cameras) if of_cameras else None
+        self.cameras = self._make_cameras(encoder, num_threads, camera_device, seeing)
         images: tuple[int, ...] = ()
         if self.cameras is not None and config.observation == "encoded":
             images = (self.cameras.shape[0] // self.cameras.num,) * self.cameras.num
@@ -159,7 +161,7 @@ class World:
         for name, ends, limit in self._endings:
             flags_of(f"ending {name!r}", ends, self.num, step, limit)
 
-    def _make_cameras(self, encoder: Any, num_threads: int, device: str) -> Cameras | None:
+    def _make_cameras(self, encoder: Any, num_threads: int, device: str, sensors: Sensors | None) -> Cameras | None:
         if self.config.observation == "proprioception":
             return None
         if self.physics.family is not None and not self.physics.family.look_alike:
@@ -182,6 +184,7 @@ class World:
             resolution=self.config.camera_resolution,
             num_threads=num_threads,
             device=device,
+            sensors=sensors,
         )
 
     def check_command(self, values: Any, count: int) -> Array:
@@ -294,7 +297,7 @@ class World:
             self.history.begin(ids, self._sensed(step))
         self.obs[ids] = self._observe(step)[ids]
         if self.cameras is not None:
-            self.cameras.take(ids, self.robots)
+            self.cameras.begin(ids, self.robots, self.chances)
 
     def _nearest(self, terrain: int, difficulty: float) -> int:
         """The field of the same kind whose difficulty is nearest."""
@@ -419,7 +422,7 @@ class World:
     @property
     def takes_chances(self) -> bool:
         """Whether robots, ground or sensors differ from one episode to the next."""
-        return self.physics.randomizer is not None or self.senses is not None
+        return self.physics.randomizer is not None or any(self.config.faults)
 
     def _observe(self, step: Step) -> NDArray[np.float32]:
         """What ``obs`` holds, in this step."""

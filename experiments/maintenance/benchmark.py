@@ -13,7 +13,7 @@ env         BallbotVectorEnv.step against bare mujoco.batch.Batch.step: same mod
 scale       4096 environments against 64: throughput over the same steps of an episode, and memory of the process
 integrators Euler, implicitfast and RK4
 wheels      the reference's capsules, the same robot on rollers, and rollers of sixteen robots that differ
-imperfect   robots that differ from episode to episode, and sensors that are noisy and late
+imperfect   robots that differ from episode to episode, and sensors and cameras that are noisy and late
 contact_fix the compiled contact fix against the Python fallback
 threads     1, 2, 4, ... threads
 cameras     a depth image against MuJoCo's renderer, of 16 and of 64 robots; environments with and without cameras
@@ -56,6 +56,7 @@ from ballbot.encoders import Architecture, Autoencoder, FrozenEncoder
 from ballbot.envs import BallbotVectorEnv
 from ballbot.envs.model import build_model
 from ballbot.envs.rendering import choose_opengl
+from ballbot.envs.sensors import SENSORS, parted
 from ballbot.envs.terrain import make_terrain
 from ballbot.ppo.checkpoint import write_atomic
 from ballbot.settings import Range
@@ -375,7 +376,10 @@ def imperfect(args: Args) -> Iterator[Figure]:
     """What robots and sensors cost that differ from episode to episode, and are noisy and late."""
     differ, sense = {"randomize": "strong"}, {"sensors": "cheap"}
     worlds = {"as it is meant": {}, "randomized": differ, "cheap sensors": sense, "both": differ | sense}
-    return compare_envs("imperfect", args, worlds)
+    yield from compare_envs("imperfect", args, worlds)
+    seeing = {"observation": "encoded"}
+    faults = seeing | {"sensing": parted(SENSORS["cheap"])[1]}
+    yield from compare_envs("imperfect", args, {"two cameras": seeing, "two cheap cameras": faults})
 
 
 def threads(args: Args) -> Iterator[Figure]:

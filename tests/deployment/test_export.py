@@ -52,6 +52,8 @@ def exported(tmp_path_factory):
         ("velocity in the world", 19, {"command": "velocity", "frame": "world", "extra_fields": ["yaw_rate"]}),
         ("point", 17, {"command": "point"}),
         ("path", 19, {"command": "path", "motion.spacing": 0.05, "motion.radius": 0.06}),
+        ("seeing late", 17 + 41, seeing | {"sensing.camera_delay_ms": [20, 40], "sensing.camera_tilt": 1.0}),
+        ("losing images", 17 + 41, seeing | {"sensing.camera_lost": 0.1, "camera_interval": 16}),
         ("seeing point", 17 + 41, seeing | {"command": "point", "camera_interval": 16}),
         ("remembering", 17 + 18, {"history": [0, 1, 30]}),
         (
@@ -588,6 +590,25 @@ def test_the_age_of_images_ends_where_training_did(exported):
         controller.act(upright())
     np.testing.assert_allclose(ages, np.minimum(np.arange(20), 15) * 0.002, atol=1e-6)
     assert controller.contract["camera"]["period"] == pytest.approx(0.032)
+
+
+def test_images_that_come_late_are_as_old_as_they_were_in_training(exported):
+    controller = runtime.Controller(exported["seeing late"][2])
+    assert controller.contract["sensors"] == {"camera_delay_ms": [20.0, 40.0], "camera_tilt": 1.0}
+    image, ages = np.full((2, 64, 64), 0.3), []
+    for step in range(20):
+        if step in (0, 6):
+            controller.see(image, age=0.03)
+        ages.append(controller.observe(upright())[-1])
+        controller.act(upright())
+    np.testing.assert_allclose(ages, 0.03 + 0.002 * np.array([*range(6), *range(11), 10, 10, 10]), atol=0.0101)
+    np.testing.assert_allclose(ages[:12:6], 0.03, atol=1e-6)
+    assert max(ages) == pytest.approx(0.05) and controller.contract["camera"]["stale_after"] == pytest.approx(0.14)
+    often = runtime.Controller(exported["losing images"][2]).contract["camera"]
+    assert often["longest_age"] == often["stale_after"] == 0.1
+    for age in (-0.1, float("nan"), float("inf")):
+        with pytest.raises(ValueError, match="since the images were taken"):
+            controller.see(image, age)
 
 
 def test_images_are_needed_age_and_grow_stale(exported):

@@ -254,7 +254,7 @@ def test_rewards_endings_and_privileged_fields_know_the_truth():
 
 
 def test_a_name_is_spelled_out_and_belongs_to_the_task():
-    config = WorldConfig(sensors="cheap", sensing={"gyro_noise": 0.0, "lost": 0.5})
+    config = WorldConfig(sensors="cheap", sensing={"gyro_noise": 0.0, "lost": 0.5}, observation="encoded")
     assert config.sensors == "perfect" and "gyro_noise" not in config.sensing and config.sensing["lost"] == 0.5
     assert config.task().sensing == config.sensing
     assert WorldConfig.from_metadata(config.metadata()).sensing == config.sensing
@@ -275,6 +275,14 @@ def test_a_name_is_spelled_out_and_belongs_to_the_task():
         ({"velocity": "guessed"}, "velocity"),
         ({"wheel_counts": -2}, "wheel_counts must be a whole number from 0"),
         ({"wheel_counts": None}, "wheel_counts must be given"),
+        ({"camera_nose": 0.01}, "did you mean 'camera_noise'"),
+        ({"camera_noise": -0.01}, "camera_noise must be a number from 0 to 0.5"),
+        ({"camera_step": float("nan")}, "camera_step must be a finite number"),
+        ({"camera_lost": 1.0}, "camera_lost must be a number from 0 to 0.99"),
+        ({"camera_edges": True}, "camera_edges must be a number"),
+        ({"camera_delay_ms": (0, 300)}, "camera_delay_ms must be a number from 0 to 200"),
+        ({"camera_delay_ms": (30, 10)}, "camera_delay_ms = 30 10 must rise"),
+        ({"camera_tilt": 45.0}, "camera_tilt must be a number from 0 to 10"),
     ],
 )
 def test_impossible_sensors_are_refused(sensing, message):

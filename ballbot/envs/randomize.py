@@ -315,6 +315,7 @@ RANDOMIZED: dict[str, dict[str, tuple[float, float]]] = {
         "com_x": (-0.02, 0.02), "com_y": (-0.02, 0.02), "com_z": (-0.02, 0.02),
         "ground_friction": (0.4, 1.2), "wheel_friction": (0.6, 1.2), "contact_time": (0.6, 1.6),
         "motor_strength": (0.8, 1.2), "wheel_damping": (0.8, 1.2), "wheel_armature": (0.5, 1.5),
+        "push_x": (-1.1, 1.1), "push_y": (-1.1, 1.1), "push_every": (1.0, 4.0),
     },
 }  # fmt: skip
 """Name -> ranges.  Yours may be added."""

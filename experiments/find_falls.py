@@ -2,7 +2,7 @@
 
     python experiments/find_falls.py default                              # masses, friction, motors, and pushes
     python experiments/find_falls.py lqr --out falls --films 3            # a page, a picture, films of falls
-    python experiments/find_falls.py runs/mine --sensors cheap --push 0 --json falls.json
+    python experiments/find_falls.py runs/mine --sensors cheap --json falls.json
     python experiments/find_falls.py lqr --randomize none --randomize.com-x -0.03 0.03 --randomize.payload 0 2
 
 Distance says how far circumstances are from what is meant: of each number, 0 as it is meant and 1 at the end of its
@@ -60,8 +60,6 @@ class Args:
     randomize: str = "strong"
     """Ranges within which to search, masses, friction and motors: "none", "mild", "strong", or a .json file of ranges
     by name.  --randomize.com-x -0.02 0.02 and so on are ranges of single numbers; of equal ends, what holds always."""
-    push: Annotated[float, Range(0, 100)] = 1.0
-    """Largest push along x and along y, N s, every 2 s, where no range of push_x or push_y is given; 0: none."""
     sensors: str | None = None
     """How well robots sense, and how soon motors obey, "perfect" or "cheap" (default: as the policy was trained for).
     --sensors.delay-ms 0 20 and so on are single values."""
@@ -130,8 +128,7 @@ def check(args: Args) -> tuple[int, int]:
 def ranges(args: Args) -> dict[str, tuple[float, float]]:
     """Within which to search."""
     given = randomize_options(args)
-    pushes = dict.fromkeys(("push_x", "push_y"), (-args.push, args.push))
-    return check_ranges({**pushes, **ranges_of(given["randomize"]), **given["ranges"]})
+    return check_ranges({**ranges_of(given["randomize"]), **given["ranges"]})
 
 
 def make(args: Args, within: dict[str, tuple[float, float]]) -> tuple[BallbotVectorEnv, Actor]:

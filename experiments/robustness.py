@@ -23,7 +23,8 @@ import numpy as np
 from tyro.conf import Positional
 
 from ballbot.cli import check_options, check_output, program
-from ballbot.envs import BallbotVectorEnv, WorldConfig
+from ballbot.envs import ROBOTS, BallbotVectorEnv, WorldConfig
+from ballbot.envs.robots import robot_of
 from ballbot.errors import SettingsError
 from ballbot.evaluation import Candidate, find_candidate, run_episodes, summarize, wilson_interval
 from ballbot.options import PluginFiles, read_options
@@ -43,13 +44,13 @@ class Axis:
         what: it is, with its unit.
         values: on the axis; the first is as it is meant, the last is the worst.
         options: of ``WorldConfig`` at a value.
-        of_cameras: it is nothing to robots without.
+        concerns: whether it is anything to those who act in a world of these options.
     """
 
     what: str
-    values: tuple[float, ...]
-    options: Callable[[float], Options]
-    of_cameras: bool = False
+    values: tuple[Any, ...]
+    options: Callable[[Any], Options]
+    concerns: Callable[[Options], bool] = lambda told: True
 
 
 def ranged(*names: str, sign: float = 1.0) -> Callable[[float], Options]:
@@ -72,6 +73,16 @@ def itself(x: float) -> float:
     return x
 
 
+def sees(told: Options) -> bool:
+    """Whether they see."""
+    return told["observation"] != "proprioception"
+
+
+def on_capsules(told: Options) -> bool:
+    """Whether their wheels are those of the reference."""
+    return robot_of(told.get("robot", "reference"), told.get("build", {})) == ROBOTS["reference"]
+
+
 AXES: dict[str, Axis] = {
     "push": Axis("push every 2 s, N s", (0.0, 0.5, 1.0, 1.5, 2.0, 3.0), ranged("push_x")),
     "wind": Axis("wind, N", (0.0, 1.0, 2.0, 3.0, 4.0, 6.0), ranged("wind_x")),
@@ -86,6 +97,8 @@ AXES: dict[str, Axis] = {
     "centre": Axis("centre of mass beside the axis, m", (0.0, 0.005, 0.01, 0.02, 0.03, 0.05), ranged("com_x")),
     "weak_motors": Axis("strength of the motors, times", (1.0, 0.8, 0.6, 0.4, 0.3, 0.2), ranged("motor_strength")),
     "weak_wheel": Axis("strength of one motor, times", (1.0, 0.8, 0.6, 0.4, 0.2, 0.0), ranged("weak_wheel")),
+    "motor_lag": Axis("motors follow slowly, ms", (0.0, 5.0, 10.0, 20.0, 40.0, 80.0), ranged("motor_lag")),
+    "dead_zone": Axis("torque that is lost, of all", (0.0, 0.02, 0.05, 0.1, 0.2, 0.3), ranged("dead_zone")),
     "action_delay": Axis(
         "motors are late, ms", (0.0, 10.0, 20.0, 40.0, 80.0, 150.0), sensed(action_delay_ms=pair)
     ),
@@ -98,19 +111,26 @@ AXES: dict[str, Axis] = {
         "counts of a wheel's turn, velocity estimated", (16384.0, 4096.0, 1024.0, 512.0, 256.0, 128.0),
         sensed(wheel_counts=int, velocity=lambda x: "estimated"),
     ),
+    "wheels": Axis(
+        "wheels of capsules, or of two rows of so many rollers", ("capsules", "8", "6", "4"),
+        lambda x: {} if x == "capsules" else {"build": {"wheel_model": "rollers", "rollers": int(x)}}, on_capsules,
+    ),
+    "integrator": Axis(
+        "integrator", ("Euler", "implicitfast", "RK4"), lambda x: {"integrator": x},
+    ),
     "camera_noise": Axis(
-        "noise of depth at 1 m, m", (0.0, 0.01, 0.02, 0.05, 0.1, 0.2), sensed(camera_noise=itself), True
+        "noise of depth at 1 m, m", (0.0, 0.01, 0.02, 0.05, 0.1, 0.2), sensed(camera_noise=itself), sees
     ),
-    "camera_holes": Axis("pixels that are lost", (0.0, 0.02, 0.05, 0.1, 0.2, 0.4), sensed(camera_holes=itself), True),
+    "camera_holes": Axis("pixels that are lost", (0.0, 0.02, 0.05, 0.1, 0.2, 0.4), sensed(camera_holes=itself), sees),
     "camera_edges": Axis(
-        "pixels at edges that are lost", (0.0, 0.2, 0.4, 0.6, 0.8, 1.0), sensed(camera_edges=itself), True
+        "pixels at edges that are lost", (0.0, 0.2, 0.4, 0.6, 0.8, 1.0), sensed(camera_edges=itself), sees
     ),
-    "camera_lost": Axis("images that are lost", (0.0, 0.1, 0.3, 0.5, 0.7, 0.9), sensed(camera_lost=itself), True),
+    "camera_lost": Axis("images that are lost", (0.0, 0.1, 0.3, 0.5, 0.7, 0.9), sensed(camera_lost=itself), sees),
     "camera_delay": Axis(
-        "images are late, ms", (0.0, 25.0, 50.0, 100.0, 150.0, 200.0), sensed(camera_delay_ms=pair), True
+        "images are late, ms", (0.0, 25.0, 50.0, 100.0, 150.0, 200.0), sensed(camera_delay_ms=pair), sees
     ),
     "camera_tilt": Axis(
-        "cameras are crooked, degrees", (0.0, 1.0, 2.0, 4.0, 6.0, 8.0), sensed(camera_tilt=itself), True
+        "cameras are crooked, degrees", (0.0, 1.0, 2.0, 4.0, 6.0, 8.0), sensed(camera_tilt=itself), sees
     ),
 }  # fmt: skip
 """Name -> axis."""
@@ -164,6 +184,11 @@ def judged(candidate: Candidate, world: Options, args: Args) -> dict[str, float]
     return {"success": found["success_rate"], "low": low, "high": high, "return": found["return_mean"]}
 
 
+def named(value: float | str) -> str:
+    """A value of an axis, to be read."""
+    return value if isinstance(value, str) else f"{value:g}"
+
+
 def area(curve: list[dict[str, float]]) -> float:
     """Under a curve of success, from 0 to 1: values count as evenly far from each other."""
     return float(np.trapezoid([point["success"] for point in curve]) / (len(curve) - 1))
@@ -176,12 +201,12 @@ def measure(args: Args) -> dict[str, Any]:
         candidate, of = find_candidate(name, seed=args.seed), dict[str, Any](curves={}, areas={})
         for key in args.axes or AXES:
             axis = AXES[key]
-            if axis.of_cameras and candidate.options["observation"] == "proprioception":
+            if not axis.concerns(candidate.options):
                 continue
             curve = [{"value": value, **judged(candidate, axis.options(value), args)} for value in axis.values]
             of["curves"][key], of["areas"][key] = curve, area(curve)
             rates = " ".join(f"{100 * point['success']:4.0f}" for point in curve)
-            values = " ".join(f"{value:4g}" for value in axis.values)
+            values = " ".join(f"{named(value):>4}" for value in axis.values)
             print(f"{name}: {key} ({axis.what} {values}): {rates} %, area {of['areas'][key]:.2f}", flush=True)
         if not args.axes:
             of["all"] = judged(candidate, ALL, args)
@@ -231,7 +256,7 @@ def draw(found: dict[str, Any], path: Path) -> None:
             curve, at = of["curves"][key], np.arange(len(AXES[key].values))
             axis.plot(at, [p["success"] for p in curve], color=f"C{number}", marker="o", markersize=3, label=name)
             axis.fill_between(at, [p["low"] for p in curve], [p["high"] for p in curve], color=f"C{number}", alpha=0.15)
-        axis.set(xticks=at, xticklabels=[f"{value:g}" for value in AXES[key].values], ylim=(-0.03, 1.03))
+        axis.set(xticks=at, xticklabels=[named(value) for value in AXES[key].values], ylim=(-0.03, 1.03))
         axis.set_title(AXES[key].what, fontsize=9)
         axis.tick_params(labelsize=8)
     axes.flat[0].legend(fontsize=8)
@@ -267,7 +292,8 @@ def main(argv: list[str] | None = None) -> int:
     found = measure(args)
     if not measured(found):
         raise SettingsError(
-            f"--axes {' '.join(args.axes)} say how well cameras see, and {' and '.join(found)} has none: name others"
+            f"--axes {' '.join(args.axes)} concern cameras, or wheels of capsules, which {' and '.join(found)} has not:"
+            " name others"
         )
     print(f"\nArea under each curve of success, from 0 to 1, {args.episodes} episodes a value:\n\n{table(found)}")
     if args.json is not None:

@@ -14,7 +14,7 @@ from inprocess import call
 from ballbot.envs.randomize import RANDOMIZED, ranges_of
 from ballbot.evaluation import Candidate, find_candidate
 
-SHORT = ("--budget", 160, "--starts", 2, "--horizon", 120, "--num-threads", 1, "--push", 0, "--terrain", "flat")
+SHORT = ("--budget", 160, "--starts", 2, "--horizon", 120, "--num-threads", 1, "--terrain", "flat")
 WITHIN = (
     *("--randomize", "none", "--randomize.com-x", -0.02, 0.02),
     *("--randomize.body-mass", 0.8, 1.2, "--randomize.motor-strength", 0.8, 1.2),
@@ -85,23 +85,21 @@ def test_films_lie_beside_the_page_and_where_there_are_none_it_is_said(planted, 
     assert "Without films: none could be started" in page and "<video" not in page
 
 
-def test_who_does_not_fall_is_told_so_and_pushes_are_added_to_the_ranges(tmp_path):
+def test_who_does_not_fall_is_told_so_and_what_was_always_so(tmp_path):
     still = ("--randomize", "none", "--randomize.com-x", -0.0001, 0.0001, "--randomize.push-every", 0.3, 0.3)
     few = ("--budget", 36, "--starts", 2, "--horizon", 200, "--num-threads", 1, "--terrain", "flat")
-    done = call("find_falls.py", "lqr", *few, *still, "--push", 0.01, "--out", "x", "--json", "x.json", folder=tmp_path)
+    done = call("find_falls.py", "lqr", *few, *still, "--out", "x", "--json", "x.json", folder=tmp_path)
     assert done.returncode == 0, done.stderr
     assert "No circumstances were found" in done.stdout and "Always: push_every 0.3." in done.stdout
     told = json.loads((tmp_path / "x.json").read_text())
-    assert told["circumstances"] == [] and told["ranges"]["push_y"] == [-0.01, 0.01]
+    assert told["circumstances"] == [] and list(told["ranges"]) == ["com_x", "push_every"]
     assert "No circumstances were found" in (tmp_path / "x" / "index.html").read_text()
 
 
-def test_ranges_are_those_that_were_given_and_pushes_unless_they_are_given_too():
+def test_ranges_are_those_that_were_given():
     find_falls = importlib.import_module("find_falls")
-    assert find_falls.ranges(find_falls.Args("lqr")) == {
-        **RANDOMIZED["strong"], "push_x": (-1.0, 1.0), "push_y": (-1.0, 1.0)
-    }  # fmt: skip
-    assert find_falls.ranges(find_falls.Args("lqr", randomize="mild", push=0)) == RANDOMIZED["mild"]
+    assert find_falls.ranges(find_falls.Args("lqr")) == RANDOMIZED["strong"]
+    assert find_falls.ranges(find_falls.Args("lqr", randomize="mild")) == RANDOMIZED["mild"]
 
 
 @pytest.mark.parametrize(
@@ -110,7 +108,7 @@ def test_ranges_are_those_that_were_given_and_pushes_unless_they_are_given_too()
         (("nobody",), "nobody"),
         (("lqr", "--films", 1), "--films 1 needs a folder for them: add --out FOLDER"),
         (("lqr", "--budget", 20), "--budget 20 is too few episodes to search with --starts 8: use 144"),
-        (("lqr", "--randomize", "none", "--push", 0), "nothing can differ: give a range"),
+        (("lqr", "--randomize", "none"), "nothing can differ: give a range"),
         (("lqr", "--randomize", "strnog"), "did you mean 'strong'"),
         (("lqr", "--randomize.com-x", 0.5, 0.6), "randomize.com_x must lie from -0.1 to 0.1"),
         (("lqr", "--json", "x.txt"), "--json x.txt must end in .json"),

@@ -36,7 +36,7 @@ def test_curves_of_two_controllers_end_where_they_fall(tmp_path):
 def test_every_axis_is_a_world_and_its_first_value_is_as_it_is_meant():
     robustness = importlib.import_module("robustness")
     for axis in robustness.AXES.values():
-        assert len(axis.values) > 3
+        assert len(axis.values) >= 3
         for value in axis.values:
             WorldConfig(terrain="perlin", observation="encoded", **axis.options(value))
         meant = WorldConfig(terrain="perlin", **axis.options(axis.values[0]))
@@ -58,7 +58,7 @@ def test_axes_of_cameras_are_for_those_who_see(tmp_path):
 
 def test_what_cannot_be_judged_is_said(tmp_path):
     for options, message in (
-        (("lqr", "--axes", "camera_tilt"), "say how well cameras see, and lqr has none"),
+        (("lqr", "--axes", "camera_tilt"), "concern cameras, or wheels of capsules, which lqr has not"),
         (("lqr", "--axes", "pushes"), "did you mean 'push'"),
         (("lqr", "--json", "x.txt"), "--json"),
         (("nobody",), "nobody"),
@@ -66,3 +66,12 @@ def test_what_cannot_be_judged_is_said(tmp_path):
     ):
         done = call("robustness.py", *options, folder=tmp_path)
         assert done.returncode == 2 and message in done.stderr + done.stdout, (options, done.stderr)
+
+
+def test_wheels_are_exchanged_where_they_are_the_reference_s():
+    robustness = importlib.import_module("robustness")
+    wheels = robustness.AXES["wheels"]
+    assert wheels.concerns({"observation": "proprioception"})
+    assert not wheels.concerns({"observation": "proprioception", "robot": "mini"})
+    made = [WorldConfig(**wheels.options(value)).robot_config for value in wheels.values]
+    assert [(m.wheel_model, m.rollers) for m in made] == [("capsule", 6), *(("rollers", n) for n in (8, 6, 4))]

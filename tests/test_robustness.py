@@ -10,7 +10,8 @@ from itertools import pairwise
 import pytest
 from inprocess import call
 
-from ballbot.envs import WorldConfig
+from ballbot.envs import RobotConfig, WorldConfig
+from ballbot.envs.robots import robot_of
 
 
 def test_curves_of_two_controllers_end_where_they_fall(tmp_path):
@@ -73,5 +74,8 @@ def test_wheels_are_exchanged_where_they_are_the_reference_s():
     wheels = robustness.AXES["wheels"]
     assert wheels.concerns({"observation": "proprioception"})
     assert not wheels.concerns({"observation": "proprioception", "robot": "mini"})
-    made = [WorldConfig(**wheels.options(value)).robot_config for value in wheels.values]
-    assert [(m.wheel_model, m.rollers) for m in made] == [("capsule", 6), *(("rollers", n) for n in (8, 6, 4))]
+    made = [robot_of("reference", wheels.options(value).get("build", {})) for value in wheels.values]
+    assert [(m.wheel_model, m.rollers) for m in made if isinstance(m, RobotConfig)] == [
+        ("capsule", 6),
+        *(("rollers", n) for n in (8, 6, 4)),
+    ]

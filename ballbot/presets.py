@@ -491,6 +491,30 @@ def foresees(**world: Any) -> Settings:
     return replace(settings, ppo=ppo, teacher="foresight", estimates=("slope_ahead",))
 
 
+def robust(**world: Any) -> Settings:
+    """Those of a policy for a robot as it is, not as it is meant: unequal, pushed, and with sensors that err.
+
+    It adds to the regulator.  Where its own robot balances, a network learns to estimate of how it moves, first where
+    the regulator drives by these estimates alone.  It sees more of the past than by default, for noise to average.
+
+    Args:
+        **world: options of ``WorldConfig`` that differ.
+    """
+    options: dict[str, Any] = {
+        "randomize": "strong",
+        "sensors": "cheap",
+        "history": (0, 10, 20, 40, 80, 160),
+        "privileged_fields": ("slope", "slope_ahead", "balance", "randomized"),
+    }
+    settings = default(**(options | world))
+    if settings.world.frame != "body" or settings.world.command != "goal":
+        return settings
+    ppo = replace(
+        settings.ppo, total_timesteps=6_000_000, imitation_timesteps=600_000, initial_std=0.2, final_std=0.1
+    )
+    return replace(settings, ppo=ppo, prior_speed=PRIOR_SPEED, estimates=("balance",))
+
+
 def told(**world: Any) -> Settings:
     """Those of a policy without cameras that is told the ground around, ``scan``: the teacher of one that sees.
 
@@ -575,6 +599,7 @@ PRESETS: dict[str, Callable[..., Settings]] = {
     "paper": paper,
     "distill": distill,
     "foresees": foresees,
+    "robust": robust,
     "told": told,
     "sees": sees,
     "finds": finds,

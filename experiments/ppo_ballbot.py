@@ -102,9 +102,9 @@ class Job:
     preset: str = "default"
     """Settings to start from, which the other options change: ours, "default"; those from before memory, "plain";
     those of Salehi 2025 (arXiv:2505.18417), "paper"; those of distill.py, "distill"; of a policy that sees the slopes
-    ahead, "foresees"; of one that is told the ground around, "told", and of the one that, with --init-from it, sees it,
-    "sees"; or of those that find their way by sight, and drive by a computed law, "finds", or as one does that feels
-    slopes, "crosses"."""
+    ahead, "foresees"; of one for a robot that is not as it is meant, "robust"; of one that is told the ground around,
+    "told", and of the one that, with --init-from it, sees it, "sees"; or of those that find their way by sight, and
+    drive by a computed law, "finds", or as one does that feels slopes, "crosses"."""
     resume: Path | None = None
     """Run folder or checkpoint to continue, with its own settings.  May be changed: --total-timesteps, how often to
     evaluate and save, the learning rate and its schedule, --num-envs, --num-steps, --minibatch-size, --device, and by

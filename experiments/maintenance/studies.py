@@ -135,6 +135,7 @@ STUDIES: dict[str, Study] = {
     **{
         f"robot_{name}": Study(
             f"{name}, the default settings without cameras", (*BLIND, "--robot", name), range(5, 8), 8, best=False,
+            also=(("on_capsules", ("--robot", "reference")),) if name == "rollers" else (),
         )
         for name in ROBOTS if name != "reference"
     },

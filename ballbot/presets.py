@@ -509,9 +509,7 @@ def robust(**world: Any) -> Settings:
     settings = default(**(options | world))
     if settings.world.frame != "body" or settings.world.command != "goal":
         return settings
-    ppo = replace(
-        settings.ppo, total_timesteps=6_000_000, imitation_timesteps=600_000, initial_std=0.2, final_std=0.1
-    )
+    ppo = replace(settings.ppo, total_timesteps=6_000_000, imitation_timesteps=600_000, initial_std=0.2, final_std=0.1)
     return replace(settings, ppo=ppo, prior_speed=PRIOR_SPEED, estimates=("balance",))
 
 

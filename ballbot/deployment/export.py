@@ -97,7 +97,7 @@ def velocity_contract(world: WorldConfig) -> dict[str, Any] | None:
     sensors = Sensors(**world.sensing)
     if sensors.velocity == "true":
         return None
-    found = VelocityEstimate.of(mechanics_of(world.robot_config), sensors.velocity_filter_ms, PERIOD)
+    found = VelocityEstimate.of(mechanics_of(world.robot_config), sensors, PERIOD)
     return {name: np.asarray(value).tolist() for name, value in asdict(found).items()}
 
 

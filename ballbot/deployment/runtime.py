@@ -205,6 +205,7 @@ class Controller:
         self._embeddings: NDArray[np.float32] | None = None
         self._age = 0.0
         self._steady: Floats | None = None  # m/s of the centre of percussion
+        self._balance = np.zeros(2)  # of gravity's unit vector along the base's x and y, where the robot balances
 
     def _warm_up(self) -> None:
         """Run the graphs once: the first run takes longer, and a damaged policy shows before the robot moves."""
@@ -286,16 +287,13 @@ class Controller:
         """
         if self.contract["frame"] == "world" and self.kind == "goal":  # such a policy knows one goal only
             sensors = sensors.facing(self.contract["goal"])
-        w, x, y, z = np.asarray(sensors.orientation, np.float64)
-        self.rotation = np.array(
-            [
-                [1 - 2 * (y * y + z * z), 2 * (x * y - w * z), 2 * (x * z + w * y)],
-                [2 * (x * y + w * z), 1 - 2 * (x * x + z * z), 2 * (y * z - w * x)],
-                [2 * (x * z - w * y), 2 * (y * z + w * x), 1 - 2 * (x * x + y * y)],
-            ]
-        )
+        self.rotation = rotation_matrix(sensors.orientation)
         if (how := self.contract.get("velocity")) is not None:
-            sensors = replace(sensors, velocity=self.rotation @ self._velocity(how, sensors))
+            along = self._velocity(how, sensors)
+            if how["settle"]:
+                level = levelled(sensors.orientation, self._balance)
+                sensors, self.rotation = replace(sensors, orientation=level), rotation_matrix(level)
+            sensors = replace(sensors, velocity=self.rotation @ along)
         self.told = None if self.kind == "goal" else self._follow(sensors)
         self._now, images = {}, 0
         for name, size in self.fields.items():
@@ -319,12 +317,16 @@ class Controller:
         leaning = np.array([y, -x])
         found = np.asarray(how["turn"]) @ np.asarray(sensors.wheel_speeds, np.float64)
         found = found + (how["arm"] + how["percussion"]) * leaning
+        down = -self.rotation[2, :2]
         if self._steady is None:
             self._steady = found
+            self._balance = down if how["settle"] else np.zeros(2)
         else:
             turning = z * np.array([self._steady[1], -self._steady[0]])
-            turned = self._steady + self.contract["period"] * (turning - how["pull"] * self.rotation[2, :2])
-            self._steady = turned + how["share"] * (found - turned)
+            expected = self._steady + self.contract["period"] * (turning + how["pull"] * (down - self._balance))
+            missing = found - expected
+            self._steady = expected + how["share"] * missing
+            self._balance = np.clip(self._balance - how["settle"] * missing, -how["most"], how["most"])
         return np.array([*(self._steady - how["percussion"] * leaning), 0.0])
 
     def image_age(self) -> float:
@@ -496,6 +498,26 @@ def _orientation(sensors: Sensors, controller: Controller) -> Floats:
 def _goal(sensors: Sensors, controller: Controller) -> Floats:
     assert sensors.goal is not None
     return np.asarray((controller.rotation.T @ np.array([*sensors.goal, 0.0]))[:2])
+
+
+def rotation_matrix(orientation: Any) -> Floats:
+    """(3, 3) from the base to the world, of a unit quaternion (w, x, y, z)."""
+    w, x, y, z = np.asarray(orientation, np.float64)
+    return np.array(
+        [
+            [1 - 2 * (y * y + z * z), 2 * (x * y - w * z), 2 * (x * z + w * y)],
+            [2 * (x * y + w * z), 1 - 2 * (x * x + z * z), 2 * (y * z - w * x)],
+            [2 * (x * z - w * y), 2 * (y * z + w * x), 1 - 2 * (x * x + y * y)],
+        ]
+    )
+
+
+def levelled(orientation: Any, balance: Floats) -> Floats:
+    """The same orientation of a base that is level where gravity has (2,) these parts along its x and y."""
+    w, x, y, z = np.asarray(orientation, np.float64)
+    a, b = balance[1] / 2, -balance[0] / 2
+    found = np.array([w - x * a - y * b, x + w * a - z * b, y + w * b + z * a, z + x * b - y * a])
+    return np.asarray(found / np.sqrt((found**2).sum()))
 
 
 def _velocity(sensors: Sensors) -> Floats:

@@ -52,6 +52,9 @@ class Sensors:
     """Of the base: as the simulation knows it, or as wheels and gyroscope say, as a robot has it."""
     velocity_filter_ms: Annotated[float, Range(0, 1000)] = 100.0
     """Time constant, ms, in which wheels correct that estimate; below 60 they shake robots until they fall."""
+    balance_s: Annotated[float, Range(0, 1000)] = 0.0
+    """Time constant, s, in which that estimate finds out where the robot balances, and lean is told from there; it
+    begins with how the robot was set on its ball.  0: lean is told from the vertical."""
     gyro_noise: Annotated[float, Range(0, 5)] = 0.0
     """Of each axis, rad/s."""
     gyro_bias: Annotated[float, Range(0, 2)] = 0.0
@@ -98,6 +101,10 @@ class Sensors:
 
     def __post_init__(self) -> None:
         check_settings(self)
+        if self.balance_s and self.velocity != "estimated":
+            raise SettingsError(
+                f"balance_s={self.balance_s:g} belongs to velocity='estimated': give that, or leave it out"
+            )
         for name in DELAYS:
             span = check_span(name, getattr(self, name), Annotated[float, Range(0, LONGEST_DELAY)], "(0, 20)")
             object.__setattr__(self, name, span)
@@ -113,9 +120,9 @@ SENSORS: dict[str, dict[str, Any]] = {
     # InvenSense MPU-6050 (PS-MPU-6000A-00): 0.05 degrees/s rms noise behind its 98 Hz filter of 2.8 ms; levelled and
     # zeroed at rest, as its offsets of 20 degrees/s must be; what is left of these, and the rest, is a guess
     "cheap": {
-        "velocity": "estimated", "gyro_noise": 0.0017, "gyro_bias": 0.02, "gyro_drift": 0.002, "tilt_noise": 0.1,
-        "tilt_bias": 0.5, "imu_filter_ms": 3.0, "wheel_counts": 4096, "wheel_filter_ms": 2.0, "wheel_dropout": 0.001,
-        "delay_ms": (0.0, 10.0), "action_delay_ms": (0.0, 10.0), "jitter_ms": 2.0, "lost": 0.002,
+        "velocity": "estimated", "balance_s": 6.0, "gyro_noise": 0.0017, "gyro_bias": 0.02, "gyro_drift": 0.002,
+        "tilt_noise": 0.1, "tilt_bias": 0.5, "imu_filter_ms": 3.0, "wheel_counts": 4096, "wheel_filter_ms": 2.0,
+        "wheel_dropout": 0.001, "delay_ms": (0.0, 10.0), "action_delay_ms": (0.0, 10.0), "jitter_ms": 2.0, "lost": 0.002,
         # Intel RealSense D435, 848 x 480: noise of z^2 0.08 px / (f B), as Intel says (Grunnet-Jepsen et al., Tuning
         # depth cameras for best performance), steps of 1/32 px, with f = 424 px, B = 50 mm; 0.0039 was measured by Ahn
         # et al. (2019, Ubiquitous Robots).  What is lost, late and crooked is a guess
@@ -164,11 +171,14 @@ class VelocityEstimate:
 
         leaning = (gyro_y, -gyro_x)
         steady turns with the base by -gyro_z dt
-        steady += pull gravity dt
-        steady += share (turn @ wheel_speeds + (arm + percussion) leaning - steady)
+        steady += pull (gravity - balance) dt
+        missing = turn @ wheel_speeds + (arm + percussion) leaning - steady
+        steady += share missing
+        balance -= settle missing
         velocity along the base's x and y = steady - percussion leaning
 
-    It knows nothing of the slope's third dimension: the velocity along the base's z is 0.
+    Where wheels tell all the time that it goes another way than it leans, it balances elsewhere.  It knows nothing of
+    the slope's third dimension: the velocity along the base's z is 0.
     """
 
     turn: Array
@@ -181,32 +191,42 @@ class VelocityEstimate:
     """m/s^2 of that point, where gravity points along an axis of the base."""
     share: float
     """Of what wheels tell otherwise, what counts in a step."""
+    settle: float
+    """Of gravity's unit vector, by how much balance is elsewhere after a step in which a m/s is missing."""
+    most: float = 0.3
+    """Of it, how far from upright a robot may balance."""
 
     @classmethod
-    def of(cls, mechanics: Mechanics, filter_ms: float, dt: float) -> VelocityEstimate:
-        """Of a robot, by the time constant in which wheels correct it, ms, and a step in s."""
+    def of(cls, mechanics: Mechanics, sensors: Sensors, dt: float) -> VelocityEstimate:
+        """Of a robot with these sensors, and a step in s."""
         turn = np.asarray(np.linalg.pinv(mechanics.rolling), np.float64)
         arm = float(mechanics.ball_radius + mechanics.ball_depth)
         percussion, a = float(mechanics.percussion), mechanics.near_upright.a
         pull = a[TRAVEL, LEAN] + (mechanics.ball_depth + percussion) * a[LEANING, LEAN]
-        return cls(turn, arm, percussion, float(np.diag(pull).mean()), _share(filter_ms, dt))
+        pull, share = float(np.diag(pull).mean()), _share(sensors.velocity_filter_ms, dt)
+        settle = share / (sensors.balance_s * pull) if sensors.balance_s else 0.0
+        return cls(turn, arm, percussion, pull, share, settle)
 
     def measured(self, wheel_speeds: Array, gyro: Array) -> Array:
         """(2, n) m/s of the centre of percussion by the wheels alone, of (wheels, n) and (3, n) rad/s."""
         return np.asarray(self.turn @ wheel_speeds + (self.arm + self.percussion) * _leaning(gyro))
 
-    def steady(self, before: Array, wheel_speeds: Array, gyro: Array, down: Array, dt: float) -> Array:
-        """(2, n) m/s of that point a step of dt s later, along axes that have turned with the base meanwhile.
+    def step(
+        self, steady: Array, balance: Array, wheel_speeds: Array, gyro: Array, down: Array, dt: float
+    ) -> tuple[Array, Array]:
+        """What both are a step of dt s later, along axes that have turned with the base meanwhile.
 
         Args:
-            before: (2, n) m/s.
+            steady: (2, n) m/s of the centre of percussion.
+            balance: (2, n) of the unit vector of gravity, along the base's x and y, in balance.
             wheel_speeds: (wheels, n) rad/s.
             gyro: (3, n) rad/s.
-            down: (2, n) of the unit vector of gravity, along the base's x and y.
+            down: (2, n) of the unit vector of gravity, now.
             dt: s.
         """
-        turned = before + dt * (gyro[2] * np.stack([before[1], -before[0]]) + self.pull * down)
-        return np.asarray(turned + self.share * (self.measured(wheel_speeds, gyro) - turned))
+        steady = steady + dt * (gyro[2] * np.stack([steady[1], -steady[0]]) + self.pull * (down - balance))
+        missing = self.measured(wheel_speeds, gyro) - steady
+        return steady + self.share * missing, np.clip(balance - self.settle * missing, -self.most, self.most)
 
     def velocity(self, steady: Array, gyro: Array) -> Array:
         """(2, n) m/s of the base, of those of the centre of percussion behind it."""
@@ -300,7 +320,7 @@ class Senses:
         self.sensors, self._dt = sensors, dt
         self._estimate = None
         if sensors.velocity == "estimated":
-            self._estimate = VelocityEstimate.of(mechanics, sensors.velocity_filter_ms, dt)
+            self._estimate = VelocityEstimate.of(mechanics, sensors, dt)
         wheels = mechanics.wheels
         self.noise = Noise(num, 9, wheels + 4)
         self._late = [_steps(sensors, sensors.delay_ms, dt), _steps(sensors, sensors.action_delay_ms, dt)]
@@ -313,6 +333,7 @@ class Senses:
             "wheel_speeds": np.zeros((wheels, num)),
             "wheel_readings": np.zeros((wheels, num)),
             "steady": np.zeros((2, num)),
+            "balance": np.zeros((2, num)),
             "delays": np.zeros((2, num)),
             "ages": np.zeros((2, num), np.int64),
             "messages": np.zeros((self._late[0], 13 + wheels, num)),
@@ -341,15 +362,17 @@ class Senses:
         if self._estimate is not None:
             kept["steady"][:, ids] = self._estimate.measured(kept["wheel_speeds"], kept["gyro"])[:, ids]
         quaternion = self._orientation(robots, np.radians(s.tilt_noise) * shaken[3:])
+        if s.balance_s:
+            kept["balance"][:, ids] = -rotation_matrix(quaternion)[2, :2][:, ids]
         kept["messages"][:, :, ids] = self._message(robots, quaternion)[:, ids]
         kept["asked"][:, :, ids] = 0.0
         self._tell()
 
     @property
     def tilted(self) -> Array:
-        """(2, n) how far beside the truth, along the base's x and y, gravity seems to point all the time."""
+        """(2, n) how far beside the truth, along the base's x and y, gravity seems to point."""
         bias = self._kept["tilt_bias"]
-        return np.stack([bias[1], -bias[0]])
+        return np.stack([bias[1], -bias[0]]) - self._kept["balance"]
 
     def step(self, robots: RobotState) -> None:
         """Measure once more, 2 ms later."""
@@ -369,7 +392,9 @@ class Senses:
         quaternion = self._orientation(robots, np.radians(s.tilt_noise) * normal[6:9])
         if self._estimate is not None:
             gyro, down = kept["gyro"] + kept["gyro_bias"], -rotation_matrix(quaternion)[2, :2]
-            kept["steady"] = self._estimate.steady(kept["steady"], kept["wheel_speeds"], gyro, down, dt)
+            kept["steady"], kept["balance"] = self._estimate.step(
+                kept["steady"], kept["balance"], kept["wheel_speeds"], gyro, down, dt
+            )
         self._now = (self._now + 1) % len(kept["messages"])
         kept["messages"][self._now] = self._message(robots, quaternion)
         self._age(0, even[0], even[1])
@@ -393,6 +418,8 @@ class Senses:
     def _message(self, robots: RobotState, quaternion: Array) -> Array:
         """(numbers, n) what is told of robots whose orientation is read so."""
         kept, velocity = self._kept, robots.velocity
+        if self.sensors.balance_s:
+            quaternion = _turned(quaternion, np.stack([kept["balance"][1], -kept["balance"][0], 0 * velocity[0]]))
         gyro = kept["gyro"] + kept["gyro_bias"]
         body = None if self._estimate is None else self._estimate.velocity(kept["steady"], gyro)
         if body is not None or quaternion is not robots.quaternion:

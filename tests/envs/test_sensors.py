@@ -156,21 +156,24 @@ def test_as_many_messages_are_lost_as_is_said():
 
 def test_a_velocity_that_is_estimated_stays_true_while_the_robot_turns():
     robots, dt = np.zeros((3, 1)), 0.002
-    estimate = VelocityEstimate.of(mechanics_of(RobotConfig()), 30.0, dt)
+    estimate = VelocityEstimate.of(mechanics_of(RobotConfig()), Sensors(), dt)
     level, rate, speed = np.zeros((2, 1)), 6.0, 0.5  # rad/s about the vertical, m/s along the world's x
     steady = np.zeros((2, 0))
     for step in range(500):
         along = speed * np.array([[np.cos(rate * step * dt)], [-np.sin(rate * step * dt)]])
         gyro = robots + np.array([[0.0], [0.0], [rate]])
         wheels = mechanics_of(RobotConfig()).rolling @ along
-        steady = estimate.measured(wheels, gyro) if step == 0 else estimate.steady(steady, wheels, gyro, level, dt)
+        if step == 0:
+            steady = estimate.measured(wheels, gyro)
+        else:
+            steady, level = estimate.step(steady, level, wheels, gyro, level, dt)
     assert np.abs(estimate.velocity(steady, gyro) - along).max() < 0.002
 
 
 def test_every_robot_of_a_family_knows_its_velocity_as_the_one_that_is_named_would():
     world = {"vary": {"ball_radius": (0.08, 0.1)}, "num_robots": 3, "sensing": {"velocity": "estimated"}}
     arms = [small(2, terrain_split=split, **world).world.senses._estimate.arm for split in ("train", "eval")]
-    assert arms == [VelocityEstimate.of(mechanics_of(RobotConfig()), 30.0, 0.002).arm] * 2
+    assert arms == [VelocityEstimate.of(mechanics_of(RobotConfig()), Sensors(), 0.002).arm] * 2
 
 
 def test_delays_are_drawn_within_their_range_and_jitter_only_adds():

@@ -30,6 +30,7 @@ from ballbot.controllers import find_controller
 from ballbot.deployment.export import MAX_DIFFERENCE, export_policy
 from ballbot.deployment.shipped import find_policy
 from ballbot.envs import BallbotVectorEnv
+from ballbot.envs.sensors import ESTIMATED
 from ballbot.evaluation import Actor, Episodes, env_options, run_episodes, trained_layout, trained_world
 from ballbot.options import PluginFiles, read_options
 from ballbot.ppo import Policy, load_policy
@@ -171,7 +172,7 @@ def drive_beside(policy: Policy, options: dict[str, Any], beside: Beside, args: 
     """
     limit = beside.controller.contract["tilt_limit_deg"]  # where the controller gives up, and the episode ends
     world = WORLD | {"tilt_limit_deg": limit, "initial_tilt_deg": min(1.0, limit / 2), "num_threads": 1}
-    alike = {k: v for k, v in options.get("sensing", {}).items() if k.startswith("velocity")}
+    alike = {k: v for k, v in options.get("sensing", {}).items() if k in ESTIMATED}
     options = {**options, "sensing": alike}  # noise and delays are the robot's own
     raw = {k: v for k, v in options.items() if k != "encoder"}
     theirs = BallbotVectorEnv(1, **options, **world)

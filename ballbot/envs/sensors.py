@@ -33,6 +33,8 @@ LOST_IN_A_ROW = 16
 """Messages after which the oldest that is known counts as the one before."""
 DELAYS = ("delay_ms", "action_delay_ms", "camera_delay_ms")
 """Which of the values are ranges."""
+ESTIMATED = ("velocity", "velocity_filter_ms", "balance_s")
+"""Which of the values say what is made of measurements, and no fault."""
 OF_CAMERAS = "camera_"
 """What the names of those begin with that only robots with cameras have."""
 
@@ -122,7 +124,8 @@ SENSORS: dict[str, dict[str, Any]] = {
     "cheap": {
         "velocity": "estimated", "balance_s": 6.0, "gyro_noise": 0.0017, "gyro_bias": 0.02, "gyro_drift": 0.002,
         "tilt_noise": 0.1, "tilt_bias": 0.5, "imu_filter_ms": 3.0, "wheel_counts": 4096, "wheel_filter_ms": 2.0,
-        "wheel_dropout": 0.001, "delay_ms": (0.0, 10.0), "action_delay_ms": (0.0, 10.0), "jitter_ms": 2.0, "lost": 0.002,
+        "wheel_dropout": 0.001, "delay_ms": (0.0, 10.0), "action_delay_ms": (0.0, 10.0), "jitter_ms": 2.0,
+        "lost": 0.002,
         # Intel RealSense D435, 848 x 480: noise of z^2 0.08 px / (f B), as Intel says (Grunnet-Jepsen et al., Tuning
         # depth cameras for best performance), steps of 1/32 px, with f = 424 px, B = 50 mm; 0.0039 was measured by Ahn
         # et al. (2019, Ubiquitous Robots).  What is lost, late and crooked is a guess

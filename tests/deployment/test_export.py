@@ -760,13 +760,16 @@ def test_bad_input_is_named_and_exits_with_2(tmp_path):
     assert not list(tmp_path.glob("*.onnx"))
 
 
-def test_a_policy_that_knows_its_velocity_by_wheels_drives_as_the_environment_tells_it(tmp_path):
-    task: dict[str, Any] = {"sensing.velocity": "estimated", "robot": "mini"}
+@pytest.mark.parametrize("balance", [0.0, 0.5])
+def test_a_policy_that_knows_its_velocity_by_wheels_drives_as_the_environment_tells_it(balance, tmp_path):
+    settles = {"sensing.balance_s": balance} if balance else {}
+    task: dict[str, Any] = {"sensing.velocity": "estimated", "robot": "mini", **settles}
     save_policy(tmp_path / "p.pt", 17, **task)
     policy = load_policy(tmp_path / "p.pt")
     export_policy(policy, tmp_path / "p.onnx")
     controller, envs = runtime.Controller(tmp_path / "p.onnx"), BallbotVectorEnv(1, **env_options(policy), **WORLD)
-    assert "velocity" not in controller.needs and controller.contract["sensors"] == {"velocity": "estimated"}
+    sensors = {"velocity": "estimated", **({"balance_s": balance} if balance else {})}
+    assert "velocity" not in controller.needs and controller.contract["sensors"] == sensors
     (expected, _), fastest = envs.reset(seed=0), 0.0
     for _ in range(120):
         robot = envs.simulations.robot_state()
@@ -778,3 +781,4 @@ def test_a_policy_that_knows_its_velocity_by_wheels_drives_as_the_environment_te
         expected, *_ = envs.step((torques / controller.contract["torque_per_action"])[None])
         fastest = max(fastest, float(np.abs(expected[0, envs.layout["velocity"]]).max()))
     assert fastest > 0.005
+    assert (np.abs(controller._balance).max() > 1e-3) == bool(balance)

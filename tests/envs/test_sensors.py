@@ -313,3 +313,27 @@ def test_a_value_function_may_be_told_the_truth_of_what_the_policy_senses():
 def test_delays_beyond_an_episode_are_refused():
     with pytest.raises(SettingsError, match="delay_ms reaches 200 ms, and episodes last 100 ms"):
         WorldConfig(sensing={"delay_ms": (0, 200)}, max_episode_steps=50)
+
+
+def test_lean_is_told_from_where_the_robot_balances_which_it_finds_out_while_it_drives():
+    away = {}
+    for seconds in (0.0, 1.0):
+        sensing = {"velocity": "estimated", "balance_s": seconds}
+        env = small(4, ranges={"com_x": (0.006, 0.006)}, sensing=sensing, initial_tilt_deg=0.0)
+        controller = make_controller(LQRController, env.dt, env.config)
+        obs, _ = env.reset(seed=0)
+        assert (np.abs(obs[:, :2]).max() < 1e-4) == bool(seconds)  # it is set on its ball in balance
+        env.simulations.randomizer.put(0, 0, np.array([-0.006]))  # and then its load shifts
+        env.simulations._weigh(0)
+        began = np.ones(4, bool)
+        for _ in range(2500):
+            obs, _, fallen, _, _ = env.step(controller(np.where(np.arange(len(obs[0])) == 9, 0, obs), began))
+            assert not fallen.any()
+            began = np.zeros(4, bool)
+        away[seconds] = np.abs(env.world._balance())[:, 0].max()
+    assert away[1.0] < 0.012 < 0.03 < away[0.0]
+
+
+def test_where_it_balances_needs_the_estimated_velocity():
+    with pytest.raises(SettingsError, match="balance_s=2 belongs to velocity='estimated'"):
+        Sensors(balance_s=2.0)

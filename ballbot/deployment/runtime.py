@@ -191,7 +191,7 @@ class Controller:
         "policy failed"; see docs/deployment.md."""
         self.last_action = np.zeros(self.wheels, np.float32)
         """Of the step before."""
-        self.rotation = np.eye(3)
+        self.rotation: Floats = np.eye(3)
         """Base to world, of what is observed."""
         self.told: Told | None = None
         """What the robot is to do, of what is observed; None for a goal."""

@@ -205,8 +205,8 @@ class VelocityEstimate:
         turn = np.asarray(np.linalg.pinv(mechanics.rolling), np.float64)
         arm = float(mechanics.ball_radius + mechanics.ball_depth)
         percussion, a = float(mechanics.percussion), mechanics.near_upright.a
-        pull = a[TRAVEL, LEAN] + (mechanics.ball_depth + percussion) * a[LEANING, LEAN]
-        pull, share = float(np.diag(pull).mean()), _share(sensors.velocity_filter_ms, dt)
+        along = a[TRAVEL, LEAN] + (mechanics.ball_depth + percussion) * a[LEANING, LEAN]
+        pull, share = float(np.diag(along).mean()), _share(sensors.velocity_filter_ms, dt)
         settle = share / (sensors.balance_s * pull) if sensors.balance_s else 0.0
         return cls(turn, arm, percussion, pull, share, settle)
 

@@ -278,6 +278,8 @@ AND_WHERE_TO = {"goal": 1.0}
 """The same, of estimates that depend on where the robot is to go."""
 PRIOR_SPEED = 0.32
 """m/s along the goal that a robot is asked for whose policy adds to computed gains."""
+CAREFUL_SPEED = 0.2
+"""The same where robot and sensors are not as they are meant, and who goes fast falls."""
 OWN = tuple(f.name for f in fields(Settings) if f.name not in ("ppo", "world"))
 """Names of what decides how a policy is built besides the settings of PPO and of the world."""
 
@@ -494,8 +496,8 @@ def foresees(**world: Any) -> Settings:
 def robust(**world: Any) -> Settings:
     """Those of a policy for a robot as it is, not as it is meant: unequal, pushed, and with sensors that err.
 
-    It adds to the regulator.  Where its own robot balances, a network learns to estimate of how it moves, first where
-    the regulator drives by these estimates alone.  It sees more of the past than by default, for noise to average.
+    It adds to a regulator that is slow and falls seldom, and sees more of the past than by default, so that noise
+    averages out.
 
     Args:
         **world: options of ``WorldConfig`` that differ.
@@ -509,8 +511,8 @@ def robust(**world: Any) -> Settings:
     settings = default(**(options | world))
     if settings.world.frame != "body" or settings.world.command != "goal":
         return settings
-    ppo = replace(settings.ppo, total_timesteps=6_000_000, imitation_timesteps=600_000, initial_std=0.2, final_std=0.1)
-    return replace(settings, ppo=ppo, prior_speed=PRIOR_SPEED, estimates=("balance",))
+    ppo = replace(settings.ppo, total_timesteps=5_000_000, initial_std=0.2, final_std=0.1, eval_interval=500_000)
+    return replace(settings, ppo=ppo, prior_speed=CAREFUL_SPEED)
 
 
 def told(**world: Any) -> Settings:

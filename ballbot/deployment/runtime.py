@@ -205,7 +205,9 @@ class Controller:
         self._embeddings: NDArray[np.float32] | None = None
         self._age = 0.0
         self._steady: Floats | None = None  # m/s of the centre of percussion
-        self._balance = np.zeros(2)  # of gravity's unit vector along the base's x and y, where the robot balances
+        self._balance: Floats = np.zeros(
+            2
+        )  # of gravity's unit vector along the base's x and y, where the robot balances
 
     def _warm_up(self) -> None:
         """Run the graphs once: the first run takes longer, and a damaged policy shows before the robot moves."""

@@ -506,7 +506,7 @@ def robust(**world: Any) -> Settings:
         "randomize": "strong",
         "sensors": "cheap",
         "history": (0, 10, 20, 40, 80, 160),
-        "privileged_fields": ("slope", "slope_ahead", "balance", "randomized"),
+        "privileged_fields": ("slope", "slope_ahead", "randomized", "balance"),
     }
     settings = default(**(options | world))
     if settings.world.frame != "body" or settings.world.command != "goal":

@@ -468,6 +468,10 @@ def test_a_shipped_policy_is_the_runs_best_with_its_evaluation(scripts, monkeypa
     assert (card["seed"], card["commit"], card["steps"], card["run"]) == (7, "abc", 1234, "r")
     assert card["sha256"] == hashlib.sha256(content).hexdigest()
     assert card["evaluation"]["episodes"] == 2 and card["evaluation"]["length_mean"] <= 50
+    last = save_policy(run / "last.pt", gain=5.0).read_bytes()
+    assert last != content
+    assert ship.main([str(run), "--name", "mine", "--policy", "last"]) == 0
+    assert (tmp_path / "policy_mine.pt").read_bytes() == last
     assert ship.main([str(run), "--name", "../mine"]) == 2
     assert "--name" in capsys.readouterr().err
     assert ship.main([str(tmp_path / "nowhere")]) == 2

@@ -2,9 +2,9 @@
 
     python experiments/maintenance/ship_policy.py runs/NAME --name default
 
-Copies the run's best.pt to ballbot/assets/policy_<name>.pt and judges it as ``evaluate.py`` does, on 100 terrains that
-neither training nor the choice of best.pt has used.  The card, policy_<name>.json, says what came out and how the
-policy was trained.  Then ``evaluate.py <name>``, ``watch.py <name>`` and ``export_policy.py <name>`` use it.
+Copies the run's best.pt, or its last.pt, to ballbot/assets/policy_<name>.pt and judges it as ``evaluate.py`` does, on
+100 terrains that neither training nor the choice of best.pt has used.  The card, policy_<name>.json, says what came out
+and how the policy was trained.  Then ``evaluate.py <name>``, ``watch.py <name>`` and ``export_policy.py <name>`` use it.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import sys
 import tempfile
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import tyro
 from reproduce import JUDGED, OF_SOME_TASKS
@@ -47,6 +47,8 @@ class Args:
     """Its run folder."""
     name: str = "default"
     """How evaluate.py and the others will call it."""
+    policy: Literal["best", "last"] = "best"
+    """Which of the run's: the one that did best in a world as it is meant, or the last."""
 
 
 def where_from(origin: dict[str, Any]) -> dict[str, Any]:
@@ -62,7 +64,7 @@ def ship(args: Args) -> None:
     """
     if not re.fullmatch(r"[a-z0-9_]+", args.name) or args.name in CONTROLLERS:
         raise ValueError(f"--name {args.name!r} must be of small letters, digits and _, and no classical controller's")
-    policy = load_policy(args.run)
+    policy = load_policy(args.run / f"{args.policy}.pt")
     assert policy.path is not None
     content = policy.path.read_bytes()
     if len(content) > LARGEST:

@@ -4,7 +4,7 @@
 
 Copies the run's best.pt, or its last.pt, to ballbot/assets/policy_<name>.pt and judges it as ``evaluate.py`` does, on
 100 terrains that neither training nor the choice of best.pt has used.  The card, policy_<name>.json, says what came out
-and how the policy was trained.  Then ``evaluate.py <name>``, ``watch.py <name>`` and ``export_policy.py <name>`` use it.
+and how the policy was trained.  Then ``evaluate.py``, ``watch.py`` and ``export_policy.py`` use it by its name.
 """
 
 from __future__ import annotations

@@ -96,10 +96,10 @@ def test_terrains_are_taken_in_turn(num_envs):
 
 @pytest.mark.parametrize("num_envs", [2, 4, 7])
 def test_episodes_may_begin_alike_and_differ_in_what_is_given(num_envs):
-    envs = make(num_envs, ranges={"com_x": (-0.001, 0.001), "body_mass": (0.9, 1.1)})
-    starts, centres = np.array([4, 0, 4, 4, 0]), np.array([0.0, 0.0, 0.09, 0.0, -0.09])
+    envs = make(num_envs, ranges={"wind_x": (-0.001, 0.001), "body_mass": (0.9, 1.1)})
+    starts, winds = np.array([4, 0, 4, 4, 0]), np.array([0.0, 0.0, 90.0, 0.0, -90.0])
     episodes = run_episodes(
-        envs, lambda obs, began: np.zeros((num_envs, 3)), 5, 10, 10, starts=starts, randomized={"com_x": centres}
+        envs, lambda obs, began: np.zeros((num_envs, 3)), 5, 10, 10, starts=starts, randomized={"wind_x": winds}
     )
     assert episodes.seeds.tolist() == [14, 10, 14, 14, 10] and episodes.terrain_ids.tolist() == [0] * 5
     assert np.array_equal(episodes.history[0]["qpos"], episodes.history[3]["qpos"])

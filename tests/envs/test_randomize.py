@@ -197,7 +197,9 @@ def test_robots_get_the_values_that_are_given_and_the_others_are_drawn_as_ever()
     given = {"com_x": np.array([-0.05, 0.0, 0.011, 0.03]), "ground_friction": np.full(4, 0.6)}  # beyond "strong"
     env, drawn = small(4, randomize="strong"), small(4, randomize="strong")
     obs, info = env.reset(seed=3, options={"randomized": given})
-    assert np.array_equal(obs[:, 9:], drawn.reset(seed=3)[0][:, 9:])  # but for how they balance
+    others, ball = drawn.reset(seed=3)[0], env.simulations.addresses.ball_qpos
+    assert np.array_equal(env.simulations.qpos[:, ball:], drawn.simulations.qpos[:, ball:])
+    assert np.abs(obs - others)[:3].max(axis=1).min() > 0.01  # they lean in balance
     told, by_chance = info["randomized"], drawn.simulations.randomizer.by_name
     for name, values in by_chance.items():
         assert np.array_equal(told[name], given.get(name, values)), name

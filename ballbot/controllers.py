@@ -399,6 +399,8 @@ def computed_prior(
 ) -> FeedbackPrior:
     """The same of a robot whose gains are computed; along a field that leads, where one is observed or estimated.
 
+    Where ``balance`` is, lean counts from there.
+
     Args:
         layout: of the observation, with the fields of ``frame="body"`` and command "goal".
         estimated: of what follows in a row, estimated of it.

@@ -358,12 +358,20 @@ def default(**world: Any) -> Settings:
     return settings if settings.world.robot_config.is_reference else _on_computed_gains(settings)
 
 
-def _on_computed_gains(settings: Settings) -> Settings:
+def _on_computed_gains(
+    settings: Settings, speed: float = PRIOR_SPEED, total_timesteps: int = 1_500_000, eval_interval: int = 250_000
+) -> Settings:
     """The same for a robot of which nobody knows how to shape its learning: it begins with what is computed."""
     if settings.world.frame != "body" or settings.world.command != "goal":
         return settings
-    ppo = replace(settings.ppo, total_timesteps=1_500_000, initial_std=0.2, final_std=0.1, eval_interval=250_000)
-    return replace(settings, ppo=ppo, prior_speed=PRIOR_SPEED)
+    ppo = replace(
+        settings.ppo,
+        total_timesteps=total_timesteps,
+        initial_std=0.2,
+        final_std=0.1,
+        eval_interval=eval_interval,
+    )
+    return replace(settings, ppo=ppo, prior_speed=speed)
 
 
 def plain(**world: Any) -> Settings:
@@ -508,11 +516,7 @@ def robust(**world: Any) -> Settings:
         "history": (0, 10, 20, 40, 80, 160),
         "privileged_fields": ("slope", "slope_ahead", "randomized", "balance"),
     }
-    settings = default(**(options | world))
-    if settings.world.frame != "body" or settings.world.command != "goal":
-        return settings
-    ppo = replace(settings.ppo, total_timesteps=5_000_000, initial_std=0.2, final_std=0.1, eval_interval=500_000)
-    return replace(settings, ppo=ppo, prior_speed=CAREFUL_SPEED)
+    return _on_computed_gains(default(**(options | world)), CAREFUL_SPEED, 5_000_000, 500_000)
 
 
 def told(**world: Any) -> Settings:

@@ -205,9 +205,7 @@ class Controller:
         self._embeddings: NDArray[np.float32] | None = None
         self._age = 0.0
         self._steady: Floats | None = None  # m/s of the centre of percussion
-        self._balance: Floats = np.zeros(
-            2
-        )  # of gravity's unit vector along the base's x and y, where the robot balances
+        self._balance: Floats = np.zeros(2)  # gravity along the base's x and y where it balances, of a unit vector
 
     def _warm_up(self) -> None:
         """Run the graphs once: the first run takes longer, and a damaged policy shows before the robot moves."""

@@ -121,10 +121,13 @@ class Physics:
         if ground.relief is not None:
             self._shown = self.batch.expand("geom_dataid")[:, self.addresses.ground_geom]
         self._parts = [Parts.of(plane) for plane in self.planes]
-        self.balance = np.zeros((2, num))
+        self._as_meant = [
+            parts.balance(plane.body_mass, plane.body_ipos)
+            for parts, plane in zip(self._parts, self.planes, strict=True)
+        ]
+        """Of each robot (2,) where it balances, if nothing differs."""
+        self.balance = np.repeat(self._as_meant[0][:, None], num, axis=1)
         """(2, num) where gravity points, along the base's x and y, when all that is on the ball is right above it."""
-        for sim in range(num):
-            self._weigh(sim)
         self._slackens = any(np.isfinite(one.no_load_speed) for one in self.each)
         # time, velocities, controls and solver warm start of a new simulation
         self._fresh_row = self.batch.state[0].copy()
@@ -249,14 +252,13 @@ class Physics:
 
     def _lean_into_balance(self, sim: int, pose: Array, centre: Array) -> None:
         """Turn the base of (nq,) a pose, about the ball's (3,) centre, by what another centre of mass asks for."""
-        model, parts = self.planes[self.robot_ids[sim]], self._parts[self.robot_ids[sim]]
-        x, y = self.balance[:, sim] - parts.balance(model.body_mass, model.body_ipos)
+        x, y = self.balance[:, sim] - self._as_meant[self.robot_ids[sim]]
         if not (x or y):
             return
         base, from_centre, turn, whole = self.addresses.base_qpos, np.zeros(3), np.zeros(4), np.zeros(4)
-        vector = np.array([-y, x, 0.0]) / np.hypot(x, y) * np.arcsin(np.hypot(x, y))  # along the base's axes
-        mujoco.mju_rotVecQuat(vector, vector, pose[base + 3 : base + 7])
-        mujoco.mju_axisAngle2Quat(turn, vector / np.linalg.norm(vector), np.linalg.norm(vector))
+        sine, axis = np.hypot(x, y), np.array([-y, x, 0.0]) / np.hypot(x, y)  # along the base's axes
+        mujoco.mju_rotVecQuat(axis, axis, pose[base + 3 : base + 7])
+        mujoco.mju_axisAngle2Quat(turn, axis, np.arcsin(sine))
         mujoco.mju_rotVecQuat(from_centre, pose[base : base + 3] - centre, turn)
         mujoco.mju_mulQuat(whole, turn, pose[base + 3 : base + 7])
         pose[base : base + 3], pose[base + 3 : base + 7] = centre + from_centre, whole
@@ -273,11 +275,13 @@ class Physics:
 
     def _weigh(self, sim: int) -> None:
         """Find out anew where a simulation's robot balances."""
-        model, robot = self.planes[self.robot_ids[sim]], self.robot_ids[sim]
-        fields = {"body_mass": model.body_mass, "body_ipos": model.body_ipos}
-        if self.randomizer is not None:
-            fields |= self.randomizer.fields(sim)
-        self.balance[:, sim] = self._parts[robot].balance(fields["body_mass"], fields["body_ipos"])
+        robot = self.robot_ids[sim]
+        if self.randomizer is None:
+            self.balance[:, sim] = self._as_meant[robot]
+            return
+        model, fields = self.planes[robot], self.randomizer.fields(sim)
+        mass, centres = fields.get("body_mass", model.body_mass), fields.get("body_ipos", model.body_ipos)
+        self.balance[:, sim] = self._parts[robot].balance(mass, centres)
 
     def push(self, sim: int, forces: Array) -> None:
         """Forces in N and torques in N m, (bodies, 6), world axes, that act on a robot's bodies until the next call."""

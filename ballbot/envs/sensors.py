@@ -236,9 +236,9 @@ class VelocityEstimate:
         return np.asarray(steady - self.percussion * _leaning(gyro))
 
 
-def _leaning(gyro: Array) -> Array:
-    """(2, n) rad/s at which the base leans along its x and y."""
-    return np.stack([gyro[1], -gyro[0]])
+def _leaning(turn: Array) -> Array:
+    """(2, n) rad/s at which a base leans along its x and y that turns by these; of rad, how far."""
+    return np.stack([turn[1], -turn[0]])
 
 
 class Noise:
@@ -374,8 +374,7 @@ class Senses:
     @property
     def tilted(self) -> Array:
         """(2, n) how far beside the truth, along the base's x and y, gravity seems to point."""
-        bias = self._kept["tilt_bias"]
-        return np.stack([bias[1], -bias[0]]) - self._kept["balance"]
+        return _leaning(self._kept["tilt_bias"]) - self._kept["balance"]
 
     def step(self, robots: RobotState) -> None:
         """Measure once more, 2 ms later."""
@@ -422,7 +421,7 @@ class Senses:
         """(numbers, n) what is told of robots whose orientation is read so."""
         kept, velocity = self._kept, robots.velocity
         if self.sensors.balance_s:
-            quaternion = _turned(quaternion, np.stack([kept["balance"][1], -kept["balance"][0], 0 * velocity[0]]))
+            quaternion = _turned(quaternion, np.pad(_leaning(kept["balance"]), ((0, 1), (0, 0))))
         gyro = kept["gyro"] + kept["gyro_bias"]
         body = None if self._estimate is None else self._estimate.velocity(kept["steady"], gyro)
         if body is not None or quaternion is not robots.quaternion:

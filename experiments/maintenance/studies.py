@@ -81,6 +81,13 @@ GROUNDS: dict[str, tuple[str, ...]] = {
 """On which who crosses them all is judged -> options of experiments/evaluate.py."""
 AS_MEANT = (("as_meant", ("--randomize", "none", "--sensors", "perfect")),)
 """In the world in which nothing differs and sensors are perfect."""
+ROBUST: dict[str, Any] = {
+    "options": ("--preset", "robust", *BLIND),
+    "minutes": 20,
+    "best": False,
+    "judged": (*MANY, "--randomize", "strong"),
+    "also": AS_MEANT,
+}
 STUDIES: dict[str, Study] = {
     "shipped": Study("the policy that comes along", FORESIGHT, range(10, 11), 40),
     "shipped_blind": Study("the same without cameras", (*FORESIGHT, *BLIND), range(10, 11), 25),
@@ -94,14 +101,8 @@ STUDIES: dict[str, Study] = {
     "unfixed": Study("without these and the contact fix", (*PLAIN, *BLIND, "--no-contact-fix"), range(3), 10),
     "untrained_encoder": Study("without memory, by a random encoder", (*PLAIN, *BY_RANDOM), range(3), 20),
     "rk4": Study("without memory and cameras, by RK4", (*PLAIN, *BLIND, "--integrator", "RK4"), range(3), 30),
-    "robust": Study(
-        "unequal robots, imperfect sensors, pushes", ("--preset", "robust", *BLIND), UNSEEN, 20, best=False,
-        judged=(*MANY, "--randomize", "strong"), also=AS_MEANT,
-    ),
-    "robust_shipped": Study(
-        "the robust policy that comes along", ("--preset", "robust", *BLIND), range(10, 11), 20, best=False,
-        judged=(*MANY, "--randomize", "strong"), also=AS_MEANT,
-    ),
+    "robust": Study("unequal robots, imperfect sensors, pushes", seeds=UNSEEN, **ROBUST),
+    "robust_shipped": Study("the same, which comes along", seeds=range(10, 11), **ROBUST),
     "perlin_foresees": Study("perlin, foresees slopes", FORESEES, UNSEEN, 25, also=SHUFFLED, **CROSSING),
     "perlin_foresees_blind": Study(
         "perlin, foresees slopes without cameras", (*FORESEES, *BLIND), UNSEEN, 15, **CROSSING,

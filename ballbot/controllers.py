@@ -34,7 +34,7 @@ from ballbot.envs.config import WorldConfig, make_command
 from ballbot.envs.mechanics import LEAN, LEANING, TRAVEL, reference
 from ballbot.envs.observations import SCAN_ANGLES, SCAN_RADII, Layout, layout_of, ring_directions
 from ballbot.errors import SettingsError
-from ballbot.lqr import START_TIME, Gains, LQRController
+from ballbot.lqr import ESTIMATED_SPEED_WEIGHT, SPEED_WEIGHT, START_TIME, Gains, LQRController
 from ballbot.observer import ForesightController, ObserverController
 from ballbot.ppo import FeedbackPrior, Symmetry
 
@@ -338,10 +338,11 @@ def make_controller(make: Callable[..., Controller], dt: float, world: WorldConf
     robot = world.robot_config
     kind = getattr(make, "func", make)
     name = next(name for name, made in CONTROLLERS.items() if made is kind)
-    if robot.is_reference:
+    if isinstance(kind, type) and issubclass(kind, LQRController):
+        model = None if robot.is_reference else robot.spec().compile()
+        controller = make(dt, robot=model, speed_weight=speed_weight(world))
+    elif robot.is_reference:
         controller = make(dt)
-    elif isinstance(kind, type) and issubclass(kind, LQRController):
-        controller = make(dt, robot=robot.spec().compile())
     else:
         raise SettingsError(
             f'controller "{name}" has gains for the robot "reference": take "lqr", whose gains are computed for each, '
@@ -357,6 +358,11 @@ def make_controller(make: Callable[..., Controller], dt: float, world: WorldConf
         f'controller "{name}" does not follow command {world.command!r}: take "lqr" or "linear", which follow '
         "velocities and places, or what was trained for it"
     )
+
+
+def speed_weight(world: WorldConfig) -> float:
+    """With which gains are computed for a world, see ``ballbot.lqr.gains_of``."""
+    return ESTIMATED_SPEED_WEIGHT if world.faults[0].get("velocity") == "estimated" else SPEED_WEIGHT
 
 
 def controlled_fields(name: str) -> tuple[str, ...]:

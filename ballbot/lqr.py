@@ -29,6 +29,8 @@ START_TIME = 1.0
 SPEED_WEIGHT = 10.0
 """What a missing m/s costs, squared, where a wheel's full torque costs 1: a third of a m/s as much as that torque.  At
 100 robots of other shapes begin to tremble, as contacts are soft, and this one drives no better."""
+ESTIMATED_SPEED_WEIGHT = 100.0
+"""The same where the velocity is an estimate that pushes and slopes mislead: the firmer regulator falls less often."""
 
 
 def held_for(model: RollingModel, dt: float) -> tuple[Array, Array]:
@@ -107,7 +109,13 @@ class Gains:
 
 
 def gains_of(model: RollingModel, dt: float, speed_weight: float = SPEED_WEIGHT) -> Gains:
-    """The gains with which actions, given every dt in s, cost least together with what is missing of the speed."""
+    """The gains with which actions, given every dt in s, cost least together with what is missing of the speed.
+
+    Args:
+        model: of the robot.
+        dt: s.
+        speed_weight: what a missing m/s costs, squared, where a wheel's full torque costs 1.
+    """
     a, b = held_for(model, dt)
     b = b * -model.torque  # the reference's sign
     cost = np.zeros((6, 6))
@@ -125,17 +133,19 @@ class LQRController:
         target_speed: m/s along the goal.  It is missed by what the ground takes, as the controller does not remember.
         robot: on a plane, upright in its keyframe "settled", as ``RobotConfig.compile`` makes it; None: the
             reference's.
+        speed_weight: see ``gains_of``.
     """
 
     dt: float
     target_speed: float = 0.32
     robot: mujoco.MjModel | None = field(default=None, repr=False)
+    speed_weight: float = SPEED_WEIGHT
     gains: Gains = field(init=False, repr=False)
     ball_depth: float = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
         mechanics = reference() if self.robot is None else Mechanics.of(self.robot)
-        self.gains, self.ball_depth = gains_of(mechanics.near_upright, self.dt), mechanics.ball_depth
+        self.gains, self.ball_depth = gains_of(mechanics.near_upright, self.dt, self.speed_weight), mechanics.ball_depth
         self._elapsed: Array | float = 0.0
 
     def __call__(self, observations: NDArray[np.float32], began: NDArray[np.bool_]) -> NDArray[np.float32]:

@@ -32,7 +32,7 @@ from typing import Annotated, Any
 import torch
 
 from ballbot import height_maps, plugins, robot_files
-from ballbot.controllers import computed_prior, feedback_prior, robot_symmetry
+from ballbot.controllers import computed_prior, feedback_prior, robot_symmetry, speed_weight
 from ballbot.encoders import FrozenEncoder, encoder_file, load_encoder
 from ballbot.envs import COMMANDS, BallbotVectorEnv, WorldConfig
 from ballbot.envs.mechanics import mechanics_of
@@ -229,7 +229,8 @@ class Settings:
         if tuned and not self.estimates and layout.leading is None:
             return feedback_prior(layout, self.prior_speed)
         mechanics = mechanics_of(robot)
-        gains = gains_of(mechanics.near_upright, self.ppo.action_repeat * STEP_MS / 1000)
+        dt = self.ppo.action_repeat * STEP_MS / 1000
+        gains = gains_of(mechanics.near_upright, dt, speed_weight(self.world))
         return computed_prior(layout, self.estimated_layout, self.prior_speed, gains, mechanics.ball_depth)
 
     def structure(self, encoder: FrozenEncoder | None = None) -> Structure:

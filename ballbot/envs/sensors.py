@@ -122,10 +122,10 @@ SENSORS: dict[str, dict[str, Any]] = {
     # InvenSense MPU-6050 (PS-MPU-6000A-00): 0.05 degrees/s rms noise behind its 98 Hz filter of 2.8 ms; levelled and
     # zeroed at rest, as its offsets of 20 degrees/s must be; what is left of these, and the rest, is a guess
     "cheap": {
-        "velocity": "estimated", "balance_s": 6.0, "gyro_noise": 0.0017, "gyro_bias": 0.02, "gyro_drift": 0.002,
-        "tilt_noise": 0.1, "tilt_bias": 0.5, "imu_filter_ms": 3.0, "wheel_counts": 4096, "wheel_filter_ms": 2.0,
-        "wheel_dropout": 0.001, "delay_ms": (0.0, 10.0), "action_delay_ms": (0.0, 10.0), "jitter_ms": 2.0,
-        "lost": 0.002,
+        "velocity": "estimated", "velocity_filter_ms": 200.0, "balance_s": 6.0, "gyro_noise": 0.0017,
+        "gyro_bias": 0.02, "gyro_drift": 0.002, "tilt_noise": 0.1, "tilt_bias": 0.5, "imu_filter_ms": 3.0,
+        "wheel_counts": 4096, "wheel_filter_ms": 2.0, "wheel_dropout": 0.001, "delay_ms": (0.0, 10.0),
+        "action_delay_ms": (0.0, 10.0), "jitter_ms": 2.0, "lost": 0.002,
         # Intel RealSense D435, 848 x 480: noise of z^2 0.08 px / (f B), as Intel says (Grunnet-Jepsen et al., Tuning
         # depth cameras for best performance), steps of 1/32 px, with f = 424 px, B = 50 mm; 0.0039 was measured by Ahn
         # et al. (2019, Ubiquitous Robots).  What is lost, late and crooked is a guess

@@ -31,10 +31,11 @@ import torch
 from numpy.typing import NDArray
 
 from ballbot.envs.config import WorldConfig, make_command
-from ballbot.envs.mechanics import LEAN, LEANING, TRAVEL, reference
+from ballbot.envs.mechanics import LEAN, LEANING, TRAVEL, RollingModel, mechanics_of, reference
 from ballbot.envs.observations import SCAN_ANGLES, SCAN_RADII, Layout, layout_of, ring_directions
+from ballbot.envs.sensors import Sensors
 from ballbot.errors import SettingsError
-from ballbot.lqr import ESTIMATED_SPEED_WEIGHT, SPEED_WEIGHT, START_TIME, Gains, LQRController
+from ballbot.lqr import SPEED_WEIGHT, START_TIME, Gains, LQRController, firm_speed_weight
 from ballbot.observer import ForesightController, ObserverController
 from ballbot.ppo import FeedbackPrior, Symmetry
 
@@ -340,7 +341,7 @@ def make_controller(make: Callable[..., Controller], dt: float, world: WorldConf
     name = next(name for name, made in CONTROLLERS.items() if made is kind)
     if isinstance(kind, type) and issubclass(kind, LQRController):
         model = None if robot.is_reference else robot.spec().compile()
-        controller = make(dt, robot=model, speed_weight=speed_weight(world))
+        controller = make(dt, robot=model, speed_weight=speed_weight(world, mechanics_of(robot).near_upright))
     elif robot.is_reference:
         controller = make(dt)
     else:
@@ -360,9 +361,10 @@ def make_controller(make: Callable[..., Controller], dt: float, world: WorldConf
     )
 
 
-def speed_weight(world: WorldConfig) -> float:
-    """With which gains are computed for a world, see ``ballbot.lqr.gains_of``."""
-    return ESTIMATED_SPEED_WEIGHT if world.faults[0].get("velocity") == "estimated" else SPEED_WEIGHT
+def speed_weight(world: WorldConfig, model: RollingModel) -> float:
+    """With which gains are computed for a robot in a world, see ``ballbot.lqr.gains_of``."""
+    sensors = Sensors(**world.faults[0])
+    return firm_speed_weight(model, sensors.latest) if sensors.velocity == "estimated" else SPEED_WEIGHT
 
 
 def controlled_fields(name: str) -> tuple[str, ...]:

@@ -29,8 +29,10 @@ START_TIME = 1.0
 SPEED_WEIGHT = 10.0
 """What a missing m/s costs, squared, where a wheel's full torque costs 1: a third of a m/s as much as that torque.  At
 100 robots of other shapes begin to tremble, as contacts are soft, and this one drives no better."""
-ESTIMATED_SPEED_WEIGHT = 100.0
-"""The same where the velocity is an estimate that pushes and slopes mislead: the firmer regulator falls less often."""
+FIRM_SPEED_WEIGHT = 100.0
+"""The most that it costs where the velocity is an estimate."""
+SHORTEST_DELAY = 0.02
+"""s, that a firm regulator bears although nothing is late, as contacts are soft."""
 
 
 def held_for(model: RollingModel, dt: float) -> tuple[Array, Array]:
@@ -122,6 +124,42 @@ def gains_of(model: RollingModel, dt: float, speed_weight: float = SPEED_WEIGHT)
     cost[TRAVEL, TRAVEL] = np.eye(2) * speed_weight
     hold = np.linalg.lstsq(b, (np.eye(6) - a)[:, TRAVEL], rcond=None)[0]
     return Gains(regulator(a, b, cost, np.eye(b.shape[1])), np.asarray(hold))
+
+
+def closed_loop(a: Array, b: Array, gains: Array, late: int) -> Array:
+    """State and actions on their way, from one step to the next, where actions -gains state come so many steps late."""
+    states, wheels = b.shape
+    loop = np.zeros((states + late * wheels,) * 2)
+    loop[:states, :states] = a
+    if not late:
+        return loop - b @ gains
+    loop[:states, states : states + wheels] = b
+    loop[states:-wheels, states + wheels :] = np.eye((late - 1) * wheels)
+    loop[-wheels:, :states] = -gains
+    return loop
+
+
+def firm_speed_weight(model: RollingModel, late: float) -> float:
+    """The weight of the firmest regulator that still brings the robot to rest by what it senses ``late`` s ago.
+
+    Pushes and slopes mislead who estimates a velocity, and who is firm falls less often; but the firmer, the less delay
+    it bears.  What weighs more than ``FIRM_SPEED_WEIGHT`` is not looked for, nor less than a ten thousandth of it.
+    """
+    dt, late = 0.002, max(late, SHORTEST_DELAY)
+    a, b = held_for(model, dt)
+    b = b * -model.torque
+
+    def bears(weight: float) -> bool:
+        loop = closed_loop(a, b, gains_of(model, dt, weight).state, round(late / dt))
+        return bool(np.abs(np.linalg.eigvals(loop)).max() < 1)
+
+    least, most = FIRM_SPEED_WEIGHT / 1e4, FIRM_SPEED_WEIGHT
+    if bears(most):
+        return most
+    while most > 1.02 * least:
+        middle = float(np.sqrt(least * most))
+        least, most = (middle, most) if bears(middle) else (least, middle)
+    return least
 
 
 @dataclass

@@ -230,7 +230,7 @@ class Settings:
             return feedback_prior(layout, self.prior_speed)
         mechanics = mechanics_of(robot)
         dt = self.ppo.action_repeat * STEP_MS / 1000
-        gains = gains_of(mechanics.near_upright, dt, speed_weight(self.world))
+        gains = gains_of(mechanics.near_upright, dt, speed_weight(self.world, mechanics.near_upright))
         return computed_prior(layout, self.estimated_layout, self.prior_speed, gains, mechanics.ball_depth)
 
     def structure(self, encoder: FrozenEncoder | None = None) -> Structure:

@@ -12,7 +12,16 @@ from ballbot.envs.mechanics import LEAN, LEANING, TRAVEL, RollingModel, rolling_
 from ballbot.envs.model import build_model
 from ballbot.errors import SettingsError
 from ballbot.evaluation import run_episodes
-from ballbot.lqr import LQRController, gains_of, held_for, recoverable_lean, regulator
+from ballbot.lqr import (
+    FIRM_SPEED_WEIGHT,
+    SPEED_WEIGHT,
+    LQRController,
+    firm_speed_weight,
+    gains_of,
+    held_for,
+    recoverable_lean,
+    regulator,
+)
 from ballbot.observer import ROLLING
 
 MODEL = rolling_model(build_model())
@@ -103,6 +112,32 @@ def test_a_speed_is_held_against_the_wheels_damping() -> None:
     moving = np.array([0, 0, 0, 0, 0.2, -0.1])
     after = a @ moving + b @ (-10.0 * gains.travel @ moving[TRAVEL])
     np.testing.assert_allclose(after, moving, atol=1e-9)
+
+
+def settles(weight: float, late: int) -> bool:
+    """Whether a lean of 0.01 rad dies out, by actions on what was so many steps of 2 ms ago."""
+    a, b = held_for(MODEL, 0.002)
+    gains = gains_of(MODEL, 0.002, weight).state
+    states = [np.zeros(6)] * late + [np.array([0.01, -0.01, 0, 0, 0, 0])]
+    for _ in range(20_000):
+        states.append(a @ states[-1] + b @ (10.0 * gains @ states[-1 - late]))
+        if not np.abs(states[-1]).max() < 1e3:
+            return False
+    return bool(np.abs(states[-1]).max() < 1e-3)
+
+
+def test_the_firmest_regulator_is_one_that_bears_the_delay() -> None:
+    assert firm_speed_weight(MODEL, 0.0) == FIRM_SPEED_WEIGHT and settles(FIRM_SPEED_WEIGHT, 14)
+    weight = firm_speed_weight(MODEL, 0.06)
+    assert SPEED_WEIGHT < weight < FIRM_SPEED_WEIGHT
+    assert settles(0.9 * weight, 30) and not settles(1.1 * weight, 30)
+    assert firm_speed_weight(MODEL, 0.08) < weight
+
+
+def test_it_is_firm_where_the_velocity_is_an_estimate() -> None:
+    true, late = (make_controller(LQRController, 0.002, WorldConfig(sensors=s)) for s in ("perfect", "cheap"))
+    assert isinstance(true, LQRController) and isinstance(late, LQRController)
+    assert true.speed_weight == SPEED_WEIGHT < late.speed_weight <= FIRM_SPEED_WEIGHT
 
 
 @pytest.mark.parametrize("action_repeat", [1, 5])

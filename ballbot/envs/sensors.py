@@ -112,6 +112,12 @@ class Sensors:
             object.__setattr__(self, name, span)
 
     @property
+    def latest(self) -> float:
+        """How late, s, all that a robot senses has had its effect, but for what is lost."""
+        late = self.delay_ms[1] + self.action_delay_ms[1] + 2 * self.jitter_ms + self.imu_filter_ms
+        return late / 1000
+
+    @property
     def given(self) -> dict[str, Any]:
         """What is not perfect, by name."""
         return {f.name: value for f in fields(self) if (value := getattr(self, f.name)) != default_of(f)}

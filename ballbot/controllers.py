@@ -51,6 +51,8 @@ COMPUTED_LEAN = 0.3
 """rad.  Of computed gains, which also push as fast travel takes: held back, they would push and not lean."""
 APPROACH = 0.8
 """1/s: who is told a place goes there at so much of its distance, and no faster than otherwise."""
+TOLD_VELOCITY = {"velocity_command": 1.0, "station": APPROACH}
+"""Field -> m/s of the velocity that is wanted per unit of it."""
 ALIKE = 1e-3
 """How far shares of wheels that stand alike may differ."""
 
@@ -273,7 +275,7 @@ class Following:
         """Actions (n, wheels) for observations of ``frame="body"``; ``began`` (n,) marks first steps of episodes."""
         of = {name: observations[:, at].astype(np.float64) for name, at in self.layout.slices.items()}
         if "velocity_command" in of:
-            wanted = of["velocity_command"][:, :2] + APPROACH * of.get("station", 0.0)
+            wanted = np.sum([factor * of[name][:, :2] for name, factor in TOLD_VELOCITY.items() if name in of], axis=0)
         else:
             way = of["target"]
             length = np.linalg.norm(way, axis=1, keepdims=True)
@@ -407,10 +409,11 @@ def computed_prior(
 ) -> FeedbackPrior:
     """The same of a robot whose gains are computed; along a field that leads, where one is observed or estimated.
 
-    Where ``balance`` is, lean counts from there.
+    Told a velocity it drives at that, and back to the station that it is told to keep.  Where ``balance`` is, lean
+    counts from there.
 
     Args:
-        layout: of the observation, with the fields of ``frame="body"`` and command "goal".
+        layout: of the observation, with the fields of ``frame="body"`` and command "goal" or "velocity".
         estimated: of what follows in a row, estimated of it.
         target_speed: m/s along the goal, or way.
         gains: of ``ballbot.lqr``.
@@ -418,9 +421,12 @@ def computed_prior(
     """
     size = layout.size + (0 if estimated is None else estimated.size)
     down, rate, velocity = (layout[name].start for name in ("gravity", "gyro", "velocity"))
-    led = (layout.leading or layout["goal"]).start
     if estimated is not None and estimated.leading is not None:
-        led = layout.size + estimated.leading.start
+        wanted = {layout.size + estimated.leading.start: target_speed}
+    elif layout.leading is None and "velocity_command" in layout.names:
+        wanted = {layout[name].start: of for name, of in TOLD_VELOCITY.items() if name in layout.names}
+    else:
+        wanted = {(layout.leading or layout["goal"]).start: target_speed}
     tilt, leaning, missing, hold = (np.zeros((2, size)) for _ in range(4))
     tilt[0, down] = tilt[1, down + 1] = 1.0
     for part, start in ((layout, 0), (estimated, layout.size)):
@@ -428,7 +434,8 @@ def computed_prior(
             at = start + part["balance"].start
             tilt[0, at] = tilt[1, at + 1] = -1.0
     leaning[0, rate + 1], leaning[1, rate] = 1.0, -1.0
-    hold[0, led] = hold[1, led + 1] = target_speed
+    for at, speed in wanted.items():
+        hold[0, at] = hold[1, at + 1] = speed
     missing[0, velocity] = missing[1, velocity + 1] = -1.0
     by_tilt, by_leaning, by_travel = gains.state[:, LEAN], gains.state[:, LEANING], gains.state[:, TRAVEL]
     direct = gains.travel @ hold - by_tilt @ tilt - (by_leaning - ball_depth * by_travel) @ leaning

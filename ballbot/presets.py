@@ -61,7 +61,8 @@ class Settings:
     prior_speed: Annotated[float, Range(0, 2)] | None = None
     """m/s along the goal at which a linear controller drives to whose actions the policy adds its own (None: no
     controller, learn from nothing).  It is part of the policy; for --frame body and --command goal.  Where a field
-    that leads, such as way, is observed or estimated, it drives along that."""
+    that leads, such as way, is observed or estimated, it drives along that; with --command velocity as it is told,
+    whatever the number."""
     teacher: str | None = None
     """Whom the policy imitates for the first --imitation-timesteps: a classical controller, "linear", "lqr",
     "observer", "foresight", "informed", "guided" or "guided_observer", with a speed in m/s of its own choice, or yours,
@@ -117,10 +118,10 @@ class Settings:
             raise SettingsError(
                 "--no-random-yaw needs --no-symmetry: sides that no robot ever shows the goal cannot be learned from"
             )
-        if self.prior_speed is not None and not (body and self.world.command == "goal"):
+        if self.prior_speed is not None and not (body and self.world.command in PRIOR_FOLLOWS):
             raise SettingsError(
-                f"--prior-speed {self.prior_speed} needs --frame body and --command goal, which its controller reads: "
-                "use them, or --prior-speed None"
+                f"--prior-speed {self.prior_speed} needs --frame body and --command {' or '.join(PRIOR_FOLLOWS)}, "
+                "which its controller reads: use them, or --prior-speed None"
             )
 
     def _check_estimates(self) -> None:
@@ -226,7 +227,7 @@ class Settings:
             return None
         robot = self.world.robot_config
         tuned = robot.is_reference and not self.world.faults[0]  # these gains bear neither noise nor delays
-        if tuned and not self.estimates and layout.leading is None:
+        if tuned and not self.estimates and layout.leading is None and self.world.command == "goal":
             return feedback_prior(layout, self.prior_speed)
         mechanics = mechanics_of(robot)
         dt = self.ppo.action_repeat * STEP_MS / 1000
@@ -277,6 +278,8 @@ ESTIMATED_FROM = {"gravity": 10.0, "gyro": 1.0, "velocity": 4.0, "image_age": 30
 it has moved since; of the past too, where that is observed."""
 AND_WHERE_TO = {"goal": 1.0}
 """The same, of estimates that depend on where the robot is to go."""
+PRIOR_FOLLOWS = "goal", "velocity"
+"""Commands that a controller follows to whose actions a policy adds."""
 PRIOR_SPEED = 0.32
 """m/s along the goal that a robot is asked for whose policy adds to computed gains."""
 CAREFUL_SPEED = 0.2
@@ -363,7 +366,7 @@ def _on_computed_gains(
     settings: Settings, speed: float = PRIOR_SPEED, total_timesteps: int = 1_500_000, eval_interval: int = 250_000
 ) -> Settings:
     """The same for a robot of which nobody knows how to shape its learning: it begins with what is computed."""
-    if settings.world.frame != "body" or settings.world.command != "goal":
+    if settings.world.frame != "body" or settings.world.command not in PRIOR_FOLLOWS:
         return settings
     ppo = replace(
         settings.ppo,

@@ -1,10 +1,11 @@
-"""How well a policy follows velocity commands: errors by speed in all directions, and the plot of a drive.
+"""How well a policy or controller follows velocity commands: errors by speed in all directions, plot of a drive.
 
     python experiments/ppo_ballbot.py --terrain flat --command velocity --no-cameras --run-name follower
     python experiments/follow_commands.py runs/follower --out follower.png
+    python experiments/follow_commands.py lqr --robot asroballet --speeds 0.5 0.25 0
 
-Each robot is told one velocity for 4 s, from standing; the last 2 s count.  Needs matplotlib for the plot (pip install
-matplotlib).
+Each robot is told one velocity for 4 s, from standing; the last 2 s count, and how far who is told to stand was in
+these from where it was at their start.  Needs matplotlib for the plot (pip install matplotlib).
 """
 
 from __future__ import annotations
@@ -23,8 +24,7 @@ from numpy.typing import NDArray
 from ballbot.cli import check_options, check_output, program
 from ballbot.envs import BallbotVectorEnv
 from ballbot.errors import SettingsError
-from ballbot.evaluation import env_options, in_task, task_of
-from ballbot.ppo import Policy, load_policy
+from ballbot.evaluation import Candidate, find_candidate, in_task, task_of
 from ballbot.ppo.checkpoint import write_atomic
 from ballbot.settings import Range
 
@@ -42,14 +42,20 @@ LEG = 3.0
 class Args:
     """Judge how well a policy follows velocity commands."""
 
-    policy: Annotated[Path, tyro.conf.Positional]
-    """Run folder or checkpoint of a policy that was trained with --command velocity."""
+    policy: Annotated[str, tyro.conf.Positional]
+    """Run folder or checkpoint of a policy that was trained with --command velocity, or "lqr" or "linear"."""
     speeds: tuple[float, ...] = (0.3, 0.2, 0.1, 0.0)
     """m/s."""
     headings: Annotated[int, Range(1, 10_000)] = 32
     """Directions at each speed, all around."""
     terrain: str | None = None
-    """Ground (default: what the policy was trained on)."""
+    """Ground (default: what a policy was trained on; flat)."""
+    robot: str | None = None
+    """Which (default: what a policy was trained on; the reference's)."""
+    sensors: str | None = None
+    """How well it senses (default: as a policy was trained; perfectly)."""
+    randomize: str = "none"
+    """What differs from robot to robot: "mild", "strong" or a .json file of ranges."""
     seed: Annotated[int, Range(0, 2**62)] = 0
     """Of the starts."""
     out: Path | None = None
@@ -60,38 +66,47 @@ class Args:
     """Threads that step the simulations (0: every CPU)."""
 
 
-def make(policy: Policy, args: Args, num: int) -> BallbotVectorEnv:
+def make(candidate: Candidate, args: Args, num: int) -> BallbotVectorEnv:
     """``num`` robots that are told nothing but by us.
 
     Raises:
         SettingsError: the policy follows no velocity commands.
     """
-    options = env_options(policy)
-    if options.get("command") != "velocity":
+    options, learned = candidate.options, candidate.policy is not None
+    if learned and options.get("command") != "velocity":
         raise SettingsError(f"{args.policy} was not trained with --command velocity: give a policy that was")
-    options = in_task(options, task_of(options, args.terrain, motion={"resample_time": 0.0}))
+    terrain = args.terrain if learned or args.terrain else "flat"
+    task = task_of(options, terrain, "velocity", robot=args.robot, sensors=args.sensors, motion={"resample_time": 0.0})
+    options = in_task(options, task, adapts=not learned) | {"randomize": args.randomize}
     options |= {"terrain_split": "eval", "num_threads": args.num_threads, "max_episode_steps": 10**6}
     return BallbotVectorEnv(num, **options)
 
 
-def steady(policy: Policy, args: Args, speed: float) -> dict[str, float]:
+def steady(candidate: Candidate, args: Args, speed: float) -> dict[str, float]:
     """Errors at one speed in all directions, root mean squares over time and the robots that did not fall."""
     n = args.headings
-    envs = make(policy, args, n)
+    envs = make(candidate, args, n)
+    act = candidate.make_actor(envs)
     angles = np.linspace(0, 2 * np.pi, n, endpoint=False)
     told = np.stack([speed * np.cos(angles), speed * np.sin(angles), 0 * angles])
     obs, _ = envs.reset(seed=args.seed, options={"command": told.T})
     steps, fallen, began = round(SECONDS / envs.dt), np.zeros(n, bool), np.ones(n, bool)
-    off, turned = [], []
+    off, turned, places = [], [], []
     for step in range(steps):
-        obs, _, terminated, _, _ = envs.advance(policy.predict(obs, began=began))
+        obs, _, terminated, _, _ = envs.advance(act(obs, began))
         began = np.zeros(n, bool)
         fallen |= terminated
         if step >= steps - round(COUNTED / envs.dt):
-            off.append(envs.world.robots.heading_velocity - told[:2])
-            turned.append(envs.world.robots.yaw_rate)
+            robots = envs.world.robots
+            off.append(robots.heading_velocity - told[:2])
+            turned.append(robots.yaw_rate)
+            places.append(robots.position[:2])
     envs.close()
-    return errors(speed, np.array(off), np.array(turned), fallen)
+    found = errors(speed, np.array(off), np.array(turned), fallen)
+    if speed == 0 and not fallen.all():
+        away = np.linalg.norm(np.array(places) - places[0], axis=1)
+        found["moved"] = float(away[:, ~fallen].max())
+    return found
 
 
 def errors(speed: float, off: Array, turned: Array, fallen: NDArray[np.bool_]) -> dict[str, float]:
@@ -119,15 +134,16 @@ def errors(speed: float, off: Array, turned: Array, fallen: NDArray[np.bool_]) -
     }
 
 
-def drive(policy: Policy, args: Args) -> dict[str, Array]:
+def drive(candidate: Candidate, args: Args) -> dict[str, Array]:
     """One robot that is told one thing after the other: (steps,) "time", "ahead", "left", "turn", and what was told."""
-    envs = make(policy, args, 1)
+    envs = make(candidate, args, 1)
+    act = candidate.make_actor(envs)
     obs, _ = envs.reset(seed=args.seed, options={"command": (0.0, 0.0, 0.0)})
     rows, began = [], np.ones(1, bool)
     for leg, (ahead, left) in enumerate(DRIVE):
         envs.set_command((ahead, left, 0.0))
         for step in range(round(LEG / envs.dt)):
-            obs, _, _, _, _ = envs.advance(policy.predict(obs, began=began))
+            obs, _, _, _, _ = envs.advance(act(obs, began))
             began = np.zeros(1, bool)
             robots = envs.world.robots
             rows.append((leg * LEG + step * envs.dt, *robots.heading_velocity[:, 0], robots.yaw_rate[0], ahead, left))
@@ -175,19 +191,22 @@ def main(argv: list[str] | None = None) -> int:
         if path is not None:
             check_output(path, option, endings)
     torch.set_num_threads(1)  # networks this small lose by more
-    policy = load_policy(args.policy)
-    found = [steady(policy, args, speed) for speed in args.speeds]
-    print("| told, m/s | error, m/s rms | worst direction | of the mean | yaw rate, rad/s rms | fell |")
-    print("| --- | --- | --- | --- | --- | --- |")
+    candidate = find_candidate(args.policy)
+    found = [steady(candidate, args, speed) for speed in args.speeds]
+    print("| told, m/s | error, m/s rms | worst direction | of the mean | yaw rate, rad/s rms | moved, cm | fell |")
+    print("| --- | --- | --- | --- | --- | --- | --- |")
     for row in found:
         values = [row[name] for name in ("velocity_error", "worst_direction", "mean_error", "yaw_rate_error")]
-        print(f"| {row['speed']:g} | {' | '.join(f'{value:.3f}' for value in values)} | {100 * row['fallen']:.0f} % |")
+        cells = [f"{row['speed']:g}", *(f"{value:.3f}" for value in values)]
+        cells += [f"{100 * row['moved']:.1f}" if "moved" in row else "", f"{100 * row['fallen']:.0f} %"]
+        print(f"| {' | '.join(cells)} |")
     if args.json is not None:
         rows = [{k: None if np.isnan(v) else v for k, v in row.items()} for row in found]
-        content: dict[str, Any] = {"policy": str(args.policy), "steps": policy.step, "speeds": rows}
+        steps = None if candidate.policy is None else candidate.policy.step
+        content: dict[str, Any] = {"policy": args.policy, "steps": steps, "speeds": rows}
         write_atomic(args.json, (json.dumps(content, indent=2) + "\n").encode())
     if args.out is not None:
-        plot(found, drive(policy, args), args.out)
+        plot(found, drive(candidate, args), args.out)
         print(f"wrote {args.out}")
     return 0
 

@@ -20,7 +20,7 @@ from inprocess import call as run
 from packaging.requirements import Requirement
 from policies import save_policy
 
-from ballbot.ppo import load_policy
+from ballbot.evaluation import find_candidate
 
 EXPERIMENTS = Path(__file__).parents[1] / "experiments"
 EVALUATIONS = EXPERIMENTS.parent / "results" / "evaluations.csv"
@@ -544,8 +544,8 @@ def test_commands_are_followed_on_another_ground_with_its_own_options(
 ) -> None:
     follow = load(monkeypatch, "follow_commands")
     of: dict[str, Any] = {"command": "velocity", "terrain": "stairs", "ground.height": 0.02, "terrain_cell": 0.01}
-    policy = load_policy(save_policy(tmp_path / "p.pt", 18, **of))
-    args = follow.Args(tmp_path / "p.pt", terrain="hills:0.5")
-    with closing(follow.make(policy, args, 1)) as envs:
+    save_policy(tmp_path / "p.pt", 18, **of)
+    args = follow.Args(str(tmp_path / "p.pt"), terrain="hills:0.5")
+    with closing(follow.make(find_candidate(args.policy), args, 1)) as envs:
         assert envs.config.terrain == "hills:0.5" and envs.config.ground == {} and envs.config.terrain_cell is None
         assert envs.config.motion == {"resample_time": 0.0}

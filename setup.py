@@ -1,4 +1,6 @@
-"""Build what is compiled, contact fix and ray casting; everything else about the package stands in pyproject.toml.
+"""Build what is compiled, contact fix and ray casting, and put experiments/ into the package as ballbot/experiments.
+
+Everything else about the package stands in pyproject.toml.
 
 The libraries include no header of Python, MuJoCo or PyTorch and are loaded by ctypes, so one file each serves every
 Python. They are built as extension modules only because installers can build those. Without a C compiler the package
@@ -12,7 +14,7 @@ import sysconfig
 import tarfile
 from pathlib import Path
 
-from setuptools import Extension, setup
+from setuptools import Extension, find_packages, setup
 from setuptools.command.sdist import sdist
 
 EPOCH = int(os.environ.get("SOURCE_DATE_EPOCH", "1577836800"))
@@ -50,6 +52,8 @@ class ReproducibleSdist(sdist):  # type: ignore[misc]
 stable_abi = not sysconfig.get_config_var("Py_GIL_DISABLED")
 
 setup(
+    packages=[*find_packages(include=["ballbot*", "mujoco_patch*"]), "ballbot.experiments"],
+    package_dir={"ballbot.experiments": "experiments"},
     cmdclass={"sdist": ReproducibleSdist},
     ext_modules=[
         Extension(

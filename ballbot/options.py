@@ -7,14 +7,10 @@ ground and command are looked up first, since their options depend on it.
 from __future__ import annotations
 
 import argparse
-import ast
 import inspect
 import sys
-import textwrap
 from collections.abc import Mapping
 from dataclasses import asdict, field, fields, make_dataclass, replace
-from functools import cache
-from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any, TypeVar, get_type_hints
 
@@ -34,6 +30,7 @@ from ballbot.envs.robots import robot_of
 from ballbot.envs.sensors import SENSORS, Sensors, check_sensing
 from ballbot.envs.terrain import parse_terrain
 from ballbot.errors import SettingsError
+from ballbot.parsing import Topics, explained, field_docs, parse
 from ballbot.settings import check_value, default_of, nearest
 
 HIDDEN = ("observation", "terrain_split", "stagger_first_episodes", "action_repeat", "stagger_cameras")
@@ -54,37 +51,10 @@ PluginFiles = tyro.conf.UseAppendAction[tuple[Path, ...]]
 Args = TypeVar("Args")
 
 
-@cache
-def field_docs(cls: Any) -> dict[str, str]:
-    """What stands under each field of a dataclass, in its source and in those it derives from."""
-    docs: dict[str, str] = {}
-    for base in reversed(cls.__mro__):
-        try:
-            body = ast.parse(textwrap.dedent(inspect.getsource(base))).body[0]
-        except (OSError, TypeError, SyntaxError):  # no source, as of a class made at run time
-            continue
-        statements = body.body if isinstance(body, ast.ClassDef) else []
-        for before, after in pairwise(statements):
-            if (
-                isinstance(before, ast.AnnAssign)
-                and isinstance(before.target, ast.Name)
-                and isinstance(after, ast.Expr)
-                and isinstance(after.value, ast.Constant)
-                and isinstance(after.value.value, str)
-            ):
-                docs[before.target.id] = " ".join(after.value.value.split())
-    return docs
-
-
 def first_line(thing: Any) -> str:
     """Of a docstring; empty without one."""
     text = inspect.getdoc(thing) or ""
     return text.split("\n\n")[0].replace("\n", " ")
-
-
-def explained(hint: Any, text: str) -> Any:
-    """An annotation with what ``--help`` says of it."""
-    return Annotated[hint, tyro.conf.arg(help=text)]
 
 
 def world_options(config: WorldConfig) -> Any:
@@ -210,7 +180,9 @@ def peek(argv: list[str] | None, *options: str) -> argparse.Namespace:
     return given
 
 
-def read_options(cls: type[Args], argv: list[str] | None, description: str | None, rig: bool = False) -> Args:
+def read_options(
+    cls: type[Args], argv: list[str] | None, description: str | None, rig: bool = False, topics: Topics | None = None
+) -> Args:
     """A program's options, from its command line, checked.
 
     Plugins are loaded first (those of installed packages, and of ``--plugin``).  A program with ``--terrain`` or
@@ -221,9 +193,10 @@ def read_options(cls: type[Args], argv: list[str] | None, description: str | Non
         argv: None for the command line.
         description: what ``--help`` begins with.
         rig: take the options of the robot's cameras too: ``rig_options`` returns what was given.
+        topics: as ``parse`` takes them.
 
     Raises:
-        SettingsError: an option is out of range, or needs another one.
+        SettingsError: an option is unknown or out of range, or needs another one.
         PluginError: a plugin cannot be used.
     """
     kinds = [f.name for f in fields(cls) if f.name in KINDS]  # type: ignore[arg-type]
@@ -241,7 +214,7 @@ def read_options(cls: type[Args], argv: list[str] | None, description: str | Non
         section = make_dataclass("Rig", _rig_rows({}), frozen=True)
         rows.append(("rig", section, field(default=section())))
     made = make_dataclass(cls.__name__, rows, bases=(cls,)) if rows else cls
-    args: Args = tyro.cli(made, args=argv, description=description)
+    args: Args = parse(made, argv, description, topics)
     check_options(args)
     return args
 

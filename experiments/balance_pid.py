@@ -21,12 +21,12 @@ from dataclasses import dataclass
 from typing import Annotated, Literal
 
 import numpy as np
-import tyro
 from numpy.typing import NDArray
 
 from ballbot.cli import check_options, program
 from ballbot.controllers import PIDController
 from ballbot.envs import BallbotVectorEnv
+from ballbot.parsing import parse
 from ballbot.settings import Range
 
 Array = NDArray[np.float64]
@@ -113,7 +113,7 @@ def balance(args: Args) -> tuple[NDArray[np.int64], NDArray[np.bool_], Array]:
 @program
 def main(argv: list[str] | None = None) -> int:
     """Balance, print one line, and return the exit status."""
-    args = tyro.cli(Args, args=argv, description=__doc__)
+    args = parse(Args, argv, __doc__)
     check_options(args)
     stood, fell, max_tilt = balance(args)
     balanced = (stood == args.steps) & ~fell

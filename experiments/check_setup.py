@@ -46,7 +46,8 @@ TIMEOUT = 120
 """Seconds before a probe counts as hung: importing PyTorch from a cold disk takes most of a minute."""
 ENOUGH_DISK = 2.0
 """GiB: a run's checkpoints and logs take far less; below this something else will fill the disk first."""
-INSTALL = "pip install -c constraints.txt -e ."
+CHECKOUT = (Path(__file__).parents[1] / "pyproject.toml").is_file()
+INSTALL = "pip install -c constraints.txt -e ." if CHECKOUT else "pip install --upgrade ballbot"
 
 OK, OPTIONAL, FAIL = "ok", "-", "FAIL"
 

@@ -25,6 +25,7 @@ from ballbot.cli import check_output, program
 from ballbot.design import Design, Limit, design_of
 from ballbot.envs.robots import robot_of
 from ballbot.evaluation.report import page, polar
+from ballbot.parsing import parse
 from ballbot.ppo.checkpoint import write_atomic
 
 
@@ -98,7 +99,7 @@ def body(design: Design) -> str:
 @program
 def main(argv: list[str] | None = None) -> int:
     """Try the robot, and return the exit status."""
-    args = tyro.cli(Args, args=argv, description=__doc__)
+    args = parse(Args, argv, __doc__)
     if args.out is not None:
         check_output(args.out, "--out", (".html",))
         if importlib.util.find_spec("matplotlib") is None:

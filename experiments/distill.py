@@ -14,10 +14,15 @@ arXiv:1011.0686); from then on it learns from rewards.
 from __future__ import annotations
 
 import sys
+from functools import partial
 
 import ppo_ballbot
 
+from ballbot.cli import program
+from ballbot.commands import as_called
 
+
+@partial(program, expected=())
 def main(argv: list[str] | None = None) -> int:
     """Train, and return the exit status; exit with 2 on bad input."""
     argv = sys.argv[1:] if argv is None else argv
@@ -27,7 +32,7 @@ def main(argv: list[str] | None = None) -> int:
         return 2
     own = bool({"--resume", "--config"} & given)
     if {"-h", "--help"} & set(argv):
-        print(__doc__)
+        print(as_called(__doc__ or ""))
     status: int = ppo_ballbot.main(argv if own else ["--preset", "distill", *argv], taught_only=True)
     return status
 

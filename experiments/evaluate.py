@@ -133,6 +133,17 @@ class Args:
         self.deterministic = self.deterministic and not self.stochastic
 
 
+TOPICS = {
+    "most used": (
+        *("compare", "episodes", "terrain", "task", "robot", "sensors", "randomize", "report", "json", "split"),
+    ),
+    "world": ("command", "terrain_seed", "num_terrains", "terrain_length", "tilt_limit_deg", "integrator"),
+    "episode": (*("horizon", "seed", "initial_tilt_deg", "initial_speed", "heading", "deterministic", "stochastic"),),
+    "other": ("encoder", "shuffle_images", "max_failures", "paths", "num_threads", "torch_threads", "plugin"),
+}
+"""Title in ``--help`` -> options below it; those of a kind follow."""
+
+
 def check(args: Args) -> Args:
     """The same options, if they are possible.
 
@@ -345,7 +356,7 @@ def too_many_failures(outcomes: list[str], share: float) -> bool:
 def main(argv: list[str] | None = None) -> int:
     """Evaluate, print a table, and return the exit status."""
     written: Path | None = None
-    args = check(read_options(Args, argv, __doc__))
+    args = check(read_options(Args, argv, __doc__, topics=TOPICS))
     try:
         if args.torch_threads:
             torch.set_num_threads(args.torch_threads)

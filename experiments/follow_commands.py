@@ -25,6 +25,7 @@ from ballbot.cli import check_options, check_output, program
 from ballbot.envs import BallbotVectorEnv
 from ballbot.errors import SettingsError
 from ballbot.evaluation import Candidate, find_candidate, in_task, task_of
+from ballbot.parsing import parse
 from ballbot.ppo.checkpoint import write_atomic
 from ballbot.settings import Range
 
@@ -185,7 +186,7 @@ def plot(found: list[dict[str, float]], driven: dict[str, Array], out: Path) -> 
 @program
 def main(argv: list[str] | None = None) -> int:
     """Judge, print a table, and return the exit status."""
-    args = tyro.cli(Args, args=argv, description=__doc__)
+    args = parse(Args, argv, __doc__)
     check_options(args)
     for path, option, endings in ((args.out, "--out", (".png", ".svg")), (args.json, "--json", (".json",))):
         if path is not None:

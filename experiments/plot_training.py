@@ -29,6 +29,7 @@ from numpy.typing import NDArray
 from ballbot.cli import check_output, program
 from ballbot.errors import SettingsError
 from ballbot.evaluation.report import COLOURS
+from ballbot.parsing import parse
 from ballbot.ppo.checkpoint import write_atomic
 from ballbot.runs import read_config
 
@@ -255,7 +256,7 @@ def other(curve: str) -> str:
 @program
 def main(argv: list[str] | None = None) -> int:
     """Read, draw, save."""
-    args = tyro.cli(Args, args=argv, description=__doc__)
+    args = parse(Args, argv, __doc__)
     args.out.parent.mkdir(parents=True, exist_ok=True)
     check_output(args.out, "--out", (".png", ".svg", ".pdf"), keep=args.runs)
     unique = {path.resolve().parent if path.name == "progress.csv" else path.resolve(): path for path in args.runs}

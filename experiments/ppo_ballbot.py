@@ -26,13 +26,10 @@ import sys
 import time
 from collections.abc import Callable
 from contextlib import ExitStack, closing
-from copy import copy
-from dataclasses import asdict, dataclass, field, make_dataclass, replace
+from dataclasses import asdict, dataclass, field, fields, make_dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, NoReturn, get_type_hints
-
-import tyro
 
 from ballbot import height_maps, plugins, robot_files
 from ballbot.cli import program
@@ -48,13 +45,14 @@ from ballbot.options import (
     KINDS,
     SPELLED,
     PluginFiles,
-    field_docs,
     peek,
     plain,
     with_kinds,
     world_config,
     world_options,
 )
+from ballbot.parsing import explained, field_docs, option_rows
+from ballbot.parsing import parse as parse_options
 from ballbot.ppo import DivergedError, Hooks, LostContactError, Record, distributed_setup, train
 from ballbot.ppo.checkpoint import find_checkpoint, run_dir_of
 from ballbot.ppo.diagnosis import out_of_memory
@@ -176,22 +174,19 @@ def parse(argv: list[str] | None = None) -> Args:
         kinds = {**(find_task(given.task) if given.task else {}), **kinds}
         settings = find_preset(given.preset or "default")(**kinds)
         default = Args(settings, Job(cameras=settings.world.observation == "encoded"))
-    read = tyro.cli(
-        _options(default),
-        args=argv,
-        description=__doc__,
-        prog="ppo_ballbot.py",
-        console_outputs=RANK == 0,
-    )
-    world = world_config(read.env, default.settings.world)
-    world = replace(world, observation="encoded" if read.job.cameras else "proprioception")
-    settings = Settings(ppo=read.ppo, world=world, **asdict(read.own))
+    parts = _parts(default)
+    options = make_dataclass("Options", [row for part in parts for row in option_rows(part)], kw_only=True)
+    read: Any = parse_options(options, argv, __doc__, TOPICS, console=RANK == 0)
+    ppo, world, own, job = (type(part)(**{f.name: getattr(read, f.name) for f in fields(part)}) for part in parts)
+    world = world_config(world, default.settings.world)
+    world = replace(world, observation="encoded" if job.cameras else "proprioception")
+    settings = Settings(ppo=ppo, world=world, **asdict(own))
     if "--mirror" in argv and settings.mirror and not (settings.symmetry and world.frame == "body"):
         raise SettingsError(
             f"--mirror needs --symmetry and --frame body, got {'--symmetry' if settings.symmetry else '--no-symmetry'} "
             f"and --frame {world.frame}: leave --mirror out, or change these"
         )
-    return Args(settings, read.job)
+    return Args(settings, job)
 
 
 def find_preset(name: str) -> Callable[..., Settings]:
@@ -227,23 +222,52 @@ MOVED = {
 """Options of version 0.1, and how to say it now."""
 
 
-def _options(default: Args) -> Any:
-    """A dataclass of all options, flat but for those that have a dot, with these defaults."""
+MOST_USED = (
+    *("terrain", "robot", "command", "cameras", "total_timesteps", "seed", "run_name", "preset", "resume", "init_from"),
+)
+TOPICS = {
+    "most used": MOST_USED,
+    "run": (
+        *("config", "task", "plugin", "track", "capture_video", "encoder", "change_encoder", "eval_interval"),
+        *("eval_episodes", "eval_seed", "checkpoint_interval", "keep_checkpoints"),
+    ),
+    "speed": ("num_threads", "torch_threads", "torch_deterministic", "device", "compile"),
+    "rollout": ("num_envs", "num_steps", "action_repeat", "gamma", "gae_lambda"),
+    "update": (
+        *("learning_rate", "lr_schedule", "min_learning_rate", "max_learning_rate", "schedule_timesteps", "adam_eps"),
+        *("weight_decay", "update_epochs", "minibatch_size", "clip_range", "value_clip_range", "target_kl", "vf_coef"),
+        *("max_grad_norm", "normalize_advantage", "normalize_advantage_per_minibatch", "policy_average"),
+    ),
+    "exploration": ("initial_std", "final_std", "final_std_share", "min_std", "ent_coef"),
+    "networks": (
+        *("hidden_size", "num_layers", "activation", "linear_skip", "shared_trunk", "memory", "memory_size"),
+        *("cnn_channels", "cnn_features", "value_only", "value_sees_action", "symmetry", "mirror", "prior_speed"),
+        *("normalize_observations", "normalize_observations_per_step", "normalize_rewards", "normalize_values"),
+        *("camera_scale", "velocity_scale", "goal_scale"),
+    ),
+    "teacher": ("teacher", "imitation_timesteps", "imitation_learning_rate", "estimates"),
+    "observation": (
+        *("frame", "extra_fields", "history", "history_fields", "history_changes", "privileged_fields", "sensors"),
+        *("camera_interval", "camera_resolution"),
+    ),
+    "ground": ("terrain_length", "terrain_cell", "num_terrains", "terrain_seed", "curriculum"),
+    "episode": (
+        *("max_episode_steps", "shortest_episode_steps", "tilt_limit_deg", "initial_tilt_deg", "initial_speed"),
+        *("random_yaw", "final_rewards_between"),
+    ),
+    "robot": ("num_robots", "randomize", "action_limit", "integrator", "contact_fix"),
+}
+"""Title in ``--help`` -> options below it; those that have a dot follow by themselves."""
+
+
+def _parts(default: Args) -> tuple[Any, Any, Any, Any]:
+    """Settings of PPO, the world, the others of a run, and the job: dataclasses whose fields are options."""
     settings, docs, hints = default.settings, field_docs(Settings), get_type_hints(Settings, include_extras=True)
     own = make_dataclass(
-        "Own",
-        [
-            (name, Annotated[hints[name], tyro.conf.arg(help=docs[name])], field(default=getattr(settings, name)))
-            for name in OWN
-        ],
+        "Own", [(name, explained(hints[name], docs[name]), field(default=getattr(settings, name))) for name in OWN]
     )
     ppo = told_no_privilege(settings.ppo)  # an option may change whether there is any
-    sections = {"ppo": ppo, "env": world_options(settings.world), "own": own(), "job": default.job}
-    rows: list[tuple[str, Any, Any]] = [
-        (name, Annotated[type(section), tyro.conf.arg(name="")], field(default_factory=partial(copy, section)))
-        for name, section in sections.items()
-    ]
-    return make_dataclass("Options", rows)
+    return ppo, world_options(settings.world), own(), default.job
 
 
 NO_RUNS = ("", ".", "..", "checkpoints", "abandoned")

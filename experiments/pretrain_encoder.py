@@ -21,6 +21,7 @@ import tyro
 from ballbot.cli import check_options, check_output, program
 from ballbot.encoders.dataset import DepthDataset
 from ballbot.encoders.pretrain import PretrainConfig, pretrain
+from ballbot.parsing import parse
 from ballbot.settings import Range
 
 
@@ -45,7 +46,7 @@ class Args:
 @program
 def main(argv: list[str] | None = None) -> int:
     """Train, and return the exit status."""
-    args = tyro.cli(Args, args=argv, description=__doc__)
+    args = parse(Args, argv, __doc__)
     check_options(args)
     if args.torch_threads:
         torch.set_num_threads(args.torch_threads)

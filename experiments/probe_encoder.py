@@ -13,13 +13,12 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-import tyro
-
 from ballbot.cli import program
 from ballbot.encoders import encoder_file, load_encoder
 from ballbot.encoders.dataset import DepthDataset
 from ballbot.encoders.probe import DISTANCES, probe
 from ballbot.envs.observations import SCAN_RADII
+from ballbot.parsing import parse
 
 FEW_IMAGES = 20_000
 
@@ -37,7 +36,7 @@ class Args:
 @program
 def main(argv: list[str] | None = None) -> int:
     """Probe, and return the exit status."""
-    args = tyro.cli(Args, args=argv, description=__doc__)
+    args = parse(Args, argv, __doc__)
     data = DepthDataset(args.data)
     encoder = load_encoder(args.encoder or encoder_file(data.card["provenance"].get("rig") or {}))
     config = encoder.card.get("config")

@@ -15,7 +15,7 @@ from __future__ import annotations
 import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import mujoco
 import numpy as np
@@ -52,8 +52,8 @@ class Args:
     --ground.height and so on: --terrain stairs --help lists them."""
     sensors: str | None = None
     """What is wrong with the images: "cheap", and single values, --sensors.camera-noise 0.01 and so on."""
-    terrain_split: str = "eval"
-    """Terrains to choose from: "train" or "eval"."""
+    terrain_split: Literal["train", "validation", "eval"] = "eval"
+    """Terrains to choose from."""
     size: int = 64
     """Pixels along a side of the depth images; other than 64, reconstructions need an --encoder of that size."""
     plugin: PluginFiles = ()

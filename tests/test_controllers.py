@@ -26,7 +26,7 @@ from ballbot.envs import BallbotVectorEnv
 from ballbot.envs.mechanics import reference
 from ballbot.envs.observations import layout_of
 from ballbot.evaluation import run_episodes
-from ballbot.options import field_docs
+from ballbot.parsing import field_docs
 from ballbot.presets import Settings
 from ballbot.tasks import find_task
 

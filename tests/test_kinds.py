@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 
 from ballbot.envs import COMMANDS, ENDINGS, REWARDS, TERRAINS
-from ballbot.options import field_docs, first_line
+from ballbot.options import first_line
+from ballbot.parsing import field_docs
 
 ROOT = Path(__file__).parents[1]
 

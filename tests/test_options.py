@@ -15,7 +15,6 @@ from ballbot.errors import SettingsError
 from ballbot.options import (
     HIDDEN,
     SECTIONS,
-    field_docs,
     from_plain,
     kind_options,
     plain,
@@ -24,6 +23,7 @@ from ballbot.options import (
     world_config,
     world_options,
 )
+from ballbot.parsing import field_docs
 
 CONFIGS = [
     WorldConfig(),

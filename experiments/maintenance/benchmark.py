@@ -8,17 +8,17 @@ What is compared runs in turns in one process (or, for memory, in processes star
 figure alone says as much about the machine and its other users as about the code: trust the ratios. Each is
 the median over the repetitions; the spread is printed beside it.
 
-terrain     drawing one height field, on one core
-env         BallbotVectorEnv.step against bare mujoco.batch.Batch.step: same model, states and controls
-scale       4096 environments against 64: throughput over the same steps of an episode, and memory of the process
-integrators Euler, implicitfast and RK4
-wheels      the reference's capsules, the same robot on rollers, and rollers of sixteen robots that differ
-imperfect   robots that differ from episode to episode, and sensors and cameras that are noisy and late
-contact_fix the compiled contact fix against the Python fallback
-threads     1, 2, 4, ... threads
-cameras     a depth image against MuJoCo's renderer, of 16 and of 64 robots; environments with and without cameras
-ppo         ballbot.ppo against stable-baselines3's PPO on SubprocVecEnv: same networks and hyperparameters, wall time
-            from the end of the first update to the end of the last, logging included
+    terrain     drawing one height field, on one core
+    env         BallbotVectorEnv.step against bare mujoco.batch.Batch.step: same model, states and controls
+    scale       4096 environments against 64: throughput over the same steps of an episode, and memory of the process
+    integrators Euler, implicitfast and RK4
+    wheels      the reference's capsules, the same robot on rollers, and rollers of sixteen robots that differ
+    imperfect   robots that differ from episode to episode, and sensors and cameras that are noisy and late
+    contact_fix the compiled contact fix against the Python fallback
+    threads     1, 2, 4, ... threads
+    cameras     a depth image against MuJoCo's renderer, of 16 and of 64 robots; environments with and without cameras
+    ppo         ballbot.ppo against stable-baselines3's PPO on SubprocVecEnv: same networks and hyperparameters, wall
+                time from the end of the first update to the end of the last, logging included
 """
 
 from __future__ import annotations
@@ -44,7 +44,6 @@ from typing import Annotated, Any, Literal, get_args
 import gymnasium as gym
 import mujoco
 import numpy as np
-import tyro
 from mujoco.batch import Batch
 from numpy.typing import NDArray
 
@@ -58,6 +57,7 @@ from ballbot.envs.model import build_model
 from ballbot.envs.rendering import choose_opengl
 from ballbot.envs.sensors import SENSORS, parted
 from ballbot.envs.terrain import make_terrain
+from ballbot.parsing import parse
 from ballbot.ppo.checkpoint import write_atomic
 from ballbot.settings import Range
 
@@ -541,7 +541,7 @@ RUN: dict[Section, Callable[[Args], Iterator[Figure]]] = {
 @program
 def main(argv: list[str] | None = None) -> int:
     """Run the chosen parts, print the table line by line, write the JSON file; return the exit status."""
-    args = check(tyro.cli(Args, args=argv, description=__doc__))
+    args = check(parse(Args, argv, __doc__))
     mujoco_patch.ensure()
     machine = describe_machine()
     print(f"{machine['cpus']} CPUs, Python {machine['python']}, contact fix: {machine['contact_fix']},", end=" ")

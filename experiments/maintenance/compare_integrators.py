@@ -4,11 +4,11 @@
 
 Three measures, the same starts and motor torques for all:
 
-error      distance of the base from where RK4 with a 32 times smaller step takes it, after 0.1 s of random torques that
-           change every 20 ms, median and worst over 64 starts (micrometres)
-energy     the most that kinetic plus potential energy rises above its start in 0.6 s of toppling without motors, worst
-           over 64 starts (mJ, of about 10 J); physics allows none
-balance    robots out of 64 that PID control holds up for 3000 steps on the plane, and their tilt (root mean square)
+    error      distance of the base from where RK4 with a 32 times smaller step takes it, after 0.1 s of random torques
+               that change every 20 ms, median and worst over 64 starts (micrometres)
+    energy     the most that kinetic plus potential energy rises above its start in 0.6 s of toppling without motors,
+               worst over 64 starts (mJ, of about 10 J); physics allows none
+    balance    robots out of 64 that PID control holds up for 3000 steps on the plane, and their tilt (root mean square)
 
 Their cost: ``python experiments/maintenance/benchmark.py --only integrators``.
 """
@@ -21,7 +21,6 @@ from typing import Annotated
 
 import mujoco
 import numpy as np
-import tyro
 from numpy.typing import NDArray
 
 import mujoco_patch
@@ -31,6 +30,7 @@ from ballbot.envs import BallbotVectorEnv
 from ballbot.envs.model import INTEGRATORS, build_model
 from ballbot.envs.physics import Physics
 from ballbot.envs.terrain import TerrainPool
+from ballbot.parsing import parse
 from ballbot.settings import Range
 
 Array = NDArray[np.float64]
@@ -117,7 +117,7 @@ def balance(integrator: str, args: Args) -> tuple[int, float]:
 @program
 def main(argv: list[str] | None = None) -> int:
     """Measure and print the table."""
-    args = tyro.cli(Args, args=argv, description=__doc__)
+    args = parse(Args, argv, __doc__)
     check_options(args)
     mujoco_patch.ensure()
     exact = positions("RK4", args, REFINEMENT)

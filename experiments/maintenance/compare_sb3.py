@@ -34,11 +34,11 @@ from typing import TYPE_CHECKING, Any
 import gymnasium as gym
 import numpy as np
 import torch
-import tyro
 from gym_tasks import SEEDS, TASKS, config_of, make_envs, wrapper_of
-from shared import MACHINE, PUBLISHED, append_row, check_each_once, check_names, check_seeds, read_table
+from shared import MACHINE, PUBLISHED, CheckoutPath, append_row, check_each_once, check_names, check_seeds, read_table
 
 from ballbot.cli import check_options, check_output, program
+from ballbot.parsing import parse
 from ballbot.ppo import Agent, PPOConfig, evaluate, train
 from ballbot.ppo.layers import ACTIVATIONS
 from ballbot.ppo.run_dir import git_commit
@@ -60,7 +60,7 @@ class Args:
     """Which of the tasks to run, in this order."""
     seeds: list[int] = field(default_factory=lambda: list(SEEDS))
     """Seeds of both."""
-    csv: Path = PUBLISHED / "compare_sb3.csv"
+    csv: CheckoutPath = PUBLISHED / "compare_sb3.csv"
     """Where to append one row a run; runs whose rows are there are left out."""
 
 
@@ -266,7 +266,7 @@ def returns_of(rows: list[dict[str, Any]], task: str, seeds: Collection[int]) ->
 @program
 def main(argv: list[str] | None = None) -> int:
     """Run, print, compare."""
-    args = tyro.cli(Args, args=argv, description=__doc__)
+    args = parse(Args, argv, __doc__)
     check_names("--tasks", args.tasks, TASKS)
     check_each_once("--tasks", args.tasks)
     check_each_once("--seeds", args.seeds)

@@ -27,6 +27,7 @@ from ballbot.cli import check_options, check_output, program
 from ballbot.controllers import CONTROLLERS, controlled_fields
 from ballbot.envs import BallbotVectorEnv
 from ballbot.errors import SettingsError
+from ballbot.parsing import parse
 from ballbot.ppo.checkpoint import write_atomic
 from ballbot.settings import Range, check_value
 
@@ -115,7 +116,7 @@ def returns(envs: BallbotVectorEnv, controller: Any, episodes: int, seed: int) -
 @program
 def main(argv: list[str] | None = None) -> int:
     """Search, print a line a generation, and return the exit status."""
-    args = tyro.cli(Args, args=argv, description=__doc__)
+    args = parse(Args, argv, __doc__)
     check_options(args)
     kind: Any = CONTROLLERS[args.controller]
     gains = gains_of(kind)

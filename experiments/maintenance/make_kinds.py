@@ -8,10 +8,9 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
-from pathlib import Path
 from typing import Any
 
-import tyro
+from shared import EXPERIMENTS, CheckoutPath
 
 from ballbot.cli import check_output, program
 from ballbot.envs import COMMANDS, ENDINGS, FIELDS, REWARDS, ROBOTS, TERRAINS, RobotConfig
@@ -19,11 +18,12 @@ from ballbot.envs.observations import FRAMES, layout_of
 from ballbot.envs.randomize import AXES, RANDOMIZED
 from ballbot.envs.rewards import reward_settings
 from ballbot.envs.sensors import SENSORS, Sensors
-from ballbot.options import field_docs, first_line
+from ballbot.options import first_line
+from ballbot.parsing import field_docs, parse
 from ballbot.ppo.checkpoint import write_atomic
 from ballbot.settings import default_of
 
-PAGE = Path(__file__).resolve().parents[2] / "docs" / "kinds.md"
+PAGE = EXPERIMENTS.parent / "docs" / "kinds.md"
 HEAD = """# Kinds of ground, robots, commands, rewards, endings and observations
 
 Made by `python experiments/maintenance/make_kinds.py` from the code, which is what counts. How to add one:
@@ -35,7 +35,7 @@ Made by `python experiments/maintenance/make_kinds.py` from the code, which is w
 class Args:
     """Write the page of all kinds."""
 
-    out: Path = PAGE
+    out: CheckoutPath = PAGE
     """File to write."""
 
 
@@ -159,7 +159,7 @@ def page() -> str:
 @program
 def main(argv: list[str] | None = None) -> int:
     """Write the page, and return the exit status."""
-    args = tyro.cli(Args, args=argv, description=__doc__)
+    args = parse(Args, argv, __doc__)
     check_output(args.out, "--out", (".md",))
     write_atomic(args.out, page().encode())
     print(f"wrote {args.out}")

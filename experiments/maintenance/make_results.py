@@ -20,14 +20,14 @@ from pathlib import Path
 import compare_sb3
 import measure_robots
 import race
-import tyro
 from gym_tasks import SEEDS, TASKS
 from reproduce import first_run, read_rows
-from shared import EXPERIMENTS, PUBLISHED, TARGET_LENGTH, TARGET_RETURN, read_table
+from shared import EXPERIMENTS, PUBLISHED, TARGET_LENGTH, TARGET_RETURN, CheckoutPath, read_table
 from studies import GROUNDS, HORIZONS, STUDIES, TO_CROSS
 from summarize_runs import Evaluation, read
 
 from ballbot.cli import program
+from ballbot.parsing import parse
 from ballbot.ppo.checkpoint import write_atomic
 
 sys.path.append(str(EXPERIMENTS))
@@ -50,9 +50,9 @@ Row = dict[str, str]
 class Args:
     """Make the tables and figures of docs/results.md."""
 
-    results: Path = PUBLISHED
+    results: CheckoutPath = PUBLISHED
     """Folder of the curves and evaluations."""
-    page: Path = DOCS / "results.md"
+    page: CheckoutPath = DOCS / "results.md"
     """Page to rewrite."""
     check: bool = False
     """Write nothing, only compare the tables."""
@@ -518,7 +518,7 @@ def draw_figures(results: Results, folder: Path) -> list[Path]:
 @program
 def main(argv: list[str] | None = None) -> int:
     """Fill the page, draw, and return the exit status."""
-    args = tyro.cli(Args, args=argv, description=__doc__)
+    args = parse(Args, argv, __doc__)
     results = Results(args.results)
     pages = {args.page: sections(results)}
     crossed = [task for task in TO_CROSS if any(row["run"].startswith(f"{task}_") for row in results.rows)]

@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
-import tyro
 from shared import PUBLISHED, check_names, read_table, write_table
 
 from ballbot.cli import check_options, program
@@ -28,6 +27,7 @@ from ballbot.envs.mechanics import motor_limits, rolling_model
 from ballbot.errors import SettingsError
 from ballbot.evaluation import run_episodes, summarize
 from ballbot.lqr import LQRController, gains_of, recoverable_lean
+from ballbot.parsing import parse
 from ballbot.settings import Range
 
 HEIGHTS = (0.0, 0.05, 0.07, 0.1)
@@ -177,7 +177,7 @@ def driven(name: str, height: float, args: Args) -> dict[str, Any]:
 @program
 def main(argv: list[str] | None = None) -> int:
     """Measure, and return the exit status."""
-    args = tyro.cli(Args, args=argv, description=__doc__)
+    args = parse(Args, argv, __doc__)
     check_options(args)
     check_names("--robots", args.robots, ROBOTS)
     out = args.out or PUBLISHED / ("drawn_robots.csv" if args.drawn else "robots.csv")

@@ -15,7 +15,6 @@ from importlib.resources import files
 
 import mujoco
 import numpy as np
-import tyro
 from mujoco.batch import Batch
 from numpy.typing import NDArray
 
@@ -23,6 +22,7 @@ import mujoco_patch
 from ballbot.cli import program
 from ballbot.controllers import LinearController
 from ballbot.envs.terrain import CELL, Grid
+from ballbot.parsing import parse
 
 Array = NDArray[np.float64]
 BALL_RADIUS = 0.09
@@ -229,7 +229,7 @@ def drive_slopes(args: Args) -> list[str]:
 @program
 def main(argv: list[str] | None = None) -> int:
     """Print all tables, and return the exit status."""
-    args = tyro.cli(Args, args=argv, description=__doc__)
+    args = parse(Args, argv, __doc__)
     mujoco_patch.ensure()
     for robot in (False, True):
         speeds = args.robot_speeds if robot else args.ball_speeds

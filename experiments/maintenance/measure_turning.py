@@ -13,12 +13,12 @@ from dataclasses import dataclass
 from typing import Annotated
 
 import numpy as np
-import tyro
 
 from ballbot.cli import check_options, program
 from ballbot.controllers import LinearController
 from ballbot.envs import BallbotVectorEnv
 from ballbot.envs.step import rotation_matrix
+from ballbot.parsing import parse
 from ballbot.settings import Range
 
 PUSHES = (0.02, 0.05, 0.1, 0.2)
@@ -61,7 +61,7 @@ def turning(terrain: str, push: float, args: Args) -> tuple[float, float, int]:
 @program
 def main(argv: list[str] | None = None) -> int:
     """Print a Markdown table, and return the exit status."""
-    args = tyro.cli(Args, args=argv, description=__doc__)
+    args = parse(Args, argv, __doc__)
     check_options(args)
     print("| ground | action of each wheel | robot, rad/s | ball, rad/s | fell |\n| --- | --- | --- | --- | --- |")
     for terrain in args.terrains:

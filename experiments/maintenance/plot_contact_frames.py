@@ -13,16 +13,17 @@ from typing import Any
 
 import mujoco
 import numpy as np
-import tyro
 from numpy.typing import NDArray
+from shared import EXPERIMENTS, CheckoutPath
 
 import mujoco_patch
 from ballbot.cli import check_output, program
+from ballbot.parsing import parse
 from mujoco_patch import contact_fix
 
 Array = NDArray[np.float64]
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = EXPERIMENTS.parent
 ROBOT = ROOT / "ballbot" / "assets" / "ballbot.xml"
 SLIP = 10.0  # m/s, more than the grip can stop within the contact's time constant, so the wheel does slip
 COLOURS = ("#0072B2", "#E69F00", "#CC79A7")  # wheels; Okabe and Ito's colour-blind-safe palette
@@ -239,7 +240,7 @@ def _draw_drive(axes: Any, data: dict[str, Any]) -> None:
 class Args:
     """Print and draw what the contact fix changes."""
 
-    output: Path = ROOT / "mujoco_patch" / "contact_frames.png"
+    output: CheckoutPath = ROOT / "mujoco_patch" / "contact_frames.png"
     """Where the figure goes."""
     cost: bool = False
     """Also time the compiled and the Python collider."""
@@ -248,7 +249,7 @@ class Args:
 @program
 def main(argv: list[str] | None = None) -> int:
     """Measures, prints the tables, draws the figure."""
-    arguments = tyro.cli(Args, args=argv, description=__doc__)
+    arguments = parse(Args, argv, __doc__)
     check_output(arguments.output, "--output", (".png", ".svg", ".pdf"))
     contact_fix.uninstall()
     stock = measure()

@@ -40,7 +40,6 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import torch
-import tyro
 from racers.cleanrl import check_file, version_of
 from racers.snapshots import MODULES, Job, Snapshot, read_network, read_snapshots, settings_of, start_file
 from shared import (
@@ -48,17 +47,19 @@ from shared import (
     PUBLISHED,
     TARGET_LENGTH,
     TARGET_RETURN,
+    CheckoutPath,
     append_row,
     check_each_once,
     check_names,
     check_seeds,
-    on_signals,
     read_table,
 )
 
 from ballbot.cli import check_options, check_output, program
 from ballbot.envs import BallbotVectorEnv
 from ballbot.evaluation.episodes import Actor, run_episodes
+from ballbot.jobs import on_signals
+from ballbot.parsing import parse
 from ballbot.ppo import load_policy
 from ballbot.ppo.run_dir import git_commit
 from ballbot.settings import Range
@@ -106,7 +107,7 @@ class Args:
     """Seconds from one policy that is kept to the next."""
     torch_threads: Annotated[int, Range(0, 1024)] = 1
     """Threads of PyTorch, of the others (0: PyTorch's choice); ours has a setting of its own."""
-    csv: Path = PUBLISHED / "race.csv"
+    csv: CheckoutPath = PUBLISHED / "race.csv"
     """Where to append one row a learner and seed; those whose rows are there are left out."""
 
 
@@ -301,7 +302,7 @@ def in_words(row: dict[str, Any]) -> str:
 @program
 def main(argv: list[str] | None = None) -> int:
     """Race, and print medians."""
-    args = check(tyro.cli(Args, args=argv, description=__doc__))
+    args = check(parse(Args, argv, __doc__))
     rows = read_table(args.csv, COLUMNS)
     why = {learner: missing(learner, args) for learner in args.learners}
     for learner, reason in why.items():

@@ -16,30 +16,26 @@ makes tables and figures.
 
 from __future__ import annotations
 
-import csv
 import hashlib
 import json
 import os
-import shutil
-import subprocess
 import sys
 import threading
 import time
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Annotated
 
-import tyro
-from shared import EXPERIMENTS, MACHINE, PUBLISHED, check_names, check_seeds, on_signals, read_table, write_table
+from shared import EXPERIMENTS, MACHINE, PUBLISHED, check_names, check_seeds, read_table, write_table
 from studies import CLASSICAL, HORIZONS, STUDIES, UNTRAINED, Study, folder_of
 from summarize_runs import save_small
 
 from ballbot.cli import check_options, program
 from ballbot.cpus import usable_cpus
-from ballbot.ppo import CheckpointError, load_checkpoint
+from ballbot.jobs import Programs, begun, clear, say, share_done
+from ballbot.parsing import parse
 from ballbot.ppo.run_dir import git_commit, lock_run_dir
 from ballbot.runs import differences, load_settings, read_config
 from ballbot.settings import Range
@@ -113,19 +109,11 @@ class Run:
 
     def done(self) -> float:
         """Share of its steps that are trained and saved."""
-        try:
-            total = read_config(self.folder / "config.json")["ppo"]["total_timesteps"]
-            with open(self.folder / "progress.csv", newline="") as handle:
-                share = max(int(row["global_step"]) for row in csv.DictReader(handle)) / int(total)
-            if share >= 1:  # a row is logged before the checkpoint of its update is there
-                share = load_checkpoint(self.folder / "last.pt")["global_step"] / total
-            return min(share, 1.0)
-        except (OSError, ValueError, KeyError, TypeError, ZeroDivisionError, CheckpointError):
-            return 0.0
+        return share_done(self.folder)
 
     def begun(self) -> bool:
         """Whether it left a checkpoint to go on from."""
-        return any(self.folder.glob("last.pt")) or any(self.folder.glob("checkpoints/step_*.pt"))
+        return begun(self.folder)
 
     def train_command(self) -> list[str]:
         """Starts the training, or goes on with it."""
@@ -324,12 +312,10 @@ class Reproduction:
     """Carries out runs, several at a time."""
 
     def __init__(self, results: Path, jobs: int) -> None:
-        self.results, self.jobs = results, jobs
+        self.results = results
         self.evaluations = results / "evaluations.csv"
+        self._programs = Programs(jobs)
         self._writing = threading.Lock()
-        self._stopping = threading.Event()
-        self._children: set[subprocess.Popen[bytes]] = set()
-        self._failed: list[str] = []
         self._trained: dict[Run, threading.Event] = {}
 
     def carry_out(self, run: Run) -> None:
@@ -340,22 +326,17 @@ class Reproduction:
             if other in self._trained:
                 self._trained[other].wait()
             if other.done() < 1:
-                if not self._stopping.is_set():
-                    self._failed.append(f"{run.name}, which starts from {other.name}, whose training did not end")
+                self._programs.fail(f"{run.name}, which starts from {other.name}, whose training did not end")
                 return
         if run.done() < 1:
-            if run.folder.is_dir() and not run.begun():  # it stopped before anything was saved
-                lock = lock_run_dir(run.folder)  # or is starting now
-                shutil.rmtree(run.folder)
-                if lock is not None:
-                    os.close(lock)
-            self._say(f"{run.name}: training")
+            clear(run.folder)
+            say(f"{run.name}: training")
             if not self._call(run.train_command(), LOGS / f"{run.name}.log"):
                 return
         if run in self._trained:
             self._trained[run].set()
         save_small(run.folder, self.results, run.name)
-        self._say(f"{run.name}: trained; judging")
+        say(f"{run.name}: trained; judging")
         for judgement in judgements(run):
             self.judge(judgement)
 
@@ -376,7 +357,7 @@ class Reproduction:
             what = f"{judgement.name}, {row['policy']}, {row['horizon']} steps"
             there = published.get(key_of(row))
             behind = f" (published: {there['return_mean']}, {there['success_rate']})" if there else ""
-            self._say(f"{what}: return {row['return_mean']}, success {row['success_rate']}{behind}")
+            say(f"{what}: return {row['return_mean']}, success {row['success_rate']}{behind}")
 
     def all(self, runs: list[Run], others: list[Judgement]) -> int:
         """Carry out runs and other judgements, and return the exit status."""
@@ -388,53 +369,15 @@ class Reproduction:
             finally:
                 self._trained[run].set()  # who waits for it fails by itself if it did not come about
 
-        with ThreadPoolExecutor(self.jobs) as pool:
-            futures = [pool.submit(carry_out, run) for run in runs]
-            futures += [pool.submit(self.judge, judgement) for judgement in others]
-            try:
-                for future in futures:
-                    future.result()
-            except BaseException as error:
-                self._stop()
-                for future in futures:
-                    future.cancel()
-                if not isinstance(error, KeyboardInterrupt):
-                    raise
-                self._say("stopping; the same command goes on")
-                return 130
-        if self._failed:
-            print(f"error: these did not end well, see the ends of {', '.join(self._failed)}", file=sys.stderr)
-        return int(bool(self._failed))
-
-    def _stop(self) -> None:
-        """Let trainings save and end, and start nothing more."""
-        with self._writing:
-            self._stopping.set()
-            for child in self._children:
-                child.terminate()
+        tasks = [partial(carry_out, run) for run in runs] + [partial(self.judge, judgement) for judgement in others]
+        return self._programs.all(tasks)
 
     def _judged(self, judgement: Judgement) -> bool:
         with self._writing:
             return judgement.done(read_rows(self.evaluations))
 
     def _call(self, command: list[str], log: Path) -> bool:
-        """Whether the command, which writes to the log, succeeded."""
-        with open(log, "ab") as handle:
-            with self._writing:
-                if self._stopping.is_set():
-                    return False
-                # in a session of its own, where Ctrl-C does not reach it: a second signal would stop it before it saves
-                child = subprocess.Popen(command, stdout=handle, stderr=subprocess.STDOUT, start_new_session=True)
-                self._children.add(child)
-            code = child.wait()
-        with self._writing:
-            self._children.discard(child)
-        if code and not self._stopping.is_set():
-            self._failed.append(str(log))
-        return code == 0
-
-    def _say(self, text: str) -> None:
-        print(f"{time.strftime('%H:%M')} {text}", flush=True)
+        return self._programs.call(command, log)
 
 
 def make_untrained_encoder() -> None:
@@ -447,21 +390,10 @@ def make_untrained_encoder() -> None:
     save_encoder(UNTRAINED, FrozenEncoder(Autoencoder(Architecture()).eval()))
 
 
-def interrupt(number: int, frame: object) -> None:
-    """What Ctrl-C does, for other signals too, and where the shell has it ignored."""
-    on_signals(wait_for_them)
-    raise KeyboardInterrupt
-
-
-def wait_for_them(number: int, frame: object) -> None:
-    """What a second signal does: trainings that were cut short would lose an update."""
-    print("stopping already: the trainings finish an update and save", file=sys.stderr, flush=True)
-
-
 @program
 def main(argv: list[str] | None = None) -> int:
     """Estimate, train, judge, and return the exit status."""
-    args = check(tyro.cli(Args, args=argv, description=__doc__))
+    args = check(parse(Args, argv, __doc__))
     jobs, runs = args.jobs or usable_cpus(), planned(args)
     rows, asked = read_rows(args.results / "evaluations.csv"), set(args.studies)
     others = [Judgement(each.name, each.controllers, options=each.judged) for each in CLASSICAL if each.beside & asked]
@@ -480,7 +412,6 @@ def main(argv: list[str] | None = None) -> int:
                 raise ValueError(f"{run.folder} is of other settings ({difference}): move it away to train anew")
         if any("--encoder" in STUDIES[run.study].options for run in runs) and not UNTRAINED.is_file():
             make_untrained_encoder()
-        on_signals(interrupt)
         return Reproduction(args.results, jobs).all(runs, others)
 
 

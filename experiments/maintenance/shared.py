@@ -1,4 +1,4 @@
-"""What programs for maintainers share: places, targets, tables in files, checks of options, signals."""
+"""What programs for maintainers share: places, targets, tables in files, checks of options."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ import csv
 import io
 import os
 import platform
-import signal
-import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+import tyro
 
 from ballbot.cpus import usable_cpus
 from ballbot.ppo.checkpoint import write_atomic
@@ -20,9 +20,17 @@ EXPERIMENTS = Path(__file__).resolve().parents[1]
 PUBLISHED = EXPERIMENTS.parent / "results"
 """The curves, evaluations and tables that docs/results.md is made of."""
 MACHINE = f"{platform.machine()}, {usable_cpus()} CPUs"
+CheckoutPath = Annotated[
+    Path, tyro.conf.arg(help_behavior_hint=lambda path: f"(default: {_in_checkout(path)} of this checkout)")
+]
+"""Type of an option whose default lies in this checkout, wherever that is."""
 TARGET_RETURN, TARGET_LENGTH = 85.5, 3950.0
 """Of a policy that can do the task: what Salehi 2025 reports as the median of the best evaluations, and a length that
 leaves no room for falls."""
+
+
+def _in_checkout(path: str) -> str:
+    return Path(path).relative_to(EXPERIMENTS.parent).as_posix()
 
 
 def read_table(
@@ -110,14 +118,3 @@ def check_each_once(option: str, values: Sequence[object]) -> None:
     """ValueError if there is no value, or one twice."""
     if not values or len(set(values)) < len(values):
         raise ValueError(f"{option} needs at least one value, and each once")
-
-
-def on_signals(handler: Callable[[int, object], None]) -> None:
-    """Let the signals that end a program, as far as this system has them, do something else."""
-    for name in ("SIGINT", "SIGTERM", "SIGHUP"):
-        number = getattr(signal, name, None)
-        if number is None or threading.current_thread() is not threading.main_thread():
-            continue
-        if name == "SIGHUP" and signal.getsignal(number) == signal.SIG_IGN:
-            continue  # which is what nohup asks for
-        signal.signal(number, handler)

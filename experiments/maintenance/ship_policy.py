@@ -27,6 +27,7 @@ from ballbot.controllers import CONTROLLERS
 from ballbot.deployment.shipped import ASSETS
 from ballbot.encoders import find_encoder
 from ballbot.options import plain
+from ballbot.parsing import parse
 from ballbot.ppo import load_policy
 from ballbot.ppo.checkpoint import write_atomic
 from ballbot.presets import OWN
@@ -109,7 +110,7 @@ def ship(args: Args) -> None:
 @program
 def main(argv: list[str] | None = None) -> int:
     """Ship, and return the exit status."""
-    ship(tyro.cli(Args, args=argv, description=__doc__))
+    ship(parse(Args, argv, __doc__))
     return 0
 
 

@@ -20,6 +20,7 @@ import tyro
 from shared import TARGET_LENGTH
 
 from ballbot.cli import check_output, program
+from ballbot.parsing import parse
 from ballbot.ppo.checkpoint import write_atomic
 
 
@@ -115,7 +116,7 @@ def check_save(paths: list[Path], folder: Path) -> None:
 @program
 def main(argv: list[str] | None = None) -> int:
     """Read, print, save."""
-    args = tyro.cli(Args, args=argv, description=__doc__)
+    args = parse(Args, argv, __doc__)
     runs = {path: read(path) for path in args.runs}
     if args.save is not None:
         check_save(list(runs), args.save)

@@ -11,10 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
-import tyro
-
 from ballbot.cli import check_options, check_output, program
 from ballbot.envs import BallbotEnv
+from ballbot.parsing import parse
 from ballbot.settings import Range
 
 NUM_TERRAINS = 16
@@ -36,7 +35,7 @@ class Args:
 @program
 def main(argv: list[str] | None = None) -> int:
     """Reset, draw, save."""
-    args = tyro.cli(Args, args=argv, description=__doc__)
+    args = parse(Args, argv, __doc__)
     check_options(args)
     from matplotlib.image import imsave
 

@@ -13,10 +13,10 @@ from dataclasses import dataclass
 from typing import Annotated
 
 import numpy as np
-import tyro
 
 from ballbot.cli import check_options, program
 from ballbot.envs.terrain import CELL, TERRAINS, Grid, TerrainPool
+from ballbot.parsing import parse
 from ballbot.settings import Range
 
 
@@ -35,7 +35,7 @@ class Args:
 @program
 def main(argv: list[str] | None = None) -> int:
     """Print ms of CPU time a field, at each kind's own cell and at that of the mixture, and seconds for the pool."""
-    args = tyro.cli(Args, args=argv, description=__doc__)
+    args = parse(Args, argv, __doc__)
     check_options(args)
     mixed = TerrainPool("mixed", num=1, length=args.length).grid
     print("kind                own cell   ms   mixture's   ms")

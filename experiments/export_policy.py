@@ -4,8 +4,8 @@
 
 Writes the control graph (500 Hz) and, for a policy that sees, the camera graph (at the rate of its training) beside it.
 Then it drives simulated robots, compares the actions of both for every observation, and measures how long the graphs
-take.  ``ballbot/deployment/runtime.py`` drives a robot with them; docs/deployment.md is the contract.  Needs the extra
-"export".
+take.  ``ballbot/deployment/runtime.py`` drives a robot with them, with ``--cpp`` a header does in C++;
+docs/deployment.md is the contract.  Needs the extra "export".
 
 Exit status: 0 the actions are the same, 1 they are not, 2 bad input.
 """
@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 
 from ballbot.cli import check_output, program
 from ballbot.controllers import find_controller
-from ballbot.deployment.export import MAX_DIFFERENCE, export_policy
+from ballbot.deployment.export import MAX_DIFFERENCE, export_policy, write_cpp
 from ballbot.deployment.shipped import find_policy
 from ballbot.envs import BallbotVectorEnv
 from ballbot.envs.sensors import ESTIMATED
@@ -56,6 +56,8 @@ class Args:
     """Checkpoint, run folder (for its best.pt), or the name of a policy that comes with ballbot ("default")."""
     out: Path = Path("policy.onnx")
     """File of the control graph; the camera graph is policy.camera.onnx then."""
+    cpp: bool = False
+    """Put the C++ runtime beside them, and a loop to fill in (main.cpp) unless there is one."""
     encoder: Path | None = None
     """Encoder of a policy that sees (default: the copy that its run keeps, or the one that comes with ballbot)."""
     observations: Annotated[int, Range(1, 10**7)] = 10_000
@@ -229,6 +231,8 @@ def check(args: Args) -> int:
     for path in files:
         written = args.out.with_name(path.name)
         print(f"wrote {written}, {written.stat().st_size / 1024:.0f} KiB")
+    if args.cpp:
+        print("wrote", *write_cpp(args.out.parent))
     return 0
 
 

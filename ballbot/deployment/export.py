@@ -59,6 +59,10 @@ NO_CHECKSUM = 64 * "0"
 """Stands in a file for the SHA-256 of the file with this in its place."""
 
 
+CPP = Path(__file__).with_name("cpp")
+"""Sources for robots that are driven in C++."""
+
+
 class ControlGraph(nn.Module):
     """Raw observations to actions, for the exporter."""
 
@@ -252,6 +256,21 @@ def export_policy(policy: Policy, out: str | Path, encoder: FrozenEncoder | None
     for path, content in graphs:
         write_atomic(path, content)
     return [path for path, _ in reversed(graphs)]
+
+
+def write_cpp(folder: Path) -> list[Path]:
+    """Put the C++ runtime into a folder, and a loop to fill in with how to build it, unless they are there.
+
+    Returns:
+        the files that were written.
+
+    Raises:
+        OSError: one cannot be written.
+    """
+    files = [path for path in sorted(CPP.iterdir()) if path.suffix == ".hpp" or not (folder / path.name).exists()]
+    for path in files:
+        write_atomic(folder / path.name, path.read_bytes())
+    return [folder / path.name for path in files]
 
 
 def _graph(module: nn.Module, inputs: dict[str, torch.Tensor], outputs: list[str], contract: dict[str, Any]) -> bytes:

@@ -136,13 +136,23 @@ class Controller:
         num_threads: of onnxruntime; networks this small need one.
         readers: by name, what makes the fields of an observation that are your own, or others than those of
             ``READERS``: functions of sensors (a subclass of ``Sensors`` may hold more) and controller.
+        robot: name of the robot that is driven; policies of others are refused.  None: any.
+        command: kind of command that is given, likewise: "goal", "velocity", "point" or "path".
 
     Raises:
-        ValueError: the file is no exported policy or damaged, or its camera graph is missing or another one; or nothing
-            reads one of its fields.
+        ValueError: the file is no exported policy or damaged, or of another robot or command, or its camera graph is
+            missing or another one; or nothing reads one of its fields.
     """
 
-    def __init__(self, path: str | Path, num_threads: int = 1, readers: Mapping[str, Reader] | None = None) -> None:
+    def __init__(
+        self,
+        path: str | Path,
+        num_threads: int = 1,
+        readers: Mapping[str, Reader] | None = None,
+        *,
+        robot: str | None = None,
+        command: str | None = None,
+    ) -> None:
         path = Path(path)
         self.contract: dict[str, Any]
         """What the graph says of itself: units, order, rates, limits."""
@@ -161,6 +171,14 @@ class Controller:
         """Of what the policy remembers; None if it remembers nothing."""
         self.kind = str(self.contract.get("command", {}).get("kind", "goal"))
         """Of command."""
+        theirs = self.contract.get("robot", {}).get("name", "")
+        if robot is not None and robot != theirs:
+            raise ValueError(f"{path} was trained for the robot {theirs!r}, this program drives {robot!r}")
+        if command is not None and command != self.kind:
+            raise ValueError(
+                f"{path} is told a {self.kind}, this program gives a {command}: export a policy that was trained with "
+                f"--command {command}"
+            )
         self.fields = _fields(self.contract)
         """Name -> size of the fields of an observation, in order."""
         known = {**READERS, **(readers or {})}
@@ -206,6 +224,11 @@ class Controller:
         self._age = 0.0
         self._steady: Floats | None = None  # m/s of the centre of percussion
         self._balance: Floats = np.zeros(2)  # gravity along the base's x and y where it balances, of a unit vector
+
+    @property
+    def stopped(self) -> bool:
+        """Whether torques stay zero until ``reset()``: after a fall, or without sensors for long."""
+        return bool(self._off)
 
     def _warm_up(self) -> None:
         """Run the graphs once: the first run takes longer, and a damaged policy shows before the robot moves."""

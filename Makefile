@@ -10,13 +10,16 @@ ARGS ?=
 BIN := .venv/bin
 INSTALLED := .venv/installed-for-make
 
-.PHONY: help train curves test test-all torture lint format bench check results reproduce clean
+.PHONY: help train drive curves test test-all torture lint format bench check results reproduce clean
 
 help:  ## show this list
 	@sed -n 's/^\([a-z-]*\):.*##/make \1\t/p' Makefile | expand -t 20
 
 train: $(INSTALLED)  ## train the ballbot to balance on uneven ground; results in runs/
 	$(BIN)/python experiments/ppo_ballbot.py $(ARGS)
+
+drive: $(INSTALLED)  ## drive the policy that comes along, in a browser; ARGS="lqr --terrain stairs:0.2"
+	$(BIN)/python experiments/watch.py --web $(ARGS)
 
 curves: $(INSTALLED)  ## show the curves of all runs in TensorBoard
 	$(BIN)/tensorboard --logdir runs $(ARGS)

@@ -14,12 +14,12 @@ from inprocess import call
 from PIL import Image, ImageSequence
 from policies import save_policy
 
+from ballbot.driving.steering import DOWN, END, ENTER, HOME, LEFT, RIGHT, UP, Steering
 from ballbot.envs import BallbotVectorEnv
 from ballbot.envs.observations import Layout, ring_places
 from ballbot.errors import SettingsError
 from ballbot.evaluation import run_episodes
 from ballbot.evaluation.plan import ESTIMATED, REACH, TRUE, plan
-from ballbot.evaluation.steering import DOWN, END, ENTER, HOME, LEFT, RIGHT, UP, Steering
 from ballbot.evaluation.video import (
     INSET,
     MARGIN,

@@ -86,6 +86,7 @@ class Renderer:
         self._data: mujoco.MjData | None = None
         self._window: Any = None  # mujoco.Renderer, or the viewer's handle
         self._shown: NDArray[np.float32] | None = None
+        self._written = ("", "")
 
     def draw(
         self,
@@ -134,6 +135,13 @@ class Renderer:
             return None
         self._window.update_scene(data, camera="follow")
         return np.array(self._window.render(), np.uint8)
+
+    def write(self, left: str, right: str) -> None:
+        """Write over the viewer's picture, in a corner: text, and to the right of it."""
+        if self._mode == "human" and self._window is not None and (left, right) != self._written:
+            self._written = left, right
+            font, corner = mujoco.mjtFontScale.mjFONTSCALE_150, mujoco.mjtGridPos.mjGRID_TOPLEFT
+            self._window.set_texts((font, corner, left, right))
 
     @property
     def is_open(self) -> bool:

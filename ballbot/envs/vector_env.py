@@ -166,6 +166,8 @@ class BallbotVectorEnv(VectorEnv[Any, NDArray[Any], NDArray[Any]]):
         self.on_key: Callable[[int], None] | None = None
         """Called by the viewer, in a thread of its own, with the code (GLFW's) of each key that is pressed; to be set
         before the first reset()."""
+        self.caption = ("", "")
+        """Text over the viewer's picture, and to the right of it."""
 
         self.single_observation_space = observation_space(self.world)
         self.single_action_space = gym.spaces.Box(-1.0, 1.0, self.world.actions.shape[1:], np.float32)
@@ -387,6 +389,7 @@ class BallbotVectorEnv(VectorEnv[Any, NDArray[Any], NDArray[Any]]):
         sims, draw = self.simulations, self._renderer.draw
         shown = range(self.num_envs) if self.render_mode == "rgb_array" else range(1)
         frames = [draw(sims.terrain_of(i), sims.qpos[i], sims.qvel[i], int(sims.robot_ids[i])) for i in shown]
+        self._renderer.write(*self.caption)
         if (forces := self._renderer.pushes()) is not None:
             sims.push(0, forces)
         return tuple(f for f in frames if f is not None) if self.render_mode == "rgb_array" else None

@@ -8,7 +8,6 @@ import importlib
 import json
 import os
 import re
-import shutil
 import subprocess
 import sys
 from html.parser import HTMLParser
@@ -18,6 +17,7 @@ from typing import Any
 import pytest
 from inprocess import call
 from policies import save_policy
+from webclient import find_browser
 
 pytest.importorskip("matplotlib")
 SCRIPT = Path(__file__).parents[2] / "experiments" / "evaluate.py"
@@ -166,7 +166,6 @@ def test_a_report_is_one_page_that_needs_no_network(tmp_path, monkeypatch, terra
     assert plots[0] == plots[1]
 
 
-BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 PROBE = """
 <script>
 window.addEventListener("load", async () => {
@@ -193,7 +192,7 @@ window.addEventListener("load", async () => {
 
 @pytest.mark.parametrize("theme", ["light", "dark"])
 def test_a_browser_without_a_network_shows_all_of_it(tmp_path_factory, filmed_report, theme):
-    browser = next((path for name in BROWSERS if (path := shutil.which(name))), None)
+    browser = find_browser()
     if browser is None:
         pytest.skip("no Chromium on this machine")
     folder = tmp_path_factory.mktemp(theme)

@@ -282,8 +282,9 @@ PRIOR_FOLLOWS = "goal", "velocity"
 """Commands that a controller follows to whose actions a policy adds."""
 PRIOR_SPEED = 0.32
 """m/s along the goal that a robot is asked for whose policy adds to computed gains."""
-CAREFUL_SPEED = 0.2
-"""The same where robot and sensors are not as they are meant, and who goes fast falls."""
+CAREFUL_SPEED = 0.1
+"""The same where robot and sensors are not as they are meant, and who goes fast falls: pushed on, it would have to go
+faster than its wheels turn."""
 OWN = tuple(f.name for f in fields(Settings) if f.name not in ("ppo", "world"))
 """Names of what decides how a policy is built besides the settings of PPO and of the world."""
 
@@ -294,6 +295,10 @@ STEADY: dict[str, dict[str, float]] = {
     "goal": {"tracking": 20.0, "tracking_speed": 0.4, "tracking_lead": 0.4},
 }
 """Command -> weights that replace those of PAID where the policy observes the past."""
+UNHURRIED: dict[str, dict[str, float]] = {
+    "goal": {"tracking_speed": 0.12},
+}
+"""Likewise, besides, where pushes come."""
 CAREFUL: dict[str, dict[str, float]] = {
     # who must go aside in a bend loses little of what pays over so wide a range; near a lower speed, or for less,
     # robots learn to stand at the start, or creep
@@ -509,7 +514,8 @@ def robust(**world: Any) -> Settings:
     """Those of a policy for a robot as it is, not as it is meant: unequal, pushed, and with sensors that err.
 
     It adds to a regulator that is slow and falls seldom, and sees more of the past than by default, so that noise
-    averages out.
+    averages out.  It is asked for no speed that makes it fall, and falls cost all along what they do at the end by
+    default.
 
     Args:
         **world: options of ``WorldConfig`` that differ.
@@ -520,6 +526,12 @@ def robust(**world: Any) -> Settings:
         "history": (0, 10, 20, 40, 80, 160),
         "privileged_fields": ("slope", "slope_ahead", "randomized", "balance"),
     }
+    if "rewards" not in world:
+        command = world.get("command", "goal")
+        options["training_rewards"] = {}
+        for table in (PAID, STEADY, FINALLY, UNHURRIED):
+            options["training_rewards"] |= paid_in_training(command, table)
+        options["final_rewards"] = {}
     return _on_computed_gains(default(**(options | world)), CAREFUL_SPEED, 5_000_000, 500_000)
 
 

@@ -9,8 +9,9 @@ ARGS ?=
 
 BIN := .venv/bin
 INSTALLED := .venv/installed-for-make
+DOCS_INSTALLED := .venv/installed-for-docs
 
-.PHONY: help train drive curves test test-all torture lint format bench check results reproduce clean
+.PHONY: help train drive curves test test-all torture lint format bench check docs results reproduce clean
 
 help:  ## show this list
 	@sed -n 's/^\([a-z-]*\):.*##/make \1\t/p' Makefile | expand -t 20
@@ -50,6 +51,9 @@ bench: $(INSTALLED)  ## measure speed and memory
 check: $(INSTALLED)  ## say what works on this machine, what does not, and what to do
 	$(BIN)/python experiments/check_setup.py $(ARGS)
 
+docs: $(DOCS_INSTALLED)  ## make the site of docs/ and of the docstrings: site/index.html
+	$(BIN)/python -m sphinx --fail-on-warning --keep-going --quiet -d build/doctrees docs site $(ARGS)
+
 results: $(INSTALLED)  ## make the tables and figures of docs/results.md from results/
 	$(BIN)/python experiments/maintenance/make_results.py $(ARGS)
 
@@ -57,7 +61,7 @@ reproduce: $(INSTALLED)  ## train and judge again what docs/results.md reports; 
 	$(BIN)/python experiments/maintenance/reproduce.py $(ARGS)
 
 clean:  ## remove .venv and everything that was built (runs/ stays)
-	rm -rf .venv build dist *.egg-info mujoco_patch/_contact_fix* ballbot/envs/_height_rays*
+	rm -rf .venv build dist site *.egg-info mujoco_patch/_contact_fix* ballbot/envs/_height_rays*
 
 # Installs this folder itself ("editable"), so changed Python code is used at once; the C source is compiled here.
 $(INSTALLED): pyproject.toml setup.py constraints.txt mujoco_patch/contact_fix.c ballbot/envs/height_rays.c
@@ -66,3 +70,8 @@ $(INSTALLED): pyproject.toml setup.py constraints.txt mujoco_patch/contact_fix.c
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[dev]"
 	touch $(INSTALLED)
+
+# ballbot is there already, so pip adds what these extras ask for: Sphinx, and what runs the notebook.
+$(DOCS_INSTALLED): $(INSTALLED)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt "ballbot[docs,notebook]"
+	touch $(DOCS_INSTALLED)

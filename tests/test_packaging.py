@@ -36,7 +36,7 @@ def test_installed_metadata_is_that_of_the_source() -> None:
     assert installed == ballbot.__version__
     described = metadata("ballbot")
     assert described["Requires-Python"] == PROJECT["requires-python"]
-    assert set(described.get_all("Provides-Extra") or []) == {"plots", "video", "export", "wandb", "dev"}
+    assert set(described.get_all("Provides-Extra") or []) == {"plots", "video", "export", "wandb", "docs", "notebook", "dev"}
 
 
 def test_robot_compiles_from_the_installed_resources() -> None:
@@ -71,7 +71,8 @@ def test_world_and_learning_are_imported_apart(module: str, unwanted: list[str])
 
 def test_pins_lie_in_the_declared_ranges_and_cover_every_dependency() -> None:
     exact = pins()
-    for line in [*PROJECT["dependencies"], *PROJECT["optional-dependencies"]["dev"]]:
+    extras = PROJECT["optional-dependencies"]
+    for line in [*PROJECT["dependencies"], *extras["dev"], *extras["docs"], *extras["notebook"]]:
         requirement = Requirement(line)
         pin = exact[canonicalize_name(requirement.name)]
         assert requirement.specifier.contains(pin), f"{pin} does not satisfy {line}"

@@ -3,6 +3,7 @@
 import os
 import re
 import sys
+from dataclasses import is_dataclass
 from pathlib import Path
 
 from sphinx.application import Sphinx
@@ -89,9 +90,17 @@ def escape(app: Sphinx, what: str, name: str, subject: object, options: object, 
     lines[:] = [MARKUP.sub(lambda m: m[1] or f"\\{m[2]}", line.replace(HIDDEN, ":")) for line in lines]
 
 
+def without_fields(
+    app: Sphinx, what: str, name: str, subject: object, options: object, signature: str, result: str
+) -> tuple[str, None] | None:
+    """Leave out the signature of a dataclass, whose fields follow."""
+    return ("", None) if what == "class" and is_dataclass(subject) else None
+
+
 def setup(app: Sphinx) -> None:
-    """Have all that is read led, and docstrings mended before and after napoleon."""
+    """Have all that is read led, and docstrings mended before and after napoleon reads them."""
     app.connect("source-read", read_page)
     app.connect("include-read", read_included)
+    app.connect("autodoc-process-signature", without_fields)
     app.connect("autodoc-process-docstring", hide_colons, priority=400)
     app.connect("autodoc-process-docstring", escape, priority=600)

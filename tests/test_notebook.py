@@ -28,10 +28,21 @@ def run(monkeypatch, folder: Path, **environment: str) -> tuple[str, set[str]]:
     return "".join(output.text for output in outputs if output.output_type == "stream"), kinds
 
 
-def test_it_runs_and_without_opengl_plots_instead_of_filming(monkeypatch, tmp_path: Path) -> None:
+def check_export(text: str, folder: Path) -> None:
+    (exported,) = folder.glob("*/policy.onnx")
+    assert f"policy.onnx: {exported.stat().st_size / 1000:.0f} kB" in text
+
+
+def test_it_runs_and_films_where_there_is_opengl(monkeypatch, tmp_path: Path) -> None:
+    text, kinds = run(monkeypatch, tmp_path)
+    assert ("image/gif" in kinds) != ("no film" in text)
+    assert ("no OpenGL" in text) == ("no film" in text)
+    assert "stands through" in text
+    check_export(text, tmp_path)
+
+
+def test_it_runs_and_without_opengl_plots_instead(monkeypatch, tmp_path: Path) -> None:
     text, kinds = run(monkeypatch, tmp_path, MUJOCO_GL="disabled")
     assert "no OpenGL" in text and "no film" in text
-    assert "stands through" in text
     assert "image/png" in kinds and "image/gif" not in kinds
-    (exported,) = tmp_path.glob("*/policy.onnx")
-    assert f"policy.onnx: {exported.stat().st_size / 1000:.0f} kB" in text
+    check_export(text, tmp_path)

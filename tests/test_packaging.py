@@ -36,7 +36,15 @@ def test_installed_metadata_is_that_of_the_source() -> None:
     assert installed == ballbot.__version__
     described = metadata("ballbot")
     assert described["Requires-Python"] == PROJECT["requires-python"]
-    assert set(described.get_all("Provides-Extra") or []) == {"plots", "video", "export", "wandb", "docs", "notebook", "dev"}
+    assert set(described.get_all("Provides-Extra") or []) == {
+        "plots",
+        "video",
+        "export",
+        "wandb",
+        "docs",
+        "notebook",
+        "dev",
+    }
 
 
 def test_robot_compiles_from_the_installed_resources() -> None:

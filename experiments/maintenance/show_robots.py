@@ -64,7 +64,7 @@ def main(argv: list[str] | None = None) -> int:
     image = Image.fromarray(np.hstack([picture(robot, args.distance) for robot in ROBOTS.values()]))
     write = ImageDraw.Draw(image)
     for place, name in enumerate(ROBOTS):
-        write.text(((place + 0.5) * WIDTH, HEIGHT - 12), name, "white", anchor="ms", font_size=22)
+        write.text(((place + 0.5) * WIDTH, HEIGHT - 14), name, "white", anchor="ms", font_size=32)
     image.quantize(COLOURS, dither=Image.Dither.NONE).save(args.out, optimize=True)
     print(f"wrote {args.out}")
     return 0

@@ -17,7 +17,7 @@ help:  ## show this list
 	@sed -n 's/^\([a-z-]*\):.*##/make \1\t/p' Makefile | expand -t 20
 
 train: $(INSTALLED)  ## train the ballbot to balance on uneven ground; results in runs/
-	$(BIN)/python experiments/ppo_ballbot.py $(ARGS)
+	BALLBOT_MAKE=1 $(BIN)/python experiments/ppo_ballbot.py $(ARGS)
 
 drive: $(INSTALLED)  ## drive the policy that comes along, in a browser; ARGS="lqr --terrain stairs:0.2"
 	$(BIN)/python experiments/watch.py --web $(ARGS)

@@ -38,6 +38,7 @@ from ballbot.deployment.shipped import find_policy
 from ballbot.encoders import EncoderError, FrozenEncoder, encoder_file, find_encoder, load_encoder
 from ballbot.encoders.frozen import LEARNED, encoder_bytes, kept_encoder
 from ballbot.envs import BallbotVectorEnv
+from ballbot.envs.observations import STEP_MS
 from ballbot.envs.rig import alike, described, rig_of
 from ballbot.errors import BallbotError, SettingsError
 from ballbot.evaluation.video import film_maker
@@ -435,6 +436,25 @@ def load_teacher(
     return teacher, copies, hashlib.sha256(copies[COPY]).hexdigest() if copies else None
 
 
+def curves() -> str:
+    """What shows them, as who started this types it: `make train` sets BALLBOT_MAKE."""
+    return "make curves" if os.environ.get("BALLBOT_MAKE") else "tensorboard --logdir runs"
+
+
+def opening(args: Args) -> str:
+    """What is about to be trained, and what the lines below count: it takes a while until the first one."""
+    world, ppo, job = args.settings.world, args.settings.ppo, args.job
+    eyes = described(world.rig) if job.cameras else "no cameras"
+    threads = simulation_threads(job.num_threads) or usable_cpus()
+    repeat = f"every {ppo.action_repeat} of them" if ppo.action_repeat > 1 else "at each"
+    return (
+        f"training {ppo.num_envs} robots ({world.robot}) with {eyes}, command {world.command}, on {world.terrain} "
+        f"ground; device {ppo.device}, {threads} threads simulate, {ppo.torch_threads or 'any'} of PyTorch\n"
+        f"a step is {STEP_MS:g} ms of one robot, which decides {repeat}; {ppo.total_timesteps:,} steps in all\n"
+        f"curves: {curves()}\nsetting up: grounds and robots take a quarter of a minute ..."
+    )
+
+
 @partial(program, expected=())
 def main(argv: list[str] | None = None, taught_only: bool = False) -> int:
     """Train, and return the exit status; exit with 2 on bad input, such as no teacher where ``taught_only``."""
@@ -442,6 +462,8 @@ def main(argv: list[str] | None = None, taught_only: bool = False) -> int:
     try:
         args, run_dir = prepare(argv)
         settings, job = args.settings, args.job
+        if RANK == 0:
+            print(opening(args), flush=True)
         if taught_only and settings.teacher is None:
             raise SettingsError(
                 "these settings are of a run that had no teacher: give --teacher NAME and --imitation-timesteps, or "
@@ -500,7 +522,7 @@ def main(argv: list[str] | None = None, taught_only: bool = False) -> int:
             fail(MemoryError(f"out of memory ({str(error).strip().splitlines()[0]}); {remedy}"))
     if RANK == 0:
         best = "" if result.best_return is None else f"; best evaluation return {result.best_return:.1f}"
-        print(f"finished at step {result.global_step:,}{best}. Files: {run_dir}, curves: tensorboard --logdir runs")
+        print(f"finished at step {result.global_step:,}{best}. Files: {run_dir}, curves: {curves()}")
     return 0
 
 

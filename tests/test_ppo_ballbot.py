@@ -120,6 +120,9 @@ def test_a_run_leaves_everything_a_user_looks_for(finished):
     ):
         assert last[column] != "", column
     assert "finished at step 1,024" in out
+    said = out.splitlines()
+    assert said[0].startswith("training 4 robots (reference) with ") and "a step is 2 ms of one robot" in said[1]
+    assert "tensorboard --logdir" in said[2]  # before what takes a while
 
 
 def test_checkpoints_load_without_running_code(finished):

@@ -162,7 +162,7 @@ class PPOConfig:
     """Share of the schedule after which the bound has fallen to final_std, where it stays."""
 
     eval_interval: Count = setting(250_000, on_resume="free")
-    """Environment steps between two evaluations."""
+    """Environment steps between two evaluations; the first comes after 100,000 at the latest."""
     eval_episodes: Annotated[int, Range(1, 10**5)] = setting(20, on_resume="new best")
     """Episodes of one evaluation, each in an environment of its own."""
     eval_seed: Annotated[int, Range(0, 2**31 - 1 - MAX_ENVS)] = setting(10_000, on_resume="new best")

@@ -74,6 +74,8 @@ class EpisodeStatistics:
         self.returns = np.zeros(num_envs)
         self.lengths = np.zeros(num_envs, np.int64)
         self.recent: deque[dict[str, float]] = deque(maxlen=WINDOW)
+        self.moved = False
+        """Whether an episode ended in the last rollout: else the averages are those of the one before."""
 
     def add(
         self,
@@ -118,7 +120,9 @@ class EpisodeStatistics:
         """
         rewards, ended = to_numpy(batch.rewards), to_numpy(batch.terminated | batch.truncated)
         finished = self.add(rewards, ended, None if batch.valid is None else to_numpy(batch.valid), terms)
-        self.recent.extend(episode for episodes in distributed.gather(finished) for episode in episodes)
+        everywhere = [episode for episodes in distributed.gather(finished) for episode in episodes]
+        self.moved = bool(everywhere)
+        self.recent.extend(everywhere)
         charts = {"return": "charts/episodic_return", "length": "charts/episodic_length"}
         names = dict.fromkeys(name for episode in self.recent for name in episode)
         return {charts.get(n, n): float(np.mean([e[n] for e in self.recent if n in e])) for n in names}

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ballbot.ppo.checkpoint import read_small, write_atomic
+from ballbot.ppo.episodes import WINDOW
 from ballbot.ppo.events import EventFile, append
 from ballbot.ppo.run_dir import Keeper, RunDirectoryError, say
 
@@ -32,7 +33,11 @@ COLUMNS: tuple[tuple[str, int, Callable[[dict[str, float]], str]], ...] = (
     ("lr", 9, lambda row: f"{row['charts/learning_rate']:.1e}"),
     ("ETA", 9, lambda row: _duration(row["time/eta"])),
 )
-
+OF_EPISODES = ("return", "length")
+LEGEND = (
+    f"return, length: means of the last {WINDOW} episodes of training, which explores; -: none ended in this update\n"
+    "eval: mean return of whole episodes without exploration, in environments that training never uses"
+)
 
 MAX_LOG_BYTES = 2**28
 """Of a progress.csv; a billion steps leave a tenth of it."""
@@ -83,8 +88,12 @@ class Logger:
         for row in self.earlier:
             self._note_best(row)
 
-    def log(self, row: dict[str, float]) -> None:
+    def log(self, row: dict[str, float], moved: bool = True) -> None:
         """Write one row; it must hold "global_step".
+
+        Args:
+            row: its numbers.
+            moved: whether an episode ended in this update; if not, the console shows no averages of episodes.
 
         Raises:
             RunDirectoryError: the run directory is gone.
@@ -94,7 +103,7 @@ class Logger:
         self._waiting_events.append(partial(self.events.scalars, points, int(row[STEP])))
         self.flush()
         if self.console:
-            self._print(row)
+            self._print(row, moved)
 
     def log_settings(self, values: Mapping[str, Any]) -> None:
         """Show nested settings of the run in TensorBoard, beside its last and best values."""
@@ -204,14 +213,16 @@ class Logger:
         csv.DictWriter(buffer, columns, lineterminator="\n").writerows(rows)
         return buffer.getvalue().encode()
 
-    def _print(self, row: dict[str, float]) -> None:
+    def _print(self, row: dict[str, float], moved: bool) -> None:
+        if self.lines == 0:
+            say(True, LEGEND)
         if self.lines % HEADER_EVERY == 0:
             say(True, "".join(name.rjust(width) for name, width, _ in COLUMNS))
         self.lines += 1
         cells = []
-        for _, width, text in COLUMNS:
+        for name, width, text in COLUMNS:
             try:
-                cells.append(text(row).rjust(width))
+                cells.append((text(row) if moved or name not in OF_EPISODES else "-").rjust(width))
             except KeyError:  # no episode has ended yet, or nothing was learned in the first update
                 cells.append("-".rjust(width))
         evaluation = f"   eval {row['eval/return_mean']:.2f}" if "eval/return_mean" in row else ""

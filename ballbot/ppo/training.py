@@ -49,6 +49,8 @@ SAVING_SHARE = 0.05
 """Of the time, that may go into writing last.pt between numbered checkpoints: a killed run then repeats one update."""
 RETRY_SECONDS = 5.0
 """Between attempts to save the end of a run on a disk that is full."""
+FIRST_EVALUATION = 100_000
+"""Steps after which a run is evaluated for the first time, however rarely later."""
 
 
 @dataclass
@@ -213,9 +215,14 @@ def train(
         stopped = run(state, envs, eval_envs, logger, run_dir, hooks, record.shaped_rewards)
     if stopped:
         name = signal.Signals(stopped).name
-        say(console, f"stopped by {name} at step {state.global_step:,}; to go on: --resume {run_dir}")
+        say(console, f"stopped by {name} at step {state.global_step:,}; to go on: {as_typed(f'--resume {run_dir}')}")
         raise SystemExit(128 + stopped)
     return TrainResult(state.policy, state.global_step, state.best_return)
+
+
+def as_typed(options: str) -> str:
+    """Options of a training, as who started it types them: `make train` sets BALLBOT_MAKE."""
+    return f'make train ARGS="{options}"' if os.environ.get("BALLBOT_MAKE") else options
 
 
 def usable(best: Path, console: bool) -> bool:
@@ -259,7 +266,12 @@ def run(
     saved, saving = start_time, 0.0
     with StopSignal() as signal, state.agent.two_threads(0 if config.compile else config.minibatch_size):
         for row, stopwatch in learn(state, envs):
-            if eval_envs is not None and logger is not None and (due(state, config.eval_interval) or state.finished):
+            first = state.global_step - config.rollout_size < FIRST_EVALUATION <= state.global_step
+            if (
+                eval_envs is not None
+                and logger is not None
+                and (first or due(state, config.eval_interval) or state.finished)
+            ):
                 row |= judge(state, eval_envs, best, logger, hooks.film, stopwatch)
             # Read the signal once: saving and leaving the loop must follow the same answer, in all processes.
             stopped = distributed.any_rank(signal.number, state.device)
@@ -268,7 +280,7 @@ def run(
             row |= {f"time/{name}": seconds for name, seconds in stopwatch.seconds.items()}
             row["time/eta"] = max(config.total_timesteps - state.global_step, 0) / rate
             if logger is not None:
-                logger.log(row)
+                logger.log(row, state.episodes.moved)
                 for hint in diagnosis.examine(row):
                     say(logger.console, hint)
             numbered = due(state, config.checkpoint_interval) or state.finished or bool(stopped)

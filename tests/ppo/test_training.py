@@ -19,7 +19,7 @@ from gymnasium.vector import VectorEnv
 from toy import BATCH, TOY, PointEnv, cartpole, curve
 
 from ballbot.errors import SettingsError
-from ballbot.ppo import PPOConfig, TrainResult, evaluate, load_checkpoint, train
+from ballbot.ppo import PPOConfig, TrainResult, evaluate, load_checkpoint, train, training
 from ballbot.ppo.training import seed_everything
 
 Make = Callable[[int], VectorEnv]
@@ -276,3 +276,42 @@ def test_what_makes_no_vector_environment_is_refused_in_words(tmp_path: Path) ->
         train(config, lambda num_envs: gym.make("CartPole-v1"), run_dir=tmp_path / "b")  # type: ignore[arg-type,return-value]
     with pytest.raises(TypeError, match="agent is a str, and must be what load_agent returns"):
         evaluate("runs/pole", PointEnv(4), 4, 0)  # type: ignore[arg-type]
+
+
+def test_the_first_evaluation_comes_early_and_changes_nothing_that_is_learned(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rare = {"eval_interval": 10**6, "total_timesteps": 5 * BATCH}
+    run(tmp_path / "late", PointEnv, PointEnv, **rare)
+    monkeypatch.setattr(training, "FIRST_EVALUATION", 2 * BATCH - 1)
+    run(tmp_path / "early", PointEnv, PointEnv, **rare)
+    rows, others = curve(tmp_path / "early"), curve(tmp_path / "late")
+    assert [bool(row["eval/return_mean"]) for row in rows] == [False, True, False, False, True]
+    learned = [{k: v for k, v in row.items() if not k.startswith("eval/")} for row in rows]
+    assert learned == [{k: v for k, v in row.items() if not k.startswith("eval/")} for row in others]
+
+
+class Punctual(PointEnv):
+    """Episodes of 24 steps, whoever acts."""
+
+    LIMIT = 24
+
+    def step(self, actions: Any) -> Any:
+        self.x *= 0
+        return super().step(actions)
+
+
+def test_the_console_shows_no_averages_of_episodes_where_none_ended(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run(tmp_path / "r", Punctual, PointEnv, total_timesteps=4 * BATCH, eval_interval=10**6)
+    lines = [line.split() for line in capsys.readouterr().out.splitlines()]
+    cells = {line[0]: line[2] for line in lines if line[0].isdecimal()}
+    assert [cells[str(k * BATCH)] == "-" for k in (1, 2, 3, 4)] == [True, False, False, True]  # ends at steps 24 and 48
+
+
+def test_who_started_by_make_is_told_what_to_type_to_go_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("BALLBOT_MAKE", raising=False)
+    assert training.as_typed("--resume runs/a") == "--resume runs/a"
+    monkeypatch.setenv("BALLBOT_MAKE", "1")
+    assert training.as_typed("--resume runs/a") == 'make train ARGS="--resume runs/a"'

@@ -41,6 +41,7 @@ from ballbot.evaluation.trained import OF_THE_ROBOT
 from ballbot.options import SPELLED, PluginFiles, kind_options, randomize_options, read_options
 from ballbot.ppo import load_policy
 from ballbot.ppo.checkpoint import write_atomic
+from ballbot.progress import Progress
 from ballbot.settings import Range
 from ballbot.tasks import find_task
 
@@ -242,19 +243,21 @@ def find_entries(args: Args) -> tuple[dict[str, Entry], dict[str, Any]]:
     return entries, task
 
 
-def evaluate(entry: Entry, args: Args) -> tuple[Episodes, Physics]:
+def evaluate(name: str, entry: Entry, args: Args) -> tuple[Episodes, Physics]:
     """Run the episodes of one policy; they, and the physics they took place in."""
     encoder = entry.candidate.options.get("encoder")
     envs = BallbotVectorEnv(
         min(args.episodes, MOST_AT_A_TIME), config=entry.config, encoder=encoder, num_threads=args.num_threads
     )
+    progress = Progress(f"{args.episodes} episodes of {name}")
     try:
         interval = 0 if args.report is None and args.paths is None else HISTORY_INTERVAL
         actor = entry.candidate.make_actor(envs)
         if args.shuffle_images and encoder is not None:
             actor = with_images_of_others(actor, envs.layout.sensed)
-        return run_episodes(envs, actor, args.episodes, args.seed, interval), envs.simulations
+        return run_episodes(envs, actor, args.episodes, args.seed, interval, progress=progress), envs.simulations
     finally:
+        progress.close()
         envs.close()
 
 
@@ -278,13 +281,14 @@ def differences(trained: dict[str, Any], judged: dict[str, Any]) -> list[str]:
     return found
 
 
-def films(name: str, episodes: Episodes, sims: Physics) -> list[tuple[str, bytes]]:
+def films(name: str, episodes: Episodes, sims: Physics, seeing: bool) -> list[tuple[str, bytes]]:
     """Videos of the median and of the worst episode, as they were recorded.
 
     Args:
         name: of the policy.
         episodes: with their history.
         sims: the world they were recorded in.
+        seeing: whether it sees by cameras.
 
     Raises:
         RuntimeError, ImportError, OSError: no OpenGL, nothing to write videos with, or no room for them.
@@ -296,9 +300,14 @@ def films(name: str, episodes: Episodes, sims: Physics) -> list[tuple[str, bytes
     found = []
     for which, k in (("median", int(order[len(order) // 2])), ("worst", int(order[0]))):
         with tempfile.TemporaryDirectory() as folder:
-            whose = {"terrain_id": int(episodes.terrain_ids[k]), "robot_id": int(episodes.robot_ids[k])}
-            poses, seconds = episodes.history[k]["qpos"], HISTORY_INTERVAL * dt
-            path = write_replay(Path(folder) / "film", sims, poses, seconds, **whose)
+            log, seconds = episodes.history[k], HISTORY_INTERVAL * dt
+            whose = {
+                "terrain_id": int(episodes.terrain_ids[k]),
+                "robot_id": int(episodes.robot_ids[k]),
+                "directions": log["direction"],
+                "sees": seeing,
+            }
+            path = write_replay(Path(folder) / "film", sims, log["qpos"], seconds, **whose)
             caption = (
                 f"{name}: the {which} episode, seed {episodes.seeds[k]}, return {episodes.returns[k]:.1f}, "
                 f"{episodes.outcomes[k].replace('_', ' ')} after {episodes.lengths[k] * dt:.2f} s"
@@ -322,7 +331,7 @@ def report(
         "rate or mean]."
     ]
     try:
-        videos = films(args.checkpoint, found[args.checkpoint], sims)
+        videos = films(args.checkpoint, found[args.checkpoint], sims, sees(args.checkpoint))
     except (ImportError, RuntimeError, OSError) as error:  # the numbers are worth more
         notes.append(f"Without films: {error}")
         print(f"note: report without films: {error}")
@@ -369,7 +378,7 @@ def main(argv: list[str] | None = None) -> int:
         found: dict[str, Episodes] = {}
         world = {"terrain": task["terrain"], "command": task.get("command", "goal")}
         for name, entry in entries.items():
-            found[name], sims = evaluate(entry, args)
+            found[name], sims = evaluate(name, entry, args)
             summaries[name] = {"policy": name, **world, **summarize(found[name])}
         try:
             if args.json is not None:

@@ -34,6 +34,7 @@ from ballbot.envs.sensors import ESTIMATED
 from ballbot.evaluation import Actor, Episodes, env_options, run_episodes, trained_layout, trained_world
 from ballbot.options import PluginFiles, read_options
 from ballbot.ppo import Policy, load_policy
+from ballbot.progress import Progress, reported
 from ballbot.settings import Range
 
 ROBOTS = 20
@@ -86,7 +87,8 @@ def collect(policy: Policy, options: dict[str, Any], args: Args) -> Driven:
     try:
         obs, _ = envs.reset(seed=args.seed)
         began, rows = np.ones(ROBOTS, bool), []
-        for _ in range(-(-args.observations // ROBOTS)):
+        steps = -(-args.observations // ROBOTS)
+        for _ in reported(range(steps), steps, "driving robots"):
             actions = policy.predict(obs, began=began)
             rows.append((obs, began, actions))
             obs, _, terminated, truncated, _ = envs.step(actions)
@@ -241,9 +243,11 @@ def drive(actor: Actor, options: dict[str, Any], args: Args) -> Episodes:
     envs = BallbotVectorEnv(
         min(args.episodes, ROBOTS), **options, terrain_split="eval", terrain_seed=1, num_terrains=100
     )
+    progress = Progress(f"{args.episodes} episodes")
     try:
-        return run_episodes(envs, actor, args.episodes, args.seed)
+        return run_episodes(envs, actor, args.episodes, args.seed, progress=progress)
     finally:
+        progress.close()
         envs.close()
 
 

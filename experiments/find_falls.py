@@ -294,8 +294,9 @@ def shoot(args: Args, falls: list[Fall], episodes: Episodes, envs: BallbotVector
     made, seconds = [], HISTORY_INTERVAL * envs.dt
     for number, fall in enumerate(falls[: args.films], 1):
         k = fall.example
-        poses = episodes.history[k]["qpos"][-round(FILM_SECONDS / seconds) :]
+        poses, ways = (episodes.history[k][name][-round(FILM_SECONDS / seconds) :] for name in ("qpos", "direction"))
         whose = {"terrain_id": int(episodes.terrain_ids[k]), "robot_id": int(episodes.robot_ids[k])}
+        whose |= {"directions": ways, "sees": envs.config.observation == "encoded"}
         path = write_replay(args.out / f"fall_{number}", envs.simulations, poses, seconds, **whose)
         after = episodes.lengths[k] * envs.dt
         made.append((path, f"{number}: {fall.words}; falls after {after:.2f} s, seed {episodes.seeds[k]}"))

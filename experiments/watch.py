@@ -40,6 +40,7 @@ from ballbot.envs.rendering import has_display
 from ballbot.evaluation import Actor, find_candidate, in_task, task_of
 from ballbot.evaluation.video import ENDINGS, Estimates, film, playable_fps, shrunk, write_video
 from ballbot.options import PluginFiles, kind_options, randomize_options, read_options
+from ballbot.progress import reported
 from ballbot.settings import Range
 
 PAUSES_PER_SECOND = 60
@@ -225,9 +226,10 @@ def main(argv: list[str] | None = None) -> int:
         if fps != args.fps:
             print(f"note: {fps:.4g} frames a second, not {args.fps}: a GIF counts in hundredths of a second")
         seconds = envs.config.max_episode_steps * envs.dt / args.speed
-        print(f"drawing up to {seconds:.1f} s; without a GPU that takes minutes", flush=True)
+        print(f"drawing up to {seconds:.1f} s; without a GPU that may take a minute", flush=True)
         pictures = (shrunk(frame, args.shrink) for frame in film(envs, actor, args.seed, fps, args.speed, estimates))
-        frames = write_video(args.record, pictures, fps)
+        total = int(seconds * fps) + 1
+        frames = write_video(args.record, reported(pictures, total, str(args.record)), fps)
         print(f"wrote {args.record}, {frames / fps:.1f} s")
     return 0
 

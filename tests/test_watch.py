@@ -2,12 +2,16 @@
 """watch.py: videos without a display, and clear words where there is nothing to draw with."""
 
 import importlib
+import io
 import itertools
 import os
+import re
 import subprocess
 import sys
+from importlib.resources import files
 from pathlib import Path
 
+import mujoco
 import numpy as np
 import pytest
 from inprocess import call
@@ -16,6 +20,7 @@ from policies import save_policy
 
 from ballbot.driving.steering import DOWN, END, ENTER, HOME, LEFT, RIGHT, UP, Steering
 from ballbot.envs import BallbotVectorEnv
+from ballbot.envs.marks import LEASH, MOVES, TOLD, Marks
 from ballbot.envs.observations import Layout, ring_places
 from ballbot.errors import SettingsError
 from ballbot.evaluation import run_episodes
@@ -31,6 +36,7 @@ from ballbot.evaluation.video import (
     with_insets,
     write_video,
 )
+from ballbot.progress import Progress
 
 SCRIPT = Path(__file__).parents[1] / "experiments" / "watch.py"
 iio = pytest.importorskip("imageio.v2")
@@ -50,9 +56,11 @@ def milliseconds(gif):
         return sum(frame.info["duration"] for frame in ImageSequence.Iterator(picture))
 
 
-def frames_of(steps, fps, speed=1.0):
+def frames_of(steps, fps, speed=1.0, **options):
     """A film of so many steps, without OpenGL: the picture's first pixel counts."""
-    envs = BallbotVectorEnv(1, terrain="flat", num_threads=1, max_episode_steps=steps, render_mode="rgb_array")
+    envs = BallbotVectorEnv(
+        1, terrain="flat", num_threads=1, max_episode_steps=steps, render_mode="rgb_array", **options
+    )
     numbers = itertools.count()
     envs.render = lambda: (np.full((480, 640, 3), next(numbers), np.uint8),)  # type: ignore[method-assign]
     return film(envs, lambda obs, began: np.zeros((1, 3)), 0, fps, speed)
@@ -64,8 +72,53 @@ def test_a_robot_without_cameras_is_filmed_without_what_they_see():
     )
     envs.render = lambda: (np.full((480, 640, 3), 7, np.uint8),)  # type: ignore[method-assign]
     frames = list(film(envs, lambda obs, began: np.zeros((1, 3)), 0, 100))
-    assert frames and all((frame == 7).all() for frame in frames)
-    assert (next(frames_of(1, 100)) == 255).any()  # a frame around the pictures of a robot that has some
+    assert frames and all((frame[:400] == 7).all() for frame in frames)  # below that are time and speed
+    assert all((frame[440:] == 255).any() for frame in frames)
+    blind = next(frames_of(1, 100))
+    assert (blind[:400] == 0).all()  # of a robot that has cameras and does not look through them
+    seeing = next(frames_of(1, 100, observation="depth"))
+    assert (seeing[:400] == 255).any()  # a frame around the pictures
+
+
+def test_a_film_has_a_trail_an_arrow_and_a_camera_that_lets_the_robot_move():
+    marks = Marks()
+    for k in range(100):
+        marks.move(np.array([0.01 * k, 0.0, 0.0]), np.array([1.0, 0.0]))
+        if k == 20:
+            assert marks.camera().lookat[0] == 0.0
+    assert marks.camera().lookat[0] == pytest.approx(0.99 - LEASH)
+    model = mujoco.MjModel.from_xml_string("<mujoco/>")
+    scene = mujoco.MjvScene(model, 1000)
+    marks.add_to(scene)
+    shown = scene.geoms[: scene.ngeom]
+    arrow = shown[-1]
+    assert arrow.type == mujoco.mjtGeom.mjGEOM_ARROW and arrow.mat[0, 2] == pytest.approx(1.0)  # along x
+    ends = sorted(float(geom.pos[0]) for geom in shown[:-1])
+    assert ends[0] < 0.03 and ends[-1] > 0.95 and len(ends) > 30
+    marks.move(np.array([0.99, 0.0, 0.0]), np.zeros(2), np.array([2.0, 1.0]))
+    full = mujoco.MjvScene(model, 5)
+    marks.add_to(full)
+    assert full.ngeom == 5
+
+
+def test_the_page_and_films_have_the_same_colours():
+    script = files("ballbot.assets").joinpath("drive.js").read_text()
+    for name, colour in (("BLUE", TOLD), ("ORANGE", MOVES)):
+        found = re.search(rf"\b{name} = \[([\d., ]+)\]", script)
+        assert found and tuple(map(float, found[1].split(","))) == colour
+
+
+def test_progress_is_said_on_a_terminal_alone(monkeypatch):
+    clock = itertools.count()
+    monkeypatch.setattr("ballbot.progress.time.monotonic", lambda: 10.0 * next(clock))
+    for terminal in (True, False):
+        stream = io.StringIO()
+        stream.isatty = lambda terminal=terminal: terminal  # type: ignore[method-assign]
+        progress = Progress("film", stream)
+        progress(0.25)
+        progress.close()
+        said = stream.getvalue()
+        assert ("film: 25 %, 0:30 left" in said) if terminal else said == ""
 
 
 def test_an_episode_becomes_a_film(tmp_path):
@@ -130,7 +183,8 @@ def test_a_recorded_episode_looks_like_one_watched(terrain):
     episodes = run_episodes(envs, act, 4, 7 - k, history_interval=20)
     envs.close()
     poses = episodes.history[k]["qpos"]
-    recorded = list(replay(envs.simulations, poses, int(episodes.terrain_ids[k])))
+    ways = episodes.history[k]["direction"]
+    recorded = list(replay(envs.simulations, poses, int(episodes.terrain_ids[k]), directions=ways))
     assert len(watched) == len(recorded) == 6
     for one, other in zip(watched, recorded, strict=True):
         assert np.abs(one.astype(int) - other).mean() < 0.1

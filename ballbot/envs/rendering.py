@@ -16,12 +16,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ballbot.envs.family import Family
+from ballbot.envs.marks import Marks
 from ballbot.envs.model import build_model
 from ballbot.envs.rig import CameraRig
 from ballbot.envs.robots import Robot
 
 WIDTH, HEIGHT = 640, 480
 """Pixels of a picture: the usual size of Gymnasium's MuJoCo tasks' big pictures, within the model's frame buffer."""
+
+SHADOWS = 6.0
+"""Times the model's extent, around the robot, that shadows are drawn in: at the rim of that the ground has specks."""
+SHADOW_PIXELS = 2048
+"""Along a side of the picture behind shadows; with the 4096 of the model and four samples a pixel, processors that draw
+without a GPU took more than twice as long."""
 
 
 def has_display() -> bool:
@@ -94,6 +101,7 @@ class Renderer:
         qpos: NDArray[np.float64],
         qvel: NDArray[np.float64],
         robot: int = 0,
+        marks: Marks | None = None,
     ) -> NDArray[np.uint8] | None:
         """The (480, 640, 3) uint8 picture of this state, or None in "human" mode.
 
@@ -102,6 +110,7 @@ class Renderer:
             qpos: MuJoCo's coordinates.
             qvel: and their rates.
             robot: index in the family.
+            marks: what else to draw, and by which camera; None: the robot's own "follow".  Not in the viewer.
 
         Raises:
             RuntimeError: no OpenGL or no display, with what to install or set.
@@ -112,6 +121,9 @@ class Renderer:
             self._model = build_model(
                 None if heights is None else heights[None], tops=tops, length=length, rig=self._rig, robot=self._robot
             )
+            self._model.vis.map.shadowclip = SHADOWS
+            if self._mode != "human":
+                self._model.vis.quality.shadowsize, self._model.vis.quality.offsamples = SHADOW_PIXELS, 0
             self._data = mujoco.MjData(self._model)
             self._window = self._open(self._model, self._data)
             self._shown = heights
@@ -133,7 +145,9 @@ class Renderer:
             if self._window.is_running():
                 self._window.sync()
             return None
-        self._window.update_scene(data, camera="follow")
+        self._window.update_scene(data, camera="follow" if marks is None else marks.camera())
+        if marks is not None:
+            marks.add_to(self._window.scene)
         return np.array(self._window.render(), np.uint8)
 
     def write(self, left: str, right: str) -> None:

@@ -28,6 +28,7 @@ from ballbot.envs.checks import (
 from ballbot.envs.config import WorldConfig
 from ballbot.envs.contacts import check_contact_physics, note_open, use_contact_physics
 from ballbot.envs.infos import masked, observation_space
+from ballbot.envs.marks import Marks
 from ballbot.envs.rendering import Renderer
 from ballbot.envs.step import Array, Bools
 from ballbot.envs.world import World
@@ -167,6 +168,8 @@ class BallbotVectorEnv(VectorEnv[Any, NDArray[Any], NDArray[Any]]):
         """Called by the viewer, in a thread of its own, with the code (GLFW's) of each key that is pressed; to be set
         before the first reset()."""
         self.caption = ("", "")
+        self.marks: Marks | None = None
+        """What is drawn beside the first robot in "rgb_array" mode, by a camera of its own."""
         """Text over the viewer's picture, and to the right of it."""
 
         self.single_observation_space = observation_space(self.world)
@@ -388,7 +391,10 @@ class BallbotVectorEnv(VectorEnv[Any, NDArray[Any], NDArray[Any]]):
             self._renderer = Renderer(self.render_mode, self.on_key, sims.rig, sims.robot, sims.family)
         sims, draw = self.simulations, self._renderer.draw
         shown = range(self.num_envs) if self.render_mode == "rgb_array" else range(1)
-        frames = [draw(sims.terrain_of(i), sims.qpos[i], sims.qvel[i], int(sims.robot_ids[i])) for i in shown]
+        frames = [
+            draw(sims.terrain_of(i), sims.qpos[i], sims.qvel[i], int(sims.robot_ids[i]), None if i else self.marks)
+            for i in shown
+        ]
         self._renderer.write(*self.caption)
         if (forces := self._renderer.pushes()) is not None:
             sims.push(0, forces)

@@ -28,7 +28,9 @@ Actor = Callable[[Any, Bools], NDArray[Any]]
 """(observations, which robots have just begun an episode) -> actions."""
 
 OUTCOMES = ("success", "failure", "out_of_bounds", "diverged", "missed")
-HISTORY = ("step", "position", "tilt_deg", "torque", "return", "qpos")
+HISTORY = ("step", "position", "tilt_deg", "torque", "return", "qpos", "direction")
+TOLD_EVERY = 50
+"""Steps between two reports of how far it is."""
 RESAMPLES = 10_000
 """Of the bootstrap behind an interval of a mean."""
 Z = 1.959963984540054
@@ -71,7 +73,8 @@ class Episodes:
     """An entry an episode, if it is told places: (k, 2) x and y in m of where it was to drive, in order."""
     history: list[dict[str, Floats]] = field(default_factory=list)
     """An entry an episode, if asked for: "step" (k,), "position" (k, 2) in m, "tilt_deg" (k,), "torque" (k,) rms of the
-    wheels in N m, "return" (k,) so far, and "qpos" (k, nq), MuJoCo's coordinates of the whole robot."""
+    wheels in N m, "return" (k,) so far, "qpos" (k, nq), MuJoCo's coordinates of the whole robot, and
+    "direction" (k, 2), a unit vector of the world, where it was told to go; 0: nowhere."""
 
 
 def run_episodes(
@@ -83,6 +86,7 @@ def run_episodes(
     *,
     starts: NDArray[np.int64] | None = None,
     randomized: Mapping[str, Floats] = MappingProxyType({}),
+    progress: Callable[[float], None] | None = None,
 ) -> Episodes:
     """Run ``num_episodes`` episodes, as many at a time as there are simulations.
 
@@ -95,6 +99,8 @@ def run_episodes(
         starts: (num_episodes,) instead of 0, 1, 2 and so on, what is added to ``seed`` and says which terrain in turn:
             those alike begin alike.
         randomized: name -> (num_episodes,) of what differs from episode to episode, and is not to be drawn.
+
+        progress: told now and then which share is done, if all that run last to their time limit.
 
     Raises:
         ValueError: no episodes.
@@ -126,15 +132,19 @@ def run_episodes(
     measures = np.full((len(names), num_episodes), np.nan)
     endings = {name: np.zeros(num_episodes, bool) for name in envs.config.endings}
     targets = [np.empty((0, 2))] * (num_episodes if isinstance(told.command, (Point, Path)) else 0)
-    began, torques = np.ones(n, bool), np.zeros(envs.world.actions.shape)
+    began, torques, longest = np.ones(n, bool), np.zeros(envs.world.actions.shape), envs.config.max_episode_steps
     while (running := episode < num_episodes).any():
         ids, which = np.flatnonzero(running), episode[running]
         terrain_ids[which] = infos["terrain_id"][ids]
         robot_ids[which] = sims.robot_ids[ids]
+        if progress is not None and lengths[which[0]] % TOLD_EVERY == 0:
+            left = (longest - lengths[which]).sum() + max(num_episodes - begun, 0) * longest
+            progress(1 - float(left) / (num_episodes * longest))
         if history_interval:
+            ways = _direction(told, n)
             for i, k in zip(ids, which, strict=True):
                 if lengths[k] % history_interval == 0:
-                    logs[k].add(lengths[k], infos, i, _rms(torques[i]), returns[k], sims.qpos[i])
+                    logs[k].add(lengths[k], infos, i, _rms(torques[i]), returns[k], sims.qpos[i], ways[:, i])
         actions = np.clip(np.asarray(actor(obs, began), np.float64), -1.0, 1.0)
         direction = _direction(told, n)
         obs, rewards, terminated, truncated, infos = envs.advance(actions)
@@ -166,8 +176,8 @@ def run_episodes(
                     targets[k] = told.values[:, i].reshape(-1, 2).copy()
                 if history_interval:
                     # a simulation that diverged was put elsewhere: its last sound pose is the one before
-                    qpos = logs[k].rows[-1][-1] if infos["diverged"][i] else sims.qpos[i]
-                    logs[k].add(lengths[k], infos, i, _rms(torques[i]), returns[k], qpos)
+                    qpos = logs[k].rows[-1][-2] if infos["diverged"][i] else sims.qpos[i]
+                    logs[k].add(lengths[k], infos, i, _rms(torques[i]), returns[k], qpos, direction[:, i])
             seeds: list[int | None] = [None] * n
             for i in np.flatnonzero(began):
                 if begun < num_episodes:
@@ -216,8 +226,11 @@ class _Log:
     def __init__(self) -> None:
         self.rows: list[tuple[Any, ...]] = []
 
-    def add(self, step: int, infos: dict[str, Any], sim: int, torque: float, so_far: float, qpos: Floats) -> None:
-        self.rows.append((step, infos["position"][sim], infos["tilt_deg"][sim], torque, so_far, qpos.copy()))
+    def add(
+        self, step: int, infos: dict[str, Any], sim: int, torque: float, so_far: float, qpos: Floats, way: Floats
+    ) -> None:
+        state = infos["position"][sim], infos["tilt_deg"][sim], torque, so_far, qpos.copy(), way.copy()
+        self.rows.append((step, *state))
 
     def arrays(self) -> dict[str, Floats]:
         columns = zip(*self.rows, strict=True)

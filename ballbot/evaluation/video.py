@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from ballbot.envs import BallbotVectorEnv
 from ballbot.envs.depth_camera import DepthCamera
+from ballbot.envs.marks import Marks
 from ballbot.envs.physics import Physics
 from ballbot.envs.rendering import Renderer
 from ballbot.envs.rig import camera_names
@@ -22,16 +23,25 @@ from ballbot.errors import SettingsError
 from ballbot.evaluation.episodes import Actor
 from ballbot.evaluation.plan import Frame, plan
 from ballbot.ppo import Agent
+from ballbot.progress import reported
 
 ENDINGS = (".mp4", ".gif")
 INSET = 132
 """Pixels along a side of a depth view in the corner."""
 PLAN = 180
 """Likewise of the ground from above."""
+TEXT = 18
+"""Height of letters."""
+SEEING = ("encoded", "depth")
+"""Observations of those whose views are shown."""
 MARGIN = 8
 """Pixels around it."""
 MOST_INSETS = 6
 """Of cameras: more do not fit beside the robot."""
+NEAREST, FARTHEST = 0.08, 0.8
+"""m, white and black in depth views: in between, most of what cameras see of the ground, and of a drop beside it."""
+SPEED_OVER = 0.5
+"""s of simulation that the speed in a film is the mean over."""
 Estimates = Callable[[Any], NDArray[np.floating]]
 """Observations of n robots -> (n, m) what a policy estimates."""
 TRAINING_FPS = 10
@@ -62,22 +72,29 @@ def film(
         RuntimeError: no OpenGL.
         SettingsError: other numbers are estimated than the environment tells the truth of.
     """
-    sims = envs.simulations
-    cameras = _eyes(sims)
+    sims, told = envs.simulations, envs.world.told
+    cameras = _eyes(sims) if envs.config.observation in SEEING else None
     obs, _ = envs.reset(seed=seed)
+    said = _Said(sims, int(sims.robot_ids[0]))
+    envs.marks = said.marks
     began, ended, step, shown = np.ones(1, bool), False, 0, 0
     while True:
         due = math.floor(step * envs.dt * fps / speed + 1e-6) + 1 - shown
         if due > 0:
+            way = told.direction[:, 0] if "direction" in told.command.memory else np.zeros(2)
+            place = told.target[:, 0].copy() if "target" in told.command.fields else None
+            said.at(step * envs.dt, sims.qpos[0], way, place)
             pictures = envs.render()
             assert pictures is not None
             depths = what_is_seen(cameras, sims, sims.qpos[0], int(sims.terrain_ids[0]))
             picture = with_insets(pictures[0], depths if estimates is None else depths[: MOST_INSETS - 1])
             if estimates is not None:
                 put(picture, _estimated(envs, obs, estimates), picture.shape[0] - PLAN - MARGIN, MARGIN)
+            said.write_on(picture)
             yield from repeat(picture, due)
             shown += due
         if ended:
+            envs.marks = None
             return
         obs, _, terminated, truncated, _ = envs.advance(actor(obs, began))
         began, step, ended = np.zeros(1, bool), step + 1, bool(terminated[0] | truncated[0])
@@ -116,7 +133,52 @@ def film_maker(envs: BallbotVectorEnv, seed: int) -> Callable[[Agent], tuple[NDA
     return shoot
 
 
-def replay(sims: Physics, poses: NDArray[np.float64], terrain_id: int, robot_id: int = 0) -> Iterator[Frame]:
+class _Said:
+    """What a film tells of a robot beside how it looks: marks on the ground, the time, and how fast it goes."""
+
+    def __init__(self, sims: Physics, robot_id: int) -> None:
+        self.marks = Marks()
+        self._ball, self._radius = sims.addresses.ball_qpos, float(sims.planes[robot_id].geom("ball").size[0])
+        self._way: list[tuple[float, NDArray[np.float64]]] = []
+
+    def at(self, seconds: float, qpos: NDArray[np.float64], direction: NDArray[np.float64], place: Any = None) -> None:
+        """The robot is in this pose at this time, and told to go there."""
+        ball = qpos[self._ball : self._ball + 3].copy()
+        self.marks.move(ball - [0.0, 0.0, self._radius], direction, place)
+        self._way = [*(was for was in self._way if was[0] >= seconds - SPEED_OVER - 1e-9), (seconds, ball[:2])]
+
+    def write_on(self, picture: Frame) -> None:
+        """Write below, in the middle."""
+        (then, there), (now, here) = self._way[0], self._way[-1]
+        speed = float(np.hypot(*(here - there))) / (now - then) if now > then else 0.0
+        write(picture, f"{now:5.2f} s    {speed:.2f} m/s")
+
+
+def write(picture: Frame, text: str) -> None:
+    """Write a line of white text on grey below the middle, if there is Pillow, which the extra "video" brings."""
+    try:
+        from PIL import Image, ImageDraw, ImageFont
+    except ImportError:
+        return
+    font = ImageFont.load_default(TEXT)
+    left, _top, right, _bottom = (round(edge) for edge in font.getbbox(text))
+    label = Image.new("RGB", (right - left + 16, TEXT + 10), (40, 44, 50))
+    ImageDraw.Draw(label).text((8 - left, 3), text, fill=(255, 255, 255), font=font)
+    height, width = picture.shape[:2]
+    row, column = height - label.height - MARGIN, (width - label.width) // 2
+    picture[row : row + label.height, column : column + label.width] = np.asarray(label)
+
+
+def replay(
+    sims: Physics,
+    poses: NDArray[np.float64],
+    terrain_id: int,
+    robot_id: int = 0,
+    *,
+    seconds: float = 0.04,
+    directions: NDArray[np.float64] | None = None,
+    sees: bool = False,
+) -> Iterator[Frame]:
     """Frames (480, 640, 3) of an episode that was recorded.
 
     Args:
@@ -124,26 +186,32 @@ def replay(sims: Physics, poses: NDArray[np.float64], terrain_id: int, robot_id:
         poses: (frames, nq) MuJoCo's qpos.
         terrain_id: that it was recorded on.
         robot_id: of which robot of a family.
+        seconds: from one pose to the next.
+        directions: (frames, 2) unit vectors of the world, where it was told to go; None: nowhere.
+        sees: whether who drove it sees by its cameras.
 
     Raises:
         RuntimeError: no OpenGL.
     """
-    pool = sims.ground
-    cameras = _eyes(sims)
+    pool, said = sims.ground, _Said(sims, robot_id)
+    cameras = _eyes(sims) if sees else None
     renderer = Renderer("rgb_array", rig=sims.rig, robot=sims.robot, family=sims.family)
     ground = None
     if pool.relief is not None:
         ground = pool.relief[terrain_id], float(pool.tops[terrain_id]), pool.grid.length
     try:
-        for qpos in poses:
-            picture = renderer.draw(ground, qpos, np.zeros(sims.model.nv), robot_id)
+        for k, qpos in enumerate(poses):
+            said.at(k * seconds, qpos, np.zeros(2) if directions is None else directions[k])
+            picture = renderer.draw(ground, qpos, np.zeros(sims.model.nv), robot_id, said.marks)
             assert picture is not None
-            yield with_insets(picture, what_is_seen(cameras, sims, qpos, terrain_id))
+            picture = with_insets(picture, what_is_seen(cameras, sims, qpos, terrain_id))
+            said.write_on(picture)
+            yield picture
     finally:
         renderer.close()
 
 
-def write_replay(path: Path, sims: Physics, poses: NDArray[np.float64], seconds: float, **whose: int) -> Path:
+def write_replay(path: Path, sims: Physics, poses: NDArray[np.float64], seconds: float, **whose: Any) -> Path:
     """Film an episode that was recorded: as .mp4, or as .gif, with every other pose, where nothing writes .mp4.
 
     Args:
@@ -151,7 +219,7 @@ def write_replay(path: Path, sims: Physics, poses: NDArray[np.float64], seconds:
         sims: the world it was recorded in, which stays as it is.
         poses: (frames, nq) MuJoCo's qpos.
         seconds: from one pose to the next.
-        **whose: terrain_id and robot_id, as of ``replay``.
+        **whose: terrain_id, robot_id, directions and sees, as of ``replay``.
 
     Returns:
         the path, with its ending.
@@ -163,7 +231,10 @@ def write_replay(path: Path, sims: Physics, poses: NDArray[np.float64], seconds:
     if importlib.util.find_spec("imageio_ffmpeg") is None:
         every, ending = 2, ".gif"  # which is large
     path = path.with_name(path.name + ending)
-    write_video(path, replay(sims, poses[::every], **whose), 1 / (every * seconds))
+    if whose.get("directions") is not None:
+        whose["directions"] = whose["directions"][::every]
+    frames = replay(sims, poses[::every], seconds=every * seconds, **whose)
+    write_video(path, reported(frames, len(poses[::every]), path.name), 1 / (every * seconds))
     return path
 
 
@@ -190,7 +261,9 @@ def with_insets(picture: Frame, depths: NDArray[np.float32]) -> Frame:
     framed = picture.copy()
     for i, depth in enumerate(depths[:MOST_INSETS]):
         rows, columns = (np.arange(INSET) * size // INSET for size in depth.shape)
-        grey = (255 * (1 - np.sqrt(depth[rows][:, columns]))).astype(np.uint8)  # most of what is seen is near
+        closeness = 1 / np.clip(depth[rows][:, columns], NEAREST, FARTHEST)  # most of what is seen is near
+        share = (closeness - 1 / FARTHEST) / (1 / NEAREST - 1 / FARTHEST)
+        grey = np.round(255 * np.sqrt(np.clip(share, 0, 1))).astype(np.uint8)
         top = MARGIN + i // 2 * (INSET + MARGIN)  # camera 0 looks in from the right
         left = MARGIN if i % 2 else picture.shape[1] - INSET - MARGIN
         put(framed, grey[..., None], top, left)

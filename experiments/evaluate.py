@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import shlex
 import sys
 import tempfile
 import time
@@ -30,6 +31,7 @@ import torch
 import tyro
 from numpy.typing import NDArray
 
+from ballbot import __version__
 from ballbot.cli import check_output, make_folder, program
 from ballbot.controllers import CONTROLLERS, find_controller
 from ballbot.deployment.shipped import find_policy
@@ -281,8 +283,8 @@ def differences(trained: dict[str, Any], judged: dict[str, Any]) -> list[str]:
     return found
 
 
-def films(name: str, episodes: Episodes, sims: Physics, seeing: bool) -> list[tuple[str, bytes]]:
-    """Videos of the median and of the worst episode, as they were recorded.
+def films(name: str, episodes: Episodes, sims: Physics, seeing: bool) -> list[tuple[str, bytes, bytes]]:
+    """Caption, video and a picture out of it of the median and of the worst episode, as they were recorded.
 
     Args:
         name: of the policy.
@@ -293,7 +295,7 @@ def films(name: str, episodes: Episodes, sims: Physics, seeing: bool) -> list[tu
     Raises:
         RuntimeError, ImportError, OSError: no OpenGL, nothing to write videos with, or no room for them.
     """
-    from ballbot.evaluation.video import write_replay
+    from ballbot.evaluation.video import poster, write_replay
 
     order = np.argsort(episodes.returns, kind="stable")
     dt = float(sims.model.opt.timestep)
@@ -312,23 +314,29 @@ def films(name: str, episodes: Episodes, sims: Physics, seeing: bool) -> list[tu
                 f"{name}: the {which} episode, seed {episodes.seeds[k]}, return {episodes.returns[k]:.1f}, "
                 f"{episodes.outcomes[k].replace('_', ' ')} after {episodes.lengths[k] * dt:.2f} s"
             )
-            found.append((caption, path.read_bytes()))
+            found.append((caption, path.read_bytes(), poster(path)))
     return found
 
 
 def report(
-    args: Args, ground: str, summaries: dict[str, dict[str, Any]], found: dict[str, Episodes], sims: Physics
+    args: Args,
+    ground: str,
+    summaries: dict[str, dict[str, Any]],
+    found: dict[str, Episodes],
+    sims: Physics,
+    made: list[str],
 ) -> None:
-    """Write report.html into its folder."""
+    """Write report.html into its folder; ``made`` are notes of how."""
     from ballbot.evaluation.report import write_report
 
-    videos: list[tuple[str, bytes]] = []
+    videos: list[tuple[str, bytes, bytes]] = []
     notes = [
         f"{args.episodes} episodes each on {ground} ground, seeds from {args.seed}, "
         f"{'' if ground == 'flat' else 'terrains never trained on, '}"
         f"{'most likely' if args.deterministic else 'sampled'} actions"
         f"{', with shuffled images' if args.shuffle_images else ''}.  Mean ± standard deviation [95 % interval of the "
-        "rate or mean]."
+        "rate or mean].",
+        *made,
     ]
     try:
         videos = films(args.checkpoint, found[args.checkpoint], sims, sees(args.checkpoint))
@@ -339,6 +347,22 @@ def report(
     rows = [(title.strip(), cells) for title, cells in table_rows(summaries)]
     write_report(path, f"Evaluation of {args.checkpoint}", rows, found, sims.ground, videos, notes)
     print(f"wrote {path}")
+
+
+def origins(entries: dict[str, Entry]) -> list[str]:
+    """Which file each policy is from, and how long it was trained."""
+    policies = {name: entry.candidate.policy for name, entry in entries.items()}
+    return [
+        f"{name}: {policy.path or 'comes with ballbot'}, after {policy.step:,} steps of training."
+        for name, policy in policies.items()
+        if policy is not None
+    ]
+
+
+def how_made(argv: list[str] | None) -> str:
+    """When, by which version and command."""
+    command = shlex.join(["evaluate.py", *(sys.argv[1:] if argv is None else argv)])
+    return f"Made {time.strftime('%Y-%m-%d %H:%M %Z')} by ballbot {__version__}: {command}"
 
 
 def write_json(args: Args, summaries: dict[str, dict[str, Any]]) -> None:
@@ -398,7 +422,8 @@ def main(argv: list[str] | None = None) -> int:
         if written:
             print(f"wrote {written}")
         if args.report is not None:
-            report(args, str(task["terrain"]), summaries, found, sims)
+            made = [*origins(entries), how_made(argv)]
+            report(args, str(task["terrain"]), summaries, found, sims, made)
         if args.paths is not None:
             from ballbot.evaluation.report import write_paths
 

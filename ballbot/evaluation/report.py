@@ -26,6 +26,8 @@ PERIOD = 0.002
 """s a step."""
 MOST_TRACES = 30
 """Episodes drawn over time: more would be a blot."""
+HALF = 5.0
+"""Inches of a figure that shares a row with another one."""
 GROUNDS = 4
 """Terrains that trajectories are drawn over."""
 INK = "#010203"
@@ -39,6 +41,7 @@ table { border-collapse: collapse; display: block; overflow-x: auto; }
 th, td { padding: 0.25rem 0.75rem; border-bottom: 1px solid var(--faint); text-align: right; white-space: nowrap; }
 th:first-child, td:first-child { text-align: left; }
 svg { width: 100%; height: auto; }
+.row { display: flex; flex-wrap: wrap; gap: 1rem; } .row svg { flex: 1 1 20rem; min-width: 0; max-width: 36rem; }
 figure { margin: 2rem 0; } figcaption { font-size: 0.9rem; }
 video { width: 100%; max-width: 40rem; }
 """
@@ -50,7 +53,7 @@ def write_report(
     rows: list[tuple[str, list[str]]],
     episodes: dict[str, Episodes],
     ground: TerrainPool,
-    videos: list[tuple[str, bytes]],
+    videos: list[tuple[str, bytes, bytes]],
     notes: list[str],
 ) -> None:
     """Write the page.
@@ -61,7 +64,7 @@ def write_report(
         rows: the table: a quantity's name and its value for each policy.
         episodes: of each policy, with their history.
         ground: that they took place on.
-        videos: caption and .mp4 or .gif content.
+        videos: caption, .mp4 or .gif content, and a .jpg shown until that is played.
         notes: sentences on how it was made.
 
     Raises:
@@ -73,21 +76,21 @@ def write_report(
         (
             f"Where the robots went, from above; {_whither(episodes)} A dot is the start, a cross a fall. "
             + ("" if ground.relief is None else f"The {GROUNDS} grounds of the most episodes; light is high."),
-            _svg(_trajectories(episodes, ground)),
+            _row([_trajectories(episodes, ground)]) if ground.relief is None else _svg(_trajectories(episodes, ground)),
         ),
         (
             "Tilt and torque of a wheel over time; each line is an episode, the thick one their median while at "
             "least half of them run.",
             _over_time(episodes),
         ),
-        ("Return against the horizon: what episodes are worth up to a time, mean and middle 90 %.", _horizon(episodes)),
+        (f"{_worth(episodes)} up to a time, mean and middle 90 %: what is earned by going.", _horizon(episodes)),
     ]
     head = "".join(f"<th>{html.escape(name)}</th>" for name in episodes)
     lines = "".join(
         f"<tr><td>{html.escape(name)}</td>{''.join(f'<td>{html.escape(v)}</td>' for v in values)}</tr>"
         for name, values in rows
     )
-    films = "".join(_video(caption, content) for caption, content in videos)
+    films = "".join(_video(*video) for video in videos)
     body = (
         f"{''.join(f'<p>{html.escape(n)}</p>' for n in notes)}"
         f"<table><thead><tr><th></th>{head}</tr></thead><tbody>{lines}</tbody></table>"
@@ -123,28 +126,34 @@ def write_paths(path: Path, episodes: dict[str, Episodes], ground: TerrainPool) 
     write_atomic(path, _saved(figure, path.suffix[1:], dpi=110))
 
 
-def _video(caption: str, content: bytes) -> str:
+def _video(caption: str, content: bytes, poster: bytes) -> str:
     kind = "image/gif" if content[:3] == b"GIF" else "video/mp4"
-    return film_figure(caption, f"data:{kind};base64,{base64.b64encode(content).decode()}", kind)
+    return film_figure(caption, _data(kind, content), kind, _data("image/jpeg", poster))
 
 
-def film_figure(caption: str, source: str, kind: str) -> str:
+def _data(kind: str, content: bytes) -> str:
+    return f"data:{kind};base64,{base64.b64encode(content).decode()}"
+
+
+def film_figure(caption: str, source: str, kind: str, poster: str = "") -> str:
     """A film on a page.
 
     Args:
         caption: below it, text.
         source: its address.
         kind: "video/mp4" or "image/gif".
+        poster: address of a picture that is shown until an .mp4 is played.
     """
     caption, source = html.escape(caption), html.escape(source)
     if kind == "image/gif":
         shown = f'<img alt="{caption}" src="{source}">'
     else:
-        shown = f'<video controls muted loop src="{source}"></video>'
+        first = f' poster="{html.escape(poster)}"' if poster else ""
+        shown = f'<video controls muted loop{first} src="{source}"></video>'
     return f"<figure>{shown}<figcaption>{caption}</figcaption></figure>"
 
 
-def _figure(columns: int, height: float = 3.4) -> tuple[Any, Any]:
+def _figure(columns: int, height: float = 3.4, width: float = 10) -> tuple[Any, Any]:
     try:
         import matplotlib
 
@@ -156,7 +165,7 @@ def _figure(columns: int, height: float = 3.4) -> tuple[Any, Any]:
         ("text.color", "axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color"), INK
     )
     with plt.rc_context({**colours, "svg.fonttype": "none", "font.family": "sans-serif", "svg.hashsalt": "ballbot"}):
-        figure, axes = plt.subplots(1, columns, figsize=(10, height), layout="constrained", squeeze=False)
+        figure, axes = plt.subplots(1, columns, figsize=(width, height), layout="constrained", squeeze=False)
     figure.patch.set_alpha(0)
     for axis in axes.flat:
         axis.patch.set_alpha(0)
@@ -218,19 +227,25 @@ def _named(episodes: dict[str, Episodes]) -> list[tuple[str, str, Episodes]]:
 
 
 def _distributions(episodes: dict[str, Episodes]) -> str:
-    figure, axes = _figure(2)
-    for axis, label, field in (
-        (axes[0], "return", "returns"),
-        (axes[1], "length, steps of 2 ms", "lengths"),
-    ):
+    figures = []
+    for label, field in (("return", "returns"), ("length, steps of 2 ms", "lengths")):
+        figure, (axis,) = _figure(1, width=HALF)
         values = [getattr(e, field).astype(float) for e in episodes.values()]
         low, high = min(v.min() for v in values), max(v.max() for v in values)
-        bins = np.linspace(low, high + 1e-9 + 0.01 * abs(high), 30)
+        pad = max(0.05 * abs(high), 0.5) if high - low < 1e-9 else 0.0  # all alike: one bar
+        bins = np.linspace(low - pad, high + pad, 30)
         for (name, colour, _), v in zip(_named(episodes), values, strict=True):
             axis.hist(v, bins=bins, histtype="step", color=colour, linewidth=1.8, label=name)
         axis.set(xlabel=label, ylabel="episodes")
-    axes[0].legend(frameon=False, loc="upper left", labelcolor=INK)
-    return _svg(figure)
+        axis.ticklabel_format(useOffset=False)
+        figures.append(figure)
+    figures[0].axes[0].legend(frameon=False, loc="best", labelcolor=INK)
+    return _row(figures)
+
+
+def _row(figures: list[Any]) -> str:
+    """Side by side where there is room, else one below the other, so that their text can be read on a phone."""
+    return f'<div class="row">{"".join(map(_svg, figures))}</div>'
 
 
 def _whither(episodes: dict[str, Episodes]) -> str:
@@ -245,18 +260,21 @@ def _trajectories(episodes: dict[str, Episodes], ground: TerrainPool) -> Any:
     fields = [int(i) for i in np.argsort(-counts, kind="stable")[:GROUNDS] if counts[i]]
     if ground.relief is None:
         fields = fields[:1]  # all the same
-    figure, axes = _figure(len(fields), 10 / len(fields) + 0.2 if len(fields) > 1 else 5)
     traces = []  # panel, colour, x and y, whether it ends in a fall
     places = []  # panel, x and y from the start on
-    for axis, k in zip(axes, fields, strict=True):
+    for panel, k in enumerate(fields):
         for _, colour, e in _named(episodes):
             chosen = [i for i in range(len(e.history)) if ground.relief is None or e.terrain_ids[i] == k]
             for i in chosen[:MOST_TRACES]:
                 positions = e.history[i]["position"]
-                traces.append((axis, colour, positions.T, e.outcomes[i] == "failure"))
+                traces.append((panel, colour, positions.T, e.outcomes[i] == "failure"))
                 if e.targets:
-                    places.append((axis, np.concatenate([positions[:1], e.targets[i]]).T))
-    reach = max(0.3, *(1.1 * float(np.abs(xy).max()) for xy in [*(t[2] for t in traces), *(p[1] for p in places)]))
+                    places.append((panel, np.concatenate([positions[:1], e.targets[i]]).T))
+    xlim, ylim = _limits(np.concatenate([*(t[2] for t in traces), *(p[1] for p in places)], axis=1))
+    reach = float(np.abs([*xlim, *ylim]).max())
+    width = 10 / len(fields) if len(fields) > 1 else HALF
+    height = min(width * (ylim[1] - ylim[0]) / (xlim[1] - xlim[0]), 6.0)
+    figure, axes = _figure(len(fields), height + 0.9, width * len(fields))
     for axis, k in zip(axes, fields, strict=True):
         if ground.relief is not None:
             half = ground.grid.half
@@ -267,11 +285,13 @@ def _trajectories(episodes: dict[str, Episodes], ground: TerrainPool) -> Any:
             height = ground.tops[k] * ground.relief[k].max()  # 0 where it is level
             axis.set_title(f"{ground.kinds[ground.kind_ids[k]]}, {100 * height:.3g} cm high", fontsize=9)
         axis.plot(*ground.spawns[k].T, "o", color=INK, markersize=4)
-        axis.set(xlabel="x, m", xlim=(-reach, reach), ylim=(-reach, reach), aspect="equal")
-    for axis, (x, y) in places:
+        axis.set(xlabel="x, m", xlim=xlim, ylim=ylim, aspect="equal")
+    for panel, (x, y) in places:
+        axis = axes[panel]
         axis.plot(x, y, ":", color=INK, linewidth=0.7)
         axis.plot(x[1:], y[1:], "o", color=INK, markersize=6, markerfacecolor="none")
-    for axis, colour, (x, y), fell in traces:
+    for panel, colour, (x, y), fell in traces:
+        axis = axes[panel]
         axis.plot(x, y, color=colour, linewidth=1.4)
         if fell:
             axis.plot(x[-1], y[-1], "x", color=colour)
@@ -280,6 +300,15 @@ def _trajectories(episodes: dict[str, Episodes], ground: TerrainPool) -> Any:
         axes[0].plot([], [], color=colour, label=name if len(name) <= 40 else f"...{name[-37:]}")
     figure.legend(frameon=False, loc="outside lower center", labelcolor=INK, fontsize=8, ncols=min(len(episodes), 3))
     return figure
+
+
+def _limits(xy: NDArray[np.float64]) -> tuple[tuple[float, float], tuple[float, float]]:
+    """Ends of the x and y axes around (2, n) places and the start; neither is shorter than half of the other."""
+    low, high = np.minimum(xy.min(axis=1), 0.0), np.maximum(xy.max(axis=1), 0.0)
+    spans = np.maximum(1.1 * (high - low), 0.6)
+    spans = np.maximum(spans, spans.max() / 2)
+    ends = np.stack([(low + high - spans) / 2, (low + high + spans) / 2])
+    return (float(ends[0, 0]), float(ends[1, 0])), (float(ends[0, 1]), float(ends[1, 1]))
 
 
 def _part(heights: NDArray[np.float32], reach: float, length: float) -> NDArray[np.float32]:
@@ -300,8 +329,9 @@ def _stack(e: Episodes, name: str) -> tuple[NDArray[np.float64], NDArray[np.floa
 
 
 def _over_time(episodes: dict[str, Episodes]) -> str:
-    figure, axes = _figure(2)
-    for axis, name, label in ((axes[0], "tilt_deg", "tilt, degrees"), (axes[1], "torque", "torque, rms, N m")):
+    figures = []
+    for name, label in (("tilt_deg", "tilt, degrees"), ("torque", "torque, rms, N m")):
+        figure, (axis,) = _figure(1, width=HALF)
         for policy, colour, e in _named(episodes):
             times, table = _stack(e, name)
             for row in table[:MOST_TRACES]:
@@ -309,21 +339,37 @@ def _over_time(episodes: dict[str, Episodes]) -> str:
             half = np.isfinite(table).mean(axis=0) >= 0.5  # of few that are left, a median says little
             axis.plot(times[half], np.nanmedian(table[:, half], axis=0), color=colour, linewidth=1.8, label=policy)
         axis.set(xlabel="time, s", ylabel=label, ylim=(0, None))
-    axes[0].legend(frameon=False, loc="upper left", labelcolor=INK)
-    return _svg(figure)
+        figures.append(figure)
+    figures[0].axes[0].legend(frameon=False, loc="upper left", labelcolor=INK)
+    return _row(figures)
+
+
+def _worth(episodes: dict[str, Episodes]) -> str:
+    paid = all("survival" in e.reward_terms for e in episodes.values())
+    return "Return without what is paid for not falling," if paid else "Return"
+
+
+def _without_survival(e: Episodes, table: NDArray[np.float64]) -> NDArray[np.float64]:
+    """(episodes, times) returns so far, less what each step is paid for not falling: that is the same for all."""
+    if "survival" not in e.reward_terms:
+        return table
+    steps = max(e.history, key=lambda h: len(h["step"]))["step"]
+    return table - (e.reward_terms["survival"] / e.lengths)[:, None] * steps
 
 
 def _horizon(episodes: dict[str, Episodes]) -> str:
-    figure, axes = _figure(1)
+    figure, axes = _figure(1, width=HALF)
     for name, colour, e in _named(episodes):
         times, table = _stack(e, "return")
-        filled = table.copy()
+        filled = _without_survival(e, table)
         for row in filled:  # what has ended earns nothing more
             last = int(np.flatnonzero(np.isfinite(row))[-1])
             row[last:] = row[last]
         low, high = np.quantile(filled, [0.05, 0.95], axis=0)
         axes[0].fill_between(times, low, high, color=colour, alpha=0.2, linewidth=0)
         axes[0].plot(times, filled.mean(axis=0), color=colour, linewidth=1.8, label=name)
-    axes[0].set(xlabel="horizon, s", ylabel="return so far")
+    axes[0].set(
+        xlabel="horizon, s", ylabel="return so far" + (", without survival" if "without" in _worth(episodes) else "")
+    )
     axes[0].legend(frameon=False, loc="upper left", labelcolor=INK)
-    return _svg(figure)
+    return _row([figure])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import io
 import math
 from collections.abc import Callable, Iterator
 from itertools import islice, repeat
@@ -44,6 +45,8 @@ SPEED_OVER = 0.5
 """s of simulation that the speed in a film is the mean over."""
 Estimates = Callable[[Any], NDArray[np.floating]]
 """Observations of n robots -> (n, m) what a policy estimates."""
+POSTER = 50
+"""Frames of a film, or less if it has less, until the one that stands for it."""
 TRAINING_FPS = 10
 """Frames a second of films made while training."""
 TRAINING_SECONDS = 10
@@ -290,6 +293,23 @@ def playable_fps(path: Path, fps: float) -> float:
     Two at least, since browsers slow down what is faster.
     """
     return 100 / max(round(100 / fps), 2) if path.suffix == ".gif" else fps
+
+
+def poster(path: Path) -> bytes:
+    """A .jpg out of a film, when the robot is on its way.
+
+    Raises:
+        ImportError: the extra "video" is not installed.
+        OSError: the film cannot be read.
+    """
+    import imageio.v2 as imageio
+    from PIL import Image
+
+    with imageio.get_reader(path) as reader:
+        *_, picture = islice(reader.iter_data(), POSTER)
+    content = io.BytesIO()
+    Image.fromarray(np.asarray(picture)[..., :3]).save(content, "JPEG", quality=80)
+    return content.getvalue()
 
 
 def write_video(path: Path, frames: Iterator[Frame], fps: float) -> int:

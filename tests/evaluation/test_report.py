@@ -14,10 +14,13 @@ from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from inprocess import call
 from policies import save_policy
 from webclient import find_browser
+
+from ballbot.evaluation import Episodes, report
 
 pytest.importorskip("matplotlib")
 SCRIPT = Path(__file__).parents[2] / "experiments" / "evaluate.py"
@@ -86,7 +89,7 @@ def test_films_show_the_episodes_that_they_name(tmp_path):
     if "Without films" in text:
         pytest.skip("no OpenGL")
     episodes = {e["seed"]: e for e in json.loads((tmp_path / "a.json").read_text())["per_episode"]}
-    films = re.findall(r'data:(?:video|image)/(\w+);base64,([^"]+)".*?<figcaption>([^<]*)', text)
+    films = re.findall(r'src="data:(?:video|image)/(\w+);base64,([^"]+)".*?<figcaption>([^<]*)', text)
     assert len(films) == 2
     for kind, content, caption in films:
         found = re.search(r"seed (\d+), return (-?[\d.]+)(?:, (\w+) after ([\d.]+) s)?", caption)
@@ -130,6 +133,20 @@ def test_what_was_found_is_kept_if_something_breaks(monkeypatch, tmp_path, capsy
         assert "Without films: [Errno 28] the disk is full" in (tmp_path / "report" / "report.html").read_text()
 
 
+def test_what_is_paid_for_not_falling_is_left_out_and_paths_fill_their_plot():
+    steps = np.array([0.0, 20.0, 40.0])
+    history = [{"step": steps, "return": 0.02 * steps + [0.0, 0.1, 0.3]}]
+    nothing = np.zeros(1)
+    episodes = Episodes(
+        *(np.zeros(1, np.int64),) * 3, ["success"], np.array([1.1]), np.array([40]),
+        {"survival": np.array([0.8])}, *(nothing,) * 7, history=history,
+    )  # fmt: skip
+    told = report._without_survival(episodes, history[0]["return"][None])
+    np.testing.assert_allclose(told, [[0.0, 0.1, 0.3]], atol=1e-12)
+    x, y = report._limits(np.array([[0.0, 0.1], [0.0, 3.0]]))  # one that goes upward
+    assert y[0] == pytest.approx(-0.15) and y[1] == pytest.approx(3.15) and x[1] - x[0] == pytest.approx(1.65)
+
+
 def test_a_report_shows_the_places_and_the_ground(tmp_path, monkeypatch):
     monkeypatch.setattr(importlib.import_module("evaluate"), "films", lambda *_: [])
     metadata: dict[str, Any] = {"command": "path", "motion.num_points": 3, "terrain": "mixed:0.3"}
@@ -155,11 +172,14 @@ def test_a_report_is_one_page_that_needs_no_network(tmp_path, monkeypatch, terra
         assert [p.name for p in (tmp_path / folder).iterdir()] == ["report.html"]
     text = texts[0]
     page = Page(text)
-    assert page.tags.count("svg") == 4 and page.tags.count("table") == 1
+    assert page.tags.count("svg") == 6 and page.tags.count("table") == 1
     assert len(page.ids) == len(set(page.ids))
     assert all(target.startswith(("#", "data:")) for target in page.targets)
     assert {t[1:] for t in page.targets if t[0] == "#"} <= set(page.ids)
     assert not re.search(r"url\((?!#)", text) and "http" not in re.sub(r'xmlns(:\w+)?="[^"]*"', "", text)
+    assert re.search(r"after [\d,]+ steps of training", text) and re.search(
+        r"Made \d{4}-\d\d-\d\d .*: evaluate.py &#x27;a&lt;b.pt", text
+    )
     assert "a&lt;b.pt" in text and "speed along the goal" in text
     assert "currentColor" in text and "prefers-color-scheme" in text and "#010203" not in text
     plots = [re.findall(r"<svg.*?</svg>", t, re.DOTALL) for t in texts]
@@ -210,7 +230,7 @@ def test_a_browser_without_a_network_shows_all_of_it(tmp_path_factory, filmed_re
     found = re.search(r'data-found="([^"]*)"', done.stdout)
     assert found, done.stderr
     seen = json.loads(html.unescape(found[1]))
-    assert seen["svgs"] == 4 and seen["fetched"] == 0 and not seen["wider"]
+    assert seen["svgs"] == 6 and seen["fetched"] == 0 and not seen["wider"]
     assert (seen["ink"], seen["paper"]) == COLOURS[theme]
     if "Without films" in filmed_report:
         pytest.skip("no OpenGL: films not tried")

@@ -7,8 +7,8 @@
 
 Reads progress.csv, or TensorBoard's event files where there is none (stable-baselines3 and CleanRL write such).  Runs
 whose config.json differs in nothing but the seed are one group, named after what sets it apart; files without a
-config.json are grouped by name: flat_0, flat_1 and flat_2_20250101-120000 are "flat".  The median is drawn as far as
-all runs of the group go.  Needs the extra "plots".
+config.json are grouped by name: flat_0, flat_seed1 and flat_2_20250101-120000 are "flat".  The median is drawn as far
+as all runs of the group go.  Needs the extra "plots".
 """
 
 from __future__ import annotations
@@ -48,6 +48,14 @@ OTHERS = {
 """What stable-baselines3 calls the same; CleanRL calls them as we do."""
 NO_DIFFERENCE = ("ppo.seed", "env.num_threads", "ppo.torch_threads", "torch_threads")
 """Settings that may differ within a group."""
+MOST_NAMES = 3
+"""Of a group that are listed."""
+LONGEST = 48
+"""Characters of a group's name."""
+BESIDE = 4
+"""Groups whose names fit into the plot; those of more are below it."""
+DASHES: tuple[Any, ...] = ("-", (0, (6, 2)), (0, (2, 1.5)), (0, (6, 2, 1, 2)))
+"""Of the medians: those drawn first show through the gaps of later ones."""
 
 
 @dataclass
@@ -141,7 +149,7 @@ def name_of(path: Path) -> str:
     """What runs of several seeds have in common: the name (of the folder, for its progress.csv) up to seed and time."""
     path = path.resolve()
     name = path.parent.name if path.name == "progress.csv" else path.name.removesuffix(".csv")
-    return re.sub(r"(_\d+)?(_\d{8}-\d{6})?$", "", name) or name  # as ppo_ballbot.py names its runs
+    return re.sub(r"([_-]seed[_=-]?\d+|_\d+)?(_\d{8}-\d{6})?$", "", name) or name  # as ppo_ballbot.py names its runs
 
 
 def groups_of(paths: list[Path]) -> dict[str, list[Path]]:
@@ -164,9 +172,18 @@ def groups_of(paths: list[Path]) -> dict[str, list[Path]]:
         mine = settings[runs[0]] or {}
         apart = [key for key in mine if any(rival.get(key) != mine[key] for rival in rivals)]
         names = list(dict.fromkeys(map(name_of, runs)))
-        label = " ".join([", ".join(names), *(f"{key.split('.')[-1]}={mine[key]}" for key in apart)])
+        told = ", ".join(names) if len(names) <= MOST_NAMES else f"{names[0]} and {len(names) - 1} more"
+        label = capped(" ".join([told, *(f"{key.split('.')[-1]}={mine[key]}" for key in apart)]))
+        while label in groups and groups[label] != runs:  # what was cut off set them apart
+            label += "'"
         groups.setdefault(label, []).extend(runs)
     return groups
+
+
+def capped(label: str) -> str:
+    """The label, or what is left of it without its middle."""
+    half = LONGEST // 2
+    return label if len(label) <= LONGEST else f"{label[: half - 2]}...{label[1 - half :]}"
 
 
 def spread(curves: list[tuple[Floats, Floats]]) -> tuple[Floats, Floats]:
@@ -211,12 +228,13 @@ def draw(runs: dict[Path, dict[str, Floats]], args: Args) -> Any:
             colour = COLOURS[k % len(COLOURS)]
             curves = [curve_of(path, runs[path], column, args) for path in paths]
             for curve in curves:
-                axis.plot(*curve, color=colour, alpha=0.35, linewidth=1)
+                axis.plot(*curve, color=colour, alpha=0.35, linewidth=1, zorder=2)
                 lowest = min(lowest, float(curve[1].min()))
             count = f"{len(curves)} run{'s' * (len(curves) > 1)}"
             steps, (low, median, high) = spread(curves)
-            axis.fill_between(steps, low, high, color=colour, alpha=0.12, linewidth=0)
-            axis.plot(steps, median, color=colour, linewidth=2.2, label=f"{titles.get(group, group)} ({count})")
+            axis.fill_between(steps, low, high, color=colour, alpha=0.12, linewidth=0, zorder=1)
+            label, dashes = f"{titles.get(group, group)} ({count})", DASHES[k % len(DASHES)]
+            axis.plot(steps, median, color=colour, linewidth=2.2, linestyle=dashes, label=label, zorder=3)
         xlabel = "environment steps (millions)" if args.against == "steps" else "minutes"
         what = f"evaluation: {label}" if args.curve == "evaluation" and not args.columns else label
         axis.set(xlabel=xlabel, ylabel=what, xlim=(0, None))
@@ -227,7 +245,10 @@ def draw(runs: dict[Path, dict[str, Floats]], args: Args) -> Any:
             axis.set_ylim(bottom, bottom + 1.05 * (axis.dataLim.y1 - bottom) if axis.dataLim.y1 > bottom else None)
         axis.grid(alpha=0.3)
         axis.spines[["top", "right"]].set_visible(False)
-    axes[0, 0].legend(frameon=False)
+    if len(groups) <= BESIDE:
+        axes[0, 0].legend(frameon=False)
+    else:
+        figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=across, frameon=False)
     return figure
 
 

@@ -374,12 +374,31 @@ def test_minutes_are_the_sum_of_the_parts_of_all_updates(monkeypatch: pytest.Mon
         ("runs/flat_rolling_3", "flat_rolling"),
         ("runs/gamma0.99_1", "gamma0.99"),
         ("runs/wide_nets", "wide_nets"),
+        ("runs/lr3e-4_seed0", "lr3e-4"),
+        ("runs/lr3e-4-seed12_20250101-120000", "lr3e-4"),
         ("runs/flat", "flat"),
         ("runs/7", "7"),
     ],
 )
 def test_runs_are_grouped_by_all_but_seed_and_time(path: str, group: str, monkeypatch: pytest.MonkeyPatch) -> None:
     assert load(monkeypatch, "plot_training").name_of(Path(path)) == group
+
+
+def test_names_of_groups_are_short_and_many_stand_below_the_plot(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plot_training = load(monkeypatch, "plot_training")
+    for name in "abcdefgh":
+        run_dir = write_run(tmp_path / name / "progress.csv", [100, 200], [1.0, 2.0]).parent
+        (run_dir / "config.json").write_text(json.dumps({"ppo": {"gamma": 0.9}, "env": {"x": "y" * 99}}))
+    (other := tmp_path / "a_1").mkdir()
+    (other / "config.json").write_text(json.dumps({"ppo": {"gamma": 0.9}, "env": {"x": "z" * 99}}))
+    same, apart = plot_training.groups_of([*(tmp_path / name for name in "abcdefgh"), other])
+    assert same.startswith("a and 7 more x=yyy") and len(same) <= plot_training.LONGEST >= len(apart)
+    runs = {Path(f"lr{k}_seed{seed}"): plot_training.read(tmp_path / "a") for k in range(5) for seed in range(3)}
+    figure = plot_training.draw(runs, plot_training.Args(list(runs)))
+    assert figure.axes[0].get_legend() is None
+    assert [text.get_text() for text in figure.legends[0].texts] == [f"lr{k} (3 runs)" for k in range(5)]
 
 
 def test_the_median_ends_where_the_shortest_run_ends(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -86,7 +86,7 @@ def on_capsules(told: Options) -> bool:
 AXES: dict[str, Axis] = {
     "push": Axis("push every 2 s, N s", (0.0, 0.5, 1.0, 1.5, 2.0, 3.0), ranged("push_x")),
     "wind": Axis("wind, N", (0.0, 1.0, 2.0, 3.0, 4.0, 6.0), ranged("wind_x")),
-    "slope": Axis("all the ground tilts, degrees", (0.0, 2.0, 4.0, 6.0, 8.0, 10.0), ranged("gravity_y", sign=-1.0)),
+    "slope": Axis("all the ground falls, degrees", (0.0, 2.0, 4.0, 6.0, 8.0, 10.0), ranged("gravity_y", sign=-1.0)),
     "uneven": Axis(
         "height of uneven ground, m", (0.1, 0.13, 0.16, 0.2, 0.25, 0.3), lambda x: {"ground": {"height": x}}
     ),

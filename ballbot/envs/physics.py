@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
@@ -24,7 +25,7 @@ from ballbot.envs.model import Addresses, build_model, settled_poses
 from ballbot.envs.randomize import TOLD, Parts, Randomizer
 from ballbot.envs.rig import CameraRig
 from ballbot.envs.shell import shell_of
-from ballbot.envs.step import RobotState, rotation_matrix
+from ballbot.envs.step import RobotState, rotation_matrix, turned
 from ballbot.envs.terrain import TerrainPool
 
 if TYPE_CHECKING:
@@ -240,6 +241,7 @@ class Physics:
         pose[base : base + 3] += centre
         mujoco.mju_mulQuat(pose[base + 3 : base + 7], lean, turn)
         self._lean_into_balance(sim, pose, centre)
+        self._stand_on_slope(sim, pose, centre)
         self.batch.state[sim] = self._fresh_row
         self.qpos[sim] = pose
         vx, vy = velocity
@@ -262,6 +264,38 @@ class Physics:
         mujoco.mju_rotVecQuat(from_centre, pose[base : base + 3] - centre, turn)
         mujoco.mju_mulQuat(whole, turn, pose[base + 3 : base + 7])
         pose[base : base + 3], pose[base + 3 : base + 7] = centre + from_centre, whole
+
+    def _stand_on_slope(self, sim: int, pose: Array, centre: Array) -> None:
+        """Turn the base of (nq,) a pose, about the ball's (3,) centre, as far as gravity leans in this simulation."""
+        if self.randomizer is None or not self.randomizer.leans:
+            return
+        base, from_centre, whole = self.addresses.base_qpos, np.zeros(3), np.zeros(4)
+        back = self.randomizer.level[:, sim] * [1.0, -1.0, -1.0, -1.0]
+        mujoco.mju_rotVecQuat(from_centre, pose[base : base + 3] - centre, back)
+        mujoco.mju_mulQuat(whole, back, pose[base + 3 : base + 7])
+        pose[base : base + 3], pose[base + 3 : base + 7] = centre + from_centre, whole
+
+    def level(self, robots: RobotState) -> RobotState:
+        """How robots stand to gravity: the same if that points down, else turned with it about their balls' centres.
+
+        Args:
+            robots: all, along the axes of the ground.
+
+        Returns:
+            all, along axes of which the third is the vertical.
+        """
+        if self.randomizer is None or not self.randomizer.leans:
+            return robots
+        turn = self.randomizer.level
+        quaternion = turned(turn, robots.quaternion)
+        rotation, depth = rotation_matrix(quaternion), self.mechanics.ball_depth
+        return replace(
+            robots,
+            position=robots.position + depth * (rotation[:, 2] - robots.rotation[:, 2]),
+            quaternion=quaternion,
+            rotation=rotation,
+            velocity=np.einsum("ijn,jn->in", rotation_matrix(turn), robots.velocity),
+        )
 
     def _make(self, sim: int, robot: int) -> None:
         """Make a simulation's robot another one."""
@@ -294,8 +328,12 @@ class Physics:
         dt = float(self.model.opt.timestep)
         if self._blown is not None:
             self._blown[:] = self.randomizer.forces(steps, dt, robots.rotation, robots.velocity, robots.gyro).T
-        if self.randomizer.slides:
-            self.randomizer.slopes(steps, dt)
+        self.come_upon(steps)
+
+    def come_upon(self, steps: NDArray[np.int64]) -> None:
+        """Let slopes come, where they are among what differs, so many (num,) steps after the episodes began."""
+        if self.randomizer is not None and self.randomizer.slides:
+            self.randomizer.slopes(steps, float(self.model.opt.timestep))
 
     @property
     def torques(self) -> Array:

@@ -267,11 +267,11 @@ AXES: dict[str, Axis] = {
     "push_y": Axis("Pushes at the body's middle, N s along the world's y.", 0.0, Range(-100, 100), (), _nothing),
     "push_every": Axis("Time to the first push, and from each to the next, s.", 2.0, Range(0.2, 1000), (), _nothing),
     "gravity_x": Axis(
-        "Direction of gravity, degrees towards the world's x, as if all the ground fell that way.", 0.0, DEGREES,
-        ("opt.gravity",), _tip(0), 1.0,
+        "All the ground falls that way, degrees towards the world's x: gravity leans, and robots are told so.", 0.0,
+        DEGREES, ("opt.gravity",), _tip(0), 1.0,
     ),
     "gravity_y": Axis(
-        "Direction of gravity, degrees towards the world's y.", 0.0, DEGREES, ("opt.gravity",), _tip(1), 1.0,
+        "The same towards the world's y.", 0.0, DEGREES, ("opt.gravity",), _tip(1), 1.0,
     ),
     "motor_lag": Axis(
         "Time constant in which a motor's torque follows what is asked, ms.", 0.0, Range(0, 200), (), _nothing, 10.0,
@@ -282,7 +282,7 @@ AXES: dict[str, Axis] = {
     ),
     "held": Axis("Time for which hands hold the robot up before they let go, s.", 0.0, Range(0, 100), (), _nothing),
     "slope_x": Axis(
-        "A slope that the robot comes upon: the direction of gravity, degrees towards the world's x, from then on.",
+        "A slope that the robot comes upon: how far the ground falls from then on, degrees towards the world's x.",
         0.0, DEGREES, ("opt.gravity",), _nothing, 1.0,
     ),
     "slope_y": Axis(
@@ -298,6 +298,7 @@ GRIP, UPRIGHT, STILL = 20.0, 10.0, 1.0
 FORCES = ("wind_x", "wind_y", "push_x", "push_y", "held")
 """Axes that are forces on the body."""
 SLOPES = ("slope_x", "slope_y")
+GRAVITY = "opt.gravity"
 DRIVES = ("motor_lag", "dead_zone")
 TOLD = tuple(AXES)
 """Those that the field "randomized" tells, in this order."""
@@ -381,6 +382,8 @@ class Randomizer:
         names = sorted({field for axis in self._axes for field in axis.fields})
         self.pushes, self.slides, self.drags = (bool(set(ranges) & set(some)) for some in (FORCES, SLOPES, DRIVES))
         """Whether forces act while the robots move; slopes come; motors give other torques than they are asked for."""
+        self.leans = GRAVITY in names
+        """Whether gravity may point elsewhere than down."""
         self._gravity = np.zeros((batch.nsim, 2, 3))
         """(num, 2, 3) m/s^2 at first, and on the slope that comes."""
         self._weight = np.zeros(batch.nsim)
@@ -467,7 +470,14 @@ class Randomizer:
     def slopes(self, steps: NDArray[np.int64], dt: float) -> None:
         """Let those come that robots come upon, so many (num,) steps of dt s into the episodes."""
         there = steps >= np.round(self._of("slope_after") / dt)
-        self._rows["opt.gravity"][:] = np.where(there[:, None], self._gravity[:, 1], self._gravity[:, 0])
+        self._rows[GRAVITY][:] = np.where(there[:, None], self._gravity[:, 1], self._gravity[:, 0])
+
+    @property
+    def level(self) -> Array:
+        """(4, num) unit quaternions, w first, that turn the world until gravity points down."""
+        x, y, z = np.asarray(self._rows[GRAVITY], np.float64).T
+        found = np.stack([np.sqrt(x * x + y * y + z * z) - z, -y, x, np.zeros_like(z)])
+        return np.asarray(found / np.sqrt((found**2).sum(axis=0)))
 
     def driven(self, asked: Array, last: Array, full: Any, dt: float) -> Array:
         """(num, wheels) N m that motors of ``full`` N m give, asked for ``asked``, dt s after they gave ``last``."""
@@ -489,10 +499,10 @@ class Randomizer:
         self.values[:, sim] = values
         self._weight[sim] = self._weights[robot]
         if self.slides:
-            later = {"opt.gravity": row["opt.gravity"].copy()}
+            later = {GRAVITY: row[GRAVITY].copy()}
             for along, name in enumerate(SLOPES):
                 _tip(along)(later, self._parts, float(self._of(name)[sim]))
-            self._gravity[sim] = row["opt.gravity"], later["opt.gravity"]
+            self._gravity[sim] = row[GRAVITY], later[GRAVITY]
 
     def fields(self, sim: int) -> dict[str, NDArray[Any]]:
         """Of a simulation's model, those that differ."""

@@ -180,12 +180,13 @@ def arrival(step: Step) -> Array:
 
 def upright(step: Step) -> Array:
     """Cosine of the tilt."""
-    return UNIT * step.robots.rotation[2, 2]
+    return UNIT * step.level(step.robots).rotation[2, 2]
 
 
 def tilt(step: Step) -> Array:
     """Square of the tilt, rad, as a penalty."""
-    return -UNIT * (step.robots.rotation[2, 0] ** 2 + step.robots.rotation[2, 1] ** 2)
+    (x, y, _) = step.level(step.robots).rotation[2]
+    return -UNIT * (x**2 + y**2)
 
 
 def action_rate(step: Step) -> Array:

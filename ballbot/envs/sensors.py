@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from ballbot.envs.checks import check_state_array
 from ballbot.envs.mechanics import LEAN, LEANING, TRAVEL, Mechanics
 from ballbot.envs.random_streams import WORDS, pack_streams, unpack_streams
-from ballbot.envs.step import RobotState, rotation_matrix
+from ballbot.envs.step import RobotState, rotation_matrix, turned
 from ballbot.errors import SettingsError
 from ballbot.settings import Range, check_settings, check_span, default_of, nearest
 
@@ -490,12 +490,5 @@ def _share(milliseconds: float, dt: float) -> float:
 
 def _turned(quaternion: Array, turn: Array) -> Array:
     """(4, n) orientations, turned by small (3, n) rotation vectors about their own axes, rad."""
-    w, x, y, z = quaternion
-    a, b, c = turn / 2
-    found = np.stack([
-        w - x * a - y * b - z * c,
-        x + w * a + y * c - z * b,
-        y + w * b + z * a - x * c,
-        z + w * c + x * b - y * a,
-    ])  # fmt: skip
+    found = turned(quaternion, np.concatenate([np.ones_like(turn[:1]), turn / 2]))
     return np.asarray(found / np.sqrt((found**2).sum(axis=0)))

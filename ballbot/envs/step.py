@@ -122,6 +122,8 @@ class Step:
     """(numbers, n) how far each number that may differ from episode to episode is from what it is otherwise."""
     balance: Callable[[], Array]
     """(2, n) where the robots' sensors say that gravity points, along the base's x and y, when the robots balance."""
+    level: Callable[[RobotState], RobotState]
+    """How robots stand to gravity, which leans where slopes are made by that; see ``Physics.level``."""
     motors: Callable[[], Array]
     """(n, wheels) N m that the motors gave in this step on the wheels' axles."""
 
@@ -180,6 +182,17 @@ def rotation_matrix(quaternion: Array) -> Array:
     zz = (2 * quaternion[3]) * quaternion[3]
     np.add(ww, zz, out=rotation[2, 2])
     return rotation
+
+
+def turned(first: Array, then: Array) -> Array:
+    """(4, n) quaternions, w first, of (4, n) rotations ``then`` along axes that (4, n) ``first`` have turned."""
+    (w, x, y, z), (d, a, b, c) = first, then
+    return np.stack([
+        w * d - x * a - y * b - z * c,
+        w * a + x * d + y * c - z * b,
+        w * b + y * d + z * a - x * c,
+        w * c + z * d + x * b - y * a,
+    ])  # fmt: skip
 
 
 def rotation_vector(quaternion: Array) -> Array:

@@ -290,7 +290,7 @@ class World:
         self.term_sums[:, ids] = 0.0
         self.robots.put(ids, self.physics.robot_state(ids))
         if self.senses is not None:
-            self.senses.begin(ids, self.robots)
+            self.senses.begin(ids, self.physics.level(self.robots))
         self.told.start(ids, self.robots, None if commands is None else commands[ids])
         step = self._record(self.robots, self.robots, self.actions, self._none)
         if self.history is not None:
@@ -347,12 +347,13 @@ class World:
         self.robots = robots = self.physics.robot_state()
         if diverged is not None:
             self._put_back(diverged, before, last_actions)
+        level = self.physics.level(robots)
         if self.senses is not None:
-            self.senses.step(robots)
+            self.senses.step(level)
         self.elapsed += 1
         self.actions = actions
         self.told.step(robots)
-        fallen = robots.rotation[2, 2] < self._upright_limit
+        fallen = level.rotation[2, 2] < self._upright_limit
         step = self._record(robots, before, last_actions, fallen)
         flags: dict[str, Bools] = {}
         for name, ends, limit in self._endings:
@@ -417,7 +418,8 @@ class World:
 
     def _sensed(self, step: Step) -> Step:
         """The same as the policy knows it."""
-        return step if self.senses is None else replace(step, robots=self.senses.robots)
+        robots = step.level(step.robots) if self.senses is None else self.senses.robots
+        return step if robots is step.robots else replace(step, robots=robots)
 
     @property
     def takes_chances(self) -> bool:
@@ -429,7 +431,8 @@ class World:
         sensed = self.layout.observe(self._sensed(step), None if self.history is None else self.history.past())
         if self.privileged_layout is None:
             return sensed
-        return np.concatenate([sensed, self.privileged_layout.observe(step)], axis=1)
+        true = replace(step, robots=step.level(step.robots))
+        return np.concatenate([sensed, self.privileged_layout.observe(true)], axis=1)
 
     def _record(
         self,
@@ -456,6 +459,7 @@ class World:
             ways=self.physics.ways,
             randomized=self.physics.randomized,
             balance=self._balance,
+            level=self.physics.level,
             motors=lambda: self.physics.torques,
         )
 
@@ -481,9 +485,10 @@ class World:
         names = ["success", "failure", "out_of_bounds", "diverged", *(name for name, _, _ in self._endings)]
         if self.measured:
             names.append("missed")
+        upright = self.physics.level(self.robots).rotation[2, 2]
         found: dict[str, Any] = {
             "position": self.robots.position[:2].T.copy(),
-            "tilt_deg": np.degrees(np.arccos(np.minimum(np.maximum(self.robots.rotation[2, 2], -1.0), 1.0))),
+            "tilt_deg": np.degrees(np.arccos(np.minimum(np.maximum(upright, -1.0), 1.0))),
             "terrain_id": self.physics.terrain_ids.copy(),
             **({} if self.physics.family is None else {"robot_id": self.physics.robot_ids.copy()}),
             **({} if self.physics.randomizer is None else {"randomized": self.physics.randomizer.by_name}),

@@ -80,6 +80,7 @@ def set_state(world: World, state: dict[str, Any]) -> None:
     world.num_diverged = num_diverged
     for name, array in arrays.items():
         getattr(world, name)[:] = array
+    world.physics.come_upon(world.elapsed - 1)  # as in the step before
     world.robots = world.physics.robot_state()
     if told is not None:
         world.told.set_state(told)

@@ -63,6 +63,7 @@ def step_of(state, goal=NORTH, actions=STILL, fallen=(False,)):
         lambda goals, places: goals,
         lambda: np.zeros((len(TOLD), 1)),
         lambda: np.zeros((2, 1)),
+        lambda robots: robots,
         lambda: -reference().torque * actions,
     )
 

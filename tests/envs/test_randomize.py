@@ -6,7 +6,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from unittest import mock
 
 import mujoco
@@ -20,6 +20,7 @@ from ballbot import presets
 from ballbot.controllers import make_controller
 from ballbot.envs import ROBOTS, BallbotEnv, RobotConfig, WorldConfig
 from ballbot.envs.randomize import AXES, RANDOMIZED, SLOPES, TOLD, Axis, Parts, Randomizer
+from ballbot.envs.terrain import TERRAINS, Ground
 from ballbot.errors import SettingsError
 from ballbot.lqr import LQRController
 from ballbot.settings import Range
@@ -440,6 +441,66 @@ def test_a_slope_comes_when_it_is_said_and_is_gone_in_the_next_episode():
     env.reset(seed=1)
     env.step(np.zeros((1, 3), np.float32))
     np.testing.assert_allclose(degrees(), [2, 0], atol=1e-6)
+
+
+class Incline:
+    """Ground that falls by 5 degrees along the world's x, all of it; level at difficulty 0."""
+
+    def make(self, rng, grid, difficulty):
+        return Ground(np.tan(np.radians(-5.0 * difficulty)) * np.broadcast_to(grid.axis, (grid.size, grid.size)))
+
+
+def test_a_robot_on_a_slope_by_gravity_is_told_gravity_and_stands_as_on_ground_that_is_inclined(monkeypatch):
+    monkeypatch.setitem(TERRAINS, "incline", dataclass(frozen=True)(Incline))
+    worlds = {
+        "inclined": {"terrain": "incline"},
+        "always": {"terrain": "incline:0", "ranges": {"gravity_x": (5, 5)}},
+        "comes": {"terrain": "incline:0", "ranges": {"slope_x": (5, 5), "slope_after": (0.5, 0.5)}},
+    }
+    tilts, pace = {}, {}
+    for name, world in worlds.items():
+        env = small(1, num_terrains=1, **world, initial_tilt_deg=0.0, random_yaw=False)
+        control = LQRController(env.dt, 0.0, env.simulations.plane)
+        obs, infos = env.reset(seed=0)
+        speeds, began = [], np.ones(1, bool)
+        assert infos["tilt_deg"].max() < 1e-5
+        for _ in range(1500):
+            obs, _, fallen, _, infos = env.step(control(obs, began))
+            began[:] = False
+            assert not fallen.any()
+            speeds.append(np.linalg.norm(env.world.robots.velocity))
+            if name != "inclined":
+                gravity = env.simulations.batch.expanded("opt.gravity") / 9.81
+                told = np.einsum("ijn,ni->nj", env.world.robots.rotation, gravity)
+                np.testing.assert_allclose(obs[:, :3], told, atol=1e-6)
+        tilts[name], pace[name] = infos["tilt_deg"][0], speeds[-1]
+    for name in ("always", "comes"):
+        assert pace[name] == pytest.approx(pace["inclined"], rel=0.1)
+        assert tilts[name] == pytest.approx(tilts["inclined"], abs=0.2)
+
+
+@pytest.mark.parametrize("sensors", ["perfect", "cheap"])
+def test_slopes_go_on_bit_for_bit_where_they_were_saved(sensors):
+    ranges = {"slope_x": (3, 6), "slope_after": (0, 0.05), "gravity_y": (-3, 3)}
+    env, other = (small(3, ranges=ranges, sensors=sensors) for _ in range(2))
+    for each in (env, other):
+        each.reset(seed=0)
+    drive(env, actions(40, 3))
+    other.set_state(env.get_state())
+    mask = {"reset_mask": np.array([True, False, False])}
+    told = [each.reset(options=mask)[1]["tilt_deg"] for each in (env, other)]
+    np.testing.assert_array_equal(*told)
+    np.testing.assert_array_equal(drive(env, actions(60, 3)), drive(other, actions(60, 3)))
+
+
+def test_crooked_sensors_on_a_slope_are_wrong_by_no_more_than_they_are_crooked():
+    env = small(8, ranges={"slope_y": (6, 6), "slope_after": (0, 0)}, initial_tilt_deg=0.0, sensing={"tilt_bias": 0.5})
+    env.reset(seed=0)
+    obs = drive(env, actions(30, 8))[-1]
+    gravity = env.simulations.batch.expanded("opt.gravity") / 9.81
+    told = np.einsum("ijn,ni->nj", env.world.robots.rotation, gravity)
+    away = np.degrees(np.arccos(np.clip((obs[:, :3] * told).sum(axis=1), -1, 1)))
+    assert 0.05 < away.max() < 0.75
 
 
 def test_robots_begin_in_balance_wherever_their_centre_of_mass_is():

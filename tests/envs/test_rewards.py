@@ -65,6 +65,7 @@ def step(yaw=0.0, pitch=0.0, velocity=(0, 0, 0), gyro=(0, 0, 0), wheels=(0, 0, 0
         lambda goals, places: np.array([[0.6], [0.8]]),
         lambda: np.zeros((len(TOLD), 1)),
         lambda: np.zeros((2, 1)),
+        lambda robots: robots,
         lambda: -reference().torque * actions,
     )
 

@@ -99,6 +99,7 @@ AXES: dict[str, Axis] = {
     "weak_wheel": Axis("strength of one motor, times", (1.0, 0.8, 0.6, 0.4, 0.2, 0.0), ranged("weak_wheel")),
     "motor_lag": Axis("motors follow slowly, ms", (0.0, 5.0, 10.0, 20.0, 40.0, 80.0), ranged("motor_lag")),
     "dead_zone": Axis("torque that is lost, of all", (0.0, 0.02, 0.05, 0.1, 0.2, 0.3), ranged("dead_zone")),
+    "torque_noise": Axis("noise of torque, of all", (0.0, 0.02, 0.05, 0.1, 0.2, 0.4), ranged("torque_noise")),
     "action_delay": Axis(
         "motors are late, ms", (0.0, 10.0, 20.0, 40.0, 80.0, 150.0), sensed(action_delay_ms=pair)
     ),

@@ -157,8 +157,12 @@ class Physics:
         """How far along x and y from the centre, in m, a robot is off the ground; infinite on a plane."""
         return self._half_length - self.mechanics.margin(MOST_LEAN)
 
-    def step(self, torques: Array) -> Bools | None:
+    def step(self, torques: Array, noise: Array | None = None) -> Bools | None:
         """Apply (num, wheels) torques, N m about the wheels' axles, for one time step.
+
+        Args:
+            torques: that are asked for.
+            noise: (num, wheels) numbers of a normal distribution, for motors whose noise is among what differs.
 
         Returns:
             (num,) mask of simulations that diverged, or None if all are sound.  A diverged one is put back to a finite
@@ -175,7 +179,7 @@ class Physics:
             )
         if self.randomizer is not None and self.randomizer.drags:
             full = self.mechanics.torque
-            torques = self.randomizer.driven(torques, self._ctrl, full, float(self.model.opt.timestep))
+            torques = self.randomizer.driven(torques, self._ctrl, full, float(self.model.opt.timestep), noise)
         if self._slackens:
             torques = self.mechanics.applied(torques, self.qvel[:, list(self.addresses.wheel_qvel)])
         self._ctrl[:] = torques

@@ -289,6 +289,10 @@ AXES: dict[str, Axis] = {
         "The same towards the world's y.", 0.0, DEGREES, ("opt.gravity",), _nothing, 1.0,
     ),
     "slope_after": Axis("Time until that, s.", 2.0, Range(0, 1000), (), _nothing),
+    "torque_noise": Axis(
+        "Of a motor's full torque, the standard deviation of noise on what is asked, before lag and dead zone.",
+        0.0, Range(0, 1), (), _nothing, 0.05,
+    ),
 }  # fmt: skip
 """Name -> what may differ.  Yours may be added."""
 PUSH_TIME = 0.1
@@ -299,7 +303,7 @@ FORCES = ("wind_x", "wind_y", "push_x", "push_y", "held")
 """Axes that are forces on the body."""
 SLOPES = ("slope_x", "slope_y")
 GRAVITY = "opt.gravity"
-DRIVES = ("motor_lag", "dead_zone")
+DRIVES = ("motor_lag", "dead_zone", "torque_noise")
 TOLD = tuple(AXES)
 """Those that the field "randomized" tells, in this order."""
 
@@ -479,8 +483,18 @@ class Randomizer:
         found = np.stack([np.sqrt(x * x + y * y + z * z) - z, -y, x, np.zeros_like(z)])
         return np.asarray(found / np.sqrt((found**2).sum(axis=0)))
 
-    def driven(self, asked: Array, last: Array, full: Any, dt: float) -> Array:
-        """(num, wheels) N m that motors of ``full`` N m give, asked for ``asked``, dt s after they gave ``last``."""
+    def driven(self, asked: Array, last: Array, full: Any, dt: float, noise: Array | None = None) -> Array:
+        """(num, wheels) N m that motors of ``full`` N m give, asked for ``asked``, dt s after they gave ``last``.
+
+        Args:
+            asked: (num, wheels) N m.
+            last: likewise.
+            full: N m, a number or (num, 1).
+            dt: s.
+            noise: (num, wheels) numbers of a normal distribution; None: none is among what differs.
+        """
+        if noise is not None:
+            asked = np.clip(asked + full * self._of("torque_noise")[:, None] * noise, -full, full)
         lost = full * self._of("dead_zone")[:, None]
         share = dt / (dt + self._of("motor_lag")[:, None] / 1000)
         return np.asarray(last + share * (np.sign(asked) * np.maximum(np.abs(asked) - lost, 0.0) - last))

@@ -294,9 +294,10 @@ class Noise:
         """What decides the numbers to come."""
         return {"noise_streams": self._then.copy(), "noise_at": self._at.copy()}
 
-    def check_state(self, state: Mapping[str, Any], num: int) -> dict[str, NDArray[Any]]:
-        """The arrays of ``get_state``; ValueError if one is damaged."""
-        words = np.empty((num, WORDS), np.int64)
+    def check_state(self, state: Any) -> dict[str, NDArray[Any]]:
+        """The arrays of ``get_state``; ValueError if a state lacks them, or one is damaged."""
+        state = state if isinstance(state, Mapping) else {}
+        words = np.empty((len(self._at), WORDS), np.int64)
         found = {
             "noise_streams": check_state_array(state, "noise_streams", words),
             "noise_at": check_state_array(state, "noise_at", self._at, 0, BLOCK),
@@ -309,9 +310,10 @@ class Noise:
         self._then[:], self._at[:] = state["noise_streams"], BLOCK
         for robot, then in enumerate(unpack_streams(state["noise_streams"])):
             if (at := int(state["noise_at"][robot])) < BLOCK:
-                self.streams[robot].bit_generator.state = then.bit_generator.state
+                generator = self.streams[robot].bit_generator
+                now, generator.state = generator.state, then.bit_generator.state
                 self._renew(robot)
-                self._at[robot] = at
+                self._at[robot], generator.state = at, now  # others may have drawn from the stream since
 
 
 class Senses:
@@ -466,7 +468,7 @@ class Senses:
         found["rows"] = check_state_array(state, "rows", np.zeros(2, np.int64), 0, max(self._late) - 1)
         if (found["ages"].max(axis=1) >= self._late).any() or (found["rows"] >= self._late).any():
             raise ValueError("state 'ages' or 'rows' tells of messages that are not kept: it is damaged")
-        return found | self.noise.check_state(state, self._kept["ages"].shape[1])
+        return found | self.noise.check_state(state)
 
     def set_state(self, state: Mapping[str, NDArray[Any]], streams: list[np.random.Generator]) -> None:
         """Restore what ``check_state`` returned, of robots with these streams."""

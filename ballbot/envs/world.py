@@ -30,7 +30,7 @@ from ballbot.envs.physics import Physics
 from ballbot.envs.random_streams import chance_stream, new_stream, second_stream
 from ballbot.envs.rewards import ENDINGS, make_term, paid_terms
 from ballbot.envs.rig import check_cameras, rig_of
-from ballbot.envs.sensors import Senses, Sensors
+from ballbot.envs.sensors import Noise, Senses, Sensors
 from ballbot.envs.step import Array, Bools, RobotState, Step
 from ballbot.envs.terrain import TerrainPool, parse_terrain
 from ballbot.errors import SettingsError
@@ -101,6 +101,10 @@ class World:
         if motion:
             known, maker = Sensors(**motion), mechanics_of(config.robot_config)
             self.senses = Senses(known, num, self.step_seconds, maker, self.physics.robot_state())
+        self.torque_noise: Noise | None = None
+        """Of the motors, where it is among what differs."""
+        if "torque_noise" in config.ranges:
+            self.torque_noise = Noise(num, self.physics.mechanics.wheels, 0)
         seeing = Sensors(**of_cameras) if of_cameras else None
         self.cameras = self._make_cameras(encoder, num_threads, camera_device, seeing)
         images: tuple[int, ...] = ()
@@ -227,6 +231,8 @@ class World:
             self.chances = [chance_stream(s) for s in seeds] if self.takes_chances else []
             if self.senses is not None:
                 self.senses.noise.begin(self.chances)
+            if self.torque_noise is not None:
+                self.torque_noise.begin(self.chances)
         for i in ids:
             if (s := seeds[i]) is not None and begun:
                 self.streams[i], self.told.streams[i] = new_stream(s), second_stream(s)
@@ -264,6 +270,8 @@ class World:
             values = None if randomizer is None else randomizer.draw(self.chances[i])
             if values is not None and randomized is not None:
                 values = np.where(np.isnan(randomized[:, i]), values, randomized[:, i])
+            if self.torque_noise is not None:
+                self.torque_noise.forget(int(i))
             yaw, radius, axis, speed, heading = stream.random(5).tolist()
             speed, heading = self.config.initial_speed * np.sqrt(speed), 2 * np.pi * heading
             self.physics.place(
@@ -343,7 +351,8 @@ class World:
         before, last_actions = self.robots, self.actions
         self.physics.disturb(self.elapsed, before)
         done = actions if self.senses is None else self.senses.ask(actions)
-        diverged = self.physics.step(-self.physics.mechanics.torque * done)
+        noise = None if self.torque_noise is None else self.torque_noise.next()[0].T
+        diverged = self.physics.step(-self.physics.mechanics.torque * done, noise)
         self.robots = robots = self.physics.robot_state()
         if diverged is not None:
             self._put_back(diverged, before, last_actions)

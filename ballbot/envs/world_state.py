@@ -36,6 +36,7 @@ def get_state(world: World) -> dict[str, Any]:
         ),
         **({"chance_streams": pack_streams(world.chances)} if world.takes_chances else {}),
         **({} if world.senses is None else {"senses": world.senses.get_state()}),
+        **({} if world.torque_noise is None else {"torque_noise": world.torque_noise.get_state()}),
         **({} if world.cameras is None else {"cameras": world.cameras.get_state()}),
         **({} if world.history is None else {"history": world.history.get_state()}),
         **({"progress": world.progress} if world.config.final_rewards else {}),
@@ -62,6 +63,9 @@ def set_state(world: World, state: dict[str, Any]) -> None:
         others = _check_streams(world, state, "second_streams")
     chances = _check_streams(world, state, "chance_streams") if world.takes_chances else []
     senses = None if world.senses is None or not chances else world.senses.check_state(state.get("senses"))
+    noise = None
+    if world.torque_noise is not None and chances:
+        noise = world.torque_noise.check_state(state.get("torque_noise"))
     told = None if older else world.told.check_state(state.get("command"))
     arrays = {name: check_state_array(state, name, getattr(world, name)) for name in STATE_ARRAYS}
     images = None if world.cameras is None else world.cameras.check_state(state.get("cameras"))
@@ -90,6 +94,9 @@ def set_state(world: World, state: dict[str, Any]) -> None:
     world.set_progress(progress)
     if world.senses is not None and senses is not None:
         world.senses.set_state(senses, world.chances)
+    if world.torque_noise is not None and noise is not None:
+        world.torque_noise.begin(world.chances)
+        world.torque_noise.set_state(noise)
     if world.cameras is not None and images is not None:
         world.cameras.set_state(images)
     if world.history is not None and history is not None:

@@ -399,20 +399,41 @@ def test_late_motors_follow_what_is_asked_by_a_low_pass_and_those_with_play_lose
     assert (env.simulations.torques == 0).all()  # nor does an episode begin with the torque of the one before
 
 
-def test_motors_that_are_late_go_on_bit_for_bit_where_they_were_saved():
+def test_noise_of_torques_is_as_large_as_said_another_each_step_and_no_other_robots():
+    env = small(3, ranges={"torque_noise": (0.1, 0.1)})
+    env.reset(seed=0)
+    torques = []
+    for _ in range(400):
+        env.step(np.zeros((3, 3), np.float32))
+        torques.append(env.simulations.torques)
+    noise = np.array(torques).reshape(400, -1) / env.simulations.mechanics.torque
+    assert noise.std(axis=0) == pytest.approx(0.1, rel=0.15) and np.abs(noise.mean(axis=0)).max() < 0.02
+    assert np.abs(np.corrcoef(noise.T) - np.eye(9)).max() < 0.2 > np.abs(np.corrcoef(noise[1:, 0], noise[:-1, 0])[0, 1])
+    alone = small(1, ranges={"torque_noise": (0.1, 0.1)})
+    alone.reset(seed=0)
+    alone.step(np.zeros((1, 3), np.float32))
+    np.testing.assert_array_equal(alone.simulations.torques[0], torques[0][0])
+    alone.step(np.ones((1, 3), np.float32))
+    assert np.abs(alone.simulations.torques).max() <= alone.simulations.mechanics.torque
+
+
+@pytest.mark.parametrize("sensors", ["perfect", "cheap"])
+def test_motors_that_are_late_go_on_bit_for_bit_where_they_were_saved(sensors):
     ranges = {
+        "torque_noise": (0, 0.1),
         "motor_lag": (5, 30),
         "dead_zone": (0.0, 0.05),
         "held": (0.02, 0.1),
         "slope_x": (-3, 3),
         "slope_after": (0, 0.1),
     }
-    env, other = small(3, ranges=ranges), small(3, ranges=ranges)
+    env, other = (small(3, ranges=ranges, sensors=sensors) for _ in range(2))
     for each in (env, other):
         each.reset(seed=0)
     drive(env, actions(20, 3))
     other.set_state(env.get_state())
-    np.testing.assert_array_equal(drive(env, actions(60, 3)), drive(other, actions(60, 3)))
+    steps = 130 if sensors == "cheap" else 60  # beyond the noise that was drawn before
+    np.testing.assert_array_equal(drive(env, actions(steps, 3)), drive(other, actions(steps, 3)))
 
 
 def test_hands_hold_a_robot_that_would_fall_and_let_go():

@@ -336,11 +336,16 @@ def make_controller(make: Callable[..., Controller], dt: float, world: WorldConf
         world: of the robot, and what it is told.
 
     Raises:
-        SettingsError: its gains are those of another robot, or it does not follow this command.
+        SettingsError: its gains are those of another robot, it does not follow this command, or motors take speeds.
     """
     robot = world.robot_config
     kind = getattr(make, "func", make)
     name = next(name for name, made in CONTROLLERS.items() if made is kind)
+    if world.action != "torque":
+        raise SettingsError(
+            f'controller "{name}" asks for torques, and motors here take action={world.action!r}: use --action torque, '
+            "or a policy that was trained for that"
+        )
     if isinstance(kind, type) and issubclass(kind, LQRController):
         model = None if robot.is_reference else robot.spec().compile()
         controller = make(dt, robot=model, speed_weight=speed_weight(world, mechanics_of(robot).near_upright))

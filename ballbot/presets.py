@@ -124,6 +124,12 @@ class Settings:
                 "which its controller reads: use them, or --prior-speed None"
             )
 
+        if self.prior_speed is not None and self.world.action != "torque":
+            raise SettingsError(
+                f"--prior-speed {self.prior_speed} adds to a controller that asks for torques, and motors here take "
+                f"--action {self.world.action}: use --prior-speed None, or --action torque"
+            )
+
     def _check_estimates(self) -> None:
         """Refuse estimates of what nobody is told, or can be made of nothing."""
         given = self.estimates
@@ -371,7 +377,8 @@ def _on_computed_gains(
     settings: Settings, speed: float = PRIOR_SPEED, total_timesteps: int = 1_500_000, eval_interval: int = 250_000
 ) -> Settings:
     """The same for a robot of which nobody knows how to shape its learning: it begins with what is computed."""
-    if settings.world.frame != "body" or settings.world.command not in PRIOR_FOLLOWS:
+    world = settings.world
+    if world.frame != "body" or world.command not in PRIOR_FOLLOWS or world.action != "torque":
         return settings
     ppo = replace(
         settings.ppo,

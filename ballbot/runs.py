@@ -203,7 +203,7 @@ def init_from(path: str | Path, settings: Settings, encoder: FrozenEncoder | Non
         encoder: of its cameras.
 
     Raises:
-        SettingsError: the policy is not one of Ballbot-v0's, or observes in another frame.
+        SettingsError: the policy is not one of Ballbot-v0's, observes in another frame, or asks motors for others.
         CheckpointError: it cannot be read.
         PluginError, EncoderError: a plugin or an encoder that it was trained with is missing.
     """
@@ -213,6 +213,11 @@ def init_from(path: str | Path, settings: Settings, encoder: FrozenEncoder | Non
         raise SettingsError(
             f"{path} observes in --frame {world.frame}, this run in --frame {settings.world.frame}: a policy knows the "
             "fields of its own frame alone"
+        )
+    if world.action != settings.world.action:
+        raise SettingsError(
+            f"{path} was trained with --action {world.action}, this run is with --action {settings.world.action}: what "
+            "it has learned to do would mean something else"
         )
     eyes = trained_encoder(policy)
     then, now = trained_layout(policy, world, eyes), settings.layout(encoder)

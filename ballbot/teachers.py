@@ -135,6 +135,11 @@ def _trained_teacher(
             f"teacher {name} was trained for command {_told(its_world)}, and its student is told {_told(world)}: both "
             "must be told the same"
         )
+    if its_world.action != world.action:
+        raise SettingsError(
+            f"teacher {name} was trained with --action {its_world.action}, and its student's actions are of "
+            f"{world.action}: both must ask motors for the same"
+        )
     had, has = its_world.robot_config.wheels, world.robot_config.wheels
     if had != has:
         raise SettingsError(

@@ -126,10 +126,12 @@ class Beside:
     def __init__(self, path: Path, policy: Policy, options: dict[str, Any]) -> None:
         from ballbot.deployment.runtime import READERS, Controller  # needs onnxruntime
 
-        layout = trained_layout(policy, trained_world(policy), options.get("encoder"))
+        world = trained_world(policy)
+        layout = trained_layout(policy, world, options.get("encoder"))
         self.observation = np.zeros(layout.sensed, np.float32)
         own = [name for name in layout.names if name not in (*READERS, *layout.past)]
-        self.controller = Controller(path, readers={name: self._reader(layout[name]) for name in own})
+        readers = {name: self._reader(layout[name]) for name in own}
+        self.controller = Controller(path, readers=readers, action=world.action)
         self.options = options
         if own:
             what = "is your own: hand its reader" if len(own) == 1 else "are your own: hand their readers"
@@ -162,7 +164,7 @@ class Beside:
         torques = controller.act(sensors)
         if controller.status != "ok":
             raise RuntimeError(f"the controller does not drive a robot that stands: {controller.status}")
-        return np.asarray(torques[None] / controller.contract["torque_per_action"])
+        return np.asarray(torques[None] / controller.per_action)
 
 
 def drive_beside(policy: Policy, options: dict[str, Any], beside: Beside, args: Args) -> float:

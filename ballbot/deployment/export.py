@@ -143,6 +143,20 @@ def robot_geometry(rig: CameraRig | None = None, robot: Robot | None = None) -> 
     return {"wheels": wheels, "cameras": cameras}
 
 
+def action_contract(world: WorldConfig) -> dict[str, Any]:
+    """What an action asks of a wheel, for the contract.
+
+    Returns:
+        "action", and "torque_per_action" in N m; or "wheel_speed_per_action" in rad/s, and "motors": how those followed
+        that in training.
+    """
+    robot = mechanics_of(world.robot_config)
+    if world.action == "torque":
+        return {"action": "torque", "torque_per_action": -world.robot_config.torque_limit}
+    followed = {"gain": robot.speed_gain, "damping": robot.wheel_damping, "torque_limit": robot.torque}
+    return {"action": "wheel_speed", "wheel_speed_per_action": -robot.free_speed, "motors": followed}
+
+
 def command_contract(world: WorldConfig) -> dict[str, Any]:
     """How a robot is told what to do, for the contract.
 
@@ -230,7 +244,7 @@ def export_policy(policy: Policy, out: str | Path, encoder: FrozenEncoder | None
         "trained_steps": policy.step,
         "input": {"name": "observation", "fields": layout.table()},
         "output": {"name": "action", "size": wheels, "range": [-1.0, 1.0], "axes": wheel_names(wheels)},
-        "torque_per_action": -robot.torque_limit,
+        **action_contract(world),
         "period": PERIOD,
         "command": told,
         "goal": told.get("trained"),

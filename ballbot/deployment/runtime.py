@@ -42,7 +42,6 @@ NEEDED = {
         "lost_after",
         "period",
         "tilt_limit_deg",
-        "torque_per_action",
     ),
     "camera": ("encoder", "input", "output"),
 }
@@ -138,10 +137,11 @@ class Controller:
             ``READERS``: functions of sensors (a subclass of ``Sensors`` may hold more) and controller.
         robot: name of the robot that is driven; policies of others are refused.  None: any.
         command: kind of command that is given, likewise: "goal", "velocity", "point" or "path".
+        action: what the motors take, likewise: "torque", N m, or "wheel_speed", rad/s.
 
     Raises:
-        ValueError: the file is no exported policy or damaged, or of another robot or command, or its camera graph is
-            missing or another one; or nothing reads one of its fields.
+        ValueError: the file is no exported policy or damaged, or of another robot, command or action, or its camera
+            graph is missing or another one; or nothing reads one of its fields.
     """
 
     def __init__(
@@ -152,6 +152,7 @@ class Controller:
         *,
         robot: str | None = None,
         command: str | None = None,
+        action: str = "torque",
     ) -> None:
         path = Path(path)
         self.contract: dict[str, Any]
@@ -179,6 +180,14 @@ class Controller:
                 f"{path} is told a {self.kind}, this program gives a {command}: export a policy that was trained with "
                 f"--command {command}"
             )
+        theirs = self.contract.get("action", "torque")
+        if action != theirs:
+            raise ValueError(
+                f"{path} asks motors for {theirs}, this program gives them {action}: motors that take the other, and "
+                f"Controller(..., action={theirs!r}), or a policy that was trained with --action {action}"
+            )
+        self.per_action = float(self.contract[f"{action}_per_action"])
+        """N m, or rad/s, of an action of 1."""
         self.fields = _fields(self.contract)
         """Name -> size of the fields of an observation, in order."""
         known = {**READERS, **(readers or {})}
@@ -281,7 +290,10 @@ class Controller:
         self._age = float(age)
 
     def act(self, sensors: Sensors) -> NDArray[np.float64]:
-        """Torques, (wheels,) N m, for the next 2 ms; zeros when it is not safe to drive, see ``status``."""
+        """Torques, (wheels,) N m, or wheel speeds, rad/s, for the next 2 ms; zeros when it is not safe to drive.
+
+        See ``status`` for that.
+        """
         good = self._check(sensors)
         action = np.zeros(self.wheels, np.float32)
         if good is not None:
@@ -298,7 +310,7 @@ class Controller:
             self._past.append(self._past[-1])
         self.last_action = action
         self._age += self.contract["period"]  # of the images, whether the robot drives or not
-        return np.asarray(self.contract["torque_per_action"] * action.astype(np.float64))
+        return np.asarray(self.per_action * action.astype(np.float64))
 
     def observe(self, sensors: Sensors) -> NDArray[np.float32]:
         """The policy's observation: these sensors, what it is told, the last action, the past, and the latest images.
@@ -485,7 +497,8 @@ def _load(path: Path, kind: str, num_threads: int) -> tuple[onnxruntime.Inferenc
     blank = content.replace(checksum.encode(), b"0" * len(checksum))
     if hashlib.sha256(blank).hexdigest() != checksum:
         raise ValueError(f"{path} does not match its checksum: it was changed or damaged, copy or export it again")
-    if missing := [name for name in NEEDED[kind] if name not in contract]:
+    needed = [*NEEDED[kind], *([f"{contract.get('action', 'torque')}_per_action"] if kind == "control" else [])]
+    if missing := [name for name in needed if name not in contract]:
         raise ValueError(f"{path} does not say its {missing[0]!r}: export the policy again")
     return session, contract
 

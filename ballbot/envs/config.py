@@ -150,6 +150,9 @@ class WorldConfig:
     begin in as many steps (None: all are whole).  Robots that no longer fall hardly see how an episode begins.  Without
     effect where it is not below max_episode_steps, and with --curriculum, which learns from whole episodes."""
 
+    action: Literal["torque", "wheel_speed"] = option("torque", "task")
+    """What an action asks of a wheel: a torque, 1 for all that the motor has; or a speed, 1 for that at which it runs
+    free, which a motor's own controller follows 500 times a second (``Mechanics.tracking``)."""
     action_repeat: Annotated[int, Range(1, 500)] = option(1, "training")
     """Steps of 2 ms for which an action is held; a step of the environment is as much longer, and pays the sum."""
     action_limit: Annotated[float, Range(0.01, 1)] = option(1.0, "training")

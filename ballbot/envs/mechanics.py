@@ -160,8 +160,12 @@ def motor_limits(model: mujoco.MjModel) -> tuple[float, float]:
     return fastest / float(np.abs(wheels).max()), fastest * float(rim @ rim) / abs(float(spun @ rim))
 
 
-NUMBERS = ("torque", "ball_radius", "ball_depth", "percussion", "no_load_speed", "rolling")
+OF_MOTORS = ("torque", "no_load_speed", "free_speed", "wheel_damping", "speed_gain")
+NUMBERS = (*OF_MOTORS, "ball_radius", "ball_depth", "percussion", "rolling")
 """Of ``Mechanics``, what differs from robot to robot of a family."""
+SPEED_SHARE = 0.5
+"""Of the speed that a wheel off the ball lacks, what a motor that is asked for speeds makes up in a step: at 1 it would
+be there at once, from 2 on it would swing.  On the ball wheels are slower, as that is heavy."""
 
 
 @dataclass(frozen=True)
@@ -182,6 +186,12 @@ class Mechanics:
     """m from the base's origin up its axis to the point that torques of the wheels leave as it is."""
     no_load_speed: float
     """rad/s of an axle at which a motor has no torque left; infinite where it always has all."""
+    free_speed: float
+    """rad/s at which the wheels' damping and friction take all of the torque; infinite without."""
+    wheel_damping: float
+    """N m that a wheel loses by each rad/s."""
+    speed_gain: float
+    """N m per rad/s that is missing, of a motor that is asked for a speed."""
     rolling: Array
     """(wheels, 2) rad/s of each wheel per m/s of travel along the base's x and y."""
     near_upright: RollingModel
@@ -205,6 +215,9 @@ class Mechanics:
             ball_depth=depth,
             percussion=round(float(above[0, 0]), 3) - depth,
             no_load_speed=no_load_speed(model),
+            free_speed=free_wheel_speed(model),
+            wheel_damping=float(model.joint("wheel_0").damping[0]),
+            speed_gain=SPEED_SHARE * float(model.dof_M0[at.wheel_qvel[0]]) / float(model.opt.timestep),
             rolling=rolling,
             near_upright=near_upright,
         )
@@ -213,7 +226,7 @@ class Mechanics:
     def side_by_side(cls, robots: Sequence[Self]) -> Self:
         """Of n robots with as many wheels, whose numbers ``put`` changes; how they move is told of the first."""
         columns: dict[str, Any] = {name: np.array([getattr(m, name) for m in robots], float) for name in NUMBERS}
-        columns |= {name: columns[name][:, None] for name in ("torque", "no_load_speed")}
+        columns |= {name: columns[name][:, None] for name in OF_MOTORS}
         return cls(**columns, near_upright=robots[0].near_upright)
 
     def put(self, which: int, other: Self) -> None:
@@ -238,6 +251,15 @@ class Mechanics:
         share = self.torque / self.no_load_speed * wheel_speeds
         most = self.torque
         return np.asarray(np.clip(torques, np.maximum(-most, -most - share), np.minimum(most, most - share)))
+
+    def tracking(self, speeds: Array, wheel_speeds: Array) -> Array:
+        """(n, wheels) N m by which motors follow (n, wheels) rad/s, at (n, wheels) rad/s: within what they have.
+
+        What the wheel's damping takes at the speed that is asked, and in proportion to what is missing, 500 times a
+        second: as a motor's own controller does that knows nothing of the robot.
+        """
+        torques = self.wheel_damping * speeds + self.speed_gain * (speeds - wheel_speeds)
+        return np.asarray(np.clip(torques, -self.torque, self.torque))
 
     def margin(self, lean: float) -> float:
         """How near to the edge of its ground, m, a robot that leans so far, rad, counts as off it."""

@@ -90,6 +90,11 @@ class World:
                 check_drive(robot)
             elif config.contact_fix:
                 check_wheel_contacts(plane)
+        if config.action == "wheel_speed" and not np.all(np.isfinite([one.free_speed for one in self.physics.each])):
+            raise SettingsError(
+                "action='wheel_speed' needs wheels that do not turn ever faster, 1 asks for their fastest: "
+                "give the robot a no_load_speed or wheel_damping, or use action='torque'"
+            )
         self.step_seconds = float(self.physics.model.opt.timestep)
         speed, turn = np.min([motor_limits(plane) for plane in self.physics.planes], axis=0).tolist()
         limits = Limits(speed, turn, self.physics.reach - MARGIN)
@@ -352,7 +357,12 @@ class World:
         self.physics.disturb(self.elapsed, before)
         done = actions if self.senses is None else self.senses.ask(actions)
         noise = None if self.torque_noise is None else self.torque_noise.next()[0].T
-        diverged = self.physics.step(-self.physics.mechanics.torque * done, noise)
+        mechanics = self.physics.mechanics
+        if self.config.action == "torque":
+            torques = -mechanics.torque * done
+        else:
+            torques = mechanics.tracking(-mechanics.free_speed * done, before.wheel_speeds.T)
+        diverged = self.physics.step(torques, noise)
         self.robots = robots = self.physics.robot_state()
         if diverged is not None:
             self._put_back(diverged, before, last_actions)

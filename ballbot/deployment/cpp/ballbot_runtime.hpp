@@ -122,6 +122,7 @@ using Reader = std::function<void(const Sensors&, const Controller&, double* out
 struct Options {
   std::string robot = {};    ///< name of the robot that this program drives; others' policies are refused
   std::string command = {};  ///< "goal", "velocity", "point" or "path", likewise
+  std::string action = "torque";  ///< what the motors take, "torque" or "wheel_speed", likewise
   std::map<std::string, Reader> readers = {};  ///< of fields that are your own, by name
   int num_threads = 1;                         ///< of onnxruntime; networks this small need one
 };
@@ -439,10 +440,10 @@ class Controller {
 
   Status status() const noexcept { return status_; }                             ///< of the last act()
   bool stopped() const noexcept { return off_ != Status::ok; }                   ///< torques stay zero until reset()
-  const std::vector<double>& torques() const noexcept { return torques_; }       ///< of the last act(), N m
+  const std::vector<double>& torques() const noexcept { return torques_; }       ///< of the last act(), N m (rad/s)
   double period() const noexcept { return period_; }                             ///< s between calls of act()
   std::size_t wheels() const noexcept { return wheels_; }                        ///< how many torques and wheel speeds
-  double torque_limit() const noexcept { return std::abs(torque_per_action_); }  ///< N m, the largest torque
+  double torque_limit() const noexcept { return std::abs(per_action_); }         ///< N m (rad/s), the largest torque
   const std::string& robot() const noexcept { return robot_; }           ///< name of the robot; "" if it does not say
   const std::string& command() const noexcept { return kind_; }          ///< kind: "goal", "velocity", "point", "path"
   bool needs_velocity() const noexcept { return !estimates_velocity_; }  ///< else wheels and gyroscope tell it
@@ -488,7 +489,7 @@ class Controller {
   std::unique_ptr<detail::Graph> control_, camera_;
 
   // of the contract
-  double period_ = 0.002, torque_per_action_ = 0, lowest_up_ = 0, lost_after_ = 0;
+  double period_ = 0.002, per_action_ = 0, lowest_up_ = 0, lost_after_ = 0;
   std::size_t longest_hold_ = 0, wheels_ = 3;
   std::string robot_, kind_;
   bool world_frame_ = false, needs_position_ = false, estimates_velocity_ = false, follows_path_ = false;
@@ -568,7 +569,14 @@ inline void Controller::read_contract(const std::string& path, const Options& op
                 ": export a policy that was trained with --command " + options.command);
   }
   period_ = said["period"].number();
-  torque_per_action_ = said["torque_per_action"].number();
+  const Json* asked = said.find("action");
+  const std::string action = asked ? asked->string() : "torque";
+  if (options.action != action) {
+    throw Error(path + " asks motors for " + action + ", this program gives them " + options.action +
+                ": motors that take the other, and Options::action, or a policy that was trained with --action " +
+                options.action);
+  }
+  per_action_ = said[action + "_per_action"].number();
   lowest_up_ = std::cos(said["tilt_limit_deg"].number() * (3.14159265358979323846 / 180.0));
   longest_hold_ = said["longest_hold"].count();
   lost_after_ = said["lost_after"].number();
@@ -832,7 +840,7 @@ inline const std::vector<double>& Controller::act(const Sensors& sensors) noexce
     }
   }
   age_ += period_;  // of the images, whether the robot drives or not
-  for (std::size_t i = 0; i < wheels_; ++i) torques_[i] = torque_per_action_ * static_cast<double>(last_action_[i]);
+  for (std::size_t i = 0; i < wheels_; ++i) torques_[i] = per_action_ * static_cast<double>(last_action_[i]);
   return torques_;
 }
 

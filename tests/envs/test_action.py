@@ -1,0 +1,99 @@
+# mypy: allow-untyped-defs, allow-untyped-calls, allow-incomplete-defs
+"""Actions that ask for wheel speeds instead of torques."""
+
+from __future__ import annotations
+
+from functools import partial
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from driving import actions, drive, small
+from policies import save_policy
+
+from ballbot import presets
+from ballbot.controllers import make_controller
+from ballbot.deployment import runtime
+from ballbot.deployment.export import export_policy
+from ballbot.envs import WorldConfig
+from ballbot.envs.mechanics import Mechanics, mechanics_of
+from ballbot.envs.robots import robot_of
+from ballbot.errors import SettingsError
+from ballbot.lqr import LQRController
+from ballbot.ppo import load_policy
+from ballbot.runs import init_from
+from ballbot.teachers import find_teacher
+
+by_speed = partial(small, action="wheel_speed")
+
+
+@pytest.mark.parametrize("robot", ["reference", "mini"])
+def test_wheels_turn_as_fast_as_is_asked_and_motors_give_no_more_than_they_have(robot):
+    env = by_speed(1, robot=robot, ranges={"held": (10, 10)}, initial_tilt_deg=0.0)
+    env.reset(seed=0)
+    mechanics, largest = env.simulations.mechanics, []
+    asked = np.full((1, env.action_space.shape[1]), 0.1, np.float32)  # all alike: it turns about the vertical
+    for _ in range(250):
+        env.step(asked)
+        largest.append(np.abs(env.simulations.torques).max())
+    wanted = -0.1 * mechanics.free_speed
+    np.testing.assert_allclose(env.world.robots.wheel_speeds[:, 0], wanted, rtol=0.1)
+    env.step(-10 * asked)
+    assert max(largest) < np.abs(env.simulations.torques).max() <= mechanics.torque * (1 + 1e-12)
+
+
+def test_a_wheel_off_the_ball_makes_up_half_of_what_is_missing_in_a_step():
+    reference = mechanics_of(robot_of("reference", {}))
+    model = robot_of("reference", {}).spec().compile()
+    inertia, dt = model.dof_M0[model.joint("wheel_0").dofadr[0]], model.opt.timestep
+    speeds = np.array([[0.4, 0.0, -0.4]])
+    torques = reference.tracking(speeds, np.zeros((1, 3))) - reference.wheel_damping * speeds
+    np.testing.assert_allclose(dt * torques / inertia, speeds / 2)
+    side = Mechanics.side_by_side([reference, reference])
+    both = side.tracking(np.repeat(speeds, 2, axis=0), np.zeros((2, 3)))
+    np.testing.assert_allclose(both, np.repeat(reference.tracking(speeds, 0 * speeds), 2, axis=0))
+
+
+def test_asked_speeds_are_observed_and_go_on_bit_for_bit_where_they_were_saved():
+    env, other = by_speed(2, sensors="cheap"), by_speed(2, sensors="cheap")
+    for each in (env, other):
+        each.reset(seed=0)
+    asked = actions(20, 2)
+    obs = drive(env, asked)
+    np.testing.assert_array_equal(obs[-1][:, env.world.layout["last_action"]], asked[-1])
+    other.set_state(env.get_state())
+    np.testing.assert_array_equal(drive(env, asked), drive(other, asked))
+    with pytest.raises(ValueError, match="action was 'wheel_speed', is 'torque'"):
+        small(2, sensors="cheap").set_state(env.get_state())
+    assert "action" not in WorldConfig().fingerprint() and "action" not in WorldConfig().metadata()
+
+
+def test_who_asks_for_torques_is_refused(tmp_path):
+    world = WorldConfig(action="wheel_speed", terrain="flat")
+    with pytest.raises(SettingsError, match="\"lqr\" asks for torques, and motors here take action='wheel_speed'"):
+        make_controller(LQRController, 0.002, world)
+    with pytest.raises(SettingsError, match=r"--prior-speed 0\.3 adds to a controller that asks for torques"):
+        presets.Settings(world=world, prior_speed=0.3)
+    settings = presets.default(observation="proprioception", action="wheel_speed", robot="mini")
+    assert settings.prior_speed is None
+    path = save_policy(tmp_path / "p.pt", 17)
+    with pytest.raises(SettingsError, match="was trained with --action torque"):
+        find_teacher(path, world, world.layout(), 0.002)
+    with pytest.raises(SettingsError, match="was trained with --action torque, this run is with --action wheel_speed"):
+        init_from(path, SimpleNamespace(world=world), None)
+    with pytest.raises(SettingsError, match="wheels that do not turn ever faster"):
+        by_speed(1, build={"wheel_damping": 0.0})
+
+
+def test_exported_policies_say_that_they_ask_for_speeds_and_which(tmp_path):
+    policy = load_policy(save_policy(tmp_path / "p.pt", 17, action="wheel_speed"))
+    (path,) = export_policy(policy, tmp_path / "p.onnx")
+    with pytest.raises(ValueError, match="asks motors for wheel_speed, this program gives them torque"):
+        runtime.Controller(path)
+    controller, mechanics = runtime.Controller(path, action="wheel_speed"), mechanics_of(robot_of("reference", {}))
+    assert "torque_per_action" not in controller.contract  # so that programs of before refuse it
+    assert controller.contract["motors"]["gain"] == mechanics.speed_gain
+    upright = np.array([1.0, 0, 0, 0]), np.array([0.1, 0.2, 0]), np.array([0.1, 0, 0]), np.zeros(3), np.array([0, 1.0])
+    asked = controller.act(runtime.Sensors(*upright))
+    assert asked.any() and controller.status == "ok"
+    np.testing.assert_allclose(asked, -mechanics.free_speed * controller.last_action, rtol=1e-6)

@@ -256,7 +256,7 @@ TOPICS = {
         *("max_episode_steps", "shortest_episode_steps", "tilt_limit_deg", "initial_tilt_deg", "initial_speed"),
         *("random_yaw", "final_rewards_between"),
     ),
-    "robot": ("num_robots", "randomize", "action", "action_limit", "integrator", "contact_fix"),
+    "robot": ("num_robots", "randomize", "range_curriculum", "action", "action_limit", "integrator", "contact_fix"),
 }
 """Title in ``--help`` -> options below it; those that have a dot follow by themselves."""
 

@@ -83,6 +83,9 @@ class WorldConfig:
     """What differs from episode to episode, by name, "mild" or "strong", or a .json file of ranges by name."""
     ranges: Mapping[str, tuple[float, float]] = option({}, "training")
     """Ranges of it, by name, from and to, instead of the named ones or besides; see ``ballbot.envs.randomize``."""
+    range_curriculum: bool = option(False, "training")
+    """Begin near the nominal values, with a tenth of these ranges, and meet more of them as the robot succeeds, less as
+    it fails; each of the robots by itself.  Values are drawn as far from nominal as that says."""
     command: str = option("goal", "task")
     """What the robots are told: "goal" (a direction to travel), "velocity", "point", "path"."""
     motion: Mapping[str, Any] = option({}, "task")
@@ -148,7 +151,8 @@ class WorldConfig:
     shortest_episode_steps: Annotated[int, Range(1, 10**9)] | None = option(None, "training")
     """Draw each episode's time limit from this up to max_episode_steps, evenly in its logarithm, so that more episodes
     begin in as many steps (None: all are whole).  Robots that no longer fall hardly see how an episode begins.  Without
-    effect where it is not below max_episode_steps, and with --curriculum, which learns from whole episodes."""
+    effect where it is not below max_episode_steps, and with --curriculum or --range-curriculum, which learn from whole
+    episodes."""
 
     action: Literal["torque", "wheel_speed"] = option("torque", "task")
     """What an action asks of a wheel: a torque, 1 for all that the motor has; or a speed, 1 for that at which it runs
@@ -217,6 +221,11 @@ class WorldConfig:
         self._keep("vary", check_vary(self.vary, robot))
         self._keep("ranges", check_ranges({**ranges_of(self.randomize), **self.ranges}))
         self._keep("randomize", WorldConfig.randomize)  # all that the name says is here then
+        if self.range_curriculum and not self.ranges:
+            raise SettingsError(
+                "range_curriculum needs ranges that it begins with little of: use --randomize strong, say, or leave "
+                "--range-curriculum out"
+            )
         self._keep("sensing", check_sensing(self.sensors, self.sensing))
         self._keep("sensors", WorldConfig.sensors)  # likewise
         motion, of_cameras = self.faults

@@ -403,9 +403,13 @@ class Randomizer:
         self.values = np.repeat([[axis.nominal] for axis in self._axes], batch.nsim, axis=1).astype(float)
         """(axes, num) what each simulation has."""
 
-    def draw(self, stream: np.random.Generator) -> Array:
-        """(axes,) values for an episode."""
-        return stream.uniform(self._low, self._high)
+    def draw(self, stream: np.random.Generator, share: float = 1.0) -> Array:
+        """(axes,) values for an episode, of ranges that reach from the nominal values so much less far, from 0 to 1."""
+        drawn = stream.uniform(self._low, self._high)
+        if share == 1:
+            return drawn
+        nominal = np.array([axis.nominal for axis in self._axes])
+        return np.asarray(nominal + share * (drawn - nominal))
 
     def _of(self, name: str) -> Array:
         """(num,) what each simulation has on an axis, among the ranges or not."""

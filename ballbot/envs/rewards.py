@@ -270,7 +270,7 @@ def leaves_the_road(step: Step, limit: float) -> Bools:
 
 
 INFOS = ("success", "failure", "out_of_bounds", "diverged", "missed", "over", "position", "tilt_deg", "terrain_id",
-         "reward_terms", "measures", "final_obs", "final_info")  # fmt: skip
+         "reward_terms", "measures", "range_share", "final_obs", "final_info")  # fmt: skip
 """Names that stand in the infos, where endings stand by theirs."""
 ENDINGS: dict[str, Ending] = {"collision": touches, "yaw_rate": spins, "speed": races, "off_road": leaves_the_road}
 """Name -> function of a step and a limit that says which episodes fail, besides by a fall.  Yours may be added."""

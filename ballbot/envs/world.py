@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from ballbot.envs.arrays import rows, summed, weighed
 from ballbot.envs.commanded import MARGIN, Commanded, Limits
 from ballbot.envs.config import WorldConfig, make_command
-from ballbot.envs.curriculum import Curriculum
+from ballbot.envs.curriculum import Curriculum, range_curriculum
 from ballbot.envs.drive import check_drive
 from ballbot.envs.history import History
 from ballbot.envs.mechanics import mechanics_of, motor_limits
@@ -100,6 +100,8 @@ class World:
         limits = Limits(speed, turn, self.physics.reach - MARGIN)
         self.told = Commanded(make_command(config.command, config.motion), num, self.step_seconds, limits)
         self.curriculum = Curriculum(self.ground.kinds, spec.low, spec.high) if config.curriculum else None
+        self.range_shares = range_curriculum(num) if config.range_curriculum else None
+        """Of each robot, how much of the ranges it meets."""
         self.senses: Senses | None = None
         """Between the robots and what they sense, where that is not perfect."""
         motion, of_cameras = config.faults
@@ -143,7 +145,7 @@ class World:
         self.elapsed = np.zeros(num, np.int64)
         self.time_limit = np.full(num, config.max_episode_steps)
         self.learned = np.zeros(num, bool)
-        """(n,) whether the curriculum knows how the episode ended: who goes on past its end tells nothing more."""
+        """(n,) whether the curricula know how the episode ended: who goes on past its end tells nothing more."""
         self.actions = np.zeros((num, self.physics.mechanics.wheels))
         self.term_sums = np.zeros((len(self.terms), num))
         beside = 0 if self.privileged_layout is None else self.privileged_layout.size
@@ -272,7 +274,7 @@ class World:
                 terrain = self._nearest(terrain, self.curriculum.draw(int(self.ground.kind_ids[terrain]), other))
             places = len(self.ground.spawns[terrain])
             family = self.physics.num_robots
-            values = None if randomizer is None else randomizer.draw(self.chances[i])
+            values = None if randomizer is None else randomizer.draw(self.chances[i], self._range_share(i))
             if values is not None and randomized is not None:
                 values = np.where(np.isnan(randomized[:, i]), values, randomized[:, i])
             if self.torque_noise is not None:
@@ -292,7 +294,7 @@ class World:
             )
             limit = self.config.max_episode_steps
             shortest = self.config.shortest_episode_steps
-            if shortest is not None and shortest < limit and self.curriculum is None:
+            if shortest is not None and shortest < limit and not self.learns:
                 limit = round(shortest * (limit / shortest) ** stream.random())
             self.time_limit[i] = (
                 stream.integers(1, limit, endpoint=True) if stagger is not None and stagger[i] else limit
@@ -311,6 +313,15 @@ class World:
         self.obs[ids] = self._observe(step)[ids]
         if self.cameras is not None:
             self.cameras.begin(ids, self.robots, self.chances)
+
+    @property
+    def learns(self) -> bool:
+        """Whether ground or ranges grow as robots succeed."""
+        return self.curriculum is not None or self.range_shares is not None
+
+    def _range_share(self, robot: int) -> float:
+        """Of the ranges, what the next episode of a robot meets."""
+        return 1.0 if self.range_shares is None else float(self.range_shares.levels[robot])
 
     def _nearest(self, terrain: int, difficulty: float) -> int:
         """The field of the same kind whose difficulty is nearest."""
@@ -339,15 +350,17 @@ class World:
                 report = rows(ended, report, now) if report is not None and ended.any() else now
                 ended = ended | over
         assert report is not None
-        if self.curriculum is not None and ended.any():
+        if self.learns and ended.any():
             infos = report["infos"]
             told_nothing = infos["out_of_bounds"] | infos["diverged"]
             ids = np.flatnonzero(
                 ended & ~self.learned & ~told_nothing & (self.time_limit == self.config.max_episode_steps)
             )
-            terrains = self.physics.terrain_ids[ids]
-            kinds, difficulties = self.ground.kind_ids[terrains], self.ground.difficulties[terrains]
-            self.curriculum.learn(kinds, difficulties, infos["success"][ids])
+            terrains, success = self.physics.terrain_ids[ids], infos["success"][ids]
+            if self.curriculum is not None:
+                self.curriculum.learn(self.ground.kind_ids[terrains], self.ground.difficulties[terrains], success)
+            if self.range_shares is not None:
+                self.range_shares.learn(ids, self.range_shares.levels[ids], success)
             self.learned |= ended
         return {"rewards": rewards, **report}
 
@@ -511,6 +524,7 @@ class World:
             "terrain_id": self.physics.terrain_ids.copy(),
             **({} if self.physics.family is None else {"robot_id": self.physics.robot_ids.copy()}),
             **({} if self.physics.randomizer is None else {"randomized": self.physics.randomizer.by_name}),
+            **({} if self.range_shares is None else {"range_share": self.range_shares.levels.copy()}),
             **{name: (self._none if flags is None else flags[name]).copy() for name in names},
             "reward_terms": dict(zip(self.terms, self.term_sums.copy(), strict=True)),
         }

@@ -29,11 +29,9 @@ def get_state(world: World) -> dict[str, Any]:
         "second_streams": pack_streams(world.told.streams),
         "command": world.told.get_state(),
         "num_diverged": world.num_diverged,
-        **(
-            {}
-            if world.curriculum is None
-            else {"curriculum": world.curriculum.levels.copy(), "learned": world.learned.copy()}
-        ),
+        **({} if world.curriculum is None else {"curriculum": world.curriculum.levels.copy()}),
+        **({} if world.range_shares is None else {"range_shares": world.range_shares.levels.copy()}),
+        **({"learned": world.learned.copy()} if world.learns else {}),
         **({"chance_streams": pack_streams(world.chances)} if world.takes_chances else {}),
         **({} if world.senses is None else {"senses": world.senses.get_state()}),
         **({} if world.torque_noise is None else {"torque_noise": world.torque_noise.get_state()}),
@@ -70,8 +68,9 @@ def set_state(world: World, state: dict[str, Any]) -> None:
     arrays = {name: check_state_array(state, name, getattr(world, name)) for name in STATE_ARRAYS}
     images = None if world.cameras is None else world.cameras.check_state(state.get("cameras"))
     history = None if world.history is None else world.history.check_state(state)
-    levels = None if world.curriculum is None else world.curriculum.check_state(state.get("curriculum"))
-    learned = None if world.curriculum is None else check_state_array(state, "learned", world.learned)
+    levels = None if world.curriculum is None else world.curriculum.check_state(state)
+    shares = None if world.range_shares is None else world.range_shares.check_state(state, "range_shares")
+    learned = check_state_array(state, "learned", world.learned) if world.learns else None
     progress = state.get("progress") if world.config.final_rewards else 0.0
     if not isinstance(progress, float) or not 0 <= progress <= 1:
         raise ValueError(f"state 'progress' is {progress!r}, expected a number from 0 to 1: it is damaged")
@@ -103,6 +102,8 @@ def set_state(world: World, state: dict[str, Any]) -> None:
         world.history.set_state(history)
     if world.curriculum is not None and levels is not None:
         world.curriculum.levels[:] = levels
+    if world.range_shares is not None and shares is not None:
+        world.range_shares.levels[:] = shares
     if learned is not None:
         world.learned[:] = learned
 

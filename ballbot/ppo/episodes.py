@@ -20,6 +20,11 @@ MAX_EPISODE_STEPS = 1_000_000
 """An episode longer than this has no end: evaluation would hang for ever instead of failing."""
 
 
+CHARTS = ("diverged", "range_share")
+"""What infos tell by themselves that is logged under "charts": failures of the simulation, and how much of the ranges
+an episode met."""
+
+
 def to_numpy(x: Any) -> np.ndarray:
     """Array or tensor, on any device, as an array."""
     return x.cpu().numpy() if isinstance(x, torch.Tensor) else np.asarray(x)
@@ -32,7 +37,7 @@ def episode_terms(infos: dict[str, Any]) -> dict[str, tuple[np.ndarray, np.ndarr
 
     - "reward_terms", a dict of the episode's sum of each part of the reward, as "reward/<name>";
     - "measures", a dict of whatever else tells how an episode went, such as a tracking error, as "episode/<name>";
-    - "diverged", 1 where the simulation itself failed, as "charts/diverged".
+    - those of `CHARTS`, such as "diverged", 1 where the simulation itself failed, as "charts/<name>".
 
     Values are arrays (num_envs,) of numbers or booleans; anything else is passed over. Who reports a value is told by
     Gymnasium's masks: "_<name>" beside the value, or else "_reward_terms" or "_measures" beside the dict; without any,
@@ -45,11 +50,11 @@ def episode_terms(infos: dict[str, Any]) -> dict[str, tuple[np.ndarray, np.ndarr
     if not isinstance(final_info, dict):
         return {}
     found = {}
-    failures = {key: final_info[key] for key in ("diverged", "_diverged") if key in final_info}
+    charts = {key: final_info[key] for name in CHARTS for key in (name, f"_{name}") if key in final_info}
     for prefix, source, mask_of_all in (
         ("reward", final_info.get("reward_terms"), final_info.get("_reward_terms")),
         ("episode", final_info.get("measures"), final_info.get("_measures")),
-        ("charts", failures, None),
+        ("charts", charts, None),
     ):
         if not isinstance(source, dict):
             continue

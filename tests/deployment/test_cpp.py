@@ -286,6 +286,7 @@ def test_policies_that_it_cannot_drive_are_refused_in_one_line(exported, program
     [
         ({"period": None}, "does not say 'period'"),
         ({"period": "soon"}, "has a value of the wrong kind"),
+        ({"action": "wheel_speed"}, "asks motors for wheel_speed, this program gives them torque"),
         ({"output": {"size": 2.5}}, "has a wrong size"),
         ({"output": {"size": 9}}, "is for 9 wheels, 8 are the most"),
         ({"frame": "world", "goal": [1.0]}, "has a wrong goal"),

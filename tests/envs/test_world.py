@@ -14,7 +14,7 @@ import torch
 
 from ballbot.envs import COMMANDS, TERRAINS, BallbotEnv, BallbotVectorEnv, Ground, commands
 from ballbot.envs.commands import Goal
-from ballbot.envs.curriculum import ABOVE, BELOW, LOWER, RAISE, Curriculum
+from ballbot.envs.curriculum import ABOVE, BELOW, RAISE, Curriculum
 from ballbot.envs.terrain import TerrainPool
 from ballbot.errors import SettingsError
 from ballbot.ppo.checkpoint import from_plain
@@ -100,7 +100,7 @@ def test_a_curriculum_rises_by_success_and_falls_by_failure_each_kind_by_itself(
     np.testing.assert_allclose(levels.levels, [0.2 + 2 * RAISE * 0.5, 0.2])  # not below the lowest
     levels.levels[:] = 0.69, 0.5
     levels.learn(kinds, np.array([0.69, 0.69, 0.5]), wins)
-    np.testing.assert_allclose(levels.levels, [0.7, 0.5 - LOWER * 0.5])  # not above the highest
+    np.testing.assert_allclose(levels.levels, [0.7, 0.5 - 2 * RAISE * 0.5])  # not above the highest
     levels.levels[0] = 0.6
     levels.learn(np.array([0]), np.array([0.6 - BELOW * 0.5 - 0.01]), np.array([True]))
     assert levels.levels[0] == 0.6  # what was much too easy tells nothing

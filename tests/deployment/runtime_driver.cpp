@@ -51,6 +51,7 @@ int main(int argc, char** argv) try {
   };
   if (argc > 2) options.robot = argv[2];
   if (argc > 3) options.command = argv[3];
+  if (argc > 4) options.action = argv[4];
   ballbot::Controller controller(argv[1], options);
   const auto wheels = static_cast<std::int32_t>(controller.wheels());
   put(&wheels);

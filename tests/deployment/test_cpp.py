@@ -51,6 +51,7 @@ CASES: dict[str, tuple[int, dict[str, Any]]] = {
     ),
     "remembers": (17 + 9, {"history": [0, 10], "history_changes": True, "settings": GRU}),
     "world": (15, {"frame": "world", "terrain": "perlin"}),
+    "wheel speeds": (17, {"action": "wheel_speed"}),
 }  # fmt: skip
 """Size of the observation and task of policies that have learned nothing."""
 
@@ -146,14 +147,21 @@ def driver(program):
         one.close()
 
 
-@pytest.mark.parametrize(("name", "steps"), [("road", 300), ("cheap", 1000)])
+def of_both(exported, driver, name):
+    """The controllers of a policy in Python and C++."""
+    options, path = exported[name]
+    action = options.get("action", "torque")
+    return runtime.Controller(path, action=action), driver(path, "", "", action)
+
+
+@pytest.mark.parametrize(("name", "steps"), [("road", 300), ("cheap", 1000), ("wheel speeds", 300)])
 def test_it_drives_the_simulated_robot_with_the_torques_of_python(exported, driver, name, steps):
     """Sensors are noisy and sometimes missing; robots that fall begin anew."""
-    options, path = exported[name]
+    options, _ = exported[name]
     sees = "encoder" in options
     raw = {k: v for k, v in options.items() if k != "encoder"} | ({"observation": "depth"} if sees else {})
     envs = BallbotVectorEnv(1, **raw, terrain_split="eval", num_terrains=2, num_threads=1)
-    python, cpp, rng = runtime.Controller(path), driver(path), np.random.default_rng(0)
+    (python, cpp), rng = of_both(exported, driver, name), np.random.default_rng(0)
     obs, _ = envs.reset(seed=3)
     apart, largest, seen = 0.0, 0.0, set()
     for step in range(steps):
@@ -172,7 +180,7 @@ def test_it_drives_the_simulated_robot_with_the_torques_of_python(exported, driv
         assert cpp.status == python.status and cpp.allocations == 0, (step, cpp.status, cpp.allocations)
         apart, largest = max(apart, float(np.abs(theirs - torques).max())), max(largest, float(np.abs(torques).max()))
         seen.add(python.status)
-        obs, _, terminated, truncated, _ = envs.step((theirs / python.contract["torque_per_action"])[None])
+        obs, _, terminated, truncated, _ = envs.step((theirs / python.per_action)[None])
         if terminated[0] or truncated[0]:
             python.reset()
             cpp.reset()
@@ -191,8 +199,7 @@ def fault(rng: Any, size: int) -> Any:
 @pytest.mark.parametrize("name", ["road", *CASES])
 def test_it_has_the_states_of_python_whatever_sensors_deliver(exported, driver, name):
     """Bursts of faults, tilts, late images and resets at random, without a robot."""
-    _, path = exported[name]
-    python, cpp, rng = runtime.Controller(path), driver(path), np.random.default_rng(1)
+    (python, cpp), rng = of_both(exported, driver, name), np.random.default_rng(1)
     wheels, kind, seen, wrong = python.wheels, python.kind, set(), 0
     sizes = {"velocity": [3] * 4, "path": [2, 4, 8, 6]}.get(kind, [2] * 4)
     commands = [rng.uniform(-1, 1, size) for size in sizes]

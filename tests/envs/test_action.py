@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 from functools import partial
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -80,7 +79,7 @@ def test_who_asks_for_torques_is_refused(tmp_path):
     with pytest.raises(SettingsError, match="was trained with --action torque"):
         find_teacher(path, world, world.layout(), 0.002)
     with pytest.raises(SettingsError, match="was trained with --action torque, this run is with --action wheel_speed"):
-        init_from(path, SimpleNamespace(world=world), None)
+        init_from(path, presets.Settings(world=world), None)
     with pytest.raises(SettingsError, match="wheels that do not turn ever faster"):
         by_speed(1, build={"wheel_damping": 0.0})
 

@@ -7,6 +7,7 @@ import dataclasses
 import json
 import os
 from dataclasses import dataclass, replace
+from typing import Any
 from unittest import mock
 
 import mujoco
@@ -473,7 +474,7 @@ class Incline:
 
 def test_a_robot_on_a_slope_by_gravity_is_told_gravity_and_stands_as_on_ground_that_is_inclined(monkeypatch):
     monkeypatch.setitem(TERRAINS, "incline", dataclass(frozen=True)(Incline))
-    worlds = {
+    worlds: dict[str, dict[str, Any]] = {
         "inclined": {"terrain": "incline"},
         "always": {"terrain": "incline:0", "ranges": {"gravity_x": (5, 5)}},
         "comes": {"terrain": "incline:0", "ranges": {"slope_x": (5, 5), "slope_after": (0.5, 0.5)}},

@@ -49,7 +49,9 @@ class BallbotNode(Node):
         self.joints = list(self.declare_parameter("joints", ["wheel_0", "wheel_1", "wheel_2"]).value)
         self.sensor_timeout = float(self.declare_parameter("sensor_timeout", 0.02).value)
         self.command_timeout = float(self.declare_parameter("command_timeout", 0.5).value)
-        self.controller = Controller(told["policy"], robot=told["robot"] or None, command=told["command"] or None)
+        action = str(self.declare_parameter("action", "torque").value)
+        robot, command = told["robot"] or None, told["command"] or None
+        self.controller = Controller(told["policy"], robot=robot, command=command, action=action)
         if len(self.joints) != self.controller.wheels:
             raise ValueError(f"joints names {len(self.joints)} wheels, the policy drives {self.controller.wheels}")
         self.armed, self.idle, self.status = False, "disarmed", ""  # idle: why it is not armed

@@ -74,7 +74,8 @@ class BallbotNode : public rclcpp::Node {
   };
 
   ballbot::Options options() {
-    return {declare_parameter("robot", std::string()), declare_parameter("command", std::string())};
+    return {declare_parameter("robot", std::string()), declare_parameter("command", std::string()),
+            declare_parameter("action", std::string("torque"))};
   }
 
   template <class Message>

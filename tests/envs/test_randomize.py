@@ -448,6 +448,14 @@ def test_hands_hold_a_robot_that_would_fall_and_let_go():
     assert not env.simulations.batch.bind("xfrc_applied")[0].any()
 
 
+def test_hands_hold_a_robot_upright_on_a_slope():
+    env = small(1, ranges={"held": (1.0, 1.0), "gravity_x": (6.0, 6.0)}, initial_tilt_deg=4.0)
+    env.reset(seed=0)
+    for _ in range(500):
+        *_, infos = env.step(np.zeros((1, 3), np.float32))
+    assert infos["tilt_deg"][0] < 1
+
+
 def test_a_slope_comes_when_it_is_said_and_is_gone_in_the_next_episode():
     env = small(1, ranges={"slope_y": (4, 4), "slope_after": (0.1, 0.1), "gravity_x": (2, 2)}, initial_tilt_deg=0.0)
     env.reset(seed=0)

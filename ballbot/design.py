@@ -16,7 +16,8 @@ from ballbot.envs import BallbotVectorEnv
 from ballbot.envs.drive import Drive, measure_drive
 from ballbot.envs.mechanics import free_wheel_speed
 from ballbot.envs.robots import Robot
-from ballbot.lqr import LQRController, recoverable_lean
+from ballbot.envs.standing import recoverable_lean
+from ballbot.lqr import LQRController
 
 Array = NDArray[np.float64]
 Bools = NDArray[np.bool_]

@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from ballbot.envs.mechanics import LEAN, TRAVEL, Mechanics, RollingModel, reference
+from ballbot.envs.mechanics import TRAVEL, Mechanics, RollingModel, reference
 
 Array = NDArray[np.float64]
 
@@ -42,39 +42,6 @@ def held_for(model: RollingModel, dt: float) -> tuple[Array, Array]:
     whole[:states] = np.hstack([model.a, model.b]) * dt
     grown = torch.matrix_exp(torch.from_numpy(whole)).numpy()
     return grown[:states, :states], grown[:states, states:]
-
-
-def recoverable_lean(model: RollingModel) -> float:
-    """Lean in rad from which a robot that stands still can be brought back, in the direction in which that is least.
-
-    Beyond it the motors' whole torque does not stop the fall.  What grows of the state, z, follows z' = growth z + push
-    torque, and what can be brought to 0 is all that -push torque, weakened by the growth until then, adds up to (Sontag
-    1984).  Of the small leans that the model is meant for, the sine is the angle; what it says beyond counts as 90
-    degrees.
-
-    Returns:
-        from 0 to pi / 2; pi / 2 of a robot that does not fall by itself.
-    """
-    growths, modes = np.linalg.eig(model.a.T)
-    grows = growths.real > 1e-6 * np.abs(growths).max()
-    if not grows.any():
-        return np.pi / 2
-    # a real basis of what grows: modes that grow as fast as each other may come as complex pairs
-    basis = np.linalg.svd(np.hstack([modes[:, grows].real, modes[:, grows].imag]))[0][:, : grows.sum()].T
-    growth, push, leans = basis @ model.a @ basis.T, basis @ model.b * model.torque, basis[:, LEAN]
-    sides = np.eye(1)
-    if len(basis) > 1:
-        turns = np.linspace(0, np.pi, 1440, endpoint=False)
-        kinks = np.arctan2(push[0], -push[1])  # where a wheel pushes along, and the reach of all has its corners
-        sides = np.stack([f(np.concatenate([turns, kinks])) for f in (np.cos, np.sin)])
-    step = 0.01 / np.abs(growths[grows]).max()
-    later, reach = torch.matrix_exp(torch.from_numpy(-growth * step)).numpy(), np.zeros(sides.shape[1])
-    weaker = np.eye(len(basis)) - growth * step / 2  # the middle of each step
-    for _ in range(round(20 / (step * growths.real[grows].min()))):
-        reach += np.abs(sides.T @ weaker @ push).sum(axis=1) * step
-        weaker = weaker @ later
-    least = (reach / np.maximum(np.linalg.norm(leans.T @ sides, axis=0), 1e-300)).min()
-    return float(min(least, np.pi / 2))
 
 
 def regulator(a: Array, b: Array, q: Array, r: Array) -> Array:

@@ -22,6 +22,7 @@ from ballbot.envs import COMMANDS, ENDINGS, REWARDS, TERRAINS, WorldConfig
 from ballbot.envs.changes import outdated
 from ballbot.envs.config import paid_in_older
 from ballbot.envs.family import varying
+from ballbot.envs.mjcf import is_mjcf
 from ballbot.envs.randomize import AXES
 from ballbot.envs.rewards import reward_settings
 from ballbot.envs.rig import CameraRig
@@ -42,7 +43,7 @@ SECTIONS = (
 """Fields of it that are several options each."""
 KINDS = {"terrain": "ground", "robot": "build", "command": "motion", "randomize": "ranges", "sensors": "sensing"}
 """Options that name a kind -> the section of that kind's own options."""
-UNNAMED = {name: getattr(WorldConfig, name) for name in ("randomize", "sensors")}
+UNNAMED = {name: getattr(WorldConfig, name) for name in ("robot", "randomize", "sensors")}
 """Kinds that those options need not name."""
 SPELLED = {"build": "robot", "ranges": "randomize", "sensing": "sensors"}
 """Section -> what stands before the dot of its options, if not its name."""
@@ -201,6 +202,7 @@ def read_options(
     """
     kinds = [f.name for f in fields(cls) if f.name in KINDS]  # type: ignore[arg-type]
     given = peek(argv, *kinds)
+    refuse_numbers(argv, getattr(given, "robot", None))
     rows: list[tuple[str, Any, Any]] = []
     for option in kinds:
         name, kind = KINDS[option], getattr(given, option) or UNNAMED.get(option)
@@ -237,6 +239,24 @@ def kind_options(args: Any) -> dict[str, Any]:
 def rig_options(args: Any) -> dict[str, Any]:
     """Options of the cameras that ``read_options`` was given, as ``WorldConfig.rig`` takes them."""
     return _given(args, "rig")
+
+
+def refuse_numbers(argv: list[str] | None, robot: str | None) -> None:
+    """Refuse options that change the numbers of a robot whose file has them.
+
+    Args:
+        argv: None for the command line.
+        robot: its name; None: another one.
+
+    Raises:
+        SettingsError: there is one.
+    """
+    if robot is not None and is_mjcf(robot):
+        for argument in sys.argv[1:] if argv is None else argv:
+            if argument.startswith("--robot."):
+                raise SettingsError(
+                    f"robot {robot!r} has its numbers in its file: change them there, not by {argument}"
+                )
 
 
 def randomize_options(args: Any) -> dict[str, Any]:
@@ -286,7 +306,7 @@ def with_kinds(
     old = outdated(*before, to_terrain=terrain, to_command=command, to_robot=robot)
     changes: dict[str, Any] = {f.name: default_of(f) for f in fields(WorldConfig) if f.name in old}
     kinds = {"terrain": terrain, "command": command, "robot": robot, "randomize": randomize, "sensors": sensors}
-    for option in UNNAMED:
+    for option in ("randomize", "sensors"):
         if kinds[option] is not None:
             changes[KINDS[option]] = {}
     changes |= {name: kind for name, kind in kinds.items() if kind is not None}

@@ -48,6 +48,7 @@ from ballbot.options import (
     PluginFiles,
     peek,
     plain,
+    refuse_numbers,
     with_kinds,
     world_config,
     world_options,
@@ -175,6 +176,7 @@ def parse(argv: list[str] | None = None) -> Args:
         kinds = {**(find_task(given.task) if given.task else {}), **kinds}
         settings = find_preset(given.preset or "default")(**kinds)
         default = Args(settings, Job(cameras=settings.world.observation == "encoded"))
+    refuse_numbers(argv, default.settings.world.robot)
     parts = _parts(default)
     options = make_dataclass("Options", [row for part in parts for row in option_rows(part)], kw_only=True)
     read: Any = parse_options(options, argv, __doc__, TOPICS, console=RANK == 0)

@@ -12,7 +12,8 @@ from inprocess import call
 from ballbot.design import CAUSES, DIRECTIONS, LEVELS, _leaning, _limit
 from ballbot.envs import BallbotVectorEnv, RobotConfig
 from ballbot.envs.mechanics import rolling_model
-from ballbot.lqr import LQRController, recoverable_lean
+from ballbot.envs.standing import recoverable_lean
+from ballbot.lqr import LQRController
 
 
 def test_what_is_said_of_a_robot_is_what_it_does(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from ballbot.controllers import APPROACH, find_controller, make_controller
 from ballbot.envs import BallbotVectorEnv, WorldConfig
 from ballbot.envs.mechanics import LEAN, LEANING, TRAVEL, RollingModel, rolling_model
 from ballbot.envs.model import build_model
+from ballbot.envs.standing import recoverable_lean
 from ballbot.errors import SettingsError
 from ballbot.evaluation import run_episodes
 from ballbot.lqr import (
@@ -19,7 +20,6 @@ from ballbot.lqr import (
     firm_speed_weight,
     gains_of,
     held_for,
-    recoverable_lean,
     regulator,
 )
 from ballbot.observer import ROLLING

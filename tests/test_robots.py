@@ -253,6 +253,47 @@ def test_a_run_keeps_its_robot(tmp_path: Path) -> None:
     assert refused.returncode == 2 and "was changed since or is gone, and there is no copy" in refused.stderr
 
 
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("ppo_ballbot.py", "--no-cameras", "--run-name", "weak", "--robot.torque-limit", 0.1),
+        ("evaluate.py", "lqr", "--robot.torque-limit", 0.1),
+        ("design_robot.py", "weak.json"),
+    ],
+)
+def test_programs_refuse_who_cannot_stand(tmp_path: Path, command: tuple[Any, ...]) -> None:
+    (tmp_path / "weak.json").write_text('{"torque_limit": 0.1}')
+    refused = call(*command, folder=tmp_path)
+    assert refused.returncode == 2 and "it cannot stand" in refused.stderr and "use 0.46 N m or more" in refused.stderr
+    assert ("robot 'weak.json': " in refused.stderr) == (command[-1] == "weak.json") and not (
+        tmp_path / "runs"
+    ).exists()
+
+
+def test_numbers_are_changed_by_options_but_of_files(tmp_path: Path) -> None:
+    judge = ("evaluate.py", "lqr", "--robot.ball-radius", 0.1, "--episodes", 2, "--num-terrains", 2, "--horizon", 50)
+    for number, named in enumerate(((), ("--robot", "reference"))):
+        judged = call(*judge, *named, "--json", f"{number}.json", folder=tmp_path)
+        assert judged.returncode == 0, judged.stderr
+    assert (tmp_path / "0.json").read_text() == (tmp_path / "1.json").read_text()
+    own_mjcf(tmp_path)
+    for program in (judge, ("ppo_ballbot.py", "--no-cameras", "--robot.ball-radius", 0.1)):
+        refused = call(*program, "--robot", "own.xml", folder=tmp_path)
+        assert refused.returncode == 2 and "robot 'own.xml' has its numbers in its file: leave --rob" in refused.stderr
+
+
+def test_what_is_registered_as_a_robot_must_be_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(ROBOTS, "mine", "x")  # type: ignore[arg-type]
+    with pytest.raises(SettingsError, match=r"ROBOTS\['mine'\] is 'x', which is no RobotConfig: make it one"):
+        WorldConfig(robot="mine")
+
+
+def test_what_is_read_from_a_file_is_called_so(tmp_path: Path) -> None:
+    (tmp_path / "heavy.json").write_text('{"body_mass": 21.0}')
+    with pytest.raises(SettingsError, match=r"robot '.*heavy.json': the ball sinks 2\d mm"):
+        BallbotVectorEnv(1, robot=str(tmp_path / "heavy.json"), terrain="flat")
+
+
 def test_what_a_robot_is_not_is_recorded_too() -> None:
     config = WorldConfig(robot="asroballet", build={"no_load_speed": None})
     assert config.robot_config != ROBOTS["asroballet"]

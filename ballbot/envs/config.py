@@ -370,7 +370,7 @@ class WorldConfig:
         robot = self.robot_config
         if not self.vary or not isinstance(robot, RobotConfig):
             return (robot,)
-        return drawn(robot, self.vary, self.num_robots, self.terrain_split, self.terrain_seed)
+        return drawn(robot, self.vary, self.num_robots, self.terrain_split, self.terrain_seed, self.contact_fix)
 
     @property
     def sees(self) -> bool:

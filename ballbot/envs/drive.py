@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from copy import copy
 from dataclasses import dataclass
 from functools import cache
 
@@ -11,9 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ballbot.envs.mechanics import rolling_wheel_speeds
-from ballbot.envs.model import Addresses, at_rest
+from ballbot.envs.model import HEAVY, Addresses, at_rest, check_wheel_contacts, unslowed
 from ballbot.envs.robots import Robot
 from ballbot.errors import SettingsError
+from mujoco_patch import ContactFixError
 
 Array = NDArray[np.float64]
 
@@ -21,12 +21,16 @@ SPEED = 0.2
 """m/s at which it is measured."""
 SETTLING = 0.1
 """s until it turns evenly."""
-HEAVY = 1e4
-"""kg m² of what keeps its speed."""
 MOST_ERROR = 0.05
 """Share by which the ball may turn slower or faster than the wheels would roll it."""
 MOST_RIPPLE = 0.012
 """Share of the ball's radius by which the body may rise and sink as the wheels turn."""
+
+REMEDIES = {
+    "rollers": ("use rollers that turn more freely (roller_damping), or more of them", "use more rollers"),
+    "capsule": ("put each capsule's axis on its wheel's axle",) * 2,
+}
+"""Model of a wheel -> what helps if it turns the ball otherwise than it should, or unevenly."""
 
 
 @dataclass(frozen=True)
@@ -56,10 +60,9 @@ def measure_drive(model: mujoco.MjModel) -> Drive:
         ValueError: a wheel does not touch the ball.
     """
     rolling, at = rolling_wheel_speeds(model), Addresses.of(model)
-    held, dt, radius = copy(model), float(model.opt.timestep), float(model.geom("ball").size[0])
+    held, dt, radius = unslowed(model), float(model.opt.timestep), float(model.geom("ball").size[0])
     start, wheels = at_rest(model).qpos, list(at.wheel_qvel)
-    held.dof_armature[[*range(at.base_qvel + 3, at.base_qvel + 6), *wheels]] = HEAVY
-    held.dof_damping[wheels] = held.dof_frictionloss[wheels] = 0.0
+    held.dof_armature[at.base_qvel + 3 : at.base_qvel + 6] = HEAVY
     gear, across, ripple = np.zeros(2), np.zeros(2), 0.0
     for axis, way in enumerate(SPEED * np.eye(2)):
         data, wished = mujoco.MjData(held), np.cross([0.0, 0.0, 1.0], [*way, 0.0]) / radius  # rad/s of the ball
@@ -92,16 +95,41 @@ def check_drive(robot: Robot) -> Drive:
         SettingsError: that; the message says what was measured.
     """
     found, radius = measure_drive(robot.compile()), robot.ball_radius
+    turn, evenly = REMEDIES[robot.wheel_model]
     if not abs(found.worst_gear - 1) <= MOST_ERROR or not found.across.max() <= MOST_ERROR:
         raise SettingsError(
             f"the wheels turn the ball {found.worst_gear:.3f} times as fast as they would without slip, and "
             f"{found.across.max():.3f} times as fast about other axes, expected {1 - MOST_ERROR:g} to "
-            f"{1 + MOST_ERROR:g} and at most {MOST_ERROR:g}: use rollers that turn more freely (roller_damping), or "
-            "more of them"
+            f"{1 + MOST_ERROR:g} and at most {MOST_ERROR:g}: {turn}"
         )
     if not found.ripple <= MOST_RIPPLE * radius:
         raise SettingsError(
             f"the body rises and sinks by {1000 * found.ripple:.1f} mm as the wheels turn, expected at most "
-            f"{1000 * MOST_RIPPLE * radius:.1f} mm: use more rollers"
+            f"{1000 * MOST_RIPPLE * radius:.1f} mm: {evenly}"
         )
     return found
+
+
+def check_wheels(robot: Robot, model: mujoco.MjModel, aligned: bool) -> None:
+    """Refuse wheels that do not do to the ball what such wheels should.
+
+    Args:
+        robot: whose.
+        model: of it, on a plane.
+        aligned: whether the contacts of capsules are; if they are not, there is nothing to be expected of them.
+
+    Raises:
+        SettingsError: that; the message says what was measured.
+        ContactFixError: of the reference's robot, as then MuJoCo is another one.
+    """
+    if robot.wheel_model == "capsule":
+        if not aligned:
+            return
+        try:
+            check_wheel_contacts(model)
+        except (ContactFixError, ValueError) as error:
+            if robot.is_reference:
+                raise
+            raise SettingsError(str(error)) from error
+    if robot.wheel_model == "rollers" or not robot.is_reference:
+        check_drive(robot)

@@ -19,8 +19,10 @@ import numpy as np
 from mujoco.batch import MODEL_FIELDS, Batch
 from numpy.typing import NDArray
 
+from ballbot.envs.drive import check_wheels
 from ballbot.envs.robot import RobotConfig
 from ballbot.envs.robots import Robot
+from ballbot.envs.standing import check_standing
 from ballbot.envs.terrain.grid import SPLITS
 from ballbot.errors import SettingsError
 from ballbot.settings import check_span, nearest
@@ -56,7 +58,12 @@ def check_vary(vary: Mapping[str, Any], robot: Robot) -> dict[str, tuple[float, 
 
 
 def drawn(
-    robot: RobotConfig, vary: Mapping[str, tuple[float, float]], num: int, split: str, seed: int
+    robot: RobotConfig,
+    vary: Mapping[str, tuple[float, float]],
+    num: int,
+    split: str,
+    seed: int,
+    aligned: bool = True,
 ) -> tuple[RobotConfig, ...]:
     """Robots of a family, each number drawn evenly from its range, by itself.
 
@@ -66,16 +73,22 @@ def drawn(
         num: how many.
         split: "train", "validation" or "eval": their robots are not the same.
         seed: >= 0.
+        aligned: whether the contacts of capsules are to be.
 
     Raises:
         SettingsError: hardly any such robot can be.
     """
-    return _drawn(robot, tuple((name, tuple(ends)) for name, ends in vary.items()), num, split, seed)
+    return _drawn(robot, tuple((name, tuple(ends)) for name, ends in vary.items()), num, split, seed, aligned)
 
 
 @lru_cache(maxsize=8)
 def _drawn(
-    robot: RobotConfig, vary: tuple[tuple[str, tuple[float, ...]], ...], num: int, split: str, seed: int
+    robot: RobotConfig,
+    vary: tuple[tuple[str, tuple[float, ...]], ...],
+    num: int,
+    split: str,
+    seed: int,
+    aligned: bool,
 ) -> tuple[RobotConfig, ...]:
     """Kept, as each of them is compiled to see whether it can be."""
     rng = np.random.default_rng((SPLITS[split], seed, zlib.crc32(b"robots")))
@@ -86,7 +99,9 @@ def _drawn(
             numbers: dict[str, Any] = {name: float(rng.uniform(low, high)) for name, (low, high) in vary}
             try:
                 one = replace(robot, **numbers)
-                one.spec().compile()
+                model = one.compile() if aligned else one.spec().compile()
+                check_standing(one)
+                check_wheels(one, model, aligned)
             except SettingsError as error:
                 reason = error
                 continue

@@ -250,7 +250,8 @@ class Mechanics:
             return torques
         share = self.torque / self.no_load_speed * wheel_speeds
         most = self.torque
-        return np.asarray(np.clip(torques, np.maximum(-most, -most - share), np.minimum(most, most - share)))
+        low, high = (np.clip(side * most - share, -most, most) for side in (-1, 1))  # who is far too fast is braked so
+        return np.asarray(np.clip(torques, low, high))
 
     def tracking(self, speeds: Array, wheel_speeds: Array) -> Array:
         """(n, wheels) N m by which motors follow (n, wheels) rad/s, at (n, wheels) rad/s: within what they have.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -35,10 +36,12 @@ _RARE = ("eq_", "mesh_", "tendon_")
 MIN_WHEEL_ALIGNMENT = 0.999
 """Smallest accepted cosine between a contact's first tangent and the wheel's axle: in the reference's MJCF, which this
 robot repeats, axle and capsule are parallel to 1 part in 10,000."""
-SPUN, LEAST_PULL_ACROSS, MOST_PULL_ALONG = 300.0, 0.99, 0.002
-"""rad/s at which wheels are spun, fast enough to slip on any ground, to see how they grip; and bounds of their pull as
-shares of the contact's force, by Coulomb 1 across the axle and 0.001 along it.  MuJoCo 4.0.0 gives 0.999 to 1.000 and
-0.0014."""
+SPUN, LEAST_PULL_ACROSS, MOST_PULL_ALONG = 1000.0, 0.99, 0.002
+"""rad/s at which wheels are spun, fast enough to slip whatever they drive, to see how they grip; and bounds of their
+pull as shares of the contact's force, by Coulomb 1 across the axle and 0.001 along it.  MuJoCo 4.0.0 gives 0.9998 to
+1.0000 and 0.0014."""
+HEAVY = 1e4
+"""kg m² of what keeps its speed."""
 _SUBSOIL = 0.1  # m of solid ground below a height field's lowest vertex: the ball, pressed in by 5 mm, stays within it
 
 
@@ -188,6 +191,14 @@ def at_rest(model: mujoco.MjModel, wheel_speeds: NDArray[np.float64] | None = No
     return data
 
 
+def unslowed(model: mujoco.MjModel) -> mujoco.MjModel:
+    """The same robot with wheels that nothing slows, so that what they do to the ball can be measured."""
+    found, wheels = copy.copy(model), list(Addresses.of(model).wheel_qvel)
+    found.dof_armature[wheels] = HEAVY
+    found.dof_damping[wheels] = found.dof_frictionloss[wheels] = 0.0
+    return found
+
+
 def settled_poses(
     model: mujoco.MjModel,
     spawns: Sequence[NDArray[np.float64]] | None = None,
@@ -262,7 +273,7 @@ def _settled_wheel_contacts(
         if len(contacts) != 1:
             raise ValueError(
                 f"wheel_{wheel} has {len(contacts)} contacts with the ball in the keyframe 'settled', expected 1: mend "
-                "the keyframe or the geometry in ballbot.xml"
+                "the keyframe or the geometry in the robot's MJCF"
             )
         found += contacts
     return data, found
@@ -311,9 +322,9 @@ def check_wheel_contacts(model: mujoco.MjModel) -> None:
     if model.opt.cone != mujoco.mjtCone.mjCONE_ELLIPTIC or model.opt.impratio != 1:
         raise ValueError(
             f"opt.cone is {model.opt.cone} and opt.impratio {model.opt.impratio:g}, the wheels need an elliptic "
-            f"friction cone ({int(mujoco.mjtCone.mjCONE_ELLIPTIC)}) and 1: mend ballbot.xml"
+            f"friction cone ({int(mujoco.mjtCone.mjCONE_ELLIPTIC)}) and 1: mend the robot's MJCF"
         )
-    remedy = "with such wheels no policy can learn; mend ballbot.xml, or leave the model as it was compiled"
+    remedy = "with such wheels no policy can learn; mend the robot's MJCF, or leave the model as it was compiled"
     wanted, force = np.array([AXLE_FRICTION, DRIVE_FRICTION]), np.zeros(6)
     data, contacts = _settled_wheel_contacts(model)
     for wheel, number in enumerate(contacts):
@@ -324,7 +335,7 @@ def check_wheel_contacts(model: mujoco.MjModel) -> None:
                 f"wheel_{wheel} grips the ball with friction {friction.tolist()} along and across a direction whose "
                 f"cosine to its axle is {alignment:.4f}, expected {wanted.tolist()} and 1: {remedy}"
             )
-    wheels = len(contacts)
+    wheels, model = len(contacts), unslowed(model)
     for wheel, speed in product(range(wheels), (-SPUN, SPUN)):
         data, contacts = _settled_wheel_contacts(model, np.eye(wheels)[wheel] * speed)
         contact, axle = data.contact[contacts[wheel]], _tangential_axle(model, data, wheel, contacts[wheel])

@@ -59,6 +59,8 @@ ROBOTS: dict[str, RobotConfig] = {
     ),
 }  # fmt: skip
 """Name -> robot.  Yours may be added."""
+_FROM: dict[Robot, str] = {}
+"""Robots that were read from files of numbers -> the last of these files."""
 
 
 def robot_of(name: str, numbers: Mapping[str, Any]) -> Robot:
@@ -77,11 +79,15 @@ def robot_of(name: str, numbers: Mapping[str, Any]) -> Robot:
         return read_mjcf(name)
     if str(name).endswith(".json"):
         try:
-            return robot_of("reference", {**_numbers_in(name), **numbers})
+            found = robot_of("reference", {**_numbers_in(name), **numbers})
         except SettingsError as error:
             raise SettingsError(str(error).replace("robot 'reference'", f"robot {name!r}", 1)) from error
+        _FROM[found] = name
+        return found
     if name not in ROBOTS:
         raise SettingsError(f"robot={name!r} is unknown: {nearest(str(name), ROBOTS)}, or a file, .json or .xml")
+    if not isinstance(ROBOTS[name], RobotConfig):
+        raise SettingsError(f"ROBOTS[{name!r}] is {ROBOTS[name]!r}, which is no RobotConfig: make it one")
     if not numbers:
         return ROBOTS[name]
     known = [f.name for f in fields(RobotConfig)]
@@ -92,6 +98,14 @@ def robot_of(name: str, numbers: Mapping[str, Any]) -> Robot:
         return replace(ROBOTS[name], **numbers)
     except SettingsError as error:
         raise SettingsError(f"robot {name!r}: {error}") from error
+
+
+def called(name: str, numbers: Mapping[str, Any]) -> str:
+    """How errors call a robot: by the file that it was read from, or by its name and what is other about it."""
+    if numbers and (robot := robot_of(name, numbers)) in _FROM:
+        return f"robot {_FROM[robot]!r}"
+    others = ", ".join(f"{key}={value!r}" for key, value in numbers.items())
+    return f"robot {name!r}" + (f" with {others}" if others else "")
 
 
 def _numbers_in(path: str) -> dict[str, Any]:

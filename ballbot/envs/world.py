@@ -19,10 +19,9 @@ from ballbot.envs.arrays import rows, summed, weighed
 from ballbot.envs.commanded import MARGIN, Commanded, Limits
 from ballbot.envs.config import WorldConfig, make_command
 from ballbot.envs.curriculum import Curriculum, range_curriculum
-from ballbot.envs.drive import check_drive
+from ballbot.envs.drive import check_wheels
 from ballbot.envs.history import History
 from ballbot.envs.mechanics import mechanics_of, motor_limits
-from ballbot.envs.model import check_wheel_contacts
 from ballbot.envs.observations import Layout
 from ballbot.envs.parts import flags as flags_of
 from ballbot.envs.parts import numbers, refuse_nan
@@ -30,7 +29,9 @@ from ballbot.envs.physics import Physics
 from ballbot.envs.random_streams import chance_stream, new_stream, second_stream
 from ballbot.envs.rewards import ENDINGS, make_term, paid_terms
 from ballbot.envs.rig import check_cameras, rig_of
+from ballbot.envs.robots import called
 from ballbot.envs.sensors import Noise, Senses, Sensors
+from ballbot.envs.standing import check_standing
 from ballbot.envs.step import Array, Bools, RobotState, Step
 from ballbot.envs.terrain import TerrainPool, parse_terrain
 from ballbot.errors import SettingsError
@@ -74,22 +75,24 @@ class World:
             cell=config.terrain_cell,
         )
         robots = config.robots
-        self.physics = Physics(
-            num,
-            self.ground,
-            integrator=config.integrator,
-            num_threads=num_threads,
-            rig=rig_of(config.rig),
-            robot=robots,
-            ranges=config.ranges,
-        )
-        for robot, plane in zip(robots, self.physics.planes, strict=True):
-            if config.rig:
+        try:
+            self.physics = Physics(
+                num,
+                self.ground,
+                integrator=config.integrator,
+                num_threads=num_threads,
+                rig=rig_of(config.rig),
+                robot=robots,
+                ranges=config.ranges,
+            )
+            for robot, plane in zip(robots, self.physics.planes, strict=True):
+                check_standing(robot)
+                check_wheels(robot, plane, config.contact_fix)
+        except SettingsError as error:
+            raise SettingsError(f"{called(config.robot, config.build)}: {error}") from error
+        if config.rig:
+            for plane in self.physics.planes:
                 check_cameras(plane)
-            if robot.wheel_model == "rollers":
-                check_drive(robot)
-            elif config.contact_fix:
-                check_wheel_contacts(plane)
         if config.action == "wheel_speed" and not np.all(np.isfinite([one.free_speed for one in self.physics.each])):
             raise SettingsError(
                 "action='wheel_speed' needs wheels that do not turn ever faster, 1 asks for their fastest: "

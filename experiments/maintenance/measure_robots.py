@@ -24,9 +24,10 @@ from ballbot.controllers import make_controller
 from ballbot.envs import ROBOTS, BallbotVectorEnv, RobotConfig
 from ballbot.envs.drive import measure_drive
 from ballbot.envs.mechanics import motor_limits, rolling_model
+from ballbot.envs.standing import recoverable_lean
 from ballbot.errors import SettingsError
 from ballbot.evaluation import run_episodes, summarize
-from ballbot.lqr import LQRController, gains_of, recoverable_lean
+from ballbot.lqr import LQRController, gains_of
 from ballbot.parsing import parse
 from ballbot.settings import Range
 

@@ -144,6 +144,13 @@ def test_ranges_in_which_no_robot_can_be_are_refused() -> None:
         BallbotVectorEnv(1, robot="rollers", vary={"wheel_radius": (0.15, 0.2)})
 
 
+def test_robots_that_cannot_stand_are_not_drawn() -> None:
+    torques = [one.torque_limit for one in drawn(ROBOTS["reference"], {"torque_limit": (0.1, 0.9)}, 8, "train", 0)]
+    assert min(torques) > 0.4 and len(torques) == 8
+    with pytest.raises(SettingsError, match=r"none can be \(it cannot stand"):
+        drawn(ROBOTS["rollers"], {"torque_limit": (0.1, 0.2)}, 2, "train", 0)
+
+
 def test_motors_that_slacken_differ_only_from_motors_that_do() -> None:
     assert "no_load_speed" in varying() and "wheels" not in varying() and "rollers" not in varying()
     envs = BallbotVectorEnv(4, robot="mini", vary={"no_load_speed": (30.0, 50.0)}, num_robots=2, terrain="flat")

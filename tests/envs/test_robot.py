@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import mujoco
@@ -13,8 +15,9 @@ from ballbot.envs.mechanics import Mechanics, reference, rolling_model, rolling_
 from ballbot.envs.model import Addresses, at_rest, build_model, check_wheel_contacts, num_wheels
 from ballbot.envs.robot import RobotConfig, settled
 from ballbot.envs.robots import ROBOTS
+from ballbot.envs.standing import check_standing, gripped_lean, recoverable_lean
 from ballbot.errors import SettingsError
-from ballbot.lqr import LQRController, recoverable_lean
+from ballbot.lqr import LQRController
 
 MODELS = ("capsule", "rollers")
 
@@ -138,6 +141,47 @@ def test_a_lean_can_be_recovered_from_as_far_as_the_torque_goes() -> None:
     assert driven(model, 0.0, 1.3 * leans[1], 3.0)[0] == 90.0
 
 
+def test_wheels_hold_a_lean_as_far_as_they_grip() -> None:
+    spec = ROBOTS["mini"].spec()
+    for pair in spec.pairs:
+        pair.friction = [0.08, 0.08, 0.0, 0.0, 0.0]
+    model = spec.compile()
+    lean = gripped_lean(model, rolling_model(model))
+    assert np.radians(2) < lean < np.radians(4) < recoverable_lean(rolling_model(model))
+    assert driven(model, 0.0, 0.7 * lean, 3.0)[0] < 1.0
+    assert driven(model, 0.0, 1.3 * lean, 3.0)[0] == 90.0
+
+
+@pytest.mark.parametrize(
+    "options", [{"torque_limit": 0.1}, {"wheel_damping": 100.0}, {"torque_limit": 0.5, "wheel_friction": 0.3}]
+)
+def test_who_cannot_stand_is_refused_with_the_torque_that_would_do(options: dict[str, float]) -> None:
+    robot, told = RobotConfig(**options), "it cannot stand: motors of torque_limit=[\\d.]+ N m .* or more"  # type: ignore[arg-type]
+    with pytest.raises(SettingsError, match=f"robot 'reference' with .*=.*: {told}"):
+        BallbotVectorEnv(1, terrain="flat", robot=robot)
+    with pytest.raises(SettingsError, match=told) as refused:
+        check_standing(robot)
+    enough = float(str(refused.value).partition("use ")[2].partition(" N m")[0])
+    check_standing(replace(robot, torque_limit=enough))
+    with pytest.raises(SettingsError, match="cannot stand"):
+        check_standing(replace(robot, torque_limit=0.9 * enough))
+
+
+@pytest.mark.parametrize("height", [0.1, 0.5, 1.0])
+def test_wheels_that_grip_are_not_refused_for_who_rides_on_them(height: float) -> None:
+    BallbotVectorEnv(1, terrain="flat", build={"body_height": height, "body_top": 2 * height + 0.3}).close()
+
+
+def test_solids_beside_their_axles_are_refused(tmp_path: Path) -> None:
+    spec = RobotConfig(wheels=4).spec()
+    for wheel in range(4):
+        spec.geom(f"wheel_{wheel}").pos = [0.002, 0.0, 0.0]
+    spec.compile()
+    (tmp_path / "own.xml").write_text(spec.to_xml())
+    with pytest.raises(SettingsError, match=r"own.xml': the body rises and sinks by .* axis on its wheel's axle"):
+        BallbotVectorEnv(1, terrain="flat", robot=str(tmp_path / "own.xml"))
+
+
 @pytest.mark.parametrize(
     ("options", "words"),
     [
@@ -214,6 +258,8 @@ def test_motors_have_less_torque_the_faster_they_turn() -> None:
         (5, 0.2, 0.2),
         (10, 1, 0),
         (15, 1, -0.5),
+        (25, 1, -1),
+        (-25, -1, 1),
         (-5, 1, 1),
     ):
         sims.qvel[0, wheels] = speed

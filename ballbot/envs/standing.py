@@ -1,0 +1,135 @@
+"""Whether a robot can stand at all: from how far a lean its motors bring it back, and its wheels' grip."""
+
+from __future__ import annotations
+
+from functools import cache
+from math import ceil, floor, log10
+
+import mujoco
+import numpy as np
+from numpy.typing import NDArray
+
+from ballbot.envs.mechanics import LEAN, LEANING, TRAVEL, RollingModel, mechanics_of, rolling_wheel_speeds
+from ballbot.envs.model import Addresses, at_rest, has_rollers, num_wheels, wheel_contacts
+from ballbot.envs.robots import Robot
+from ballbot.errors import SettingsError
+
+Array = NDArray[np.float64]
+
+LEAST_LEAN = np.radians(1.0)
+"""rad from which a robot must come back: episodes begin with as much."""
+LONG, FINE = 20.0, 0.05
+"""How far ahead torques count that bring a robot back, and in which steps, both times the growth of what falls."""
+
+
+def recoverable_lean(model: RollingModel) -> float:
+    """Lean in rad from which a robot that stands still can be brought back, in the direction in which that is least.
+
+    Beyond it the motors' whole torque does not stop the fall.  What grows of the state, z, follows z' = growth z + push
+    torque, and what can be brought to 0 is all that -push torque, weakened by the growth until then, adds up to (Sontag
+    1984).  Of the small leans that the model is meant for, the sine is the angle; what it says beyond counts as 90
+    degrees.
+
+    Returns:
+        from 0 to pi / 2; pi / 2 of a robot that does not fall by itself.
+    """
+    return float(min(_model_lean(model), np.pi / 2))
+
+
+def _model_lean(model: RollingModel) -> float:
+    """The same, as large as the model says; infinite of a robot that does not fall by itself."""
+    growths, modes = np.linalg.eig(model.a.T)
+    grows = growths.real > 1e-6 * np.abs(growths).max()
+    if not grows.any():
+        return np.inf
+    # a real basis of what grows: modes that grow as fast as each other may come as complex pairs
+    basis = np.linalg.svd(np.hstack([modes[:, grows].real, modes[:, grows].imag]))[0][:, : grows.sum()].T
+    growth, push, leans = basis @ model.a @ basis.T, basis @ model.b * model.torque, basis[:, LEAN]
+    sides = np.eye(1)
+    if len(basis) > 1:
+        turns = np.linspace(0, np.pi, 360, endpoint=False)
+        kinks = np.arctan2(push[0], -push[1])  # where a wheel pushes along, and the reach of all has its corners
+        sides = np.stack([f(np.concatenate([turns, kinks])) for f in (np.cos, np.sin)])
+    step = FINE / np.abs(growths[grows]).max()
+    later, reach = _shrunk(growth * step), np.zeros(sides.shape[1])
+    weaker = np.linalg.solve(growth * step, np.eye(len(basis)) - later)  # on average over each step
+    for _ in range(round(LONG / (step * growths.real[grows].min()))):
+        reach += np.abs(sides.T @ weaker @ push).sum(axis=1) * step
+        weaker = weaker @ later
+    return float((reach / np.maximum(np.linalg.norm(leans.T @ sides, axis=0), 1e-300)).min())
+
+
+def _shrunk(growth: Array) -> Array:
+    """(k, k) exp(-growth) of what is small."""
+    found, term = np.eye(len(growth)), np.eye(len(growth))
+    for power in range(1, 12):
+        term = term @ -growth / power
+        found = found + term
+    return found
+
+
+def gripped_lean(model: mujoco.MjModel, rolling_model: RollingModel) -> float:
+    """Lean in rad in which the wheels' grip can hold a robot, so that it falls no further, where that is least.
+
+    A wheel grips by its friction times the force with which it presses on the ball at rest.  What its motor gives
+    beyond that, for its own inertia, needs no grip.
+
+    Args:
+        model: the robot, on a plane.
+        rolling_model: of it.
+
+    Returns:
+        above 0, by the model of small leans; infinite of a robot that needs no torque to lean.
+    """
+    data, at, force = at_rest(model), Addresses.of(model), np.zeros(6)
+    grips, own = np.zeros(num_wheels(model)), np.zeros(num_wheels(model))
+    mass = np.zeros((model.nv, model.nv))
+    mujoco.mj_fullM(model, data, mass)
+    for wheel, dof in enumerate(at.wheel_qvel):
+        joint, own[wheel] = data.joint(f"wheel_{wheel}"), mass[dof, dof]
+        for number in wheel_contacts(model, data, wheel):
+            contact = data.contact[number]
+            mujoco.mj_contactForce(model, data, number, force)
+            # rollers grip alike along both tangents, the solid across its axle, which is the second
+            friction = contact.friction[:2].min() if has_rollers(model, wheel) else contact.friction[1]
+            grips[wheel] += friction * force[0] * np.linalg.norm(np.cross(joint.xaxis, contact.pos - joint.xanchor))
+    hold = -np.linalg.pinv(rolling_model.b[LEANING]) @ rolling_model.a[LEANING, LEAN]  # N m per rad
+    travels = rolling_model.a[TRAVEL, LEAN] + rolling_model.b[TRAVEL] @ hold  # m/s² per rad
+    passed = hold - own[:, None] * (rolling_wheel_speeds(model) @ travels)
+    ways = np.linspace(0, 2 * np.pi, 72, endpoint=False)
+    needed = np.abs(passed @ np.stack([np.cos(ways), np.sin(ways)]))
+    with np.errstate(divide="ignore"):
+        return float((grips[:, None] / needed).min())
+
+
+@cache
+def check_standing(robot: Robot) -> None:
+    """Refuse a robot that cannot stand: motors too weak for its weight, or wheels without grip.
+
+    Raises:
+        SettingsError: that; the message says what would do.
+    """
+    model, moves = robot.spec().compile(), mechanics_of(robot).near_upright
+    lost = float(model.joint("wheel_0").frictionloss[0])  # it opposes what brings the robot back
+    lean = _model_lean(moves) * max(1 - lost / moves.torque, 0.0)
+    least = f"expected at least {np.degrees(LEAST_LEAN):g} degree, as episodes begin with"
+    if not lean >= LEAST_LEAN:
+        enough = lost + moves.torque * LEAST_LEAN / _model_lean(moves)
+        raise SettingsError(
+            f"it cannot stand: motors of torque_limit={moves.torque:g} N m on each wheel's axle bring it back from a "
+            f"lean of {np.degrees(lean):.2g} degrees, {least}: use {_rounded_up(enough)} N m or more, or a lighter or "
+            "lower body, or wheels with less damping and friction"
+        )
+    lean = gripped_lean(model, moves)
+    if not lean >= LEAST_LEAN:
+        raise SettingsError(
+            f"it cannot stand: its wheels' grip on the ball holds it in a lean of {np.degrees(lean):.2g} degrees, "
+            f"{least}: use at least {_rounded_up(LEAST_LEAN / max(lean, 1e-12))} times the friction in the contact "
+            "pairs of wheels and ball"
+        )
+
+
+def _rounded_up(value: float) -> str:
+    """To two digits."""
+    digit = 10.0 ** (floor(log10(value)) - 1)
+    return f"{ceil(value / digit - 1e-9) * digit:.6g}"

@@ -6,9 +6,12 @@ import hashlib
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from ballbot.envs import WorldConfig
+from ballbot.envs.mechanics import no_load_speed
 from ballbot.envs.mjcf import MJCF, is_mjcf, read_mjcf
-from ballbot.envs.model import physics_digest, view_digest
+from ballbot.envs.model import at_rest, is_part, physics_digest, view_digest
 from ballbot.errors import SettingsError
 
 COPY = "robot"
@@ -39,18 +42,19 @@ def files(world: WorldConfig) -> dict[str, bytes]:
     return {_copy(world.robot): Path(world.robot).read_bytes()}
 
 
-def as_recorded(metadata: dict[str, Any], source: str, run_dir: Path) -> dict[str, Any]:
+def as_recorded(metadata: dict[str, Any], source: str, run_dir: Path, then: Any = None) -> dict[str, Any]:
     """What a policy's metadata says of its world, with the robot as it was: from its file, or else from the copy.
 
     Args:
-        metadata: with the ``digest`` of then as "robot_digest".
+        metadata: with the name of the file as "robot", and the ``digest`` of then as "robot_digest".
         source: of it, for error messages.
         run_dir: folder of the run, which has a copy.
+        then: the digest, if that stands elsewhere.
 
     Raises:
         SettingsError: the file was changed or is gone, and so is the copy.
     """
-    path, then = str(metadata.get("robot")), metadata.get("robot_digest")
+    path, then = str(metadata.get("robot")), metadata.get("robot_digest", then)
     if not is_mjcf(path) or then is None:
         return metadata
     copy = run_dir / _copy(path)
@@ -66,22 +70,43 @@ def as_recorded(metadata: dict[str, Any], source: str, run_dir: Path) -> dict[st
     )
 
 
-def check(world: WorldConfig, recorded: Any, source: str) -> None:
-    """Refuse to go on with a robot whose file was changed.
-
-    Args:
-        world: that a run was made in.
-        recorded: ``digest`` of it then.
-        source: the run, for error messages.
-
-    Raises:
-        SettingsError: it was, or is gone.
-    """
-    if is_mjcf(world.robot) and recorded is not None and digest(world) != recorded:
-        raise SettingsError(
-            f"robot {world.robot!r}, which {source} was made with, was changed since: put the file as it was in its "
-            f"place, of which the run's folder keeps a copy, {_copy(world.robot)}"
-        )
+def numbers(robot: MJCF) -> dict[str, Any]:
+    """What a ``RobotConfig`` would say of a robot from MJCF, by the same names, as far as its model tells that."""
+    model = robot.spec().compile()
+    data = at_rest(model)
+    base, ball, ball_body = model.body("base").id, data.geom("ball").xpos, model.body("ball").id
+    radius, mass = float(model.geom("ball").size[0]), float(model.body_mass[ball_body])
+    joints = [model.joint(f"wheel_{wheel}") for wheel in range(robot.wheels)]
+    wheels = [int(model.jnt_bodyid[joint.id]) for joint in joints]
+    parts = [
+        body for body in range(model.nbody)
+        if model.body_rootid[body] == base and not any(is_part(model, body, wheel) for wheel in wheels)
+    ]  # fmt: skip
+    masses = model.body_mass[parts]
+    centre = masses @ data.xipos[parts] / masses.sum()
+    inertia = np.zeros(3)
+    for body, weighs in zip(parts, masses, strict=True):
+        turn, away = data.ximat[body].reshape(3, 3), data.xipos[body] - centre
+        inertia += np.diag(turn * model.body_inertia[body] @ turn.T) + weighs * (away @ away - away**2)
+    speed = no_load_speed(model)
+    found = {
+        "ball_radius": radius,
+        "ball_mass": mass,
+        "ball_inertia_factor": float(model.body_inertia[ball_body].mean()) / (mass * radius**2),
+        "body_mass": float(masses.sum()),
+        "body_height": float(centre[2] - ball[2]),
+        "body_inertia": [round(float(x), 6) for x in inertia],
+        "imu_height": robot.imu_height,
+        "wheels": robot.wheels,
+        "wheel_mass": float(model.body_subtreemass[wheels[0]]),
+        "wheel_armature": float(joints[0].armature[0]),
+        "wheel_damping": float(joints[0].damping[0]),
+        "wheel_friction": float(joints[0].frictionloss[0]),
+        "torque_limit": robot.torque_limit,
+        "no_load_speed": speed if np.isfinite(speed) else None,
+        "wheel_model": robot.wheel_model,
+    }
+    return {name: round(value, 6) if isinstance(value, float) else value for name, value in found.items()}
 
 
 def _copy(path: str) -> str:

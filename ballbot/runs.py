@@ -12,7 +12,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from ballbot import plugins
+from ballbot import plugins, robot_files
 from ballbot.encoders import FrozenEncoder
 from ballbot.encoders.frozen import kept_encoder
 from ballbot.envs import WorldConfig
@@ -135,6 +135,7 @@ def load_settings(path: Path) -> RunSettings:
     if isinstance(old, str) and (kept := kept_encoder(path.parent, old)).is_file():
         others["encoder"] = str(kept)
     try:
+        env = robot_files.as_recorded(env, str(path.parent), path.parent, metadata.get("robot_digest"))
         settings = Settings(ppo=PPOConfig(**ppo), world=from_plain(env), **own)
         return RunSettings(settings, **others)
     except (TypeError, ValueError) as error:
@@ -186,6 +187,8 @@ def resumed_metadata(settings: Settings, encoder: FrozenEncoder | None, run_dir:
         found |= {name: recorded[name] for name in ("plugins",) if name in recorded}
         if "height_maps" not in recorded:
             found.pop("height_maps", None)
+        if found.get("robot_digest") is not None and found["robot_digest"] == recorded.get("robot_digest"):
+            found["robot"] = recorded["robot"]  # of which the run goes on with the copy
     defaults = {f.name: f.default for f in fields(WorldConfig)}
     found |= {k: v for k, v in recorded.items() if k not in found and v == defaults.get(k)}
     return {k: v for k, v in found.items() if not recorded or k in recorded or v != defaults.get(k)}

@@ -140,6 +140,29 @@ def check_span(name: str, given: Any, hint: Any, example: str) -> tuple[float, f
     return low, high
 
 
+def ordinary(what: str, path: str, example: str) -> Path:
+    """A path, unless there is something else than a file.
+
+    Args:
+        what: it is of, for errors.
+        path: of a file, or of none.
+        example: of what should be there, for errors: "a file of numbers".
+
+    Raises:
+        SettingsError: it is a folder or a pipe, or no name of a file.
+    """
+    file = Path(path)
+    try:
+        other = file.exists() and not file.is_file()
+    except OSError as error:
+        raise SettingsError(f"{what} {path[:40]!r}... cannot be read: {error.strerror}") from error
+    if "\0" in path:
+        raise SettingsError(f"{what} {path!r} is no name of a file: give {example}")
+    if other:
+        raise SettingsError(f"{what} {path!r} is no ordinary file: give {example}")
+    return file
+
+
 def values_in(what: str, path: str, example: str) -> dict[str, Any]:
     """What a .json file holds, values by name.
 
@@ -151,21 +174,29 @@ def values_in(what: str, path: str, example: str) -> dict[str, Any]:
     Raises:
         SettingsError: it cannot be read, is large, or holds something else.
     """
-    if (file := Path(path)).exists() and not file.is_file():
-        raise SettingsError(f"{what} {path!r} is no ordinary file: give one of {example}")
     try:
-        with file.open("rb") as stream:
+        with ordinary(what, path, f"one of {example}").open("rb") as stream:
             content = stream.read(MOST_BYTES + 1)
     except OSError as error:
         raise SettingsError(f"{what} {path!r} cannot be read: {error.strerror}") from error
     if len(content) > MOST_BYTES:
         raise SettingsError(f"{what} {path!r} is larger than {MOST_BYTES:,} bytes: give a file of {example}")
     try:
-        found = json.loads(content)  # in the UTF of its first bytes
+        found = json.loads(content, object_pairs_hook=_once)  # in the UTF of its first bytes
     except (ValueError, RecursionError) as error:
         raise SettingsError(f"{what} {path!r} is no JSON ({error})") from error
     if not isinstance(found, dict):
         raise SettingsError(f"{what} {path!r} must be {example}")
+    return found
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object of JSON, whose names are there once."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise ValueError(f"{twice!r} is there twice: leave one out")
     return found
 
 

@@ -323,7 +323,6 @@ def prepare(argv: list[str] | None) -> tuple[Args, Path]:
         folder = run_dir_of(job.resume)
         recorded_then = recorded_metadata(folder / "config.json")
         height_maps.as_recorded(old.settings.world, recorded_then.get("height_maps", {}), str(job.resume), folder)
-        robot_files.check(old.settings.world, recorded_then.get("robot_digest"), str(job.resume))
         for option, (then, now) in differences(old.settings, replace(settings, ppo=old.settings.ppo)).items():
             raise SettingsError(
                 f"--{SPELLED.get(option, option).replace('_', '-')} is {now}, but {job.resume} was trained with "

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import replace
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
+from zipfile import ZipFile
 
 import gymnasium as gym
 import numpy as np
@@ -18,6 +20,7 @@ from ballbot.controllers import find_controller, make_controller, robot_symmetry
 from ballbot.deployment.runtime import Controller
 from ballbot.envs import ROBOTS, BallbotVectorEnv, RobotConfig, WorldConfig
 from ballbot.envs.mechanics import Mechanics
+from ballbot.envs.mjcf import MJCF
 from ballbot.envs.model import build_model, physics_digest
 from ballbot.envs.robots import robot_of
 from ballbot.errors import SettingsError
@@ -205,6 +208,24 @@ def test_mjcf_with_rollers_and_its_own_pose_drives(tmp_path: Path) -> None:
             "0 0 0.216790 0 0 0 1",
             "its base is turned, quaternion .0.0, 0.0, 0.0, 1.0.: draw it",
         ),
+        (
+            'damping="0.8"',
+            'damping="0.8" frictionloss="12"',
+            "wheel_0 has frictionloss 12 N m, which takes all of its motor's 10 N m",
+        ),
+        ('damping="0.8"', 'damping="-0.8"', "wheel_0 has damping -0.8, expected a number from 0"),
+        ('armature="0.005"', 'armature="nan"', "wheel_0 has armature nan, expected a number from 0"),
+        ('damping="0.8"', 'damping="0.8" stiffness="1"', "wheel_0 has .* and stiffness .1.0,.*, expected .* no spring"),
+        ("<keyframe>", '<equality><weld body1="base" body2="ball"/></equality><keyframe>', "it has equality const"),
+        ('<body name="wheel_1"', '<body gravcomp="1" name="wheel_1"', "gravity does not pull at its body wheel_1"),
+        (
+            '<body name="ball"',
+            '<body name="more"><freejoint/><geom size="1"/></body><body name="ball"',
+            "its world holds more bodies than those of base_free and ball_free .more.",
+        ),
+        ('integrator="Euler"', 'density="1000"', "its option density is 1000, and the world's is 0: take it out"),
+        ('integrator="Euler"', 'iterations="1"', "its option iterations is 1, and the world's is 100"),
+        ('<body name="ball"', '<camera name="cam_2"/><body name="ball"', "its camera cam_2 is not on its body"),
         ("0 0 0.216790 1 0 0 0", "0.05 0 0.216790 1 0 0 0", "its base is at x, y = .0.05, 0.0.: draw it above"),
         ("0 0 0.216790 1 0 0 0", "0 0 0.4 1 0 0 0", "wheel_0 has 0 contacts with the ball"),
     ],
@@ -246,9 +267,20 @@ def test_a_run_keeps_its_robot(tmp_path: Path) -> None:
     assert call(*judge, folder=tmp_path).returncode == 0
     own_mjcf(tmp_path, ('density="55"', 'density="70"'))
     assert call(*judge, folder=tmp_path).returncode == 0  # by the copy
-    resumed = call("ppo_ballbot.py", "--resume", "runs/own", "--total-timesteps", 640, folder=tmp_path)
-    assert resumed.returncode == 2 and "was changed since: put the file as it was" in resumed.stderr
+    resume = ("ppo_ballbot.py", "--resume", "runs/own", "--total-timesteps")
+    assert call(*resume, 640, folder=tmp_path).returncode == 0
+    path.unlink()
+    resumed = call(*resume, 960, folder=tmp_path)
+    assert resumed.returncode == 0, resumed.stderr
+    assert call(*judge, folder=tmp_path).returncode == 0
+    exported = call("export_policy.py", "runs/own", "--out", "own.onnx", folder=tmp_path)
+    assert exported.returncode == 0, exported.stderr
+    contract = Controller(tmp_path / "own.onnx").contract
+    assert str(tmp_path) not in json.dumps(contract) and len(contract["robot"]["digest"]) == 48
+    told = {name: contract["robot"][name] for name in ("name", "ball_mass", "torque_limit", "wheels")}
+    assert told == {"name": "own.xml", "ball_mass": pytest.approx(0.183, abs=1e-3), "torque_limit": 10.0, "wheels": 3}
     (tmp_path / "runs" / "own" / "robot.xml").unlink()
+    assert "there is no copy" in call(*resume, 1280, folder=tmp_path).stderr
     refused = call(*judge, folder=tmp_path)
     assert refused.returncode == 2 and "was changed since or is gone, and there is no copy" in refused.stderr
 
@@ -275,7 +307,8 @@ def test_numbers_are_changed_by_options_but_of_files(tmp_path: Path) -> None:
     for number, named in enumerate(((), ("--robot", "reference"))):
         judged = call(*judge, *named, "--json", f"{number}.json", folder=tmp_path)
         assert judged.returncode == 0, judged.stderr
-    assert (tmp_path / "0.json").read_text() == (tmp_path / "1.json").read_text()
+    one, other = (json.loads((tmp_path / f"{number}.json").read_text()) for number in range(2))
+    assert one["tilt_mean_deg_mean"] == other["tilt_mean_deg_mean"]
     own_mjcf(tmp_path)
     for program in (judge, ("ppo_ballbot.py", "--no-cameras", "--robot.ball-radius", 0.1)):
         refused = call(*program, "--robot", "own.xml", folder=tmp_path)
@@ -292,6 +325,46 @@ def test_what_is_read_from_a_file_is_called_so(tmp_path: Path) -> None:
     (tmp_path / "heavy.json").write_text('{"body_mass": 21.0}')
     with pytest.raises(SettingsError, match=r"robot '.*heavy.json': the ball sinks 2\d mm"):
         BallbotVectorEnv(1, robot=str(tmp_path / "heavy.json"), terrain="flat")
+
+
+@pytest.mark.parametrize("name", ["cmu", "asroballet", "reference"])
+def test_numbers_of_a_file_are_those_it_was_made_of(tmp_path: Path, name: str) -> None:
+    spec, made = ROBOTS[name].spec(), ROBOTS[name]
+    spec.compile()
+    (tmp_path / "own.xml").write_text(spec.to_xml())
+    robot = robot_of(str(tmp_path / "own.xml"), {})
+    assert isinstance(robot, MJCF)
+    for key, value in robot_files.numbers(robot).items():
+        sunk = 0.004 if key.endswith("height") else 0.0  # as contacts give way
+        wanted = getattr(made, key)
+        assert value == (wanted if isinstance(wanted, str) or wanted is None else pytest.approx(wanted, 2e-3, sunk)), (
+            key
+        )
+
+
+def test_names_that_are_no_files_are_refused(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.xml")
+    (tmp_path / "folder.xml").mkdir()
+    own = own_mjcf(tmp_path)
+    for names in ((), ("a.xml", "b.xml")):
+        with ZipFile(tmp_path / f"{len(names)}.zip", "w") as archive:
+            archive.writestr("read.me", "")
+            for name in names:
+                archive.write(own, name)
+    (tmp_path / "twice.json").write_text('{"ball_radius": 0.1, "ball_mass": 0.2, "ball_radius": 0.2}')
+    for name, words in (
+        ("pipe.xml", "is no ordinary file"),
+        ("folder.xml", "is no ordinary file"),
+        (f"{'x' * 5000}.xml", "cannot be read: File name too long"),
+        (f"{'x' * 5000}.json", "cannot be read: File name too long"),
+        ("null\0.xml", "is no name of a file"),
+        ("0.zip", "it holds 0 files of MJCF"),
+        ("2.zip", "it holds 2 files of MJCF .a.xml, b.xml., expected one"),
+        ("twice.json", "'ball_radius' is there twice"),
+    ):
+        with pytest.raises(SettingsError, match=words) as refused:
+            WorldConfig(robot=str(tmp_path / name))
+        assert len(str(refused.value)) < 300
 
 
 def test_what_a_robot_is_not_is_recorded_too() -> None:

@@ -28,6 +28,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 import ballbot
+from ballbot import robot_files
 from ballbot.encoders import FrozenEncoder
 from ballbot.envs import commands
 from ballbot.envs.config import WorldConfig, make_command
@@ -94,6 +95,19 @@ class CameraGraph(nn.Module):
         """Embeddings of images whose depths are clipped first."""
         embeddings: torch.Tensor = self.layers(depth.clamp(0.0, self.max_depth))
         return embeddings
+
+
+def robot_contract(world: WorldConfig, name: str) -> dict[str, Any]:
+    """Which robot it is, for the contract: its name and numbers, and of one from MJCF the digest of what that holds.
+
+    Args:
+        world: of the robot.
+        name: of it when the policy was trained; of a file the folder is left out.
+    """
+    robot = world.robot_config
+    if isinstance(robot, RobotConfig):
+        return {"name": world.robot, **asdict(robot)}
+    return {"name": Path(name).name, "digest": robot_files.digest(world), **robot_files.numbers(robot)}
 
 
 def velocity_contract(world: WorldConfig) -> dict[str, Any] | None:
@@ -238,7 +252,7 @@ def export_policy(policy: Policy, out: str | Path, encoder: FrozenEncoder | None
     contract = {
         "kind": "control",
         "ballbot": ballbot.__version__,
-        "robot": {"name": world.robot, **(asdict(robot) if isinstance(robot, RobotConfig) else {})},
+        "robot": robot_contract(world, str(policy.metadata.get("robot", world.robot))),
         "frame": world.frame,
         "trained_on": world.terrain,
         "trained_steps": policy.step,

@@ -20,8 +20,9 @@ from ballbot.envs.randomize import check_ranges, ranges_of
 from ballbot.envs.rewards import REWARDS, check_endings, check_weights, needed, paid_terms, refuse_idle
 from ballbot.envs.rig import rig_of
 from ballbot.envs.robot import RobotConfig
-from ballbot.envs.robots import ROBOTS, Robot, changes_of, robot_of
+from ballbot.envs.robots import ROBOTS, Robot, changes_of, naming, robot_of
 from ballbot.envs.sensors import DELAYS, check_sensing, parted
+from ballbot.envs.standing import check_standing
 from ballbot.envs.terrain import MAX_TERRAIN_LENGTH, TERRAIN_LENGTH, TERRAINS, parse_terrain
 from ballbot.envs.terrain.spec import build_terrain
 from ballbot.errors import SettingsError
@@ -218,6 +219,9 @@ class WorldConfig:
         if isinstance(robot, RobotConfig):  # all that a file of numbers says is here then
             self._keep("robot", self.robot if self.robot in ROBOTS else "reference")
             self._keep("build", changes_of(robot, ROBOTS[self.robot]))
+        if not robot.is_reference:
+            with naming(self.robot, self.build):
+                check_standing(robot)
         self._keep("vary", check_vary(self.vary, robot))
         self._keep("ranges", check_ranges({**ranges_of(self.randomize), **self.ranges}))
         self._keep("randomize", WorldConfig.randomize)  # all that the name says is here then

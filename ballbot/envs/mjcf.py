@@ -14,9 +14,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from functools import cache
-from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Literal
+from zipfile import ZipFile, is_zipfile
 
 import mujoco
 import numpy as np
@@ -28,6 +28,7 @@ from ballbot.envs.rig import RESOLUTION, CameraRig, camera_names, eyes_for
 from ballbot.envs.robot import follow, settled, settled_from_afar
 from ballbot.envs.shell import shell_of
 from ballbot.errors import SettingsError
+from ballbot.settings import ordinary
 from mujoco_patch import ensure
 from mujoco_patch.self_check import AXLE_FRICTION, DRIVE_FRICTION
 
@@ -37,7 +38,11 @@ ENDINGS = (".xml", ".mjcf", ".zip")
 """Of such files; a .zip is what ``MjSpec.to_zip`` writes, with the meshes."""
 RADIUS, MASS = (0.02, 0.5), (0.1, 600.0)
 """m of balls and kg of robots: others are in other units."""
-
+OF_MUJOCO = (
+    *("density", "viscosity", "enableflags", "disableactuator", "solver", "iterations", "tolerance", "ls_iterations"),
+    *("ls_tolerance", "noslip_iterations", "ccd_iterations", "ccd_tolerance"),
+)
+"""Options of the solver, and of what is around robots, which are the world's."""
 
 FIELDS, PREFIX = "height_fields", "ground_"
 """Names of what brings height fields into a file's world."""
@@ -108,7 +113,7 @@ def read_mjcf(path: str) -> MJCF:
         SettingsError: it cannot be read, lacks a part, or has one of another kind; the message says which.
     """
     try:
-        status = Path(path).stat()
+        status = ordinary("robot", path, "a file of MJCF").stat()
     except OSError as error:
         raise SettingsError(
             f"robot {path!r} cannot be read: {error.strerror}; the folder of a run keeps a copy of its robot's file"
@@ -123,8 +128,14 @@ def _read(path: str, stamp: tuple[int, int]) -> MJCF:
     def refuse(what: str) -> SettingsError:
         return SettingsError(f"robot {path!r}: {what}")
 
+    zipped = path.lower().endswith(".zip")
+    if zipped and is_zipfile(path):
+        with ZipFile(path) as archive:
+            inside = [name for name in archive.namelist() if name.lower().endswith(ENDINGS)]
+        if len(inside) != 1:
+            raise refuse(f"it holds {len(inside)} files of MJCF ({', '.join(inside) or 'none'}), expected one")
     try:
-        spec = mujoco.MjSpec.from_zip(path) if path.lower().endswith(".zip") else mujoco.MjSpec.from_file(path)
+        spec = mujoco.MjSpec.from_zip(path) if zipped else mujoco.MjSpec.from_file(path)
     except Exception as error:  # whatever MuJoCo raises of a file that is none
         raise refuse(f"MuJoCo cannot read it ({_in_short(error)})") from error
     wheels = _check_joints(spec, refuse)
@@ -185,16 +196,38 @@ def _read(path: str, stamp: tuple[int, int]) -> MJCF:
 
 def _take_ours(spec: mujoco.MjSpec, refuse: Any) -> None:
     """Make the file's world the one that robots are in, but for its robot."""
-    option = spec.option
+    option, usual = spec.option, mujoco.MjSpec().option
+    for name in OF_MUJOCO:
+        if (given := getattr(option, name)) != (expected := getattr(usual, name)):
+            raise refuse(f"its option {name} is {given:g}, and the world's is {expected:g}: take it out")
     option.timestep, option.cone, option.impratio = 0.002, mujoco.mjtCone.mjCONE_ELLIPTIC, 1.0
     option.gravity, option.wind, option.disableflags = [0.0, 0.0, -9.81], [0.0, 0.0, 0.0], 0
     ground = spec.geom("ground")
     ground.pos, ground.quat = [0.0, 0.0, 0.0], [1.0, 0.0, 0.0, 0.0]
     if others := [geom.name or "one without a name" for geom in spec.worldbody.geoms if geom.name != ground.name]:
         raise refuse(f"its world holds more than the ground ({', '.join(others)}): take that out")
+    if others := [body.name or "one without" for body in spec.worldbody.bodies if body.name not in ("base", "ball")]:
+        raise refuse(
+            f"its world holds more bodies than those of base_free and ball_free ({', '.join(others)}): take them out"
+        )
+    if spec.equalities or spec.tendons:
+        raise refuse("it has equality constraints or tendons, of which nothing here knows: take them out")
+    if held := [body.name or "one without a name" for body in spec.bodies if body.gravcomp]:
+        raise refuse(f"gravity does not pull at its body {held[0]} (gravcomp): take that out")
     for camera in spec.cameras:
-        if camera.name.startswith("cam_") and list(camera.resolution) == [1, 1]:
+        if not camera.name.startswith("cam_"):
+            continue
+        if _root(camera.parent) != "base":
+            raise refuse(f"its camera {camera.name} is not on its body: mount it there, or name it otherwise")
+        if list(camera.resolution) == [1, 1]:
             camera.resolution = list(RESOLUTION)
+
+
+def _root(body: mujoco.MjsBody) -> str:
+    """Name of the body of the world that another one is a part of, or that of the world."""
+    while body.parent is not None and body.parent.name != "world":
+        body = body.parent
+    return str(body.name)
 
 
 def _check_pose(pose: Array, at: Addresses, refuse: Any) -> None:
@@ -252,6 +285,8 @@ def _check_motors(spec: mujoco.MjSpec, wheels: int, refuse: Any) -> float:
     if len(speeds) > 1 or not all(np.isfinite(speed) and speed >= 0 for speed in speeds):
         raise refuse(f"its motors' no-load speeds are {sorted(speeds)}, expected one of all, in rad/s (0: none)")
     joints = [spec.joint(f"wheel_{i}") for i in range(wheels)]
+    for joint in joints:
+        _check_wheel(joint, min(limits), refuse)
     if len({(float(joint.damping[0]), float(joint.frictionloss), float(joint.armature)) for joint in joints}) > 1:
         raise refuse("its wheels have different damping, frictionloss or armature: give all the same")
     if any(any(joint.range) for joint in joints):
@@ -271,6 +306,24 @@ def _check_motors(spec: mujoco.MjSpec, wheels: int, refuse: Any) -> float:
             f"N m; their ctrlrange is {sorted(limits)}"
         )
     return limits.pop()
+
+
+def _check_wheel(joint: Any, torque: float, refuse: Any) -> None:
+    """Refuse a wheel that is held by more than damping and dry friction, or by more of that than its motor has."""
+    for name in ("damping", "frictionloss", "armature"):
+        value = float(np.atleast_1d(getattr(joint, name))[0])
+        if not 0 <= value < np.inf:
+            raise refuse(f"{joint.name} has {name} {value:g}, expected a number from 0")
+    if joint.frictionloss >= torque > 0:
+        raise refuse(
+            f"{joint.name} has frictionloss {joint.frictionloss:g} N m, which takes all of its motor's {torque:g} N m: "
+            "use less"
+        )
+    if np.any(joint.damping[1:]) or np.any(joint.stiffness):
+        raise refuse(
+            f"{joint.name} has damping {joint.damping.tolist()} and stiffness {joint.stiffness.tolist()}, expected one "
+            "number of damping and no spring: take the others out"
+        )
 
 
 def _wheel_model(model: mujoco.MjModel, wheels: int, refuse: Any) -> Literal["capsule", "rollers"]:

@@ -282,10 +282,10 @@ def _settled_wheel_contacts(
 def has_rollers(model: mujoco.MjModel, wheel: int) -> bool:
     """Whether a wheel carries bodies that turn on it, instead of being one solid."""
     own = int(model.jnt_bodyid[model.joint(f"wheel_{wheel}").id])
-    return any(body != own and _is_part(model, int(body), own) for body in model.jnt_bodyid)
+    return any(body != own and is_part(model, int(body), own) for body in model.jnt_bodyid)
 
 
-def _is_part(model: mujoco.MjModel, body: int, whole: int) -> bool:
+def is_part(model: mujoco.MjModel, body: int, whole: int) -> bool:
     """Whether a body is another one, or mounted on it."""
     while body not in (0, whole):
         body = int(model.body_parentid[body])
@@ -304,7 +304,7 @@ def wheel_contacts(model: mujoco.MjModel, data: mujoco.MjData, wheel: int) -> li
     found = []
     for i, contact in enumerate(data.contact):
         pair = int(contact.geom1), int(contact.geom2)
-        if ball in pair and any(_is_part(model, int(model.geom_bodyid[geom]), body) for geom in pair if geom != ball):
+        if ball in pair and any(is_part(model, int(model.geom_bodyid[geom]), body) for geom in pair if geom != ball):
             found.append(i)
     return found
 

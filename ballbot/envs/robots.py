@@ -7,7 +7,8 @@ rollers a wheel, whatever their wheels are like.  docs/robots.md tells where eac
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import fields, replace
 from typing import Any
 
@@ -100,12 +101,15 @@ def robot_of(name: str, numbers: Mapping[str, Any]) -> Robot:
         raise SettingsError(f"robot {name!r}: {error}") from error
 
 
-def called(name: str, numbers: Mapping[str, Any]) -> str:
-    """How errors call a robot: by the file that it was read from, or by its name and what is other about it."""
-    if numbers and (robot := robot_of(name, numbers)) in _FROM:
-        return f"robot {_FROM[robot]!r}"
-    others = ", ".join(f"{key}={value!r}" for key, value in numbers.items())
-    return f"robot {name!r}" + (f" with {others}" if others else "")
+@contextmanager
+def naming(name: str, numbers: Mapping[str, Any]) -> Iterator[None]:
+    """Let errors about a robot say which: the file that it was read from, or its name and what is other about it."""
+    try:
+        yield
+    except SettingsError as error:
+        which = _FROM.get(robot_of(name, numbers), name) if numbers else name
+        others = ", ".join(f"{key}={value!r}" for key, value in numbers.items()) if which == name else ""
+        raise SettingsError(f"robot {which!r}{' with ' if others else ''}{others}: {error}") from error
 
 
 def _numbers_in(path: str) -> dict[str, Any]:

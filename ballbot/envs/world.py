@@ -29,9 +29,8 @@ from ballbot.envs.physics import Physics
 from ballbot.envs.random_streams import chance_stream, new_stream, second_stream
 from ballbot.envs.rewards import ENDINGS, make_term, paid_terms
 from ballbot.envs.rig import check_cameras, rig_of
-from ballbot.envs.robots import called
+from ballbot.envs.robots import naming
 from ballbot.envs.sensors import Noise, Senses, Sensors
-from ballbot.envs.standing import check_standing
 from ballbot.envs.step import Array, Bools, RobotState, Step
 from ballbot.envs.terrain import TerrainPool, parse_terrain
 from ballbot.errors import SettingsError
@@ -75,24 +74,20 @@ class World:
             cell=config.terrain_cell,
         )
         robots = config.robots
-        try:
-            self.physics = Physics(
-                num,
-                self.ground,
-                integrator=config.integrator,
-                num_threads=num_threads,
-                rig=rig_of(config.rig),
-                robot=robots,
-                ranges=config.ranges,
-            )
-            for robot, plane in zip(robots, self.physics.planes, strict=True):
-                check_standing(robot)
-                check_wheels(robot, plane, config.contact_fix)
-        except SettingsError as error:
-            raise SettingsError(f"{called(config.robot, config.build)}: {error}") from error
-        if config.rig:
-            for plane in self.physics.planes:
+        self.physics = Physics(
+            num,
+            self.ground,
+            integrator=config.integrator,
+            num_threads=num_threads,
+            rig=rig_of(config.rig),
+            robot=robots,
+            ranges=config.ranges,
+        )
+        for robot, plane in zip(robots, self.physics.planes, strict=True):
+            if config.rig:
                 check_cameras(plane)
+            with naming(config.robot, config.build):
+                check_wheels(robot, plane, config.contact_fix)
         if config.action == "wheel_speed" and not np.all(np.isfinite([one.free_speed for one in self.physics.each])):
             raise SettingsError(
                 "action='wheel_speed' needs wheels that do not turn ever faster, 1 asks for their fastest: "

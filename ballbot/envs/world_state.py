@@ -9,6 +9,7 @@ import numpy as np
 
 from ballbot.envs.checks import check_state_array
 from ballbot.envs.config import WorldConfig, paid_in_older
+from ballbot.envs.mjcf import is_mjcf
 from ballbot.envs.model import physics_digest
 from ballbot.envs.random_streams import WORDS, pack_streams, second_stream, unpack_streams
 
@@ -136,6 +137,8 @@ def _check_options(world: World, theirs: dict[str, Any]) -> None:
     if not isinstance(theirs["world"], dict):
         raise ValueError(f"state 'world' is {theirs['world']!r}, expected options by name: it is damaged")
     was, now = theirs["world"], mine["world"]
+    if all(is_mjcf(str(each.get("robot"))) for each in (was, now)):  # not where its file lies: "physics" tells of it
+        was = {**was, "robot": now["robot"]}
     defaults = {f.name: f.default for f in fields(WorldConfig) if f.default is not MISSING}
     pairs = [(k, theirs.get(k), mine.get(k)) for k in (theirs.keys() | mine.keys()) - {"world"}]
     pairs += [(k, was.get(k, defaults.get(k)), now.get(k, defaults.get(k))) for k in was.keys() | now.keys()]

@@ -295,7 +295,7 @@ def shoot(args: Args, falls: list[Fall], episodes: Episodes, envs: BallbotVector
     for number, fall in enumerate(falls[: args.films], 1):
         k = fall.example
         poses, ways = (episodes.history[k][name][-round(FILM_SECONDS / seconds) :] for name in ("qpos", "direction"))
-        whose = {"terrain_id": int(episodes.terrain_ids[k]), "robot_id": int(episodes.robot_ids[k])}
+        whose: dict[str, Any] = {"terrain_id": int(episodes.terrain_ids[k]), "robot_id": int(episodes.robot_ids[k])}
         whose |= {"directions": ways, "sees": envs.config.observation == "encoded"}
         path = write_replay(args.out / f"fall_{number}", envs.simulations, poses, seconds, **whose)
         after = episodes.lengths[k] * envs.dt

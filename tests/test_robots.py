@@ -316,7 +316,7 @@ def test_numbers_are_changed_by_options_but_of_files(tmp_path: Path) -> None:
 
 
 def test_what_is_registered_as_a_robot_must_be_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(ROBOTS, "mine", "x")  # type: ignore[arg-type]
+    monkeypatch.setitem(ROBOTS, "mine", "x")
     with pytest.raises(SettingsError, match=r"ROBOTS\['mine'\] is 'x', which is no RobotConfig: make it one"):
         WorldConfig(robot="mine")
 

@@ -113,7 +113,7 @@ def test_progress_is_said_on_a_terminal_alone(monkeypatch):
     monkeypatch.setattr("ballbot.progress.time.monotonic", lambda: 10.0 * next(clock))
     for terminal in (True, False):
         stream = io.StringIO()
-        stream.isatty = lambda terminal=terminal: terminal  # type: ignore[method-assign]
+        monkeypatch.setattr(stream, "isatty", lambda: terminal)  # noqa: B023
         progress = Progress("film", stream)
         progress(0.25)
         progress.close()

@@ -305,6 +305,7 @@ def poster(path: Path) -> bytes:
     import imageio.v2 as imageio
     from PIL import Image
 
+    reader: Any
     with imageio.get_reader(path) as reader:
         *_, picture = islice(reader.iter_data(), POSTER)
     content = io.BytesIO()

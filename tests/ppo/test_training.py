@@ -281,7 +281,7 @@ def test_what_makes_no_vector_environment_is_refused_in_words(tmp_path: Path) ->
 def test_the_first_evaluation_comes_early_and_changes_nothing_that_is_learned(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    rare = {"eval_interval": 10**6, "total_timesteps": 5 * BATCH}
+    rare: dict[str, Any] = {"eval_interval": 10**6, "total_timesteps": 5 * BATCH}
     run(tmp_path / "late", PointEnv, PointEnv, **rare)
     monkeypatch.setattr(training, "FIRST_EVALUATION", 2 * BATCH - 1)
     run(tmp_path / "early", PointEnv, PointEnv, **rare)

@@ -4,13 +4,16 @@
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
+import numpy as np
 import pytest
 import torch
 from inprocess import call
 
 from ballbot import presets, runs
+from ballbot.controllers import make_controller
 from ballbot.envs import COMMANDS, WorldConfig
 from ballbot.envs.commands import Velocity
+from ballbot.lqr import LQRController
 from ballbot.ppo import Record, load_checkpoint, train
 
 SMALL: dict[str, Any] = {
@@ -82,9 +85,20 @@ def test_commands_that_derive_from_another_are_trained_as_it_is(monkeypatch):
 def test_robots_of_which_nothing_else_is_known_begin_with_computed_gains():
     assert presets.default(robot="mini").prior_speed == presets.PRIOR_SPEED
     assert presets.default(robot="mini").structure().prior is not None
-    for world in ({}, {"robot": "rollers"}, {"robot": "mini", "command": "velocity"}):
+    for world in ({}, {"robot": "rollers"}, {"robot": "mini", "command": "point"}):
         assert presets.default(**world).prior_speed is None
     assert presets.default(robot="rollers").ppo == presets.default().ppo
+
+
+def test_a_policy_that_is_told_velocities_adds_to_the_regulator_that_follows_them():
+    told = {"robot": "mini", "command": "velocity", "motion": {"station_keeping": True}, "history": (0,)}
+    settings = presets.default(observation="proprioception", **told)
+    prior, follows = settings.structure().prior, make_controller(LQRController, 0.01, settings.world)
+    seen = np.random.default_rng(0).normal(0, 0.01, (6, settings.layout().size)).astype(np.float32)
+    for _ in range(200):  # past its slow start
+        wanted = follows(seen, np.zeros(6, bool))
+    assert prior is not None and np.ptp(wanted) > 0.05
+    np.testing.assert_allclose(prior(torch.from_numpy(seen)).numpy(), wanted, atol=2e-5)
 
 
 def test_presets_take_options_of_the_world_and_refuse_others():

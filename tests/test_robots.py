@@ -312,7 +312,10 @@ def test_numbers_are_changed_by_options_but_of_files(tmp_path: Path) -> None:
     own_mjcf(tmp_path)
     for program in (judge, ("ppo_ballbot.py", "--no-cameras", "--robot.ball-radius", 0.1)):
         refused = call(*program, "--robot", "own.xml", folder=tmp_path)
-        assert refused.returncode == 2 and "robot 'own.xml' has its numbers in its file: leave --rob" in refused.stderr
+        assert (
+            refused.returncode == 2
+            and "robot 'own.xml' has its numbers in its file: change them there" in refused.stderr
+        )
 
 
 def test_what_is_registered_as_a_robot_must_be_one(monkeypatch: pytest.MonkeyPatch) -> None:

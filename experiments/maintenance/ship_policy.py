@@ -29,7 +29,7 @@ from ballbot.encoders import find_encoder
 from ballbot.options import plain
 from ballbot.parsing import parse
 from ballbot.ppo import load_policy
-from ballbot.ppo.checkpoint import write_atomic
+from ballbot.ppo.checkpoint import load_checkpoint, save_checkpoint, write_atomic
 from ballbot.presets import OWN
 from ballbot.runs import load_settings, read_config
 
@@ -38,6 +38,8 @@ import evaluate
 
 LARGEST = 2_000_000
 """Bytes of a policy that everybody downloads."""
+KEPT = ("format_version", "config", "spaces", "env_metadata", "policy", "global_step")
+"""Of a checkpoint, without what only training needs."""
 
 
 @dataclass
@@ -67,17 +69,21 @@ def ship(args: Args) -> None:
         raise ValueError(f"--name {args.name!r} must be of small letters, digits and _, and no classical controller's")
     policy = load_policy(args.run / f"{args.policy}.pt")
     assert policy.path is not None
-    content = policy.path.read_bytes()
-    if len(content) > LARGEST:
-        raise ValueError(f"{policy.path} has {len(content)} bytes, more than {LARGEST}: ship a policy-only file")
+    state = load_checkpoint(policy.path)
     if (encoder := policy.metadata.get("encoder")) is not None:
         find_encoder(encoder)  # one that comes with ballbot, or an error
     config = read_config(args.run / "config.json")
     loaded = load_settings(args.run / "config.json")
     settings = loaded.settings
     with tempfile.TemporaryDirectory() as folder:
-        found = Path(folder) / "found.json"
-        if evaluate.main([str(policy.path), "--json", str(found), "--num-threads", "1"]) == 2:
+        found, alone = Path(folder) / "found.json", Path(folder) / "policy.pt"
+        save_checkpoint([alone], {name: state[name] for name in KEPT} | {"kind": "policy"})
+        content = alone.read_bytes()
+        if len(content) > LARGEST:
+            raise ValueError(
+                f"{policy.path} has a policy of {len(content)} bytes, more than {LARGEST}: train a smaller one"
+            )
+        if evaluate.main([str(alone), "--json", str(found), "--num-threads", "1"]) == 2:
             raise ValueError("it cannot be judged")
         summary = json.loads(found.read_text())
     card = {

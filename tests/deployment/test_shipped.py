@@ -59,6 +59,19 @@ def test_the_default_policy_travels():
     assert found.speed_along_goal.mean() > 0.1  # 3 s, the start included
 
 
+def test_the_robust_policy_stands_where_the_default_one_falls():
+    world = {"randomize": "strong", "sensors": "cheap", "terrain_split": "eval", "terrain_seed": 1, "num_terrains": 12}
+    fallen = {}
+    for name in ("robust", "default"):
+        policy = load_policy(find_policy(name))
+        options = {name: value for name, value in env_options(policy).items() if name != "sensing"}
+        envs = BallbotVectorEnv(12, **options | world, max_episode_steps=1500)
+        found = run_episodes(envs, lambda obs, began, policy=policy: policy.predict(obs, began=began), 12, 0)
+        envs.close()
+        fallen[name] = 12 - found.outcomes.count("success")
+    assert fallen["robust"] <= 1 and fallen["default"] >= 10, fallen
+
+
 def test_the_policy_of_the_road_follows_it():
     policy = load_policy(find_policy("road"))
     options = {**env_options(policy), "terrain_split": "eval", "terrain_seed": 1, "num_terrains": 6}

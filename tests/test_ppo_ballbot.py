@@ -289,8 +289,6 @@ def test_the_paper_preset_is_the_published_training(script):
 @pytest.mark.parametrize(
     ("name", "study"), [("default", "shipped"), ("road", "road_finds"), ("robust", "robust_shipped")]
 )
-    ("name", "study"), [("default", "shipped"), ("road", "road_finds"), ("robust", "robust_shipped")]
-)
 def test_a_shipped_policy_was_trained_by_its_command(script, name, study):
     study = importlib.import_module("reproduce").STUDIES[study]
     settings, card = script.parse(study.command(study.seeds[0])).settings, read_card(name)

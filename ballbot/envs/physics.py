@@ -157,12 +157,13 @@ class Physics:
         """How far along x and y from the centre, in m, a robot is off the ground; infinite on a plane."""
         return self._half_length - self.mechanics.margin(MOST_LEAN)
 
-    def step(self, torques: Array, noise: Array | None = None) -> Bools | None:
+    def step(self, torques: Array, noise: Array | None = None, ids: NDArray[np.intp] | None = None) -> Bools | None:
         """Apply (num, wheels) torques, N m about the wheels' axles, for one time step.
 
         Args:
             torques: that are asked for.
             noise: (num, wheels) numbers of a normal distribution, for motors whose noise is among what differs.
+            ids: of the simulations that go on; None: all.
 
         Returns:
             (num,) mask of simulations that diverged, or None if all are sound.  A diverged one is put back to a finite
@@ -185,7 +186,7 @@ class Physics:
         self._ctrl[:] = torques
         failed: NDArray[Any] | None = None
         try:
-            self.batch.step()
+            self.batch.step(ids)
         except SimulationError as error:  # these kept the state they had; the others ran to completion
             failed = error.ids
         # A NaN compares false, so it counts as too fast.  MuJoCo itself resets a simulation whose state went bad, so

@@ -76,7 +76,9 @@ def write_report(
         (
             f"Where the robots went, from above; {_whither(episodes)} A dot is the start, a cross a fall. "
             + ("" if ground.relief is None else f"The {GROUNDS} grounds of the most episodes; light is high."),
-            _row([_trajectories(episodes, ground)]) if ground.relief is None else _svg(_trajectories(episodes, ground)),
+            _row([_trajectories(episodes, ground)])
+            if ground.relief is None
+            else vector_graphic(_trajectories(episodes, ground)),
         ),
         (
             "Tilt and torque of a wheel over time; each line is an episode, the thick one their median while at "
@@ -153,7 +155,12 @@ def film_figure(caption: str, source: str, kind: str, poster: str = "") -> str:
     return f"<figure>{shown}<figcaption>{caption}</figcaption></figure>"
 
 
-def _figure(columns: int, height: float = 3.4, width: float = 10) -> tuple[Any, Any]:
+def new_figure(columns: int, height: float = 3.4, width: float = 10) -> tuple[Any, Any]:
+    """A figure for a page, and its axes side by side.
+
+    Raises:
+        ImportError: the extra "plots" is not installed.
+    """
     try:
         import matplotlib
 
@@ -185,7 +192,8 @@ def _saved(figure: Any, kind: str, **options: Any) -> bytes:
     return content.getvalue()
 
 
-def _svg(figure: Any) -> str:
+def vector_graphic(figure: Any) -> str:
+    """A figure as part of a page."""
     text = _saved(figure, "svg", transparent=True).decode().replace(INK, "currentColor")
     text = text[text.index("<svg") :]
     # several figures share a page: their ids must differ, and nothing may point outside
@@ -205,7 +213,9 @@ def polar(directions: NDArray[np.float64], parts: dict[str, NDArray[np.float64]]
     Raises:
         ImportError: the extra "plots" is not installed.
     """
-    figure, axes = _figure(max(len(parts), 1), 3.0)
+    figure, axes = new_figure(max(len(parts), 1), 3.0)
+    from matplotlib.ticker import MaxNLocator
+
     for number, (axis, (title, values)) in enumerate(zip(axes, parts.items(), strict=False)):
         place = axis.get_subplotspec()
         axis.remove()
@@ -218,8 +228,8 @@ def polar(directions: NDArray[np.float64], parts: dict[str, NDArray[np.float64]]
         round_.tick_params(colors=INK, labelsize=8)
         round_.spines["polar"].set_color(INK)
         round_.grid(alpha=0.4)
-        round_.locator_params(axis="y", nbins=3)
-    return _svg(figure)
+        round_.yaxis.set_major_locator(MaxNLocator(3))
+    return vector_graphic(figure)
 
 
 def _named(episodes: dict[str, Episodes]) -> list[tuple[str, str, Episodes]]:
@@ -229,7 +239,7 @@ def _named(episodes: dict[str, Episodes]) -> list[tuple[str, str, Episodes]]:
 def _distributions(episodes: dict[str, Episodes]) -> str:
     figures = []
     for label, field in (("return", "returns"), ("length, steps of 2 ms", "lengths")):
-        figure, (axis,) = _figure(1, width=HALF)
+        figure, (axis,) = new_figure(1, width=HALF)
         values = [getattr(e, field).astype(float) for e in episodes.values()]
         low, high = min(v.min() for v in values), max(v.max() for v in values)
         pad = max(0.05 * abs(high), 0.5) if high - low < 1e-9 else 0.0  # all alike: one bar
@@ -245,7 +255,7 @@ def _distributions(episodes: dict[str, Episodes]) -> str:
 
 def _row(figures: list[Any]) -> str:
     """Side by side where there is room, else one below the other, so that their text can be read on a phone."""
-    return f'<div class="row">{"".join(map(_svg, figures))}</div>'
+    return f'<div class="row">{"".join(map(vector_graphic, figures))}</div>'
 
 
 def _whither(episodes: dict[str, Episodes]) -> str:
@@ -274,7 +284,7 @@ def _trajectories(episodes: dict[str, Episodes], ground: TerrainPool) -> Any:
     reach = float(np.abs([*xlim, *ylim]).max())
     width = 10 / len(fields) if len(fields) > 1 else HALF
     height = min(width * (ylim[1] - ylim[0]) / (xlim[1] - xlim[0]), 6.0)
-    figure, axes = _figure(len(fields), height + 0.9, width * len(fields))
+    figure, axes = new_figure(len(fields), height + 0.9, width * len(fields))
     for axis, k in zip(axes, fields, strict=True):
         if ground.relief is not None:
             half = ground.grid.half
@@ -331,7 +341,7 @@ def _stack(e: Episodes, name: str) -> tuple[NDArray[np.float64], NDArray[np.floa
 def _over_time(episodes: dict[str, Episodes]) -> str:
     figures = []
     for name, label in (("tilt_deg", "tilt, degrees"), ("torque", "torque, rms, N m")):
-        figure, (axis,) = _figure(1, width=HALF)
+        figure, (axis,) = new_figure(1, width=HALF)
         for policy, colour, e in _named(episodes):
             times, table = _stack(e, name)
             for row in table[:MOST_TRACES]:
@@ -358,7 +368,7 @@ def _without_survival(e: Episodes, table: NDArray[np.float64]) -> NDArray[np.flo
 
 
 def _horizon(episodes: dict[str, Episodes]) -> str:
-    figure, axes = _figure(1, width=HALF)
+    figure, axes = new_figure(1, width=HALF)
     for name, colour, e in _named(episodes):
         times, table = _stack(e, "return")
         filled = _without_survival(e, table)

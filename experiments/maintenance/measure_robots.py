@@ -3,6 +3,7 @@
     python experiments/maintenance/measure_robots.py                          # all, into results/robots.csv
     python experiments/maintenance/measure_robots.py --robots mini kugle
     python experiments/maintenance/measure_robots.py --drawn 30               # robots drawn at random, into another
+    python experiments/maintenance/measure_robots.py --wheels                 # what wheels of both models cost, printed
 
 Each is let fall (by its model), rolled along, and driven by the linear-quadratic regulator over grounds of the eval
 split.  docs/robots.md shows the table.
@@ -16,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
+import mujoco
 import numpy as np
 from shared import PUBLISHED, check_names, read_table, write_table
 
@@ -58,6 +60,8 @@ class Args:
     """On each ground, of 8 s."""
     drawn: Annotated[int, Range(0, 1000)] = 0
     """So many robots drawn at random, instead of those with names."""
+    wheels: bool = False
+    """What the reference's wheels, and rollers in their place, make MuJoCo do, instead."""
     num_threads: Annotated[int, Range(0, 1024)] = 0
     """Threads that step the simulations; 0: every CPU."""
     out: Path | None = None
@@ -175,12 +179,57 @@ def driven(name: str, height: float, args: Args) -> dict[str, Any]:
     }
 
 
+def worked(name: str, terrain: str, robots: int = 8, steps: int = 1000) -> str:
+    """What MuJoCo has to do for a robot that the regulator drives, and how much that shakes it, in words.
+
+    Every robot is stepped once more beside the batch, as that does not tell.
+    """
+    envs = BallbotVectorEnv(robots, robot=name, terrain=terrain, terrain_split="eval", num_terrains=robots)
+    sims, actor = envs.simulations, make_controller(LQRController, envs.dt, envs.config)
+    obs, _ = envs.reset(seed=0)
+    at, began, beside = sims.addresses, np.ones(robots, bool), list[tuple[mujoco.MjModel, mujoco.MjData]]()
+    for sim in range(robots):
+        data = mujoco.MjData(model := sims.batch.get_model(sim))
+        data.qpos[:], data.qvel[:] = sims.qpos[sim], sims.qvel[sim]
+        beside.append((model, data))
+    contacts, iterations, shaken, slips = (np.zeros((steps, robots)) for _ in range(4))
+    rolling = sims.mechanics.rolling
+    for step in range(steps):
+        obs, *_ = envs.step(actor(obs, began))
+        began[:] = False
+        robot = sims.robot_state()
+        lean = np.stack([robot.gyro[1], -robot.gyro[0]])
+        velocity = np.einsum("ijn,in->jn", robot.rotation, robot.velocity)[:2]
+        off = robot.wheel_speeds - rolling @ (
+            velocity - (sims.mechanics.ball_depth + sims.mechanics.ball_radius) * lean
+        )
+        slips[step] = np.sqrt(((off - off.mean(axis=0)) ** 2).mean(axis=0))
+        for sim, (model, data) in enumerate(beside):
+            data.ctrl[:] = sims.torques[sim]
+            mujoco.mj_step(model, data)
+            contacts[step, sim], iterations[step, sim] = data.ncon, data.solver_niter.sum()
+            shaken[step, sim] = data.qacc[at.base_qvel + 2]
+    envs.close()
+    late = slice(steps // 4, None)  # they have sped up by then
+    fast = np.abs(rolling).max() * 0.3
+    return (
+        f"{name} on {terrain}: {contacts[late].mean():.1f} contacts, {iterations[late].mean():.1f} iterations a step; "
+        f"wheels turn otherwise than they roll by {slips[late].mean():.2f} rad/s rms, of {fast:.1f} at 0.3 m/s; the "
+        f"body is shaken by {shaken[late].std():.2f} m/s² rms, up and down"
+    )
+
+
 @program
 def main(argv: list[str] | None = None) -> int:
     """Measure, and return the exit status."""
     args = parse(Args, argv, __doc__)
     check_options(args)
     check_names("--robots", args.robots, ROBOTS)
+    if args.wheels:
+        for terrain in ("flat", "perlin"):
+            for name in ("reference", "rollers"):
+                print(worked(name, terrain), flush=True)
+        return 0
     out = args.out or PUBLISHED / ("drawn_robots.csv" if args.drawn else "robots.csv")
     if args.drawn:
         measure_drawn(args, out)

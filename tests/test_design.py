@@ -78,6 +78,7 @@ def tilt_after(
 
 def test_what_is_said_of_a_robot_is_what_it_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(design, "ROUNDS", 1)  # coarse, to be quick
+    monkeypatch.setattr(design, "COURSE_SECONDS", 6.0)
     with warnings.catch_warnings():
         warnings.simplefilter("error", UserWarning)
         done = call(
@@ -105,7 +106,7 @@ def test_what_is_said_of_a_robot_is_what_it_does(tmp_path: Path, monkeypatch: py
             envs.simulations.place(sim, 0, tilt=share * worst, tilt_axis=np.pi / 3 * sim + np.pi / 2)
         obs, up = np.zeros((6, 17), np.float32), True
         obs[:, 2] = -1
-        for _ in range(4000):
+        for _ in range(3000):
             obs, _, terminated, _, infos = envs.step(control(obs, began))
             began[:] = False
             up = up and not terminated.any()
@@ -121,21 +122,23 @@ def test_what_is_said_of_another_robot_is_what_it_does(monkeypatch: pytest.Monke
     lean, push = tries.limit(0.4, _leaning), tries.limit(2.0, _pushed)
     slope, course = tries.limit(0.5, _sloping), tries.course(np.full(6, 2.0))
     tries.envs.close()
-    for name, limit in (("lean", lean), ("push", push)):
-        weak = WAYS[limit.most.argmin()]
-        assert tilt_after(**{name: 0.95 * limit.worst}, way=weak) < 1, name
-        assert tilt_after(**{name: 1.6 * limit.worst}, way=weak, seconds=4.0) == 90, name
-    weak = int(slope.most.argmin())
-    along = np.array([np.cos(WAYS[weak]), np.sin(WAYS[weak])])
+    weak = WAYS[lean.most.argmin()]
+    assert tilt_after(lean=0.95 * lean.worst, way=weak) < 1
+    assert tilt_after(lean=1.6 * lean.worst, way=weak, seconds=4.0) == 90
+    weak = WAYS[push.most.argmin()]
+    assert tilt_after(push=0.95 * push.worst, way=weak) < 1
+    assert tilt_after(push=1.6 * push.worst, way=weak, seconds=4.0) == 90
+    weak = WAYS[slope.most.argmin()]
+    along = np.array([np.cos(weak), np.sin(weak)])
     for share, stands in ((0.95, True), (1.3, False)):
-        tilt = tilt_after(slope=share * slope.worst, way=WAYS[weak], wish=lambda _, come: -0.8 * float(come @ along))
+        tilt = tilt_after(slope=share * slope.worst, way=weak, wish=lambda _, come: -0.8 * float(come @ along))
         assert (tilt < 60) is stands, share
-    weak, top = int(course.limit.most.argmin()), course.limit.worst
+    weak, top = WAYS[course.limit.most.argmin()], course.limit.worst
     rolls = np.abs(Mechanics.of(MINI.compile()).rolling).max()
     assert 0.85 < top * rolls / free_wheel_speed(MINI.compile()) < 1.02 and course.limit.why is not None
     assert course.speeds.max() < 1.05 * course.limit.most.max() and course.turning.max() > 0.85
-    assert tilt_after(way=WAYS[weak], wish=lambda time, _: 0.95 * top * min(time / 6, 1.0)) < 6
-    assert tilt_after(way=WAYS[weak], wish=lambda time, _: 1.3 * top * min(time / 6, 1.0)) == 90
+    assert tilt_after(way=weak, wish=lambda time, _: 0.95 * top * min(time / 6, 1.0)) < 6
+    assert tilt_after(way=weak, wish=lambda time, _: 1.3 * top * min(time / 6, 1.0)) == 90
 
 
 def test_who_lies_does_not_come_back() -> None:
@@ -157,7 +160,7 @@ def test_what_nothing_ends_is_said_to_be_at_least_so(monkeypatch: pytest.MonkeyP
     assert (limit.most == 0.1).all() and (limit.cause == NOTHING).all() and limit.why is None
     assert told(limit, 180 / np.pi, "deg") == "at least 5.73 deg; nothing that was tried ends it"
     mixed = replace(limit, most=np.array([0.05, 0.1]), cause=np.array([0, NOTHING]), resolution=0.01)
-    assert told(mixed, 100.0, "cm") == "5.00 cm to at least 10.00 cm, looked for in steps of 1 cm; what ends it: torque"
+    assert told(mixed, 100.0, "cm") == "5.0 cm to at least 10.0 cm, looked for in steps of 1 cm; what ends it: torque"
 
 
 def test_weaker_motors_bring_back_less(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,7 +13,7 @@ import pytest
 
 from ballbot.deployment.shipped import SHIPPED, find_policy, read_card
 from ballbot.envs import BallbotVectorEnv
-from ballbot.evaluation import env_options, run_episodes
+from ballbot.evaluation import env_options, find_candidate, run_episodes
 from ballbot.ppo import PPOConfig, load_policy
 
 EXPERIMENTS = Path(__file__).parents[2] / "experiments"
@@ -63,10 +63,10 @@ def test_the_robust_policy_stands_where_the_default_one_falls():
     world = {"randomize": "strong", "sensors": "cheap", "terrain_split": "eval", "terrain_seed": 1, "num_terrains": 12}
     fallen = {}
     for name in ("robust", "default"):
-        policy = load_policy(find_policy(name))
-        options = {name: value for name, value in env_options(policy).items() if name != "sensing"}
+        candidate = find_candidate(name)
+        options = {name: value for name, value in candidate.options.items() if name != "sensing"}
         envs = BallbotVectorEnv(12, **options | world, max_episode_steps=1500)
-        found = run_episodes(envs, lambda obs, began, policy=policy: policy.predict(obs, began=began), 12, 0)
+        found = run_episodes(envs, candidate.make_actor(envs), 12, 0)
         envs.close()
         fallen[name] = 12 - found.outcomes.count("success")
     assert fallen["robust"] <= 1 and fallen["default"] >= 10, fallen

@@ -233,8 +233,8 @@ def draw(runs: dict[Path, dict[str, Floats]], args: Args) -> Any:
             count = f"{len(curves)} run{'s' * (len(curves) > 1)}"
             steps, (low, median, high) = spread(curves)
             axis.fill_between(steps, low, high, color=colour, alpha=0.12, linewidth=0, zorder=1)
-            label, dashes = f"{titles.get(group, group)} ({count})", DASHES[k % len(DASHES)]
-            axis.plot(steps, median, color=colour, linewidth=2.2, linestyle=dashes, label=label, zorder=3)
+            named, dashes = f"{titles.get(group, group)} ({count})", DASHES[k % len(DASHES)]
+            axis.plot(steps, median, color=colour, linewidth=2.2, linestyle=dashes, label=named, zorder=3)
         xlabel = "environment steps (millions)" if args.against == "steps" else "minutes"
         what = f"evaluation: {label}" if args.curve == "evaluation" and not args.columns else label
         axis.set(xlabel=xlabel, ylabel=what, xlim=(0, None))

@@ -397,6 +397,7 @@ def test_names_of_groups_are_short_and_many_stand_below_the_plot(
     assert same.startswith("a and 7 more x=yyy") and len(same) <= plot_training.LONGEST >= len(apart)
     runs = {Path(f"lr{k}_seed{seed}"): plot_training.read(tmp_path / "a") for k in range(5) for seed in range(3)}
     figure = plot_training.draw(runs, plot_training.Args(list(runs)))
+    assert figure.axes[0].get_ylabel().endswith(plot_training.PANELS[0][2])
     assert figure.axes[0].get_legend() is None
     assert [text.get_text() for text in figure.legends[0].texts] == [f"lr{k} (3 runs)" for k in range(5)]
 

@@ -14,7 +14,7 @@ import sysconfig
 import tarfile
 from pathlib import Path
 
-from setuptools import Extension, find_packages, setup
+from setuptools import Extension, find_namespace_packages, setup
 from setuptools.command.sdist import sdist
 
 EPOCH = int(os.environ.get("SOURCE_DATE_EPOCH", "1577836800"))
@@ -52,7 +52,7 @@ class ReproducibleSdist(sdist):  # type: ignore[misc]
 stable_abi = not sysconfig.get_config_var("Py_GIL_DISABLED")
 
 setup(
-    packages=[*find_packages(include=["ballbot*", "mujoco_patch*"]), "ballbot.experiments"],
+    packages=[*find_namespace_packages(include=["ballbot*", "mujoco_patch*"]), "ballbot.experiments"],
     package_dir={"ballbot.experiments": "experiments"},
     cmdclass={"sdist": ReproducibleSdist},
     ext_modules=[

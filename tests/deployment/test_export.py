@@ -401,7 +401,7 @@ def test_graphs_of_the_first_contract_still_drive(tmp_path):
     described = [{k: v for k, v in f.items() if k != "field"} for f in new.contract["input"]["fields"]]
     assert json.dumps(described) == json.dumps(old.contract["input"]["fields"])
     assert [camera.pop("fov_deg") for camera in new.contract["cameras"]] == [90.0, 90.0]
-    added = {"checksum", "ballbot", "input", "command", "robot", "sensors", "velocity"}
+    added = {"checksum", "ballbot", "input", "command", "robot", "sensors", "velocity", "action"}
     assert {k: v for k, v in new.contract.items() if k not in added} == {
         k: v for k, v in old.contract.items() if k not in added
     }

@@ -64,7 +64,7 @@ def test_films_lie_beside_the_page_and_where_there_are_none_it_is_said(planted, 
     pytest.importorskip("imageio_ffmpeg")
     lengths = []
 
-    def drawn(sims, poses, terrain_id, robot_id):
+    def drawn(sims, poses, *_, **whose):
         lengths.append(len(poses))
         return iter(np.full((len(poses), 48, 64, 3), 200, np.uint8))
 

@@ -77,7 +77,10 @@ def ship(args: Args) -> None:
     settings = loaded.settings
     with tempfile.TemporaryDirectory() as folder:
         found, alone = Path(folder) / "found.json", Path(folder) / "policy.pt"
-        save_checkpoint([alone], {name: state[name] for name in KEPT} | {"kind": "policy"})
+        if state["kind"] == "policy":
+            alone = policy.path
+        else:
+            save_checkpoint([alone], {name: state[name] for name in KEPT} | {"kind": "policy"})
         content = alone.read_bytes()
         if len(content) > LARGEST:
             raise ValueError(

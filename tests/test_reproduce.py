@@ -18,8 +18,11 @@ from dataclasses import asdict
 from pathlib import Path
 
 import pytest
+import torch
 from policies import save_policy
 
+from ballbot.ppo import load_checkpoint
+from ballbot.ppo.checkpoint import save_checkpoint
 from ballbot.runs import record
 
 MAINTENANCE = Path(__file__).parents[1] / "experiments" / "maintenance"
@@ -472,6 +475,11 @@ def test_a_shipped_policy_is_the_runs_best_with_its_evaluation(scripts, monkeypa
     assert last != content
     assert ship.main([str(run), "--name", "mine", "--policy", "last"]) == 0
     assert (tmp_path / "policy_mine.pt").read_bytes() == last
+    whole = load_checkpoint(run / "best.pt") | {"kind": "training", "optimizer": {"moments": torch.ones(1000)}}
+    save_checkpoint([run / "last.pt"], whole)
+    assert ship.main([str(run), "--name", "mine", "--policy", "last"]) == 0
+    alone = load_checkpoint(tmp_path / "policy_mine.pt")
+    assert alone["kind"] == "policy" and "optimizer" not in alone
     assert ship.main([str(run), "--name", "../mine"]) == 2
     assert "--name" in capsys.readouterr().err
     assert ship.main([str(tmp_path / "nowhere")]) == 2

@@ -35,7 +35,7 @@ from ballbot.envs.mechanics import LEAN, LEANING, TRAVEL, RollingModel, mechanic
 from ballbot.envs.observations import SCAN_ANGLES, SCAN_RADII, Layout, layout_of, ring_directions
 from ballbot.envs.sensors import Sensors
 from ballbot.errors import SettingsError
-from ballbot.lqr import SPEED_WEIGHT, START_TIME, Gains, LQRController, firm_speed_weight
+from ballbot.lqr import SPEED_WEIGHT, START_TIME, DryFriction, Gains, LQRController, firm_speed_weight
 from ballbot.observer import ForesightController, ObserverController
 from ballbot.ppo import FeedbackPrior, Symmetry
 
@@ -348,7 +348,8 @@ def make_controller(make: Callable[..., Controller], dt: float, world: WorldConf
         )
     if isinstance(kind, type) and issubclass(kind, LQRController):
         model = None if robot.is_reference else robot.spec().compile()
-        controller = make(dt, robot=model, speed_weight=speed_weight(world, mechanics_of(robot).near_upright))
+        weight = speed_weight(world, mechanics_of(robot).near_upright)
+        controller = make(dt, robot=model, speed_weight=weight, overcomes_friction=keeps_velocity(world))
     elif robot.is_reference:
         controller = make(dt)
     else:
@@ -368,10 +369,16 @@ def make_controller(make: Callable[..., Controller], dt: float, world: WorldConf
     )
 
 
+def keeps_velocity(world: WorldConfig) -> bool:
+    """Whether robots are told how fast to go, and so have to be as exact as they can."""
+    return world.command == "velocity"
+
+
 def speed_weight(world: WorldConfig, model: RollingModel) -> float:
     """With which gains are computed for a robot in a world, see ``ballbot.lqr.gains_of``."""
     sensors = Sensors(**world.faults[0])
-    return firm_speed_weight(model, sensors.latest) if sensors.velocity == "estimated" else SPEED_WEIGHT
+    firm = keeps_velocity(world) or sensors.velocity == "estimated"
+    return firm_speed_weight(model, sensors.latest) if firm else SPEED_WEIGHT
 
 
 def controlled_fields(name: str) -> tuple[str, ...]:
@@ -410,7 +417,12 @@ def feedback_prior(
 
 
 def computed_prior(
-    layout: Layout, estimated: Layout | None, target_speed: float, gains: Gains, ball_depth: float
+    layout: Layout,
+    estimated: Layout | None,
+    target_speed: float,
+    gains: Gains,
+    ball_depth: float,
+    friction: DryFriction | None = None,
 ) -> FeedbackPrior:
     """The same of a robot whose gains are computed; along a field that leads, where one is observed or estimated.
 
@@ -423,6 +435,7 @@ def computed_prior(
         target_speed: m/s along the goal, or way.
         gains: of ``ballbot.lqr``.
         ball_depth: m from the base's origin down to the ball's centre.
+        friction: of the wheels, that is made up for.
     """
     size = layout.size + (0 if estimated is None else estimated.size)
     down, rate, velocity = (layout[name].start for name in ("gravity", "gyro", "velocity"))
@@ -445,7 +458,13 @@ def computed_prior(
     by_tilt, by_leaning, by_travel = gains.state[:, LEAN], gains.state[:, LEANING], gains.state[:, TRAVEL]
     direct = gains.travel @ hold - by_tilt @ tilt - (by_leaning - ball_depth * by_travel) @ leaning
     lean = np.linalg.pinv(by_tilt) @ by_travel @ (missing + hold)
-    return FeedbackPrior(*map(torch.from_numpy, (direct, by_tilt, lean, np.full(2, COMPUTED_LEAN))))
+    outer, inner, limit = by_tilt, lean, np.full(2, COMPUTED_LEAN)
+    if friction is not None and friction.most:
+        wheels = len(friction.turning)
+        outer = np.hstack([outer, -friction.most * np.eye(wheels)])
+        inner = np.vstack([inner, friction.turning @ (-missing - ball_depth * leaning)])
+        limit = np.append(limit, np.ones(wheels))
+    return FeedbackPrior(*map(torch.from_numpy, (direct, outer, inner, limit)))
 
 
 TURNS = {3: np.array([[-0.5, -np.sqrt(0.75)], [np.sqrt(0.75), -0.5]]), 4: np.array([[0.0, -1.0], [1.0, 0.0]])}

@@ -32,13 +32,13 @@ from typing import Annotated, Any
 import torch
 
 from ballbot import height_maps, plugins, robot_files
-from ballbot.controllers import computed_prior, feedback_prior, robot_symmetry, speed_weight
+from ballbot.controllers import computed_prior, feedback_prior, keeps_velocity, robot_symmetry, speed_weight
 from ballbot.encoders import FrozenEncoder, encoder_file, load_encoder
 from ballbot.envs import COMMANDS, BallbotVectorEnv, WorldConfig
 from ballbot.envs.mechanics import mechanics_of
 from ballbot.envs.observations import STEP_MS, Layout, of_now
 from ballbot.errors import SettingsError
-from ballbot.lqr import gains_of
+from ballbot.lqr import DryFriction, gains_of
 from ballbot.ppo import FeedbackPrior, PPOConfig, Structure
 from ballbot.ppo.estimator import Estimate
 from ballbot.settings import Range, check_settings
@@ -238,7 +238,9 @@ class Settings:
         mechanics = mechanics_of(robot)
         dt = self.ppo.action_repeat * STEP_MS / 1000
         gains = gains_of(mechanics.near_upright, dt, speed_weight(self.world, mechanics.near_upright))
-        return computed_prior(layout, self.estimated_layout, self.prior_speed, gains, mechanics.ball_depth)
+        friction = DryFriction.of(mechanics) if keeps_velocity(self.world) else None
+        depth = mechanics.ball_depth
+        return computed_prior(layout, self.estimated_layout, self.prior_speed, gains, depth, friction)
 
     def structure(self, encoder: FrozenEncoder | None = None) -> Structure:
         """What is built into the policy: controller, symmetry, and how much the networks get of what."""

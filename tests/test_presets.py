@@ -90,8 +90,9 @@ def test_robots_of_which_nothing_else_is_known_begin_with_computed_gains():
     assert presets.default(robot="rollers").ppo == presets.default().ppo
 
 
-def test_a_policy_that_is_told_velocities_adds_to_the_regulator_that_follows_them():
-    told = {"robot": "mini", "command": "velocity", "motion": {"station_keeping": True}, "history": (0,)}
+@pytest.mark.parametrize("robot", ["mini", "asroballet"])  # the second's wheels have dry friction
+def test_a_policy_that_is_told_velocities_adds_to_the_regulator_that_follows_them(robot):
+    told = {"robot": robot, "command": "velocity", "motion": {"station_keeping": True}, "history": (0,)}
     settings = presets.default(observation="proprioception", **told)
     prior, follows = settings.structure().prior, make_controller(LQRController, 0.01, settings.world)
     seen = np.random.default_rng(0).normal(0, 0.01, (6, settings.layout().size)).astype(np.float32)

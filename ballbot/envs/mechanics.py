@@ -160,7 +160,7 @@ def motor_limits(model: mujoco.MjModel) -> tuple[float, float]:
     return fastest / float(np.abs(wheels).max()), fastest * float(rim @ rim) / abs(float(spun @ rim))
 
 
-OF_MOTORS = ("torque", "no_load_speed", "free_speed", "wheel_damping", "speed_gain")
+OF_MOTORS = ("torque", "no_load_speed", "free_speed", "wheel_damping", "wheel_friction", "speed_gain")
 NUMBERS = (*OF_MOTORS, "ball_radius", "ball_depth", "percussion", "rolling")
 """Of ``Mechanics``, what differs from robot to robot of a family."""
 SPEED_SHARE = 0.5
@@ -190,6 +190,8 @@ class Mechanics:
     """rad/s at which the wheels' damping and friction take all of the torque; infinite without."""
     wheel_damping: float
     """N m that a wheel loses by each rad/s."""
+    wheel_friction: float
+    """N m that a wheel loses whenever it turns, and that have to be there before it does."""
     speed_gain: float
     """N m per rad/s that is missing, of a motor that is asked for a speed."""
     rolling: Array
@@ -217,6 +219,7 @@ class Mechanics:
             no_load_speed=no_load_speed(model),
             free_speed=free_wheel_speed(model),
             wheel_damping=float(model.joint("wheel_0").damping[0]),
+            wheel_friction=float(model.joint("wheel_0").frictionloss[0]),
             speed_gain=SPEED_SHARE * float(model.dof_M0[at.wheel_qvel[0]]) / float(model.opt.timestep),
             rolling=rolling,
             near_upright=near_upright,

@@ -35,7 +35,15 @@ from ballbot.envs.mechanics import LEAN, LEANING, TRAVEL, RollingModel, mechanic
 from ballbot.envs.observations import SCAN_ANGLES, SCAN_RADII, Layout, layout_of, ring_directions
 from ballbot.envs.sensors import Sensors
 from ballbot.errors import SettingsError
-from ballbot.lqr import SPEED_WEIGHT, START_TIME, DryFriction, Gains, LQRController, firm_speed_weight
+from ballbot.lqr import (
+    MOST_MISSING,
+    SPEED_WEIGHT,
+    START_TIME,
+    DryFriction,
+    Gains,
+    LQRController,
+    firm_speed_weight,
+)
 from ballbot.observer import ForesightController, ObserverController
 from ballbot.ppo import FeedbackPrior, Symmetry
 
@@ -349,7 +357,7 @@ def make_controller(make: Callable[..., Controller], dt: float, world: WorldConf
     if isinstance(kind, type) and issubclass(kind, LQRController):
         model = None if robot.is_reference else robot.spec().compile()
         weight = speed_weight(world, mechanics_of(robot).near_upright)
-        controller = make(dt, robot=model, speed_weight=weight, overcomes_friction=keeps_velocity(world))
+        controller = make(dt, robot=model, speed_weight=weight, keeps_velocity=keeps_velocity(world))
     elif robot.is_reference:
         controller = make(dt)
     else:
@@ -435,7 +443,7 @@ def computed_prior(
         target_speed: m/s along the goal, or way.
         gains: of ``ballbot.lqr``.
         ball_depth: m from the base's origin down to the ball's centre.
-        friction: of the wheels, that is made up for.
+        friction: of the wheels, that is made up for; not None if it is to keep velocities, see ``LQRController``.
     """
     size = layout.size + (0 if estimated is None else estimated.size)
     down, rate, velocity = (layout[name].start for name in ("gravity", "gyro", "velocity"))
@@ -456,14 +464,16 @@ def computed_prior(
         hold[0, at] = hold[1, at + 1] = speed
     missing[0, velocity] = missing[1, velocity + 1] = -1.0
     by_tilt, by_leaning, by_travel = gains.state[:, LEAN], gains.state[:, LEANING], gains.state[:, TRAVEL]
-    direct = gains.travel @ hold - by_tilt @ tilt - (by_leaning - ball_depth * by_travel) @ leaning
-    lean = np.linalg.pinv(by_tilt) @ by_travel @ (missing + hold)
-    outer, inner, limit = by_tilt, lean, np.full(2, COMPUTED_LEAN)
-    if friction is not None and friction.most:
-        wheels = len(friction.turning)
-        outer = np.hstack([outer, -friction.most * np.eye(wheels)])
-        inner = np.vstack([inner, friction.turning @ (-missing - ball_depth * leaning)])
-        limit = np.append(limit, np.ones(wheels))
+    if friction is None:
+        direct = gains.travel @ hold - by_tilt @ tilt - (by_leaning - ball_depth * by_travel) @ leaning
+        outer, inner = by_tilt, np.linalg.pinv(by_tilt) @ by_travel @ (missing + hold)
+        limit = np.full(2, COMPUTED_LEAN)
+    else:
+        direct = gains.travel @ hold - by_tilt @ tilt - by_leaning @ leaning
+        travel, wheels = -missing - ball_depth * leaning, len(friction.turning)
+        outer = -np.hstack([by_travel, friction.most * np.eye(wheels)])
+        inner = np.vstack([travel - hold, friction.turning @ travel])
+        limit = np.append(np.full(2, MOST_MISSING), np.ones(wheels))
     return FeedbackPrior(*map(torch.from_numpy, (direct, outer, inner, limit)))
 
 

@@ -161,6 +161,23 @@ def test_it_keeps_velocities_and_stands_on_wheels_with_dry_friction() -> None:
     assert np.linalg.norm(np.array(places) - places[0], axis=1).max() < 0.012
 
 
+def test_it_bears_velocities_that_change_at_once() -> None:
+    """Without a bound on what it acts on, half of these robots fall."""
+    options: dict[str, Any] = {"robot": "rezero", "terrain": "flat", "command": "velocity", "num_threads": 1}
+    envs = BallbotVectorEnv(8, **options, motion={"resample_time": 0.0})
+    try:
+        act, began = find_candidate("lqr").make_actor(envs), np.ones(8, bool)
+        obs, _ = envs.reset(seed=0, options={"command": (0.5, 0.0, 0.0)})
+        for step in range(2500):
+            if step == 1500:
+                envs.set_command((-0.5, 0.0, 0.0))
+            obs, _, fell, *_ = envs.advance(act(obs, began))
+            began[:] = False
+            assert not fell.any()
+    finally:
+        envs.close()
+
+
 @pytest.mark.parametrize("action_repeat", [1, 5])
 def test_it_travels_over_uneven_ground_without_having_been_tuned(action_repeat: int) -> None:
     options: dict[str, Any] = {

@@ -166,8 +166,8 @@ class LQRController:
         robot: on a plane, upright in its keyframe "settled", as ``RobotConfig.compile`` makes it; None: the
             reference's.
         speed_weight: see ``gains_of``.
-        keeps_velocity: whether it is told velocities, which it is to keep: it makes up for the wheels' dry friction, see
-            ``DryFriction``, and takes no more than ``MOST_MISSING`` at a time.
+        keeps_velocity: whether it is told velocities, which it is to keep: it makes up for dry friction of the wheels,
+            see ``DryFriction``, and acts on no more than ``MOST_MISSING`` at a time.
     """
 
     dt: float

@@ -17,7 +17,7 @@ from ballbot.envs import BallbotVectorEnv
 from ballbot.envs.drive import Drive, measure_drive
 from ballbot.envs.mechanics import RollingModel, free_wheel_speed
 from ballbot.envs.robots import Robot
-from ballbot.envs.standing import gripped_lean, recoverable_lean
+from ballbot.envs.standing import gripped_lean, torque_lean
 from ballbot.envs.step import RobotState
 from ballbot.lqr import LQRController, gains_of, held_for
 
@@ -135,7 +135,7 @@ def design_of(robot: Robot) -> Design:
         model, mechanics = tries.sims.plane, tries.sims.mechanics
         along = np.stack([np.cos(WAYS), np.sin(WAYS)])
         mass, rolling = float(model.body_subtreemass[0]), mechanics.near_upright
-        lean = recoverable_lean(rolling)
+        lean = min(torque_lean(model), np.pi / 2)
         top_speeds = free_wheel_speed(model) / np.abs(mechanics.rolling @ along).max(axis=0)
         return Design(
             mass=mass,

@@ -57,16 +57,20 @@ def as_recorded(metadata: dict[str, Any], source: str, run_dir: Path, then: Any 
     path, then = str(metadata.get("robot")), metadata.get("robot_digest", then)
     if not is_mjcf(path) or then is None:
         return metadata
-    copy = run_dir / _copy(path)
+    copy, wrong = run_dir / _copy(path), "it is another one"
     for file in (path, str(copy)):
         try:
             if _digest(read_mjcf(file)) == then:
                 return metadata | {"robot": file}
-        except SettingsError:
-            continue
+        except SettingsError as error:
+            wrong = str(error)  # at last, of the copy
+    if not copy.exists():
+        what, remedy = f"there is no copy {copy}", "put the file as it was in its place"
+    else:
+        what = f"its copy cannot stand in for it ({wrong})"
+        remedy = "put the file as it was in its place, or meshes and what else it includes beside the copy"
     raise SettingsError(
-        f"robot {path!r}, which {source} was made with, was changed since or is gone, and there is no copy {copy}: put "
-        "the file as it was in its place"
+        f"robot {path!r}, which {source} was made with, was changed since or is gone, and {what}: {remedy}"
     )
 
 

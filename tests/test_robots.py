@@ -182,9 +182,9 @@ def test_mjcf_with_rollers_and_its_own_pose_drives(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("old", "new", "words"),
     [
-        ("base_free", "free", "it has no free joint 'base_free'; its joints are free, wheel_0"),
+        ("base_free", "free", "it has no free joint 'base_free', of body or ball: did you mean"),
         ('joint name="wheel_2" class', 'joint name="wheel_9" class', "it has 2 hinges wheel_0, wheel_1"),
-        ('gear="1"', 'gear="5"', "its motors must be of one kind"),
+        ('gear="1"', 'gear="5"', "its motors must be of one kind.* motor_0 has gear 5"),
         ('joint="wheel_2"', 'joint="wheel_1"', "its motors turn wheel_0, wheel_1, wheel_1, expected"),
         ('size="0.09"', 'size="90"', "its ball has a radius of 90, expected 0.02 to 0.5 m: is it in metres?"),
         ('density="400"', 'density="400000"', "it weighs 3200.*is it in kilograms?"),
@@ -198,7 +198,7 @@ def test_mjcf_with_rollers_and_its_own_pose_drives(tmp_path: Path) -> None:
             "its world has 0 planes",
         ),
         ("<asset>", '<asset><hfield name="h" nrow="4" ncol="4" size="1 1 1 1"/>', "it has height fields"),
-        ('<motor gear="1"', '<motor forcerange="-1 1" gear="1"', "its motors must be of one kind"),
+        ('<motor gear="1"', '<motor forcerange="-1 1" gear="1"', "its motors must be of one kind.* has forcerange"),
         ('<motor name="motor_1"', '<motor user="3" name="motor_1"', "its motors' no-load speeds are .0.0, 3.0."),
         ('<joint name="wheel_1"', '<joint damping="2" name="wheel_1"', "its wheels have different damping"),
         ('<joint name="wheel_1"', '<joint range="-90 90" name="wheel_1"', "its wheels have limits"),
@@ -228,12 +228,40 @@ def test_mjcf_with_rollers_and_its_own_pose_drives(tmp_path: Path) -> None:
         ('<body name="ball"', '<camera name="cam_2"/><body name="ball"', "its camera cam_2 is not on its body"),
         ("0 0 0.216790 1 0 0 0", "0.05 0 0.216790 1 0 0 0", "its base is at x, y = .0.05, 0.0.: draw it above"),
         ("0 0 0.216790 1 0 0 0", "0 0 0.4 1 0 0 0", "wheel_0 has 0 contacts with the ball"),
+        ("0 0 0.216790 1 0 0 0", "0 0 0.2158 1 0 0 0", "in its keyframe 'settled' base and ball rise by .* take the key"),
+        ('<freejoint name="base_free"/>', '<joint type="free" name="base_free" damping="3"/>', "its joint base_free has"),
+        ('<freejoint name="ball_free"/>', '<joint type="free" name="ball_free" stiffness="3"/>', "its joint ball_free"),
     ],
 )
 def test_mjcf_without_what_is_needed_is_refused_by_name(tmp_path: Path, old: str, new: str, words: str) -> None:
     path = own_mjcf(tmp_path, (old, new))
     with pytest.raises(SettingsError, match=f"robot '{path}': {words}"):
         WorldConfig(robot=str(path))
+
+
+def test_springs_of_rollers_are_refused_and_rollers_not_listed(tmp_path: Path) -> None:
+    spec = ROBOTS["mini"].spec()
+    spec.compile()
+    text = spec.to_xml()
+    for old, new, words in (
+        ('joint name="wheel_0_roller_0_0"', 'stiffness="1"', "its joint wheel_0_roller_0_0 has stiffness 1"),
+        ('"ball_free"', '"bale_free"', "did you mean 'base_free'.* known are bale_free, base_free, wheel_0, wheel_1, w"),
+    ):
+        changed = text.replace(old, f"{old} {new}" if "=" in new else new)
+        assert changed != text
+        (tmp_path / "own.xml").write_text(changed)
+        with pytest.raises(SettingsError, match=words):
+            WorldConfig(robot=str(tmp_path / "own.xml"))
+
+
+def test_a_copy_without_its_meshes_says_so(tmp_path: Path) -> None:
+    (tmp_path / "robot.xml").write_text(own_mjcf(tmp_path, ("<asset>", '<asset><mesh name="m" file="m.stl"/>')).read_text())
+    recorded = {"robot": str(tmp_path / "gone.xml"), "robot_digest": "0"}
+    with pytest.raises(SettingsError, match=r"is gone, and its copy cannot .*m\.stl.*meshes and what else it includes beside"):
+        robot_files.as_recorded(recorded, "a policy", tmp_path)
+    (tmp_path / "robot.xml").write_text(own_mjcf(tmp_path).read_text())
+    with pytest.raises(SettingsError, match="cannot stand in for it .it is another one.: put the file"):
+        robot_files.as_recorded(recorded, "a policy", tmp_path)
 
 
 def test_files_of_robots_that_cannot_be_used_are_refused(tmp_path: Path) -> None:
@@ -296,7 +324,7 @@ def test_a_run_keeps_its_robot(tmp_path: Path) -> None:
 def test_programs_refuse_who_cannot_stand(tmp_path: Path, command: tuple[Any, ...]) -> None:
     (tmp_path / "weak.json").write_text('{"torque_limit": 0.1}')
     refused = call(*command, folder=tmp_path)
-    assert refused.returncode == 2 and "it cannot stand" in refused.stderr and "use 0.46 N m or more" in refused.stderr
+    assert refused.returncode == 2 and "it cannot stand" in refused.stderr and "use 0.56 N m or more" in refused.stderr
     assert ("robot 'weak.json': " in refused.stderr) == (command[-1] == "weak.json") and not (
         tmp_path / "runs"
     ).exists()

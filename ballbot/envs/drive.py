@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ballbot.envs.mechanics import rolling_wheel_speeds
-from ballbot.envs.model import HEAVY, Addresses, at_rest, check_wheel_contacts, unslowed
+from ballbot.envs.model import HEAVY, Addresses, check_wheel_contacts, has_rollers, unslowed
 from ballbot.envs.robots import Robot
 from ballbot.errors import SettingsError
 from mujoco_patch import ContactFixError
@@ -21,6 +21,8 @@ SPEED = 0.2
 """m/s at which it is measured."""
 SETTLING = 0.1
 """s until it turns evenly."""
+SLOW, PITCH = 2.0, 1.1
+"""rad/s of the fastest wheel at which ripple is felt as at rest, and rad in which each roller has its turn."""
 MOST_ERROR = 0.05
 """Share by which the ball may turn slower or faster than the wheels would roll it."""
 MOST_RIPPLE = 0.012
@@ -60,16 +62,11 @@ def measure_drive(model: mujoco.MjModel) -> Drive:
         ValueError: a wheel does not touch the ball.
     """
     rolling, at = rolling_wheel_speeds(model), Addresses.of(model)
-    held, dt, radius = unslowed(model), float(model.opt.timestep), float(model.geom("ball").size[0])
-    start, wheels = at_rest(model).qpos, list(at.wheel_qvel)
-    held.dof_armature[at.base_qvel + 3 : at.base_qvel + 6] = HEAVY
+    held, dt, radius = _held(model), float(model.opt.timestep), float(model.geom("ball").size[0])
+    wheels = list(at.wheel_qvel)
     gear, across, ripple = np.zeros(2), np.zeros(2), 0.0
     for axis, way in enumerate(SPEED * np.eye(2)):
-        data, wished = mujoco.MjData(held), np.cross([0.0, 0.0, 1.0], [*way, 0.0]) / radius  # rad/s of the ball
-        data.qpos[:] = start
-        data.qvel[at.base_qvel : at.base_qvel + 2] = data.qvel[at.ball_qvel : at.ball_qvel + 2] = way
-        data.qvel[at.ball_qvel + 3 : at.ball_qvel + 6] = wished
-        data.qvel[wheels] = rolling @ way
+        data, wished = _set_rolling(held, rolling, way), np.cross([0.0, 0.0, 1.0], [*way, 0.0]) / radius
         turn, heights = np.zeros(3), []
         turning = 2 * np.pi / np.abs(data.qvel[wheels]).max()  # s in which the fastest wheel turns once
         steps = round(turning / dt)
@@ -85,6 +82,47 @@ def measure_drive(model: mujoco.MjModel) -> Drive:
         across[axis] = np.linalg.norm(turn - gear[axis] * wished) / np.linalg.norm(wished)
         ripple = max(ripple, float(np.ptp(heights)))
     return Drive(gear, across, ripple)
+
+
+def ripple_torque(model: mujoco.MjModel) -> float:
+    """N m, at most, that a wheel takes to turn slowly under the weight, as its rollers lift the body one by one.
+
+    It is what its motor must have before the robot goes where it is to go; 0 of solids, which lift it hardly.
+
+    Args:
+        model: the robot, on a plane.
+
+    Raises:
+        ValueError: a wheel does not touch the ball.
+    """
+    if not has_rollers(model, 0):
+        return 0.0
+    rolling, dt, most = rolling_wheel_speeds(model), float(model.opt.timestep), 0.0
+    way, held, wheels = np.array([1.0, 0.0]), _held(model), list(Addresses.of(model).wheel_qvel)
+    data = _set_rolling(held, rolling, SLOW / np.abs(rolling @ way).max() * way)
+    for step in range(-round(SETTLING / dt), round(PITCH / SLOW / dt)):
+        mujoco.mj_step(held, data)
+        if step >= 0:
+            most = max(most, float(np.abs(data.qfrc_constraint[wheels]).max()))
+    return most
+
+
+def _held(model: mujoco.MjModel) -> mujoco.MjModel:
+    """The robot with wheels that nothing slows, and a body that does not turn."""
+    held, at = unslowed(model), Addresses.of(model)
+    held.dof_armature[at.base_qvel + 3 : at.base_qvel + 6] = HEAVY
+    return held
+
+
+def _set_rolling(model: mujoco.MjModel, rolling: Array, way: Array) -> mujoco.MjData:
+    """A robot that travels at (2,) m/s, by its ``rolling_wheel_speeds``."""
+    at, data = Addresses.of(model), mujoco.MjData(model)
+    data.qpos[:] = model.key("settled").qpos
+    data.qvel[at.base_qvel : at.base_qvel + 2] = data.qvel[at.ball_qvel : at.ball_qvel + 2] = way
+    spin = np.cross([0.0, 0.0, 1.0], [*way, 0.0]) / float(model.geom("ball").size[0])
+    data.qvel[at.ball_qvel + 3 : at.ball_qvel + 6] = spin
+    data.qvel[list(at.wheel_qvel)] = rolling @ way
+    return data
 
 
 @cache

@@ -23,12 +23,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ballbot.envs.mechanics import Mechanics
-from ballbot.envs.model import Addresses, HeightFields, has_rollers
+from ballbot.envs.model import Addresses, HeightFields, at_rest, has_rollers
 from ballbot.envs.rig import RESOLUTION, CameraRig, camera_names, eyes_for
 from ballbot.envs.robot import follow, settled, settled_from_afar
 from ballbot.envs.shell import shell_of
 from ballbot.errors import SettingsError
-from ballbot.settings import ordinary
+from ballbot.settings import nearest, ordinary
 from mujoco_patch import ensure
 from mujoco_patch.self_check import AXLE_FRICTION, DRIVE_FRICTION
 
@@ -38,6 +38,8 @@ ENDINGS = (".xml", ".mjcf", ".zip")
 """Of such files; a .zip is what ``MjSpec.to_zip`` writes, with the meshes."""
 RADIUS, MASS = (0.02, 0.5), (0.1, 600.0)
 """m of balls and kg of robots: others are in other units."""
+RESTLESS = 0.5
+"""m/s² by which base and ball may rise or fall in a file's own keyframe: soft contacts do that a tenth of a mm off."""
 OF_MUJOCO = (
     *("density", "viscosity", "enableflags", "disableactuator", "solver", "iterations", "tolerance", "ls_iterations"),
     *("ls_tolerance", "noslip_iterations", "ccd_iterations", "ccd_tolerance"),
@@ -177,6 +179,13 @@ def _read(path: str, stamp: tuple[int, int]) -> MJCF:
         Mechanics.of(model)
         if not shell_of(model).size:
             raise refuse("nothing of it but the ball collides with the ground: let a part of its body")
+        data = at_rest(model)
+        moves = data.qacc[[at.base_qvel + 2, at.ball_qvel + 2]]
+        if not np.abs(moves).max() <= RESTLESS:
+            raise refuse(
+                f"in its keyframe 'settled' base and ball rise by {moves[0]:.2g} and {moves[1]:.2g} m/s², expected at "
+                f"most {RESTLESS:g} either way: take the keyframe out, and the pose is computed"
+            )
     except SettingsError:
         raise
     except ValueError as error:
@@ -249,14 +258,32 @@ def _in_short(error: Exception) -> str:
 def _check_joints(spec: mujoco.MjSpec, refuse: Any) -> int:
     """How many wheels there are."""
     kinds = {joint.name: joint.type for joint in spec.joints}
-    listed = ", ".join(name for name in kinds if name) or "none"
+    known = [joint.name for joint in spec.joints if joint.name and not _on_wheel(joint)]
+    listed = ", ".join(known) or "none"
     for name in ("base_free", "ball_free"):
         if kinds.get(name) != mujoco.mjtJoint.mjJNT_FREE:
-            raise refuse(f"it has no free joint {name!r}; its joints are {listed}: name that of body and ball so")
+            raise refuse(f"it has no free joint {name!r}, of body or ball: {nearest(name, known)}")
+    for joint in spec.joints:
+        free = joint.type == mujoco.mjtJoint.mjJNT_FREE
+        for kind in ("stiffness", "damping", "frictionloss", "armature") if free else ("stiffness",):
+            if np.any(held := np.atleast_1d(getattr(joint, kind))) and (free or _on_wheel(joint)):
+                raise refuse(
+                    f"its joint {joint.name or 'without a name'} has {kind} {held[0]:g}, by which nothing holds a "
+                    "robot's body, ball or rollers: take it out"
+                )
     wheels = next(i for i in range(len(kinds) + 1) if f"wheel_{i}" not in kinds)
     if wheels not in (3, 4) or any(kinds[f"wheel_{i}"] != mujoco.mjtJoint.mjJNT_HINGE for i in range(wheels)):
         raise refuse(f"it has {wheels} hinges wheel_0, wheel_1 and so on, expected 3 or 4; its joints are {listed}")
     return wheels
+
+
+def _on_wheel(joint: Any) -> bool:
+    """Whether a joint turns on what a wheel's joint, or another one of the body's, turns."""
+    body, hinges = joint.parent.parent, 0
+    while body is not None:
+        hinges += sum(other.type == mujoco.mjtJoint.mjJNT_HINGE for other in body.joints)
+        body = body.parent
+    return hinges > 0
 
 
 def _check_ball(spec: mujoco.MjSpec, refuse: Any) -> float:
@@ -292,20 +319,26 @@ def _check_motors(spec: mujoco.MjSpec, wheels: int, refuse: Any) -> float:
     if any(any(joint.range) for joint in joints):
         raise refuse("its wheels have limits: take range and limited out")
     even = all(-motor.ctrlrange[0] == motor.ctrlrange[1] > 0 for motor in spec.actuators)
-    direct = all(
-        motor.gear[0] == 1
-        and motor.gainprm[0] == 1
-        and motor.biastype == mujoco.mjtBias.mjBIAS_NONE
-        and motor.dyntype == mujoco.mjtDyn.mjDYN_NONE
-        and not any(motor.forcerange)
-        for motor in spec.actuators
-    )
-    if not (even and direct and len(limits) == 1):
+    faults = [f"ctrlrange is {[[float(x) for x in motor.ctrlrange] for motor in spec.actuators]}"]
+    if even and len(limits) == 1:
+        faults = [fault for motor in spec.actuators for fault in _of_motor(motor)]
+    if faults:
         raise refuse(
             "its motors must be of one kind, <motor gear='1' ctrlrange='-T T'/>, T the torque on the wheel's axle in "
-            f"N m; their ctrlrange is {sorted(limits)}"
+            f"N m; {faults[0]}"
         )
     return limits.pop()
+
+
+def _of_motor(motor: Any) -> list[str]:
+    """What makes it another actuator than a plain motor."""
+    name, usual = motor.name or f"that of {motor.target}", motor.gainprm[0] == 1
+    plain = usual and motor.biastype == mujoco.mjtBias.mjBIAS_NONE and motor.dyntype == mujoco.mjtDyn.mjDYN_NONE
+    return [
+        *([f"{name} has gear {motor.gear[0]:g}"] if motor.gear[0] != 1 else []),
+        *([f"{name} has forcerange {motor.forcerange.tolist()}"] if any(motor.forcerange) else []),
+        *([] if plain else [f"{name} is no motor: it has a gain, bias or dynamics of its own"]),
+    ]
 
 
 def _check_wheel(joint: Any, torque: float, refuse: Any) -> None:

@@ -273,7 +273,7 @@ def _settled_wheel_contacts(
         if len(contacts) != 1:
             raise ValueError(
                 f"wheel_{wheel} has {len(contacts)} contacts with the ball in the keyframe 'settled', expected 1: mend "
-                "the keyframe or the geometry in the robot's MJCF"
+                "the keyframe or the geometry"
             )
         found += contacts
     return data, found
@@ -322,9 +322,9 @@ def check_wheel_contacts(model: mujoco.MjModel) -> None:
     if model.opt.cone != mujoco.mjtCone.mjCONE_ELLIPTIC or model.opt.impratio != 1:
         raise ValueError(
             f"opt.cone is {model.opt.cone} and opt.impratio {model.opt.impratio:g}, the wheels need an elliptic "
-            f"friction cone ({int(mujoco.mjtCone.mjCONE_ELLIPTIC)}) and 1: mend the robot's MJCF"
+            f"friction cone ({int(mujoco.mjtCone.mjCONE_ELLIPTIC)}) and 1: mend the robot"
         )
-    remedy = "with such wheels no policy can learn; mend the robot's MJCF, or leave the model as it was compiled"
+    remedy = "with such wheels no policy can learn; mend the robot, or leave the model as it was compiled"
     wanted, force = np.array([AXLE_FRICTION, DRIVE_FRICTION]), np.zeros(6)
     data, contacts = _settled_wheel_contacts(model)
     for wheel, number in enumerate(contacts):

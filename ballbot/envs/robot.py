@@ -51,6 +51,8 @@ and how often that is halved."""
 MOST_SUNK = 0.1
 """Share of the ball's radius by which it may sink into the ground.  MuJoCo's contacts are as stiff as what they hold is
 heavy, and a light ball below a heavy body sinks deep."""
+BROAD = 2.0
+"""Times as far from the ball's centre as the body reaches, that its mass may be by its inertia: it may have arms."""
 CLEAR = 0.05
 """Share of the ball's radius that the body stays above what is below it, as wheels give way under its weight."""
 
@@ -129,6 +131,18 @@ class RobotConfig:
             raise SettingsError(
                 f"body_inertia={(x, y, z)} belongs to no body: each is at most the sum of the two others"
             )
+        reach = BROAD * np.hypot(self.body_radius, self.body_top)
+        if max(x, y, z) > self.body_mass * reach**2:
+            raise SettingsError(
+                f"body_inertia={(x, y, z)} is more than body_mass={self.body_mass:g} kg has that is {reach:.2g} m away, "
+                f"{BROAD:g} times as far as body_radius and body_top reach: is it in kg m²?"
+            )
+        for name in ("body_height", "imu_height"):
+            if getattr(self, name) > self.body_top:
+                raise SettingsError(
+                    f"{name}={getattr(self, name):g} is above the body, which ends at body_top={self.body_top:g}: use "
+                    "less, or a higher body"
+                )
         if self.wheel_friction >= self.torque_limit:
             raise SettingsError(
                 f"wheel_friction={self.wheel_friction:g} takes all of torque_limit={self.torque_limit:g}: use less"
@@ -346,7 +360,10 @@ def _settled_pose(robot: RobotConfig) -> Array:
             )
         if ball not in geoms or model.geom("tower").id in geoms:
             names = " and ".join(model.geom(geom).name for geom in geoms)
-            raise SettingsError(f"at rest {names} touch: use other radii, or a larger zenith_deg")
+            raise SettingsError(
+                f"at rest {names} touch, as wheels at zenith_deg={robot.zenith_deg:g} give way under the body: use a "
+                "smaller zenith_deg, or a lighter body"
+            )
     return data.qpos.copy()
 
 

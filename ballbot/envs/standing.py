@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+from dataclasses import replace
 from functools import cache
 from math import ceil, floor, log10
 
@@ -9,17 +11,57 @@ import mujoco
 import numpy as np
 from numpy.typing import NDArray
 
-from ballbot.envs.mechanics import LEAN, LEANING, TRAVEL, RollingModel, mechanics_of, rolling_wheel_speeds
+from ballbot.envs.drive import ripple_torque
+from ballbot.envs.mechanics import (
+    LEAN,
+    LEANING,
+    TRAVEL,
+    RollingModel,
+    mechanics_of,
+    no_load_speed,
+    rolling_model,
+    rolling_wheel_speeds,
+)
 from ballbot.envs.model import Addresses, at_rest, has_rollers, num_wheels, wheel_contacts
 from ballbot.envs.robots import Robot
 from ballbot.errors import SettingsError
 
 Array = NDArray[np.float64]
 
-LEAST_LEAN = np.radians(1.0)
-"""rad from which a robot must come back: episodes begin with as much."""
+LEAST_LEAN = np.radians(1.2)
+"""rad from which a robot must come back: episodes begin with a degree, and no regulator gives all torque in time."""
+STICKING = 1.8
+"""Times by which dry friction takes of the torque: once itself, and again as a regulator that does not know of it goes
+to and fro.  A linear one holds the mini up to 1 / 1.5 of the torque, the reference up to 1 / 2."""
+MOST_TORQUE = 1e3
+"""N m, beyond which none is looked for, nor a robot has it."""
 LONG, FINE = 20.0, 0.05
 """How far ahead torques count that bring a robot back, and in which steps, both times the growth of what falls."""
+
+
+def torque_lean(model: mujoco.MjModel, torque: float | None = None, lost: float | None = None) -> float:
+    """Lean in rad from which motors bring back a robot that stands still, ``recoverable_lean`` less what they lose.
+
+    They lose torque as they turn, as by so much damping, and what dry friction and the ripple of rollers take.
+
+    Args:
+        model: the robot, on a plane.
+        torque: of each motor, N m; None: what it has.
+        lost: N m of it, to friction and ripple; None: to be found.
+
+    Returns:
+        from 0, by the model of small leans; infinite of a robot that does not fall by itself.
+    """
+    torque = float(model.actuator_ctrlrange[0, 1]) if torque is None else torque
+    lost = taken(model) if lost is None else lost
+    slowed = copy.copy(model)
+    slowed.dof_damping[list(Addresses.of(model).wheel_qvel)] += torque / no_load_speed(model)
+    return _model_lean(replace(rolling_model(slowed), torque=torque)) * max(1 - lost / torque, 0.0)
+
+
+def taken(model: mujoco.MjModel) -> float:
+    """N m of a motor's torque that dry friction and rollers' ripple take of a robot that is to stand."""
+    return STICKING * float(model.joint("wheel_0").frictionloss[0]) + ripple_torque(model)
 
 
 def recoverable_lean(model: RollingModel) -> float:
@@ -110,23 +152,37 @@ def check_standing(robot: Robot) -> None:
         SettingsError: that; the message says what would do.
     """
     model, moves = robot.spec().compile(), mechanics_of(robot).near_upright
-    lost = float(model.joint("wheel_0").frictionloss[0])  # it opposes what brings the robot back
-    lean = _model_lean(moves) * max(1 - lost / moves.torque, 0.0)
-    least = f"expected at least {np.degrees(LEAST_LEAN):g} degree, as episodes begin with"
+    lost = taken(model)
+    lean = torque_lean(model, lost=lost)
+    least = f"expected at least {np.degrees(LEAST_LEAN):g}, as episodes begin with a degree"
     if not lean >= LEAST_LEAN:
-        enough = lost + moves.torque * LEAST_LEAN / _model_lean(moves)
+        speed, enough = no_load_speed(model), _enough(model, moves.torque, lost)
+        more = f"{_rounded_up(enough)} N m or more, or " if enough < MOST_TORQUE else ""
+        faster = f"a no_load_speed above {speed:g} rad/s, or " if not more and np.isfinite(speed) else ""
         raise SettingsError(
             f"it cannot stand: motors of torque_limit={moves.torque:g} N m on each wheel's axle bring it back from a "
-            f"lean of {np.degrees(lean):.2g} degrees, {least}: use {_rounded_up(enough)} N m or more, or a lighter or "
-            "lower body, or wheels with less damping and friction"
+            f"lean of {np.degrees(lean):.2g} degrees, {least}: use {more}{faster}a lighter or lower body, or wheels "
+            "with less damping, friction and ripple"
         )
-    lean = gripped_lean(model, moves)
+    lean, friction = gripped_lean(model, moves), float(model.pair_friction[:, 1].min())
     if not lean >= LEAST_LEAN:
         raise SettingsError(
             f"it cannot stand: its wheels' grip on the ball holds it in a lean of {np.degrees(lean):.2g} degrees, "
-            f"{least}: use at least {_rounded_up(LEAST_LEAN / max(lean, 1e-12))} times the friction in the contact "
-            "pairs of wheels and ball"
+            f"{least}: give the contact pairs of wheels and ball a friction of "
+            f"{_rounded_up(max(friction, mujoco.mjMINMU) * LEAST_LEAN / max(lean, 1e-12))} or more instead of "
+            f"{friction:g}"
         )
+
+
+def _enough(model: mujoco.MjModel, torque: float, lost: float) -> float:
+    """N m of torque, more than this, that bring a robot back; beyond ``MOST_TORQUE`` none do."""
+    low = high = torque
+    while high < MOST_TORQUE and torque_lean(model, high, lost) < LEAST_LEAN:
+        low, high = high, 2 * high
+    for _ in range(10):
+        middle = (low + high) / 2
+        low, high = (low, middle) if torque_lean(model, middle, lost) >= LEAST_LEAN else (middle, high)
+    return high
 
 
 def _rounded_up(value: float) -> str:

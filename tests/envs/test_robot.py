@@ -10,12 +10,12 @@ import pytest
 from numpy.typing import NDArray
 
 from ballbot.envs import BallbotVectorEnv
-from ballbot.envs.drive import check_drive, measure_drive
+from ballbot.envs.drive import check_drive, measure_drive, ripple_torque
 from ballbot.envs.mechanics import Mechanics, reference, rolling_model, rolling_wheel_speeds
 from ballbot.envs.model import Addresses, at_rest, build_model, check_wheel_contacts, num_wheels
 from ballbot.envs.robot import RobotConfig, settled
 from ballbot.envs.robots import ROBOTS
-from ballbot.envs.standing import check_standing, gripped_lean, recoverable_lean
+from ballbot.envs.standing import LEAST_LEAN, check_standing, gripped_lean, recoverable_lean, torque_lean
 from ballbot.errors import SettingsError
 from ballbot.lqr import LQRController
 
@@ -167,6 +167,51 @@ def test_who_cannot_stand_is_refused_with_the_torque_that_would_do(options: dict
         check_standing(replace(robot, torque_limit=0.9 * enough))
 
 
+@pytest.mark.parametrize(("name", "weak"), [("mini", 0.002), ("kugle", 0.03)])
+def test_the_torque_that_is_told_lets_who_stands_on_rollers_stand(name: str, weak: float) -> None:
+    with pytest.raises(SettingsError, match="cannot stand") as refused:
+        check_standing(replace(ROBOTS[name], torque_limit=weak))
+    enough = float(str(refused.value).partition("use ")[2].partition(" N m")[0])
+    assert driven(replace(ROBOTS[name], torque_limit=enough).compile(), 0.0, np.radians(1.0), 3.0)[0] < 1.0
+    without = rolling_model(replace(ROBOTS[name], torque_limit=0.4 * enough).compile())
+    assert recoverable_lean(without) > LEAST_LEAN  # by torque alone
+    assert driven(replace(ROBOTS[name], torque_limit=0.4 * enough).compile(), 0.0, np.radians(1.0), 3.0)[0] == 90.0
+
+
+def test_rollers_take_torque_as_the_body_is_heavy() -> None:
+    mini = ROBOTS["mini"]
+    light, heavy = (ripple_torque(replace(mini, body_mass=mass).compile()) for mass in (0.7, 1.4))
+    assert 1.4 < heavy / light < 3 and ripple_torque(RobotConfig(wheels=4).compile()) == 0.0
+
+
+def test_motors_that_lose_their_torque_at_a_crawl_cannot_hold_a_robot() -> None:
+    mini = ROBOTS["mini"]
+    check_standing(replace(mini, no_load_speed=1.0))  # who stands by it
+    with pytest.raises(SettingsError, match=r"cannot stand: .* use a no_load_speed above 0.5 rad/s, or a lighter"):
+        check_standing(replace(mini, no_load_speed=0.5))
+    braked = torque_lean(replace(mini, no_load_speed=8.0, wheel_damping=0.0).compile())
+    damped = torque_lean(replace(mini, no_load_speed=None, wheel_damping=0.3 / 8).compile())
+    assert braked == pytest.approx(damped, rel=1e-3)
+
+
+def test_dry_friction_takes_more_than_itself() -> None:
+    mini = ROBOTS["mini"]
+    check_standing(replace(mini, wheel_friction=0.15))
+    with pytest.raises(SettingsError, match="cannot stand"):
+        check_standing(replace(mini, wheel_friction=0.25))
+    assert driven(replace(mini, wheel_friction=0.15).compile(), 0.0, np.radians(1.0), 3.0)[0] < 1.0
+
+
+def test_wheels_without_grip_are_told_the_friction(tmp_path: Path) -> None:
+    spec = ROBOTS["mini"].spec()
+    for pair in spec.pairs:
+        pair.friction = [0.0] * 5
+    spec.compile()
+    (tmp_path / "own.xml").write_text(spec.to_xml())
+    with pytest.raises(SettingsError, match=r"a friction of 0\.0\d+ or more instead of 0$"):
+        BallbotVectorEnv(1, terrain="flat", robot=str(tmp_path / "own.xml"))
+
+
 @pytest.mark.parametrize("height", [0.1, 0.5, 1.0])
 def test_wheels_that_grip_are_not_refused_for_who_rides_on_them(height: float) -> None:
     BallbotVectorEnv(1, terrain="flat", build={"body_height": height, "body_top": 2 * height + 0.3}).close()
@@ -176,6 +221,7 @@ def test_solids_beside_their_axles_are_refused(tmp_path: Path) -> None:
     spec = RobotConfig(wheels=4).spec()
     for wheel in range(4):
         spec.geom(f"wheel_{wheel}").pos = [0.002, 0.0, 0.0]
+    spec.delete(spec.keys[0])
     spec.compile()
     (tmp_path / "own.xml").write_text(spec.to_xml())
     with pytest.raises(SettingsError, match=r"own.xml': the body rises and sinks by .* axis on its wheel's axle"):
@@ -194,7 +240,10 @@ def test_solids_beside_their_axles_are_refused(tmp_path: Path) -> None:
         ({"body_inertia": (0.0, 1, 1)}, "body_inertia must be a number from 1e-09"),
         ({"wheel_radius": 0.2}, "within each other: use smaller ones"),
         ({"wheel_width": 0.3}, "within each other: use smaller ones"),
-        ({"body_top": 0.1}, "body_top=0.1 is within the wheels"),
+        ({"body_top": 0.13}, "body_top=0.13 is within the wheels|above the body"),
+        ({"body_inertia": (331, 344, 242)}, "body_inertia=.331.* is more than body_mass=3.585 kg has .*kg m²"),
+        ({"body_height": 0.5}, "body_height=0.5 is above the body, which ends at body_top=0.47"),
+        ({"imu_height": 0.5}, "imu_height=0.5 is above the body, which ends at body_top=0.47"),
         ({"wheel_model": "mecanum"}, "wheel_model must be one of 'capsule', 'rollers'"),
     ],
 )
@@ -206,8 +255,9 @@ def test_impossible_robots_are_refused_by_name(options: dict[str, Any], words: s
 def test_what_sinks_or_touches_at_rest_is_refused() -> None:
     with pytest.raises(SettingsError, match=r"sinks 2\d mm into the ground.* 119 times ball_mass"):
         RobotConfig(body_mass=20.0).compile()
-    with pytest.raises(SettingsError, match=r"at rest .* touch: use other radii, or a larger zenith_deg"):
+    with pytest.raises(SettingsError, match=r"at rest ball and tower touch, as .* zenith_deg=70 .* use a smaller zenith_deg, or a lighter body"):
         RobotConfig(zenith_deg=70.0, wheel_radius=0.01, wheel_width=0.01).compile()
+    RobotConfig(zenith_deg=60.0, wheel_radius=0.01, wheel_width=0.01).compile()
     assert driven(RobotConfig(zenith_deg=60.0, wheel_radius=0.02).compile(), 0.15, 0.03, 3.0)[0] < 1.0
 
 

@@ -6,7 +6,7 @@
 
 Gains that are computed from the model hold it upright in the simulation, which finds the largest lean and the hardest
 push after which it comes to rest, the steepest slope on which it stands still, and how fast it goes, in six directions,
-and what ends it there.  Takes half a minute.
+and what ends it there.  Takes a minute or two of a core that is free.
 """
 
 from __future__ import annotations
@@ -134,7 +134,7 @@ def body(design: Design, robot: Robot) -> str:
         (polar(design.directions, parts), "How far it can go, by direction from the base's x axis."),
         (margins(design), "What it takes of its motors, at the busiest wheel; what is left is its margin."),
     )
-    return f"<table><tbody>{lines}</tbody></table>" + "".join(
+    return f'<table class="told"><tbody>{lines}</tbody></table>' + "".join(
         f"<figure>{svg}<figcaption>{text}</figcaption></figure>" for svg, text in figures
     )
 

@@ -228,8 +228,16 @@ def test_mjcf_with_rollers_and_its_own_pose_drives(tmp_path: Path) -> None:
         ('<body name="ball"', '<camera name="cam_2"/><body name="ball"', "its camera cam_2 is not on its body"),
         ("0 0 0.216790 1 0 0 0", "0.05 0 0.216790 1 0 0 0", "its base is at x, y = .0.05, 0.0.: draw it above"),
         ("0 0 0.216790 1 0 0 0", "0 0 0.4 1 0 0 0", "wheel_0 has 0 contacts with the ball"),
-        ("0 0 0.216790 1 0 0 0", "0 0 0.2158 1 0 0 0", "in its keyframe 'settled' base and ball rise by .* take the key"),
-        ('<freejoint name="base_free"/>', '<joint type="free" name="base_free" damping="3"/>', "its joint base_free has"),
+        (
+            "0 0 0.216790 1 0 0 0",
+            "0 0 0.2158 1 0 0 0",
+            "in its keyframe 'settled' base and ball rise by .* take the key",
+        ),
+        (
+            '<freejoint name="base_free"/>',
+            '<joint type="free" name="base_free" damping="3"/>',
+            "its joint base_free has",
+        ),
         ('<freejoint name="ball_free"/>', '<joint type="free" name="ball_free" stiffness="3"/>', "its joint ball_free"),
     ],
 )
@@ -245,7 +253,11 @@ def test_springs_of_rollers_are_refused_and_rollers_not_listed(tmp_path: Path) -
     text = spec.to_xml()
     for old, new, words in (
         ('joint name="wheel_0_roller_0_0"', 'stiffness="1"', "its joint wheel_0_roller_0_0 has stiffness 1"),
-        ('"ball_free"', '"bale_free"', "did you mean 'base_free'.* known are bale_free, base_free, wheel_0, wheel_1, w"),
+        (
+            '"ball_free"',
+            '"bale_free"',
+            "did you mean 'base_free'.* known are bale_free, base_free, wheel_0, wheel_1, w",
+        ),
     ):
         changed = text.replace(old, f"{old} {new}" if "=" in new else new)
         assert changed != text
@@ -255,12 +267,14 @@ def test_springs_of_rollers_are_refused_and_rollers_not_listed(tmp_path: Path) -
 
 
 def test_a_copy_without_its_meshes_says_so(tmp_path: Path) -> None:
-    (tmp_path / "robot.xml").write_text(own_mjcf(tmp_path, ("<asset>", '<asset><mesh name="m" file="m.stl"/>')).read_text())
+    (tmp_path / "robot.xml").write_text(
+        own_mjcf(tmp_path, ("<asset>", '<asset><mesh name="m" file="m.stl"/>')).read_text()
+    )
     recorded = {"robot": str(tmp_path / "gone.xml"), "robot_digest": "0"}
-    with pytest.raises(SettingsError, match=r"is gone, and its copy cannot .*m\.stl.*meshes and what else it includes beside"):
+    with pytest.raises(SettingsError, match=r"its copy cannot .*m\.stl.*meshes and what else it includes beside"):
         robot_files.as_recorded(recorded, "a policy", tmp_path)
     (tmp_path / "robot.xml").write_text(own_mjcf(tmp_path).read_text())
-    with pytest.raises(SettingsError, match="cannot stand in for it .it is another one.: put the file"):
+    with pytest.raises(SettingsError, match=r"cannot stand in for it .it is another one.: put the file"):
         robot_files.as_recorded(recorded, "a policy", tmp_path)
 
 

@@ -33,8 +33,8 @@ LEAST_LEAN = np.radians(1.2)
 STICKING = 1.8
 """Times by which dry friction takes of the torque: once itself, and again as a regulator that does not know of it goes
 to and fro.  A linear one holds the mini up to 1 / 1.5 of the torque, the reference up to 1 / 2."""
-MOST_TORQUE = 1e3
-"""N m, beyond which none is looked for, nor a robot has it."""
+MOST_TIMES = 100.0
+"""The torque that would do if motors did not lose it as they turn, beyond which none is looked for."""
 LONG, FINE = 20.0, 0.05
 """How far ahead torques count that bring a robot back, and in which steps, both times the growth of what falls."""
 
@@ -156,8 +156,8 @@ def check_standing(robot: Robot) -> None:
     lean = torque_lean(model, lost=lost)
     least = f"expected at least {np.degrees(LEAST_LEAN):g}, as episodes begin with a degree"
     if not lean >= LEAST_LEAN:
-        speed, enough = no_load_speed(model), _enough(model, moves.torque, lost)
-        more = f"{_rounded_up(enough)} N m or more, or " if enough < MOST_TORQUE else ""
+        speed, enough = no_load_speed(model), _enough(model, moves, lost)
+        more = f"{_rounded_up(enough)} N m or more, or " if np.isfinite(enough) else ""
         faster = f"a no_load_speed above {speed:g} rad/s, or " if not more and np.isfinite(speed) else ""
         raise SettingsError(
             f"it cannot stand: motors of torque_limit={moves.torque:g} N m on each wheel's axle bring it back from a "
@@ -174,11 +174,14 @@ def check_standing(robot: Robot) -> None:
         )
 
 
-def _enough(model: mujoco.MjModel, torque: float, lost: float) -> float:
-    """N m of torque, more than this, that bring a robot back; beyond ``MOST_TORQUE`` none do."""
-    low = high = torque
-    while high < MOST_TORQUE and torque_lean(model, high, lost) < LEAST_LEAN:
+def _enough(model: mujoco.MjModel, moves: RollingModel, lost: float) -> float:
+    """N m of torque that bring a robot back whose own do not; infinite if none do."""
+    low, high = 0.0, 1.001 * (lost + moves.torque * LEAST_LEAN / _model_lean(moves))
+    most = MOST_TIMES * high
+    while torque_lean(model, high, lost) < LEAST_LEAN:
         low, high = high, 2 * high
+        if high > most:
+            return np.inf
     for _ in range(10):
         middle = (low + high) / 2
         low, high = (low, middle) if torque_lean(model, middle, lost) >= LEAST_LEAN else (middle, high)

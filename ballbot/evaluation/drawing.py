@@ -15,6 +15,8 @@ Array = NDArray[np.float64]
 
 SEEN = 3
 """Groups of geoms that are drawn, the first ones, as MuJoCo does."""
+SHADE = 0.65
+"""Of colours, so that white stands out from a white page."""
 AROUND = 48
 """Points around what is round."""
 
@@ -27,6 +29,8 @@ def drawing(model: mujoco.MjModel) -> str:
     """
     data, ground = at_rest(model), model.geom("ground").id
     figure, axes = new_figure(2, 4.0)
+    from matplotlib.ticker import MaxNLocator
+
     shown = [geom for geom in range(model.ngeom) if geom != ground and model.geom_group[geom] < SEEN]
     solids = {
         geom: _surface(model, geom) @ data.geom_xmat[geom].reshape(3, 3).T + data.geom_xpos[geom] for geom in shown
@@ -38,8 +42,9 @@ def drawing(model: mujoco.MjModel) -> str:
             material = int(model.geom_matid[geom])
             colour = model.geom_rgba[geom] if material < 0 else model.mat_rgba[material]
             outline = hull(solids[geom][:, [across, up]])
-            axis.fill(*outline.T, facecolor=(*colour[:3], 0.5), edgecolor=INK, linewidth=0.6)
+            axis.fill(*outline.T, facecolor=(*(SHADE * colour[:3]), 0.5), edgecolor=INK, linewidth=0.6)
         axis.set(aspect="equal", xlabel="x, m", ylabel="z, m" if up == 2 else "y, m")
+        axis.xaxis.set_major_locator(MaxNLocator(3))
     axes[0].axhline(0.0, color=INK, linewidth=1)
     return vector_graphic(figure)
 

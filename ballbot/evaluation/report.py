@@ -40,6 +40,7 @@ body { color: var(--ink); background: var(--paper); font: 16px/1.5 system-ui, sa
 table { border-collapse: collapse; display: block; overflow-x: auto; }
 th, td { padding: 0.25rem 0.75rem; border-bottom: 1px solid var(--faint); text-align: right; white-space: nowrap; }
 th:first-child, td:first-child { text-align: left; }
+table.told td { text-align: left; white-space: normal; }
 svg { width: 100%; height: auto; }
 .row { display: flex; flex-wrap: wrap; gap: 1rem; } .row svg { flex: 1 1 20rem; min-width: 0; max-width: 36rem; }
 figure { margin: 2rem 0; } figcaption { font-size: 0.9rem; }

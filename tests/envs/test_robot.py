@@ -15,7 +15,7 @@ from ballbot.envs.mechanics import Mechanics, reference, rolling_model, rolling_
 from ballbot.envs.model import Addresses, at_rest, build_model, check_wheel_contacts, num_wheels
 from ballbot.envs.robot import RobotConfig, settled
 from ballbot.envs.robots import ROBOTS
-from ballbot.envs.standing import LEAST_LEAN, check_standing, gripped_lean, recoverable_lean, torque_lean
+from ballbot.envs.standing import check_standing, gripped_lean, recoverable_lean, torque_lean
 from ballbot.errors import SettingsError
 from ballbot.lqr import LQRController
 
@@ -173,9 +173,9 @@ def test_the_torque_that_is_told_lets_who_stands_on_rollers_stand(name: str, wea
         check_standing(replace(ROBOTS[name], torque_limit=weak))
     enough = float(str(refused.value).partition("use ")[2].partition(" N m")[0])
     assert driven(replace(ROBOTS[name], torque_limit=enough).compile(), 0.0, np.radians(1.0), 3.0)[0] < 1.0
-    without = rolling_model(replace(ROBOTS[name], torque_limit=0.4 * enough).compile())
-    assert recoverable_lean(without) > LEAST_LEAN  # by torque alone
-    assert driven(replace(ROBOTS[name], torque_limit=0.4 * enough).compile(), 0.0, np.radians(1.0), 3.0)[0] == 90.0
+    without = rolling_model(replace(ROBOTS[name], torque_limit=0.3 * enough).compile())
+    assert recoverable_lean(without) > np.radians(1.0)  # by torque alone
+    assert driven(replace(ROBOTS[name], torque_limit=0.3 * enough).compile(), 0.0, np.radians(1.0), 3.0)[0] == 90.0
 
 
 def test_rollers_take_torque_as_the_body_is_heavy() -> None:
@@ -221,7 +221,7 @@ def test_solids_beside_their_axles_are_refused(tmp_path: Path) -> None:
     spec = RobotConfig(wheels=4).spec()
     for wheel in range(4):
         spec.geom(f"wheel_{wheel}").pos = [0.002, 0.0, 0.0]
-    spec.delete(spec.keys[0])
+    spec.delete(spec.keys[0])  # the pose is another one
     spec.compile()
     (tmp_path / "own.xml").write_text(spec.to_xml())
     with pytest.raises(SettingsError, match=r"own.xml': the body rises and sinks by .* axis on its wheel's axle"):
@@ -255,9 +255,11 @@ def test_impossible_robots_are_refused_by_name(options: dict[str, Any], words: s
 def test_what_sinks_or_touches_at_rest_is_refused() -> None:
     with pytest.raises(SettingsError, match=r"sinks 2\d mm into the ground.* 119 times ball_mass"):
         RobotConfig(body_mass=20.0).compile()
-    with pytest.raises(SettingsError, match=r"at rest ball and tower touch, as .* zenith_deg=70 .* use a smaller zenith_deg, or a lighter body"):
+    with pytest.raises(
+        SettingsError,
+        match=r"at rest ball and tower touch, as .* zenith_deg=70 .* use a smaller zenith_deg, or a lighter body",
+    ):
         RobotConfig(zenith_deg=70.0, wheel_radius=0.01, wheel_width=0.01).compile()
-    RobotConfig(zenith_deg=60.0, wheel_radius=0.01, wheel_width=0.01).compile()
     assert driven(RobotConfig(zenith_deg=60.0, wheel_radius=0.02).compile(), 0.15, 0.03, 3.0)[0] < 1.0
 
 

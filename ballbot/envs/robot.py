@@ -134,7 +134,7 @@ class RobotConfig:
         reach = BROAD * np.hypot(self.body_radius, self.body_top)
         if max(x, y, z) > self.body_mass * reach**2:
             raise SettingsError(
-                f"body_inertia={(x, y, z)} is more than body_mass={self.body_mass:g} kg has that is {reach:.2g} m away, "
+                f"body_inertia={(x, y, z)} is more than body_mass={self.body_mass:g} kg has {reach:.2g} m away, "
                 f"{BROAD:g} times as far as body_radius and body_top reach: is it in kg m²?"
             )
         for name in ("body_height", "imu_height"):

@@ -224,7 +224,7 @@ def test_solids_beside_their_axles_are_refused(tmp_path: Path) -> None:
     spec.delete(spec.keys[0])  # the pose is another one
     spec.compile()
     (tmp_path / "own.xml").write_text(spec.to_xml())
-    with pytest.raises(SettingsError, match=r"own.xml': the body rises and sinks by .* axis on its wheel's axle"):
+    with pytest.raises(SettingsError, match=r"own.xml': the .* put each capsule's axis on its wheel's axle"):
         BallbotVectorEnv(1, terrain="flat", robot=str(tmp_path / "own.xml"))
 
 

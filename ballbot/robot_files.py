@@ -57,11 +57,12 @@ def as_recorded(metadata: dict[str, Any], source: str, run_dir: Path, then: Any 
     path, then = str(metadata.get("robot")), metadata.get("robot_digest", then)
     if not is_mjcf(path) or then is None:
         return metadata
-    copy, wrong = run_dir / _copy(path), "it is another one"
+    copy, wrong = run_dir / _copy(path), ""
     for file in (path, str(copy)):
         try:
             if _digest(read_mjcf(file)) == then:
                 return metadata | {"robot": file}
+            wrong = "it is another one"
         except SettingsError as error:
             wrong = str(error)  # at last, of the copy
     if not copy.exists():

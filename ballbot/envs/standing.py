@@ -30,9 +30,10 @@ Array = NDArray[np.float64]
 
 LEAST_LEAN = np.radians(1.2)
 """rad from which a robot must come back: episodes begin with a degree, and no regulator gives all torque in time."""
-STICKING = 1.8
-"""Times by which dry friction takes of the torque: once itself, and again as a regulator that does not know of it goes
-to and fro.  A linear one holds the mini up to 1 / 1.5 of the torque, the reference up to 1 / 2."""
+STICKING, SURELY = 1.5, 2.0
+"""Times by which dry friction takes of the torque, at least and at most: once itself, and again as a regulator that
+does not know of it goes to and fro: a linear one holds the mini up to 1 / 1.5 of the torque, the reference to 1 / 2.
+Who has not the least is refused, and told a torque for the most."""
 MOST_TIMES = 100.0
 """The torque that would do if motors did not lose it as they turn, beyond which none is looked for."""
 LONG, FINE = 20.0, 0.05
@@ -59,9 +60,9 @@ def torque_lean(model: mujoco.MjModel, torque: float | None = None, lost: float 
     return _model_lean(replace(rolling_model(slowed), torque=torque)) * max(1 - lost / torque, 0.0)
 
 
-def taken(model: mujoco.MjModel) -> float:
+def taken(model: mujoco.MjModel, sticking: float = STICKING) -> float:
     """N m of a motor's torque that dry friction and rollers' ripple take of a robot that is to stand."""
-    return STICKING * float(model.joint("wheel_0").frictionloss[0]) + ripple_torque(model)
+    return sticking * float(model.joint("wheel_0").frictionloss[0]) + ripple_torque(model)
 
 
 def recoverable_lean(model: RollingModel) -> float:
@@ -152,11 +153,10 @@ def check_standing(robot: Robot) -> None:
         SettingsError: that; the message says what would do.
     """
     model, moves = robot.spec().compile(), mechanics_of(robot).near_upright
-    lost = taken(model)
-    lean = torque_lean(model, lost=lost)
+    lean = torque_lean(model)
     least = f"expected at least {np.degrees(LEAST_LEAN):g}, as episodes begin with a degree"
     if not lean >= LEAST_LEAN:
-        speed, enough = no_load_speed(model), _enough(model, moves, lost)
+        speed, enough = no_load_speed(model), _enough(model, moves, taken(model, SURELY))
         more = f"{_rounded_up(enough)} N m or more, or " if np.isfinite(enough) else ""
         faster = f"a no_load_speed above {speed:g} rad/s, or " if not more and np.isfinite(speed) else ""
         raise SettingsError(

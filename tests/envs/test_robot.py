@@ -164,7 +164,7 @@ def test_who_cannot_stand_is_refused_with_the_torque_that_would_do(options: dict
     enough = float(str(refused.value).partition("use ")[2].partition(" N m")[0])
     check_standing(replace(robot, torque_limit=enough))
     with pytest.raises(SettingsError, match="cannot stand"):
-        check_standing(replace(robot, torque_limit=0.9 * enough))
+        check_standing(replace(robot, torque_limit=0.8 * enough))  # what friction takes is not known better
 
 
 @pytest.mark.parametrize(("name", "weak"), [("mini", 0.002), ("kugle", 0.03)])

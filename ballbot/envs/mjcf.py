@@ -38,8 +38,8 @@ ENDINGS = (".xml", ".mjcf", ".zip")
 """Of such files; a .zip is what ``MjSpec.to_zip`` writes, with the meshes."""
 RADIUS, MASS = (0.02, 0.5), (0.1, 600.0)
 """m of balls and kg of robots: others are in other units."""
-RESTLESS = 3.0
-"""m/s² by which base and ball may rise or fall in a file's own keyframe: soft contacts do that by 0.3 for 0.1 mm."""
+RESTLESS = 2.0
+"""m/s² by which base and ball may rise or fall in a file's own keyframe: soft contacts do that for 1 mm."""
 OF_MUJOCO = (
     *("density", "viscosity", "enableflags", "disableactuator", "solver", "iterations", "tolerance", "ls_iterations"),
     *("ls_tolerance", "noslip_iterations", "ccd_iterations", "ccd_tolerance"),

@@ -30,6 +30,7 @@ COMMANDS = {
     "cameras": "show_cameras",
     "terrains": "show_terrains",
     "design": "design_robot",
+    "fit": "fit_robot",
     "balance": "balance_pid",
     "check": "check_setup",
 }

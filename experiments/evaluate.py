@@ -44,6 +44,7 @@ from ballbot.options import SPELLED, PluginFiles, kind_options, randomize_option
 from ballbot.ppo import load_policy
 from ballbot.ppo.checkpoint import write_atomic
 from ballbot.progress import Progress
+from ballbot.robot_logs import Recorder
 from ballbot.settings import Range
 from ballbot.tasks import find_task
 
@@ -125,6 +126,11 @@ class Args:
     """File for a picture of where they went, over the ground, .png or .svg."""
     json: Path | None = None
     """File for all numbers, each episode's too."""
+    log: Path | None = None
+    """File, .csv, of what the first policy's robot was told and sensed, as a robot would log it: docs/your_robot.md.
+    Its episodes are then run one after the other."""
+    action_noise: Annotated[float, Range(0, 1)] = 0.0
+    """Standard deviation of noise on the actions of the robot that is logged, which makes its log tell more."""
     num_threads: int = 0
     """Threads that simulate and cast rays (0: every CPU); results do not depend on it."""
     torch_threads: Annotated[int, Range(0, 1024)] = 1
@@ -142,6 +148,7 @@ TOPICS = {
     ),
     "world": ("command", "terrain_seed", "num_terrains", "terrain_length", "tilt_limit_deg", "integrator"),
     "episode": (*("horizon", "seed", "initial_tilt_deg", "initial_speed", "heading", "deterministic", "stochastic"),),
+    "logs": ("log", "action_noise"),
     "other": ("encoder", "shuffle_images", "max_failures", "paths", "num_threads", "torch_threads", "plugin"),
 }
 """Title in ``--help`` -> options below it; those of a kind follow."""
@@ -168,6 +175,10 @@ def check(args: Args) -> Args:
     if args.paths is not None:
         maps = [args.terrain, kind_options(args).get("ground", {}).get("path")]
         check_output(args.paths, "--paths", (".png", ".svg"), keep=[Path(path) for path in maps if path])
+    if args.log is not None:
+        check_output(args.log, "--log", (".csv",))
+    elif args.action_noise:
+        raise ValueError(f"--action-noise {args.action_noise:g} is for a robot that is logged: add --log FILE.csv")
     if args.encoder is not None or args.shuffle_images:
         option = "--shuffle-images" if args.encoder is None else f"--encoder {args.encoder}"
         if not any(sees(name) for name in (args.checkpoint, *args.compare)):
@@ -246,18 +257,24 @@ def find_entries(args: Args) -> tuple[dict[str, Entry], dict[str, Any]]:
 
 
 def evaluate(name: str, entry: Entry, args: Args) -> tuple[Episodes, Physics]:
-    """Run the episodes of one policy; they, and the physics they took place in."""
-    encoder = entry.candidate.options.get("encoder")
-    envs = BallbotVectorEnv(
-        min(args.episodes, MOST_AT_A_TIME), config=entry.config, encoder=encoder, num_threads=args.num_threads
-    )
+    """Run the episodes of one policy, and log them if asked to; they, and the physics they took place in."""
+    encoder, logged = entry.candidate.options.get("encoder"), args.log is not None and name == args.checkpoint
+    num = 1 if logged else min(args.episodes, MOST_AT_A_TIME)
+    envs = BallbotVectorEnv(num, config=entry.config, encoder=encoder, num_threads=args.num_threads)
     progress = Progress(f"{args.episodes} episodes of {name}")
     try:
         interval = 0 if args.report is None and args.paths is None else HISTORY_INTERVAL
         actor = entry.candidate.make_actor(envs)
         if args.shuffle_images and encoder is not None:
             actor = with_images_of_others(actor, envs.layout.sensed)
-        return run_episodes(envs, actor, args.episodes, args.seed, interval, progress=progress), envs.simulations
+        recorder = Recorder(envs, args.action_noise, args.seed)
+        if logged:
+            actor = recorder.watch(actor)
+        found = run_episodes(envs, actor, args.episodes, args.seed, interval, progress=progress)
+        if args.log is not None and logged:
+            write_atomic(args.log, recorder.text().encode())
+            print(f"wrote {args.log}")
+        return found, envs.simulations
     finally:
         progress.close()
         envs.close()

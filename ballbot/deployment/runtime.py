@@ -441,6 +441,48 @@ class Controller:
         return bool(1 - 2 * (x * x + y * y) < np.cos(np.radians(self.contract["tilt_limit_deg"])))
 
 
+class Log:
+    """What the robot does, a line a control step, for experiments/fit_robot.py; docs/your_robot.md has the columns.
+
+        with Log("drive.csv") as log:
+            every 2 ms:  torques = controller.act(sensors); log.write(time, controller.last_action, sensors)
+
+    Args:
+        path: of the file, .csv; one that exists is replaced.
+        wheels: how many.
+    """
+
+    def __init__(self, path: str | Path, wheels: int = 3) -> None:
+        each = range(wheels)
+        names = ["time_s", *(f"action_{i}" for i in each), *(f"quat_{axis}" for axis in "wxyz")]
+        names += [*(f"gyro_{axis}_rad_s" for axis in "xyz"), *(f"wheel_{i}_rad_s" for i in each)]
+        self._size = len(names)
+        self._file = open(path, "w", encoding="ascii", buffering=1 << 20)  # noqa: SIM115 (closed by close)
+        self._file.write(",".join(names) + "\n")
+
+    def write(self, time: float, action: Floats, sensors: Sensors) -> None:
+        """Add a line: s, the (wheels,) action from -1 to 1, and what the robot knew as it chose that.
+
+        Raises:
+            ValueError: another number of values; nothing was written.
+        """
+        told = (action, sensors.orientation, sensors.angular_velocity, sensors.wheel_speeds)
+        values = [time, *(float(x) for part in told for x in part)]
+        if len(values) != self._size:
+            raise ValueError(f"a line has {len(values)} values, this log {self._size}: is it made for these wheels?")
+        self._file.write(",".join(f"{x:.9g}" for x in values) + "\n")
+
+    def close(self) -> None:
+        """Write what is still in memory."""
+        self._file.close()
+
+    def __enter__(self) -> Log:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
 def _fields(contract: dict[str, Any]) -> dict[str, int]:
     """Name -> size of the fields of an observation."""
     fields = contract["input"]["fields"]

@@ -132,6 +132,24 @@ def rolling_wheel_speeds(model: mujoco.MjModel) -> NDArray[np.float64]:
     return speeds
 
 
+def spun_wheel_speeds(model: mujoco.MjModel) -> NDArray[np.float64]:
+    """Wheel speeds at which the wheels do not slip across their axles on a ball that spins, seen from the upright base.
+
+    Returns:
+        (wheels, 3) matrix: rad/s of each wheel per rad/s of the ball about the base's x, y and z.
+
+    Raises:
+        ValueError: a wheel does not touch the ball.
+    """
+    data, touches = _settled_touches(model)
+    ball, speeds = data.geom("ball").xpos, np.empty((len(touches), 3))
+    for wheel, touch in enumerate(touches):
+        joint = model.joint(f"wheel_{wheel}").id
+        rim = np.cross(data.xaxis[joint], touch - data.xanchor[joint])
+        speeds[wheel] = np.cross(np.eye(3), touch - ball) @ rim / (rim @ rim)
+    return speeds
+
+
 def no_load_speed(model: mujoco.MjModel) -> float:
     """rad/s of an axle at which a motor has no torque left: the first of its user's numbers; infinite without."""
     return float(model.actuator_user[0, 0]) if model.nuser_actuator and model.actuator_user[0, 0] else np.inf

@@ -10,7 +10,7 @@ through here.  Sensors are part of the task that a policy is trained for, and ju
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Annotated, Any, Literal
 
 import numpy as np
@@ -212,7 +212,7 @@ class VelocityEstimate:
         arm = float(mechanics.ball_radius + mechanics.ball_depth)
         percussion, a = float(mechanics.percussion), mechanics.near_upright.a
         along = a[TRAVEL, LEAN] + (mechanics.ball_depth + percussion) * a[LEANING, LEAN]
-        pull, share = float(np.diag(along).mean()), _share(sensors.velocity_filter_ms, dt)
+        pull, share = float(np.diag(along).mean()), low_pass(sensors.velocity_filter_ms, dt)
         settle = share / (sensors.balance_s * pull) if sensors.balance_s else 0.0
         return cls(turn, arm, percussion, pull, share, settle)
 
@@ -384,12 +384,21 @@ class Senses:
         """(2, n) how far beside the truth, along the base's x and y, gravity seems to point."""
         return _leaning(self._kept["tilt_bias"]) - self._kept["balance"]
 
+    @property
+    def measured(self) -> RobotState:
+        """As the policy knows them, but for the orientation, which is told from the vertical, as it was measured.
+
+        From where the robot balances now: that moves too slowly to have been elsewhere when it was measured.
+        """
+        back = _turned(self.robots.quaternion, np.pad(-_leaning(self._kept["balance"]), ((0, 1), (0, 0))))
+        return replace(self.robots, quaternion=back, rotation=rotation_matrix(back))
+
     def step(self, robots: RobotState) -> None:
         """Measure once more, 2 ms later."""
         s, kept, dt = self.sensors, self._kept, self._dt
         normal, even = self.noise.next()
         kept["gyro_bias"] += s.gyro_drift * np.sqrt(dt) * normal[3:6]
-        kept["gyro"] += _share(s.imu_filter_ms, dt) * (robots.gyro + s.gyro_noise * normal[:3] - kept["gyro"])
+        kept["gyro"] += low_pass(s.imu_filter_ms, dt) * (robots.gyro + s.gyro_noise * normal[:3] - kept["gyro"])
         read = robots.wheel_speeds
         if s.wheel_counts:
             count = 2 * np.pi / s.wheel_counts
@@ -398,7 +407,7 @@ class Senses:
             read = (np.floor(kept["wheel_angles"] / count) - before) * count / dt
         read = np.where(even[4:] < s.wheel_dropout, kept["wheel_readings"], read)
         kept["wheel_readings"] = read
-        kept["wheel_speeds"] = kept["wheel_speeds"] + _share(s.wheel_filter_ms, dt) * (read - kept["wheel_speeds"])
+        kept["wheel_speeds"] = kept["wheel_speeds"] + low_pass(s.wheel_filter_ms, dt) * (read - kept["wheel_speeds"])
         quaternion = self._orientation(robots, np.radians(s.tilt_noise) * normal[6:9])
         if self._estimate is not None:
             gyro, down = kept["gyro"] + kept["gyro_bias"], -rotation_matrix(quaternion)[2, :2]
@@ -485,7 +494,7 @@ def _steps(sensors: Sensors, delays: tuple[float, float], dt: float) -> int:
     return int(np.ceil((delays[1] + sensors.jitter_ms) / 1000 / dt)) + (LOST_IN_A_ROW if sensors.lost else 0) + 1
 
 
-def _share(milliseconds: float, dt: float) -> float:
+def low_pass(milliseconds: float, dt: float) -> float:
     """Of a change, what a low pass lets through in a step."""
     return dt / (dt + milliseconds / 1000)
 

@@ -16,8 +16,10 @@ import statistics
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import compare_sb3
+import measure_fits
 import measure_robots
 import race
 from gym_tasks import SEEDS, TASKS
@@ -27,6 +29,7 @@ from studies import GROUNDS, HORIZONS, STUDIES, TO_CROSS
 from summarize_runs import Evaluation, read
 
 from ballbot.cli import program
+from ballbot.identification import AXES_BY_DEFAULT, LATENCY
 from ballbot.parsing import parse
 from ballbot.ppo.checkpoint import write_atomic
 
@@ -417,6 +420,28 @@ def drawn_robots_table(path: Path) -> str:
     return table(head, [[*spans, *stood]])
 
 
+def fits_table(path: Path) -> str:
+    """How far off fits of hidden robots were, a line a robot and number."""
+    usual = " ".join(AXES_BY_DEFAULT)
+    found: dict[tuple[str, str], list[dict[str, Any]]] = {}
+    for row in read_table(path, measure_fits.COLUMNS, {"true": float, "fitted": float, "error": float, "told": int}):
+        besides = row["axes"] != usual
+        if not besides or row["number"] not in (*AXES_BY_DEFAULT, LATENCY):
+            found.setdefault((row["robot"], f"`{row['number']}`" + ", besides" * besides), []).append(row)
+    lines = []
+    for (robot, name), rows in found.items():
+        unit, scale = ("mm", 1000) if "com_" in name else ("ms", 1) if LATENCY in name else ("%", 100)
+        by = [abs(row["true"]) if unit == "%" else 1.0 for row in rows]
+        off = [scale * abs(row["fitted"] - row["true"]) / true for row, true in zip(rows, by, strict=True)]
+        errors = [scale * row["error"] / true for row, true in zip(rows, by, strict=True)]
+        shown = [f"{x:.2g} {unit}" for x in (statistics.median(off), max(off), statistics.median(errors))]
+        within = sum(miss <= 2 * error for miss, error in zip(off, errors, strict=True))
+        counts = [f"{count} of {len(rows)}" for count in (within, sum(row["told"] for row in rows))]
+        lines.append([robot, name, *shown, *counts])
+    head = ["robot", "number", "off, median", "at most", "error that is printed", "within two errors", "told"]
+    return table(head, lines)
+
+
 def learned_robots_table(results: Results, path: Path) -> str:
     """What was learned on each robot beside what computed gains do: medians over seeds, of the last policies."""
     lines = []
@@ -533,6 +558,8 @@ def main(argv: list[str] | None = None) -> int:
         pages[args.page.with_name("robots.md")] = {"robots": robots_table(robots)} | learned
         if (drawn := args.results / "drawn_robots.csv").is_file():
             pages[args.page.with_name("robots.md")]["drawn_robots"] = drawn_robots_table(drawn)
+    if (fits := args.results / "fits.csv").is_file():
+        pages[args.page.with_name("your_robot.md")] = {"fits": fits_table(fits)}
     if (tried := args.results / "reliability.csv").is_file():
         pages[args.page.with_name("reliability.md")] = {"reliability": reliability_table(tried)}
     for page, found in pages.items():

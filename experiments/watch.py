@@ -9,8 +9,8 @@
 In the viewer, push the robot: double-click on it, then drag with Ctrl and the right mouse button.  Tell it what to do:
 the arrow keys set the direction of a goal, the velocity (Home and End: the yaw rate) or the place, Enter tells it to
 stand.  Until a key is pressed, it is told what is drawn at random.  Episodes follow each other until the window is
-closed.  A video shows one episode, with what the depth cameras see in the corners, and what a policy estimates of the
-ground beside what is true.
+closed.  A video shows one episode, with what the depth cameras see above, near in yellow and far in blue, and what a
+policy estimates of the ground beside what is true.  Ground that it must not drop to is tinted.
 
 With --drive the robot stands until it is told something, and an episode lasts until it falls or leaves its ground.
 Space pushes it, Backspace begins anew, Insert on the next ground, Delete is slow motion.  --web needs no display here:
@@ -60,7 +60,7 @@ class Args:
     classical controller: "pid", "linear", "lqr", "observer", "foresight", "informed", "guided",
     "guided_observer"; all but pid with a speed of choice, m/s, or yours, "linear:0.2"."""
     record: Path | None = None
-    """Video to write, .mp4 or .gif, instead of opening a window."""
+    """Video to write, .mp4, .gif or .webp, instead of opening a window."""
     terrain: str | None = None
     """Kind of the ground, with its difficulty after a colon, "stairs:0.4", or a height map (default: what the policy
     was trained on; perlin for classical controllers).  The kind's own options are --ground.height and so on: --terrain
@@ -90,7 +90,7 @@ class Args:
     speed: Annotated[float, Range(0.01, 100)] = 1.0
     """Seconds of simulation in a second of film or of your life."""
     fps: Annotated[int, Range(1, 100)] = 25
-    """Frames of the video in a second; a GIF has the nearest of 50, 33.3, 25, 20, ..."""
+    """Frames of the video in a second; a .gif has the nearest of 50, 33.3, 25, 20, ..., a .webp at most 50."""
     shrink: Literal[1, 2, 4] = 1
     """What each side of the video, 640 x 480 pixels, is divided by."""
     drive: bool = False
@@ -224,7 +224,7 @@ def main(argv: list[str] | None = None) -> int:
             return 0
         fps = playable_fps(args.record, args.fps)
         if fps != args.fps:
-            print(f"note: {fps:.4g} frames a second, not {args.fps}: a GIF counts in hundredths of a second")
+            print(f"note: {fps:.4g} frames a second, not {args.fps}: what {args.record.suffix} can play")
         seconds = envs.config.max_episode_steps * envs.dt / args.speed
         print(f"drawing up to {seconds:.1f} s; without a GPU that may take a minute", flush=True)
         pictures = (shrunk(frame, args.shrink) for frame in film(envs, actor, args.seed, fps, args.speed, estimates))

@@ -1,4 +1,4 @@
-"""What is drawn on the ground beside a robot, so that a picture shows where it goes: its trail, and what it is told.
+"""What is drawn on the ground beside a robot, so that a picture shows where it goes: its trail, what it is told, and drops.
 
 The page that drives robots (ballbot/assets/drive.js) draws the same in the same colours.
 """
@@ -21,16 +21,24 @@ MOST = 500
 """Points of the trail; older ones vanish."""
 LEASH = 0.3
 """m that the robot may move in the picture until the camera follows."""
-LOOKS = {"azimuth": 135.0, "elevation": -20.0, "distance": 2.1}
-"""Degrees and m: how far that is from the ball, and from where."""
-ABOVE = 0.2
-"""m above the ball's foot that the camera looks at."""
+LOOKS = {"azimuth": 122.0, "elevation": -27.0, "distance": 2.5}
+"""Degrees and m: how far that is from what it looks at, and from where.  Roads wind, and goals lie, along +y (90)."""
+AHEAD, ABOVE = 0.45, 0.1
+"""m beyond the ball's foot and above it that the camera looks at: there is more to see of what is ahead."""
+DEEP = (0.12, 0.20, 0.30, 0.6)
+"""Red, green, blue and opacity of what lies over the ground that a robot must not drop to."""
 
 
 class Marks:
-    """The trail of one robot, what it is told, and a camera that lets it move within the picture."""
+    """The trail of one robot, what it is told, and a camera that lets it move within the picture.
 
-    def __init__(self) -> None:
+    Args:
+        depth: m above the lowest ground; what is lower is tinted.
+        side: m, of the ground.
+    """
+
+    def __init__(self, depth: float = -np.inf, side: float = 0.0) -> None:
+        self._depth, self._side = depth, side
         self.trail: list[Array] = []
         """(3,) m, where the ball touched the ground."""
         self.direction = np.zeros(2)
@@ -57,7 +65,8 @@ class Marks:
         """That shows it."""
         camera = mujoco.MjvCamera()
         camera.type = mujoco.mjtCamera.mjCAMERA_FREE
-        camera.lookat[:] = self._look + np.array([0.0, 0.0, ABOVE])
+        heading = np.radians(LOOKS["azimuth"])
+        camera.lookat[:] = self._look + np.array([AHEAD * np.cos(heading), AHEAD * np.sin(heading), ABOVE])
         for name, value in LOOKS.items():
             setattr(camera, name, value)
         return camera
@@ -65,6 +74,12 @@ class Marks:
     def add_to(self, scene: mujoco.MjvScene) -> None:
         """Draw it there, as far as there is room."""
         capsule, arrow = mujoco.mjtGeom.mjGEOM_CAPSULE, mujoco.mjtGeom.mjGEOM_ARROW
+        if self._depth > 0 and scene.ngeom < scene.maxgeom:
+            sizes = np.array([self._side, self._side, self._depth]) / 2
+            rgba = np.array(DEEP, np.float32)
+            geom = scene.geoms[scene.ngeom]
+            mujoco.mjv_initGeom(geom, mujoco.mjtGeom.mjGEOM_BOX, sizes, sizes * [0, 0, 1], np.eye(3).ravel(), rgba)
+            scene.ngeom += 1
         for one, other in zip(self.trail, [*self.trail[1:], self._foot], strict=True):
             self._add(scene, capsule, 0.007, MOVES, one, other)
         if self.place is not None:

@@ -18,10 +18,10 @@ HIGHEST = 0.15
 DOT = 0.038
 """m, radius of an estimated height."""
 LINE = 0.014
-"""m, half the width of a line."""
+"""m, half the width of a line; that of what is true is twice as wide and shows beside one that covers it."""
 BALL = 0.05
 """m, radius of the ring in the middle."""
-TRUE, ESTIMATED = (40, 120, 255), (255, 140, 0)
+TRUE, ESTIMATED = (70, 150, 255), (255, 140, 0)
 """Colours, red, green and blue of 255."""
 
 
@@ -53,9 +53,9 @@ def plan(sims: Physics, layout: Layout, truth: Floats, estimates: Floats, size: 
                 picture[away < 0.7 * DOT] = _grey(height)
     for name, at in layout.slices.items():  # over the dots
         if layout.fields[name].leads:
-            for colour, (x, y) in ((TRUE, truth[at]), (ESTIMATED, estimates[at])):
+            for colour, width, (x, y) in ((TRUE, 2 * LINE, truth[at]), (ESTIMATED, LINE, estimates[at])):
                 along, aside = x * ahead + y * left, x * left - y * ahead
-                picture[(along > BALL) & (along < 0.7 * REACH) & (np.abs(aside) < LINE)] = colour
+                picture[(along > BALL) & (along < 0.7 * REACH) & (np.abs(aside) < width)] = colour
     away = np.hypot(ahead, left)
     picture[np.abs(away - BALL) < LINE] = (255, 255, 255)
     return picture

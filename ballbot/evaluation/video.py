@@ -1,4 +1,4 @@
-"""Videos of a policy at work: the robot from outside, and what it sees, and takes the ground for, in the corners."""
+"""Videos of a policy at work: the robot from outside, what it sees above, and what it takes the ground for below."""
 
 from __future__ import annotations
 
@@ -22,27 +22,38 @@ from ballbot.envs.rig import camera_names
 from ballbot.envs.step import rotation_matrix
 from ballbot.errors import SettingsError
 from ballbot.evaluation.episodes import Actor
-from ballbot.evaluation.plan import Frame, plan
+from ballbot.evaluation.plan import ESTIMATED, TRUE, Frame, plan
 from ballbot.ppo import Agent
 from ballbot.progress import reported
 
-ENDINGS = (".mp4", ".gif")
-INSET = 132
-"""Pixels along a side of a depth view in the corner."""
+ENDINGS = (".mp4", ".gif", ".webp")
+TICKS = {".gif": 100, ".webp": 1000}
+"""A second, of those in which a frame is shown for a whole number of them."""
+SHORTEST = 0.02
+"""s of such a frame, as browsers slow down what is faster."""
+WEBP = {"quality": 80, "method": 4}
+"""Of 100, and of 6: half the size of a .gif, in all colours."""
+INSET = 96
+"""Pixels along a side of a depth view, in a row at the top."""
 PLAN = 180
 """Likewise of the ground from above."""
-TEXT = 18
-"""Height of letters."""
+TEXT, SMALL = 18, 13
+"""Height of letters: of time and speed, and beside insets."""
+INK, PAPER = (255, 255, 255), (40, 44, 50)
+"""Of letters and behind them."""
 SEEING = ("encoded", "depth")
 """Observations of those whose views are shown."""
 MARGIN = 8
 """Pixels around it."""
 MOST_INSETS = 6
-"""Of cameras: more do not fit beside the robot."""
-NEAREST, FARTHEST = 0.08, 0.8
-"""m, white and black in depth views: in between, most of what cameras see of the ground, and of a drop beside it."""
+"""Of cameras: more do not fit in a row."""
+NEAREST, FARTHEST = 0.07, 0.9
+"""m, the two ends of the colours of depth views: in between, most of what cameras see of the ground and of drops."""
+COLOURS = np.array([(253, 231, 37), (94, 201, 98), (33, 145, 140), (59, 82, 139), (68, 1, 84)])
+"""Of depths, near to far: viridis, which grows darker evenly, and differs to people who do not tell red from green."""
 SPEED_OVER = 0.5
 """s of simulation that the speed in a film is the mean over."""
+Colour = tuple[int, int, int]
 Estimates = Callable[[Any], NDArray[np.floating]]
 """Observations of n robots -> (n, m) what a policy estimates."""
 POSTER = 50
@@ -78,7 +89,7 @@ def film(
     sims, told = envs.simulations, envs.world.told
     cameras = _eyes(sims) if envs.config.observation in SEEING else None
     obs, _ = envs.reset(seed=seed)
-    said = _Said(sims, int(sims.robot_ids[0]))
+    said = _Said(sims, int(sims.robot_ids[0]), int(sims.terrain_ids[0]))
     envs.marks = said.marks
     began, ended, step, shown = np.ones(1, bool), False, 0, 0
     while True:
@@ -90,9 +101,9 @@ def film(
             pictures = envs.render()
             assert pictures is not None
             depths = what_is_seen(cameras, sims, sims.qpos[0], int(sims.terrain_ids[0]))
-            picture = with_insets(pictures[0], depths if estimates is None else depths[: MOST_INSETS - 1])
+            picture = with_insets(pictures[0], depths)
             if estimates is not None:
-                put(picture, _estimated(envs, obs, estimates), picture.shape[0] - PLAN - MARGIN, MARGIN)
+                _put_estimates(picture, envs, obs, estimates)
             said.write_on(picture)
             yield from repeat(picture, due)
             shown += due
@@ -103,13 +114,22 @@ def film(
         began, step, ended = np.zeros(1, bool), step + 1, bool(terminated[0] | truncated[0])
 
 
-def _estimated(envs: BallbotVectorEnv, obs: Any, estimates: Estimates) -> Frame:
-    """(PLAN, PLAN, 3) the ground around, and what the policy takes it for."""
+def _put_estimates(picture: Frame, envs: BallbotVectorEnv, obs: Any, estimates: Estimates) -> None:
+    """Put the ground around, and what the policy takes it for, into a corner."""
     layout, found = envs.privileged_layout, estimates(obs)[0]
     if layout is None or layout.size != len(found):
         told = 0 if layout is None else layout.size
         raise SettingsError(f"{len(found)} numbers are estimated, and the truth has {told}: not the same")
-    return plan(envs.simulations, layout, obs["privileged"][0], found, PLAN)
+    top = picture.shape[0] - PLAN - MARGIN
+    put(picture, plan(envs.simulations, layout, obs["privileged"][0], found, PLAN), top, MARGIN)
+    leads = any(field.leads for field in layout.fields.values())
+    put_text(
+        picture,
+        [(f"{', '.join(layout.fields)}:", INK), *([("true", TRUE)] if leads else []), ("estimated", ESTIMATED)],
+        top - SMALL - 10,
+        MARGIN - 2,
+        SMALL,
+    )
 
 
 def film_maker(envs: BallbotVectorEnv, seed: int) -> Callable[[Agent], tuple[NDArray[np.uint8], int]]:
@@ -139,8 +159,8 @@ def film_maker(envs: BallbotVectorEnv, seed: int) -> Callable[[Agent], tuple[NDA
 class _Said:
     """What a film tells of a robot beside how it looks: marks on the ground, the time, and how fast it goes."""
 
-    def __init__(self, sims: Physics, robot_id: int) -> None:
-        self.marks = Marks()
+    def __init__(self, sims: Physics, robot_id: int, terrain_id: int) -> None:
+        self.marks = Marks(float(sims.ground.floors[terrain_id]) / 2, sims.ground.grid.length)  # half way to the floor
         self._ball, self._radius = sims.addresses.ball_qpos, float(sims.planes[robot_id].geom("ball").size[0])
         self._way: list[tuple[float, NDArray[np.float64]]] = []
 
@@ -154,22 +174,32 @@ class _Said:
         """Write below, in the middle."""
         (then, there), (now, here) = self._way[0], self._way[-1]
         speed = float(np.hypot(*(here - there))) / (now - then) if now > then else 0.0
-        write(picture, f"{now:5.2f} s    {speed:.2f} m/s")
+        put_text(picture, [(f"{now:5.2f} s    {speed:.2f} m/s", INK)], picture.shape[0] - TEXT - 10 - MARGIN)
 
 
-def write(picture: Frame, text: str) -> None:
-    """Write a line of white text on grey below the middle, if there is Pillow, which the extra "video" brings."""
+def put_text(
+    picture: Frame, words: list[tuple[str, Colour]], top: int, left: int | None = None, height: int = TEXT
+) -> None:
+    """Write a line of words, each in its colour, on grey, if there is Pillow, which the extra "video" brings.
+
+    Args:
+        picture: to write into.
+        words: and their colours.
+        top: row of the pixels where it begins.
+        left: column; None: in the middle.
+        height: of letters; the line has 8 pixels more.
+    """
     try:
         from PIL import Image, ImageDraw, ImageFont
     except ImportError:
         return
-    font = ImageFont.load_default(TEXT)
-    left, _top, right, _bottom = (round(edge) for edge in font.getbbox(text))
-    label = Image.new("RGB", (right - left + 16, TEXT + 10), (40, 44, 50))
-    ImageDraw.Draw(label).text((8 - left, 3), text, fill=(255, 255, 255), font=font)
-    height, width = picture.shape[:2]
-    row, column = height - label.height - MARGIN, (width - label.width) // 2
-    picture[row : row + label.height, column : column + label.width] = np.asarray(label)
+    font, space = ImageFont.load_default(height), height // 2
+    ends = np.cumsum([0, *(round(font.getlength(word)) + space for word, _ in words)])
+    label = Image.new("RGB", (int(ends[-1]) + space, height + 8), PAPER)
+    for (word, colour), start in zip(words, ends[:-1], strict=True):
+        ImageDraw.Draw(label).text((space + start, 2), word, fill=colour, font=font)
+    column = (picture.shape[1] - label.width) // 2 if left is None else left
+    picture[top : top + label.height, column : column + label.width] = np.asarray(label)
 
 
 def replay(
@@ -196,7 +226,7 @@ def replay(
     Raises:
         RuntimeError: no OpenGL.
     """
-    pool, said = sims.ground, _Said(sims, robot_id)
+    pool, said = sims.ground, _Said(sims, robot_id, terrain_id)
     cameras = _eyes(sims) if sees else None
     renderer = Renderer("rgb_array", rig=sims.rig, robot=sims.robot, family=sims.family)
     ground = None
@@ -260,16 +290,16 @@ def what_is_seen(
 
 
 def with_insets(picture: Frame, depths: NDArray[np.float32]) -> Frame:
-    """The picture with (cameras, height, width) depths, 0 to 1 m, of six at most, along its sides; near is bright."""
+    """The picture with (cameras, height, width) depths, 0 to 1 m, of six at most, in a row; near is bright."""
     framed = picture.copy()
     for i, depth in enumerate(depths[:MOST_INSETS]):
         rows, columns = (np.arange(INSET) * size // INSET for size in depth.shape)
-        closeness = 1 / np.clip(depth[rows][:, columns], NEAREST, FARTHEST)  # most of what is seen is near
-        share = (closeness - 1 / FARTHEST) / (1 / NEAREST - 1 / FARTHEST)
-        grey = np.round(255 * np.sqrt(np.clip(share, 0, 1))).astype(np.uint8)
-        top = MARGIN + i // 2 * (INSET + MARGIN)  # camera 0 looks in from the right
-        left = MARGIN if i % 2 else picture.shape[1] - INSET - MARGIN
-        put(framed, grey[..., None], top, left)
+        share = np.log(np.clip(depth[rows][:, columns], NEAREST, FARTHEST) / NEAREST) / np.log(FARTHEST / NEAREST)
+        stops = share * (len(COLOURS) - 1)
+        colours = [np.interp(stops, np.arange(len(COLOURS)), channel) for channel in COLOURS.T]
+        left = MARGIN + i * (INSET + MARGIN)
+        put(framed, np.stack(colours, axis=2).astype(np.uint8), MARGIN, left)
+        put_text(framed, [(f"camera {i}", INK)], MARGIN + INSET - 2, left - 2, SMALL)
     return framed
 
 
@@ -288,11 +318,9 @@ def shrunk(frame: Frame, times: int) -> Frame:
 
 
 def playable_fps(path: Path, fps: float) -> float:
-    """The frames a second nearest to ``fps`` that a file can play: a GIF shows each for whole hundredths of a second.
-
-    Two at least, since browsers slow down what is faster.
-    """
-    return 100 / max(round(100 / fps), 2) if path.suffix == ".gif" else fps
+    """The frames a second nearest to ``fps`` that a file can play: some show each for a whole number of ``TICKS``."""
+    ticks = TICKS.get(path.suffix)
+    return fps if ticks is None else ticks / max(round(ticks / fps), round(ticks * SHORTEST))
 
 
 def poster(path: Path) -> bytes:
@@ -314,10 +342,12 @@ def poster(path: Path) -> bytes:
 
 
 def write_video(path: Path, frames: Iterator[Frame], fps: float) -> int:
-    """Write frames as .mp4 or .gif; returns how many.  Until the last one is written, the old file stays.
+    """Write frames as .mp4, .gif or .webp; returns how many.  Until the last one is written, the old file stays.
+
+    A .webp keeps all of them in memory until then, 0.9 MB each.
 
     Raises:
-        ValueError: another ending, or a GIF at other than a ``playable_fps``.
+        ValueError: another ending, or other than a ``playable_fps``.
         ImportError: the extra "video" is not installed.
         OSError: the file cannot be written.
     """
@@ -334,7 +364,9 @@ def write_video(path: Path, frames: Iterator[Frame], fps: float) -> int:
         raise ImportError(f'{error.name} is missing: pip install "imageio[ffmpeg]"') from error
     temporary = path.with_name(f".{path.stem}.tmp{path.suffix}")
     options: dict[str, Any] = {"duration": round(1000 / fps), "loop": 0}  # ms
-    if path.suffix == ".mp4":
+    if path.suffix == ".webp":
+        options |= WEBP
+    elif path.suffix == ".mp4":
         options = {"fps": fps, "macro_block_size": 1}
     count = 0
     try:

@@ -450,7 +450,7 @@ def opening(args: Args) -> str:
     repeat = f"every {ppo.action_repeat} of them" if ppo.action_repeat > 1 else "at each"
     return (
         f"training {ppo.num_envs} robots ({world.robot}) with {eyes}, command {world.command}, on {world.terrain} "
-        f"ground; device {ppo.device}, {threads} threads simulate, {ppo.torch_threads or 'any'} of PyTorch\n"
+        f"ground; device {ppo.device}, threads: {threads} to simulate, {ppo.torch_threads or 'any'} of PyTorch\n"
         f"a step is {STEP_MS:g} ms of one robot, which decides {repeat}; {ppo.total_timesteps:,} steps in all\n"
         f"curves: {curves()}\nsetting up: grounds and robots take a quarter of a minute ..."
     )

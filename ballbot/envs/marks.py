@@ -1,6 +1,6 @@
-"""What is drawn on the ground beside a robot, so that a picture shows where it goes: its trail, what it is told, and drops.
+"""What is drawn beside a robot, so that a picture shows where it goes: its trail, what it is told, and drops.
 
-The page that drives robots (ballbot/assets/drive.js) draws the same in the same colours.
+The page that drives robots (ballbot/assets/drive.js) draws the first two in the same colours.
 """
 
 from __future__ import annotations

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from ballbot.cli import check_options, check_output, program
 from ballbot.envs import ROBOTS
 from ballbot.envs.model import build_model
-from ballbot.envs.rendering import choose_opengl
+from ballbot.envs.rendering import SHADOWS, choose_opengl
 from ballbot.envs.robot import RobotConfig
 from ballbot.parsing import parse
 from ballbot.settings import Range
@@ -46,7 +46,7 @@ def picture(robot: RobotConfig, distance: float) -> NDArray[np.uint8]:
     camera = mujoco.MjvCamera()
     camera.lookat = data.geom("ball").xpos + np.array([0.0, 0.0, 0.72 - robot.ball_radius])
     camera.distance, camera.azimuth, camera.elevation = distance, 150.0, -8.0
-    model.vis.global_.fovy = 34.0
+    model.vis.global_.fovy, model.vis.map.shadowclip = 34.0, SHADOWS
     with mujoco.Renderer(model, HEIGHT, WIDTH) as renderer:
         renderer.update_scene(data, camera)
         return np.array(renderer.render(), np.uint8)

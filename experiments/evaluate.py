@@ -417,9 +417,11 @@ def main(argv: list[str] | None = None) -> int:
         how = f"with {' and '.join(ways)} " if ways else ""
         summaries: dict[str, dict[str, Any]] = {}
         found: dict[str, Episodes] = {}
+        physics: list[Physics] = []
         world = {"terrain": task["terrain"], "command": task.get("command", "goal")}
         for name, entry in entries.items():
-            found[name], sims = evaluate(name, entry, args)
+            found[name], own = evaluate(name, entry, args)
+            physics = physics or [own]  # of the first one, who is filmed: others may have other cameras
             summaries[name] = {"policy": name, **world, **summarize(found[name])}
         try:
             if args.json is not None:
@@ -440,11 +442,11 @@ def main(argv: list[str] | None = None) -> int:
             print(f"wrote {written}")
         if args.report is not None:
             made = [*origins(entries), how_made(argv)]
-            report(args, str(task["terrain"]), summaries, found, sims, made)
+            report(args, str(task["terrain"]), summaries, found, physics[0], made)
         if args.paths is not None:
             from ballbot.evaluation.report import write_paths
 
-            write_paths(args.paths, found, sims.ground)
+            write_paths(args.paths, found, physics[0].ground)
             print(f"wrote {args.paths}")
     except KeyboardInterrupt:
         print(f"stopped; {f'only {written}' if written else 'nothing'} was written", file=sys.stderr)

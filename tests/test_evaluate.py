@@ -226,3 +226,11 @@ def test_who_sees_drives_otherwise_by_the_images_of_others(tmp_path, monkeypatch
 def test_a_terminal_that_knows_few_letters_gets_the_table(tmp_path):
     code, out, err = run(tmp_path, "pid", *SHORT, PYTHONIOENCODING="ascii")
     assert code == 0 and "\\xb1" in out, err  # the plus-minus sign
+
+
+def test_films_show_the_cameras_of_the_one_who_is_filmed(monkeypatch, tmp_path):
+    evaluate, filmed = importlib.import_module("evaluate"), []
+    monkeypatch.setattr(evaluate, "report", lambda *given: filmed.append(given[4].rig.number))
+    few = ["--episodes", "1", "--horizon", "5", "--num-terrains", "1", "--num-threads", "1"]
+    evaluate.main(["road", "--compare", "observer", "--report", str(tmp_path / "report"), *few])
+    assert filmed == [3]  # the controller's robot has the reference's two

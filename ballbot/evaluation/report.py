@@ -43,7 +43,7 @@ th:first-child, td:first-child { text-align: left; }
 table.told td { text-align: left; white-space: normal; }
 svg { width: 100%; height: auto; }
 .row { display: flex; flex-wrap: wrap; gap: 1rem; } .row svg { flex: 1 1 20rem; min-width: 0; max-width: 36rem; }
-figure { margin: 2rem 0; } figcaption { font-size: 0.9rem; }
+figure { margin: 2rem 0; overflow-x: auto; } figure > svg { min-width: 48rem; } figcaption { font-size: 0.9rem; }
 video { width: 100%; max-width: 40rem; }
 """
 

@@ -366,6 +366,7 @@ def test_who_serves_a_network_is_called_by_its_addresses_and_own_name():
     server = Server(drive, "lqr", "0.0.0.0")
     assert server._is_called("192.168.1.7:8800") and server._is_called(socket.gethostname())
     assert not server._is_called("evil.example:8800") and not server._is_called("")
+    assert "127.0.0.1" not in server._where  # which is for who is refused, perhaps from elsewhere
 
 
 NONSENSE = [
@@ -418,6 +419,44 @@ def test_a_page_says_ping_and_goodbye(served):
     page.close()
 
 
+def test_a_page_that_is_gone_as_it_comes_ends_nothing(served):
+    own = f"127.0.0.1:{served.port}"
+    request = (
+        f"GET /drive HTTP/1.1\r\nHost: {own}\r\nOrigin: http://{own}\r\nUpgrade: websocket\r\n"
+        "Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n"
+    )
+    goodbye = b"\x88\x80\0\0\0\0"
+    assert b" 101 " in answer(served.port, request.encode() + goodbye)  # in one packet
+    page = WebSocket(served.port)
+    assert page.told()["kind"] == "scene"
+    page.close()
+
+
+def deaf(server):
+    """A page that reads nothing, as the server knows it, once much waits for it."""
+    page = WebSocket(server.port)
+    (viewer,) = server._viewers
+    server._loop.call_soon_threadsafe(viewer.writer.write, bytes(serving.FAR_BEHIND // 2))
+    until(lambda: viewer.writer.transport.get_write_buffer_size() > serving.LATE)
+    return page, viewer.writer.transport
+
+
+def test_a_page_that_does_not_take_what_is_left_is_given_up(served, monkeypatch):
+    monkeypatch.setattr(serving, "TAKE_TIME", 0.2)
+    page, transport = deaf(served)
+    page.send(b"", opcode=8)
+    until(lambda: not served._connections, seconds=10.0)
+    until(lambda: transport.get_write_buffer_size() == 0, seconds=10.0)
+    page.close()
+
+
+def test_a_page_that_does_not_read_does_not_hold_up_the_end(served):
+    page, transport = deaf(served)
+    served.stop()
+    until(lambda: transport.get_write_buffer_size() == 0, seconds=10.0)  # dropped: Python 3.12 would wait for it
+    page.close()
+
+
 # -- The program ------------------------------------------------------------------------------------------------------
 
 
@@ -429,6 +468,7 @@ def test_bad_input_is_named_and_exits_with_2(tmp_path, monkeypatch):
         cases: list[tuple[list[object], str]] = [
             (["lqr", "--web", "--port", taken], f"port {taken} is taken"),
             (["lqr", "--web", "--port", 70000], "--port must be a whole number from 0 to 65535"),
+            (["lqr", "--web", "--host", ""], "--host is empty: take 127.0.0.1"),
             (["lqr", "--web", "--host", "nowhere.invalid"], "--host nowhere.invalid is no address"),
             (["lqr", "--web", "--host", "203.0.113.9"], "--host 203.0.113.9 is no address of this machine"),
             (["lqr", "--web", "--command", "path"], "keys say no path"),

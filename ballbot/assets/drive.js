@@ -666,7 +666,7 @@ function listen() {
   addEventListener("blur", letGo);
   document.addEventListener("visibilitychange", () => { letGo(); if (document.hidden) { cruise = null; steer(); } });
   addEventListener("gamepadconnected", ({ gamepad }) => { padName = gamepad.id; say(`gamepad: ${padName.slice(0, 40)}`); });
-  addEventListener("gamepaddisconnected", () => { buttons = []; cruise = null; say("the gamepad is gone: the robot stands"); });
+  addEventListener("gamepaddisconnected", () => { buttons = []; cruise = null; say("the gamepad is gone: its stick is let go"); });
   for (const button of document.querySelectorAll("[data-press]")) {
     button.addEventListener("click", () => { press(button.dataset.press); button.blur(); });
   }

@@ -106,7 +106,7 @@ class Drive:
     def hold(self, stick: Array | tuple[float, float], turn: float = 0.0) -> None:
         """A stick is held: (2,) along the world's x and y, and one to turn about the vertical, each at most 1 long.
 
-        Once it is let go, the robot is told to stand.
+        Once it is let go, the robot is told to stand; one that was told a place goes on to it.
         """
         stick = np.asarray(stick, np.float64)
         self._stick, self._turn = stick / max(float(np.hypot(*stick)), 1.0), min(max(turn, -1.0), 1.0)

@@ -48,6 +48,8 @@ GONE = 20.0
 """s without one, after which a page is gone."""
 HEAD_TIME, MOST_HEAD = 10.0, 16 * 1024
 """s, and bytes, for the head of a request."""
+TAKE_TIME = 5.0
+"""s in which the rest of what is sent must be taken, once no more will come."""
 LATE, FAR_BEHIND = 256 * 1024, 16 * 1024 * 1024
 """Bytes not yet taken by a page: then it gets no poses, or is given up."""
 MOST_OWED = 0.1
@@ -102,9 +104,14 @@ class Server:
         name: of who balances it, for the page.
         host: an address of this machine, or a name of it, where it listens; "0.0.0.0" or "::" for all.
         port: 0 takes a free one.
+
+    Raises:
+        SettingsError: the host is empty, which would be all addresses of this machine, unasked.
     """
 
     def __init__(self, drive: Drive, name: str, host: str = "127.0.0.1", port: int = 0) -> None:
+        if not host.strip():
+            raise SettingsError("--host is empty: take 127.0.0.1, or 0.0.0.0 for all addresses of this machine")
         self._drive, self._name, self.host, self.port = drive, name, host, port
         assets = files("ballbot.assets")
         self._pages = {path: ((assets / file).read_bytes(), kind) for path, (file, kind) in PAGE.items()}
@@ -142,6 +149,11 @@ class Server:
         host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(self.host, self.host)
         return f"http://{f'[{host}]' if ':' in host else host}:{self.port}/"
 
+    @property
+    def _where(self) -> str:
+        """The page, for who asked in vain, perhaps from elsewhere."""
+        return f"http://IP-ADDRESS:{self.port}/" if self.host in ("0.0.0.0", "::") else self.address
+
     async def _run(self, ready: Callable[[str], None]) -> None:
         self._loop = asyncio.get_running_loop()
         try:
@@ -151,18 +163,19 @@ class Server:
         except (OSError, OverflowError) as error:
             raise SettingsError(_cannot_listen(self.host, self.port, error)) from error
         self.port = server.sockets[0].getsockname()[1]
-        async with server:
+        driving = asyncio.ensure_future(self._drive_on())
+        stopped = asyncio.ensure_future(self._stopped.wait())
+        try:
             ready(self.address)
-            driving = asyncio.ensure_future(self._drive_on())
-            stopped = asyncio.ensure_future(self._stopped.wait())
-            try:
-                await asyncio.wait({driving, stopped}, return_when=asyncio.FIRST_COMPLETED)
-                if driving.done():
-                    driving.result()  # its error, if it has one
-            finally:
-                for task in (driving, stopped, *self._connections):
-                    task.cancel()
-                await asyncio.gather(driving, stopped, *self._connections, return_exceptions=True)
+            await asyncio.wait({driving, stopped}, return_when=asyncio.FIRST_COMPLETED)
+            if driving.done():
+                driving.result()  # its error, if it has one
+        finally:
+            server.close()  # and does not wait until pages have read all, which those may never do that hang
+            tasks = (driving, stopped, *self._connections)
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
 
     # -- The robot ----------------------------------------------------------------------------------------------------
 
@@ -175,8 +188,9 @@ class Server:
         while True:
             if not self._viewers:
                 drive.hold((0.0, 0.0))
-                self._joined.clear()
-                await self._joined.wait()
+                while not self._viewers:  # who joined may be gone before this goes on
+                    self._joined.clear()
+                    await self._joined.wait()
                 last = due = loop.time()
                 owed = done = asked = 0.0
             now = loop.time()
@@ -252,12 +266,14 @@ class Server:
                 _answer(writer, 503, "too many connections: close some pages")
             else:
                 await self._serve(reader, writer)
-            await writer.drain()
+            writer.close()
+            async with asyncio.timeout(TAKE_TIME):
+                await writer.wait_closed()  # once all is sent
         except (OSError, asyncio.IncompleteReadError, asyncio.CancelledError, TimeoutError):
             pass  # gone, or this is the end
         finally:
             self._connections.discard(task)
-            writer.close()
+            writer.transport.abort()
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
@@ -273,13 +289,13 @@ class Server:
         method, path = words[0], words[1].partition("?")[0]
         host = headers.get("host", "")
         if not self._is_called(host):
-            return _answer(writer, 403, f"{host!r} is not what this machine is called: use {self.address}")
+            return _answer(writer, 403, f"{host!r} is not what this machine is called: use {self._where}")
         if method != "GET":
             return _answer(writer, 405, "only GET")
         if path == "/drive":
             return await self._watched(reader, writer, headers)
         if path not in self._pages:
-            return _answer(writer, 404, f"nothing here: see {self.address}")
+            return _answer(writer, 404, f"nothing here: see {self._where}")
         content, kind = self._pages[path]
         return _answer(writer, 200, content, kind)
 
@@ -301,7 +317,7 @@ class Server:
         """A page asks for a WebSocket, by which it is shown the robot."""
         origin = headers.get("origin", "")
         if origin not in (f"http://{headers['host']}", f"https://{headers['host']}"):
-            return _answer(writer, 403, f"the page {origin!r} is not this server's: open {self.address}")
+            return _answer(writer, 403, f"the page {origin!r} is not this server's: open {self._where}")
         if headers.get("upgrade", "").lower() != "websocket" or headers.get("sec-websocket-version") != "13":
             return _answer(writer, 426, "a WebSocket, version 13, is served here")
         try:
@@ -323,7 +339,7 @@ class Server:
                     pass
         finally:
             if viewer is self._viewers[0]:
-                self._drive.hold((0.0, 0.0))  # whoever drove is gone: stand
+                self._drive.hold((0.0, 0.0))  # whoever drove is gone
             self._viewers.remove(viewer)
 
     async def _hears(self, viewer: Viewer, reader: asyncio.StreamReader) -> bool:

@@ -11,7 +11,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 from ballbot.ppo import CheckpointError, load_checkpoint
@@ -113,8 +113,9 @@ class Programs:
         """Carry out tasks, which call programs, and return the exit status: 1 if some failed, 130 after a signal."""
         on_signals(interrupt)
         with ThreadPoolExecutor(self.jobs) as pool:
-            futures = [pool.submit(task) for task in tasks]
+            futures: list[Future[object]] = []
             try:
+                futures.extend(pool.submit(task) for task in tasks)
                 for future in futures:
                     future.result()
             except BaseException as error:

@@ -11,7 +11,7 @@ import pytest
 
 CPP = Path(__file__).parents[1] / "ballbot" / "deployment" / "cpp"
 INCLUDES = ("/usr/include", "/usr/include/onnxruntime", "/usr/local/include", "/usr/local/include/onnxruntime")
-WARNINGS = ("-Wall", "-Wextra", "-Wpedantic", "-Wshadow", "-Werror")
+WARNINGS = ("-Wall", "-Wextra", "-Wpedantic", "-Wshadow", "-Wconversion", "-Wsign-conversion", "-Werror")
 
 
 def compiler() -> str:

@@ -435,6 +435,7 @@ def test_a_page_that_is_gone_as_it_comes_ends_nothing(served):
 def deaf(server):
     """A page that reads nothing, as the server knows it, once much waits for it."""
     page = WebSocket(server.port)
+    page.told()
     (viewer,) = server._viewers
     server._loop.call_soon_threadsafe(viewer.writer.write, bytes(serving.FAR_BEHIND // 2))
     until(lambda: viewer.writer.transport.get_write_buffer_size() > serving.LATE)

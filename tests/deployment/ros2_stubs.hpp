@@ -62,7 +62,7 @@ struct SetBool {
 namespace rclcpp {
 
 struct Stub {  // what a middleware would hold
-  double seconds = 0;
+  double seconds = 0, jumped = 0;
   std::map<std::string, std::string> parameters;
   std::map<std::string, std::function<void(std::shared_ptr<const void>)>> topics;
   std::function<void(std_srvs::srv::SetBool::Request::SharedPtr, std_srvs::srv::SetBool::Response::SharedPtr)> arm;
@@ -75,8 +75,17 @@ struct Stub {  // what a middleware would hold
 };
 inline Stub stub;
 
-struct Time { double seconds() const { return stub.seconds; } };
-struct Clock {};
+struct Time { double at; double seconds() const { return at; } };
+enum ClockType { RCL_STEADY_TIME };
+struct Clock {
+  explicit Clock(ClockType) {}
+  Time now() const { return {stub.seconds}; }
+};
+struct QoS {
+  QoS(std::size_t) {}
+  QoS& keep_last(std::size_t) { return *this; }
+};
+struct SensorDataQoS : QoS { SensorDataQoS() : QoS(5) {} };
 struct Logger {};
 struct SubscriptionBase { using SharedPtr = std::shared_ptr<SubscriptionBase>; };
 struct TimerBase { using SharedPtr = std::shared_ptr<TimerBase>; };
@@ -105,7 +114,7 @@ class Node {
   template <class T>
   T declare_parameter(const std::string&, const T& otherwise) { return otherwise; }
   template <class Message, class Callback>
-  std::shared_ptr<SubscriptionBase> create_subscription(const std::string& topic, int, Callback&& callback) {
+  std::shared_ptr<SubscriptionBase> create_subscription(const std::string& topic, const QoS&, Callback&& callback) {
     stub.topics[topic] = [callback](std::shared_ptr<const void> message) {
       callback(std::static_pointer_cast<const Message>(message));
     };
@@ -125,9 +134,9 @@ class Node {
     stub.timer = callback;
     return std::make_shared<TimerBase>();
   }
-  Time now() const { return {}; }
+  Time now() const { return {stub.seconds + stub.jumped}; }
   Logger get_logger() const { return {}; }
-  std::shared_ptr<Clock> get_clock() { return std::make_shared<Clock>(); }
+  std::shared_ptr<Clock> get_clock() { return std::make_shared<Clock>(RCL_STEADY_TIME); }
   std::shared_ptr<NodeBase> get_node_base_interface() { return std::make_shared<NodeBase>(); }
 };
 
@@ -140,6 +149,7 @@ inline void spin(const std::shared_ptr<Node>&) {
   for (std::string word; std::cin >> word;) {
     const auto number = [] { double x = 0; std::cin >> x; return x; };
     if (word == "time") stub.seconds = number();
+    if (word == "jump") stub.jumped = number();
     if (word == "imu") {
       sensor_msgs::msg::Imu m;
       for (double* x : {&m.orientation.w, &m.orientation.x, &m.orientation.y, &m.orientation.z, &m.angular_velocity.x,
@@ -173,14 +183,16 @@ inline void spin(const std::shared_ptr<Node>&) {
       std::string topic;
       std::cin >> topic >> m.width >> m.height;
       const auto millimetres = static_cast<std::uint16_t>(number());
-      m.header.stamp.sec = static_cast<std::int32_t>(stub.seconds);
-      m.header.stamp.nanosec = static_cast<std::uint32_t>((stub.seconds - m.header.stamp.sec) * 1e9);
+      const double stamp = stub.seconds + stub.jumped;
+      m.header.stamp.sec = static_cast<std::int32_t>(stamp);
+      m.header.stamp.nanosec = static_cast<std::uint32_t>((stamp - m.header.stamp.sec) * 1e9);
       m.encoding = "16UC1";
       m.step = 2 * m.width;
       for (std::uint32_t i = 0; i < m.width * m.height; ++i) {
         m.data.push_back(static_cast<std::uint8_t>(millimetres & 255));
         m.data.push_back(static_cast<std::uint8_t>(millimetres >> 8));
       }
+      if (millimetres == 1) m.data.pop_back();  // one that was cut off
       stub.send(topic, m);
     }
     if (word == "arm") {

@@ -305,6 +305,7 @@ def test_policies_that_it_cannot_drive_are_refused_in_one_line(exported, program
             {"input": {"fields": [{"field": "gravity@3", "size": 17}]}},
             "observes 'gravity@3' without 'gravity' before it",
         ),
+        ({"input": {"fields": [{"field": "\u00e9\u20ac\U0001f600", "size": 17}]}}, "observes '\u00e9\u20ac\U0001f600'"),
         (
             {"input": {"fields": [{"field": "station", "size": 2}]}},
             "observes 'station', which this controller cannot read",

@@ -27,6 +27,7 @@ MODULES = {
     "geometry_msgs.msg": ("PoseStamped", "Twist", "Vector3"), "nav_msgs.msg": ("Odometry", "Path"),
     "sensor_msgs.msg": ("Image", "Imu", "JointState"), "std_msgs.msg": ("Float64MultiArray", "String"),
     "std_srvs.srv": ("SetBool",), "rclpy.node": ("Node",), "rclpy.signals": ("SignalHandlerOptions",),
+    "rclpy.qos": ("qos_profile_sensor_data",),
 }  # fmt: skip
 SCRIPT = """
 step
@@ -39,6 +40,7 @@ odom 0 0 0.1 0 0
 {images}
 arm 1
 step
+jump 1000
 step
 time 1.015
 step
@@ -76,9 +78,10 @@ class Stub:
 
     told: dict[str, str]  # its parameters
     said: list[str]
+    now: float
 
     def __init__(self, name: str) -> None:
-        self.now = 0.0
+        Stub.now, self.jumped = 0.0, 0.0
         self.topics: dict[str, Any] = {}
 
     def declare_parameter(self, name, value):
@@ -101,7 +104,7 @@ class Stub:
         self.timer = call
 
     def get_clock(self):
-        return SimpleNamespace(now=lambda: SimpleNamespace(nanoseconds=round(self.now * 1e9)))
+        return SimpleNamespace(now=lambda: SimpleNamespace(nanoseconds=round((self.now + self.jumped) * 1e9)))
 
     def get_logger(self):
         return SimpleNamespace(error=lambda text, **_: self.said.append(f"error {text}"))
@@ -111,8 +114,10 @@ class Stub:
         word, *rest = line.split()
         if word == "image":
             topic, width, height, depth = rest[0], *map(int, rest[1:])
-            stamp = SimpleNamespace(sec=int(self.now), nanosec=int((self.now - int(self.now)) * 1e9))
+            now = self.now + self.jumped
+            stamp = SimpleNamespace(sec=int(now), nanosec=int((now - int(now)) * 1e9))
             data = np.full((height, width), depth, np.uint16).tobytes()
+            data = data[:-1] if depth == 1 else data  # one that was cut off
             self.topics[topic](
                 SimpleNamespace(
                     header=SimpleNamespace(stamp=stamp), width=width, height=height, encoding="16UC1", step=2 * width,
@@ -122,7 +127,9 @@ class Stub:
             return
         x = [float(number) for number in rest]
         if word == "time":
-            self.now = x[0]
+            Stub.now = x[0]
+        elif word == "jump":
+            self.jumped = x[0]
         elif word == "imu":
             self.topics[word](SimpleNamespace(orientation=vector(*x[1:4], x[0]), angular_velocity=vector(*x[4:])))
         elif word == "joint_states":
@@ -156,6 +163,7 @@ def python_node(monkeypatch):
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
+    monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=lambda: Stub.now))
     return module
 
 
@@ -186,8 +194,8 @@ def policies(tmp_path_factory):
 
 @pytest.mark.parametrize("kind", ["goal", "velocity"])
 def test_nodes_arm_drive_stand_when_nobody_steers_and_stop(policies, python_node, cpp_node, kind):
-    images = "\n".join(f"image camera_{i}/depth 64 64 300" for i in range(3)) + "\nimage camera_0/depth 32 64 300"
-    sends = {"goal": ("direction 0 2", images), "velocity": ("cmd_vel 0.2 0 0.1", "")}[kind]
+    images = "\n".join(f"image camera_{i}/depth 64 64 300" for i in range(3)) + "".join(f"\nimage camera_0/depth {bad}" for bad in ("32 64 300", "64 64 1"))
+    sends = {"goal": ("direction 0 2\ndirection 0 0", images), "velocity": ("cmd_vel 0.2 0 0.1", "")}[kind]
     script = SCRIPT.format(command=sends[0], images=sends[1])
     told = {"policy": str(policies / f"{kind}.onnx"), "robot": "reference", "command": kind}
     Stub.told, Stub.said = told, []

@@ -274,7 +274,7 @@ class JsonReader {
       return;
     }
     const int more = code < 0x800 ? 1 : code < 0x10000 ? 2 : 3;
-    to += static_cast<char>((0xF00 >> more & 0xFF) | code >> 6 * more);
+    to += static_cast<char>((0xF00u >> (more + 1) & 0xFFu) | code >> 6 * more);
     for (int i = more - 1; i >= 0; --i) to += static_cast<char>(0x80 | (code >> 6 * i & 0x3F));
   }
 

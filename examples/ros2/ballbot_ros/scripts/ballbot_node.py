@@ -9,7 +9,9 @@ disarms it; so does whatever keeps the controller from driving until it is reset
 
 from __future__ import annotations
 
+import signal
 import sys
+import time
 from typing import Any
 
 import numpy as np
@@ -19,6 +21,7 @@ try:
     from geometry_msgs.msg import PoseStamped, Twist, Vector3
     from nav_msgs.msg import Odometry, Path
     from rclpy.node import Node
+    from rclpy.qos import qos_profile_sensor_data
     from rclpy.signals import SignalHandlerOptions
     from sensor_msgs.msg import Image, Imu, JointState
     from std_msgs.msg import Float64MultiArray, String
@@ -38,6 +41,7 @@ COMMANDS = {"goal": ("direction", Vector3), "velocity": ("cmd_vel", Twist), "poi
 """Kind of command -> topic that tells it, and type."""
 PIXELS = {"32FC1": (np.float32, 1.0), "16UC1": (np.uint16, 0.001)}
 """Encoding of depth images -> type of a pixel, and m of one."""
+NO_DIRECTION = "a direction of length 0 is none: the last one stays, disarm to stop"
 
 
 class BallbotNode(Node):
@@ -63,19 +67,21 @@ class BallbotNode(Node):
 
         for topic, kind, take in (("imu", Imu, self.on_imu), ("joint_states", JointState, self.on_joints),
                                   ("odom", Odometry, self.on_odom)):  # fmt: skip
-            self.create_subscription(kind, topic, take, 1)
+            self.create_subscription(kind, topic, take, qos_profile_sensor_data)
         topic, kind = COMMANDS[self.controller.kind]
         self.create_subscription(kind, topic, self.on_command, 1)
         for i in range(self.shape[0]):
-            self.create_subscription(Image, f"camera_{i}/depth", lambda message, i=i: self.on_image(i, message), 1)
+            self.create_subscription(
+                Image, f"camera_{i}/depth", lambda message, i=i: self.on_image(i, message), qos_profile_sensor_data
+            )
         self.torques = self.create_publisher(Float64MultiArray, "torques", 1)
         self.statuses = self.create_publisher(String, "~/status", 1)
         self.create_service(SetBool, "~/arm", self.on_arm)
         self.create_timer(self.controller.contract["period"], self.step)
 
     def seconds(self) -> float:
-        """Now, s."""
-        return self.get_clock().now().nanoseconds * 1e-9
+        """Now, s, by a clock that does not jump, as ROS's may."""
+        return time.monotonic()
 
     def keep(self, name: str, value: Any) -> None:
         """A value that has just come."""
@@ -84,7 +90,7 @@ class BallbotNode(Node):
     def fresh(self, name: str, timeout: float | None = None) -> Any:
         """The latest value, or None if it is too old."""
         since, value = self.latest.get(name, (-np.inf, None))
-        return value if self.seconds() - since <= (timeout or self.sensor_timeout) else None
+        return value if self.seconds() - since <= (self.sensor_timeout if timeout is None else timeout) else None
 
     def on_imu(self, message: Imu) -> None:
         """Orientation, base to world, and angular velocity along the base's axes."""
@@ -94,7 +100,7 @@ class BallbotNode(Node):
 
     def on_joints(self, message: JointState) -> None:
         """Speeds of the wheels; a message without one of them tells nothing."""
-        speeds = dict(zip(message.name, message.velocity, strict=False))
+        speeds = dict(reversed([*zip(message.name, message.velocity, strict=False)]))  # the first of one name
         if all(name in speeds for name in self.joints):
             self.keep("wheel_speeds", np.array([speeds[name] for name in self.joints]))
 
@@ -109,7 +115,11 @@ class BallbotNode(Node):
         kind = self.controller.kind
         if kind == "goal":
             direction = np.array([message.x, message.y])
-            self.keep("goal", direction / max(float(np.hypot(*direction)), 1e-9))
+            length = float(np.hypot(*direction))
+            if length < 1e-9:
+                self.get_logger().error(NO_DIRECTION, throttle_duration_sec=5.0)
+                return
+            self.keep("goal", direction / length)
         elif kind == "velocity":
             self.keep("command", np.array([message.linear.x, message.linear.y, message.angular.z]))
         else:
@@ -119,7 +129,11 @@ class BallbotNode(Node):
     def on_image(self, camera: int, message: Image) -> None:
         """Depth; once all cameras' have come, the controller sees them, as old as the oldest."""
         _, height, width = self.shape
-        if message.encoding not in PIXELS or (message.height, message.width) != (height, width):
+        itemsize = np.dtype(PIXELS.get(message.encoding, (np.float32,))[0]).itemsize
+        if (
+            message.encoding not in PIXELS or (message.height, message.width) != (height, width)
+            or message.step < width * itemsize or len(message.data) < message.step * height
+        ):  # fmt: skip
             self.get_logger().error(
                 f"camera_{camera} sends {message.width} x {message.height} {message.encoding}, the policy takes "
                 f"{width} x {height} 32FC1 (m) or 16UC1 (mm)", throttle_duration_sec=5.0,
@@ -127,14 +141,16 @@ class BallbotNode(Node):
             return
         pixel, unit = PIXELS[message.encoding]
         order = np.dtype(pixel).newbyteorder(">" if message.is_bigendian else "<")
-        rows = np.frombuffer(bytes(message.data), np.uint8).reshape(height, message.step)
-        depth = rows[:, : width * order.itemsize].copy().view(order) * np.float32(unit)
+        rows = np.frombuffer(bytes(message.data), np.uint8, height * message.step).reshape(height, message.step)
+        depth = rows[:, : width * itemsize].copy().view(order) * np.float32(unit)
         if pixel is np.uint16:
             depth[depth == 0] = np.nan  # no echo
-        self.images[camera] = (message.header.stamp.sec + message.header.stamp.nanosec * 1e-9, depth)
+        stamp = message.header.stamp.sec + message.header.stamp.nanosec * 1e-9
+        age = max(self.get_clock().now().nanoseconds * 1e-9 - stamp, 0.0)
+        self.images[camera] = (self.seconds() - age, depth)
         if len(self.images) == self.shape[0]:
             self.last_seen = (
-                min(stamp for stamp, _ in self.images.values()),
+                min(taken for taken, _ in self.images.values()),
                 np.stack([self.images[i][1] for i in range(self.shape[0])]),
             )
             self.images.clear()
@@ -143,7 +159,7 @@ class BallbotNode(Node):
     def see(self) -> None:
         """Show the controller the last images."""
         if self.last_seen is not None:
-            self.controller.see(self.last_seen[1], max(self.seconds() - self.last_seen[0], 0.0))
+            self.controller.see(self.last_seen[1], self.seconds() - self.last_seen[0])
 
     def sensors(self) -> Sensors:
         """What has come in time; nothing where it has not, which the controller counts as missing."""
@@ -193,15 +209,18 @@ class BallbotNode(Node):
 
 
 def main() -> None:
-    """Spin until Ctrl-C; the last message is zero torques."""
+    """Spin until Ctrl-C or SIGTERM; the last message is zero torques, whatever ends it."""
     rclpy.init(signal_handler_options=SignalHandlerOptions.NO)  # so that the last message still goes out
     try:
         node = BallbotNode()
     except ValueError as error:
         sys.exit(f"error: {error}")
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         rclpy.spin(node)
     except KeyboardInterrupt:
+        pass
+    finally:
         node.torques.publish(Float64MultiArray(data=[0.0] * node.controller.wheels))
 
 

@@ -13,7 +13,9 @@
 #include <cstdio>
 #include <cstring>
 #include <functional>
+#include <limits>
 #include <memory>
+#include <mutex>
 #include <string>
 #include <vector>
 
@@ -45,19 +47,20 @@ class BallbotNode : public rclcpp::Node {
                            std::to_string(controller_.wheels()));
     }
     zeros_.data.resize(joints_.size(), 0.0);
-    images_.resize(controller_.cameras());
+    images_.assign(controller_.cameras(), never);
     depth_.resize(controller_.cameras() * controller_.height() * controller_.width());
 
-    listen<sensor_msgs::msg::Imu>("imu", &BallbotNode::on_imu);
-    listen<sensor_msgs::msg::JointState>("joint_states", &BallbotNode::on_joints);
-    listen<nav_msgs::msg::Odometry>("odom", &BallbotNode::on_odom);
+    const rclcpp::QoS of_sensors = rclcpp::SensorDataQoS().keep_last(1);
+    listen<sensor_msgs::msg::Imu>("imu", &BallbotNode::on_imu, of_sensors);
+    listen<sensor_msgs::msg::JointState>("joint_states", &BallbotNode::on_joints, of_sensors);
+    listen<nav_msgs::msg::Odometry>("odom", &BallbotNode::on_odom, of_sensors);
     if (controller_.command() == "goal") listen<geometry_msgs::msg::Vector3>("direction", &BallbotNode::on_direction);
     if (controller_.command() == "velocity") listen<geometry_msgs::msg::Twist>("cmd_vel", &BallbotNode::on_velocity);
     if (controller_.command() == "point") listen<geometry_msgs::msg::PoseStamped>("goal_pose", &BallbotNode::on_point);
     if (controller_.command() == "path") listen<nav_msgs::msg::Path>("path", &BallbotNode::on_path);
     for (std::size_t i = 0; i < images_.size(); ++i) {
       subscriptions_.push_back(create_subscription<sensor_msgs::msg::Image>(
-          "camera_" + std::to_string(i) + "/depth", 1,
+          "camera_" + std::to_string(i) + "/depth", of_sensors,
           [this, i](sensor_msgs::msg::Image::ConstSharedPtr message) { on_image(i, *message); }));
     }
     torques_ = create_publisher<std_msgs::msg::Float64MultiArray>("torques", 1);
@@ -66,11 +69,16 @@ class BallbotNode : public rclcpp::Node {
     timer_ = create_wall_timer(std::chrono::duration<double>(controller_.period()), [this] { step(); });
   }
 
-  void stop() { torques_->publish(zeros_); }  // the last message
+  void stop() {  // from another thread: zeros are the last message
+    const std::lock_guard<std::mutex> alone(publishing_);
+    stopped_ = true;
+    torques_->publish(zeros_);
+  }
 
  private:
+  static constexpr double never = -std::numeric_limits<double>::infinity();
   struct Since {  // when something came, s
-    double imu = -1e9, joints = -1e9, odom = -1e9, command = -1e9, images = -1e9;
+    double imu = never, joints = never, odom = never, command = never, images = never;
   };
 
   ballbot::Options options() {
@@ -79,12 +87,12 @@ class BallbotNode : public rclcpp::Node {
   }
 
   template <class Message>
-  void listen(const std::string& topic, void (BallbotNode::*take)(const Message&)) {
+  void listen(const std::string& topic, void (BallbotNode::*take)(const Message&), const rclcpp::QoS& qos = 1) {
     subscriptions_.push_back(create_subscription<Message>(
-        topic, 1, [this, take](typename Message::ConstSharedPtr message) { (this->*take)(*message); }));
+        topic, qos, [this, take](typename Message::ConstSharedPtr message) { (this->*take)(*message); }));
   }
 
-  double seconds() { return now().seconds(); }
+  double seconds() { return steady_.now().seconds(); }  // by a clock that does not jump, as ROS's may
 
   void on_imu(const sensor_msgs::msg::Imu& m) {
     latest_.orientation = {m.orientation.w, m.orientation.x, m.orientation.y, m.orientation.z};
@@ -111,7 +119,12 @@ class BallbotNode : public rclcpp::Node {
   }
 
   void on_direction(const geometry_msgs::msg::Vector3& m) {
-    const double length = std::max(std::hypot(m.x, m.y), 1e-9);
+    const double length = std::hypot(m.x, m.y);
+    if (length < 1e-9) {
+      RCLCPP_ERROR_THROTTLE(get_logger(), *get_clock(), 5000, "%s",
+                            "a direction of length 0 is none: the last one stays, disarm to stop");
+      return;
+    }
     latest_.goal = {m.x / length, m.y / length};
   }
 
@@ -153,16 +166,17 @@ class BallbotNode : public rclcpp::Node {
         out[i] = millimetres ? 0.001f * static_cast<float>(millimetres) : NAN;  // 0: no echo
       }
     }
-    images_[camera] = m.header.stamp.sec + 1e-9 * m.header.stamp.nanosec;
-    if (std::any_of(images_.begin(), images_.end(), [](double stamp) { return stamp <= 0; })) return;
+    const double age = std::max(now().seconds() - (m.header.stamp.sec + 1e-9 * m.header.stamp.nanosec), 0.0);
+    images_[camera] = seconds() - age;
+    if (std::count(images_.begin(), images_.end(), never) > 0) return;
     since_.images = *std::min_element(images_.begin(), images_.end());
-    std::fill(images_.begin(), images_.end(), 0.0);
+    std::fill(images_.begin(), images_.end(), never);
     see();
   }
 
   void see() {
-    if (since_.images < 0) return;
-    if (const char* wrong = controller_.see(depth_.data(), depth_.size(), std::max(seconds() - since_.images, 0.0))) {
+    if (since_.images == never) return;
+    if (const char* wrong = controller_.see(depth_.data(), depth_.size(), seconds() - since_.images)) {
       RCLCPP_ERROR(get_logger(), "%s", wrong);
     }
   }
@@ -207,7 +221,7 @@ class BallbotNode : public rclcpp::Node {
     if (controller_.command() == "goal") need(found.goal.given(), "goal");
     if (controller_.command() != "goal") need(found.command.given(), "command");
     need(found.position.given() || !controller_.needs_position(), "position");
-    need(since_.images >= 0 || !controller_.sees(), "depth");
+    need(since_.images > never || !controller_.sees(), "depth");
     if (!missing.empty()) {
       response->success = false;
       response->message = "not armed: no " + missing;
@@ -230,7 +244,11 @@ class BallbotNode : public rclcpp::Node {
         idle_ = status;
       }
     }
-    torques_->publish(torques);
+    {
+      const std::lock_guard<std::mutex> alone(publishing_);
+      if (stopped_) return;
+      torques_->publish(torques);
+    }
     if (status != status_) {
       std_msgs::msg::String message;
       message.data = status_ = status;
@@ -241,12 +259,15 @@ class BallbotNode : public rclcpp::Node {
   ballbot::Controller controller_;
   std::vector<std::string> joints_;
   double sensor_timeout_ = 0.02, command_timeout_ = 0.5;  // s
+  rclcpp::Clock steady_{RCL_STEADY_TIME};
+  std::mutex publishing_;
+  bool stopped_ = false;
   bool armed_ = false;
   std::string idle_ = "disarmed", status_;  // idle: why it is not armed
   ballbot::Sensors latest_;
   std::array<double, 3> along_{};
   Since since_;
-  std::vector<double> images_;  // when each camera's newest was taken, s; 0 once all have been seen
+  std::vector<double> images_;  // when each camera's newest was taken, s; never once all have been seen
   std::vector<float> depth_;
   std_msgs::msg::Float64MultiArray zeros_;
   std::vector<rclcpp::SubscriptionBase::SharedPtr> subscriptions_;

@@ -59,6 +59,8 @@ struct SetBool {
 };
 }  // namespace std_srvs::srv
 
+enum rcl_clock_type_t { RCL_STEADY_TIME };
+
 namespace rclcpp {
 
 struct Stub {  // what a middleware would hold
@@ -76,9 +78,8 @@ struct Stub {  // what a middleware would hold
 inline Stub stub;
 
 struct Time { double at; double seconds() const { return at; } };
-enum ClockType { RCL_STEADY_TIME };
 struct Clock {
-  explicit Clock(ClockType) {}
+  explicit Clock(rcl_clock_type_t) {}
   Time now() const { return {stub.seconds}; }
 };
 struct QoS {

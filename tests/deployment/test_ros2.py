@@ -194,7 +194,9 @@ def policies(tmp_path_factory):
 
 @pytest.mark.parametrize("kind", ["goal", "velocity"])
 def test_nodes_arm_drive_stand_when_nobody_steers_and_stop(policies, python_node, cpp_node, kind):
-    images = "\n".join(f"image camera_{i}/depth 64 64 300" for i in range(3)) + "".join(f"\nimage camera_0/depth {bad}" for bad in ("32 64 300", "64 64 1"))
+    images = "\n".join(f"image camera_{i}/depth 64 64 300" for i in range(3)) + "".join(
+        f"\nimage camera_0/depth {bad}" for bad in ("32 64 300", "64 64 1")
+    )
     sends = {"goal": ("direction 0 2\ndirection 0 0", images), "velocity": ("cmd_vel 0.2 0 0.1", "")}[kind]
     script = SCRIPT.format(command=sends[0], images=sends[1])
     told = {"policy": str(policies / f"{kind}.onnx"), "robot": "reference", "command": kind}

@@ -11,7 +11,7 @@ BIN := .venv/bin
 INSTALLED := .venv/installed-for-make
 DOCS_INSTALLED := .venv/installed-for-docs
 
-.PHONY: help train drive curves test test-all torture lint format bench check docs results reproduce clean
+.PHONY: help train drive demo curves test test-all torture lint format bench check docs results reproduce clean
 
 help:  ## show this list
 	@sed -n 's/^\([a-z-]*\):.*##/make \1\t/p' Makefile | expand -t 20
@@ -21,6 +21,9 @@ train: $(INSTALLED)  ## train the ballbot to balance on uneven ground; results i
 
 drive: $(INSTALLED)  ## drive the policy that comes along, in a browser; ARGS="lqr --terrain stairs:0.2"
 	$(BIN)/python experiments/watch.py --web $(ARGS)
+
+demo: $(INSTALLED)  ## build a page in which the robot lives without Python: build/demo, and demo/ of the site
+	$(BIN)/python experiments/maintenance/make_demo.py $(ARGS)
 
 curves: $(INSTALLED)  ## show the curves of all runs in TensorBoard
 	$(BIN)/tensorboard --logdir runs $(ARGS)

@@ -2,6 +2,7 @@
 
 import os
 import re
+import shutil
 import sys
 from dataclasses import is_dataclass
 from pathlib import Path
@@ -33,6 +34,10 @@ napoleon_google_docstring, napoleon_numpy_docstring = True, False
 html_theme = "furo"
 html_title = f"ballbot {release}"
 html_extra_path = ["llms.txt"]
+DEMO = ROOT / "build" / "demo"
+"""What `make demo` builds: demo/ of the site, where that was done."""
+if (DEMO / "index.html").is_file():
+    tags.add("demo")  # type: ignore[name-defined]  # noqa: F821  # Sphinx's
 html_copy_source = False
 html_theme_options = {
     "light_css_variables": {"color-brand-primary": "#0b6e8a", "color-brand-content": "#0b6e8a"},
@@ -97,8 +102,15 @@ def without_fields(
     return ("", None) if what == "class" and is_dataclass(subject) else None
 
 
+def add_demo(app: Sphinx, error: Exception | None) -> None:
+    """Copy the robot's page into the site."""
+    if error is None and "demo" in app.tags:
+        shutil.copytree(DEMO, Path(app.outdir) / "demo", dirs_exist_ok=True)
+
+
 def setup(app: Sphinx) -> None:
     """Have all that is read led, and docstrings mended before and after napoleon reads them."""
+    app.connect("build-finished", add_demo)
     app.connect("source-read", read_page)
     app.connect("include-read", read_included)
     app.connect("autodoc-process-signature", without_fields)

@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 from inprocess import call
 from PIL import Image
-from webclient import Browser, WebSocket, answer, find_browser, get, until
+from webclient import WebSocket, answer, browsing, get, until
 
 from ballbot.driving import Drive
 from ballbot.driving import server as serving
@@ -178,7 +178,7 @@ def test_the_page_is_told_every_solid_and_where_it_is(robot):
     go(drive, 0.2)
     scene, model = Scene(envs.simulations), envs.simulations.plane
     head, torques, parts = read_poses(scene.poses(drive.now(), 3.0))
-    assert head[0] == 1.0 and head[1] == 3.0 and len(torques) == model.nu and len(parts) == len(scene._bodies)
+    assert head[0] == 1.0 and head[1] == 3.0 and len(torques) == model.nu and len(parts) == len(scene.bodies)
     data = mujoco.MjData(model)
     data.qpos[:] = envs.simulations.qpos[0]
     mujoco.mj_forward(model, data)
@@ -189,7 +189,7 @@ def test_the_page_is_told_every_solid_and_where_it_is(robot):
         offset = np.zeros(3)
         mujoco.mju_rotVecQuat(offset, np.array(solid["pos"]), turn)
         assert place + offset == pytest.approx(data.geom_xpos[geom], abs=1e-4)
-    (ball,) = (s for s in scene.solids if scene._bodies[s["body"]] == model.body("ball").id)
+    (ball,) = (s for s in scene.solids if scene.bodies[s["body"]] == model.body("ball").id)
     assert ball["shape"] == "sphere" and ball["colours"][0] != ball["colours"][1]  # so that it is seen to roll
     assert len(json.dumps(scene.solids)) < 100_000
 
@@ -552,18 +552,8 @@ def test_the_viewers_keys_drive_the_robot(monkeypatch):
 
 @pytest.fixture
 def browse(tmp_path):
-    name = find_browser()
-    if name is None:
-        pytest.skip("no Chromium on this machine")
-    opened: list[Browser] = []
-
-    def browse_(url, *options):
-        opened.append(Browser(name, tmp_path / str(len(opened)), url, *options))
-        return opened[-1]
-
-    yield browse_
-    for browser in opened:
-        browser.close()
+    with browsing(tmp_path) as open_page:
+        yield open_page
 
 
 def test_keys_in_a_browser_move_the_robot_that_it_draws(served, browse):

@@ -6,12 +6,15 @@ from __future__ import annotations
 import base64
 import json
 import os
+import secrets
 import shutil
 import socket
 import subprocess
 import time
 import urllib.request
-from contextlib import suppress
+from contextlib import ExitStack, contextmanager, suppress
+
+import pytest
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 TEXT, CLOSE = 1, 8
@@ -148,6 +151,21 @@ class Browser:
 
 def find_browser():
     return next((path for name in BROWSERS if (path := shutil.which(name))), None)
+
+
+@contextmanager
+def browsing(folder):
+    """Gives a function that opens a page in Chromium, by its address, and closes all at the end."""
+    if (name := find_browser()) is None:
+        pytest.skip("no Chromium on this machine")
+    with ExitStack() as opened:
+
+        def browse(url, *options):
+            page = Browser(name, folder / secrets.token_hex(4), url, *options)
+            opened.callback(page.close)
+            return page
+
+        yield browse
 
 
 def until(holds, seconds=60.0, what=""):

@@ -1,5 +1,6 @@
 // The page on which a robot is driven: draws it by WebGL 2, tells what is pressed, and shows what it is told.
-// Everything comes from the server that serves this file (ballbot/driving/server.py); z is up, units are SI.
+// Everything comes from the server that serves this file (ballbot/driving/server.py), or, in a page that has a robot of
+// its own (docs/site/demo), from what window.makeRobot() gives instead of a WebSocket; z is up, units are SI.
 "use strict";
 
 const $ = (id) => document.getElementById(id);
@@ -505,6 +506,8 @@ function dart(tip, [dx, dy], eye, opacity) { // in the air, to where somebody is
 
 const state = { connected: false, scene: null, status: {}, frames: [], place: 0, told: [0, 0], velocity: [0, 0], speed: 0, fps: 0, position: [0, 0, 0], bytes: 0, rate: 0, firstFrame: 0, stick: [0, 0] };
 const DELAY = 0.035; // s that the page is behind, so that there is a frame on either side to draw between
+const PLOTTED = 6; // s of tilt and torques that are plotted
+const past = []; // what is plotted
 let painter = null, blind = "", socket = null, late = Infinity, retry = 0, trail = [], pushedAt = -1e9, saidAt = -1e9;
 
 function fault(title = blind && "Nothing is drawn", text = blind) { // without arguments: it is gone
@@ -515,7 +518,7 @@ function fault(title = blind && "Nothing is drawn", text = blind) { // without a
 
 function connect() {
   clearTimeout(retry);
-  socket = new WebSocket(`${location.protocol === "https:" ? "wss" : "ws"}://${location.host}/drive`);
+  socket = window.makeRobot?.() ?? new WebSocket(`${location.protocol === "https:" ? "wss" : "ws"}://${location.host}/drive`);
   socket.binaryType = "arraybuffer";
   socket.onopen = () => { Object.assign(state, { connected: true, frames: [] }); late = Infinity; trail = []; fault(); };
   socket.onmessage = ({ data }) => {
@@ -565,6 +568,8 @@ function framed(numbers) {
   late = Math.min(late + 1e-5, performance.now() / 1000 - frame.at); // the least that a frame took; clocks drift
   state.frames.push(frame);
   while (state.frames.length > 30) state.frames.shift();
+  past.push({ at: frame.at, tilt: frame.tilt, torques: frame.torques });
+  while (past[0].at < frame.at - PLOTTED || past[0].at > frame.at) past.shift();
 }
 
 function grounded(data) {
@@ -743,6 +748,42 @@ function show(frame) {
     style.width = `${Math.abs(50 * share)}%`;
   });
   compass(frame, scene);
+  plots(scene);
+}
+
+const LINES = ["#0b74a8", "#e06a1c", "#5b8c3a", "#8a5aa8"]; // of the wheels' torques
+
+function plots(scene) { // tilt and torques of the last seconds
+  const canvas = $("plots"), ratio = devicePixelRatio || 1, w = canvas.clientWidth, h = canvas.clientHeight, g = canvas.getContext("2d");
+  if (!w || !past.length) return;
+  const [width, height] = [w, h].map((x) => Math.round(x * ratio));
+  if (canvas.width !== width || canvas.height !== height) Object.assign(canvas, { width, height });
+  g.setTransform(ratio, 0, 0, ratio, 0, 0);
+  g.clearRect(0, 0, w, h);
+  const upTo = (most, steps) => steps.find((step) => step >= most) ?? steps[steps.length - 1], now = past[past.length - 1].at;
+  const tilt = upTo(Math.max(...past.map((one) => one.tilt)), [2, 5, 10, 20, 45, 90, 180]);
+  const torque = upTo(Math.max(...past.flatMap((one) => one.torques.map(Math.abs))), [0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50, scene.torque]);
+  const half = h / 2, strips = [
+    [`tilt, to ${tilt}°`, 16, half - 5, 0, tilt, [[(one) => one.tilt, "#22262b"]]],
+    [`torques, ±${torque} N m`, half + 18, h - 2, -torque, torque, past[0].torques.map((_, k) => [(one) => one.torques[k], LINES[k % LINES.length]])],
+  ];
+  g.font = "11px system-ui, sans-serif";
+  g.lineJoin = "round";
+  for (const [label, top, bottom, low, high, lines] of strips) {
+    const y = (value) => bottom - (bottom - top) * clamp((value - low) / (high - low), 0, 1);
+    g.fillStyle = "#6b7380";
+    g.fillText(label, 0, top - 5);
+    g.strokeStyle = "rgba(34, 38, 43, .18)";
+    g.lineWidth = 1;
+    g.beginPath(); g.moveTo(0, y(0)); g.lineTo(w, y(0)); g.stroke();
+    g.lineWidth = 1.4;
+    for (const [value, colour] of lines) {
+      g.strokeStyle = colour;
+      g.beginPath();
+      for (const one of past) g.lineTo(w * (1 - (now - one.at) / PLOTTED), y(value(one)));
+      g.stroke();
+    }
+  }
 }
 
 const shown = {};

@@ -48,7 +48,8 @@ class Scene:
             geom for geom in range(model.ngeom)
             if int(model.geom_type[geom]) in SHAPES and model.geom_group[geom] <= LAST_SHOWN_GROUP
         ]  # fmt: skip
-        self._bodies = sorted({int(model.geom_bodyid[geom]) for geom in shown})
+        self.bodies = sorted({int(model.geom_bodyid[geom]) for geom in shown})
+        """Of the model, those whose poses are told."""
         self.solids = [self._solid(geom) for geom in shown]
         """Of each a dict: body (index among those of ``poses``), shape, size, pos and quat in the body, colours."""
 
@@ -59,7 +60,7 @@ class Scene:
         if geom == model.geom("ball").id and one == other:
             other = [DARKER * part for part in one]
         solid = {
-            "body": self._bodies.index(int(model.geom_bodyid[geom])),
+            "body": self.bodies.index(int(model.geom_bodyid[geom])),
             "shape": shape,
             "size": _short(model.geom_size[geom]),
             "pos": _short(model.geom_pos[geom]),
@@ -88,7 +89,7 @@ class Scene:
         self._data.qpos[:] = self._sims.qpos[0]
         mujoco.mj_kinematics(self._model, self._data)
         place = (np.nan, np.nan) if now.place is None else now.place
-        parts = np.hstack([self._data.xpos[self._bodies], self._data.xquat[self._bodies]])
+        parts = np.hstack([self._data.xpos[self.bodies], self._data.xquat[self.bodies]])
         head = (
             POSES,
             at,

@@ -95,8 +95,10 @@ class DepthCamera:
             axes.append(base_to_world.T @ camera_to_world)
             pixels.append(directions.T)
             own.append(robot_depth(model, data, data.cam_xpos[camera], directions @ camera_to_world.T))
-        self._positions = self._tensor(positions, torch.float64)  # (cameras, 3) in the base
-        self._axes = self._tensor(axes, torch.float64)  # (cameras, 3, 3) camera to base
+        self.positions = self._tensor(positions, torch.float64)
+        """(cameras, 3) in the base, m."""
+        self.axes = self._tensor(axes, torch.float64)
+        """(cameras, 3, 3) from camera to base."""
         self._pixels = self._tensor(pixels)  # (cameras, 3, rays)
         self._squared = (self._pixels**2).sum(1)  # (cameras, rays)
         self.robot_depth = self._tensor(own).clamp(max=self.max_depth)
@@ -149,7 +151,7 @@ class DepthCamera:
             scale = last / (2 * self._widest) / (self._lengths - z)
             column, row = ((place * scale + last / 2).round_().clamp_(0, last).long() for place in (x, y))
             seen[:] = self._around.flatten(1).gather(1, row * (last + 1) + column) / self._lengths
-        return self._axes @ turn, depth.clamp_(max=self.max_depth)
+        return self.axes @ turn, depth.clamp_(max=self.max_depth)
 
     def render(
         self,
@@ -189,8 +191,8 @@ class DepthCamera:
     ) -> Tensor:
         n, cameras = len(base), self.num_cameras
         # in float64 while lengths are those of the terrain, in float32 within an image
-        eyes = (base[:, None] + (rotation[:, None] @ self._positions[..., None])[..., 0]).flatten(0, 1)
-        to_base = self._axes if turned is None else turned[0]
+        eyes = (base[:, None] + (rotation[:, None] @ self.positions[..., None])[..., 0]).flatten(0, 1)
+        to_base = self.axes if turned is None else turned[0]
         axes = (rotation[:, None] @ to_base).flatten(0, 1)  # (n * cameras, 3, 3) camera to world
         ball = ball.repeat_interleave(cameras, 0)
         seen = self._seen

@@ -97,6 +97,43 @@ def reference_spec(fields: HeightFields = MappingProxyType({})) -> mujoco.MjSpec
     return mujoco.MjSpec.from_string(text.replace("</asset>", f"{''.join(fields.values())}</asset>"))
 
 
+def build_spec(
+    heights: NDArray[np.float32] | None = None,
+    *,
+    integrator: str = "Euler",
+    tops: NDArray[np.float64] | None = None,
+    length: float | None = None,
+    rig: CameraRig | None = None,
+    robot: Robot | None = None,
+) -> mujoco.MjSpec:
+    """What ``build_model`` compiles, of the same arguments; its height fields have no heights yet.
+
+    Raises:
+        ValueError: for an unknown integrator.
+    """
+    if integrator not in INTEGRATORS:
+        raise ValueError(f"integrator={integrator!r} is unknown: use one of {', '.join(map(repr, INTEGRATORS))}")
+    fields: dict[str, str] = {}
+    if heights is not None:
+        nrow, ncol = heights.shape[1:]
+        half = float(field_length(nrow) if length is None else length) / 2
+        tops = np.full(len(heights), MAX_HEIGHT) if tops is None else tops
+        sizes = [f"{half!r} {half!r} {float(top)!r} {_SUBSOIL}" for top in tops]
+        for k, size in enumerate(sizes):
+            name = f"terrain_{k}"
+            fields[name] = f'<hfield name="{name}" nrow="{nrow}" ncol="{ncol}" size="{size}"/>'
+    spec = reference_spec(fields) if robot is None else robot.spec(fields)
+    spec.option.integrator = INTEGRATORS[integrator]
+    if heights is not None and tops is not None:
+        ground = spec.geom("ground")
+        ground.type = mujoco.mjtGeom.mjGEOM_HFIELD
+        # the highest, because MuJoCo takes the bounds of the ground from the one that it is compiled with
+        ground.hfieldname = spec.hfields[int(np.argmax(tops))].name
+    if rig is not None:
+        mount(spec, rig)
+    return spec
+
+
 def build_model(
     heights: NDArray[np.float32] | None = None,
     *,
@@ -123,27 +160,7 @@ def build_model(
     Raises:
         ValueError: for an unknown integrator.
     """
-    if integrator not in INTEGRATORS:
-        raise ValueError(f"integrator={integrator!r} is unknown: use one of {', '.join(map(repr, INTEGRATORS))}")
-    fields: dict[str, str] = {}
-    if heights is not None:
-        nrow, ncol = heights.shape[1:]
-        half = float(field_length(nrow) if length is None else length) / 2
-        tops = np.full(len(heights), MAX_HEIGHT) if tops is None else tops
-        sizes = [f"{half!r} {half!r} {float(top)!r} {_SUBSOIL}" for top in tops]
-        for k, size in enumerate(sizes):
-            name = f"terrain_{k}"
-            fields[name] = f'<hfield name="{name}" nrow="{nrow}" ncol="{ncol}" size="{size}"/>'
-    spec = reference_spec(fields) if robot is None else robot.spec(fields)
-    spec.option.integrator = INTEGRATORS[integrator]
-    if heights is not None and tops is not None:
-        ground = spec.geom("ground")
-        ground.type = mujoco.mjtGeom.mjGEOM_HFIELD
-        # the highest, because MuJoCo takes the bounds of the ground from the one that it is compiled with
-        ground.hfieldname = spec.hfields[int(np.argmax(tops))].name
-    if rig is not None:
-        mount(spec, rig)
-    model = spec.compile()
+    model = build_spec(heights, integrator=integrator, tops=tops, length=length, rig=rig, robot=robot).compile()
     if heights is not None:  # afterwards: as userdata, they would be copied number by number
         model.hfield_data[:] = heights.ravel()
     return model

@@ -13,17 +13,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import gymnasium as gym
 import numpy as np
 import pytest
 from compiled import CPP, build, build_with_onnxruntime
+from exporting import CASES, Exported
 from inprocess import call
 from policies import save_policy
 
 from ballbot.deployment.export import export_policy
-from ballbot.deployment.shipped import SHIPPED
 from ballbot.envs import FIELDS, BallbotVectorEnv, Field
-from ballbot.evaluation import env_options
 from ballbot.ppo import load_policy
 
 pytest.importorskip("onnxscript")
@@ -33,27 +31,6 @@ HERE = Path(__file__).parent
 STATUS = ("ok", "no image", "stale image", "no command", "no position", "sensors held", "sensors lost", "fallen",
           "policy failed")  # fmt: skip
 ORDER = ("orientation", "angular_velocity", "velocity", "wheel_speeds", "goal", "command", "position")
-GRU = {"memory": "gru", "memory_size": 8}
-CASES: dict[str, tuple[int, dict[str, Any]]] = {
-    "cheap": (
-        21,
-        {
-            "robot": "mini", "command": "velocity", "motion.station_keeping": True, "motion.resample_time": 3.1,
-            "sensing.velocity": "estimated", "sensing.balance_s": 0.5, "extra_fields": ["yaw_rate"],
-        },
-    ),
-    "path on four wheels": (
-        21 + 12,
-        {
-            "command": "path", "build.wheels": 4, "build.azimuth_deg": 47.5,
-            "history": [0, 1, 30], "history_fields": ["gravity", "gyro"],
-        },
-    ),
-    "remembers": (17 + 9, {"history": [0, 10], "history_changes": True, "settings": GRU}),
-    "world": (15, {"frame": "world", "terrain": "perlin"}),
-    "wheel speeds": (17, {"action": "wheel_speed"}),
-}  # fmt: skip
-"""Size of the observation and task of policies that have learned nothing."""
 
 
 @pytest.fixture(scope="module")
@@ -64,23 +41,7 @@ def program(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def exported(tmp_path_factory):
-    """Name -> options and file of a policy, made when asked for: one that comes with ballbot, or of CASES."""
-    folder = tmp_path_factory.mktemp("exported")
-
-    class Exported(dict[str, Any]):
-        def __missing__(self, name: str) -> Any:
-            if name in SHIPPED:
-                policy = load_policy(SHIPPED[name])
-            else:
-                size, task = CASES[name]
-                box = gym.spaces.Box(-1.0, 1.0, (task.get("build.wheels", 3),), np.float32)
-                policy = load_policy(save_policy(folder / f"{name}.pt", size, box, 30.0, **task))
-            options = env_options(policy)
-            export_policy(policy, folder / f"{name}.onnx", options.get("encoder"))
-            self[name] = options, folder / f"{name}.onnx"
-            return self[name]
-
-    return Exported()
+    return Exported(tmp_path_factory.mktemp("exported"))
 
 
 class Driver:

@@ -21,6 +21,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -60,6 +61,12 @@ COPIED = {"mujoco.js": "@mujoco/mujoco/mujoco.js", "ort.js": "onnxruntime-web/di
 LICENSES = {"mujoco": "LICENSE", "onnxruntime": "onnxruntime/LICENSE"}
 """Package of Python -> end of the file with the license that npm's package is under as well and does not contain."""
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
+SHOWN = 20.0
+"""s after which a picture is taken; without a GPU, drawing slows the robot down."""
+FRAME = (
+    '<style>*{margin:0;border:0}iframe{width:100vw;height:100vh}</style><iframe src="./#show"></iframe><img src="late">'
+)
+"""A page that is loaded when its image is, which is when Chromium takes the picture."""
 
 
 @dataclass
@@ -230,6 +237,17 @@ def served(folder: Path) -> Iterator[str]:
     """A folder's address, while plain HTTP serves it to this machine."""
 
     class Quiet(http.server.SimpleHTTPRequestHandler):
+        def do_GET(self) -> None:
+            if self.path == "/late":
+                time.sleep(SHOWN)
+            if self.path == "/frame":
+                self.send_response(200)
+                self.send_header("Content-Type", "text/html")
+                self.end_headers()
+                self.wfile.write(FRAME.encode())
+            else:
+                super().do_GET()
+
         def log_message(self, *_: Any) -> None:
             """Say nothing."""
 
@@ -255,7 +273,7 @@ def take_picture(folder: Path, picture: Path) -> None:
         command = [
             browser, "--headless", "--no-sandbox", "--disable-dev-shm-usage", "--use-gl=angle",
             "--use-angle=swiftshader", "--enable-unsafe-swiftshader", "--hide-scrollbars", "--window-size=1280,800",
-            f"--user-data-dir={profile}", "--timeout=25000", f"--screenshot={picture.resolve()}", f"{address}#show",
+            f"--user-data-dir={profile}", f"--screenshot={picture.resolve()}", f"{address}frame",
         ]  # fmt: skip
         done = subprocess.run(command, capture_output=True, text=True, timeout=120)
     if done.returncode or not picture.is_file():

@@ -296,6 +296,8 @@ class Painter {
     const far = 40, corners = [[-far, -far], [far, -far], [far, far], [-far, far]];
     this.plane = this.mesh(new Float32Array(corners.flatMap(([x, y]) => [x, y, 0, 0, 0, 1])), new Uint16Array([0, 1, 2, 0, 2, 3]), [3, 3]);
     gl.enable(gl.DEPTH_TEST);
+    gl.clearColor(0.765, 0.827, 0.878, 1); // the page's, until there is something to draw
+    gl.clear(gl.COLOR_BUFFER_BIT);
   }
 
   program({ vertex, fragment }) {

@@ -78,6 +78,14 @@ def test_what_a_teacher_remembers_can_be_restored(tmp_path: Path, name: str) -> 
         obs = envs.step(actions)[0]
 
 
+def test_of_the_regulator_time_alone_is_remembered() -> None:
+    """Checkpoints hold it by name: one more, and those of before could not be resumed."""
+    config = world()
+    teacher = find_teacher("lqr", config, config.layout(), 0.01)
+    teacher(np.zeros((3, 17), np.float32), np.ones(3, bool))
+    assert set(teacher.get_state()) == {"_elapsed"}
+
+
 def test_what_another_teacher_remembers_is_refused(tmp_path: Path) -> None:
     config, teachers = world(), {}
     for size in (4, 8):

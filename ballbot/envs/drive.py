@@ -62,11 +62,12 @@ def measure_drive(model: mujoco.MjModel) -> Drive:
         ValueError: a wheel does not touch the ball.
     """
     rolling, at = rolling_wheel_speeds(model), Addresses.of(model)
-    held, dt, radius = _held(model), float(model.opt.timestep), float(model.geom("ball").size[0])
+    held, dt = _held(model), float(model.opt.timestep)
     wheels = list(at.wheel_qvel)
     gear, across, ripple = np.zeros(2), np.zeros(2), 0.0
     for axis, way in enumerate(SPEED * np.eye(2)):
-        data, wished = _set_rolling(held, rolling, way), np.cross([0.0, 0.0, 1.0], [*way, 0.0]) / radius
+        data = _set_rolling(held, rolling, way)
+        wished = data.qvel[at.ball_qvel + 3 : at.ball_qvel + 6].copy()  # rad/s of the ball
         turn, heights = np.zeros(3), []
         turning = 2 * np.pi / np.abs(data.qvel[wheels]).max()  # s in which the fastest wheel turns once
         steps = round(turning / dt)

@@ -118,18 +118,8 @@ def rolling_wheel_speeds(model: mujoco.MjModel) -> NDArray[np.float64]:
     Raises:
         ValueError: a wheel does not touch the ball.
     """
-    data, touches = _settled_touches(model)
-    ball, radius = data.geom("ball").xpos, float(model.geom("ball").size[0])
-    speeds = np.empty((len(touches), 2))
-    for wheel, touch in enumerate(touches):
-        joint = model.joint(f"wheel_{wheel}").id
-        axle, arm = data.xaxis[joint], touch - data.xanchor[joint]
-        rim = np.cross(axle, arm)  # velocity of the rim at the contact per rad/s, seen from the base
-        for column, travel in enumerate(np.eye(3)[:2]):
-            # The ball's centre moves with the base, so the base sees it spin in place, at travel / radius.
-            spin = np.cross([0.0, 0.0, 1.0], travel) / radius
-            speeds[wheel, column] = np.cross(spin, touch - ball) @ rim / (rim @ rim)
-    return speeds
+    # The ball's centre moves with the base, so the base sees it spin in place, at travel / radius.
+    return _wheel_speeds(model, np.cross([0.0, 0.0, 1.0], np.eye(3)[:2]) / float(model.geom("ball").size[0]))
 
 
 def spun_wheel_speeds(model: mujoco.MjModel) -> NDArray[np.float64]:
@@ -141,12 +131,19 @@ def spun_wheel_speeds(model: mujoco.MjModel) -> NDArray[np.float64]:
     Raises:
         ValueError: a wheel does not touch the ball.
     """
+    return _wheel_speeds(model, np.eye(3))
+
+
+def _wheel_speeds(model: mujoco.MjModel, spins: Array) -> NDArray[np.float64]:
+    """(wheels, k) rad/s of wheels that do not slip on a ball with each of (k, 3) spins, rad/s, seen from the base."""
     data, touches = _settled_touches(model)
-    ball, speeds = data.geom("ball").xpos, np.empty((len(touches), 3))
+    ball, speeds = data.geom("ball").xpos, np.empty((len(touches), len(spins)))
     for wheel, touch in enumerate(touches):
         joint = model.joint(f"wheel_{wheel}").id
-        rim = np.cross(data.xaxis[joint], touch - data.xanchor[joint])
-        speeds[wheel] = np.cross(np.eye(3), touch - ball) @ rim / (rim @ rim)
+        axle, arm = data.xaxis[joint], touch - data.xanchor[joint]
+        rim = np.cross(axle, arm)  # velocity of the rim at the contact per rad/s, seen from the base
+        for column, spin in enumerate(spins):
+            speeds[wheel, column] = np.cross(spin, touch - ball) @ rim / (rim @ rim)
     return speeds
 
 
@@ -171,11 +168,7 @@ def motor_limits(model: mujoco.MjModel) -> tuple[float, float]:
     fastest = free_wheel_speed(model)
     headings = np.linspace(0, 2 * np.pi, 72, endpoint=False)
     wheels = rolling_wheel_speeds(model) @ np.stack([np.cos(headings), np.sin(headings)])
-    data, touches = _settled_touches(model)
-    number = model.joint("wheel_0").id
-    rim = np.cross(data.xaxis[number], touches[0] - data.xanchor[number])
-    spun = np.cross([0.0, 0.0, 1.0], touches[0] - data.geom("ball").xpos)
-    return fastest / float(np.abs(wheels).max()), fastest * float(rim @ rim) / abs(float(spun @ rim))
+    return fastest / float(np.abs(wheels).max()), fastest / abs(float(spun_wheel_speeds(model)[0, 2]))
 
 
 OF_MOTORS = ("torque", "no_load_speed", "free_speed", "wheel_damping", "wheel_friction", "speed_gain")

@@ -145,7 +145,7 @@ def robot_files(policy_name: str, grounds: int) -> dict[str, bytes]:
             ground.relief[:1], tops=np.array([top]), length=ground.grid.length, rig=sims.rig, robot=sims.robot
         )
         world: dict[str, Any] = {
-            "name": policy_name if policy_name in str(find_policy(policy_name).stem) else Path(policy_name).name,
+            "name": Path(policy_name).name,
             "terrain": "uneven ground",
             "contract": contract,
             "dt": float(model.opt.timestep),

@@ -34,7 +34,8 @@ from ballbot.envs import commands
 from ballbot.envs.config import WorldConfig, make_command
 from ballbot.envs.mechanics import mechanics_of
 from ballbot.envs.model import build_model, num_wheels, tread_middle
-from ballbot.envs.observations import wheel_names
+from ballbot.envs.motors import stiffness_of
+from ballbot.envs.observations import STEP_MS, wheel_names
 from ballbot.envs.rig import CameraRig, camera_names, rig_of
 from ballbot.envs.robot import RobotConfig
 from ballbot.envs.robots import Robot
@@ -161,14 +162,17 @@ def action_contract(world: WorldConfig) -> dict[str, Any]:
     """What an action asks of a wheel, for the contract.
 
     Returns:
-        "action", and "torque_per_action" in N m; or "wheel_speed_per_action" in rad/s, and "motors": how those followed
-        that in training.
+        "action", and "torque_per_action" in N m; or "wheel_speed_per_action" in rad/s, or "wheel_position_per_action",
+        rad that a wheel shall go on in each step, and "motors": how those followed that in training.
     """
     robot = mechanics_of(world.robot_config)
     if world.action == "torque":
         return {"action": "torque", "torque_per_action": -world.robot_config.torque_limit}
     followed = {"gain": robot.speed_gain, "damping": robot.wheel_damping, "torque_limit": robot.torque}
-    return {"action": "wheel_speed", "wheel_speed_per_action": -robot.free_speed, "motors": followed}
+    each = 1.0
+    if world.action == "wheel_position":
+        followed["stiffness"], each = stiffness_of(robot), STEP_MS / 1000
+    return {"action": world.action, f"{world.action}_per_action": -each * robot.free_speed, "motors": followed}
 
 
 def command_contract(world: WorldConfig) -> dict[str, Any]:

@@ -137,7 +137,7 @@ class Controller:
             ``READERS``: functions of sensors (a subclass of ``Sensors`` may hold more) and controller.
         robot: name of the robot that is driven; policies of others are refused.  None: any.
         command: kind of command that is given, likewise: "goal", "velocity", "point" or "path".
-        action: what the motors take, likewise: "torque", N m, or "wheel_speed", rad/s.
+        action: what the motors take, likewise: "torque", N m, "wheel_speed", rad/s, or "wheel_position", rad to go on.
 
     Raises:
         ValueError: the file is no exported policy or damaged, or of another robot, command or action, or its camera
@@ -187,7 +187,7 @@ class Controller:
                 f"Controller(..., action={theirs!r}), or a policy that was trained with --action {action}"
             )
         self.per_action = float(self.contract[f"{action}_per_action"])
-        """N m, or rad/s, of an action of 1."""
+        """N m, rad/s, or rad to go on, of an action of 1."""
         self.fields = _fields(self.contract)
         """Name -> size of the fields of an observation, in order."""
         known = {**READERS, **(readers or {})}

@@ -155,9 +155,10 @@ class WorldConfig:
     effect where it is not below max_episode_steps, and with --curriculum or --range-curriculum, which learn from whole
     episodes."""
 
-    action: Literal["torque", "wheel_speed"] = option("torque", "task")
-    """What an action asks of a wheel: a torque, 1 for all that the motor has; or a speed, 1 for that at which it runs
-    free, which a motor's own controller follows 500 times a second (``Mechanics.tracking``)."""
+    action: Literal["torque", "wheel_speed", "wheel_position"] = option("torque", "task")
+    """What an action asks of a wheel: a torque, 1 for all that the motor has; a speed, 1 for that at which it runs
+    free; or a position, 1 to be as much further in each step of 2 ms as it comes at that speed.  Motors' own
+    controllers follow speeds and positions, 500 times a second (``Motors``)."""
     action_repeat: Annotated[int, Range(1, 500)] = option(1, "training")
     """Steps of 2 ms for which an action is held; a step of the environment is as much longer, and pays the sum."""
     action_limit: Annotated[float, Range(0.01, 1)] = option(1.0, "training")

@@ -267,13 +267,13 @@ class Mechanics:
         low, high = (np.clip(side * most - share, -most, most) for side in (-1, 1))  # who is far too fast is braked so
         return np.asarray(np.clip(torques, low, high))
 
-    def tracking(self, speeds: Array, wheel_speeds: Array) -> Array:
+    def tracking(self, speeds: Array, wheel_speeds: Array, besides: Array | float = 0.0) -> Array:
         """(n, wheels) N m by which motors follow (n, wheels) rad/s, at (n, wheels) rad/s: within what they have.
 
-        What the wheel's damping takes at the speed that is asked, and in proportion to what is missing, 500 times a
-        second: as a motor's own controller does that knows nothing of the robot.
+        What the wheel's damping takes at the speed that is asked, in proportion to what is missing, and ``besides``,
+        500 times a second: as a motor's own controller does that knows nothing of the robot.
         """
-        torques = self.wheel_damping * speeds + self.speed_gain * (speeds - wheel_speeds)
+        torques = self.wheel_damping * speeds + self.speed_gain * (speeds - wheel_speeds) + besides
         return np.asarray(np.clip(torques, -self.torque, self.torque))
 
     def margin(self, lean: float) -> float:

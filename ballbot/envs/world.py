@@ -22,6 +22,7 @@ from ballbot.envs.curriculum import Curriculum, range_curriculum
 from ballbot.envs.drive import check_wheels
 from ballbot.envs.history import History
 from ballbot.envs.mechanics import mechanics_of, motor_limits
+from ballbot.envs.motors import Motors
 from ballbot.envs.observations import Layout
 from ballbot.envs.parts import flags as flags_of
 from ballbot.envs.parts import numbers, refuse_nan
@@ -88,12 +89,13 @@ class World:
                 check_cameras(plane)
             with naming(config.robot, config.build):
                 check_wheels(robot, plane, config.contact_fix)
-        if config.action == "wheel_speed" and not np.all(np.isfinite([one.free_speed for one in self.physics.each])):
+        if config.action != "torque" and not np.all(np.isfinite([one.free_speed for one in self.physics.each])):
             raise SettingsError(
-                "action='wheel_speed' needs wheels that do not turn ever faster, 1 asks for their fastest: "
+                f"action={config.action!r} needs wheels that do not turn ever faster, 1 asks for their fastest: "
                 "give the robot a no_load_speed or wheel_damping, or use action='torque'"
             )
         self.step_seconds = float(self.physics.model.opt.timestep)
+        self.motors = Motors(config.action, num, self.physics.mechanics, self.step_seconds)
         speed, turn = np.min([motor_limits(plane) for plane in self.physics.planes], axis=0).tolist()
         limits = Limits(speed, turn, self.physics.reach - MARGIN)
         self.told = Commanded(make_command(config.command, config.motion), num, self.step_seconds, limits)
@@ -300,6 +302,7 @@ class World:
         self.elapsed[ids] = 0
         self.learned[ids] = False
         self.actions[ids] = 0.0
+        self.motors.begin(ids)
         self.term_sums[:, ids] = 0.0
         self.robots.put(ids, self.physics.robot_state(ids))
         if self.senses is not None:
@@ -368,12 +371,7 @@ class World:
         self.physics.disturb(self.elapsed, before)
         done = actions if self.senses is None else self.senses.ask(actions)
         noise = None if self.torque_noise is None else self.torque_noise.next()[0].T
-        mechanics = self.physics.mechanics
-        if self.config.action == "torque":
-            torques = -mechanics.torque * done
-        else:
-            torques = mechanics.tracking(-mechanics.free_speed * done, before.wheel_speeds.T)
-        diverged = self.physics.step(torques, noise)
+        diverged = self.physics.step(self.motors.torques(done, before.wheel_speeds.T), noise)
         self.robots = robots = self.physics.robot_state()
         if diverged is not None:
             self._put_back(diverged, before, last_actions)

@@ -34,6 +34,7 @@ def get_state(world: World) -> dict[str, Any]:
         **({} if world.range_shares is None else {"range_shares": world.range_shares.levels.copy()}),
         **({"learned": world.learned.copy()} if world.learns else {}),
         **({"chance_streams": pack_streams(world.chances)} if world.takes_chances else {}),
+        **world.motors.get_state(),
         **({} if world.senses is None else {"senses": world.senses.get_state()}),
         **({} if world.torque_noise is None else {"torque_noise": world.torque_noise.get_state()}),
         **({} if world.cameras is None else {"cameras": world.cameras.get_state()}),
@@ -65,6 +66,7 @@ def set_state(world: World, state: dict[str, Any]) -> None:
     noise = None
     if world.torque_noise is not None and chances:
         noise = world.torque_noise.check_state(state.get("torque_noise"))
+    behind = world.motors.check_state(state)
     told = None if older else world.told.check_state(state.get("command"))
     arrays = {name: check_state_array(state, name, getattr(world, name)) for name in STATE_ARRAYS}
     images = None if world.cameras is None else world.cameras.check_state(state.get("cameras"))
@@ -92,6 +94,8 @@ def set_state(world: World, state: dict[str, Any]) -> None:
         world.told.start(np.arange(world.num), world.robots)
         world.told.age[:] = world.elapsed
     world.set_progress(progress)
+    if behind is not None:
+        world.motors.behind[:] = behind
     if world.senses is not None and senses is not None:
         world.senses.set_state(senses, world.chances)
     if world.torque_noise is not None and noise is not None:

@@ -122,7 +122,7 @@ using Reader = std::function<void(const Sensors&, const Controller&, double* out
 struct Options {
   std::string robot = {};    ///< name of the robot that this program drives; others' policies are refused
   std::string command = {};  ///< "goal", "velocity", "point" or "path", likewise
-  std::string action = "torque";  ///< what the motors take, "torque" or "wheel_speed", likewise
+  std::string action = "torque";  ///< what the motors take, "torque", "wheel_speed" or "wheel_position", likewise
   std::map<std::string, Reader> readers = {};  ///< of fields that are your own, by name
   int num_threads = 1;                         ///< of onnxruntime; networks this small need one
 };

@@ -11,8 +11,9 @@ import inspect
 import sys
 from collections.abc import Mapping
 from dataclasses import asdict, field, fields, make_dataclass, replace
+from itertools import zip_longest
 from pathlib import Path
-from typing import Annotated, Any, TypeVar, get_type_hints
+from typing import Annotated, Any, TypeVar, get_args, get_type_hints
 
 import tyro
 
@@ -216,9 +217,29 @@ def read_options(
         section = make_dataclass("Rig", _rig_rows({}), frozen=True)
         rows.append(("rig", section, field(default=section())))
     made = make_dataclass(cls.__name__, rows, bases=(cls,)) if rows else cls
-    args: Args = parse(made, argv, description, topics)
+    switches = {
+        f"{SPELLED.get(name, name)}.{f.name}".replace("_", "-")
+        for name, _, section in rows
+        for f in fields(section.default)
+        if get_args(get_type_hints(type(section.default))[f.name]) == (bool, type(None))
+    }
+    args: Args = parse(made, _switched(sys.argv[1:] if argv is None else argv, switches), description, topics)
     check_options(args)
     return args
+
+
+def _switched(argv: list[str], switches: set[str]) -> list[str]:
+    """A command line in which switches that may be left out have values: --motion.X True, --motion.no-X False."""
+    said: list[str] = []
+    for argument, after in zip_longest(argv, argv[1:]):
+        name = argument[2:].replace("_", "-") if argument.startswith("--") else ""
+        if name in switches and after not in ("True", "False", "None"):
+            said += [argument, "True"]
+        elif ".no-" in name and name.replace(".no-", ".") in switches:
+            said += [f"--{name.replace('.no-', '.')}", "False"]
+        else:
+            said.append(argument)
+    return said
 
 
 def _optional_section(name: str, kind: str) -> Any:

@@ -142,6 +142,8 @@ class Args:
     job: Job = field(default_factory=Job)
 
 
+DECISIVE = "action", "frame"
+"""Options on which it depends what controller a preset adds to, besides those that name kinds."""
 MEMORY = ("num_envs", "num_steps", "minibatch_size", "num_terrains")
 """Settings that decide how much of it is needed."""
 
@@ -154,7 +156,7 @@ def parse(argv: list[str] | None = None) -> Args:
         PluginError: a plugin cannot.
     """
     argv = sys.argv[1:] if argv is None else argv
-    given = peek(argv, "config", "resume", "preset", "task", *KINDS)
+    given = peek(argv, "config", "resume", "preset", "task", *KINDS, *DECISIVE)
     if given.preset and (given.config or given.resume):
         raise SettingsError("--preset starts from its settings, --config and --resume from a run's: give one of them")
     if given.task and (given.config or given.resume):
@@ -174,6 +176,7 @@ def parse(argv: list[str] | None = None) -> Args:
         default = Args(replace(settings, world=with_kinds(settings.world, **kinds)), default.job)
     else:
         kinds = {**(find_task(given.task) if given.task else {}), **kinds}
+        kinds |= {name: getattr(given, name) for name in DECISIVE if getattr(given, name) is not None}
         settings = find_preset(given.preset or "default")(**kinds)
         default = Args(settings, Job(cameras=settings.world.observation == "encoded"))
     refuse_numbers(argv, default.settings.world.robot)

@@ -175,3 +175,18 @@ def test_programs_get_the_options_of_the_kinds_they_are_told():
     ):
         with pytest.raises(SettingsError, match=re.escape(words)):
             read(*argv)
+
+
+@pytest.mark.parametrize(
+    ("said", "meant"),
+    [
+        (["--motion.station-keeping"], True),
+        (["--motion.station_keeping", "--motion.max-speed", "0.2"], True),
+        (["--motion.no-station-keeping"], False),
+        (["--motion.station-keeping", "False"], False),
+        ([], None),
+    ],
+)
+def test_switches_of_kinds_are_said_as_in_training(said, meant):
+    args = read_options(Program, ["--command", "velocity", *said], "")
+    assert kind_options(args)["motion"].get("station_keeping") is meant

@@ -369,6 +369,12 @@ def test_options_change_a_preset(script):
     assert default.ppo == plain.ppo != paper.ppo
 
 
+@pytest.mark.parametrize("options", [["--action", "wheel_speed"], ["--action=wheel_position"], ["--frame", "world"]])
+def test_presets_add_to_no_controller_where_none_can_drive(script, options):
+    assert script.parse(["--robot", "mini"]).settings.prior_speed is not None
+    assert script.parse(["--robot", "mini", *options]).settings.prior_speed is None
+
+
 def test_a_preset_trains(tmp_path):
     options = [option for option in SMALL if option != "--no-cameras"]
     code, _, err = run(tmp_path, "--preset", "paper", *options, "--run-name", "p", "--total-timesteps", "256")

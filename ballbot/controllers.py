@@ -31,7 +31,7 @@ import torch
 from numpy.typing import NDArray
 
 from ballbot.envs.config import WorldConfig, make_command
-from ballbot.envs.mechanics import LEAN, LEANING, TRAVEL, RollingModel, mechanics_of, reference
+from ballbot.envs.mechanics import LEAN, LEANING, TRAVEL, mechanics_of, reference
 from ballbot.envs.observations import SCAN_ANGLES, SCAN_RADII, Layout, layout_of, ring_directions
 from ballbot.envs.sensors import Sensors
 from ballbot.errors import SettingsError
@@ -344,20 +344,21 @@ def make_controller(make: Callable[..., Controller], dt: float, world: WorldConf
         world: of the robot, and what it is told.
 
     Raises:
-        SettingsError: its gains are those of another robot, it does not follow this command, or motors take speeds.
+        SettingsError: its gains are those of another robot, or for torques where motors take others, or it does not
+            follow this command.
     """
     robot = world.robot_config
     kind = getattr(make, "func", make)
     name = next(name for name, made in CONTROLLERS.items() if made is kind)
-    if world.action != "torque":
-        raise SettingsError(
-            f'controller "{name}" asks for torques, and motors here take action={world.action!r}: use --action torque, '
-            "or a policy that was trained for that"
-        )
     if isinstance(kind, type) and issubclass(kind, LQRController):
         model = None if robot.is_reference else robot.spec().compile()
-        weight = speed_weight(world, mechanics_of(robot).near_upright)
-        controller = make(dt, robot=model, speed_weight=weight, keeps_velocity=keeps_velocity(world))
+        options = {"keeps_velocity": keeps_velocity(world), "action": world.action}
+        controller = make(dt, robot=model, speed_weight=speed_weight(world), **options)
+    elif world.action != "torque":
+        raise SettingsError(
+            f'controller "{name}" asks for torques, and motors here take action={world.action!r}: take "lqr", whose '
+            "gains are computed for that, or --action torque"
+        )
     elif robot.is_reference:
         controller = make(dt)
     else:
@@ -382,11 +383,12 @@ def keeps_velocity(world: WorldConfig) -> bool:
     return world.command == "velocity"
 
 
-def speed_weight(world: WorldConfig, model: RollingModel) -> float:
-    """With which gains are computed for a robot in a world, see ``ballbot.lqr.gains_of``."""
+def speed_weight(world: WorldConfig) -> float:
+    """With which gains are computed for the robot of a world, see ``ballbot.lqr.gains_of``."""
     sensors = Sensors(**world.faults[0])
-    firm = keeps_velocity(world) or sensors.velocity == "estimated"
-    return firm_speed_weight(model, sensors.latest) if firm else SPEED_WEIGHT
+    if not (keeps_velocity(world) or sensors.velocity == "estimated"):
+        return SPEED_WEIGHT
+    return firm_speed_weight(mechanics_of(world.robot_config).near_upright_by(world.action), sensors.latest)
 
 
 def controlled_fields(name: str) -> tuple[str, ...]:

@@ -162,7 +162,7 @@ WAYS = 2 * np.pi * np.arange(DIRECTIONS) / DIRECTIONS
 def _poles(model: RollingModel, dt: float) -> NDArray[np.complex128]:
     """(6,) 1/s, of the robot with computed gains."""
     a, b = held_for(model, dt)
-    loop = a + model.torque * b @ gains_of(model, dt).state
+    loop = a + model.full * b @ gains_of(model, dt).state
     return np.log(np.linalg.eigvals(loop).astype(complex)) / dt
 
 

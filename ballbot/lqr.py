@@ -90,10 +90,10 @@ def gains_of(model: RollingModel, dt: float, speed_weight: float = SPEED_WEIGHT)
     Args:
         model: of the robot.
         dt: s.
-        speed_weight: what a missing m/s costs, squared, where a wheel's full torque costs 1.
+        speed_weight: what a missing m/s costs, squared, where an action of 1 costs 1.
     """
     a, b = held_for(model, dt)
-    b = b * -model.torque  # the reference's sign
+    b = b * -model.full  # the reference's sign
     cost = np.zeros((6, 6))
     cost[TRAVEL, TRAVEL] = np.eye(2) * speed_weight
     hold = np.linalg.lstsq(b, (np.eye(6) - a)[:, TRAVEL], rcond=None)[0]
@@ -121,7 +121,7 @@ def firm_speed_weight(model: RollingModel, late: float) -> float:
     """
     dt, late = 0.002, max(late, SHORTEST_DELAY)
     a, b = held_for(model, dt)
-    b = b * -model.torque
+    b = b * -model.full
 
     def bears(weight: float) -> bool:
         loop = closed_loop(a, b, gains_of(model, dt, weight).state, round(late / dt))
@@ -150,9 +150,10 @@ class DryFriction:
     """(wheels, 2) of the velocity along x and y, m/s."""
 
     @classmethod
-    def of(cls, mechanics: Mechanics) -> Self:
-        """Of a robot; without friction it makes up for nothing."""
-        return cls(FRICTION_SHARE * mechanics.wheel_friction / mechanics.torque, mechanics.rolling / TURNS)
+    def of(cls, mechanics: Mechanics, action: str = "torque") -> Self:
+        """Of a robot with motors that take this; without friction it makes up for nothing."""
+        lost = FRICTION_SHARE * mechanics.wheel_friction
+        return cls(lost / mechanics.authority(action), mechanics.rolling / TURNS)
 
 
 @dataclass
@@ -167,6 +168,7 @@ class LQRController:
         speed_weight: see ``gains_of``.
         keeps_velocity: whether it is told velocities, which it is to keep: it makes up for dry friction of the wheels,
             see ``DryFriction``, and acts on no more than ``MOST_MISSING`` at a time.
+        action: what its motors take, as ``WorldConfig.action`` says.
     """
 
     dt: float
@@ -174,21 +176,23 @@ class LQRController:
     robot: mujoco.MjModel | None = field(default=None, repr=False)
     speed_weight: float = SPEED_WEIGHT
     keeps_velocity: bool = False
+    action: str = "torque"
     gains: Gains = field(init=False, repr=False)
     ball_depth: float = field(init=False, repr=False)
     friction: DryFriction | None = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
         mechanics = reference() if self.robot is None else Mechanics.of(self.robot)
-        self.gains, self.ball_depth = gains_of(mechanics.near_upright, self.dt, self.speed_weight), mechanics.ball_depth
-        self.friction = DryFriction.of(mechanics) if self.keeps_velocity else None
+        model, self.ball_depth = mechanics.near_upright_by(self.action), mechanics.ball_depth
+        self.gains = gains_of(model, self.dt, self.speed_weight)
+        self.friction = DryFriction.of(mechanics, self.action) if self.keeps_velocity else None
         self._elapsed: Array | float = 0.0
 
     def __call__(self, observations: NDArray[np.float32], began: NDArray[np.bool_]) -> NDArray[np.float32]:
         """Actions (n, wheels) for observations of ``frame="body"``; ``began`` (n,) marks first steps of episodes.
 
         Of the observation it reads the first 11 numbers: gravity, gyro, velocity and goal.  An action of a is a torque
-        of -a times the motor's limit, as the environments apply it.
+        of -a times the motor's limit, or what ``action`` says, as the environments apply it.
         """
         self._elapsed = np.where(began, 0.0, self._elapsed + self.dt)
         x = observations.T.astype(np.float64)

@@ -124,12 +124,6 @@ class Settings:
                 "which its controller reads: use them, or --prior-speed None"
             )
 
-        if self.prior_speed is not None and self.world.action != "torque":
-            raise SettingsError(
-                f"--prior-speed {self.prior_speed} adds to a controller that asks for torques, and motors here take "
-                f"--action {self.world.action}: use --prior-speed None, or --action torque"
-            )
-
     def _check_estimates(self) -> None:
         """Refuse estimates of what nobody is told, or can be made of nothing."""
         given = self.estimates
@@ -232,13 +226,14 @@ class Settings:
         if self.prior_speed is None:
             return None
         robot = self.world.robot_config
-        tuned = robot.is_reference and not self.world.faults[0]  # these gains bear neither noise nor delays
+        # these gains are of torques, and bear neither noise nor delays
+        tuned = robot.is_reference and self.world.action == "torque" and not self.world.faults[0]
         if tuned and not self.estimates and layout.leading is None and self.world.command == "goal":
             return feedback_prior(layout, self.prior_speed)
         mechanics = mechanics_of(robot)
         dt = self.ppo.action_repeat * STEP_MS / 1000
-        gains = gains_of(mechanics.near_upright, dt, speed_weight(self.world, mechanics.near_upright))
-        friction = DryFriction.of(mechanics) if keeps_velocity(self.world) else None
+        gains = gains_of(mechanics.near_upright_by(self.world.action), dt, speed_weight(self.world))
+        friction = DryFriction.of(mechanics, self.world.action) if keeps_velocity(self.world) else None
         depth = mechanics.ball_depth
         return computed_prior(layout, self.estimated_layout, self.prior_speed, gains, depth, friction)
 
@@ -340,9 +335,9 @@ def default(**world: Any) -> Settings:
     and no others unless ``training_rewards`` says so; on the command line, --rewards.X changes one weight of the task,
     and training's stay.
 
-    For another robot than the reference's, a policy adds to the regulator, whose gains are computed for it
-    (``prior_speed``), with a fifth of the noise, in a third of the steps: the reference's motors, as slow as they are,
-    make of noise what can be balanced, and others shake.
+    For another robot than the reference's, or motors that take no torques, a policy adds to the regulator, whose gains
+    are computed for it (``prior_speed``), with a fifth of the noise, in a third of the steps: the reference's motors,
+    as slow as they are, make of noise what can be balanced, and others shake.
 
     Args:
         **world: options of ``WorldConfig`` that differ.
@@ -372,7 +367,8 @@ def default(**world: Any) -> Settings:
     if "tracking_lead" in settings.world.training_rewards:  # which shows sooner what an action is good for
         ppo = replace(ppo, gae_lambda=0.95)
     settings = replace(settings, ppo=ppo, goal_scale=10.0, mirror=True)
-    return settings if settings.world.robot_config.is_reference else _on_computed_gains(settings)
+    as_tuned = settings.world.robot_config.is_reference and settings.world.action == "torque"
+    return settings if as_tuned else _on_computed_gains(settings)
 
 
 def _on_computed_gains(
@@ -380,7 +376,7 @@ def _on_computed_gains(
 ) -> Settings:
     """The same for a robot of which nobody knows how to shape its learning: it begins with what is computed."""
     world = settings.world
-    if world.frame != "body" or world.command not in PRIOR_FOLLOWS or world.action != "torque":
+    if world.frame != "body" or world.command not in PRIOR_FOLLOWS:
         return settings
     ppo = replace(
         settings.ppo,

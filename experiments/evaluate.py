@@ -107,6 +107,8 @@ class Args:
     """Largest tilt at the start of an episode, degrees."""
     initial_speed: float = 0.0
     """Largest speed at the start of an episode, m/s."""
+    action: Literal["torque", "wheel_speed", "wheel_position"] | None = None
+    """What classical controllers ask motors for (default: torques); policies ask for what they were trained to."""
     heading: Literal["trained", "any", "world"] = "trained"
     """Of robots at the start: as in training; any; or along the world's x axis, as in the reference."""
     tilt_limit_deg: float = 20.0
@@ -146,7 +148,7 @@ TOPICS = {
     "most used": (
         *("compare", "episodes", "terrain", "task", "robot", "sensors", "randomize", "report", "json", "split"),
     ),
-    "world": ("command", "terrain_seed", "num_terrains", "terrain_length", "tilt_limit_deg", "integrator"),
+    "world": ("command", "terrain_seed", "num_terrains", "terrain_length", "tilt_limit_deg", "integrator", "action"),
     "episode": (*("horizon", "seed", "initial_tilt_deg", "initial_speed", "heading", "deterministic", "stochastic"),),
     "logs": ("log", "action_noise"),
     "other": ("encoder", "shuffle_images", "max_failures", "paths", "num_threads", "torch_threads", "plugin"),
@@ -245,6 +247,8 @@ def find_entries(args: Args) -> tuple[dict[str, Entry], dict[str, Any]]:
             named = {name: options[name] for name in OF_THE_ROBOT if name in options} | dict(named)
         task = task or task_of(named or options, args.terrain, args.command, **kinds)
         options = in_task(options, task, adapts=policy is None)
+        if args.action is not None and policy is None:
+            options["action"] = args.action
         if args.heading != "trained":
             options["random_yaw"] = args.heading == "any"
         elif options.get("random_yaw") is False:

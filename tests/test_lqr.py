@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from contextlib import closing
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -8,8 +10,10 @@ from numpy.typing import NDArray
 
 from ballbot.controllers import APPROACH, find_controller, make_controller
 from ballbot.envs import BallbotVectorEnv, WorldConfig
-from ballbot.envs.mechanics import LEAN, LEANING, TRAVEL, RollingModel, rolling_model
+from ballbot.envs.mechanics import LEAN, LEANING, TRAVEL, RollingModel, mechanics_of, rolling_model
 from ballbot.envs.model import build_model
+from ballbot.envs.motors import Motors
+from ballbot.envs.robots import robot_of
 from ballbot.envs.standing import recoverable_lean
 from ballbot.errors import SettingsError
 from ballbot.evaluation import find_candidate, run_episodes
@@ -52,6 +56,39 @@ def test_what_is_held_is_what_many_short_steps_do() -> None:
     for _ in range(100_000):
         expected = expected + 1e-7 * (MODEL.a @ expected + MODEL.b @ torques)
     np.testing.assert_allclose(a @ state + b @ torques, expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("robot", ["reference", "asroballet"])
+def test_asked_speeds_are_torques_that_depend_on_how_the_wheels_turn(robot: str) -> None:
+    mechanics = mechanics_of(robot_of(robot, {}))
+    state, actions = np.array([0.02, -0.01, 0.1, 0.0, 0.05, -0.1]), np.array([[0.03, -0.01, 0.02]])
+    leaning, travel = state[LEANING], state[TRAVEL]
+    turns = mechanics.rolling @ (travel - mechanics.ball_radius * leaning)
+    torques = Motors("wheel_speed", 1, mechanics, 0.002).torques(actions, turns[None])[0]
+    assert np.abs(torques).max() < mechanics.torque
+    by_torques, by_speeds = (mechanics.near_upright_by(action) for action in ("torque", "wheel_speed"))
+    expected = by_torques.a @ state + by_torques.b @ torques
+    np.testing.assert_allclose(by_speeds.a @ state - by_speeds.b @ (by_speeds.full * actions[0]), expected, atol=1e-9)
+
+
+@pytest.mark.parametrize("robot", ["reference", "mini", "asroballet"])
+@pytest.mark.parametrize("action", ["wheel_speed", "wheel_position"])
+def test_it_drives_by_motors_that_follow_speeds_and_positions(robot: str, action: str) -> None:
+    told: dict[str, Any] = {"terrain": "flat", "max_episode_steps": 1500}
+    lateness = {}
+    for each in ("torque", action):
+        with closing(BallbotVectorEnv(8, robot=robot, action=each, **told)) as env:
+            controller = make_controller(partial(LQRController, target_speed=0.15), env.dt, env.config)
+            observations, began = env.reset(seed=0)[0], np.ones(8, bool)
+            for step in range(1500):
+                observations, _, fell, _, _ = env.step(controller(observations, began))
+                began[:] = False
+                assert not fell.any()
+                if step == 1400:
+                    speed = (observations[:, 6:8] * observations[:, 9:11]).sum(axis=1)
+            lateness[each] = np.abs(speed - 0.15).mean()
+    assert lateness[action] < 0.02
+    assert robot == "reference" or lateness[action] < lateness["torque"]  # they make up for friction
 
 
 def test_no_other_gains_cost_less() -> None:

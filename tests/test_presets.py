@@ -85,14 +85,24 @@ def test_commands_that_derive_from_another_are_trained_as_it_is(monkeypatch):
 def test_robots_of_which_nothing_else_is_known_begin_with_computed_gains():
     assert presets.default(robot="mini").prior_speed == presets.PRIOR_SPEED
     assert presets.default(robot="mini").structure().prior is not None
+    assert presets.default(action="wheel_speed").prior_speed == presets.PRIOR_SPEED  # nor of other motors
     for world in ({}, {"robot": "rollers"}, {"robot": "mini", "command": "point"}):
         assert presets.default(**world).prior_speed is None
     assert presets.default(robot="rollers").ppo == presets.default().ppo
 
 
-@pytest.mark.parametrize("robot", ["mini", "asroballet"])  # the second's wheels have dry friction
-def test_a_policy_that_is_told_velocities_adds_to_the_regulator_that_follows_them(robot):
-    told = {"robot": robot, "command": "velocity", "motion": {"station_keeping": True}, "history": (0,)}
+@pytest.mark.parametrize(
+    ("robot", "action"),  # the second's wheels have dry friction
+    [("mini", "torque"), ("asroballet", "torque"), ("asroballet", "wheel_speed"), ("reference", "wheel_position")],
+)
+def test_a_policy_that_is_told_velocities_adds_to_the_regulator_that_follows_them(robot, action):
+    told = {
+        "robot": robot,
+        "action": action,
+        "command": "velocity",
+        "motion": {"station_keeping": True},
+        "history": (0,),
+    }
     settings = presets.default(observation="proprioception", **told)
     prior, follows = settings.structure().prior, make_controller(LQRController, 0.01, settings.world)
     seen = np.random.default_rng(0).normal(0, 0.01, (6, settings.layout().size)).astype(np.float32)

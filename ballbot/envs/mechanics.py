@@ -29,18 +29,18 @@ LEAN, LEANING, TRAVEL = slice(0, 2), slice(2, 4), slice(4, 6)
 
 @dataclass(frozen=True)
 class RollingModel:
-    """How a ballbot moves near upright: d state / dt = a state + b torques.
+    """How a ballbot moves near upright: d state / dt = a state + b asked.
 
     The state is (6,): lean of the body in rad, its change in rad/s, and travel of the ball in m/s, each along the
-    base's x and y.  Torques are those on the wheels' axles, N m.
+    base's x and y.  What motors are asked for are torques on the wheels' axles, N m, or speeds of the wheels, rad/s.
     """
 
     a: Array
     """(6, 6), in SI units."""
     b: Array
     """(6, wheels), in SI units."""
-    torque: float
-    """N m that each motor has."""
+    full: float
+    """What an action of -1 asks for: all the torque that a motor has, or the speed at which it runs free."""
 
     @property
     def fall_rate(self) -> float:
@@ -223,7 +223,7 @@ class Mechanics:
         # wheels that push the ball along x lean the base back, about this point above the ball's centre
         above = -near_upright.b[TRAVEL] @ np.linalg.pinv(near_upright.b[LEANING])
         return cls(
-            torque=near_upright.torque,
+            torque=near_upright.full,
             ball_radius=float(model.geom("ball").size[0]),
             ball_depth=depth,
             percussion=round(float(above[0, 0]), 3) - depth,
@@ -247,6 +247,23 @@ class Mechanics:
         """Make one of robots that differ another one."""
         for name in NUMBERS:
             getattr(self, name)[which] = getattr(other, name)
+
+    def authority(self, action: str) -> float:
+        """N m that an action of -1 makes at a wheel that stands, of one robot; within what the motor has or not."""
+        return self.torque if action == "torque" else (self.speed_gain + self.wheel_damping) * self.free_speed
+
+    def near_upright_by(self, action: str) -> RollingModel:
+        """How it moves by actions of this kind, see ``ballbot.envs.motors``, one robot.
+
+        Motors that follow speeds push the harder the slower its wheels turn.  That those that follow positions make up
+        for what is missing too is left out.
+        """
+        model = self.near_upright
+        if action == "torque":
+            return model
+        turning = np.hstack([np.zeros((self.wheels, 2)), -self.ball_radius * self.rolling, self.rolling])
+        a = model.a - self.speed_gain * model.b @ turning
+        return RollingModel(a, (self.speed_gain + self.wheel_damping) * model.b, self.free_speed)
 
     @property
     def wheels(self) -> int:

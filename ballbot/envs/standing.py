@@ -57,7 +57,7 @@ def torque_lean(model: mujoco.MjModel, torque: float | None = None, lost: float 
     lost = taken(model) if lost is None else lost
     slowed = copy.copy(model)
     slowed.dof_damping[list(Addresses.of(model).wheel_qvel)] += torque / no_load_speed(model)
-    return _model_lean(replace(rolling_model(slowed), torque=torque)) * max(1 - lost / torque, 0.0)
+    return _model_lean(replace(rolling_model(slowed), full=torque)) * max(1 - lost / torque, 0.0)
 
 
 def taken(model: mujoco.MjModel, sticking: float = STICKING) -> float:
@@ -87,7 +87,7 @@ def _model_lean(model: RollingModel) -> float:
         return np.inf
     # a real basis of what grows: modes that grow as fast as each other may come as complex pairs
     basis = np.linalg.svd(np.hstack([modes[:, grows].real, modes[:, grows].imag]))[0][:, : grows.sum()].T
-    growth, push, leans = basis @ model.a @ basis.T, basis @ model.b * model.torque, basis[:, LEAN]
+    growth, push, leans = basis @ model.a @ basis.T, basis @ model.b * model.full, basis[:, LEAN]
     sides = np.eye(1)
     if len(basis) > 1:
         turns = np.linspace(0, np.pi, 360, endpoint=False)
@@ -160,7 +160,7 @@ def check_standing(robot: Robot) -> None:
         more = f"{_rounded_up(enough)} N m or more, or " if np.isfinite(enough) else ""
         faster = f"a no_load_speed above {speed:g} rad/s, or " if not more and np.isfinite(speed) else ""
         raise SettingsError(
-            f"it cannot stand: motors of torque_limit={moves.torque:g} N m on each wheel's axle bring it back from a "
+            f"it cannot stand: motors of torque_limit={moves.full:g} N m on each wheel's axle bring it back from a "
             f"lean of {np.degrees(lean):.2g} degrees, {least}: use {more}{faster}a lighter or lower body, or wheels "
             "with less damping, friction and ripple"
         )
@@ -176,7 +176,7 @@ def check_standing(robot: Robot) -> None:
 
 def _enough(model: mujoco.MjModel, moves: RollingModel, lost: float) -> float:
     """N m of torque that bring a robot back whose own do not; infinite if none do."""
-    low, high = 0.0, 1.001 * (lost + moves.torque * LEAST_LEAN / _model_lean(moves))
+    low, high = 0.0, 1.001 * (lost + moves.full * LEAST_LEAN / _model_lean(moves))
     most = MOST_TIMES * high
     while torque_lean(model, high, lost) < LEAST_LEAN:
         low, high = high, 2 * high

@@ -11,7 +11,7 @@ from driving import actions, drive, small
 from policies import save_policy
 
 from ballbot import presets
-from ballbot.controllers import make_controller
+from ballbot.controllers import LinearController, make_controller
 from ballbot.deployment import runtime
 from ballbot.deployment.export import export_policy
 from ballbot.envs import WorldConfig
@@ -19,7 +19,6 @@ from ballbot.envs.mechanics import Mechanics, mechanics_of
 from ballbot.envs.motors import Motors, stiffness_of
 from ballbot.envs.robots import robot_of
 from ballbot.errors import SettingsError
-from ballbot.lqr import LQRController
 from ballbot.ppo import load_policy
 from ballbot.runs import init_from
 from ballbot.teachers import find_teacher
@@ -106,12 +105,8 @@ def test_what_is_asked_is_observed_and_goes_on_bit_for_bit_where_it_was_saved(ma
 
 def test_who_asks_for_torques_is_refused(tmp_path):
     world = WorldConfig(action="wheel_speed", terrain="flat")
-    with pytest.raises(SettingsError, match="\"lqr\" asks for torques, and motors here take action='wheel_speed'"):
-        make_controller(LQRController, 0.002, world)
-    with pytest.raises(SettingsError, match=r"--prior-speed 0\.3 adds to a controller that asks for torques"):
-        presets.Settings(world=world, prior_speed=0.3)
-    settings = presets.default(observation="proprioception", action="wheel_speed", robot="mini")
-    assert settings.prior_speed is None
+    with pytest.raises(SettingsError, match="\"linear\" asks for torques, and motors here take action='wheel_speed'"):
+        make_controller(LinearController, 0.002, world)
     path = save_policy(tmp_path / "p.pt", 17)
     with pytest.raises(SettingsError, match="was trained with --action torque"):
         find_teacher(path, world, world.layout(), 0.002)

@@ -36,6 +36,7 @@ from ballbot.envs.observations import SCAN_ANGLES, SCAN_RADII, Layout, layout_of
 from ballbot.envs.sensors import Sensors
 from ballbot.errors import SettingsError
 from ballbot.lqr import (
+    FIRM_SPEED_WEIGHT,
     MOST_MISSING,
     SPEED_WEIGHT,
     START_TIME,
@@ -387,7 +388,7 @@ def speed_weight(world: WorldConfig) -> float:
     """With which gains are computed for the robot of a world, see ``ballbot.lqr.gains_of``."""
     sensors = Sensors(**world.faults[0])
     if not (keeps_velocity(world) or sensors.velocity == "estimated"):
-        return SPEED_WEIGHT
+        return SPEED_WEIGHT if world.action == "torque" else FIRM_SPEED_WEIGHT
     return firm_speed_weight(mechanics_of(world.robot_config).near_upright_by(world.action), sensors.latest)
 
 

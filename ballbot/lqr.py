@@ -31,7 +31,7 @@ SPEED_WEIGHT = 10.0
 """What a missing m/s costs, squared, where a wheel's full torque costs 1: a third of a m/s as much as that torque.  At
 100 robots of other shapes begin to tremble, as contacts are soft, and this one drives no better."""
 FIRM_SPEED_WEIGHT = 100.0
-"""The most that it costs where the velocity is an estimate."""
+"""The most that it costs where the velocity is an estimate; and where motors follow speeds, which does not tremble."""
 SHORTEST_DELAY = 0.02
 """s, that a firm regulator bears although nothing is late, as contacts are soft."""
 MOST_MISSING = 0.3

@@ -582,6 +582,23 @@ def test_keys_in_a_browser_move_the_robot_that_it_draws(served, browse):
     until(lambda: page.see("Math.hypot(...drive.state.told)") > 0.29)
     page.see("pads = [null]; dispatchEvent(new Event('gamepaddisconnected'))")
     until(lambda: page.see("Math.hypot(...drive.state.told)") == 0)
+    time.sleep(0.5)  # states of the robot come five times a second
+    assert page.see("document.querySelector('#said').textContent") == "the gamepad is gone: its stick is let go"
+    press_cruise = "document.querySelector('[data-press=cruise]').click()"
+    for go_on in (lambda: page.key("KeyC"), lambda: page.see(press_cruise)):
+        page.key("KeyW")
+        until(lambda: page.see("Math.hypot(...drive.state.told)") > 0.29)
+        go_on()
+        page.key("KeyC", down=False)
+        page.key("KeyW", down=False)
+        time.sleep(0.5)
+        assert page.see("Math.hypot(...drive.state.told)") > 0.29  # without a key
+        page.key("KeyS")
+        until(lambda: page.see("drive.state.told[0]") < -0.05)
+        page.key("KeyS", down=False)
+        until(lambda: page.see("Math.hypot(...drive.state.told)") == 0)  # who steers anew drives again
+    page.key("KeyC")
+    until(lambda: "steer" in page.see("document.querySelector('#said').textContent"))
     served.stop()
     until(lambda: "No connection" in page.see("document.querySelector('#fault.shown')?.textContent || ''"))
 

@@ -510,7 +510,7 @@ const state = { connected: false, scene: null, status: {}, frames: [], place: 0,
 const DELAY = 0.035; // s that the page is behind, so that there is a frame on either side to draw between
 const PLOTTED = 6; // s of tilt and torques that are plotted
 const past = []; // what is plotted
-let painter = null, blind = "", socket = null, late = Infinity, retry = 0, trail = [], pushedAt = -1e9, saidAt = -1e9;
+let painter = null, blind = "", socket = null, late = Infinity, retry = 0, trail = [], pushedAt = -1e9, saidAt = -1e9, ownWords = "";
 
 function fault(title = blind && "Nothing is drawn", text = blind) { // without arguments: it is gone
   $("fault").classList.toggle("shown", Boolean(title));
@@ -548,6 +548,7 @@ function heard(message) {
     const before = state.status;
     if (before.said !== message.said || before.episode !== message.episode || before.pushes !== message.pushes || before.falls !== message.falls) {
       saidAt = before.said === undefined ? -1e9 : performance.now();
+      ownWords = "";
     }
     if (before.pushes !== undefined && message.pushes > before.pushes) pushedAt = performance.now();
     if (before.episode !== message.episode) trail = [];
@@ -605,7 +606,7 @@ const DRIVES = {
 const PRESSES = { Space: "push", KeyN: "next", KeyR: "reset", KeyM: "slow", KeyX: "stop", KeyC: "cruise" };
 const held = new Set();
 const camera = { azimuth: Math.PI / 2 - 0.35, elevation: 0.3, distance: 1.7, at: [0, 0, 0.28], eye: [0, -2, 1] };
-let pad = [0, 0], cruise = null, sent = "", sentAt = 0, padName = "", buttons = [];
+let pad = [0, 0], cruise = null, letGoSince = false, sent = "", sentAt = 0, padName = "", buttons = [];
 
 function asSeen([right, ahead]) { // from the screen to the world
   const c = Math.cos(camera.azimuth), s = Math.sin(camera.azimuth);
@@ -619,7 +620,12 @@ function toScreen([x, y]) {
 
 function press(what) {
   if (what === "stop") { held.clear(); pad = [0, 0]; cruise = null; return; }
-  if (what === "cruise") { cruise = cruise ? null : Math.hypot(...state.stick) > 0.05 ? [...state.stick] : null; return; }
+  if (what === "cruise") {
+    if (!cruise && Math.hypot(...state.stick) <= 0.05) say("steer, and then go on by C");
+    else cruise = cruise ? null : [...state.stick];
+    letGoSince = false;
+    return;
+  }
   tell({ press: what, ...(what === "push" ? { along: asSeen([0, 1]) } : {}) });
 }
 
@@ -645,7 +651,8 @@ function steer() { // keys, pad and gamepad together, as often as needed
   }
   const n = Math.hypot(x, y), scale = n > 1 ? 1 / n : 1;
   let stick = n > 0 ? asSeen([x * scale * gently, y * scale * gently]) : [0, 0];
-  if (n > 0.05) cruise = null;
+  if (n <= 0.05) letGoSince = true;
+  else if (letGoSince) cruise = null; // who steers anew drives again
   if (cruise) stick = cruise;
   state.stick = stick.map((v) => Math.round(1e4 * v) / 1e4);
   const message = JSON.stringify({ stick: state.stick, turn: clamp(turn, -1, 1) }), now = performance.now();
@@ -706,8 +713,8 @@ function zoom(by) { camera.distance = clamp(camera.distance * by, 0.5, 9); }
 
 // -- What is shown -----------------------------------------------------------------------------------------------------
 
-function say(text) {
-  state.status = { ...state.status, said: text };
+function say(text) { // of this page's own, until the robot has news
+  ownWords = text;
   saidAt = performance.now();
 }
 
@@ -721,7 +728,7 @@ function show(frame) {
   put("rate", status.rate === undefined ? "" : isLate ? `lags: ${Math.round(100 * status.rate)} % of ${slow || "real time"}` : slow || "real time");
   $("rate").classList.toggle("late", isLate);
   put("more", `${Math.round(state.fps)} fps${status.viewers > 1 ? ` · ${status.viewers} pages` : ""}${status.falls ? ` · ${status.falls} ${status.falls === 1 ? "fall" : "falls"}` : ""}`);
-  put("said", status.said || "");
+  put("said", ownWords || status.said || "");
   $("said").classList.toggle("shown", now - saidAt < 2200 || Boolean(status.lies));
   for (const button of document.querySelectorAll("[data-press]")) {
     button.disabled = spectator;

@@ -6,8 +6,14 @@ const IMAGES = 3; // what a message of the robot's cameras begins with
 class Robot { // a WebSocket, as far as drive.js knows
   constructor() {
     this.readyState = 0;
-    this.worker = new Worker("worker.js", { type: "module" });
-    this.worker.onerror = (event) => this.fail(event.message || "worker.js cannot be loaded: build the page again (make demo), and serve it by HTTP.");
+    const gone = "worker.js cannot be loaded: build the page again (make demo), and serve it by HTTP (python -m http.server).";
+    try {
+      this.worker = new Worker("worker.js", { type: "module" });
+    } catch { // as of a page that was opened as a file
+      setTimeout(() => this.fail(gone));
+      return;
+    }
+    this.worker.onerror = (event) => this.fail(event.message || gone);
     this.worker.onmessage = ({ data }) => this.hear(data);
     this.worker.postMessage({ bytes: Number(document.documentElement.dataset.bytes) });
   }
@@ -62,7 +68,7 @@ function seen(data) { // images of the depth cameras: near is dark
 const [about, eyes] = document.getElementById("demo-parts").content.children;
 document.getElementById("who").append(about);
 document.getElementById("side").append(eyes);
-document.addEventListener("visibilitychange", () => window.demo.robot?.worker.postMessage({ paused: document.hidden }));
+document.addEventListener("visibilitychange", () => window.demo.robot?.worker?.postMessage({ paused: document.hidden }));
 if (location.hash === "#show") setInterval(() => { // drives by itself, in curves
   held.add("KeyW");
   camera.azimuth += 0.0025;

@@ -39,6 +39,7 @@ DEMO = ROOT / "build" / "demo"
 if (DEMO / "index.html").is_file():
     tags.add("demo")  # type: ignore[name-defined]  # noqa: F821  # Sphinx's
 html_copy_source = False
+html_static_path, html_css_files = ["site/static"], ["site.css"]
 html_theme_options = {
     "light_css_variables": {"color-brand-primary": "#0b6e8a", "color-brand-content": "#0b6e8a"},
     "dark_css_variables": {"color-brand-primary": "#5cc3de", "color-brand-content": "#5cc3de"},

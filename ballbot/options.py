@@ -119,14 +119,12 @@ def _optional_rows(
         otherwise: what holds without, before the option's own default.
         given: values instead of None, by name.
     """
-    return [
-        (
-            key,
-            Annotated[hint | None, tyro.conf.arg(help=text, help_behavior_hint=f"(default: {otherwise} {default})")],
-            field(default=given.get(key)),
-        )
-        for key, hint, text, default in rows
-    ]
+    found = []
+    for key, hint, text, default in rows:
+        shown = "[True|False]" if hint is bool else None  # see ``_switched``
+        arg = tyro.conf.arg(help=text, help_behavior_hint=f"(default: {otherwise} {default})", metavar=shown)
+        found.append((key, Annotated[hint | None, arg], field(default=given.get(key))))
+    return found
 
 
 def _rig_rows(given: Mapping[str, Any]) -> list[tuple[str, Any, Any]]:

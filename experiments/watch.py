@@ -49,6 +49,8 @@ LIMIT, NO_LIMIT = 4000, 10**9
 """Steps of an episode, watched and driven."""
 LATE = 0.1
 """s that a driven robot may be behind and catch up."""
+DRIVING_KEYS = ", Space pushes, Backspace is the start, Insert the next ground, Delete slow motion"
+"""Of --drive, besides those that steer."""
 
 
 @dataclass
@@ -220,6 +222,7 @@ def main(argv: list[str] | None = None) -> int:
                     "this machine has no display (DISPLAY is not set) for a window: use --record FILE.mp4, or --web to "
                     "drive in a browser"
                 )
+            print("in the window: arrows change what it is told, Enter stands" + (DRIVING_KEYS if args.drive else ""))
             (drive_in_viewer if args.drive else show)(envs, actor, args)
             return 0
         fps = playable_fps(args.record, args.fps)

@@ -140,13 +140,32 @@ def _in_one_line(said: str, argv: list[str], shown: Any) -> str:
         choices = ast.literal_eval(f"[{found[2]}]")
         return f"{option} {found[1]} is unknown: {nearest(found[1], map(str, choices))}"
     if text.startswith("Missing value"):
-        return f"{option} needs a value"
+        needed = next(iter(re.findall(r"Expected (\d+) values?", text)), "1")
+        return (
+            f"{option} needs {needed} values, got {_after(option, argv)}"
+            if needed != "1"
+            else f"{option} needs a value"
+        )
+    if (found := re.search(r"expected argument count (\d+)", text)) is not None:
+        return f"{option} needs {found[1]} values, got {_after(option, argv)}"
+    if "Could not find valid parse" in text or "Could not parse arguments" in text:
+        return f"{option} cannot be {_after(option, argv)}: --help tells what it takes"
     for python, kind in ((r"for int\(\)[^:]*", "a whole number"), (r"could not convert string to float", "a number")):
         if (found := re.search(rf"{python}: ('.*')", text)) is not None:
             return f"{option} must be {kind}, got {found[1]}"
-    if missing := re.findall(r"(\S+) \(required\)", text):
+    if missing := re.findall(r"(--\S+)[^-]*? \(required\)", text):
         return f"{' and '.join(missing)} must be given: --help tells what"
+    if (found := re.search(r"^Missing from \S+ [A-Z]+ (.*) \(required\)", text)) is not None:
+        return f"missing: {found[1].rstrip('.')}"
     return re.sub(r"^Error parsing \w+: ", "", text) or "an option cannot be used: --help tells what there is"
+
+
+def _after(option: str, argv: list[str]) -> str:
+    """What was given to an option, in quotes."""
+    at = next((i for i, a in enumerate(argv) if a.split("=")[0].replace("_", "-") == option), len(argv))
+    same = argv[at].split("=", 1)[1:] if at < len(argv) else []
+    values = [*same, *takewhile(lambda word: not word.startswith("--"), argv[at + 1 :])]
+    return " ".join(map(repr, values)) or "none"
 
 
 def _close(name: str, known: list[str]) -> str:

@@ -48,6 +48,7 @@ ENOUGH_DISK = 2.0
 """GiB: a run's checkpoints and logs take far less; below this something else will fill the disk first."""
 CHECKOUT = (Path(__file__).parents[1] / "pyproject.toml").is_file()
 INSTALL = "pip install -c constraints.txt -e ." if CHECKOUT else "pip install --upgrade ballbot"
+WITH_EXTRAS = "-e '.[{}]'" if CHECKOUT else "'ballbot[{}]'"
 
 OK, OPTIONAL, FAIL = "ok", "-", "FAIL"
 
@@ -133,7 +134,7 @@ def check_extra(name: str) -> Line:
     extra, purpose = EXTRAS[name]
     result, _ = probe(print_version(name))
     if result is None:
-        return Line(name, OPTIONAL, f"not installed; only for {purpose}", f"pip install -e '.[{extra}]'")
+        return Line(name, OPTIONAL, f"not installed; only for {purpose}", f"pip install {WITH_EXTRAS.format(extra)}")
     return Line(name, OK, result["version"])
 
 

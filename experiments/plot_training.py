@@ -278,6 +278,8 @@ def other(curve: str) -> str:
 def main(argv: list[str] | None = None) -> int:
     """Read, draw, save."""
     args = parse(Args, argv, __doc__)
+    if not args.runs:
+        raise ValueError("name what is to be plotted: run folders, such as runs/NAME, or their progress.csv")
     args.out.parent.mkdir(parents=True, exist_ok=True)
     check_output(args.out, "--out", (".png", ".svg", ".pdf"), keep=args.runs)
     unique = {path.resolve().parent if path.name == "progress.csv" else path.resolve(): path for path in args.runs}

@@ -148,6 +148,24 @@ class Args:
     split: Literal["train", "eval"] = "train"
     cameras: bool = True
     """See."""
+    delay: tuple[float, float] = (0.0, 0.0)
+    """From and to."""
+    radius: tuple[float, float] | None = None
+    """Likewise, or nothing."""
+    history: tuple[int, ...] = ()
+    """Steps."""
+
+
+@dataclasses.dataclass
+class Judged:
+    who: Annotated[str, tyro.conf.Positional]
+    """A run folder, or a controller such as "lqr" or "linear:0.3"."""
+
+
+def test_who_gives_no_argument_is_told_what_it_is():
+    with pytest.raises(SettingsError) as error:
+        parse(Judged, [], None)
+    assert str(error.value) == 'missing: A run folder, or a controller such as "lqr" or "linear:0.3"'
 
 
 @pytest.mark.parametrize("topics", [None, {"most used": ("num_envs", "cameras")}])
@@ -160,6 +178,10 @@ def test_what_cannot_be_read_is_one_line_with_the_value_and_the_remedy(topics, e
         (["--num-envs", "1.5"], "--num-envs must be a whole number, got '1.5'"),
         (["--num-envs"], "--num-envs needs a value"),
         (["--lr", "fast"], "--lr must be a number, got 'fast'"),
+        (["--delay", "5"], "--delay needs 2 values, got '5'"),
+        (["--radius", "0.1", "--lr", "1"], "--radius needs 2 values, got '0.1'"),
+        (["--radius", "a", "b"], "--radius cannot be 'a' 'b': --help tells what it takes"),
+        (["--history=abc"], "--history cannot be 'abc': --help tells what it takes"),
         (["--split", "evl"], "--split evl is unknown: did you mean 'eval'? known are eval, train"),
     ):
         with pytest.raises(SettingsError) as error:

@@ -29,6 +29,7 @@ from ballbot.errors import SettingsError
 from ballbot.evaluation import Candidate, find_candidate, run_episodes, summarize, wilson_interval
 from ballbot.options import PluginFiles, read_options
 from ballbot.ppo.checkpoint import write_atomic
+from ballbot.progress import Progress
 from ballbot.settings import Range, nearest
 
 Options = dict[str, Any]
@@ -200,11 +201,16 @@ def measure(args: Args) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for name in dict.fromkeys(args.policies):
         candidate, of = find_candidate(name, seed=args.seed), dict[str, Any](curves={}, areas={})
-        for key in args.axes or AXES:
-            axis = AXES[key]
-            if not axis.concerns(candidate.options):
-                continue
-            curve = [{"value": value, **judged(candidate, axis.options(value), args)} for value in axis.values]
+        axes = {key: AXES[key] for key in args.axes or AXES if AXES[key].concerns(candidate.options)}
+        progress, worlds = Progress(f"{name} in {len(axes)} axes"), sum(len(axis.values) for axis in axes.values())
+        done = 0
+        for key, axis in axes.items():
+            curve: list[dict[str, Any]] = []
+            for value in axis.values:
+                progress(done / worlds)
+                curve.append({"value": value, **judged(candidate, axis.options(value), args)})
+                done += 1
+            progress.close()
             of["curves"][key], of["areas"][key] = curve, area(curve)
             rates = " ".join(f"{100 * point['success']:4.0f}" for point in curve)
             values = " ".join(f"{named(value):>4}" for value in axis.values)

@@ -24,6 +24,7 @@ from ballbot.envs.physics import Physics
 from ballbot.envs.rendering import choose_opengl
 from ballbot.envs.terrain import TerrainPool, parse_terrain
 from ballbot.options import PluginFiles, read_options
+from ballbot.progress import reported
 from ballbot.settings import Range
 
 WIDTH, HEIGHT = 384, 256
@@ -99,7 +100,7 @@ def gallery(args: Args) -> Any:
     figure, axes = plt.subplots(rows, columns, figsize=(columns * 2.4, rows * 1.8), layout="constrained", squeeze=False)
     for axis in axes.flat:
         axis.axis("off")
-    for number, kind in enumerate(kinds):
+    for number, kind in enumerate(reported(kinds, len(kinds), "kinds of ground")):
         flat = parse_terrain(kind).kind == "flat"
         for place, difficulty in enumerate((1.0,) if flat else args.difficulties):
             axis = axes[number // across, number % across * len(args.difficulties) + place]

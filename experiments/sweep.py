@@ -191,7 +191,7 @@ def train(run: Run, common: list[str], programs: Programs) -> None:
     if not begun(run.folder):
         clear(run.folder)
         command[2:] = [*common, *run.setting.options(), f"--seed={run.seed}", "--run-name", run.folder.name]
-    say(f"{run.folder.name}: {'goes on' if begun(run.folder) else 'training'}")
+    say(f"{run.folder.name}: {'goes on' if begun(run.folder) else 'training'}, as {run.log} tells")
     if programs.call(command, run.log):
         say(f"{run.folder.name}: done")
     elif not programs.stopping:

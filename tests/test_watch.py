@@ -346,7 +346,7 @@ def test_bad_input_is_named_and_exits_with_2(tmp_path, monkeypatch):
         (["p.pt", "--record", "a.gif", "--speed", "nan"], "--speed must be a finite number"),
         (["p.pt", "--seed", -1], "--seed must be a"),
         (["p.pt", "--record", "a.gif", "--encoder", "eyes.pt"], "--encoder eyes.pt is for policies that see"),
-        (["defualt"], "are default, paper, road, robust, pid, linear"),
+        (["defualt"], "are default, mixed, paper, road, robust, pid, linear"),
     ]
     for options, words in cases:
         done = call("watch.py", *options, folder=tmp_path)

@@ -3,6 +3,7 @@
 
 import ast
 import hashlib
+import importlib
 import json
 import re
 import subprocess
@@ -728,6 +729,20 @@ def test_export_policy_proves_what_it_wrote(tmp_path):
     assert len(returns) == 2 and float(returns[0]) == pytest.approx(float(returns[1]), abs=0.05)
     assert "policy.camera.onnx" in done.stdout and "on 100 observations" in done.stdout
     assert {p.name for p in tmp_path.iterdir()} == {"p.pt", "policy.onnx", "policy.camera.onnx"}
+
+
+@pytest.mark.parametrize(("off", "written"), [(0.0, True), (1e-7, True), (1e-3, False)])
+def test_differences_are_rounding_where_the_last_bit_of_what_is_observed_makes_as_much(
+    off, written, tmp_path, monkeypatch, capsys
+):
+    script = importlib.import_module("export_policy")
+    true = script.graph_actor
+    monkeypatch.setattr(script, "MAX_DIFFERENCE", 0.0)
+    monkeypatch.setattr(script, "graph_actor", lambda c: lambda obs, began: true(c)(obs, began) + np.float32(off))
+    policy = save_policy(tmp_path / "p.pt", 17, gain=100.0)
+    assert script.main([str(policy), "--out", str(tmp_path / "p.onnx"), "--observations", "100"]) == (not written)
+    assert (tmp_path / "p.onnx").exists() == written
+    assert written or "a difference of 1.0e-03 is too much" in capsys.readouterr().err
 
 
 def test_export_policy_proves_a_memory_over_whole_episodes(tmp_path):

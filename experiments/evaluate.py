@@ -265,7 +265,7 @@ def evaluate(name: str, entry: Entry, args: Args) -> tuple[Episodes, Physics]:
     encoder, logged = entry.candidate.options.get("encoder"), args.log is not None and name == args.checkpoint
     num = 1 if logged else min(args.episodes, MOST_AT_A_TIME)
     envs = BallbotVectorEnv(num, config=entry.config, encoder=encoder, num_threads=args.num_threads)
-    progress = Progress(f"{args.episodes} episodes of {name}")
+    progress = Progress(f"{counted(args.episodes)} of {name}")
     try:
         interval = 0 if args.report is None and args.paths is None else HISTORY_INTERVAL
         actor = entry.candidate.make_actor(envs)
@@ -352,7 +352,7 @@ def report(
 
     videos: list[tuple[str, bytes, bytes]] = []
     notes = [
-        f"{args.episodes} episodes each on {ground} ground, seeds from {args.seed}, "
+        f"{counted(args.episodes)} each on {ground} ground, seeds from {args.seed}, "
         f"{'' if ground == 'flat' else 'terrains never trained on, '}"
         f"{'most likely' if args.deterministic else 'sampled'} actions"
         f"{', with shuffled images' if args.shuffle_images else ''}.  Mean ± standard deviation [95 % interval of the "
@@ -393,6 +393,11 @@ def write_json(args: Args, summaries: dict[str, dict[str, Any]]) -> None:
     options = {k: v for k, v in asdict(args).items() if k not in ("json", "report", "paths", "num_threads")}
     content = {**first, "options": options, "compared": others}
     write_atomic(args.json, (json.dumps(content, indent=2, default=str) + "\n").encode())
+
+
+def counted(episodes: int) -> str:
+    """So many episodes, in words."""
+    return f"{episodes} episode{'s' * (episodes != 1)}"
 
 
 def said(value: Any) -> str:
@@ -439,7 +444,7 @@ def main(argv: list[str] | None = None) -> int:
             if values:
                 print(f"{what}: {', '.join(f'{name} {said(value)}' for name, value in values.items())}")
         print(
-            f"{args.episodes} episodes each on {task['terrain']} ground {how}in {time.perf_counter() - start:.1f} s; "
+            f"{counted(args.episodes)} each on {task['terrain']} ground {how}in {time.perf_counter() - start:.1f} s; "
             "mean ± standard deviation [95 % interval of the rate or mean]"
         )
         if written:

@@ -64,7 +64,7 @@ def rows_of(summaries: dict[str, dict[str, Any]]) -> list[tuple[str, str, str]]:
 
 
 def table_rows(summaries: dict[str, dict[str, Any]]) -> list[tuple[str, list[str]]]:
-    """Each quantity's name, and its value for each policy; a dash is what cannot be told, as of a single episode."""
+    """Each quantity's name, and its value for each policy; a dash is what cannot be told."""
     rows = []
     for key, title, form in rows_of(summaries):
         row = []
@@ -73,9 +73,10 @@ def table_rows(summaries: dict[str, dict[str, Any]]) -> list[tuple[str, list[str
             numbers = [summary.get(key)] if share else [summary.get(f"{key}_{x}") for x in ("mean", "std")]
             numbers += summary.get(f"{key}_ci95") or (None, None)
             *value, low, high = ("-" if x is None else form.format(x) for x in numbers)
+            alone = not share and numbers[1] is None  # a single value has no spread
             few = summary.get(f"{key}_count", summary["episodes"])
-            of = f", {few} episodes" if few < summary["episodes"] else ""
-            row.append(f"{' ± '.join(value)} [{low}, {high}]{of}")
+            of = f", {few} episode{'s' * (few != 1)}" if few < summary["episodes"] else ""
+            row.append(value[0] + of if alone else f"{' ± '.join(value)} [{low}, {high}]{of}")
         rows.append((title, row))
     return rows
 

@@ -40,6 +40,7 @@ from ballbot.encoders.frozen import LEARNED, encoder_bytes, kept_encoder
 from ballbot.envs import BallbotVectorEnv
 from ballbot.envs.observations import STEP_MS
 from ballbot.envs.rig import alike, described, rig_of
+from ballbot.envs.terrain import parse_terrain
 from ballbot.errors import BallbotError, SettingsError
 from ballbot.evaluation.video import film_maker
 from ballbot.options import (
@@ -59,7 +60,8 @@ from ballbot.ppo import DivergedError, Hooks, LostContactError, Record, distribu
 from ballbot.ppo.checkpoint import find_checkpoint, run_dir_of
 from ballbot.ppo.diagnosis import out_of_memory
 from ballbot.ppo.distributed import launched, on_rank_zero
-from ballbot.ppo.tracking import Tracker
+from ballbot.ppo.run_dir import refuse_used
+from ballbot.ppo.tracking import Tracker, check_installed
 from ballbot.presets import OWN, PRESETS, Settings, told_no_privilege
 from ballbot.runs import (
     config_file,
@@ -451,11 +453,12 @@ def opening(args: Args) -> str:
     eyes = described(world.rig) if job.cameras else "no cameras"
     threads = simulation_threads(job.num_threads) or usable_cpus()
     repeat = f"every {ppo.action_repeat} of them" if ppo.action_repeat > 1 else "at each"
+    took = "some seconds" if parse_terrain(world.terrain).kind == "flat" else "a quarter of a minute"
     return (
         f"training {ppo.num_envs} robots ({world.robot}) with {eyes}, command {world.command}, on {world.terrain} "
         f"ground; device {ppo.device}, threads: {threads} to simulate, {ppo.torch_threads or 'any'} of PyTorch\n"
         f"a step is {STEP_MS:g} ms of one robot, which decides {repeat}; {ppo.total_timesteps:,} steps in all\n"
-        f"curves: {curves()}\nsetting up: grounds and robots take a quarter of a minute ..."
+        f"curves: {curves()}\nsetting up: grounds and robots take {took} ..."
     )
 
 
@@ -466,13 +469,15 @@ def main(argv: list[str] | None = None, taught_only: bool = False) -> int:
     try:
         args, run_dir = prepare(argv)
         settings, job = args.settings, args.job
-        if RANK == 0:
-            print(opening(args), flush=True)
         if taught_only and settings.teacher is None:
             raise SettingsError(
                 "these settings are of a run that had no teacher: give --teacher NAME and --imitation-timesteps, or "
                 "use ppo_ballbot.py"
             )
+        if job.resume is None:
+            on_rank_zero(lambda: refuse_used(run_dir))
+        if job.track:
+            check_installed()
         if job.cameras:
             encoder = load_eyes(args)
         files = plugins.files() | height_maps.files(settings.world) | robot_files.files(settings.world)
@@ -480,6 +485,8 @@ def main(argv: list[str] | None = None, taught_only: bool = False) -> int:
         start = None if job.init_from is None else init_from(find_policy(job.init_from), settings, encoder)
         teacher, copies, digest = load_teacher(args, encoder, run_dir)
         files |= copies
+        if RANK == 0:
+            print(opening(args), flush=True)
     except (BallbotError, ValueError, OSError) as error:
         fail(error)
     options: dict[str, Any] = {"num_threads": simulation_threads(job.num_threads)}

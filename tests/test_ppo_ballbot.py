@@ -682,8 +682,8 @@ def test_a_policy_that_sees_goes_on_exactly_and_only_with_its_own_eyes(tmp_path)
 def test_a_run_is_never_overwritten(finished):
     whole, _ = finished
     before = (whole / "last.pt").read_bytes()
-    code, _, err = run(whole.parent.parent, *SMALL, "--run-name", "whole")
-    assert code == 2 and "already holds a run" in err
+    code, out, err = run(whole.parent.parent, *SMALL, "--run-name", "whole")
+    assert code == 2 and "already holds a run" in err and "setting up" not in out
     assert (whole / "last.pt").read_bytes() == before
 
 

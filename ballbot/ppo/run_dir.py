@@ -43,17 +43,8 @@ def create_run_dir(run_dir: Path, resuming: bool) -> None:
                 raise RunDirectoryError(
                     f"{run_dir / name} is a link, and would be written through: put what it leads to in its place"
                 )
-        traces = [name for name in ("config.json", "progress.csv", "last.pt", "best.pt") if (run_dir / name).exists()]
-        checkpoints = run_dir / "checkpoints"
-        if checkpoints.is_dir() and any(checkpoints.iterdir()):
-            traces.append("checkpoints")
-        if traces and not resuming:
-            remedy = "delete it, unless it is still training: it holds no checkpoint to continue from"
-            if (run_dir / "last.pt").exists() or any(checkpoints.glob("step_*.pt")):
-                remedy = f"continue it: --resume {run_dir} (in Python resume={str(run_dir)!r})"
-            raise RunDirectoryError(
-                f"{run_dir} already holds a run ({', '.join(traces)}); choose another name, or {remedy}"
-            )
+        if not resuming:
+            refuse_used(run_dir)
         (run_dir / "checkpoints").mkdir(parents=True, exist_ok=True)
         probe = run_dir / f".write_test_{os.getpid()}"
         probe.touch()
@@ -62,6 +53,25 @@ def create_run_dir(run_dir: Path, resuming: bool) -> None:
         raise RunDirectoryError(
             f"cannot write to {run_dir} ({error.strerror}); choose a directory you may write to"
         ) from error
+
+
+def refuse_used(run_dir: Path) -> None:
+    """Refuse a directory for a new run that holds one.
+
+    Raises:
+        RunDirectoryError: it does.
+    """
+    traces = [name for name in ("config.json", "progress.csv", "last.pt", "best.pt") if (run_dir / name).exists()]
+    checkpoints = run_dir / "checkpoints"
+    if checkpoints.is_dir() and any(checkpoints.iterdir()):
+        traces.append("checkpoints")
+    if traces:
+        remedy = "delete it, unless it is still training: it holds no checkpoint to continue from"
+        if (run_dir / "last.pt").exists() or any(checkpoints.glob("step_*.pt")):
+            remedy = f"continue it: --resume {run_dir} (in Python resume={str(run_dir)!r})"
+        raise RunDirectoryError(
+            f"{run_dir} already holds a run ({', '.join(traces)}); choose another name, or {remedy}"
+        )
 
 
 def lock_run_dir(run_dir: Path, doing: str = "training") -> int | None:

@@ -22,6 +22,16 @@ class TrackingError(BallbotError, RuntimeError):
     """Weights & Biases cannot be used; the message says why and what to do."""
 
 
+def check_installed() -> None:
+    """Whether there is wandb.
+
+    Raises:
+        TrackingError: there is not.
+    """
+    if importlib.util.find_spec("wandb") is None:
+        raise TrackingError("wandb is missing: pip install wandb, or leave --track out")
+
+
 class Tracker:
     """A run of Weights & Biases that logs what it is called with.
 
@@ -37,8 +47,7 @@ class Tracker:
     """
 
     def __init__(self, run_dir: Path, settings: Mapping[str, Any]) -> None:
-        if importlib.util.find_spec("wandb") is None:
-            raise TrackingError("wandb is missing: pip install wandb, or leave --track out")
+        check_installed()
         self._run_dir, self._settings = run_dir, dict(settings)
         self._run: Any = None
         self._failed = False

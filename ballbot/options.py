@@ -119,12 +119,14 @@ def _optional_rows(
         otherwise: what holds without, before the option's own default.
         given: values instead of None, by name.
     """
-    found = []
-    for key, hint, text, default in rows:
-        shown = "[True|False]" if hint is bool else None  # see ``_switched``
-        arg = tyro.conf.arg(help=text, help_behavior_hint=f"(default: {otherwise} {default})", metavar=shown)
-        found.append((key, Annotated[hint | None, arg], field(default=given.get(key))))
-    return found
+    return [
+        (
+            key,
+            explained(hint | None, text, help_behavior_hint=f"(default: {otherwise} {default})"),
+            field(default=given.get(key)),
+        )
+        for key, hint, text, default in rows
+    ]
 
 
 def _rig_rows(given: Mapping[str, Any]) -> list[tuple[str, Any, Any]]:

@@ -16,7 +16,8 @@ from copy import copy
 from dataclasses import MISSING, field, fields, make_dataclass
 from functools import cache, partial
 from itertools import pairwise, takewhile
-from typing import Annotated, Any, TypeVar, get_type_hints
+from pathlib import Path
+from typing import Annotated, Any, TypeVar, get_args, get_origin, get_type_hints
 
 import tyro
 
@@ -53,9 +54,30 @@ def field_docs(cls: Any) -> dict[str, str]:
     return docs
 
 
-def explained(hint: Any, text: str) -> Any:
-    """An annotation with what ``--help`` says of it."""
-    return Annotated[hint, tyro.conf.arg(help=text)]
+METAVARS: dict[Any, str] = {
+    **{str: "STR", int: "INT", float: "FLOAT", Path: "PATH", bool: "[True|False]", tuple[int, int]: "INT INT"},
+    **{tuple[float, float]: "FLOAT FLOAT", tuple[float, float, float]: "FLOAT FLOAT FLOAT"},
+}
+"""Type -> what ``--help`` shows instead of a value that may be None; that it may, the default says."""
+
+
+def explained(hint: Any, text: str | None, **more: Any) -> Any:
+    """An annotation with what ``--help`` says of it.
+
+    Args:
+        hint: the annotation.
+        text: of the help, without the marks of code, two backquotes; None: as it is.
+        more: options of ``tyro.conf.arg``.
+    """
+    meant = [_bare(part) for part in get_args(_bare(hint))]
+    metavar = METAVARS.get(meant[0]) if len(meant) == 2 and meant[1] is type(None) else None
+    said = None if text is None else text.replace("``", "")
+    return Annotated[hint, tyro.conf.arg(help=said, metavar=metavar, **more)]
+
+
+def _bare(hint: Any) -> Any:
+    """An annotation without what is said of it."""
+    return get_args(hint)[0] if get_origin(hint) is Annotated else hint
 
 
 def parse(
@@ -98,7 +120,7 @@ def option_rows(options: Any) -> list[tuple[str, Any, Any]]:
     hints, docs = get_type_hints(cls, include_extras=True), field_docs(cls)
     rows: list[tuple[str, Any, Any]] = []
     for f in fields(cls):
-        hint = explained(hints[f.name], docs[f.name]) if f.name in docs else hints[f.name]
+        hint = explained(hints[f.name], docs.get(f.name))
         value = default_of(f) if options is cls else getattr(options, f.name)
         if f.init:
             rows.append((f.name, hint, field() if value is MISSING else field(default_factory=partial(copy, value))))

@@ -72,8 +72,9 @@ class WorldConfig:
     """Begin on the easiest ground of the pool, and go on to what is harder as robots succeed; each kind by itself."""
 
     robot: str = option("reference", "task")
-    """Which ballbot: one of ``ROBOTS`` by name, the ``RobotConfig`` of one, or a file: .json of such numbers by name,
-    or .xml, MJCF with joints base_free, ball_free, wheel_0 and so on (see ballbot/envs/mjcf.py)."""
+    """Which ballbot: one that comes along, by name, such as "reference" or "mini" (docs/kinds.md lists all); or a file,
+    .json of its numbers by name, or .xml, MJCF with joints base_free, ball_free, wheel_0 and so on (see
+    ballbot/envs/mjcf.py); in Python a ``RobotConfig``, too."""
     build: Mapping[str, Any] = option({}, "task")
     """Numbers of that robot that are others, by name: fields of ``RobotConfig``."""
     vary: Mapping[str, tuple[float, float]] = option({}, "task")
@@ -99,7 +100,8 @@ class WorldConfig:
     final_rewards: Mapping[str, float] = option({}, "training")
     """Weights that change while training lasts: what they are at its end."""
     final_rewards_between: tuple[float, float] = option((0.6, 0.9), "training")
-    """Shares of the training between which they change, in a straight line; ``set_progress`` says how far it is."""
+    """Shares of the training between which they change, in a straight line (in Python ``set_progress`` says how far it
+    is)."""
     endings: Mapping[str, float] = option({}, "task")
     """What else ends an episode as a failure, beside a fall: limits by name."""
 

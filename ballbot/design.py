@@ -123,14 +123,18 @@ class Design:
     """How the wheels turn the ball."""
 
 
-def design_of(robot: Robot) -> Design:
+def design_of(robot: Robot, progress: Callable[[float], None] | None = None) -> Design:
     """Try a robot.
+
+    Args:
+        robot: to try.
+        progress: told now and then about which share is done.
 
     Raises:
         SettingsError: it cannot stand, or is otherwise none.
         ValueError: its motors cannot bring it to rest.
     """
-    tries = Tries(robot, DIRECTIONS * LEVELS)
+    tries = Tries(robot, DIRECTIONS * LEVELS, progress)
     try:
         model, mechanics = tries.sims.plane, tries.sims.mechanics
         along = np.stack([np.cos(WAYS), np.sin(WAYS)])
@@ -202,7 +206,7 @@ def _pushed(tries: Tries, size: Array, way: Array, step: int) -> Array:
 class Tries:
     """Robots in the simulation, regulated by computed gains, as many as are tried at a time."""
 
-    def __init__(self, robot: Robot, num: int) -> None:
+    def __init__(self, robot: Robot, num: int, progress: Callable[[float], None] | None = None) -> None:
         self.envs = BallbotVectorEnv(num, terrain="flat", robot=robot, tilt_limit_deg=FALLEN)
         self.sims = self.envs.simulations
         self.base = self.sims.model.body("base").id
@@ -210,6 +214,7 @@ class Tries:
         """(n, 3) m/s², of each simulation."""
         self.places = np.zeros((2, num))
         """m, where robots stood at the beginning."""
+        self._progress, self._rounds = progress, 0
         self._seen = np.zeros((num, 11), np.float32)
         self._fastest = free_wheel_speed(self.sims.plane)
 
@@ -278,12 +283,19 @@ class Tries:
         given = np.abs(self.sims.torques).max(axis=1) / mechanics.torque
         self.torques = self.torques + dt / REST_SECONDS * (given - self.torques)
 
+    def tell(self, share: float) -> None:
+        """So much of a round of tries is done; how fast robots go counts as one."""
+        if self._progress is not None:
+            self._progress((self._rounds + share) / (3 * ROUNDS + 1))
+
     def limit(self, most: float, setting: Setting) -> Limit:
         """The largest size after which robots come to rest, in each direction."""
         low, high, step = np.zeros(DIRECTIONS), np.full(DIRECTIONS, most), np.zeros(DIRECTIONS)
         cause, which = np.full(DIRECTIONS, NOTHING), np.arange(DIRECTIONS)
         well: list[Array] = []
-        for _ in range(ROUNDS):
+        begun = self._rounds
+        for number in range(ROUNDS):
+            self._rounds = begun + number
             start = np.maximum(low - AGAIN * step, 0.0)
             step = (high - start) / LEVELS
             sizes = start + step * np.arange(1, LEVELS + 1)[:, None]  # (levels, directions)
@@ -295,6 +307,7 @@ class Tries:
             low = start + step * first
             if (low == high).all():
                 break
+        self._rounds = begun + ROUNDS
         return Limit(low, cause, float((high - low).max()), np.concatenate(well))
 
     def _stands(self, sizes: Array, setting: Setting) -> tuple[Bools, NDArray[np.int64]]:
@@ -306,6 +319,7 @@ class Tries:
         self.begin()
         stood, fell, cause = np.zeros(size.shape, bool), np.zeros(size.shape, bool), np.zeros(size.shape, np.int64)
         for step in range(round(MOST_SECONDS / self.envs.dt)):
+            self.tell(step * self.envs.dt / MOST_SECONDS)
             above = np.logical_or.accumulate(fell.reshape(sizes.shape), axis=0).ravel()
             pending = ~(stood | above)
             if not pending.any():
@@ -331,6 +345,7 @@ class Tries:
         way[:, ids] = np.cos(WAYS), np.sin(WAYS)
         speed, past, steps = np.zeros(DIRECTIONS), list[tuple[Array, Array, Array, Bools]](), round(COURSE_SECONDS / dt)
         for step in range(steps):
+            self.tell(step / steps)
             self.step(way * np.pad(most * step / steps, (0, num - DIRECTIONS)), ids[up])
             speed = speed + dt / REST_SECONDS * ((self.velocity[:2] * way).sum(axis=0)[ids] - speed)
             falls = up & self.fell[ids]

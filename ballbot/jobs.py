@@ -11,12 +11,16 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from pathlib import Path
 
 from ballbot.ppo import CheckpointError, load_checkpoint
 from ballbot.ppo.run_dir import RunDirectoryError, lock_run_dir
+from ballbot.progress import Progress
 from ballbot.runs import read_config
+
+WATCHED = 2.0
+"""s from a look at what programs do to the next."""
 
 # -- A run's folder ------------------------------------------------------------------------------------------
 
@@ -69,7 +73,8 @@ def in_use(folder: Path) -> bool:
 
 
 def say(text: str) -> None:
-    """Print a line with the time of day."""
+    """Print a line with the time of day; a ``Progress`` that may stand there vanishes."""
+    Progress("").close()
     print(f"{time.strftime('%H:%M')} {text}", flush=True)
 
 
@@ -109,14 +114,21 @@ class Programs:
         if not self.stopping:
             self._failed.append(what)
 
-    def all(self, tasks: Sequence[Callable[[], object]]) -> int:
-        """Carry out tasks, which call programs, and return the exit status: 1 if some failed, 130 after a signal."""
+    def all(self, tasks: Sequence[Callable[[], object]], watch: Callable[[], object] | None = None) -> int:
+        """Carry out tasks, which call programs, and return the exit status: 1 if some failed, 130 after a signal.
+
+        Args:
+            tasks: to carry out, in this order.
+            watch: called now and then meanwhile.
+        """
         on_signals(interrupt)
         with ThreadPoolExecutor(self.jobs) as pool:
             futures: list[Future[object]] = []
             try:
                 futures.extend(pool.submit(task) for task in tasks)
                 for future in futures:
+                    while watch is not None and wait([future], WATCHED).not_done:
+                        watch()
                     future.result()
             except BaseException as error:
                 self._stop()

@@ -96,7 +96,8 @@ def parse(
         SettingsError: an option is unknown, or has no such value; in one line.
     """
     argv = sys.argv[1:] if argv is None else argv
-    shown: Any = _grouped(cls, topics) if topics else cls
+    topics = topics or {}
+    shown: Any = _grouped(cls, topics)
     said = io.StringIO()
     try:
         with redirect_stderr(said):
@@ -104,9 +105,9 @@ def parse(
     except SystemExit as stop:
         if not stop.code:
             raise
-        raise SettingsError(_in_one_line(said.getvalue(), argv, shown)) from None
+        raise SettingsError(_in_one_line(said.getvalue(), argv, cls, shown)) from None
     sys.stderr.write(said.getvalue())
-    return cls(**_flat(read, topics)) if topics else read
+    return cls(**_flat(read, topics))
 
 
 def _field(topic: str) -> str:
@@ -120,7 +121,10 @@ def option_rows(options: Any) -> list[tuple[str, Any, Any]]:
     hints, docs = get_type_hints(cls, include_extras=True), field_docs(cls)
     rows: list[tuple[str, Any, Any]] = []
     for f in fields(cls):
-        hint = explained(hints[f.name], docs.get(f.name))
+        hint = hints[f.name]
+        if tyro.conf.Positional in get_args(hint):
+            hint = Annotated[hint, tyro.conf.arg(metavar=f.name.upper())]
+        hint = explained(hint, docs.get(f.name))
         value = default_of(f) if options is cls else getattr(options, f.name)
         if f.init:
             rows.append((f.name, hint, field() if value is MISSING else field(default_factory=partial(copy, value))))
@@ -147,11 +151,18 @@ def _flat(read: Any, topics: Topics) -> dict[str, Any]:
     return values
 
 
-def _in_one_line(said: str, argv: list[str], shown: Any) -> str:
-    """What tyro's box says of a bad command line, with the value and the remedy."""
+def _in_one_line(said: str, argv: list[str], cls: Any, shown: Any) -> str:
+    """What tyro's box says of a bad command line, with the value and the remedy.
+
+    Args:
+        said: the box.
+        argv: the command line.
+        cls: dataclass of the options.
+        shown: the one that tyro had instead.
+    """
     text = _text_of(said)
     if text.startswith("Unrecognized"):
-        known = _options(shown)
+        known = list(_options(shown))
         for argument in argv:
             name = argument.split("=")[0].replace("_", "-")
             if name.startswith("--") and name not in known:
@@ -161,33 +172,50 @@ def _in_one_line(said: str, argv: list[str], shown: Any) -> str:
     if (found := re.search(r"invalid choice '(.*)' for argument .* one of \((.*)\)", text)) is not None:
         choices = ast.literal_eval(f"[{found[2]}]")
         return f"{option} {found[1]} is unknown: {nearest(found[1], map(str, choices))}"
-    if text.startswith("Missing value"):
-        needed = next(iter(re.findall(r"Expected (\d+) values?", text)), "1")
-        return (
-            f"{option} needs {needed} values, got {_after(option, argv)}"
-            if needed != "1"
-            else f"{option} needs a value"
-        )
-    if (found := re.search(r"expected argument count (\d+)", text)) is not None:
-        return f"{option} needs {found[1]} values, got {_after(option, argv)}"
-    if "Could not find valid parse" in text or "Could not parse arguments" in text:
-        return f"{option} cannot be {_after(option, argv)}: --help tells what it takes"
     for python, kind in ((r"for int\(\)[^:]*", "a whole number"), (r"could not convert string to float", "a number")):
         if (found := re.search(rf"{python}: ('.*')", text)) is not None:
             return f"{option} must be {kind}, got {found[1]}"
-    if missing := re.findall(r"(--\S+)[^-]*? \(required\)", text):
-        return f"{' and '.join(missing)} must be given: --help tells what"
-    if (found := re.search(r"^Missing from \S+ [A-Z]+ (.*) \(required\)", text)) is not None:
-        return f"missing: {found[1].rstrip('.')}"
+    if re.search(r"^Missing value|no type matching|Could not (find valid parse|parse arguments)", text):
+        return _misread(option, argv, _options(shown).get(option, ""))
+    if count := text.count("(required)"):
+        return f"{' and '.join(_missing(cls, argv, count))} must be given: --help tells what"
     return re.sub(r"^Error parsing \w+: ", "", text) or "an option cannot be used: --help tells what there is"
 
 
-def _after(option: str, argv: list[str]) -> str:
-    """What was given to an option, in quotes."""
-    at = next((i for i, a in enumerate(argv) if a.split("=")[0].replace("_", "-") == option), len(argv))
-    same = argv[at].split("=", 1)[1:] if at < len(argv) else []
-    values = [*same, *takewhile(lambda word: not word.startswith("--"), argv[at + 1 :])]
-    return " ".join(map(repr, values)) or "none"
+def _misread(option: str, argv: list[str], metavar: str) -> str:
+    """What is wrong with an option's values, of which ``--help`` shows a metavar such as "FLOAT FLOAT"."""
+    kinds, values = re.findall(r"\b(?:INT|FLOAT)\b", metavar), _values(option, argv)
+    got = f", got {' '.join(map(repr, values))}" if values else ""
+    kind = "whole number" if "INT" in kinds else "number"
+    span = ", from and to" if metavar == "FLOAT FLOAT" else ""
+    if kinds and "..." in metavar and values:
+        return f"{option} must be {kind}s{got}"
+    if len(kinds) > 1 and "..." not in metavar:
+        return f"{option} {'must be' if len(values) == len(kinds) else 'needs'} {len(kinds)} {kind}s{span}{got}"
+    if kinds and values:
+        return f"{option} must be a {kind}{got}"
+    return f"{option} needs {metavar}{got}" if values else f"{option} needs a value"
+
+
+def _values(option: str, argv: list[str]) -> list[str]:
+    """What a command line gives to an option."""
+    for at, argument in enumerate(argv):
+        name, equals, value = argument.partition("=")
+        if name.replace("_", "-") == option:
+            return [value] * bool(equals) + list(takewhile(lambda word: not word.startswith("--"), argv[at + 1 :]))
+    return []
+
+
+def _missing(cls: Any, argv: list[str], count: int) -> list[str]:
+    """Names of the arguments that must be given and are not, of which there are so many."""
+    required = [f.name for f in fields(cls) if f.init and default_of(f) is MISSING]
+    hints = get_type_hints(cls, include_extras=True)
+    places = [name for name in required if tyro.conf.Positional in get_args(hints[name])]
+    options = [f"--{name.replace('_', '-')}" for name in required if name not in places]
+    named = {argument.split("=")[0].replace("_", "-") for argument in argv}
+    options = [option for option in options if option not in named]
+    places = places[len(places) - (count - len(options)) :]  # they are given in order
+    return [*(place.upper() for place in places), *options] or ["something"]
 
 
 def _close(name: str, known: list[str]) -> str:
@@ -209,8 +237,8 @@ def _inner(line: str) -> str:
     return re.sub(r"^│|│$", "", line.strip()).strip()
 
 
-def _options(shown: Any) -> list[str]:
-    """Every option that ``--help`` lists."""
+def _options(shown: Any) -> dict[str, str]:
+    """Every option that ``--help`` lists, and what it shows instead of its values."""
     said, width = io.StringIO(), os.environ.get("COLUMNS")
     os.environ["COLUMNS"] = "80"  # one box above the other
     try:
@@ -218,5 +246,6 @@ def _options(shown: Any) -> list[str]:
             tyro.cli(shown, args=["--help"], description="")
     finally:
         os.environ.pop("COLUMNS") if width is None else os.environ.update(COLUMNS=width)
-    lines = re.findall(r"^[│ ] ?(--?\w[^ ,]*(?:, -[^ ,]*)*)", _PAINT.sub("", said.getvalue()), re.MULTILINE)
-    return [option for line in lines for option in line.split(", ") if option.startswith("--")]
+    lines = re.findall(r"^[│ ] ?(--?\w[^ ,]*(?:, -[^ ,]*)*)(.*)", _PAINT.sub("", said.getvalue()), re.MULTILINE)
+    found = [(line.split(", "), re.split(r"\s{2,}|\(default", _inner(rest))[0].strip()) for line, rest in lines]
+    return {option: metavar for names, metavar in found for option in names if option.startswith("--")}

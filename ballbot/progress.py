@@ -19,17 +19,17 @@ class Progress:
     """Says it on standard error, where that is a terminal; the line vanishes in the end.
 
     Args:
-        what: is being done.
+        what: is being done; an attribute of this name says what else is later.
         stream: to write to; None: standard error.
     """
 
     def __init__(self, what: str, stream: TextIO | None = None) -> None:
-        self._what, self._stream = what, sys.stderr if stream is None else stream
+        self.what, self._stream = what, sys.stderr if stream is None else stream
         self._seen = self._stream.isatty()
         self._start = self._last = time.monotonic()
 
     def __call__(self, share: float) -> None:
-        """This share is done, 0 to 1."""
+        """This share of all is done, 0 to 1."""
         now = time.monotonic()
         if not self._seen or now - self._last < PAUSE:
             return
@@ -38,11 +38,11 @@ class Progress:
         if now - self._start >= SETTLED and share > 0:
             seconds = round((now - self._start) * (1 - share) / share)
             left = f", {seconds // 60}:{seconds % 60:02d} left"
-        self._stream.write(f"\r\033[K{self._what}: {100 * share:.0f} %{left}")
+        self._stream.write(f"\r\033[K{self.what}: {100 * share:.0f} %{left}")
         self._stream.flush()
 
     def close(self) -> None:
-        """It is done."""
+        """It is done, or something else is to be printed: the line vanishes until the next call."""
         if self._seen:
             self._stream.write("\r\033[K")
             self._stream.flush()

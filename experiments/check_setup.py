@@ -141,7 +141,7 @@ def check_extra(name: str) -> Line:
 def compile_remedy() -> str:
     """How to get the compiled parts of this package that are missing."""
     compiler = next(filter(shutil.which, ("cc", "gcc", "clang", "cl")), None)
-    remedy = "reinstall: pip install --force-reinstall --no-deps -e ."
+    remedy = f"reinstall: pip install --force-reinstall --no-deps {'-e .' if CHECKOUT else 'ballbot'}"
     return remedy if compiler else "install a C compiler (Debian: apt-get install gcc), then " + remedy
 
 

@@ -15,6 +15,7 @@ import html
 import importlib.util
 import json
 import sys
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -29,6 +30,7 @@ from ballbot.evaluation.drawing import drawing
 from ballbot.evaluation.report import COLOURS, new_figure, page, polar, vector_graphic
 from ballbot.parsing import parse
 from ballbot.ppo.checkpoint import write_atomic
+from ballbot.progress import Progress
 
 
 @dataclass
@@ -151,7 +153,8 @@ def main(argv: list[str] | None = None) -> int:
         check_output(args.json, "--json", (".json",))
     robot = robot_of(args.robot, {})
     print(f"trying {args.robot} in the simulation", flush=True)
-    design = design_of(robot)
+    with closing(Progress(args.robot)) as progress:
+        design = design_of(robot, progress)
     for name, value in rows(design):
         print(f"{name:50} {value}")
     if args.json is not None:

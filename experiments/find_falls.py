@@ -36,6 +36,7 @@ from ballbot.evaluation.falls import AT_A_TIME, Floats, Space, Tried, search
 from ballbot.evaluation.report import film_figure, page
 from ballbot.options import PluginFiles, kind_options, randomize_options, read_options
 from ballbot.ppo.checkpoint import write_atomic
+from ballbot.progress import Progress
 from ballbot.settings import Range
 
 MOST_AT_A_TIME = 64
@@ -160,6 +161,9 @@ class Runner:
     actor: Actor
     space: Space
     seed: int
+    progress: Progress
+    budget: int
+    """Episodes, of all."""
     episodes: int = 0
     """So far."""
 
@@ -167,9 +171,17 @@ class Runner:
         """The episodes of (k, axes) circumstances, those of each one after the other."""
         count = len(numbers) * len(starts)
         values = {name: np.repeat(x, len(starts)) for name, x in self.space.values(numbers).items()}
-        self.episodes += count
+        before, self.episodes = self.episodes, self.episodes + count
         order = np.tile(starts, len(numbers))
-        return run_episodes(self.envs, self.actor, count, self.seed, interval, starts=order, randomized=values)
+
+        def tell(share: float) -> None:
+            self.progress(min((before + share * count) / self.budget, 1.0))
+
+        how: dict[str, Any] = {"starts": order, "randomized": values, "progress": tell}
+        try:
+            return run_episodes(self.envs, self.actor, count, self.seed, interval, **how)
+        finally:
+            self.progress.close()
 
     def trial(self, starts: NDArray[np.int64], numbers: Floats) -> tuple[Floats, Floats]:
         """Shares of falls, and how near the others came, as ``search`` asks for them."""
@@ -370,9 +382,10 @@ def main(argv: list[str] | None = None) -> int:
     count, again = check(args)
     began = time.perf_counter()
     space = Space(ranges(args))
+    print(f"trying {args.policy} on {3 * args.starts} grounds", flush=True)
     envs, actor = make(args, dict(space.ranges))
     try:
-        runner = Runner(envs, actor, space, args.seed)
+        runner = Runner(envs, actor, space, args.seed, Progress(f"{args.budget} episodes"), args.budget)
         starts = np.arange(args.starts)
         found = search(
             space, lambda numbers: runner.trial(starts, numbers), count, args.share, np.random.default_rng(args.seed)

@@ -15,6 +15,7 @@ import importlib.util
 import json
 import sys
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -165,8 +166,11 @@ class Args:
     """Python file that adds grounds, commands or rewards by name; several files, each after its own --plugin."""
 
 
-def judged(candidate: Candidate, world: Options, args: Args) -> dict[str, float]:
-    """What one makes of a world: of its episodes, how many were a success, and their mean return."""
+def judged(candidate: Candidate, world: Options, args: Args, tell: Callable[[float], None]) -> dict[str, float]:
+    """What one makes of a world: of its episodes, how many were a success, and their mean return.
+
+    ``tell`` is told now and then which share of them is done.
+    """
     told = {k: v for k, v in candidate.options.items() if k not in ("encoder", "ranges", "sensing")}
     config = WorldConfig.of(
         **{**told, **world},
@@ -179,7 +183,8 @@ def judged(candidate: Candidate, world: Options, args: Args) -> dict[str, float]
         min(args.episodes, 64), config=config, encoder=candidate.options.get("encoder"), num_threads=args.num_threads
     )
     try:
-        found = summarize(run_episodes(envs, candidate.make_actor(envs), args.episodes, args.seed))
+        actor = candidate.make_actor(envs)
+        found = summarize(run_episodes(envs, actor, args.episodes, args.seed, progress=tell))
     finally:
         envs.close()
     low, high = wilson_interval(round(found["success_rate"] * args.episodes), args.episodes)
@@ -196,30 +201,38 @@ def area(curve: list[dict[str, float]]) -> float:
     return float(np.trapezoid([point["success"] for point in curve]) / (len(curve) - 1))
 
 
-def measure(args: Args) -> dict[str, Any]:
+def measure(args: Args, progress: Progress) -> dict[str, Any]:
     """Policy -> axis -> curve; and what each is worth under all at once."""
     found: dict[str, Any] = {}
-    for name in dict.fromkeys(args.policies):
-        candidate, of = find_candidate(name, seed=args.seed), dict[str, Any](curves={}, areas={})
-        axes = {key: AXES[key] for key in args.axes or AXES if AXES[key].concerns(candidate.options)}
-        progress, worlds = Progress(f"{name} in {len(axes)} axes"), sum(len(axis.values) for axis in axes.values())
-        done = 0
-        for key, axis in axes.items():
-            curve: list[dict[str, Any]] = []
-            for value in axis.values:
-                progress(done / worlds)
-                curve.append({"value": value, **judged(candidate, axis.options(value), args)})
-                done += 1
-            progress.close()
+    done = 0
+    who = {name: find_candidate(name, seed=args.seed) for name in dict.fromkeys(args.policies)}
+    keys = {n: [key for key in args.axes or AXES if AXES[key].concerns(c.options)] for n, c in who.items()}
+    total = sum(sum(len(AXES[key].values) for key in of) + (not args.axes) for of in keys.values())
+
+    def judge(candidate: Candidate, world: Options) -> dict[str, float]:
+        nonlocal done
+        progress(done / total)
+        told = judged(candidate, world, args, lambda share: progress((done + share) / total))
+        done += 1
+        return told
+
+    def say(text: str) -> None:
+        progress.close()
+        print(text, flush=True)
+
+    for name, candidate in who.items():
+        of = dict[str, Any](curves={}, areas={})
+        for number, key in enumerate(keys[name], 1):
+            axis, progress.what = AXES[key], f"{name}: {key}, axis {number} of {len(keys[name])}"
+            curve = [{"value": value, **judge(candidate, axis.options(value))} for value in axis.values]
             of["curves"][key], of["areas"][key] = curve, area(curve)
             rates = " ".join(f"{100 * point['success']:4.0f}" for point in curve)
             values = " ".join(f"{named(value):>4}" for value in axis.values)
-            print(f"{name}: {key} ({axis.what} {values}): {rates} %, area {of['areas'][key]:.2f}", flush=True)
+            say(f"{name}: {key} ({axis.what} {values}): {rates} %, area {of['areas'][key]:.2f}")
         if not args.axes:
-            of["all"] = judged(candidate, ALL, args)
-            print(
-                f"{name}: all at once: {100 * of['all']['success']:.0f} %, return {of['all']['return']:.1f}", flush=True
-            )
+            progress.what = f"{name}: all at once"
+            of["all"] = judge(candidate, ALL)
+            say(f"{name}: all at once: {100 * of['all']['success']:.0f} %, return {of['all']['return']:.1f}")
         found[name] = of
     return found
 
@@ -296,7 +309,8 @@ def main(argv: list[str] | None = None) -> int:
         check_output(args.out, "--out", (".png", ".svg"))
     if args.quick:
         args.episodes, args.horizon = FEW, SHORT
-    found = measure(args)
+    with closing(Progress("loading")) as progress:
+        found = measure(args, progress)
     if not measured(found):
         raise SettingsError(
             f"--axes {' '.join(args.axes)} concern cameras, or wheels of capsules, which {' and '.join(found)} has not:"

@@ -100,23 +100,23 @@ def gallery(args: Args) -> Any:
     figure, axes = plt.subplots(rows, columns, figsize=(columns * 2.4, rows * 1.8), layout="constrained", squeeze=False)
     for axis in axes.flat:
         axis.axis("off")
-    for number, kind in enumerate(reported(kinds, len(kinds), "kinds of ground")):
-        flat = parse_terrain(kind).kind == "flat"
-        for place, difficulty in enumerate((1.0,) if flat else args.difficulties):
-            axis = axes[number // across, number % across * len(args.difficulties) + place]
-            name = kind if flat else f"{kind}:{difficulty:g}"
-            pool = TerrainPool(name, num=1, split="eval", seed=args.seed)
-            axis.imshow(picture(pool, args.distance))
-            axis.set_title(Path(name).name, fontsize=9)
-            if pool.relief is not None:
-                half = round(MAPPED / pool.grid.cell)
-                middle = pool.grid.size // 2
-                part = slice(max(middle - half, 0), middle + half + 1)
-                heights = 100 * pool.tops[0] * pool.relief[0][part, part]
-                corner = axis.inset_axes((0.0, 0.0, 0.3, 0.45))
-                corner.imshow(heights, origin="lower", cmap="cividis")
-                corner.axis("off")
-                axis.text(0.98, 0.03, f"{np.ptp(heights):.1f} cm", transform=axis.transAxes, fontsize=8, ha="right")
+    shown: list[tuple[Any, str]] = []
+    for number, kind in enumerate(kinds):
+        names = [kind] if parse_terrain(kind).kind == "flat" else [f"{kind}:{x:g}" for x in args.difficulties]
+        shown += zip(axes[number // across, number % across * len(args.difficulties) :], names, strict=False)
+    for axis, name in reported(shown, len(shown), "drawing grounds"):
+        pool = TerrainPool(name, num=1, split="eval", seed=args.seed)
+        axis.imshow(picture(pool, args.distance))
+        axis.set_title(Path(name).name, fontsize=9)
+        if pool.relief is not None:
+            half = round(MAPPED / pool.grid.cell)
+            middle = pool.grid.size // 2
+            part = slice(max(middle - half, 0), middle + half + 1)
+            heights = 100 * pool.tops[0] * pool.relief[0][part, part]
+            corner = axis.inset_axes((0.0, 0.0, 0.3, 0.45))
+            corner.imshow(heights, origin="lower", cmap="cividis")
+            corner.axis("off")
+            axis.text(0.98, 0.03, f"{np.ptp(heights):.1f} cm", transform=axis.transAxes, fontsize=8, ha="right")
     figure.canvas.draw()
     image = Image.fromarray(np.asarray(figure.canvas.buffer_rgba())[..., :3])  # type: ignore[attr-defined]
     plt.close(figure)

@@ -24,6 +24,8 @@ import os
 import re
 import sys
 import time
+from collections.abc import Callable
+from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
 from itertools import product
@@ -41,6 +43,7 @@ from ballbot.jobs import Programs, begun, clear, in_use, say, share_done
 from ballbot.parsing import parse
 from ballbot.ppo.checkpoint import write_atomic
 from ballbot.ppo.run_dir import lock_run_dir
+from ballbot.progress import Progress
 from ballbot.runs import differences, load_settings
 from ballbot.settings import Range
 
@@ -198,6 +201,17 @@ def train(run: Run, common: list[str], programs: Programs) -> None:
         say(f"{run.folder.name}: failed: {last_line(run.log)}; see {run.log}")
 
 
+def watching(runs: list[Run], progress: Progress) -> Callable[[], None]:
+    """What tells how much of all steps is trained, of those that are not trained yet."""
+    before = {run: share for run in runs if (share := share_done(run.folder)) < 1}
+
+    def watch() -> None:
+        new = sum(share_done(run.folder) - share for run, share in before.items())
+        progress(min(max(new / max(len(before) - sum(before.values()), 1e-9), 0.0), 1.0))
+
+    return watch
+
+
 def last_line(log: Path) -> str:
     """Of what a program printed."""
     lines = log.read_text(errors="replace").split("\n")
@@ -325,7 +339,8 @@ def main(argv: list[str] | None = None) -> int:
     try:
         programs = Programs(jobs)
         say(f"{len(runs)} runs, {jobs} at a time")
-        status = programs.all([partial(train, run, common, programs) for run in runs])
+        with closing(Progress(f"{len(runs)} runs")) as progress:
+            status = programs.all([partial(train, run, common, programs) for run in runs], watching(runs, progress))
         if status != 130:
             report(runs, folder)
     finally:

@@ -148,24 +148,21 @@ class Args:
     split: Literal["train", "eval"] = "train"
     cameras: bool = True
     """See."""
-    delay: tuple[float, float] = (0.0, 0.0)
-    """From and to."""
-    radius: tuple[float, float] | None = None
-    """Likewise, or nothing."""
-    history: tuple[int, ...] = ()
-    """Steps."""
+    ago: tuple[int, ...] = (0,)
+    span: tuple[float, float] = (0.0, 0.0)
+    vary: tuple[float, float] | None = None
+    """Like ``span``."""
+    size: tuple[int, int] | None = None
 
 
 @dataclasses.dataclass
-class Judged:
-    who: Annotated[str, tyro.conf.Positional]
-    """A run folder, or a controller such as "lqr" or "linear:0.3"."""
-
-
-def test_who_gives_no_argument_is_told_what_it_is():
-    with pytest.raises(SettingsError) as error:
-        parse(Judged, [], None)
-    assert str(error.value) == 'missing: A run folder, or a controller such as "lqr" or "linear:0.3"'
+class Asked:
+    robot: Annotated[str, tyro.conf.Positional]
+    """Checkpoint, or "linear:0.3"."""
+    ground: Annotated[Path, tyro.conf.Positional]
+    out: Path
+    """File (.html)."""
+    seed: int = 0
 
 
 @pytest.mark.parametrize("topics", [None, {"most used": ("num_envs", "cameras")}])
@@ -178,16 +175,45 @@ def test_what_cannot_be_read_is_one_line_with_the_value_and_the_remedy(topics, e
         (["--num-envs", "1.5"], "--num-envs must be a whole number, got '1.5'"),
         (["--num-envs"], "--num-envs needs a value"),
         (["--lr", "fast"], "--lr must be a number, got 'fast'"),
-        (["--delay", "5"], "--delay needs 2 values, got '5'"),
-        (["--radius", "0.1", "--lr", "1"], "--radius needs 2 values, got '0.1'"),
-        (["--radius", "a", "b"], "--radius cannot be 'a' 'b': --help tells what it takes"),
-        (["--history=abc"], "--history cannot be 'abc': --help tells what it takes"),
+        (["--lr"], "--lr needs a value"),
+        (["--ago", "abc"], "--ago must be whole numbers, got 'abc'"),
+        (["--span", "5"], "--span needs 2 numbers, from and to, got '5'"),
+        (["--span=5", "--lr", "1"], "--span needs 2 numbers, from and to, got '5'"),
+        (["--span", "-5", "b"], "--span must be 2 numbers, from and to, got '-5' 'b'"),
+        (["--vary", "0.1"], "--vary needs 2 numbers, from and to, got '0.1'"),
+        (["--vary", "1", "2", "3"], "--vary needs 2 numbers, from and to, got '1' '2' '3'"),
+        (["--size", "64"], "--size needs 2 whole numbers, got '64'"),
         (["--split", "evl"], "--split evl is unknown: did you mean 'eval'? known are eval, train"),
     ):
         with pytest.raises(SettingsError) as error:
             parse(Args, options, None, topics)
         assert str(error.value) == said
     assert capfd.readouterr().err == ""
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ([], "ROBOT and GROUND and --out must be given: --help tells what"),
+        (["mini", "--seed", "1"], "GROUND and --out must be given: --help tells what"),
+        (["mini", "flat"], "--out must be given: --help tells what"),
+        (["--out", "x.html"], "ROBOT and GROUND must be given: --help tells what"),
+    ],
+)
+def test_what_must_be_given_is_named(options, said):
+    with pytest.raises(SettingsError) as error:
+        parse(Asked, options, None)
+    assert str(error.value) == said
+
+
+def test_help_is_in_words_of_those_who_type(capsys):
+    for cls in (Args, Asked):
+        with pytest.raises(SystemExit):
+            parse(cls, ["--help"], None)
+    said = capsys.readouterr().out
+    assert "--lr FLOAT" in said and "--vary FLOAT FLOAT" in said and "Like span." in said and "{None}" not in said
+    assert "GROUND" in said and "ROBOT" in said
+    assert "Which ballbot: one that comes along" in call("ppo_ballbot.py", "--help").stdout
 
 
 def test_options_of_topics_are_read_like_those_of_none():

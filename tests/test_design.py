@@ -15,7 +15,7 @@ from inprocess import call
 from numpy.typing import NDArray
 
 from ballbot import design
-from ballbot.design import CAUSES, NOTHING, WAYS, Tries, _leaning, _pushed, _sloping
+from ballbot.design import CAUSES, NOTHING, ROUNDS, WAYS, Tries, _leaning, _pushed, _sloping
 from ballbot.envs import ROBOTS, BallbotVectorEnv, RobotConfig
 from ballbot.envs.mechanics import Mechanics, free_wheel_speed, rolling_model
 from ballbot.envs.model import Addresses
@@ -156,9 +156,12 @@ def test_what_nothing_ends_is_said_to_be_at_least_so(monkeypatch: pytest.MonkeyP
     from design_robot import told
 
     monkeypatch.setattr(design, "LEVELS", 2)
-    tries = Tries(RobotConfig(), 12)
+    shares: list[float] = []
+    tries = Tries(RobotConfig(), 12, shares.append)
     limit = tries.limit(0.1, _leaning)
+    tries.tell(0.0)
     tries.envs.close()
+    assert shares == sorted(shares) and shares[0] == 0 and shares[-1] == ROUNDS / (3 * ROUNDS + 1)
     assert (limit.most == 0.1).all() and (limit.cause == NOTHING).all() and limit.why is None
     assert told(limit, 180 / np.pi, "deg") == "at least 5.73 deg; nothing that was tried ends it"
     mixed = replace(limit, most=np.array([0.05, 0.1]), cause=np.array([0, NOTHING]), resolution=0.01)

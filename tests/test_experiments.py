@@ -5,6 +5,7 @@ import importlib
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -181,6 +182,17 @@ def test_a_missing_optional_package_is_no_failure(check_setup: Any, monkeypatch:
     assert line.found == "not installed; only for videos"
     assert line.status == check_setup.OPTIONAL
     assert line.remedy == "pip install -e '.[video]'"
+
+
+def test_who_has_no_checkout_installs_extras_of_the_package(
+    check_setup: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copy(check_setup.__file__, tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.delitem(sys.modules, "check_setup")
+    elsewhere = importlib.import_module("check_setup")
+    assert elsewhere.WITH_EXTRAS.format("video") == "'ballbot[video]'"
+    assert "-e ." not in elsewhere.compile_remedy() and "ballbot" in elsewhere.compile_remedy()
 
 
 def test_a_folder_that_cannot_be_written_fails(check_setup: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -483,6 +495,7 @@ def test_setup_check_blames_an_opengl_that_stops_mujoco(check_setup: Any, monkey
     ("script", "args", "message"),
     [
         ("maintenance/take_picture.py", ["--seed", "-1"], "--seed must be a"),
+        ("plot_training.py", [], "error: name what is to be plotted: run folders"),
         ("plot_training.py", [str(Path(__file__))], "test_experiments.py is not a progress.csv"),
         ("maintenance/compare_sb3.py", ["--seeds", "-1"], "--seeds -1 is out of range"),
         ("maintenance/compare_sb3.py", ["--seeds", "1", "1"], "--seeds needs at least one value, and each once"),

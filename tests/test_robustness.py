@@ -79,3 +79,26 @@ def test_wheels_are_exchanged_where_they_are_the_reference_s():
         ("capsule", 6),
         *(("rollers", n) for n in (8, 6, 4)),
     ]
+
+
+def test_how_much_is_done_is_told_meanwhile(monkeypatch):
+    robustness = importlib.import_module("robustness")
+
+    class Told:
+        what, said = "", list[tuple[str, float]]()
+
+        def __call__(self, share):
+            self.said.append((self.what, share))
+
+        def close(self):
+            pass
+
+    def judged(candidate, world, args, tell):
+        tell(0.5)
+        return {"success": 1.0, "low": 0.5, "high": 1.0, "return": 1.0}
+
+    monkeypatch.setattr(robustness, "judged", judged)
+    robustness.measure(robustness.Args(("lqr", "pid"), axes=("push", "integrator")), told := Told())
+    shares = [share for _, share in told.said]
+    assert shares == sorted(shares) and shares[0] == 0 and shares[-1] == 17.5 / 18
+    assert told.said[-1][0] == "pid: integrator, axis 2 of 2"

@@ -18,6 +18,7 @@ from pathlib import Path
 import pytest
 from policies import save_policy
 
+from ballbot import jobs
 from ballbot.errors import SettingsError
 from ballbot.jobs import Programs
 from ballbot.ppo.run_dir import lock_run_dir
@@ -212,3 +213,19 @@ def test_a_signal_lets_programs_save_and_starts_no_more(tmp_path, capsys):
     assert programs.all([partial(programs.call, ["sh", "-c", script], log) for log in logs]) == 130
     assert logs[0].read_text() == "up\nsaved\n" and not (logs[1].exists() and logs[1].read_text())
     assert "stopping; the same command goes on" in capsys.readouterr().out
+
+
+def test_while_runs_train_it_is_told_how_much_of_them_is_done(sweep, monkeypatch):
+    monkeypatch.setattr(jobs, "WATCHED", 0.01)
+    done, new = planned(sweep, seeds=(0, 1))
+    pretend(done, [1.0, 2.0])
+    shares: list[float] = []
+    watch = sweep.watching([done, new], shares.append)
+
+    def training():
+        pretend(new, [1.0], total=1024)
+        while len(shares) < 2:
+            time.sleep(0.01)
+
+    assert Programs(1).all([training], watch) == 0
+    assert shares[-1] == 0.25

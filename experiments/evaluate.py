@@ -38,7 +38,7 @@ from ballbot.deployment.shipped import find_policy
 from ballbot.envs import BallbotVectorEnv, WorldConfig
 from ballbot.envs.physics import Physics
 from ballbot.evaluation import Actor, Candidate, Episodes, find_candidate, in_task, run_episodes, summarize, task_of
-from ballbot.evaluation.table import table, table_rows
+from ballbot.evaluation.table import counted, table, table_rows
 from ballbot.evaluation.trained import OF_THE_ROBOT
 from ballbot.options import SPELLED, PluginFiles, kind_options, randomize_options, read_options
 from ballbot.ppo import load_policy
@@ -393,11 +393,6 @@ def write_json(args: Args, summaries: dict[str, dict[str, Any]]) -> None:
     options = {k: v for k, v in asdict(args).items() if k not in ("json", "report", "paths", "num_threads")}
     content = {**first, "options": options, "compared": others}
     write_atomic(args.json, (json.dumps(content, indent=2, default=str) + "\n").encode())
-
-
-def counted(episodes: int) -> str:
-    """So many episodes, in words."""
-    return f"{episodes} episode{'s' * (episodes != 1)}"
 
 
 def said(value: Any) -> str:

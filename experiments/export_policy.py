@@ -261,8 +261,13 @@ def last_bit(policy: Policy, driven: Driven) -> float:
     if policy.agent.new_memory(1) is not None:
         return 0.0
     seen = np.nextafter(driven.observations, np.float32(np.inf))
+    return largest_difference(lambda obs, began: policy.predict(obs, began=began), seen, driven)
+
+
+def largest_difference(actor: Actor, seen: NDArray[np.float32], driven: Driven) -> float:
+    """Between what an actor does, who sees this, step after step, and what was done."""
     steps = zip(seen, driven.began, driven.actions, strict=True)
-    return max(float(np.abs(policy.predict(obs, began=began) - actions).max()) for obs, began, actions in steps)
+    return max(float(np.abs(actor(obs, began) - actions).max()) for obs, began, actions in steps)
 
 
 def compare(policy: Policy, options: dict[str, Any], beside: Beside, args: Args) -> float:
@@ -272,8 +277,7 @@ def compare(policy: Policy, options: dict[str, Any], beside: Beside, args: Args)
         f"comparing with PyTorch on {args.observations:,} observations of robots that drive; half a minute", flush=True
     )
     driven, act = collect(policy, options, args), graph_actor(controller)
-    steps = zip(driven.observations, driven.began, driven.actions, strict=True)
-    difference = max(float(np.abs(act(obs, began) - actions).max()) for obs, began, actions in steps)
+    difference = largest_difference(act, driven.observations, driven)
     print(f"largest difference of an action on {driven.began.size:,} observations: {difference:.1e}")
     median, slow = microseconds(lambda: controller.decide(driven.observations[0, :1]), 20_000)
     print(f"control graph, one robot, one core: median {median:.0f} us, 99.9th percentile {slow:.0f} us")

@@ -35,7 +35,7 @@ from ballbot.envs.config import WorldConfig, make_command
 from ballbot.envs.mechanics import mechanics_of
 from ballbot.envs.model import build_model, num_wheels, tread_middle
 from ballbot.envs.motors import stiffness_of
-from ballbot.envs.observations import STEP_MS, wheel_names
+from ballbot.envs.observations import wheel_names
 from ballbot.envs.rig import CameraRig, camera_names, rig_of
 from ballbot.envs.robot import RobotConfig
 from ballbot.envs.robots import Robot
@@ -171,7 +171,7 @@ def action_contract(world: WorldConfig) -> dict[str, Any]:
     followed = {"gain": robot.speed_gain, "damping": robot.wheel_damping, "torque_limit": robot.torque}
     each = 1.0
     if world.action == "wheel_position":
-        followed["stiffness"], each = stiffness_of(robot), STEP_MS / 1000
+        followed["stiffness"], each = stiffness_of(robot), PERIOD
     return {"action": world.action, f"{world.action}_per_action": -each * robot.free_speed, "motors": followed}
 
 

@@ -63,6 +63,11 @@ def rows_of(summaries: dict[str, dict[str, Any]]) -> list[tuple[str, str, str]]:
     return rows
 
 
+def counted(episodes: int) -> str:
+    """So many episodes, in words."""
+    return f"{episodes} episode{'s' * (episodes != 1)}"
+
+
 def table_rows(summaries: dict[str, dict[str, Any]]) -> list[tuple[str, list[str]]]:
     """Each quantity's name, and its value for each policy; a dash is what cannot be told."""
     rows = []
@@ -75,7 +80,7 @@ def table_rows(summaries: dict[str, dict[str, Any]]) -> list[tuple[str, list[str
             *value, low, high = ("-" if x is None else form.format(x) for x in numbers)
             alone = not share and numbers[1] is None  # a single value has no spread
             few = summary.get(f"{key}_count", summary["episodes"])
-            of = f", {few} episode{'s' * (few != 1)}" if few < summary["episodes"] else ""
+            of = f", {counted(few)}" if few < summary["episodes"] else ""
             row.append(value[0] + of if alone else f"{' ± '.join(value)} [{low}, {high}]{of}")
         rows.append((title, row))
     return rows
